@@ -1,0 +1,29 @@
+# Options, and what was found for each.
+option(THERMOCLINE_TESTS "Build the tests" ON)
+option(THERMOCLINE_WERROR "Treat warnings as errors" ON)
+set(THERMOCLINE_SANITIZE "" CACHE STRING "Sanitizers, for example address,undefined or thread")
+set(THERMOCLINE_CUDA AUTO CACHE STRING "CUDA kernels: AUTO, ON or OFF")
+set_property(CACHE THERMOCLINE_CUDA PROPERTY STRINGS AUTO ON OFF)
+
+set(THERMOCLINE_WARNINGS -Wall -Wextra -Wpedantic -Wshadow)
+if(THERMOCLINE_WERROR)
+  list(APPEND THERMOCLINE_WARNINGS -Werror)
+endif()
+if(THERMOCLINE_SANITIZE)
+  add_compile_options(-fsanitize=${THERMOCLINE_SANITIZE} -fno-sanitize-recover=all
+                      -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=${THERMOCLINE_SANITIZE})
+endif()
+# The answer is part of the contract: no reassociation beyond what the kernels write themselves.
+add_compile_options(-ffp-contract=off)
+
+find_package(PkgConfig REQUIRED)
+find_package(Threads REQUIRED)
+find_package(TBB REQUIRED)
+find_package(dnnl REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(Boost REQUIRED COMPONENTS program_options)
+pkg_check_modules(uring REQUIRED IMPORTED_TARGET liburing)
+pkg_check_modules(hwloc REQUIRED IMPORTED_TARGET hwloc)
+pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
+pkg_check_modules(pcre2 REQUIRED IMPORTED_TARGET libpcre2-8)

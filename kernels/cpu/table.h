@@ -1,0 +1,32 @@
+// Every fast CPU operation, once for each instruction set: chosen once, at start, and passed down.
+// Each entry is compared with its plain double-precision twin of kernels/reference.h in the tests.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "kernels/attend.h"
+#include "kernels/base/error.h"
+#include "kernels/dense.h"
+#include "kernels/matvec.h"
+#include "kernels/sketch.h"
+
+namespace thermocline {
+
+struct CpuTable {
+  std::string_view name;
+  AttendOps attend;
+  DenseOps dense;
+  MatvecOps matvec;
+  SketchOps sketch;
+};
+
+// Every table of this build, plainest first, runnable here or not; and whether it is.
+std::span<const CpuTable* const> all_cpu_tables();
+bool usable(const CpuTable& table);
+
+// `name` is "auto" (the best usable one) or a table's name. A named one that this machine cannot
+// run is an error, never replaced by another.
+Result<const CpuTable*> choose_cpu_table(std::string_view name);
+
+}  // namespace thermocline
