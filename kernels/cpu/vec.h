@@ -6,6 +6,7 @@
 //   F zero, set(x), load(p), store(p, v), load(const f16*), load(const bf16*), store(f16*, v)
 //   F add, sub, mul, fma(a, b, c) = a * b + c, max; float sum(v), float largest(v)
 //   F load_tail(p, n), store_tail(p, v, n) for the first n < lanes floats
+//   F keep_where_above(x, bound, v): v where x > bound, else 0
 //   F exp2i(F n): 2^n for integral n in [-126, 127]; F round(v) to nearest even
 //   I izero(); I widen_u8(const uint8_t* p), widen_i8(const int8_t* p): 2 * lanes bytes to 16 bits
 //   I load_i16(const int16_t* p); F to_float(I sums) of the 32-bit lanes

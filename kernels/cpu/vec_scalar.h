@@ -30,6 +30,7 @@ struct VecScalar {
   static F mul(F a, F b) { return a * b; }
   static F fma(F a, F b, F c) { return std::fma(a, b, c); }
   static F max(F a, F b) { return a > b ? a : b; }
+  static F keep_where_above(F x, float bound, F v) { return x > bound ? v : 0.0f; }
   static float sum(F v) { return v; }
   static float largest(F v) { return v; }
   static F round(F v) { return std::nearbyintf(v); }

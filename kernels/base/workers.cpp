@@ -1,0 +1,48 @@
+#include "kernels/base/workers.h"
+
+#include <oneapi/tbb/blocked_range.h>
+#include <oneapi/tbb/global_control.h>
+#include <oneapi/tbb/info.h>
+#include <oneapi/tbb/parallel_for.h>
+#include <oneapi/tbb/task_arena.h>
+
+namespace thermocline {
+
+struct Workers::Arena {
+  explicit Arena(int threads) : arena(threads) { arena.initialize(); }
+  tbb::task_arena arena;
+};
+
+namespace {
+int usable_threads(int asked) {
+  return asked > 0 ? asked : static_cast<int>(tbb::info::default_concurrency());
+}
+}  // namespace
+
+Workers::Workers(int threads)
+    : arena_(std::make_unique<Arena>(usable_threads(threads))), threads_(usable_threads(threads)) {}
+
+Workers::~Workers() = default;
+
+std::size_t Workers::slot() {
+  const int slot = tbb::this_task_arena::current_thread_index();
+  return slot < 0 ? 0 : static_cast<std::size_t>(slot);
+}
+
+void Workers::run(std::size_t count, std::size_t grain, Call call, const void* body) const {
+  if (count == 0) return;
+  if (threads_ == 1 || count <= grain) {
+    arena_->arena.execute([&] { call(body, 0, count); });
+    return;
+  }
+  arena_->arena.execute([&] {
+    tbb::parallel_for(
+        tbb::blocked_range<std::size_t>(0, count, grain),
+        [&](const tbb::blocked_range<std::size_t>& range) {
+          call(body, range.begin(), range.end());
+        },
+        tbb::simple_partitioner{});
+  });
+}
+
+}  // namespace thermocline

@@ -1,0 +1,46 @@
+// The threads: one oneTBB arena that every room computes in. Work is cut by the caller into pieces
+// that do not depend on the number of threads, so neither does any result.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+
+#include "kernels/base/error.h"
+
+namespace thermocline {
+
+class Workers {
+ public:
+  // 0 threads: as many as this process may run on.
+  explicit Workers(int threads = 0);
+  ~Workers();
+  Workers(const Workers&) = delete;
+  Workers& operator=(const Workers&) = delete;
+
+  int threads() const { return threads_; }
+
+  // body(first, last) over [0, count) in ranges of at least `grain`; returns when all are done. One
+  // caller at a time. A slow or preempted thread's share is taken over by the others.
+  template <typename Body>
+  void parallel(std::size_t count, std::size_t grain, const Body& body) const {
+    run(count, grain,
+        [](const void* b, std::size_t first, std::size_t last) {
+          (*static_cast<const Body*>(b))(first, last);
+        },
+        &body);
+  }
+
+  // Which of [0, threads) the calling thread is, inside a body: for per-thread scratch.
+  static std::size_t slot();
+
+ private:
+  using Call = void (*)(const void* body, std::size_t first, std::size_t last);
+  void run(std::size_t count, std::size_t grain, Call call, const void* body) const;
+
+  struct Arena;
+  std::unique_ptr<Arena> arena_;
+  int threads_;
+};
+
+}  // namespace thermocline

@@ -1,0 +1,284 @@
+// AttendOps over a Vec. Decode walks rows and keeps lanes along the head size; prefill keeps lanes
+// along the queries of a tile, so neither softmax nor the products need a sum across lanes.
+#pragma once
+
+#include "kernels/attend.h"
+#include "kernels/cpu/vec.h"
+
+namespace thermocline {
+namespace {
+
+template <typename V>
+struct Attend {
+  using F = typename V::F;
+  static constexpr int L = V::lanes;
+
+  // The rows of a fold by rank: address of each row's key and value, and its log weight.
+  struct Rows {
+    int count = 0;
+    const f16* key[kFoldRows];
+    const f16* value[kFoldRows];
+    float log_weight[kFoldRows];
+  };
+
+  static void list_rows(const Fold& fold, Rows* rows) {
+    int n = 0;
+    for (const BlockView& block : fold.blocks) {
+      int rank = 0;
+      for (RowSet left = block.rows; left != 0; left &= left - 1, ++rank, ++n) {
+        const std::size_t row = static_cast<std::size_t>(std::countr_zero(left));
+        rows->key[n] = reinterpret_cast<const f16*>(block.key + row * fold.key_stride);
+        rows->value[n] = reinterpret_cast<const f16*>(block.value + row * fold.value_stride);
+        rows->log_weight[n] = block.log_weight ? block.log_weight[rank] : 0.0f;
+      }
+    }
+    rows->count = n;
+  }
+
+  // score[h][r] for `kHeads` query heads: a key is converted once for all of them.
+  template <int kHeads>
+  static void score(const float* query, std::uint32_t dim, const Rows& rows,
+                    float (*score)[kFoldRows]) {
+    constexpr int kAhead = 8;  // rows: covers the latency of a scattered row
+    for (int r = 0; r < rows.count; ++r) {
+      if (r + kAhead < rows.count) {
+        for (std::uint32_t i = 0; i < dim; i += 32)
+          __builtin_prefetch(rows.key[r + kAhead] + i);
+      }
+      F sum[kHeads];
+      for (int h = 0; h < kHeads; ++h) sum[h] = V::zero();
+      for (std::uint32_t i = 0; i < dim; i += L) {
+        const F k = V::load(rows.key[r] + i);
+        for (int h = 0; h < kHeads; ++h) sum[h] = V::fma(k, V::load(query + h * dim + i), sum[h]);
+      }
+      for (int h = 0; h < kHeads; ++h) score[h][r] = V::sum(sum[h]) + rows.log_weight[r];
+    }
+  }
+
+  // acc[h][i..i+kVecs*L] += sum over rows of p[h][r] * value[r]
+  template <int kHeads, int kVecs>
+  static void accumulate(const Rows& rows, const float (*p)[kFoldRows], std::uint32_t first,
+                         AttnState* states) {
+    F acc[kHeads][kVecs];
+    for (int h = 0; h < kHeads; ++h)
+      for (int v = 0; v < kVecs; ++v) acc[h][v] = V::zero();
+    for (int r = 0; r < rows.count; ++r) {
+      F value[kVecs];
+      for (int v = 0; v < kVecs; ++v) value[v] = V::load(rows.value[r] + first + v * L);
+      for (int h = 0; h < kHeads; ++h) {
+        const F weight = V::set(p[h][r]);
+        for (int v = 0; v < kVecs; ++v) acc[h][v] = V::fma(weight, value[v], acc[h][v]);
+      }
+    }
+    for (int h = 0; h < kHeads; ++h)
+      for (int v = 0; v < kVecs; ++v) V::store(states[h].acc + first + v * L, acc[h][v]);
+  }
+
+  // In place: score -> e^(score - max); fills max and sum.
+  static void weigh(float* score, int rows, AttnState* state) {
+    float largest = score[0];
+    for (int r = 1; r < rows; ++r) largest = score[r] > largest ? score[r] : largest;
+    const int padded = (rows + L - 1) / L * L;
+    for (int r = rows; r < padded; ++r) score[r] = -std::numeric_limits<float>::infinity();
+    F sum = V::zero();
+    for (int r = 0; r < padded; r += L) {
+      const F s = V::load(score + r);
+      const F e = V::keep_where_above(s, -std::numeric_limits<float>::infinity(),
+                                      exp_nonpositive<V>(V::sub(s, V::set(largest))));
+      V::store(score + r, e);
+      sum = V::add(sum, e);
+    }
+    state->max = largest;
+    state->sum = V::sum(sum);
+  }
+
+  template <int kHeads>
+  static void attend_heads(const float* query, HeadShape shape, const Rows& rows,
+                           AttnState* states) {
+    alignas(64) float weight[kHeads][kFoldRows];
+    score<kHeads>(query, shape.key_dim, rows, weight);
+    for (int h = 0; h < kHeads; ++h) weigh(weight[h], rows.count, &states[h]);
+    constexpr int kVecs = kHeads <= 2 ? 4 : 2;
+    std::uint32_t i = 0;
+    for (; i + kVecs * L <= shape.value_dim; i += kVecs * L)
+      accumulate<kHeads, kVecs>(rows, weight, i, states);
+    for (; i < shape.value_dim; i += L) accumulate<kHeads, 1>(rows, weight, i, states);
+  }
+
+  static void attend(const float* query, HeadShape shape, const Fold& fold, AttnState* states) {
+    Rows rows;
+    list_rows(fold, &rows);
+    if (rows.count == 0) {
+      for (std::uint32_t h = 0; h < shape.heads; ++h) {
+        states[h].max = -std::numeric_limits<float>::infinity();
+        states[h].sum = 0.0f;
+        for (std::uint32_t i = 0; i < shape.value_dim; ++i) states[h].acc[i] = 0.0f;
+      }
+      return;
+    }
+    std::uint32_t h = 0;
+    const auto at = [&](std::uint32_t head) { return query + std::size_t{head} * shape.key_dim; };
+    for (; h + 4 <= shape.heads; h += 4) attend_heads<4>(at(h), shape, rows, states + h);
+    switch (shape.heads - h) {
+      case 3: attend_heads<3>(at(h), shape, rows, states + h); break;
+      case 2: attend_heads<2>(at(h), shape, rows, states + h); break;
+      case 1: attend_heads<1>(at(h), shape, rows, states + h); break;
+      default: break;
+    }
+  }
+
+  static void merge(const AttnState& from, std::uint32_t value_dim, AttnState* into) {
+    if (from.sum == 0.0f) return;
+    const float max = from.max > into->max ? from.max : into->max;
+    const float keep = into->sum == 0.0f ? 0.0f : std::exp(into->max - max);
+    const float take = std::exp(from.max - max);
+    into->max = max;
+    into->sum = into->sum * keep + from.sum * take;
+    const F a = V::set(keep), b = V::set(take);
+    for (std::uint32_t i = 0; i < value_dim; i += L)
+      V::store(into->acc + i,
+               V::fma(V::load(from.acc + i), b, V::mul(V::load(into->acc + i), a)));
+  }
+
+  // Lanes of a panel: kTileLanes queries are `kWide` vectors.
+  static constexpr int kWide = kTileLanes / L;
+  static_assert(kTileLanes % L == 0);
+
+  static void to_floats(const f16* const* rows, int n, std::uint32_t dim, float* out) {
+    for (int r = 0; r < n; ++r)
+      for (std::uint32_t i = 0; i < dim; i += L)
+        V::store(out + std::size_t(r) * dim + i, V::load(rows[r] + i));
+  }
+
+  // out[r][lane] = sum_i a[r][i] * b[i][lane] for kRows rows; b has `stride` floats between i.
+  template <int kRows>
+  static void panel(const float* a, std::size_t a_stride, const float* b, std::size_t b_stride,
+                    std::uint32_t inner, float* out, std::size_t out_stride) {
+    F acc[kRows][kWide];
+    for (int r = 0; r < kRows; ++r)
+      for (int w = 0; w < kWide; ++w) acc[r][w] = V::zero();
+    for (std::uint32_t i = 0; i < inner; ++i) {
+      F lane[kWide];
+      for (int w = 0; w < kWide; ++w) lane[w] = V::load(b + i * b_stride + w * L);
+      for (int r = 0; r < kRows; ++r) {
+        const F x = V::set(a[r * a_stride + i]);
+        for (int w = 0; w < kWide; ++w) acc[r][w] = V::fma(x, lane[w], acc[r][w]);
+      }
+    }
+    for (int r = 0; r < kRows; ++r)
+      for (int w = 0; w < kWide; ++w) V::store(out + r * out_stride + w * L, acc[r][w]);
+  }
+
+  // out[j][lane] += sum_r a[r][j] * p[r][lane] for kCols columns j of a row-major a.
+  template <int kCols>
+  static void panel_transposed(const float* a, std::size_t a_stride, const float* p, int rows,
+                               float* out, std::size_t out_stride) {
+    F acc[kCols][kWide];
+    for (int j = 0; j < kCols; ++j)
+      for (int w = 0; w < kWide; ++w) acc[j][w] = V::load(out + j * out_stride + w * L);
+    for (int r = 0; r < rows; ++r) {
+      F lane[kWide];
+      for (int w = 0; w < kWide; ++w) lane[w] = V::load(p + r * kTileLanes + w * L);
+      for (int j = 0; j < kCols; ++j) {
+        const F x = V::set(a[r * a_stride + j]);
+        for (int w = 0; w < kWide; ++w) acc[j][w] = V::fma(x, lane[w], acc[j][w]);
+      }
+    }
+    for (int j = 0; j < kCols; ++j)
+      for (int w = 0; w < kWide; ++w) V::store(out + j * out_stride + w * L, acc[j][w]);
+  }
+
+  static void attend_tile(const QueryTile& tile, HeadShape shape, const Fold& fold,
+                          const Visibility& visible, float* scratch) {
+    constexpr float kNone = -std::numeric_limits<float>::infinity();
+    constexpr int kRows = kWide >= 4 ? 2 : 6;  // accumulators that fit the register file
+    Rows rows;
+    list_rows(fold, &rows);
+    if (rows.count == 0) return;
+    float* keys = scratch;
+    float* values = keys + std::size_t{kFoldRows} * shape.key_dim;
+    float* score = values + std::size_t{kFoldRows} * shape.value_dim;
+    to_floats(rows.key, rows.count, shape.key_dim, keys);
+    to_floats(rows.value, rows.count, shape.value_dim, values);
+
+    for (std::size_t first = 0; first < tile.rows; first += kTileLanes) {
+      int n = rows.count;
+      if (visible.masked) {  // rows after the panel's last query are seen by none of it
+        std::uint32_t last = 0;
+        for (int q = 0; q < kTileLanes; ++q) last = std::max(last, tile.position[first + q]);
+        if (last < visible.first_position) continue;
+        const std::uint32_t seen = last - visible.first_position + 1;
+        if (seen < static_cast<std::uint32_t>(n)) n = static_cast<int>(seen);
+      }
+      const float* query = tile.query + first;
+      int r = 0;
+      for (; r + kRows <= n; r += kRows)
+        panel<kRows>(keys + std::size_t(r) * shape.key_dim, shape.key_dim, query, tile.rows,
+                     shape.key_dim, score + r * kTileLanes, kTileLanes);
+      for (; r < n; ++r)
+        panel<1>(keys + std::size_t(r) * shape.key_dim, shape.key_dim, query, tile.rows,
+                 shape.key_dim, score + r * kTileLanes, kTileLanes);
+      for (r = 0; r < n; ++r)
+        if (rows.log_weight[r] != 0.0f)
+          for (int q = 0; q < kTileLanes; ++q) score[r * kTileLanes + q] += rows.log_weight[r];
+      if (visible.masked) mask(tile.position + first, visible, n, score);
+
+      F max[kWide], sum[kWide], keep[kWide], base[kWide];
+      for (int w = 0; w < kWide; ++w) {
+        const F before = V::load(tile.max + first + w * L);
+        max[w] = before;
+        for (r = 0; r < n; ++r) max[w] = V::max(max[w], V::load(score + r * kTileLanes + w * L));
+        // A query that has seen nothing yet has max -inf: subtract a finite base instead.
+        base[w] = V::max(max[w], V::set(-1e30f));
+        keep[w] = exp_nonpositive<V>(V::sub(before, base[w]));
+        sum[w] = V::mul(V::load(tile.sum + first + w * L), keep[w]);
+      }
+      for (r = 0; r < n; ++r)
+        for (int w = 0; w < kWide; ++w) {
+          float* at = score + r * kTileLanes + w * L;
+          const F s = V::load(at);
+          const F e = V::keep_where_above(s, kNone, exp_nonpositive<V>(V::sub(s, base[w])));
+          V::store(at, e);
+          sum[w] = V::add(sum[w], e);
+        }
+      for (int w = 0; w < kWide; ++w) {
+        V::store(tile.max + first + w * L, max[w]);
+        V::store(tile.sum + first + w * L, sum[w]);
+      }
+      float* acc = tile.acc + first;
+      for (std::uint32_t j = 0; j < shape.value_dim; ++j)
+        for (int w = 0; w < kWide; ++w) {
+          float* at = acc + j * tile.rows + w * L;
+          V::store(at, V::mul(V::load(at), keep[w]));
+        }
+      std::uint32_t j = 0;
+      for (; j + kRows <= shape.value_dim; j += kRows)
+        panel_transposed<kRows>(values + j, shape.value_dim, score, n, acc + j * tile.rows,
+                                tile.rows);
+      for (; j < shape.value_dim; ++j)
+        panel_transposed<1>(values + j, shape.value_dim, score, n, acc + j * tile.rows, tile.rows);
+    }
+  }
+
+  static void mask(const std::uint32_t* position, const Visibility& visible, int n, float* score) {
+    constexpr float kNone = -std::numeric_limits<float>::infinity();
+    for (int q = 0; q < kTileLanes; ++q) {
+      const std::int64_t at = position[q];
+      const std::int64_t start = visible.first_position;
+      const std::int64_t seen_end = at - start + 1;  // first rank that is not yet visible
+      const std::int64_t seen_first = visible.window == 0 ? 0 : at - visible.window + 1 - start;
+      for (std::int64_t r = 0; r < std::min<std::int64_t>(seen_first, n); ++r)
+        score[r * kTileLanes + q] = kNone;
+      for (std::int64_t r = std::max<std::int64_t>(seen_end, 0); r < n; ++r)
+        score[r * kTileLanes + q] = kNone;
+    }
+  }
+};
+
+template <typename V>
+constexpr AttendOps make_attend() {
+  return {&Attend<V>::attend, &Attend<V>::merge, &Attend<V>::attend_tile};
+}
+
+}  // namespace
+}  // namespace thermocline

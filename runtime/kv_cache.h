@@ -1,0 +1,111 @@
+// The product: a KV cache over tiers that finds what each step reads. Our own layers and an
+// embedder's drive it alike:
+//
+//   begin(rows); for each layer { append(layer, k, v); attend(layer, q, out); } commit();
+//
+// Keys and queries come without rotary embedding: the cache rotates them (LayerSpec::rope), so that
+// rows can be reused at other positions. Nothing of a step is visible until commit(); after an error
+// in the middle call rollback(), and every timeline is as it was.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/base/error.h"
+#include "kernels/base/ids.h"
+#include "kernels/base/view.h"
+#include "runtime/layer_spec.h"
+#include "runtime/report.h"
+
+namespace thermocline {
+
+class Workers;
+struct CpuTable;
+class KvCache;
+
+inline constexpr std::uint64_t kAutoBytes = ~std::uint64_t{0};
+
+struct TierOptions {
+  std::uint64_t host_bytes = kAutoBytes;  // KV and its index in host memory; auto: what is free
+  std::uint64_t disk_bytes = 0;           // 0: nothing goes to disk
+  std::string directory;                  // of the scratch file; empty: the user's cache directory
+  std::string io_backend = "auto";        // auto, uring, threads
+};
+
+struct CacheOptions {
+  std::vector<LayerSpec> layers;
+  std::string method = "exact";  // a name of configs/methods/, or a path to a file like those
+  std::string method_directory;  // where names are looked up; empty: the installed one
+  std::vector<std::string> method_overrides;  // "select.share=0.05": over the file's values
+  TierOptions tiers;
+  std::uint32_t max_positions = 8192;  // the longest timeline; sizes the plan
+  std::uint32_t max_timelines = 1;     // at the same time; sizes the plan
+};
+
+// One text's keys and values. Move-only; gives back what it holds when destroyed. Its cache must
+// outlive it. Not thread-safe: one thread drives a cache and all of its timelines.
+class Timeline {
+ public:
+  Timeline() = default;
+  Timeline(Timeline&& other) noexcept;
+  Timeline& operator=(Timeline&& other) noexcept;
+  ~Timeline();
+
+  TimelineId id() const { return id_; }
+  std::uint32_t length() const;  // committed positions
+  // A second timeline with the same past; sealed rows are shared, not copied.
+  Result<Timeline> fork() const;
+  // Forgets the positions from `length` on.
+  Status truncate(std::uint32_t length);
+  KvCache* cache() const { return cache_; }
+
+ private:
+  friend class KvCache;
+  Timeline(KvCache* cache, TimelineId id) : cache_(cache), id_(id) {}
+  KvCache* cache_ = nullptr;
+  TimelineId id_{};
+};
+
+class KvCache {
+ public:
+  // `workers` and `cpu` are borrowed for the cache's life.
+  static Result<std::unique_ptr<KvCache>> create(const CacheOptions& options,
+                                                 const Workers& workers, const CpuTable& cpu);
+  // With threads (0: all) and an instruction set ("auto") of its own.
+  static Result<std::unique_ptr<KvCache>> create(const CacheOptions& options, int threads,
+                                                 const std::string& isa);
+  // What create() would take, by tier and purpose, without taking it.
+  static Result<MemoryPlan> plan(const CacheOptions& options);
+  ~KvCache();
+
+  Result<Timeline> start();
+
+  // The rows of a step, at most kMaxStepRows for decode (each row is its own query) or, for one
+  // timeline, any number of consecutive positions (prefill: attends everything before it).
+  Status begin(std::span<const Token> rows);
+  // keys [rows][kv_heads * key_dim], values [rows][kv_heads * value_dim] of this step's rows.
+  Status append(LayerId layer, MatView<const float> keys, MatView<const float> values);
+  // queries [rows][q_heads * key_dim] -> out [rows][q_heads * value_dim]. After append().
+  Status attend(LayerId layer, MatView<const float> queries, MatView<float> out);
+  Status commit();
+  void rollback();
+
+  std::span<const LayerSpec> layers() const;
+  CacheReport report() const;
+  MemoryPlan usage() const;
+  // One line each: fallbacks that were taken and why ("io: threads, because ...").
+  std::span<const std::string> notes() const;
+
+ private:
+  friend class Timeline;
+  struct Impl;
+  explicit KvCache(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+inline constexpr std::size_t kMaxStepRows = 16;
+
+}  // namespace thermocline

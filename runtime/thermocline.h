@@ -1,0 +1,133 @@
+// The library's whole face. An Engine is a model on this machine; a KvCache (runtime/kv_cache.h)
+// holds timelines under a method; the engine moves timelines forward:
+//
+//   auto engine = Engine::open({.model_path = "model.gguf"});
+//   auto cache = (*engine)->open_cache({.method = "sketch"});
+//   auto timeline = (*cache)->start();
+//   (*engine)->prefill(*timeline, tokens, logits, {});
+//   (*engine)->step({{&*timeline, token}}, logits);
+//
+// Nothing here prints, exits or installs signal handlers. An Engine may be used by one thread at a
+// time; different engines are independent.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "kernels/base/error.h"
+#include "kernels/base/view.h"
+#include "runtime/kv_cache.h"
+#include "runtime/sampler.h"
+
+namespace thermocline {
+
+struct Version {
+  std::string number, commit, compiler, build;   // "0.1.0", "1a2b3c4", "g++ 12.2.0", "Release"
+  std::vector<std::string> instruction_sets;     // built in; the usable ones of this machine
+  std::vector<std::string> usable;               // are listed here
+  bool cuda = false;                             // kernels built
+};
+Version version();
+
+enum class RopeScaling { from_model, none, linear, yarn };
+
+struct EngineOptions {
+  std::string model_path;
+  int threads = 0;             // 0: as many as this process may run on
+  std::string isa = "auto";    // auto, scalar, avx2, avx512
+  RopeScaling rope_scaling = RopeScaling::from_model;
+  float rope_freq_scale = 0;   // 0: the model's; 0.25 stretches the context four times (linear)
+  float rope_freq_base = 0;    // 0: the model's
+};
+
+struct ModelInfo {
+  std::string path, architecture, name, weight_types;  // "Q4_1 210, F32 61"
+  std::uint64_t parameters = 0, weight_bytes = 0;
+  std::uint32_t layers = 0, vocabulary = 0, context = 0;  // context: positions trained for, after
+                                                          // any scaling asked for
+  std::uint64_t kv_bytes_per_token = 0;                   // f16, full-attention layers
+  bool has_chat_template = false;
+};
+
+struct ChatMessage {
+  std::string role;  // system, user, assistant
+  std::string content;
+};
+
+// Bytes to text as tokens arrive: never half a character.
+class TextStream {
+ public:
+  virtual ~TextStream() = default;
+  virtual std::string feed(int token) = 0;  // what can be printed now
+  virtual std::string flush() = 0;          // what was held back
+};
+
+struct PrefillProgress {
+  std::uint32_t done = 0, total = 0;  // token-layers, scaled to tokens
+};
+struct PrefillOptions {
+  // Called now and then; false stops at once with ErrorCode::cancelled (nothing is committed of the
+  // current span).
+  std::function<bool(const PrefillProgress&)> progress;
+};
+
+// One row of a step.
+struct Feed {
+  Timeline* timeline = nullptr;
+  int token = 0;
+};
+
+class Engine {
+ public:
+  static Result<std::unique_ptr<Engine>> open(const EngineOptions& options);
+  ~Engine();
+
+  const ModelInfo& model() const;
+  std::span<const LayerSpec> layers() const;
+  // Metadata and tensors as text, for inspection: {key, value} and {name, type and shape}.
+  std::vector<std::pair<std::string, std::string>> metadata() const;
+  std::vector<std::pair<std::string, std::string>> tensors() const;
+
+  // Text. `special`: whether "<|im_end|>" in the text means the token or its letters. A prompt's
+  // first token (BOS, where the model wants one) is added when `start` is true.
+  enum class Special { parse, as_text };
+  Result<std::vector<int>> encode(std::string_view text, Special special, bool start) const;
+  std::string decode(std::span<const int> tokens) const;
+  std::unique_ptr<TextStream> stream() const;
+  bool ends_generation(int token) const;
+  // The conversation as the model's template (name "auto") or a named one writes it.
+  Result<std::string> render_chat(std::span<const ChatMessage> messages,
+                                  const std::string& template_name, bool add_reply_start) const;
+
+  // A cache for this model. options.layers is filled in; max_positions 0 means the model's context.
+  Result<std::unique_ptr<KvCache>> open_cache(CacheOptions options) const;
+  // What open_cache() would take.
+  Result<MemoryPlan> plan(CacheOptions options) const;
+
+  // Appends tokens to a timeline; logits [vocabulary] of the last one. On an error the timeline
+  // holds the spans that were committed before it.
+  Status prefill(Timeline& timeline, std::span<const int> tokens, std::span<float> logits,
+                 const PrefillOptions& options);
+  // One token for each of up to kMaxStepRows rows (several of one timeline follow each other);
+  // logits [rows][vocabulary].
+  Status step(std::span<const Feed> rows, MatView<float> logits);
+
+ private:
+  struct Impl;
+  explicit Engine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// The methods that can be named, with a line each: configs/methods/*.conf.
+struct MethodLine {
+  std::string name, summary, path;
+  std::string order, watches, keys_in_memory;  // the three composition facts
+};
+Result<std::vector<MethodLine>> list_methods(const std::string& directory);
+
+}  // namespace thermocline
