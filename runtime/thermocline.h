@@ -74,6 +74,9 @@ struct PrefillOptions {
   // Called now and then; false stops at once with ErrorCode::cancelled (nothing is committed of the
   // current span).
   std::function<bool(const PrefillProgress&)> progress;
+  // When set, called with the logits [rows][vocabulary] of every position, a few rows at a time, in
+  // order: for teacher-forced measurements.
+  std::function<void(std::uint32_t first, MatView<const float> logits)> all_logits;
 };
 
 // One row of a step.
