@@ -37,7 +37,7 @@ struct FaultPlan {
     std::uint64_t nth = 0;
     bool for_ever = false;
   };
-  std::optional<Strike> strike;
+  std::optional<Strike> strike{};
   bool reorder = false;  // completions come in a random order
   int error = 5;         // EIO
   std::chrono::microseconds delay{2000};
