@@ -6,7 +6,7 @@
 namespace thermocline {
 
 extern const CpuTable kAvx2Table;
-const CpuTable kAvx2Table{
+constinit const CpuTable kAvx2Table{
     .name = VecAvx2::name,
     .dense = make_dense<VecAvx2>(),
     .matvec = make_matvec<VecAvx2>(),

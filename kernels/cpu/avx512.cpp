@@ -6,7 +6,7 @@
 namespace thermocline {
 
 extern const CpuTable kAvx512Table;
-const CpuTable kAvx512Table{
+constinit const CpuTable kAvx512Table{
     .name = VecAvx512::name,
     .dense = make_dense<VecAvx512>(),
     .matvec = make_matvec<VecAvx512>(),

@@ -6,7 +6,7 @@
 namespace thermocline {
 
 extern const CpuTable kScalarTable;
-const CpuTable kScalarTable{
+constinit const CpuTable kScalarTable{
     .name = VecScalar::name,
     .dense = make_dense<VecScalar>(),
     .matvec = make_matvec<VecScalar>(),
