@@ -1,6 +1,8 @@
 #include "kernels/cpu/attend.h"
 #include "kernels/cpu/dense.h"
 #include "kernels/cpu/matvec.h"
+#include "kernels/cpu/nearest.h"
+#include "kernels/cpu/sketch.h"
 #include "kernels/cpu/table.h"
 #include "kernels/cpu/vec_avx2.h"
 
@@ -12,6 +14,8 @@ constinit const CpuTable kAvx2Table{
     .attend = make_attend<VecAvx2>(),
     .dense = make_dense<VecAvx2>(),
     .matvec = make_matvec<VecAvx2>(),
+    .nearest = make_nearest<VecAvx2>(),
+    .sketch = make_sketch<VecAvx2>(),
 };
 
 }  // namespace thermocline

@@ -1,6 +1,8 @@
 #include "kernels/cpu/attend.h"
 #include "kernels/cpu/dense.h"
 #include "kernels/cpu/matvec.h"
+#include "kernels/cpu/nearest.h"
+#include "kernels/cpu/sketch.h"
 #include "kernels/cpu/table.h"
 #include "kernels/cpu/vec_avx512.h"
 
@@ -12,6 +14,8 @@ constinit const CpuTable kAvx512Table{
     .attend = make_attend<VecAvx512>(),
     .dense = make_dense<VecAvx512>(),
     .matvec = make_matvec<VecAvx512>(),
+    .nearest = make_nearest<VecAvx512>(),
+    .sketch = make_sketch<VecAvx512>(),
 };
 
 }  // namespace thermocline

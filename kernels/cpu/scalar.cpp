@@ -1,6 +1,8 @@
 #include "kernels/cpu/attend.h"
 #include "kernels/cpu/dense.h"
 #include "kernels/cpu/matvec.h"
+#include "kernels/cpu/nearest.h"
+#include "kernels/cpu/sketch.h"
 #include "kernels/cpu/table.h"
 #include "kernels/cpu/vec_scalar.h"
 
@@ -12,6 +14,8 @@ constinit const CpuTable kScalarTable{
     .attend = make_attend<VecScalar>(),
     .dense = make_dense<VecScalar>(),
     .matvec = make_matvec<VecScalar>(),
+    .nearest = make_nearest<VecScalar>(),
+    .sketch = make_sketch<VecScalar>(),
 };
 
 }  // namespace thermocline
