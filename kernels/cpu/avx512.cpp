@@ -1,0 +1,17 @@
+#include "kernels/cpu/attend.h"
+#include "kernels/cpu/dense.h"
+#include "kernels/cpu/matvec.h"
+#include "kernels/cpu/table.h"
+#include "kernels/cpu/vec_avx512.h"
+
+namespace thermocline {
+
+extern const CpuTable kAvx512Table;
+const CpuTable kAvx512Table{
+    .name = VecAvx512::name,
+    .attend = make_attend<VecAvx512>(),
+    .dense = make_dense<VecAvx512>(),
+    .matvec = make_matvec<VecAvx512>(),
+};
+
+}  // namespace thermocline
