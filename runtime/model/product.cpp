@@ -5,12 +5,27 @@
 namespace thermocline {
 namespace {
 
-// Weights that one task multiplies: about 5 us of decode, so a region of a small model's layer
-// still splits, and what a task costs does not show.
+// Weights that one task of decode multiplies: about 5 us, so that a small model's layer still
+// splits and what a task costs does not show.
 constexpr std::size_t kTaskWeights = std::size_t{1} << 16;
 
 std::size_t tile_rows(std::size_t cols) {
   return std::clamp<std::size_t>(round_up(kTaskWeights / cols, 8), 8, 512);
+}
+std::size_t tiles(const WeightView& w) {
+  const std::size_t rows = tile_rows(w.cols);
+  return (w.rows + rows - 1) / rows;
+}
+
+void add_bias(std::span<const float> bias, std::size_t first, std::size_t last,
+              MatView<float> out) {
+  if (bias.empty()) return;
+  for (std::size_t t = 0; t < out.rows(); ++t)
+    for (std::size_t r = first; r < last; ++r) out.row(t)[r] += bias[r];
+}
+
+auto function_of(Activation activation, const DenseOps& dense) {
+  return activation == Activation::silu ? dense.silu_mul : dense.gelu_mul;
 }
 
 }  // namespace
@@ -28,33 +43,46 @@ Result<ProductScratch> ProductScratch::create(const Machine&, std::size_t rows, 
   return scratch;
 }
 
+const Activations& ProductScratch::round(const Machine& machine, MatView<const float> x) {
+  rounded_.real = x;
+  machine.cpu->matvec.round_activations(rounded_);
+  return rounded_;
+}
+
 void ProductScratch::multiply(const Machine& machine, MatView<const float> x,
                               std::span<const Product> products) {
-  for (std::size_t at = 0; at < x.rows(); at += kFewRows) {
-    const std::size_t n = std::min(kFewRows, x.rows() - at);
-    rounded_.real = x.rows_from(at, n);
-    machine.cpu->matvec.round_activations(rounded_);
+  const Activations& rounded = round(machine, x);
+  std::size_t count = 0;
+  for (const Product& p : products) count += tiles(p.weight);
+  machine.workers->parallel(count, 1, [&](std::size_t first_tile, std::size_t last_tile) {
+    std::size_t base = 0;
     for (const Product& p : products) {
-      const MatView<float> out = p.out.rows_from(at, n);
-      machine.workers->parallel(p.weight.rows, tile_rows(p.weight.cols),
-                                [&](std::size_t first, std::size_t last) {
-        machine.cpu->matvec.multiply(p.weight, first, last, rounded_, out);
-        if (!p.bias.empty())
-          for (std::size_t t = 0; t < n; ++t)
-            for (std::size_t r = first; r < last; ++r) out[t][r] += p.bias[r];
-      });
+      const std::size_t rows = tile_rows(p.weight.cols), end = base + tiles(p.weight);
+      const std::size_t from = std::max(first_tile, base), to = std::min(last_tile, end);
+      if (from < to) {
+        const std::size_t first = (from - base) * rows;
+        const std::size_t last = std::min((to - base) * rows, p.weight.rows);
+        machine.cpu->matvec.multiply(p.weight, first, last, rounded, p.out);
+        add_bias(p.bias, first, last, p.out);
+      }
+      base = end;
     }
-  }
+  });
 }
 
 void ProductScratch::multiply_gated(const Machine& machine, MatView<const float> x,
                                     WeightView gate, WeightView up, Activation activation,
                                     MatView<float> up_rows, MatView<float> out) {
-  const Product both[] = {{gate, {}, out}, {up, {}, up_rows}};
-  multiply(machine, x, both);
-  const DenseOps& dense = machine.cpu->dense;
-  const auto act = activation == Activation::silu ? dense.silu_mul : dense.gelu_mul;
-  for (std::size_t t = 0; t < x.rows(); ++t) act(out.row(t), up_rows.row(t), out.cols(), out.row(t));
+  const Activations& rounded = round(machine, x);
+  const auto act = function_of(activation, machine.cpu->dense);
+  machine.workers->parallel(tiles(gate), 1, [&](std::size_t first_tile, std::size_t last_tile) {
+    const std::size_t rows = tile_rows(gate.cols);
+    const std::size_t first = first_tile * rows, last = std::min(last_tile * rows, gate.rows);
+    machine.cpu->matvec.multiply(gate, first, last, rounded, out);
+    machine.cpu->matvec.multiply(up, first, last, rounded, up_rows);
+    for (std::size_t t = 0; t < x.rows(); ++t)
+      act(out.row(t) + first, up_rows.row(t) + first, last - first, out.row(t) + first);
+  });
 }
 
 }  // namespace thermocline

@@ -45,9 +45,7 @@ class ProductScratch {
                       MatView<float> out);
 
  private:
-  template <typename Tile>
-  void for_tiles(const Machine& machine, std::size_t rows, std::size_t cols, const Tile& tile);
-  void round(const Machine& machine, MatView<const float> x);
+  const Activations& round(const Machine& machine, MatView<const float> x);
 
   Buffer memory_;
   Activations rounded_;  // for at most kFewRows rows
