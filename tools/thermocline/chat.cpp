@@ -131,11 +131,11 @@ class Conversation {
 };
 
 void print_turn(const Generation& g) {
-  std::fprintf(stderr, "[%s + %s tokens read, %s generated at %.1f tokens/s, rows read %.1f %%]\n",
-               format_count(g.cached_tokens).c_str(), format_count(g.prefilled_tokens).c_str(),
-               format_count(g.tokens.size()).c_str(),
-               g.decode_ms > 0 ? g.steps / g.decode_ms * 1e3 : 0.0,
-               share_of(g.decode_cost.rows_attended, g.decode_cost.rows_held) * 100);
+  std::fprintf(
+      stderr, "[%s tokens known, %s read, %s generated at %.1f tokens/s, %.1f %% of rows read]\n",
+      format_count(g.cached_tokens).c_str(), format_count(g.prefilled_tokens).c_str(),
+      format_count(g.tokens.size()).c_str(), g.decode_ms > 0 ? g.steps / g.decode_ms * 1e3 : 0.0,
+      share_of(g.decode_cost.rows_attended, g.decode_cost.rows_held) * 100);
 }
 
 Result<Exit> talk(const ChatFlags& flags, Conversation& conversation, RunRecord* last) {

@@ -40,11 +40,11 @@ std::string describe_stop(const Generation& g, std::uint32_t context) {
     case StopReason::end_of_text:
       return "the model ended its text";
     case StopReason::length:
-      return "length (-n)";
+      return "as long as -n allows";
     case StopReason::context:
-      return "length: the context of " + format_count(context) + " is full";
+      return "the context of " + format_count(context) + " is full";
     case StopReason::stop_text:
-      return "stop text '" + g.stop_text + "'";
+      return "ended by the stop text '" + g.stop_text + "'";
     case StopReason::interruption:
       return "interrupted";
   }
@@ -133,7 +133,7 @@ void print_statistics(const RunRecord& record, Detail detail) {
   line("prompt", prompt);
   line("generated", format_count(g.tokens.size()) + " tokens in " + format_time(g.decode_ms) +
                         " (" + format_number("%.1f", per_second(g.steps, g.decode_ms)) +
-                        " tokens/s); ended by " + describe_stop(g, record.context));
+                        " tokens/s); " + describe_stop(g, record.context));
   line("method", record.method + ", context " + format_count(record.context));
   if (g.steps > 0) print_reads(g.decode_cost);
   print_disk(sum(g.prefill_cost, g.decode_cost), g.decode_cost);

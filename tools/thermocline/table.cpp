@@ -8,6 +8,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr std::size_t kNarrowest = 9;
+
 std::string dump(const Json& value) {
   return value.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
@@ -26,13 +28,17 @@ std::string cell(const Json& value) {
   else if (size < 10)
     std::snprintf(text, sizeof text, "%.3f", number);
   else
-    std::snprintf(text, sizeof text, "%.1f", number);
+    std::snprintf(text, sizeof text, size < 1000 ? "%.1f" : "%.0f", number);
   return text;
 }
 
 std::string csv_cell(const Json& value) {
   if (value.is_null()) return "";
   std::string text = value.is_string() ? value.get<std::string>() : dump(value);
+  if (value.is_array()) {
+    text.clear();
+    for (const Json& one : value) text += (text.empty() ? "" : " ") + cell(one);
+  }
   if (text.find_first_of(",\"\n\r") == std::string::npos) return text;
   std::string quoted = "\"";
   for (const char c : text) quoted += c == '"' ? std::string("\"\"") : std::string(1, c);
@@ -79,7 +85,8 @@ void Table::add_markdown(const Json& row) {
     std::string titles = "|", rule = "|";
     for (const std::string& name : shown_) {
       // Later rows may be wider than the first: leave them room.
-      widths_.push_back(std::max(name.size(), cell(row.value(name, Json())).size() + 1));
+      widths_.push_back(
+          std::max({name.size(), cell(row.value(name, Json())).size() + 1, kNarrowest}));
       titles += " " + name + std::string(widths_.back() - name.size(), ' ') + " |";
       rule += " " + std::string(widths_.back() - 1, '-') + ": |";
     }
