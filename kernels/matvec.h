@@ -14,23 +14,28 @@ namespace thermocline {
 
 inline constexpr std::size_t kActivationBlock = 32;
 
-// `rows` activation rows of `cols` values (a multiple of 32), rounded to 16 bits. Views of memory
-// that the caller owns: value [rows][cols]; scale and sum [rows][cols / 32], where
-// x ~ value * scale, and sum is the block's sum of value * scale (for types with an offset).
+// Activation rows (`real`, [rows][cols], cols a multiple of 32) and their 16-bit rounding. Views of
+// memory that the caller owns: value [rows][cols]; scale and sum [rows][cols / 32], where
+// real ~ value * scale, and sum is the block's sum of value * scale (for types with an offset).
+// |value| <= 32767. A block whose values are all below 2^-100 rounds to zeros; one with an infinity
+// or a NaN gets a NaN for scale and sum, so that no product hides it.
 struct Activations {
+  MatView<const float> real;
   std::int16_t* value = nullptr;
   float* scale = nullptr;
   float* sum = nullptr;
-  std::size_t rows = 0, cols = 0;
 
-  std::size_t blocks() const { return cols / kActivationBlock; }
+  std::size_t rows() const { return real.rows(); }
+  std::size_t cols() const { return real.cols(); }
+  std::size_t blocks() const { return cols() / kActivationBlock; }
 };
 
 struct MatvecOps {
-  // x [rows][cols] -> out; rows and cols are out's.
-  void (*round_activations)(MatView<const float> x, Activations out);
-  // out[t][r] = dot(w row r, x row t) for first <= r < last; out is [x.rows][w.rows]. A row's bits
-  // do not depend on first, last or the number of activation rows.
+  // Fills value, scale and sum from real.
+  void (*round_activations)(const Activations& x);
+  // out[t][r] = dot(w row r, x row t) for first <= r < last; out is [x.rows()][w.rows]. Weights
+  // that are floats meet `real`, the others the rounded values. The bits of a result depend on its
+  // two rows alone, not on first, last or the number of activation rows.
   void (*multiply)(WeightView w, std::size_t first, std::size_t last, const Activations& x,
                    MatView<float> out);
   // Row r of w as floats: bit-identical to the file format's definition. out holds w.cols.

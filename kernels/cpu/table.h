@@ -9,6 +9,7 @@
 #include "kernels/base/error.h"
 #include "kernels/dense.h"
 #include "kernels/matvec.h"
+#include "kernels/nearest.h"
 #include "kernels/sketch.h"
 
 namespace thermocline {
@@ -18,12 +19,16 @@ struct CpuTable {
   AttendOps attend;
   DenseOps dense;
   MatvecOps matvec;
+  NearestOps nearest;
   SketchOps sketch;
 };
 
-// Every table of this build, plainest first, runnable here or not; and whether it is.
+// Every table of this build, plainest first, runnable here or not.
 std::span<const CpuTable* const> all_cpu_tables();
-bool usable(const CpuTable& table);
+// What this machine lacks to run `table`: a CPU feature, or the system's support for its registers.
+// Empty: nothing.
+std::string_view lacking(const CpuTable& table);
+inline bool usable(const CpuTable& table) { return lacking(table).empty(); }
 
 // `name` is "auto" (the best usable one) or a table's name. A named one that this machine cannot
 // run is an error, never replaced by another.

@@ -36,11 +36,13 @@ struct VecAvx2 {
   static F add(F a, F b) { return _mm256_add_ps(a, b); }
   static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
   static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+  static F div(F a, F b) { return _mm256_div_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static F max(F a, F b) { return _mm256_max_ps(a, b); }
   static F keep_where_above(F x, float bound, F v) {
     return _mm256_and_ps(_mm256_cmp_ps(x, _mm256_set1_ps(bound), _CMP_GT_OQ), v);
   }
+  static F where_negative(F x, F a, F b) { return _mm256_blendv_ps(b, a, x); }
   static float sum(F v) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
@@ -59,6 +61,7 @@ struct VecAvx2 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
   }
   static I izero() { return _mm256_setzero_si256(); }
+  static I iset(int x) { return _mm256_set1_epi16(static_cast<short>(x)); }
   static I widen_u8(const std::uint8_t* p) {
     return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
@@ -68,9 +71,61 @@ struct VecAvx2 {
   static I load_i16(const std::int16_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
+  static void store_i16(std::int16_t* p, F v) {
+    const __m256i wide = _mm256_cvtps_epi32(v);
+    _mm_storeu_si128(
+        reinterpret_cast<__m128i*>(p),
+        _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1)));
+  }
+  static I add16(I a, I b) { return _mm256_add_epi16(a, b); }
+  static I sub16(I a, I b) { return _mm256_sub_epi16(a, b); }
+  static I mul16(I a, I b) { return _mm256_mullo_epi16(a, b); }
+  static I bit_and(I a, I b) { return _mm256_and_si256(a, b); }
+  static I shift_right(I a, int n) { return _mm256_srli_epi16(a, n); }
+  static F low(I a) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(a)));
+  }
+  static F high(I a) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm256_extracti128_si256(a, 1)));
+  }
+  static void nibbles(const std::uint8_t* p, I* out) {
+    const I both = widen_u8(p);
+    out[0] = bit_and(both, iset(15));
+    out[1] = shift_right(both, 4);
+  }
+  static void bits(const std::uint8_t* p, int value, I* out) {
+    const I each = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192,
+                                     16384, static_cast<short>(0x8000));
+    for (int i = 0; i < 2; ++i) {
+      const I here = bit_and(iset(p[2 * i] | p[2 * i + 1] << 8), each);
+      out[i] = bit_and(_mm256_cmpeq_epi16(here, each), iset(value));
+    }
+  }
+  static void halves(int a, int b, I* out) {
+    out[0] = iset(a);
+    out[1] = iset(b);
+  }
   static I madd(I a, I b) { return _mm256_madd_epi16(a, b); }
   static I add32(I a, I b) { return _mm256_add_epi32(a, b); }
   static F to_float(I sums) { return _mm256_cvtepi32_ps(sums); }
+  using B = __m256i;
+  static B load_bytes(const std::uint8_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static B quad(const std::int8_t* p) {
+    int four;
+    __builtin_memcpy(&four, p, 4);
+    return _mm256_set1_epi32(four);
+  }
+  template <int s>
+  static B crumbs(B v) {
+    return _mm256_and_si256(_mm256_srli_epi16(v, 2 * s), _mm256_set1_epi8(3));
+  }
+  // 16-bit sums: a lane's half gains at most 2 * 3 * 127 a term.
+  static I dot4(I sums, B codes, B quad) {
+    return _mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, quad));
+  }
+  static I dot4_total(I sums) { return _mm256_madd_epi16(sums, _mm256_set1_epi16(1)); }
   static float to_float(f16 h) { return _cvtsh_ss(h.bits); }
 };
 

@@ -1,7 +1,16 @@
 // AVX-512 (F, BW, DQ, VL) with VNNI: sixteen floats.
 #pragma once
 
+// g++ 12 takes the header's own "undefined" values for mistakes (GCC bug 105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
+#pragma GCC diagnostic pop
+
+#include <cstring>
 
 #include "kernels/cpu/vec.h"
 
@@ -34,10 +43,14 @@ struct VecAvx512 {
   static F add(F a, F b) { return _mm512_add_ps(a, b); }
   static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F div(F a, F b) { return _mm512_div_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
   static F keep_where_above(F x, float bound, F v) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(bound), _CMP_GT_OQ), v);
+  }
+  static F where_negative(F x, F a, F b) {
+    return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(x)), b, a);
   }
   static float sum(F v) { return _mm512_reduce_add_ps(v); }
   static float largest(F v) { return _mm512_reduce_max_ps(v); }
@@ -49,6 +62,7 @@ struct VecAvx512 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23));
   }
   static I izero() { return _mm512_setzero_si512(); }
+  static I iset(int x) { return _mm512_set1_epi16(static_cast<short>(x)); }
   static I widen_u8(const std::uint8_t* p) {
     return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
@@ -58,9 +72,54 @@ struct VecAvx512 {
   static I load_i16(const std::int16_t* p) {
     return _mm512_loadu_si512(reinterpret_cast<const void*>(p));
   }
+  static void store_i16(std::int16_t* p, F v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(v)));
+  }
+  static I add16(I a, I b) { return _mm512_add_epi16(a, b); }
+  static I sub16(I a, I b) { return _mm512_sub_epi16(a, b); }
+  static I mul16(I a, I b) { return _mm512_mullo_epi16(a, b); }
+  static I bit_and(I a, I b) { return _mm512_and_si512(a, b); }
+  static I shift_right(I a, int n) {
+    return _mm512_srli_epi16(a, static_cast<unsigned>(n));
+  }
+  static F low(I a) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_castsi512_si256(a)));
+  }
+  static F high(I a) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(a, 1)));
+  }
+  static void nibbles(const std::uint8_t* p, I* out) {
+    const __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    const __m256i split = _mm256_set_m128i(_mm_srli_epi16(both, 4), both);
+    out[0] = _mm512_cvtepu8_epi16(_mm256_and_si256(split, _mm256_set1_epi8(15)));
+  }
+  static void bits(const std::uint8_t* p, int value, I* out) {
+    __mmask32 mask;
+    std::memcpy(&mask, p, sizeof mask);
+    out[0] = _mm512_maskz_set1_epi16(mask, static_cast<short>(value));
+  }
+  static void halves(int a, int b, I* out) {
+    out[0] = _mm512_mask_set1_epi16(iset(a), 0xffff0000u, static_cast<short>(b));
+  }
   static I madd(I a, I b) { return _mm512_madd_epi16(a, b); }
   static I add32(I a, I b) { return _mm512_add_epi32(a, b); }
   static F to_float(I sums) { return _mm512_cvtepi32_ps(sums); }
+  using B = __m512i;
+  static B load_bytes(const std::uint8_t* p) {
+    return _mm512_loadu_si512(reinterpret_cast<const void*>(p));
+  }
+  static B quad(const std::int8_t* p) {
+    int four;
+    __builtin_memcpy(&four, p, 4);
+    return _mm512_set1_epi32(four);
+  }
+  template <int s>
+  static B crumbs(B v) {
+    return _mm512_and_si512(_mm512_srli_epi16(v, 2 * s), _mm512_set1_epi8(3));
+  }
+  static I dot4(I sums, B codes, B quad) { return _mm512_dpbusd_epi32(sums, codes, quad); }
+  static I dot4_total(I sums) { return sums; }
   static float to_float(f16 h) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h.bits))); }
 };
 

@@ -14,7 +14,7 @@ struct VecScalar {
   static constexpr const char* name = "scalar";
   using F = float;
   struct I {
-    std::int32_t a, b;  // two 16-bit integers, or one 32-bit sum in `a`
+    std::int64_t a, b;  // two words, or in `a` a sum: all 32 products of a group may meet in it
   };
   static F zero() { return 0.0f; }
   static F set(float x) { return x; }
@@ -28,9 +28,11 @@ struct VecScalar {
   static F add(F a, F b) { return a + b; }
   static F sub(F a, F b) { return a - b; }
   static F mul(F a, F b) { return a * b; }
+  static F div(F a, F b) { return a / b; }
   static F fma(F a, F b, F c) { return std::fma(a, b, c); }
   static F max(F a, F b) { return a > b ? a : b; }
   static F keep_where_above(F x, float bound, F v) { return x > bound ? v : 0.0f; }
+  static F where_negative(F x, F a, F b) { return std::signbit(x) ? a : b; }
   static float sum(F v) { return v; }
   static float largest(F v) { return v; }
   static F round(F v) { return std::nearbyintf(v); }
@@ -38,12 +40,49 @@ struct VecScalar {
     return std::bit_cast<float>(static_cast<std::uint32_t>(static_cast<int>(n) + 127) << 23);
   }
   static I izero() { return {0, 0}; }
+  static I iset(int x) { return {x, x}; }
   static I widen_u8(const std::uint8_t* p) { return {p[0], p[1]}; }
   static I widen_i8(const std::int8_t* p) { return {p[0], p[1]}; }
   static I load_i16(const std::int16_t* p) { return {p[0], p[1]}; }
+  static void store_i16(std::int16_t* p, F v) { *p = static_cast<std::int16_t>(v); }
+  static I add16(I x, I y) { return {x.a + y.a, x.b + y.b}; }
+  static I sub16(I x, I y) { return {x.a - y.a, x.b - y.b}; }
+  static I mul16(I x, I y) { return {x.a * y.a, x.b * y.b}; }
+  static I bit_and(I x, I y) { return {x.a & y.a, x.b & y.b}; }
+  static I shift_right(I x, int n) { return {x.a >> n, x.b >> n}; }
+  static F low(I x) { return static_cast<float>(x.a); }
+  static F high(I x) { return static_cast<float>(x.b); }
+  static void nibbles(const std::uint8_t* p, I* out) {
+    for (int i = 0; i < 8; ++i) {
+      out[i] = {p[2 * i] & 15, p[2 * i + 1] & 15};
+      out[8 + i] = {p[2 * i] >> 4, p[2 * i + 1] >> 4};
+    }
+  }
+  static void bits(const std::uint8_t* p, int value, I* out) {
+    const auto bit = [&](int i) { return (p[i / 8] >> i % 8 & 1) * value; };
+    for (int i = 0; i < 16; ++i) out[i] = {bit(2 * i), bit(2 * i + 1)};
+  }
+  static void halves(int a, int b, I* out) {
+    for (int i = 0; i < 16; ++i) out[i] = iset(i < 8 ? a : b);
+  }
   static I madd(I x, I y) { return {x.a * y.a + x.b * y.b, 0}; }
   static I add32(I x, I y) { return {x.a + y.a, 0}; }
   static F to_float(I sums) { return static_cast<float>(sums.a); }
+  struct B {
+    std::int32_t b[4];
+  };
+  static B load_bytes(const std::uint8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
+  static B quad(const std::int8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
+  template <int s>
+  static B crumbs(B v) {
+    for (std::int32_t& byte : v.b) byte = byte >> (2 * s) & 3;
+    return v;
+  }
+  static I dot4(I sums, B codes, B quad) {
+    for (int j = 0; j < 4; ++j) sums.a += codes.b[j] * quad.b[j];
+    return sums;
+  }
+  static I dot4_total(I sums) { return sums; }
   static float to_float(f16 h) { return thermocline::to_float(h); }
 };
 

@@ -7,14 +7,15 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "kernels/base/error.h"
 
 namespace thermocline {
 
-// One extent of one file. For a direct file offset, size and address are multiples of its
-// alignment. `tag` is the caller's and comes back with the completion.
+// One extent of one file, never empty. For a direct file offset, size and address are multiples of
+// its alignment. `tag` is the caller's and comes back with the completion.
 struct Transfer {
   enum class Kind : std::uint8_t { read, write };
   Kind kind = Kind::read;
@@ -24,31 +25,36 @@ struct Transfer {
   std::uint64_t tag = 0;
 };
 
+// error: 0, or an errno value. The transfer is whole or it failed, never in between; after a
+// failure the memory of a read holds anything. ENODATA: the file ends inside the extent.
 struct Completion {
   std::uint64_t tag = 0;
-  int error = 0;  // 0, or an errno value: the transfer is whole or it failed, never in between
+  int error = 0;
 };
 
 using Deadline = std::chrono::steady_clock::time_point;
 
-// Belongs to one thread. Short transfers, EINTR and EAGAIN are retried inside (a bounded number of
-// times); what completes is complete. Memory handed over stays the Sink's until its completion has
-// been polled. Destruction waits for what is in flight.
+// Belongs to one thread at a time: between threads it changes hands only while nothing is in
+// flight. Short transfers, EINTR and EAGAIN are retried inside (a bounded number of times).
+// Completions come in any order. Memory and file stay the Sink's until the completion has been
+// polled. Destruction waits for what the operating system holds and drops what it has not been
+// given yet: afterwards nothing touches the memory.
 class Sink {
  public:
   virtual ~Sink() = default;
   virtual std::string_view name() const = 0;  // "uring", "threads"
-  // Takes all of them (queueing what does not fit the ring) or, on an error, none.
+  // Takes all of them (queueing what does not fit the ring) or, on an error, none. Never waits.
   virtual Status submit(std::span<const Transfer> transfers) = 0;
   // Waits until at least one transfer is complete or the deadline has passed (then 0); fills up to
   // out.size() completions and returns how many. With nothing in flight it returns 0 at once.
   virtual Result<std::size_t> poll(std::span<Completion> out, Deadline deadline) = 0;
+  // Submitted and not polled yet.
   virtual std::size_t in_flight() const = 0;
 };
 
 struct SinkOptions {
-  std::size_t depth = 32;    // reads in flight at the device; it saturates at 8
-  std::size_t threads = 4;   // of the pread pool
+  std::size_t depth = 32;   // transfers that the ring holds at once; a disk saturates at about 8
+  std::size_t threads = 4;  // of the pread pool
 };
 
 // `backend` is auto, uring or threads. A named one that cannot run is an error that names the

@@ -3,42 +3,49 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <string>
 
 #include "kernels/base/error.h"
+#include "tiers/io/descriptor.h"
 
 namespace thermocline {
 
 // O_TMPFILE in `directory` (else created 0600 and unlinked at once), O_DIRECT where the filesystem
-// allows it. The directory is made 0700 if it is missing; one that another user owns or may write
-// to is refused. Space is taken with take(), page aligned, never beyond `budget_bytes`, and
-// allocated on the filesystem before it is promised: a full disk is an error here, not a later EIO.
+// allows it for whole pages. A missing directory is made, 0700, with its missing parents; one that
+// is a symbolic link, that another user owns or that others may write to is refused. Space is taken
+// with take(), in whole pages, never beyond `budget_bytes`, and allocated on the filesystem before
+// it is promised: a full disk is an error here, not a later EIO. What is given back leaves the
+// filesystem at once, so that its usage is held_bytes() and no more.
+// Belongs to one thread; the descriptor may be read and written from any.
 class ScratchFile {
  public:
   static Result<ScratchFile> create(const std::string& directory, std::uint64_t budget_bytes);
   ScratchFile() = default;
-  ScratchFile(ScratchFile&&) noexcept;
-  ScratchFile& operator=(ScratchFile&&) noexcept;
-  ~ScratchFile();
 
-  int descriptor() const { return descriptor_; }
-  bool direct() const { return direct_; }
+  int descriptor() const { return file_.number(); }
+  bool direct() const { return direct_; }  // else through the page cache
   std::uint64_t budget_bytes() const { return budget_bytes_; }
   std::uint64_t held_bytes() const { return held_bytes_; }
 
-  // An extent of `bytes` rounded up to whole pages; its offset. exhausted: the message names the
-  // budget, what is held and the flag to raise (--kv-disk), or the filesystem's free space.
+  // An extent of `bytes` rounded up to whole pages; its offset. Its content is undefined.
+  // exhausted: the message names the budget, what is held and the flag to raise (--kv-disk), or
+  // the filesystem, its free space and --kv-dir.
   Result<std::uint64_t> take(std::uint64_t bytes);
   // Gives an extent back (same arguments as taken): it is reused, and its blocks are released.
+  // No transfer may be in flight on it.
   void give(std::uint64_t offset, std::uint64_t bytes);
 
  private:
-  struct Free;  // sorted free extents
-  int descriptor_ = -1;
+  Status allocate(std::uint64_t offset, std::uint64_t bytes) const;
+  bool release(std::uint64_t offset, std::uint64_t bytes) const;
+
+  Descriptor file_;
   bool direct_ = false;
+  bool punches_ = true;  // the filesystem can make holes; if not, free extents still occupy it
   std::uint64_t budget_bytes_ = 0, held_bytes_ = 0, end_ = 0;
+  std::map<std::uint64_t, std::uint64_t> free_;  // offset -> bytes; neither touching nor empty
   std::string directory_;
-  Free* free_ = nullptr;
 };
 
 }  // namespace thermocline

@@ -1,0 +1,233 @@
+// MatvecOps for any Vec.
+//
+// A tile is R weight rows times T activation rows: R hides latency where T is 1, T shares the
+// unpacking of a weight. Whatever the tile, a result is made by the same operations in the same
+// order, so its bits are the same.
+#pragma once
+
+#include <cfloat>
+#include <cstddef>
+
+#include "kernels/cpu/vec.h"
+#include "kernels/format/visit.h"
+#include "kernels/matvec.h"
+
+namespace thermocline {
+namespace {
+
+// --- Activations ---------------------------------------------------------------------------------
+
+// One block: 32 floats to 16 bits.
+template <typename V>
+inline void round_block(const float* x, std::int16_t* value, float* scale, float* sum) {
+  using F = typename V::F;
+  constexpr float kLargest = 32767.0f;
+  constexpr float kTiny = 0x1p-100f;  // below it, kLargest / magnitude could overflow
+
+  F magnitude = V::zero(), poison = V::zero();
+  for (int i = 0; i < 32; i += V::lanes) {
+    const F v = V::load(x + i);
+    magnitude = V::max(magnitude, V::max(v, V::sub(V::zero(), v)));
+    poison = V::fma(v, V::zero(), poison);  // 0, or NaN once a value is not finite
+  }
+  const float largest = V::largest(magnitude), wrong = V::sum(poison);
+  if (wrong != 0.0f || largest < kTiny) {
+    for (int i = 0; i < 32; ++i) value[i] = 0;
+    *scale = *sum = wrong;
+    return;
+  }
+  const F by = V::set(kLargest / largest);
+  F total = V::zero();  // of integers below 2^20: exact
+  for (int i = 0; i < 32; i += V::lanes) {
+    const F rounded = V::round(V::mul(V::load(x + i), by));
+    V::store_i16(value + i, rounded);
+    total = V::add(total, rounded);
+  }
+  *scale = largest / kLargest;
+  *sum = *scale * V::sum(total);
+}
+
+template <typename V>
+void round_activations(const Activations& x) {
+  for (std::size_t t = 0; t < x.rows(); ++t)
+    for (std::size_t b = 0; b < x.blocks(); ++b) {
+      const std::size_t at = t * x.blocks() + b;
+      round_block<V>(x.real.row(t) + b * 32, x.value + at * 32, x.scale + at, x.sum + at);
+    }
+}
+
+// --- Weights of blocks ---------------------------------------------------------------------------
+
+template <typename V, typename Format, int R, int T>
+inline void multiply_tile(const WeightView& w, std::size_t r, const Activations& x, std::size_t t,
+                          const MatView<float>& out) {
+  using F = typename V::F;
+  using I = typename V::I;
+  using Block = typename Format::Block;
+  constexpr int kWords = kRegisters<V>;
+  constexpr int kGroups = Format::kGroups;
+  // Twice the distance that the hardware looks ahead; a row's end is its successor's start.
+  constexpr std::size_t kAheadBytes = 1024;
+
+  const std::size_t blocks = w.cols / (kGroups * 32), stride = w.row_bytes();
+  const Block* row = reinterpret_cast<const Block*>(w.data + r * stride);
+  const auto block_of = [&](int i, std::size_t b) -> const Block& {
+    return *reinterpret_cast<const Block*>(reinterpret_cast<const std::byte*>(row + b) +
+                                           static_cast<std::size_t>(i) * stride);
+  };
+  F acc[R][T];
+  float offset[R][T];
+  for (int i = 0; i < R; ++i)
+    for (int j = 0; j < T; ++j) acc[i][j] = V::zero(), offset[i][j] = 0.0f;
+
+  const std::size_t x_groups = x.blocks();
+  const std::int16_t* value = x.value + t * x_groups * 32;
+  const float* scale = x.scale + t * x_groups;
+  const float* sum = x.sum + t * x_groups;
+  for (std::size_t b = 0; b < blocks; ++b) {
+    for (int i = 0; i < R; ++i) {
+      const Block& block = block_of(i, b);
+      __builtin_prefetch(reinterpret_cast<const std::byte*>(&block) + kAheadBytes);
+      const Scales<kGroups> by = Format::template scales<V>(block);
+#pragma GCC unroll 8
+      for (int g = 0; g < kGroups; ++g) {
+        I word[kWords];
+        Format::template words<V>(block, g, word);
+        const std::size_t at = b * kGroups + static_cast<std::size_t>(g);
+#pragma GCC unroll 4
+        for (int j = 0; j < T; ++j) {
+          const std::size_t xt = static_cast<std::size_t>(j) * x_groups + at;
+          I dot = V::madd(word[0], V::load_i16(value + xt * 32));
+          for (int k = 1; k < kWords; ++k)
+            dot = V::add32(dot, V::madd(word[k], V::load_i16(value + xt * 32 + 2 * V::lanes * k)));
+          acc[i][j] = V::fma(V::to_float(dot), V::set(by.scale[g] * scale[xt]), acc[i][j]);
+          if constexpr (Format::kOffset) offset[i][j] += by.offset[g] * sum[xt];
+        }
+      }
+    }
+  }
+  for (int i = 0; i < R; ++i)
+    for (int j = 0; j < T; ++j)
+      out.row(t + static_cast<std::size_t>(j))[r + static_cast<std::size_t>(i)] =
+          V::sum(acc[i][j]) + offset[i][j];
+}
+
+template <typename V, typename Format>
+void dequantize_blocks(const std::byte* row, std::size_t cols, float* out) {
+  using F = typename V::F;
+  const auto* block = reinterpret_cast<const typename Format::Block*>(row);
+  for (const float* end = out + cols; out != end; ++block) {
+    if constexpr (requires { Format::template dequantize<V>(*block, out); }) {
+      Format::template dequantize<V>(*block, out);
+      out += Format::kGroups * 32;
+    } else {
+      const Scales<Format::kGroups> by = Format::template scales<V>(*block);
+#pragma GCC unroll 8
+      for (int g = 0; g < Format::kGroups; ++g) {
+        typename V::I word[kRegisters<V>];
+        Format::template words<V>(*block, g, word);
+        const F scale = V::set(by.scale[g]), offset = V::set(by.offset[g]);
+        for (int k = 0; k < kRegisters<V>; ++k, out += 2 * V::lanes) {
+          F low = V::mul(scale, V::low(word[k])), high = V::mul(scale, V::high(word[k]));
+          if constexpr (Format::kOffset) low = V::add(low, offset), high = V::add(high, offset);
+          V::store(out, low);
+          V::store(out + V::lanes, high);
+        }
+      }
+    }
+  }
+}
+
+// --- Weights that are floats ---------------------------------------------------------------------
+
+template <typename V, typename Format, int R, int T>
+inline void multiply_float_tile(const WeightView& w, std::size_t r, const Activations& x,
+                                std::size_t t, const MatView<float>& out) {
+  using F = typename V::F;
+  constexpr int kSums = V::lanes > 8 ? 2 : 4;  // of a result: additions that need not wait
+
+  F acc[R][T][kSums];
+  for (int i = 0; i < R; ++i)
+    for (int j = 0; j < T; ++j)
+      for (F& a : acc[i][j]) a = V::zero();
+  const auto* row = reinterpret_cast<const typename Format::Value*>(w.data) + r * w.cols;
+  for (std::size_t c = 0; c < w.cols; c += kSums * V::lanes)
+    for (int k = 0; k < kSums; ++k)
+      for (int i = 0; i < R; ++i) {
+        const std::size_t at = c + static_cast<std::size_t>(k * V::lanes);
+        const F weight = V::load(row + static_cast<std::size_t>(i) * w.cols + at);
+        for (int j = 0; j < T; ++j) {
+          const F value = V::load(x.real.row(t + static_cast<std::size_t>(j)) + at);
+          acc[i][j][k] = V::fma(weight, value, acc[i][j][k]);
+        }
+      }
+  for (int i = 0; i < R; ++i)
+    for (int j = 0; j < T; ++j) {
+      F total = V::add(acc[i][j][0], acc[i][j][1]);
+      if constexpr (kSums == 4) total = V::add(total, V::add(acc[i][j][2], acc[i][j][3]));
+      out.row(t + static_cast<std::size_t>(j))[r + static_cast<std::size_t>(i)] = V::sum(total);
+    }
+}
+
+template <typename V, typename Format>
+void dequantize_floats(const std::byte* row, std::size_t cols, float* out) {
+  const auto* value = reinterpret_cast<const typename Format::Value*>(row);
+  for (std::size_t c = 0; c < cols; c += 32)
+    for (std::size_t i = c; i < c + 32; i += V::lanes) V::store(out + i, V::load(value + i));
+}
+
+// --- Tiles and formats ---------------------------------------------------------------------------
+
+template <typename V, typename Format, int R, int T>
+inline void multiply_one(const WeightView& w, std::size_t r, const Activations& x, std::size_t t,
+                         const MatView<float>& out) {
+  if constexpr (requires { typename Format::Block; })
+    multiply_tile<V, Format, R, T>(w, r, x, t, out);
+  else
+    multiply_float_tile<V, Format, R, T>(w, r, x, t, out);
+}
+
+// R weight rows times all activation rows: four at a time, then one by one.
+template <typename V, typename Format, int R>
+inline void multiply_rows(const WeightView& w, std::size_t r, const Activations& x,
+                          const MatView<float>& out) {
+  std::size_t t = 0;
+  for (; t + 4 <= x.rows(); t += 4) multiply_one<V, Format, R, 4>(w, r, x, t, out);
+  for (; t < x.rows(); ++t) multiply_one<V, Format, R, 1>(w, r, x, t, out);
+}
+
+template <typename V, typename Format>
+void multiply_format(const WeightView& w, std::size_t first, std::size_t last,
+                     const Activations& x, const MatView<float>& out) {
+  constexpr std::size_t kRows = 2;
+  std::size_t r = first;
+  for (; r + kRows <= last; r += kRows) multiply_rows<V, Format, kRows>(w, r, x, out);
+  for (; r < last; ++r) multiply_rows<V, Format, 1>(w, r, x, out);
+}
+
+template <typename V>
+void multiply(WeightView w, std::size_t first, std::size_t last, const Activations& x,
+              MatView<float> out) {
+  visit_format(w.type, [&](auto format) {
+    multiply_format<V, decltype(format)>(w, first, last, x, out);
+  });
+}
+
+template <typename V>
+void dequantize(WeightView w, std::size_t r, float* out) {
+  visit_format(w.type, [&](auto format) {
+    using Format = decltype(format);
+    if constexpr (requires { typename Format::Block; })
+      dequantize_blocks<V, Format>(w.row(r), w.cols, out);
+    else
+      dequantize_floats<V, Format>(w.row(r), w.cols, out);
+  });
+}
+
+template <typename V>
+constexpr MatvecOps make_matvec() {
+  return {round_activations<V>, multiply<V>, dequantize<V>};
+}
+
+}  // namespace
+}  // namespace thermocline

@@ -1,0 +1,98 @@
+#include "kernels/cpu/table.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include <array>
+#include <cstdint>
+
+namespace thermocline {
+
+extern const CpuTable kScalarTable;
+#if defined(__x86_64__)
+extern const CpuTable kAvx2Table, kAvx512Table;
+#endif
+
+namespace {
+
+#if defined(__x86_64__)
+constexpr std::array<const CpuTable*, 3> kTables{&kScalarTable, &kAvx2Table, &kAvx512Table};
+
+struct CpuidLeaf {
+  std::uint32_t a = 0, b = 0, c = 0, d = 0;
+};
+
+CpuidLeaf cpuid(std::uint32_t leaf) {
+  CpuidLeaf r;  // stays zero where the leaf does not exist
+  __get_cpuid_count(leaf, 0, &r.a, &r.b, &r.c, &r.d);
+  return r;
+}
+
+// XCR0: the registers that the operating system saves. Only to be read where OSXSAVE is set.
+std::uint64_t saved_registers() {
+  std::uint32_t low = 0, high = 0;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return std::uint64_t{high} << 32 | low;
+}
+
+// What CMakeLists.txt lets the compiler use in avx2.cpp.
+std::string_view lacking_for_avx2() {
+  const CpuidLeaf one = cpuid(1), seven = cpuid(7);
+  constexpr std::uint64_t kYmmState = 0x6;
+  if (!(one.c & bit_OSXSAVE) || (saved_registers() & kYmmState) != kYmmState)
+    return "the operating system's support for ymm registers";
+  if (!(one.c & bit_AVX)) return "AVX";
+  if (!(seven.b & bit_AVX2)) return "AVX2";
+  if (!(one.c & bit_FMA)) return "FMA";
+  if (!(one.c & bit_F16C)) return "F16C";
+  return {};
+}
+
+// And in avx512.cpp.
+std::string_view lacking_for_avx512() {
+  if (const std::string_view what = lacking_for_avx2(); !what.empty()) return what;
+  const CpuidLeaf seven = cpuid(7);
+  constexpr std::uint64_t kZmmState = 0xe6;
+  if (!(seven.b & bit_AVX512F)) return "AVX512F";
+  if (!(seven.b & bit_AVX512BW)) return "AVX512BW";
+  if (!(seven.b & bit_AVX512DQ)) return "AVX512DQ";
+  if (!(seven.b & bit_AVX512VL)) return "AVX512VL";
+  if (!(seven.c & bit_AVX512VNNI)) return "AVX512VNNI";
+  if ((saved_registers() & kZmmState) != kZmmState)
+    return "the operating system's support for zmm registers";
+  return {};
+}
+#else
+constexpr std::array<const CpuTable*, 1> kTables{&kScalarTable};
+#endif
+
+}  // namespace
+
+std::span<const CpuTable* const> all_cpu_tables() { return kTables; }
+
+std::string_view lacking([[maybe_unused]] const CpuTable& table) {
+#if defined(__x86_64__)
+  if (&table == &kAvx2Table) return lacking_for_avx2();
+  if (&table == &kAvx512Table) return lacking_for_avx512();
+#endif
+  return {};
+}
+
+Result<const CpuTable*> choose_cpu_table(std::string_view name) {
+  const CpuTable* best = nullptr;
+  std::string names = "auto";
+  for (const CpuTable* table : kTables) {
+    names.append(", ").append(table->name);
+    if (usable(*table)) best = table;
+    if (name != table->name) continue;
+    if (usable(*table)) return table;
+    return fail(ErrorCode::unsupported, "instruction set ", name, ": this machine lacks ",
+                lacking(*table), "; choose auto, or one that it has");
+  }
+  if (name == "auto") return best;
+  return fail(ErrorCode::invalid_argument, "no instruction set is called \"", name,
+              "\"; there are ", names);
+}
+
+}  // namespace thermocline

@@ -1,0 +1,36 @@
+// Q4_1: 32 weights, 4 bits each, times a scale, plus an offset.
+#pragma once
+
+#include "kernels/format/group.h"
+
+namespace thermocline {
+namespace {
+
+struct Q4_1 {
+  static constexpr WeightType kType = WeightType::q4_1;
+  static constexpr int kGroups = 1;
+  static constexpr bool kOffset = true;
+
+  struct Block {
+    f16 scale, offset;
+    std::uint8_t nibble[16];  // low halves: weights 0 to 15; high halves: 16 to 31
+  };
+  static_assert(sizeof(Block) == 20);
+
+  static float value(const Block& b, int i) {
+    const int nibble = i < 16 ? b.nibble[i] & 15 : b.nibble[i - 16] >> 4;
+    return to_float(b.scale) * static_cast<float>(nibble) + to_float(b.offset);
+  }
+
+  template <typename V>
+  static Scales<1> scales(const Block& b) {
+    return {{V::to_float(b.scale)}, {V::to_float(b.offset)}};
+  }
+  template <typename V>
+  static void words(const Block& b, int, typename V::I* out) {
+    V::nibbles(b.nibble, out);
+  }
+};
+
+}  // namespace
+}  // namespace thermocline

@@ -1,0 +1,42 @@
+// Q5_0: 32 weights, 5 bits each, from -16 to 15, times one scale.
+#pragma once
+
+#include "kernels/format/group.h"
+
+namespace thermocline {
+namespace {
+
+struct Q5_0 {
+  static constexpr WeightType kType = WeightType::q5_0;
+  static constexpr int kGroups = 1;
+  static constexpr bool kOffset = false;
+
+  struct Block {
+    f16 scale;
+    std::uint8_t fifth[4];    // bit i: weight i's highest bit
+    std::uint8_t nibble[16];  // low halves: weights 0 to 15; high halves: 16 to 31
+  };
+  static_assert(sizeof(Block) == 22);
+
+  static float value(const Block& b, int i) {
+    const int nibble = i < 16 ? b.nibble[i] & 15 : b.nibble[i - 16] >> 4;
+    const int fifth = b.fifth[i / 8] >> i % 8 & 1;
+    return to_float(b.scale) * static_cast<float>(nibble + 16 * fifth - 16);
+  }
+
+  template <typename V>
+  static Scales<1> scales(const Block& b) {
+    return {{V::to_float(b.scale)}, {0.0f}};
+  }
+  template <typename V>
+  static void words(const Block& b, int, typename V::I* out) {
+    typename V::I fifth[kRegisters<V>];
+    V::nibbles(b.nibble, out);
+    V::bits(b.fifth, 16, fifth);
+    for (int i = 0; i < kRegisters<V>; ++i)
+      out[i] = V::sub16(V::add16(out[i], fifth[i]), V::iset(16));
+  }
+};
+
+}  // namespace
+}  // namespace thermocline

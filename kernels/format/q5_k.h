@@ -1,0 +1,44 @@
+// Q5_K: Q4_K with a fifth bit.
+#pragma once
+
+#include "kernels/format/k_scales.h"
+
+namespace thermocline {
+namespace {
+
+struct Q5K {
+  static constexpr WeightType kType = WeightType::q5_k;
+  static constexpr int kGroups = 8;
+  static constexpr bool kOffset = true;
+
+  struct Block {
+    KScales scales;
+    std::uint8_t fifth[32];    // bit g of byte i: the highest bit of weight i of group g
+    std::uint8_t nibble[128];  // 32 bytes: group 2j in their low halves, 2j + 1 in their high ones
+  };
+  static_assert(sizeof(Block) == 176);
+
+  static float value(const Block& b, int i) {
+    const int g = i / 32;
+    const int nibble = b.nibble[g / 2 * 32 + i % 32] >> 4 * (g % 2) & 15;
+    return b.scales.value(g, nibble + 16 * (b.fifth[i % 32] >> g & 1));
+  }
+
+  template <typename V>
+  static Scales<8> scales(const Block& b) {
+    return b.scales.unpack<V>();
+  }
+  template <typename V>
+  static void words(const Block& b, int g, typename V::I* out) {
+    using I = typename V::I;
+    for (int i = 0; i < kRegisters<V>; ++i) {
+      const I both = V::widen_u8(b.nibble + g / 2 * 32 + 2 * V::lanes * i);
+      const I nibble = g % 2 == 0 ? V::bit_and(both, V::iset(15)) : V::shift_right(both, 4);
+      const I bit = V::bit_and(V::widen_u8(b.fifth + 2 * V::lanes * i), V::iset(1 << g));
+      out[i] = V::add16(nibble, g < 4 ? V::mul16(bit, V::iset(16 >> g)) : V::shift_right(bit, g - 4));
+    }
+  }
+};
+
+}  // namespace
+}  // namespace thermocline

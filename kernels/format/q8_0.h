@@ -1,0 +1,35 @@
+// Q8_0: 32 weights of 8 bits times one scale.
+#pragma once
+
+#include "kernels/format/group.h"
+
+namespace thermocline {
+namespace {
+
+struct Q8_0 {
+  static constexpr WeightType kType = WeightType::q8_0;
+  static constexpr int kGroups = 1;
+  static constexpr bool kOffset = false;
+
+  struct Block {
+    f16 scale;
+    std::int8_t word[32];
+  };
+  static_assert(sizeof(Block) == 34);
+
+  static float value(const Block& b, int i) {
+    return static_cast<float>(b.word[i]) * to_float(b.scale);
+  }
+
+  template <typename V>
+  static Scales<1> scales(const Block& b) {
+    return {{V::to_float(b.scale)}, {0.0f}};
+  }
+  template <typename V>
+  static void words(const Block& b, int, typename V::I* out) {
+    for (int i = 0; i < kRegisters<V>; ++i) out[i] = V::widen_i8(b.word + 2 * V::lanes * i);
+  }
+};
+
+}  // namespace
+}  // namespace thermocline

@@ -1,0 +1,61 @@
+// Two bits a channel of a key's residual to its cluster's mean, after a Hadamard rotation, with one
+// scale a row: a sketch that ranks keys almost as well as the keys do, for a sixteenth of the bytes.
+//
+// Layout of the codes of one KV head, for any vector length: groups of 16 rows; in a group,
+// key_dim / 16 words of 64 bytes; in word t, byte 4 * row + j holds the codes of channels
+// 16 t + 4 s + j in its bits 2 s, 2 s + 1. So a shift and a mask give 4 channels of 16 rows.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/base/half.h"
+
+namespace thermocline {
+
+inline constexpr int kSketchGroup = 16;
+// A code c stands for (c - 1.5) * scale.
+inline constexpr float kSketchOffset = 1.5f;
+
+constexpr std::size_t sketch_bytes(std::size_t rows, std::size_t key_dim) {
+  return (rows + kSketchGroup - 1) / kSketchGroup * kSketchGroup * key_dim / 4;
+}
+
+// A query head prepared for scanning: rotated as the residuals were and rounded to 8 bits.
+struct SketchQuery {
+  const std::int8_t* code = nullptr;  // [key_dim]
+  float scale = 0;                    // query ~ code * scale
+  std::int32_t sum = 0;               // of code
+};
+
+struct SketchOps {
+  // score[h * stride + r] = query h . key r for the f16 keys of `count` rows, `row_bytes` apart;
+  // query is [heads][key_dim], key_dim a multiple of 16.
+  void (*exact)(const std::byte* keys, std::size_t row_bytes, std::size_t count,
+                std::size_t key_dim, const float* query, int heads, float* score,
+                std::size_t stride);
+  // score[h * stride + r] = base[h * stride + r] + query h . sketch of row first + r, for rows
+  // [first, first + count), first a multiple of kSketchGroup. score may be base. Codes and scales
+  // are those of whole groups.
+  void (*score)(const std::uint8_t* codes, const f16* scales, std::size_t key_dim,
+                std::size_t first, std::size_t count, const SketchQuery* queries, int heads,
+                const float* base, float* score, std::size_t stride);
+  // In place: score -> e^(score - max) for `count` values; returns max and sum. No values, or only
+  // -inf: max -inf, sum 0.
+  void (*weigh)(float* score, std::size_t count, float* max, float* sum);
+};
+
+// In place fast Walsh-Hadamard transform, orthonormal, of the largest power of two that divides n,
+// block by block (n = 96: three blocks of 32).
+void hadamard(float* x, std::size_t n);
+
+// Codes one row: x is its rotated residual. Codes and scale are fitted to each other in turns. Not
+// finite: its scale is 0 or as large as it may be, its codes are any.
+void encode_sketch(const float* x, std::size_t key_dim, std::size_t row, std::uint8_t* codes,
+                   f16* scales);
+
+// rotated [key_dim] is scratch; code [key_dim] is where the result points.
+SketchQuery prepare_query(const float* query, std::size_t key_dim, float* rotated,
+                          std::int8_t* code);
+
+}  // namespace thermocline

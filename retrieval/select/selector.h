@@ -1,0 +1,87 @@
+// select: which kept rows a step reads, and in what order rows are stored, since a selector knows
+// what is read together. It sees K, V and Q once, at sealing; in a step only queries and what it
+// keeps itself in the fastest tier.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/base/error.h"
+#include "kernels/base/view.h"
+#include "kernels/base/workers.h"
+#include "kernels/cpu/table.h"
+#include "tiers/block.h"
+
+namespace thermocline {
+
+// Facts about a selector that decide how it composes with the other choices.
+struct SelectorFacts {
+  std::string name;                     // as a method file says it: "sketch"
+  std::string order = "position";       // in which it stores rows: "position" or its own
+  std::string watches = "nothing";      // what it must see of attention: nothing, last window, ...
+  bool keys_in_memory = false;          // whether it needs exact keys to search
+};
+
+// The rows of one layer that leave the tail, all heads: the one time that a method sees them whole.
+struct Sealing {
+  LayerId layer{};
+  HeadShape shape;                  // heads: query heads a KV head
+  RawRows rows;                     // keys rotated
+};
+
+// How a segment is to be formed from a Sealing.
+struct Formation {
+  // [head][row]: which row of the sealing is stored there. Empty: as they are.
+  std::vector<std::uint32_t> order;
+  // Summary rows, the same number for each head: keys [head][n][key_dim], values alike. 0: none.
+  std::uint32_t summaries = 0;
+  std::vector<float> summary_keys, summary_values;
+  std::shared_ptr<const SegmentIndex> index;  // null: none
+};
+
+// One read list to be chosen: the query heads of one KV head, for one row of a step.
+struct ListQuery {
+  std::uint32_t head = 0;                // KV head
+  std::uint32_t length = 0;              // positions of the timeline, this row included
+  const float* query = nullptr;          // [heads][key_dim], rotated and scaled
+  std::span<const AttnState> steady;     // [heads]: sinks and tail, exact
+  std::span<const Run> runs;
+};
+
+// What choosing cost and left out.
+struct Chosen {
+  std::uint64_t index_bytes = 0;  // of codes and summaries that were scanned
+};
+
+// Bytes of summary rows of a run, as floats would be read: how a selector reaches them.
+class SummaryRows {
+ public:
+  virtual ~SummaryRows() = default;
+  // [rows] records of segment.layout of one head: summaries are always in host memory.
+  virtual const std::byte* summaries(const Segment& segment, std::uint32_t head) const = 0;
+};
+
+class Selector {
+ public:
+  virtual ~Selector() = default;
+  virtual SelectorFacts facts() const { return {}; }
+
+  // Called with at most kSegmentRows rows. Work is spread over `workers`; its cut is fixed, so the
+  // formation does not depend on the number of threads.
+  virtual Result<Formation> form(const Sealing& sealing, const Workers& workers) const = 0;
+
+  // Fills out[i] for lists[i], all of one layer. Allocates nothing once scratch has grown to the
+  // longest timeline. Equal scores go to the lower row.
+  virtual Chosen choose(HeadShape shape, std::span<const ListQuery> lists,
+                        const SummaryRows& summaries, const Workers& workers,
+                        std::span<ReadList> out) = 0;
+
+  // Bytes of index and of summary rows that `rows` sealed rows of one KV head take: for the plan.
+  virtual std::uint64_t index_bytes(HeadShape, std::uint64_t /*rows*/) const { return 0; }
+  virtual std::uint64_t summary_rows(std::uint64_t /*rows*/) const { return 0; }
+};
+
+}  // namespace thermocline

@@ -1,0 +1,121 @@
+// The nouns of the cache. A sequence's rows in a layer are
+//
+//     sinks | runs of sealed segments | tail
+//
+// A segment is formed once from tail rows and is immutable and shared afterwards. Blocks of 64 of its
+// rows are the unit of addressing; a Pick (block and row set) is the unit of selection.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/attend.h"
+#include "kernels/base/ids.h"
+
+namespace thermocline {
+
+// The longest segment; longer spans are cut at multiples of it, so that forming costs the same for
+// each row and a row's place in its segment fits 16 bits.
+inline constexpr std::uint32_t kSegmentRows = 8192;
+
+// One KV head's K and V of a row lie side by side: what is read together is stored together.
+struct RowLayout {
+  RowFormat key_format = RowFormat::f16, value_format = RowFormat::f16;
+  std::uint32_t key_bytes = 0, value_bytes = 0;
+  std::uint32_t bytes() const { return key_bytes + value_bytes; }
+};
+
+// Raw rows in position order that someone else owns: [heads][rows] records of layout.bytes().
+struct RawRows {
+  RowLayout layout;
+  std::uint32_t heads = 0;
+  std::uint32_t first_position = 0;
+  std::uint32_t rows = 0;
+  const std::byte* data = nullptr;
+  std::size_t head_stride = 0;  // bytes between heads
+
+  const std::byte* row(std::uint32_t head, std::uint32_t r) const {
+    return data + head * head_stride + std::size_t{r} * layout.bytes();
+  }
+  const f16* key(std::uint32_t head, std::uint32_t r) const {
+    return reinterpret_cast<const f16*>(row(head, r));
+  }
+  const f16* value(std::uint32_t head, std::uint32_t r) const {
+    return reinterpret_cast<const f16*>(row(head, r) + layout.key_bytes);
+  }
+  RawRows part(std::uint32_t first, std::uint32_t count) const {
+    RawRows part = *this;
+    part.first_position += first;
+    part.rows = count;
+    part.data += std::size_t{first} * layout.bytes();
+    return part;
+  }
+};
+
+// What a selector keeps beside a segment: its own, in the fastest tier, immutable, gone with it.
+class SegmentIndex {
+ public:
+  virtual ~SegmentIndex() = default;
+  virtual std::uint64_t bytes() const = 0;
+};
+
+// Where the bytes of a segment live is the page table's business (tiers/page_table.h); this is what
+// everybody may know of it. Shared by timelines that have a past in common, hence shared_ptr.
+struct Segment {
+  LayerId layer{};
+  RowLayout layout;
+  std::uint32_t heads = 0, rows = 0;
+  std::uint32_t first_position = 0;
+  // [head][row]: position of a row less first_position. Empty: position order.
+  std::vector<std::uint16_t> offset;
+  std::uint32_t id = 0;  // of the page table
+
+  std::uint32_t blocks() const { return (rows + kBlockRows - 1) / kBlockRows; }
+  std::uint32_t position(std::uint32_t head, std::uint32_t row) const {
+    return first_position + (offset.empty() ? row : offset[std::size_t{head} * rows + row]);
+  }
+};
+
+// A sealed stretch of one timeline in one layer. `summaries` (null: none) are rows that stand for
+// several rows each; they are attended in place of what a selection leaves unread.
+struct Run {
+  std::shared_ptr<const Segment> rows;
+  std::shared_ptr<const Segment> summaries;
+  std::shared_ptr<const SegmentIndex> index;
+};
+
+struct Pick {
+  std::uint32_t block = 0;  // of the segment's head
+  RowSet rows = 0;
+};
+
+enum class Form : std::uint8_t { rows, summaries };
+
+// Consecutive picks in one segment. Picks ascend by block. Or every row of it.
+struct Read {
+  std::uint32_t run = 0;
+  Form form = Form::rows;
+  bool everything = false;
+  std::uint32_t first = 0, last = 0;  // of the list's picks, unless everything
+  bool weighted = false;              // log_weight has one value a picked row, from first_weight on
+  std::uint32_t first_weight = 0;
+};
+
+// What one row of a step reads in one KV head, beside its sinks and tail. Reused from step to step:
+// clear() keeps the capacity.
+struct ReadList {
+  std::vector<Read> reads;
+  std::vector<Pick> picks;
+  std::vector<float> log_weight;
+
+  void clear() {
+    reads.clear();
+    picks.clear();
+    log_weight.clear();
+  }
+};
+
+}  // namespace thermocline

@@ -1,0 +1,96 @@
+// The ledger: memory and disk are reserved here before they are taken, and every byte says what
+// for.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "kernels/base/error.h"
+#include "tiers/tier.h"
+
+namespace thermocline {
+
+// What bytes are for. The names are printed in reports and errors.
+enum class Purpose : std::uint8_t {
+  weights,    // the model
+  tail,       // raw rows that are not sealed yet
+  rows,       // sealed rows at home in the tier
+  row_cache,  // copies of rows whose home is lower
+  index,      // what retrieval searches
+  sealing,    // rows and queries on their way into segments
+  staging,    // pages on their way up
+  workspace,  // activations, scores, attention states
+  logits,
+};
+inline constexpr std::size_t kPurposes = 9;
+std::string_view name_of(Purpose purpose);
+
+class Budget;
+
+// Bytes that are promised: released when it goes. Move-only; does not outlive its Budget.
+class Reservation {
+ public:
+  Reservation() = default;
+  Reservation(Reservation&& other) noexcept;
+  Reservation& operator=(Reservation&& other) noexcept;
+  ~Reservation();
+
+  std::uint64_t bytes() const { return bytes_; }
+  Tier tier() const { return tier_; }
+  Purpose purpose() const { return purpose_; }
+  // To a new size. Growing may be refused (exhausted; the size is then what it was); shrinking is
+  // not. Not concurrently on one Reservation, and not on an empty one.
+  Status resize(std::uint64_t bytes);
+
+ private:
+  friend class Budget;
+  Reservation(Budget* budget, Tier tier, Purpose purpose, std::uint64_t bytes)
+      : budget_(budget), tier_(tier), purpose_(purpose), bytes_(bytes) {}
+
+  Budget* budget_ = nullptr;
+  Tier tier_ = Tier::host;
+  Purpose purpose_ = Purpose::workspace;
+  std::uint64_t bytes_ = 0;
+};
+
+// What one tier holds now, and the most that it held.
+struct TierUsage {
+  std::uint64_t total_bytes = 0, held_bytes = 0, peak_bytes = 0;
+  std::array<std::uint64_t, kPurposes> held{}, peak{};  // by purpose; peaks need not coincide
+
+  std::uint64_t free_bytes() const { return total_bytes - held_bytes; }
+};
+
+// Safe to call from any thread: one mutex, a leaf in the order of locks. Not for the path of a
+// token: reservations are made when a timeline starts or a segment is sealed.
+class Budget {
+ public:
+  static constexpr std::uint64_t kUnlimited = std::uint64_t{1} << 62;
+
+  explicit Budget(const std::array<std::uint64_t, kTiers>& total_bytes);
+  Budget(const Budget&) = delete;
+  Budget& operator=(const Budget&) = delete;
+  ~Budget();  // everything was given back
+
+  // exhausted: what is needed, what is free, what holds the rest, and the flag to raise.
+  Result<Reservation> reserve(Tier tier, Purpose purpose, std::uint64_t bytes);
+  TierUsage usage(Tier tier) const;
+  // free + held = total, in every tier, by counts that are kept apart.
+  void check_conservation() const;
+
+ private:
+  friend class Reservation;
+  Status grow(Tier tier, Purpose purpose, std::uint64_t bytes);
+  void shrink(Tier tier, Purpose purpose, std::uint64_t bytes);
+
+  mutable std::mutex mutex_;
+  std::array<TierUsage, kTiers> tiers_;
+  std::array<std::uint64_t, kTiers> free_;
+};
+
+}  // namespace thermocline

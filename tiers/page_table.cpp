@@ -1,0 +1,197 @@
+#include "tiers/page_table.h"
+
+#include <cstring>
+
+#include "tiers/io/checksum.h"
+
+namespace thermocline {
+namespace {
+
+constexpr std::size_t kWriteBytes = std::size_t{1} << 20;
+// No disk takes this long for one request; a wait beyond it is reported, never endless.
+constexpr std::chrono::seconds kDiskDeadline{60};
+
+}  // namespace
+
+Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& options,
+                                                     Budget* budget) {
+  if (options.disk_bytes == 0) return create(options, budget, nullptr);
+  TL_TRY_ASSIGN(ChosenSink chosen, open_sink(options.io_backend, SinkOptions{}));
+  TL_TRY_ASSIGN(auto table, create(options, budget, std::move(chosen.sink)));
+  table->io_note_ = std::move(chosen.note);
+  return table;
+}
+
+Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& options,
+                                                     Budget* budget, std::unique_ptr<Sink> sink) {
+  std::unique_ptr<PageTable> table(new PageTable);
+  table->options_ = options;
+  table->budget_ = budget;
+  table->sink_ = std::move(sink);
+  table->layers_.resize(options.layers.size());
+  std::uint64_t cached_bytes = 0;
+  for (std::size_t l = 0; l < options.layers.size(); ++l) {
+    table->layers_[l].options = options.layers[l];
+    const auto& layer = options.layers[l];
+    cached_bytes += std::uint64_t{layer.row_cache_rows} * layer.heads * layer.layout.bytes();
+  }
+  if (options.disk_bytes == 0) return table;
+
+  TL_TRY_ASSIGN(table->file_, ScratchFile::create(options.directory, options.disk_bytes));
+  TL_TRY_ASSIGN(table->staging_reservation_,
+                budget->reserve(Tier::host, Purpose::staging, options.staging_bytes));
+  TL_TRY_ASSIGN(table->staging_, Buffer::create(options.staging_bytes));
+  TL_TRY_ASSIGN(table->row_cache_reservation_,
+                budget->reserve(Tier::host, Purpose::row_cache, cached_bytes));
+  for (Layer& layer : table->layers_) {
+    const std::size_t head_bytes =
+        std::size_t{layer.options.row_cache_rows} * layer.options.layout.bytes();
+    TL_TRY_ASSIGN(layer.row_cache_bytes, Buffer::create(head_bytes * layer.options.heads));
+    for (std::uint32_t h = 0; h < layer.options.heads; ++h)
+      layer.row_cache.emplace_back(layer.row_cache_bytes.data() + h * head_bytes,
+                                   layer.options.row_cache_rows, layer.options.layout.bytes());
+  }
+  return table;
+}
+
+PageTable::~PageTable() {
+  for (const Place& place : places_) TL_CHECK(!place.used);  // a segment outlived its table
+}
+
+Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,
+                                                        std::span<const std::byte> records,
+                                                        Tier home, Purpose purpose) {
+  const std::size_t row_bytes = segment.layout.bytes();
+  TL_CHECK(records.size() == row_bytes * segment.rows * segment.heads);
+  Place place;
+  place.used = true;
+  place.home = home;
+  place.purpose = purpose;
+  place.layer = index(segment.layer);
+  place.rows = segment.rows;
+  place.head_bytes = row_bytes * segment.rows;
+  Layer& layer = layers_[place.layer];
+  if (home == Tier::host) {
+    TL_TRY_ASSIGN(place.reservation, budget_->reserve(Tier::host, purpose, records.size()));
+    TL_TRY_ASSIGN(place.host, Buffer::create(records.size()));
+    std::memcpy(place.host.data(), records.data(), records.size());
+  } else {
+    TL_CHECK(home == Tier::disk && options_.disk_bytes > 0);
+    place.head_bytes = round_up(place.head_bytes, kPageBytes);
+    place.epoch = ++epoch_;
+    const std::size_t bytes = place.head_bytes * segment.heads;
+    TL_TRY_ASSIGN(Buffer image, Buffer::create(bytes));
+    for (std::uint32_t h = 0; h < segment.heads; ++h) {
+      std::byte* head = image.data() + h * place.head_bytes;
+      const std::size_t used = row_bytes * segment.rows;
+      std::memcpy(head, records.data() + h * used, used);
+      std::memset(head + used, 0, place.head_bytes - used);
+    }
+    TL_TRY_ASSIGN(place.file_offset, file_.take(bytes));
+    place.checksum.resize(bytes / kPageBytes);
+    for (std::size_t p = 0; p < place.checksum.size(); ++p)
+      place.checksum[p] = page_checksum({image.data() + p * kPageBytes, kPageBytes},
+                                        identity(place, p));
+    if (Status written = write_home(place, image.bytes()); !written) {
+      file_.give(place.file_offset, bytes);
+      return tl::unexpected<Error>(written.error());
+    }
+    place.first_row = number_rows(&layer, segment.blocks() * kBlockRows);
+    for (std::uint32_t h = 0; h < segment.heads; ++h) {
+      RowCache& cache = layer.row_cache[h];
+      cache.grow(layer.rows_numbered);
+      for (std::uint32_t r = 0; r < segment.rows && !cache.full(); ++r)
+        if (std::byte* slot = cache.insert(place.first_row + r))
+          std::memcpy(slot, records.data() + (std::size_t{h} * segment.rows + r) * row_bytes,
+                      row_bytes);
+    }
+  }
+
+  std::uint32_t id;
+  if (free_ids_.empty()) {
+    id = static_cast<std::uint32_t>(places_.size());
+    places_.push_back(std::move(place));
+  } else {
+    id = free_ids_.back();
+    free_ids_.pop_back();
+    places_[id] = std::move(place);
+  }
+  segment.id = id;
+  return std::shared_ptr<const Segment>(new Segment(std::move(segment)),
+                                        [this](const Segment* s) {
+                                          release(s->id);
+                                          delete s;
+                                        });
+}
+
+void PageTable::release(std::uint32_t id) {
+  Place& place = places_[id];
+  if (place.home == Tier::disk) {
+    Layer& layer = layers_[place.layer];
+    const std::uint32_t numbered =
+        static_cast<std::uint32_t>(round_up(place.rows, kBlockRows));
+    for (RowCache& cache : layer.row_cache) cache.forget(place.first_row, numbered);
+    layer.free_rows.emplace_back(place.first_row, numbered);
+    file_.give(place.file_offset, place.head_bytes * layer.options.heads);
+  }
+  place = Place{};
+  free_ids_.push_back(id);
+}
+
+// Row numbers are reused first fit; what is left over of a range stays free.
+std::uint32_t PageTable::number_rows(Layer* layer, std::uint32_t rows) {
+  for (auto range = layer->free_rows.begin(); range != layer->free_rows.end(); ++range) {
+    if (range->second < rows) continue;
+    const std::uint32_t first = range->first;
+    range->first += rows;
+    range->second -= rows;
+    if (range->second == 0) layer->free_rows.erase(range);
+    return first;
+  }
+  const std::uint32_t first = layer->rows_numbered;
+  layer->rows_numbered += rows;
+  return first;
+}
+
+Status PageTable::write_home(const Place& place, std::span<const std::byte> bytes) {
+  std::vector<Transfer> transfers;
+  for (std::size_t at = 0; at < bytes.size(); at += kWriteBytes) {
+    const std::size_t size = std::min(kWriteBytes, bytes.size() - at);
+    Transfer transfer;
+    transfer.kind = Transfer::Kind::write;
+    transfer.file = file_.descriptor();
+    transfer.offset = place.file_offset + at;
+    transfer.bytes = {const_cast<std::byte*>(bytes.data()) + at, size};
+    transfer.tag = transfers.size();
+    transfers.push_back(transfer);
+  }
+  TL_TRY(sink_->submit(transfers));
+  const Deadline deadline = std::chrono::steady_clock::now() + kDiskDeadline;
+  Completion done[32];
+  Status status{};
+  for (std::size_t left = transfers.size(); left > 0;) {
+    TL_TRY_ASSIGN(const std::size_t n, sink_->poll(done, deadline));
+    if (n == 0)
+      return fail(ErrorCode::io, "scratch file: a write of ", bytes.size(), " bytes at ",
+                  place.file_offset, " did not finish within ", kDiskDeadline.count(), " s");
+    for (std::size_t i = 0; i < n; ++i)
+      if (done[i].error != 0 && status)
+        status = fail(ErrorCode::io, "scratch file: writing ",
+                      transfers[done[i].tag].bytes.size(), " bytes at ",
+                      transfers[done[i].tag].offset, " failed: ", std::strerror(done[i].error));
+    left -= n;
+  }
+  TL_TRY(status);
+  counters_.disk_bytes_written += bytes.size();
+  return {};
+}
+
+const std::byte* PageTable::host_rows(const Segment& segment, std::uint32_t head) const {
+  const Place& place = places_[segment.id];
+  TL_CHECK(place.home == Tier::host);
+  return place.host.data() + head * place.head_bytes;
+}
+
+Tier PageTable::home(const Segment& segment) const { return places_[segment.id].home; }
+
+}  // namespace thermocline

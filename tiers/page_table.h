@@ -1,0 +1,113 @@
+// The only owner of 'where is it': which bytes of which segment are where, in which tier. Segments
+// are adopted once, read through Readers, and give their space back when their last holder lets go.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/base/buffer.h"
+#include "kernels/base/error.h"
+#include "tiers/block.h"
+#include "tiers/budget.h"
+#include "tiers/io/sink.h"
+#include "tiers/row_cache.h"
+#include "tiers/store/scratch_file.h"
+#include "tiers/tier.h"
+
+namespace thermocline {
+
+class Reader;
+
+// What the table counts; it only grows.
+struct TierCounters {
+  std::uint64_t host_bytes_read = 0, disk_bytes_read = 0, disk_reads = 0, disk_bytes_written = 0;
+  std::uint64_t row_cache_hits = 0, row_cache_misses = 0;
+  std::uint64_t pages_verified = 0, pages_read_again = 0;
+  double stall_ms = 0;
+};
+
+struct PageTableOptions {
+  struct Layer {
+    RowLayout layout;
+    std::uint32_t heads = 0;
+    std::uint32_t row_cache_rows = 0;  // a head; 0: none
+  };
+  std::vector<Layer> layers;
+  std::string directory;         // of the scratch file, when disk_bytes > 0
+  std::uint64_t disk_bytes = 0;  // 0: no disk tier
+  std::string io_backend = "auto";
+  std::uint64_t staging_bytes = std::uint64_t{16} << 20;  // for reads in flight and being attended
+};
+
+// One thread drives it (the step). `budget` outlives it.
+class PageTable {
+ public:
+  static Result<std::unique_ptr<PageTable>> create(const PageTableOptions& options, Budget* budget);
+  // With an open sink of the caller's, for tests.
+  static Result<std::unique_ptr<PageTable>> create(const PageTableOptions& options, Budget* budget,
+                                                   std::unique_ptr<Sink> sink);
+  ~PageTable();
+
+  // Takes a formed segment: `records` is [heads][rows] of segment.layout. On the disk it is written
+  // and checksummed before this returns; as many of its rows as fit also enter the row cache. The
+  // segment's space is given back when the last shared_ptr goes. `purpose` tags the host's bytes.
+  Result<std::shared_ptr<const Segment>> adopt(Segment segment, std::span<const std::byte> records,
+                                               Tier home, Purpose purpose);
+
+  // Where a head's rows begin; only for segments whose home is host memory.
+  const std::byte* host_rows(const Segment& segment, std::uint32_t head) const;
+  Tier home(const Segment& segment) const;
+
+  const TierCounters& counters() const { return counters_; }
+  const std::string& io_note() const { return io_note_; }
+  std::string_view io_name() const { return sink_ ? sink_->name() : "none"; }
+
+ private:
+  friend class Reader;
+  struct Place {  // of one segment
+    Tier home = Tier::host;
+    Purpose purpose = Purpose::rows;
+    Buffer host;                        // host home: the records
+    Reservation reservation;
+    std::uint64_t file_offset = 0;      // disk home: heads follow each other, each page aligned
+    std::uint64_t head_bytes = 0;       // of a head, whole pages (disk) or exact (host)
+    std::vector<std::uint64_t> checksum;  // a page, whole segment
+    std::uint64_t epoch = 0;            // part of every page's identity
+    std::uint32_t first_row = 0;        // of the layer's dense row numbers
+    std::uint32_t layer = 0, rows = 0;
+    bool used = false;
+  };
+  struct Layer {
+    PageTableOptions::Layer options;
+    Buffer row_cache_bytes;
+    std::vector<RowCache> row_cache;    // a head
+    std::uint32_t rows_numbered = 0;
+    std::vector<std::pair<std::uint32_t, std::uint32_t>> free_rows;  // {first, count} to reuse
+  };
+
+  PageTable() = default;
+  void release(std::uint32_t id);
+  Status write_home(const Place& place, std::span<const std::byte> bytes);
+  std::uint32_t number_rows(Layer* layer, std::uint32_t rows);
+  static std::uint64_t identity(const Place& place, std::uint64_t page) {
+    return place.epoch * 0x9e3779b97f4a7c15ull + place.file_offset / kPageBytes + page;
+  }
+
+  PageTableOptions options_;
+  Budget* budget_ = nullptr;
+  ScratchFile file_;
+  Reservation row_cache_reservation_, staging_reservation_;
+  std::unique_ptr<Sink> sink_;
+  std::string io_note_;
+  Buffer staging_;
+  std::vector<Layer> layers_;
+  std::vector<Place> places_;           // by Segment::id
+  std::vector<std::uint32_t> free_ids_;
+  std::uint64_t epoch_ = 0;
+  TierCounters counters_;
+};
+
+}  // namespace thermocline

@@ -1,0 +1,131 @@
+// Reading what a layer's lists ask for, from wherever it is: folds come out in waves, those in memory
+// first, those on the disk as they arrive.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "tiers/page_table.h"
+
+namespace thermocline {
+
+// One list of a layer's step: what `list` says of `runs`, in the rows of KV head `head`.
+struct ReadRequest {
+  std::uint32_t head = 0;
+  std::span<const Run> runs;
+  const ReadList* list = nullptr;
+};
+
+// A page that was read from the disk and what its checksum must be.
+struct PageCheck {
+  const std::byte* page = nullptr;
+  std::uint64_t identity = 0, checksum = 0;
+};
+
+// A fold whose rows can all be reached. Verify its pages before attending, on the thread that does,
+// so that attention reads them from that core's cache.
+struct ReadyFold {
+  std::uint32_t list = 0, ordinal = 0;  // which list, which fold of it
+  Fold fold;
+  std::span<const PageCheck> pages;
+  std::uint32_t id = 0;                 // of the reader
+};
+bool verify(const ReadyFold& fold);
+
+enum class FoldOrder : std::uint8_t {
+  any,      // as they become ready
+  in_list,  // a list's folds in their order
+};
+
+// Belongs to the thread that drives the page table; reused from layer to layer, so it allocates
+// nothing once it has seen the longest lists. What next() gave is valid until the call after it.
+class Reader {
+ public:
+  explicit Reader(PageTable* table) : table_(*table) {}
+  ~Reader() { drain(); }
+  Reader(const Reader&) = delete;
+  Reader& operator=(const Reader&) = delete;
+
+  // Plans the folds of all lists and hands the first reads to the disk.
+  Status start(std::uint32_t layer, std::span<const ReadRequest> requests, FoldOrder order);
+  // Of request `list`: how many folds it has.
+  std::uint32_t folds(std::uint32_t list) const { return folds_of_list_[list]; }
+  // The next wave; empty when all folds have been handed out. Waits for the disk only when nothing
+  // else is ready. On an error the reading is over and start() begins anew.
+  Result<std::span<const ReadyFold>> next();
+  // For a fold whose verify() failed: reads its pages once more, at once. An error names the page
+  // when that does not help.
+  Status read_again(const ReadyFold& fold);
+
+ private:
+  struct Extent {  // one read
+    std::uint32_t fold = 0;
+    std::uint32_t bytes = 0;
+    std::uint64_t file_offset = 0;
+    std::uint64_t at = 0;        // in the fold's staging area
+    bool again = false;          // already retried
+  };
+  struct Planned {
+    ReadyFold ready;
+    std::uint32_t place = 0, head = 0, key_bytes = 0, stage = 0;
+    std::uint32_t first_view = 0, last_view = 0;
+    std::uint32_t first_patch = 0, last_patch = 0;
+    std::uint32_t first_check = 0, last_check = 0;
+    std::uint32_t first_extent = 0, last_extent = 0;
+    std::uint32_t first_miss = 0, last_miss = 0;
+    std::uint32_t rows = 0, waiting = 0;
+    std::uint64_t staging_bytes = 0, staging_at = 0;
+    bool is_ready = false;
+  };
+  struct Patch {  // a view whose address is known once the fold has staging memory
+    std::uint32_t view = 0;
+    std::int64_t offset = 0;  // of the block's row 0, from the fold's staging area
+  };
+  struct Miss {
+    std::uint32_t row = 0;    // of the segment's head
+    std::uint64_t at = 0;     // in the fold's staging area
+  };
+  struct Stage {  // of the staging ring, oldest first
+    std::uint64_t begin = 0, end = 0;
+    bool retired = false;
+  };
+
+  void plan(std::uint32_t list, const ReadRequest& request);
+  void plan_rows(const Segment& segment, std::uint32_t list, std::uint32_t head,
+                 std::uint32_t block, RowSet rows, const float* log_weight, bool keep);
+  void open_fold(const Segment& segment, std::uint32_t list, std::uint32_t head);
+  void add_host_rows(Planned* fold, std::uint32_t block, RowSet rows, const float* log_weight);
+  void add_disk_rows(Planned* fold, std::uint32_t block, RowSet rows, const float* log_weight,
+                     bool keep);
+  void add_view(const Planned& fold, const std::byte* row0, RowSet rows, const float* log_weight);
+  std::uint64_t stage_page(Planned* fold, std::uint64_t page);
+  Status submit();
+  bool take_staging(Planned* fold);
+  Status complete(const Completion& completion);
+  Status wait_for_some();
+  void retire();
+  void drain();
+
+  PageTable& table_;
+  std::uint32_t layer_ = 0;
+  FoldOrder order_ = FoldOrder::any;
+  std::vector<Planned> planned_;
+  std::vector<std::uint32_t> folds_of_list_, first_of_list_, cursor_of_list_;
+  std::vector<BlockView> views_;
+  std::vector<Patch> patches_;
+  std::vector<PageCheck> checks_;
+  std::vector<std::uint64_t> check_at_;  // of each check's page, in the fold's staging area
+  std::vector<Extent> extents_;
+  std::vector<Miss> misses_;
+  std::vector<Stage> stages_;
+  std::size_t oldest_stage_ = 0;
+  std::vector<std::uint32_t> ready_ids_;   // FoldOrder::any: ready, not yet handed out
+  std::vector<ReadyFold> wave_;
+  std::vector<Transfer> transfers_;
+  std::uint32_t next_to_submit_ = 0;
+  std::size_t handed_out_ = 0;
+  bool open_ = false;  // the last planned fold may take more rows
+};
+
+}  // namespace thermocline
