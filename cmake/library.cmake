@@ -1,6 +1,7 @@
 # The one library that users link: every room's objects together, its public headers, and the two
 # ways to find it when installed: find_package(thermocline) and pkg-config.
 include(CMakePackageConfigHelpers)
+include(cmake/version.cmake)
 
 add_library(thermocline)
 add_library(thermocline::thermocline ALIAS thermocline)
@@ -37,7 +38,7 @@ configure_package_config_file(cmake/thermocline-config.cmake.in
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/thermocline-config-version.cmake
                                  COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/thermocline-config.cmake
-              ${PROJECT_BINARY_DIR}/thermocline-config-version.cmake
+              ${PROJECT_BINARY_DIR}/thermocline-config-version.cmake cmake/FindDNNL.cmake
         DESTINATION ${package_directory})
 
 # The .pc file counts from where it lies, so that an installed tree may be moved.

@@ -17,10 +17,11 @@ endif()
 # The answer is part of the contract: no reassociation beyond what the kernels write themselves.
 add_compile_options(-ffp-contract=off)
 
+list(APPEND CMAKE_MODULE_PATH ${PROJECT_SOURCE_DIR}/cmake)  # FindDNNL
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 find_package(TBB REQUIRED)
-find_package(dnnl REQUIRED)
+find_package(DNNL MODULE REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(Boost REQUIRED COMPONENTS program_options)
 pkg_check_modules(uring REQUIRED IMPORTED_TARGET liburing)
