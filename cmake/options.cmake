@@ -18,16 +18,11 @@ endif()
 # The answer is part of the contract: no reassociation beyond what the kernels write themselves.
 add_compile_options(-ffp-contract=off)
 
+list(APPEND CMAKE_MODULE_PATH ${PROJECT_SOURCE_DIR}/cmake)  # FindDNNL
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 find_package(TBB REQUIRED)
-# Debian's dnnl-config.cmake asks for OpenCL's headers, which nothing here needs.
-find_path(DNNL_INCLUDE_DIR oneapi/dnnl/dnnl.h REQUIRED)
-find_library(DNNL_LIBRARY dnnl REQUIRED)
-find_package(OpenMP REQUIRED)  # Debian's dnnl runs on it; each caller sets its own thread count to 1
-add_library(DNNL::dnnl INTERFACE IMPORTED)
-target_include_directories(DNNL::dnnl INTERFACE ${DNNL_INCLUDE_DIR})
-target_link_libraries(DNNL::dnnl INTERFACE ${DNNL_LIBRARY} OpenMP::OpenMP_CXX)
+find_package(DNNL MODULE REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(Boost REQUIRED COMPONENTS program_options)
 pkg_check_modules(uring REQUIRED IMPORTED_TARGET liburing)
