@@ -47,11 +47,15 @@ endif()
 message(STATUS "CUDA: ${THERMOCLINE_CUDA_FOUND} (asked for: ${THERMOCLINE_CUDA}${cuda_note})")
 
 if(THERMOCLINE_CUDA_FOUND)
+  # CMake 3.25 takes the standard from C++, and does not know how nvcc spells it.
+  if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+  endif()
   # Host code in .cu files gets the host's warnings, without those that nvcc's own output raises
-  # (-Wpedantic). CMake 3.25 ignores CMAKE_CUDA_STANDARD 20. What the device multiplies and adds in
-  # one rounding is written as fmaf, never chosen by the compiler. std::span and std::popcount are
-  # constexpr: that is what lets device code use the shared headers.
-  set(THERMOCLINE_CUDA_OPTIONS -std=c++20 --expt-relaxed-constexpr --fmad=false
+  # (-Wpedantic). What the device multiplies and adds in one rounding is written as fmaf, never
+  # chosen by the compiler. std::span's members are constexpr: relaxed, device code may call them.
+  set(THERMOCLINE_CUDA_OPTIONS --expt-relaxed-constexpr --fmad=false
       -Xcompiler=-Wall,-Wextra,-Wshadow)
   if(THERMOCLINE_WERROR)
     list(APPEND THERMOCLINE_CUDA_OPTIONS -Werror=all-warnings)

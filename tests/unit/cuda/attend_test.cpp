@@ -89,7 +89,8 @@ State oracle(const float* query, HeadShape shape, const std::vector<const Blocks
         scores.push_back(score);
         values.push_back(key + shape.key_dim);
         state.max = std::max(state.max, score);
-        state.largest_terms = std::max(state.largest_terms, terms + std::abs(score));
+        if (std::isfinite(score))
+          state.largest_terms = std::max(state.largest_terms, terms + std::abs(score));
       }
     }
   }

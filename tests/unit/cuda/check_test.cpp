@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <string>
 #include <type_traits>
 #include <utility>
 
@@ -20,7 +21,10 @@ TEST(Check, FailureNamesTheCallAndTheCause) {
 }
 
 TEST(Check, TakesTheThreadsLastErrorBack) {
-  // Fails with and without a device: there is no device 12345.
+  // Without a driver every call fails alike, those that read the last error too.
+  int devices = 0;
+  const Status found = check(cudaGetDeviceCount(&devices), "cudaGetDeviceCount");
+  if (!found) GTEST_SKIP() << found.error().message;
   const cudaError_t code = cudaSetDevice(12345);
   ASSERT_NE(code, cudaSuccess);
   ASSERT_NE(cudaPeekAtLastError(), cudaSuccess);
@@ -48,11 +52,10 @@ TEST(Stream, IsAnErrorWithoutADevice) {
   int devices = 0;
   if (cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0)
     GTEST_SKIP() << "there is a device";
-  static_cast<void>(cudaGetLastError());
   const Result<Stream> stream = Stream::create();
   ASSERT_FALSE(stream.has_value());
   EXPECT_EQ(stream.error().code, ErrorCode::not_found) << stream.error().message;
-  EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess);
+  EXPECT_NE(stream.error().message.find("creating a stream: "), std::string::npos);
 }
 
 }  // namespace
