@@ -11,12 +11,14 @@ if(THERMOCLINE_WERROR)
   list(APPEND THERMOCLINE_WARNINGS -Werror)
 endif()
 if(THERMOCLINE_SANITIZE)
-  add_compile_options(-fsanitize=${THERMOCLINE_SANITIZE} -fno-sanitize-recover=all
-                      -fno-omit-frame-pointer)
+  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${THERMOCLINE_SANITIZE}>
+                      $<$<COMPILE_LANGUAGE:CXX>:-fno-sanitize-recover=all>
+                      $<$<COMPILE_LANGUAGE:CXX>:-fno-omit-frame-pointer>)
   add_link_options(-fsanitize=${THERMOCLINE_SANITIZE})
 endif()
 # The answer is part of the contract: no reassociation beyond what the kernels write themselves.
-add_compile_options(-ffp-contract=off)
+# (nvcc takes no such flags; cmake/cuda.cmake has its own.)
+add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>)
 
 list(APPEND CMAKE_MODULE_PATH ${PROJECT_SOURCE_DIR}/cmake)  # FindDNNL
 find_package(PkgConfig REQUIRED)
