@@ -5,8 +5,8 @@ set(THERMOCLINE_SANITIZE "" CACHE STRING "Sanitizers, for example address,undefi
 set(THERMOCLINE_CUDA AUTO CACHE STRING "CUDA kernels: AUTO, ON or OFF")
 set_property(CACHE THERMOCLINE_CUDA PROPERTY STRINGS AUTO ON OFF)
 
-# -Wrestrict: g++ 12 reports string concatenation that it inlined (GCC bug 105329).
-set(THERMOCLINE_WARNINGS -Wno-restrict -Wall -Wextra -Wpedantic -Wshadow)
+# g++ 12 reports string and vector operations that it inlined itself (GCC bugs 105329, 105762).
+set(THERMOCLINE_WARNINGS -Wno-restrict -Wno-stringop-overflow -Wall -Wextra -Wpedantic -Wshadow)
 if(THERMOCLINE_WERROR)
   list(APPEND THERMOCLINE_WARNINGS -Werror)
 endif()

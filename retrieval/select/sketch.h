@@ -32,7 +32,7 @@ class SketchSelector final : public Selector {
   static Result<std::unique_ptr<SketchSelector>> create(const SketchOptions& options,
                                                         const CpuTable& cpu);
 
-  SelectorFacts facts() const override { return {.order = "cluster"}; }
+  SelectorFacts facts() const override { return {.name = "sketch", .order = "cluster"}; }
   Result<Formation> form(const Sealing& sealing, const Workers& workers) const override;
   // A run without a sketch (formed by another method) is read whole, above the budget.
   Chosen choose(HeadShape shape, std::span<const ListQuery> lists, const SummaryRows& summaries,

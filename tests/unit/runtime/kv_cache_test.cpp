@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdio>
+#include <cstring>
 #include <filesystem>
 
 #include "kernels/base/workers.h"
@@ -84,7 +84,9 @@ class Driver {
       }
       all.insert(all.end(), out.begin(), out.end());
     }
-    if (bound > 0) EXPECT_LT(worst, bound);
+    if (bound > 0) {
+      EXPECT_LT(worst, bound);
+    }
     const Status committed = cache->commit();
     EXPECT_TRUE(committed) << (committed ? "" : committed.error().message);
     return all;
