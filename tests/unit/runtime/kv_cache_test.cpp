@@ -169,25 +169,40 @@ TEST(KvCache, SlidingWindowsRefuseToRewindBeyondWhatTheyKept) {
   driver.advance({&text}, 4, kBound);
 }
 
+// A host budget that leaves room for so many thousandths of the rows, beside what must be there.
+std::uint64_t host_bytes(CacheOptions options, std::uint64_t cached_permille) {
+  options.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+  options.tiers.host_bytes = kAutoBytes;
+  const auto plan = KvCache::plan(options);
+  EXPECT_TRUE(plan);
+  std::uint64_t fixed = 0, rows = 0;
+  for (const MemoryLine& line : plan->lines) {
+    if (line.tier == "disk") rows += line.bytes;
+    if (line.tier == "host" && line.purpose != "row cache") fixed += line.bytes;
+  }
+  return fixed + rows * cached_permille / 1000;
+}
+
 TEST(KvCache, PlacementNeverChangesAnAnswer) {
   struct Weather {
-    std::uint64_t host, disk;
+    std::uint32_t cached_permille;  // of the rows, in host memory; 1000 without a disk: their home
+    std::uint64_t disk;
     int threads;
     const char* backend;
   };
-  const std::uint64_t fixed = std::uint64_t{22} << 20;  // tails, staging, sealing of this cache
-  const Weather weathers[] = {
-      {kAutoBytes, 0, 1, "auto"},           {kAutoBytes, 0, 2, "auto"},
-      {fixed, 64 << 20, 2, "uring"},        {fixed, 64 << 20, 1, "threads"},
-      {fixed + (1 << 20), 64 << 20, 2, "uring"}, {kAutoBytes, 64 << 20, 2, "auto"}};
+  const std::uint64_t disk = 64 << 20;
+  const Weather weathers[] = {{1000, 0, 1, "auto"},     {1000, 0, 2, "auto"},
+                              {0, disk, 2, "uring"},    {0, disk, 1, "threads"},
+                              {500, disk, 2, "uring"},  {500, disk, 1, "threads"},
+                              {30, disk, 2, "uring"},   {1000, disk, 2, "auto"}};
   for (const char* method : {"exact", "sketch"}) {
     std::vector<float> first;
     for (const Weather& weather : weathers) {
       auto options = options_for({layer(6, 2, 64), layer(4, 2, 32)}, 3000);
       options.max_timelines = 1;
       options.method = method;
-      options.tiers.host_bytes = weather.host;
       options.tiers.disk_bytes = weather.disk;
+      if (weather.disk > 0) options.tiers.host_bytes = host_bytes(options, weather.cached_permille);
       options.tiers.io_backend = weather.backend;
       Driver driver(options, weather.threads, 7);
       ASSERT_TRUE(driver.cache) << method;
@@ -202,8 +217,9 @@ TEST(KvCache, PlacementNeverChangesAnAnswer) {
       const CacheReport report = driver.cache->report();
       if (weather.disk > 0) {
         EXPECT_GT(report.disk_bytes_written, 0u);
-        EXPECT_GT(report.disk_bytes_read, 0u) << method << " on " << weather.backend;
-        EXPECT_GT(report.pages_verified, 0u);
+        EXPECT_EQ(report.disk_bytes_read > 0, weather.cached_permille < 1000) << method;
+        EXPECT_EQ(report.pages_verified > 0, weather.cached_permille < 1000) << method;
+        EXPECT_EQ(report.row_cache_hits > 0, weather.cached_permille > 0) << method;
       } else {
         EXPECT_GT(report.host_bytes_read, 0u);
       }
@@ -212,7 +228,7 @@ TEST(KvCache, PlacementNeverChangesAnAnswer) {
       } else {
         ASSERT_EQ(all.size(), first.size());
         EXPECT_EQ(std::memcmp(all.data(), first.data(), all.size() * sizeof(float)), 0)
-            << method << ", host " << weather.host << ", disk " << weather.disk << ", "
+            << method << ", cached " << weather.cached_permille << ", disk " << weather.disk << ", "
             << weather.threads << " threads, " << weather.backend;
       }
     }
