@@ -148,8 +148,8 @@ Result<std::unique_ptr<SketchSelector>> SketchSelector::create(const SketchOptio
     return refuse("group_iterations", k.group_iterations, "[0, 100]");
   if (k.cluster_iterations < 0 || k.cluster_iterations > 100)
     return refuse("cluster_iterations", k.cluster_iterations, "[0, 100]");
-  if (k.final_passes < 1 || k.final_passes > 100)
-    return refuse("final_passes", k.final_passes, "[1, 100]");
+  if (k.searched_groups < 1 || k.searched_groups > 1000)
+    return refuse("searched_groups", k.searched_groups, "[1, 1000]");
   return std::unique_ptr<SketchSelector>(new SketchSelector(options, cpu));
 }
 
