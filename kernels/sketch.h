@@ -29,17 +29,32 @@ struct SketchQuery {
 };
 
 struct SketchOps {
+  // score[h * stride + r] = query h . key r for the f16 keys of `count` rows, `row_bytes` apart;
+  // query is [heads][key_dim], key_dim a multiple of 16.
+  void (*exact)(const std::byte* keys, std::size_t row_bytes, std::size_t count,
+                std::size_t key_dim, const float* query, int heads, float* score,
+                std::size_t stride);
   // score[h * stride + r] = base[h * stride + r] + query h . sketch of row first + r, for rows
-  // [first, first + count), first a multiple of kSketchGroup. score may be base.
+  // [first, first + count), first a multiple of kSketchGroup. score may be base. Codes and scales
+  // are those of whole groups.
   void (*score)(const std::uint8_t* codes, const f16* scales, std::size_t key_dim,
                 std::size_t first, std::size_t count, const SketchQuery* queries, int heads,
                 const float* base, float* score, std::size_t stride);
-  // In place: score -> e^(score - max) for `count` values; returns max and sum.
+  // Codes rows [first, first + count): residual [count][key_dim] is rotated already. Codes and scale
+  // are fitted to each other in turns. A row that is not finite gets a scale of 0 or the largest.
+  void (*encode)(const float* residual, std::size_t key_dim, std::size_t first, std::size_t count,
+                 std::uint8_t* codes, f16* scales);
+  // In place: score -> e^(score - max) for `count` values; returns max and sum. No values, or only
+  // -inf: max -inf, sum 0.
   void (*weigh)(float* score, std::size_t count, float* max, float* sum);
 };
 
 // In place fast Walsh-Hadamard transform, orthonormal, of the largest power of two that divides n,
 // block by block (n = 96: three blocks of 32).
 void hadamard(float* x, std::size_t n);
+
+// rotated [key_dim] is scratch; code [key_dim] is where the result points.
+SketchQuery prepare_query(const float* query, std::size_t key_dim, float* rotated,
+                          std::int8_t* code);
 
 }  // namespace thermocline

@@ -66,6 +66,7 @@ Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,
   Place place;
   place.used = true;
   place.home = home;
+  place.purpose = purpose;
   place.layer = index(segment.layer);
   place.rows = segment.rows;
   place.head_bytes = row_bytes * segment.rows;

@@ -69,6 +69,7 @@ class PageTable {
   friend class Reader;
   struct Place {  // of one segment
     Tier home = Tier::host;
+    Purpose purpose = Purpose::rows;
     Buffer host;                        // host home: the records
     Reservation reservation;
     std::uint64_t file_offset = 0;      // disk home: heads follow each other, each page aligned

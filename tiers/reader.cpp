@@ -148,7 +148,9 @@ void Reader::add_host_rows(Planned* fold, std::uint32_t block, RowSet rows,
   const std::size_t row_bytes = fold->ready.fold.key_stride;
   add_view(*fold, place.host.data() + fold->head * place.head_bytes + block * kBlockRows * row_bytes,
            rows, log_weight);
-  table_.counters_.host_bytes_read += count(rows) * row_bytes;
+  // Summaries are part of an index, and counted by who scanned it.
+  if (place.purpose == Purpose::rows)
+    table_.counters_.host_bytes_read += count(rows) * row_bytes;
 }
 
 // Row by row: from the row cache, or from a page that is to be read. Rows in sequence that have one

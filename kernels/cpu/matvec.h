@@ -9,15 +9,7 @@
 #include <cstddef>
 
 #include "kernels/cpu/vec.h"
-#include "kernels/format/floats.h"
-#include "kernels/format/q4_0.h"
-#include "kernels/format/q4_1.h"
-#include "kernels/format/q4_k.h"
-#include "kernels/format/q5_0.h"
-#include "kernels/format/q5_1.h"
-#include "kernels/format/q5_k.h"
-#include "kernels/format/q6_k.h"
-#include "kernels/format/q8_0.h"
+#include "kernels/format/visit.h"
 #include "kernels/matvec.h"
 
 namespace thermocline {
@@ -184,7 +176,7 @@ void dequantize_floats(const std::byte* row, std::size_t cols, float* out) {
     for (std::size_t i = c; i < c + 32; i += V::lanes) V::store(out + i, V::load(value + i));
 }
 
-// --- Tiling and choice of the format -------------------------------------------------------------
+// --- Tiles and formats ---------------------------------------------------------------------------
 
 template <typename V, typename Format, int R, int T>
 inline void multiply_one(const WeightView& w, std::size_t r, const Activations& x, std::size_t t,
@@ -211,24 +203,6 @@ void multiply_format(const WeightView& w, std::size_t first, std::size_t last,
   std::size_t r = first;
   for (; r + kRows <= last; r += kRows) multiply_rows<V, Format, kRows>(w, r, x, out);
   for (; r < last; ++r) multiply_rows<V, Format, 1>(w, r, x, out);
-}
-
-// Calls visit(Format{}) for the format of `type`.
-template <typename Visit>
-inline void visit_format(WeightType type, const Visit& visit) {
-  switch (type) {
-    case WeightType::f32: return visit(F32{});
-    case WeightType::f16: return visit(F16{});
-    case WeightType::bf16: return visit(BF16{});
-    case WeightType::q4_0: return visit(Q4_0{});
-    case WeightType::q4_1: return visit(Q4_1{});
-    case WeightType::q5_0: return visit(Q5_0{});
-    case WeightType::q5_1: return visit(Q5_1{});
-    case WeightType::q8_0: return visit(Q8_0{});
-    case WeightType::q4_k: return visit(Q4K{});
-    case WeightType::q5_k: return visit(Q5K{});
-    case WeightType::q6_k: return visit(Q6K{});
-  }
 }
 
 template <typename V>

@@ -9,6 +9,8 @@
 #include "kernels/base/error.h"
 #include "kernels/dense.h"
 #include "kernels/matvec.h"
+#include "kernels/nearest.h"
+#include "kernels/sketch.h"
 
 namespace thermocline {
 
@@ -17,6 +19,8 @@ struct CpuTable {
   AttendOps attend;
   DenseOps dense;
   MatvecOps matvec;
+  NearestOps nearest;
+  SketchOps sketch;
 };
 
 // Every table of this build, plainest first, runnable here or not.

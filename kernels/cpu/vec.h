@@ -19,6 +19,11 @@
 //   nibbles(const uint8_t* p, out): 16 bytes: first their low halves, then their high halves
 //   bits(const uint8_t* p, value, out): 4 bytes: word i is `value` where bit i is set, else 0
 //   halves(a, b, out): 16 words a, then 16 words b
+// and for 2-bit codes, four bytes a lane in B:
+//   B load_bytes(const uint8_t* p); B quad(const int8_t* p): four bytes, in every lane
+//   B crumbs<s>(B v): bits 2 s and 2 s + 1 of each byte
+//   I dot4(I sums, B codes, B quad): adds each lane's four products of codes 0 to 3 and quad's bytes
+//   -127 to 127; I dot4_total(I sums): the 32-bit lanes of at most 32 such sums, from izero() on
 // Sums over lanes are taken in a fixed order, so a kernel's bits depend on the Vec alone.
 #pragma once
 

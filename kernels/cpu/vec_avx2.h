@@ -108,6 +108,24 @@ struct VecAvx2 {
   static I madd(I a, I b) { return _mm256_madd_epi16(a, b); }
   static I add32(I a, I b) { return _mm256_add_epi32(a, b); }
   static F to_float(I sums) { return _mm256_cvtepi32_ps(sums); }
+  using B = __m256i;
+  static B load_bytes(const std::uint8_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static B quad(const std::int8_t* p) {
+    int four;
+    __builtin_memcpy(&four, p, 4);
+    return _mm256_set1_epi32(four);
+  }
+  template <int s>
+  static B crumbs(B v) {
+    return _mm256_and_si256(_mm256_srli_epi16(v, 2 * s), _mm256_set1_epi8(3));
+  }
+  // 16-bit sums: a lane's half gains at most 2 * 3 * 127 a term.
+  static I dot4(I sums, B codes, B quad) {
+    return _mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, quad));
+  }
+  static I dot4_total(I sums) { return _mm256_madd_epi16(sums, _mm256_set1_epi16(1)); }
   static float to_float(f16 h) { return _cvtsh_ss(h.bits); }
 };
 

@@ -105,6 +105,21 @@ struct VecAvx512 {
   static I madd(I a, I b) { return _mm512_madd_epi16(a, b); }
   static I add32(I a, I b) { return _mm512_add_epi32(a, b); }
   static F to_float(I sums) { return _mm512_cvtepi32_ps(sums); }
+  using B = __m512i;
+  static B load_bytes(const std::uint8_t* p) {
+    return _mm512_loadu_si512(reinterpret_cast<const void*>(p));
+  }
+  static B quad(const std::int8_t* p) {
+    int four;
+    __builtin_memcpy(&four, p, 4);
+    return _mm512_set1_epi32(four);
+  }
+  template <int s>
+  static B crumbs(B v) {
+    return _mm512_and_si512(_mm512_srli_epi16(v, 2 * s), _mm512_set1_epi8(3));
+  }
+  static I dot4(I sums, B codes, B quad) { return _mm512_dpbusd_epi32(sums, codes, quad); }
+  static I dot4_total(I sums) { return sums; }
   static float to_float(f16 h) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h.bits))); }
 };
 

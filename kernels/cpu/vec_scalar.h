@@ -68,6 +68,21 @@ struct VecScalar {
   static I madd(I x, I y) { return {x.a * y.a + x.b * y.b, 0}; }
   static I add32(I x, I y) { return {x.a + y.a, 0}; }
   static F to_float(I sums) { return static_cast<float>(sums.a); }
+  struct B {
+    std::int32_t b[4];
+  };
+  static B load_bytes(const std::uint8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
+  static B quad(const std::int8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
+  template <int s>
+  static B crumbs(B v) {
+    for (std::int32_t& byte : v.b) byte = byte >> (2 * s) & 3;
+    return v;
+  }
+  static I dot4(I sums, B codes, B quad) {
+    for (int j = 0; j < 4; ++j) sums.a += codes.b[j] * quad.b[j];
+    return sums;
+  }
+  static I dot4_total(I sums) { return sums; }
   static float to_float(f16 h) { return thermocline::to_float(h); }
 };
 

@@ -10,7 +10,7 @@
 //   scales<V>(block)         every group's scale and offset
 //   words<V>(block, g, out)  group g's words, in kRegisters<V> registers: |word| <= kLargestWord
 // and, where the definition rounds otherwise than scale * word + offset does, dequantize<V>. Then
-// it has a line in weight.cpp's table and one in matvec.h's switch. Weights that are floats
+// it has a line in weight.cpp's table and one in visit.h's switch. Weights that are floats
 // (floats.h) have no groups.
 #pragma once
 

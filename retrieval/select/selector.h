@@ -19,6 +19,7 @@ namespace thermocline {
 
 // Facts about a selector that decide how it composes with the other choices.
 struct SelectorFacts {
+  std::string name;                     // as a method file says it: "sketch"
   std::string order = "position";       // in which it stores rows: "position" or its own
   std::string watches = "nothing";      // what it must see of attention: nothing, last window, ...
   bool keys_in_memory = false;          // whether it needs exact keys to search

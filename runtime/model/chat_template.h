@@ -9,15 +9,11 @@
 #include <vector>
 
 #include "kernels/base/error.h"
+#include "runtime/chat_message.h"
 
 namespace thermocline {
 
 class GgufFile;
-
-struct ChatMessage {
-  std::string role;  // "system", "user", "assistant"
-  std::string content;
-};
 
 // Whether the text ends by opening the assistant's turn.
 enum class GenerationPrompt : std::uint8_t { no, yes };

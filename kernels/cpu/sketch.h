@@ -1,0 +1,239 @@
+// SketchOps over a Vec. Lanes are rows: a word of codes gives four channels of as many rows as there
+// are lanes, which one instruction multiplies by four of the query's channels. The unpacked codes
+// are shared by the query heads.
+#pragma once
+
+#include <limits>
+
+#include "kernels/cpu/vec.h"
+#include "kernels/sketch.h"
+
+namespace thermocline {
+namespace {
+
+template <typename V>
+struct Sketch {
+  using F = typename V::F;
+  using I = typename V::I;
+  using B = typename V::B;
+  static constexpr int L = V::lanes;
+  static constexpr int kParts = kSketchGroup / L;  // registers a group's rows take
+  static constexpr std::size_t kWordBytes = 4 * kSketchGroup;
+  // Words of codes before 16-bit sums may overflow: 32 terms a half lane of at most 762.
+  static constexpr std::size_t kWordsAtOnce = 8;
+  static constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+  template <int heads, int s>
+  static void add_quads(const B (&word)[kParts], const SketchQuery* queries, std::size_t channel,
+                        I (&sums)[heads][kParts]) {
+    B codes[kParts];
+    for (int p = 0; p < kParts; ++p) codes[p] = V::template crumbs<s>(word[p]);
+    for (int h = 0; h < heads; ++h) {
+      const B quad = V::quad(queries[h].code + channel + 4 * s);
+      for (int p = 0; p < kParts; ++p) sums[h][p] = V::dot4(sums[h][p], codes[p], quad);
+    }
+  }
+
+  // The integer dot products of one group with `heads` queries.
+  template <int heads>
+  static void group_dots(const std::uint8_t* group, std::size_t words, const SketchQuery* queries,
+                         I (&total)[heads][kParts]) {
+    for (int h = 0; h < heads; ++h)
+      for (int p = 0; p < kParts; ++p) total[h][p] = V::izero();
+    for (std::size_t from = 0; from < words; from += kWordsAtOnce) {
+      const std::size_t to = from + kWordsAtOnce < words ? from + kWordsAtOnce : words;
+      I sums[heads][kParts];
+      for (int h = 0; h < heads; ++h)
+        for (int p = 0; p < kParts; ++p) sums[h][p] = V::izero();
+      for (std::size_t w = from; w < to; ++w) {
+        B word[kParts];
+        for (int p = 0; p < kParts; ++p)
+          word[p] = V::load_bytes(group + w * kWordBytes + std::size_t(p) * 4 * L);
+        add_quads<heads, 0>(word, queries, 16 * w, sums);
+        add_quads<heads, 1>(word, queries, 16 * w, sums);
+        add_quads<heads, 2>(word, queries, 16 * w, sums);
+        add_quads<heads, 3>(word, queries, 16 * w, sums);
+      }
+      for (int h = 0; h < heads; ++h)
+        for (int p = 0; p < kParts; ++p)
+          total[h][p] = V::add32(total[h][p], V::dot4_total(sums[h][p]));
+    }
+  }
+
+  template <int heads>
+  static void score_heads(const std::uint8_t* codes, const f16* scales, std::size_t key_dim,
+                          std::size_t first, std::size_t count, const SketchQuery* queries,
+                          const float* base, float* score, std::size_t stride) {
+    const std::size_t words = key_dim / 16;
+    F scale[heads], middle[heads];
+    for (int h = 0; h < heads; ++h) {
+      scale[h] = V::set(queries[h].scale);
+      middle[h] = V::set(kSketchOffset * static_cast<float>(queries[h].sum));
+    }
+    for (std::size_t r = 0; r < count; r += kSketchGroup) {
+      I dots[heads][kParts];
+      group_dots<heads>(codes + (first + r) * key_dim / 4, words, queries, dots);
+      for (int p = 0; p < kParts; ++p) {
+        const std::size_t row = r + std::size_t(p) * L;
+        if (row >= count) break;
+        const F row_scale = V::load(scales + first + row);
+        const int rows = count - row < std::size_t(L) ? static_cast<int>(count - row) : L;
+        for (int h = 0; h < heads; ++h) {
+          const F dot = V::mul(V::sub(V::to_float(dots[h][p]), middle[h]), scale[h]);
+          const std::size_t at = std::size_t(h) * stride + row;
+          if (rows == L)
+            V::store(score + at, V::fma(dot, row_scale, V::load(base + at)));
+          else
+            V::store_tail(score + at, V::fma(dot, row_scale, V::load_tail(base + at, rows)), rows);
+        }
+      }
+    }
+  }
+
+  static void score(const std::uint8_t* codes, const f16* scales, std::size_t key_dim,
+                    std::size_t first, std::size_t count, const SketchQuery* queries, int heads,
+                    const float* base, float* out, std::size_t stride) {
+    int h = 0;
+    const auto at = [&](int head) { return std::size_t(head) * stride; };
+    for (; h + 4 <= heads; h += 4)
+      score_heads<4>(codes, scales, key_dim, first, count, queries + h, base + at(h), out + at(h),
+                     stride);
+    switch (heads - h) {
+      case 3:
+        score_heads<3>(codes, scales, key_dim, first, count, queries + h, base + at(h),
+                       out + at(h), stride);
+        break;
+      case 2:
+        score_heads<2>(codes, scales, key_dim, first, count, queries + h, base + at(h),
+                       out + at(h), stride);
+        break;
+      case 1:
+        score_heads<1>(codes, scales, key_dim, first, count, queries + h, base + at(h),
+                       out + at(h), stride);
+        break;
+      default: break;
+    }
+  }
+
+  template <int heads>
+  static void exact_heads(const std::byte* keys, std::size_t row_bytes, std::size_t count,
+                          std::size_t key_dim, const float* query, float* score,
+                          std::size_t stride) {
+    for (std::size_t r = 0; r < count; ++r) {
+      const f16* key = reinterpret_cast<const f16*>(keys + r * row_bytes);
+      F sum[heads];
+      for (int h = 0; h < heads; ++h) sum[h] = V::zero();
+      for (std::size_t i = 0; i < key_dim; i += L) {
+        const F k = V::load(key + i);
+        for (int h = 0; h < heads; ++h)
+          sum[h] = V::fma(k, V::load(query + std::size_t(h) * key_dim + i), sum[h]);
+      }
+      for (int h = 0; h < heads; ++h) score[std::size_t(h) * stride + r] = V::sum(sum[h]);
+    }
+  }
+
+  static void exact(const std::byte* keys, std::size_t row_bytes, std::size_t count,
+                    std::size_t key_dim, const float* query, int heads, float* out,
+                    std::size_t stride) {
+    int h = 0;
+    const auto at = [&](int head) { return query + std::size_t(head) * key_dim; };
+    const auto to = [&](int head) { return out + std::size_t(head) * stride; };
+    for (; h + 4 <= heads; h += 4)
+      exact_heads<4>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
+    switch (heads - h) {
+      case 3: exact_heads<3>(keys, row_bytes, count, key_dim, at(h), to(h), stride); break;
+      case 2: exact_heads<2>(keys, row_bytes, count, key_dim, at(h), to(h), stride); break;
+      case 1: exact_heads<1>(keys, row_bytes, count, key_dim, at(h), to(h), stride); break;
+      default: break;
+    }
+  }
+
+  static F absolute(F x) { return V::where_negative(x, V::sub(V::zero(), x), x); }
+  // Of the two magnitudes that codes stand for, 0.5 and 1.5 scales, the one nearer to |x|.
+  static F magnitude(F x, F scale) {
+    return V::where_negative(V::sub(scale, absolute(x)), V::set(1.5f), V::set(0.5f));
+  }
+
+  // The least-squares scale for the codes that the scale before chose.
+  static float fitted_scale(const float* x, std::size_t key_dim, float before) {
+    F along = V::zero(), length = V::zero();
+    for (std::size_t i = 0; i < key_dim; i += L) {
+      const F value = V::load(x + i);
+      const F m = magnitude(value, V::set(before));
+      along = V::fma(absolute(value), m, along);
+      length = V::fma(m, m, length);
+    }
+    return V::sum(along) / V::sum(length);
+  }
+
+  static f16 best_scale(const float* x, std::size_t key_dim) {
+    constexpr int kRounds = 4;
+    constexpr float kSmallest = 6.103515625e-5f, kLargest = 65504.0f;  // of normal f16
+    F squares = V::zero();
+    for (std::size_t i = 0; i < key_dim; i += L)
+      squares = V::fma(V::load(x + i), V::load(x + i), squares);
+    // The best step for normally distributed values is their deviation, almost.
+    float scale = std::sqrt(V::sum(squares) / static_cast<float>(key_dim));
+    for (int round = 0; round < kRounds && scale > 0.0f; ++round)
+      scale = fitted_scale(x, key_dim, scale);
+    if (!(scale >= kSmallest)) return to_f16(0.0f);  // NaN too
+    return to_f16(scale < kLargest ? scale : kLargest);
+  }
+
+  static void encode(const float* residual, std::size_t key_dim, std::size_t first,
+                     std::size_t count, std::uint8_t* codes, f16* scales) {
+    for (std::size_t r = 0; r < count; ++r, residual += key_dim) {
+      const std::size_t row = first + r;
+      scales[row] = best_scale(residual, key_dim);
+      const F scale = V::set(to_float(scales[row]));
+      std::uint8_t* out = codes + row / kSketchGroup * kSketchGroup * key_dim / 4 +
+                          row % kSketchGroup * 4;
+      for (std::size_t word = 0; word < key_dim; word += 16, out += kWordBytes) {
+        alignas(64) float code[16];
+        for (std::size_t i = 0; i < 16; i += L) {
+          const F value = V::load(residual + word + i);
+          const F m = magnitude(value, scale);
+          const F middle = V::set(kSketchOffset);
+          V::store(code + i, V::where_negative(value, V::sub(middle, m), V::add(middle, m)));
+        }
+        for (int j = 0; j < 4; ++j)
+          out[j] = static_cast<std::uint8_t>(static_cast<int>(
+              code[j] + 4.0f * code[4 + j] + 16.0f * code[8 + j] + 64.0f * code[12 + j]));
+      }
+    }
+  }
+
+  static void weigh(float* score, std::size_t count, float* max, float* sum) {
+    const std::size_t whole = count / L * L;
+    const int rest = static_cast<int>(count - whole);
+    F most = V::set(kNone);
+    for (std::size_t r = 0; r < whole; r += L) most = V::max(most, V::load(score + r));
+    float largest = V::largest(most);
+    for (std::size_t r = whole; r < count; ++r) largest = score[r] > largest ? score[r] : largest;
+
+    const F shift = V::set(largest);
+    const auto weight = [&](F s) {
+      return V::keep_where_above(s, kNone, exp_nonpositive<V>(V::sub(s, shift)));
+    };
+    F total = V::zero();
+    for (std::size_t r = 0; r < whole; r += L) {
+      const F e = weight(V::load(score + r));
+      V::store(score + r, e);
+      total = V::add(total, e);
+    }
+    *sum = V::sum(total);
+    if (rest > 0) {
+      V::store_tail(score + whole, weight(V::load_tail(score + whole, rest)), rest);
+      for (std::size_t r = whole; r < count; ++r) *sum += score[r];
+    }
+    *max = largest;
+  }
+};
+
+template <typename V>
+constexpr SketchOps make_sketch() {
+  return {&Sketch<V>::exact, &Sketch<V>::score, &Sketch<V>::encode, &Sketch<V>::weigh};
+}
+
+}  // namespace
+}  // namespace thermocline

@@ -1,0 +1,16 @@
+// Reads every row: exact attention, and what every other selector is measured against.
+#pragma once
+
+#include "retrieval/select/selector.h"
+
+namespace thermocline {
+
+class EverythingSelector final : public Selector {
+ public:
+  SelectorFacts facts() const override { return {.name = "everything"}; }
+  Result<Formation> form(const Sealing&, const Workers&) const override { return Formation{}; }
+  Chosen choose(HeadShape shape, std::span<const ListQuery> lists, const SummaryRows& summaries,
+                const Workers& workers, std::span<ReadList> out) override;
+};
+
+}  // namespace thermocline

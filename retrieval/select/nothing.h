@@ -1,0 +1,16 @@
+// Reads no sealed row: sinks and tail alone. The floor that a selection has to beat.
+#pragma once
+
+#include "retrieval/select/selector.h"
+
+namespace thermocline {
+
+class NothingSelector final : public Selector {
+ public:
+  SelectorFacts facts() const override { return {.name = "nothing"}; }
+  Result<Formation> form(const Sealing&, const Workers&) const override { return Formation{}; }
+  Chosen choose(HeadShape shape, std::span<const ListQuery> lists, const SummaryRows& summaries,
+                const Workers& workers, std::span<ReadList> out) override;
+};
+
+}  // namespace thermocline
