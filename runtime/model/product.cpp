@@ -1,6 +1,9 @@
 #include "runtime/model/product.h"
 
 #include <algorithm>
+#include <mutex>
+
+#include "kernels/gemm.h"
 
 namespace thermocline {
 namespace {
@@ -9,12 +12,9 @@ namespace {
 // splits and what a task costs does not show.
 constexpr std::size_t kTaskWeights = std::size_t{1} << 16;
 
-std::size_t tile_rows(std::size_t cols) {
+std::size_t tile_rows(std::size_t x_rows, std::size_t cols) {
+  if (x_rows > kFewRows) return kGemmTileRows;
   return std::clamp<std::size_t>(round_up(kTaskWeights / cols, 8), 8, 512);
-}
-std::size_t tiles(const WeightView& w) {
-  const std::size_t rows = tile_rows(w.cols);
-  return (w.rows + rows - 1) / rows;
 }
 
 void add_bias(std::span<const float> bias, std::size_t first, std::size_t last,
@@ -24,13 +24,25 @@ void add_bias(std::span<const float> bias, std::size_t first, std::size_t last,
     for (std::size_t r = first; r < last; ++r) out.row(t)[r] += bias[r];
 }
 
-auto function_of(Activation activation, const DenseOps& dense) {
-  return activation == Activation::silu ? dense.silu_mul : dense.gelu_mul;
-}
+// The first error of many threads.
+class FirstError {
+ public:
+  void note(Status status) {
+    if (status) return;
+    const std::lock_guard lock(mutex_);
+    if (first_) first_ = std::move(status);
+  }
+  Status take() { return std::move(first_); }
+
+ private:
+  std::mutex mutex_;
+  Status first_;
+};
 
 }  // namespace
 
-Result<ProductScratch> ProductScratch::create(const Machine&, std::size_t rows, std::size_t cols) {
+Result<ProductScratch> ProductScratch::create(const Machine& machine, std::size_t rows,
+                                              std::size_t cols) {
   ProductScratch scratch;
   const std::size_t few = std::min(rows, kFewRows);
   const std::size_t values = round_up(few * cols * sizeof(std::int16_t), 64);
@@ -40,48 +52,74 @@ Result<ProductScratch> ProductScratch::create(const Machine&, std::size_t rows, 
   scratch.rounded_.value = reinterpret_cast<std::int16_t*>(memory);
   scratch.rounded_.scale = reinterpret_cast<float*>(memory + values);
   scratch.rounded_.sum = reinterpret_cast<float*>(memory + values + scales);
+  if (rows <= kFewRows) return scratch;
+  for (int t = 0; t < machine.workers->threads(); ++t) {
+    TL_TRY_ASSIGN(Buffer panel, Buffer::create(gemm_scratch(cols) * sizeof(float)));
+    scratch.panels_.push_back(std::move(panel));
+  }
   return scratch;
 }
 
-const Activations& ProductScratch::round(const Machine& machine, MatView<const float> x) {
-  rounded_.real = x;
-  machine.cpu->matvec.round_activations(rounded_);
-  return rounded_;
-}
-
-void ProductScratch::multiply(const Machine& machine, MatView<const float> x,
-                              std::span<const Product> products) {
-  const Activations& rounded = round(machine, x);
+// Calls body(i, tile) for every tile of every weight: one region for all.
+template <typename Body>
+Status ProductScratch::for_tiles(const Machine& machine, MatView<const float> x,
+                                 std::span<const WeightView> weights, const Body& body) {
+  if (x.rows() <= kFewRows) {
+    rounded_.real = x;
+    machine.cpu->matvec.round_activations(rounded_);
+  }
+  const std::size_t rows = tile_rows(x.rows(), x.cols());
+  const auto tiles = [&](const WeightView& w) { return (w.rows + rows - 1) / rows; };
   std::size_t count = 0;
-  for (const Product& p : products) count += tiles(p.weight);
-  machine.workers->parallel(count, 1, [&](std::size_t first_tile, std::size_t last_tile) {
-    std::size_t base = 0;
-    for (const Product& p : products) {
-      const std::size_t rows = tile_rows(p.weight.cols), end = base + tiles(p.weight);
-      const std::size_t from = std::max(first_tile, base), to = std::min(last_tile, end);
-      if (from < to) {
-        const std::size_t first = (from - base) * rows;
-        const std::size_t last = std::min((to - base) * rows, p.weight.rows);
-        machine.cpu->matvec.multiply(p.weight, first, last, rounded, p.out);
-        add_bias(p.bias, first, last, p.out);
-      }
-      base = end;
+  for (const WeightView& w : weights) count += tiles(w);
+  FirstError error;
+  machine.workers->parallel(count, 1, [&](std::size_t at, std::size_t last) {
+    for (; at < last; ++at) {
+      std::size_t i = 0, tile = at;
+      for (; tile >= tiles(weights[i]); ++i) tile -= tiles(weights[i]);
+      error.note(body(i, Tile{tile * rows, std::min((tile + 1) * rows, weights[i].rows)}));
     }
   });
+  return error.take();
 }
 
-void ProductScratch::multiply_gated(const Machine& machine, MatView<const float> x,
-                                    WeightView gate, WeightView up, Activation activation,
-                                    MatView<float> up_rows, MatView<float> out) {
-  const Activations& rounded = round(machine, x);
-  const auto act = function_of(activation, machine.cpu->dense);
-  machine.workers->parallel(tiles(gate), 1, [&](std::size_t first_tile, std::size_t last_tile) {
-    const std::size_t rows = tile_rows(gate.cols);
-    const std::size_t first = first_tile * rows, last = std::min(last_tile * rows, gate.rows);
-    machine.cpu->matvec.multiply(gate, first, last, rounded, out);
-    machine.cpu->matvec.multiply(up, first, last, rounded, up_rows);
+Status ProductScratch::multiply_tile(const Machine& machine, WeightView w, Tile tile,
+                                     MatView<const float> x, MatView<float> out) {
+  if (x.rows() <= kFewRows) {
+    machine.cpu->matvec.multiply(w, tile.first, tile.last, rounded_, out);
+    return {};
+  }
+  return gemm_tile(machine.cpu->matvec, w, tile.first / kGemmTileRows, x, out,
+                   panels_[Workers::slot()].as<float>());
+}
+
+Status ProductScratch::multiply(const Machine& machine, MatView<const float> x,
+                                std::span<const Product> products) {
+  std::array<WeightView, kMaxProducts> weights;
+  TL_CHECK(products.size() <= weights.size());
+  std::transform(products.begin(), products.end(), weights.begin(),
+                 [](const Product& p) { return p.weight; });
+  return for_tiles(machine, x, std::span(weights).first(products.size()),
+                   [&](std::size_t i, Tile tile) -> Status {
+                     const Product& p = products[i];
+                     TL_TRY(multiply_tile(machine, p.weight, tile, x, p.out));
+                     add_bias(p.bias, tile.first, tile.last, p.out);
+                     return {};
+                   });
+}
+
+Status ProductScratch::multiply_gated(const Machine& machine, MatView<const float> x,
+                                      WeightView gate, WeightView up, Activation activation,
+                                      MatView<float> up_rows, MatView<float> out) {
+  const DenseOps& dense = machine.cpu->dense;
+  const auto act = activation == Activation::silu ? dense.silu_mul : dense.gelu_mul;
+  return for_tiles(machine, x, {&gate, 1}, [&](std::size_t, Tile tile) -> Status {
+    TL_TRY(multiply_tile(machine, gate, tile, x, out));
+    TL_TRY(multiply_tile(machine, up, tile, x, up_rows));
     for (std::size_t t = 0; t < x.rows(); ++t)
-      act(out.row(t) + first, up_rows.row(t) + first, last - first, out.row(t) + first);
+      act(out.row(t) + tile.first, up_rows.row(t) + tile.first, tile.last - tile.first,
+          out.row(t) + tile.first);
+    return {};
   });
 }
 

@@ -8,7 +8,6 @@
 #include <numbers>
 #include <set>
 
-#include "kernels/cpu/table.h"
 #include "runtime/model/gguf.h"
 #include "runtime/model/weights.h"
 #include "tests/support/tiny_model.h"
@@ -37,8 +36,7 @@ Status read_all(const TinyModel& model) {
   const Bytes bytes = model.bytes();
   TL_TRY_ASSIGN(const GgufFile file, GgufFile::parse(bytes, "tiny.gguf"));
   TL_TRY_ASSIGN(const ModelSpec spec, ModelSpec::read(file, {}));
-  TL_TRY_ASSIGN(const CpuTable* cpu, choose_cpu_table("scalar"));
-  TL_TRY(Weights::read(file, spec, cpu->matvec));
+  TL_TRY(Weights::read(file, spec));
   return {};
 }
 
@@ -65,8 +63,7 @@ TEST(Model, WeightsAreCountedAndTied) {
   const Bytes bytes = tiny.bytes();
   const auto file = GgufFile::parse(bytes, "tiny.gguf");
   const auto spec = ModelSpec::read(*file, {});
-  const MatvecOps& matvec = (*choose_cpu_table("scalar"))->matvec;
-  const auto tied = Weights::read(*file, *spec, matvec);
+  const auto tied = Weights::read(*file, *spec);
   ASSERT_TRUE(tied) << tied.error().message;
   EXPECT_EQ(tied->output.data, tied->embedding.data);
   EXPECT_EQ(tied->vocabulary(), 40u);
@@ -78,7 +75,7 @@ TEST(Model, WeightsAreCountedAndTied) {
   tiny.tensors["output.weight"] = {WeightType::f16, {64, 40}};
   const Bytes untied_bytes = tiny.bytes();
   const auto untied_file = GgufFile::parse(untied_bytes, "tiny.gguf");
-  const auto untied = Weights::read(*untied_file, *spec, matvec);
+  const auto untied = Weights::read(*untied_file, *spec);
   ASSERT_TRUE(untied) << untied.error().message;
   EXPECT_EQ(untied->output.type, WeightType::f16);
 }
@@ -137,8 +134,9 @@ TEST(Model, UsersScaleTheContext) {
   EXPECT_EQ(linear->context, 1024u);
   EXPECT_FLOAT_EQ(linear->layers[0].rope.inverse_frequency[0], 0.25f);
   // The scale alone means linear, as in llama.cpp.
-  EXPECT_FLOAT_EQ(read_spec(tiny, scaled(RopeScaling::from_model, 0.5f))
-                      ->layers[0].rope.inverse_frequency[0], 0.5f);
+  EXPECT_FLOAT_EQ(
+      read_spec(tiny, scaled(RopeScaling::from_model, 0.5f))->layers[0].rope.inverse_frequency[0],
+      0.5f);
   EngineOptions base;
   base.rope_freq_base = 1e6f;
   EXPECT_FLOAT_EQ(read_spec(tiny, base)->layers[0].rope.inverse_frequency[4], 1e-3f);
@@ -179,8 +177,7 @@ TEST(Model, YarnSqueezesLowFrequenciesOnly) {
   for (std::size_t i = 0; i < 8; ++i) {
     const double plain = std::pow(10000.0, -double(i) / 8);
     const double ramp = i <= 2 ? 0.0 : i >= 6 ? 1.0 : (double(i) - low) / (high - low);
-    EXPECT_FLOAT_EQ(rope.inverse_frequency[i],
-                    static_cast<float>(plain * (ramp * 0.25 + 1 - ramp)))
+    EXPECT_FLOAT_EQ(rope.inverse_frequency[i], static_cast<float>(plain * (ramp * 0.25 + 1 - ramp)))
         << i;
   }
 }
@@ -225,16 +222,13 @@ TEST(Model, HostileFilesAreRefusedInOneLine) {
       {"more heads than width", corrupt, "key_length", set(a + "attention.head_count", 128u)},
       {"heads overflow", corrupt, "head_count",
        set(a + "attention.head_count", std::uint64_t{1} << 32)},
-      {"kv heads do not divide", corrupt, "multiple of",
-       set(a + "attention.head_count_kv", 3u)},
+      {"kv heads do not divide", corrupt, "multiple of", set(a + "attention.head_count_kv", 3u)},
       {"kv heads 0", corrupt, "head_count_kv", set(a + "attention.head_count_kv", 0u)},
-      {"more kv heads than heads", corrupt, "multiple of",
-       set(a + "attention.head_count_kv", 8u)},
+      {"more kv heads than heads", corrupt, "multiple of", set(a + "attention.head_count_kv", 8u)},
       {"key size not of 16", unsupported, "key_length", set(a + "attention.key_length", 24u)},
       {"key size wrong", corrupt, "attn_q.weight", set(a + "attention.key_length", 32u)},
       {"value size huge", corrupt, "value_length", set(a + "attention.value_length", 1u << 31)},
-      {"value size not of 16", unsupported, "value_length",
-       set(a + "attention.value_length", 8u)},
+      {"value size not of 16", unsupported, "value_length", set(a + "attention.value_length", 8u)},
       {"value size wrong", corrupt, "attn_v.weight", set(a + "attention.value_length", 32u)},
       {"feed forward 0", corrupt, "feed_forward_length", set(a + "feed_forward_length", 0u)},
       {"feed forward wrong", corrupt, "ffn_gate.weight", set(a + "feed_forward_length", 128u)},
@@ -246,8 +240,7 @@ TEST(Model, HostileFilesAreRefusedInOneLine) {
        set(a + "attention.layer_norm_rms_epsilon", std::string("1e-5"))},
       {"scale infinite", corrupt, "attention.scale", set(a + "attention.scale", INFINITY)},
       {"context 0", corrupt, "context_length", set(a + "context_length", 0u)},
-      {"context beyond 31 bits", corrupt, "context_length",
-       set(a + "context_length", 0x80000000u)},
+      {"context beyond 31 bits", corrupt, "context_length", set(a + "context_length", 0x80000000u)},
       {"rope odd", corrupt, "dimension_count", set(a + "rope.dimension_count", 7u)},
       {"rope 0", corrupt, "dimension_count", set(a + "rope.dimension_count", 0u)},
       {"rope beyond the head", corrupt, "dimension_count", set(a + "rope.dimension_count", 32u)},
@@ -256,8 +249,7 @@ TEST(Model, HostileFilesAreRefusedInOneLine) {
       {"rope scaling unknown", unsupported, "linear and yarn",
        set(a + "rope.scaling.type", std::string("longrope"))},
       {"rope factor negative", corrupt, "scaling.factor", set(a + "rope.scaling.factor", -4.0f)},
-      {"rope divisors of the wrong size", corrupt, "rope_freqs",
-       shape("rope_freqs.weight", {4})},
+      {"rope divisors of the wrong size", corrupt, "rope_freqs", shape("rope_freqs.weight", {4})},
       {"rope divisors not positive", corrupt, "rope_freqs", shape("rope_freqs.weight", {8})},
       {"experts", unsupported, "experts", set(a + "expert_count", 8u)},
       {"not causal", unsupported, "causal", set(a + "attention.causal", false)},
@@ -270,6 +262,10 @@ TEST(Model, HostileFilesAreRefusedInOneLine) {
       {"no output norm", not_found, "output_norm.weight", drop("output_norm.weight")},
       {"norm is a matrix", corrupt, "attn_norm.weight", shape("blk.1.attn_norm.weight", {64, 1})},
       {"norm too short", corrupt, "ffn_norm.weight", shape("blk.0.ffn_norm.weight", {32})},
+      {"norm in blocks", unsupported, "attn_norm.weight",
+       [](TinyModel& m) {
+         m.tensors["blk.0.attn_norm.weight"] = {WeightType::q8_0, {64}};
+       }},
       {"no q", not_found, "blk.0.attn_q.weight", drop("blk.0.attn_q.weight")},
       {"q transposed", corrupt, "attn_k.weight", shape("blk.0.attn_k.weight", {32, 64})},
       {"no gate", not_found, "ffn_gate.weight", drop("blk.1.ffn_gate.weight")},
@@ -298,11 +294,11 @@ TEST(Model, HostileFilesAreRefusedInOneLine) {
 }
 
 TEST(Model, WhatAnArchitectureNeedsMustBeThere) {
-  for (const auto& [architecture, tensor] : std::vector<std::pair<std::string, std::string>>{
-           {"qwen2", "attn_k.bias"},
-           {"qwen3", "attn_k_norm.weight"},
-           {"gemma3", "attn_q_norm.weight"},
-           {"gemma3", "post_ffw_norm.weight"}}) {
+  for (const auto& [architecture, tensor] :
+       std::vector<std::pair<std::string, std::string>>{{"qwen2", "attn_k.bias"},
+                                                        {"qwen3", "attn_k_norm.weight"},
+                                                        {"gemma3", "attn_q_norm.weight"},
+                                                        {"gemma3", "post_ffw_norm.weight"}}) {
     TinyModel model = TinyModel::make(architecture);
     model.tensors.erase("blk.1." + tensor);
     const Status status = read_all(model);
