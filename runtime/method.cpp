@@ -150,8 +150,9 @@ po::options_description known_parameters() {
 }
 
 std::string known_list() {
+  const po::options_description known = known_parameters();
   std::string list;
-  for (const auto& option : known_parameters().options())
+  for (const auto& option : known.options())
     list += (list.empty() ? "" : ", ") + option->long_name();
   return list;
 }
