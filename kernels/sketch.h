@@ -40,6 +40,10 @@ struct SketchOps {
   void (*score)(const std::uint8_t* codes, const f16* scales, std::size_t key_dim,
                 std::size_t first, std::size_t count, const SketchQuery* queries, int heads,
                 const float* base, float* score, std::size_t stride);
+  // Codes rows [first, first + count): residual [count][key_dim] is rotated already. Codes and scale
+  // are fitted to each other in turns. A row that is not finite gets a scale of 0 or the largest.
+  void (*encode)(const float* residual, std::size_t key_dim, std::size_t first, std::size_t count,
+                 std::uint8_t* codes, f16* scales);
   // In place: score -> e^(score - max) for `count` values; returns max and sum. No values, or only
   // -inf: max -inf, sum 0.
   void (*weigh)(float* score, std::size_t count, float* max, float* sum);
@@ -48,11 +52,6 @@ struct SketchOps {
 // In place fast Walsh-Hadamard transform, orthonormal, of the largest power of two that divides n,
 // block by block (n = 96: three blocks of 32).
 void hadamard(float* x, std::size_t n);
-
-// Codes one row: x is its rotated residual. Codes and scale are fitted to each other in turns. Not
-// finite: its scale is 0 or as large as it may be, its codes are any.
-void encode_sketch(const float* x, std::size_t key_dim, std::size_t row, std::uint8_t* codes,
-                   f16* scales);
 
 // rotated [key_dim] is scratch; code [key_dim] is where the result points.
 SketchQuery prepare_query(const float* query, std::size_t key_dim, float* rotated,

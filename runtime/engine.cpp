@@ -24,13 +24,13 @@ struct OpenModel {
   Tokenizer tokenizer;
   Weights weights;
 
-  static Result<OpenModel> open(const EngineOptions& options, const CpuTable& cpu);
+  static Result<OpenModel> open(const EngineOptions& options);
 };
 
-Result<OpenModel> OpenModel::open(const EngineOptions& options, const CpuTable& cpu) {
+Result<OpenModel> OpenModel::open(const EngineOptions& options) {
   TL_TRY_ASSIGN(GgufFile file, GgufFile::open(options.model_path));
   TL_TRY_ASSIGN(ModelSpec spec, ModelSpec::read(file, options));
-  TL_TRY_ASSIGN(Weights weights, Weights::read(file, spec, cpu.matvec));
+  TL_TRY_ASSIGN(Weights weights, Weights::read(file, spec));
   TL_TRY_ASSIGN(Tokenizer tokenizer, Tokenizer::create(file));
   if (tokenizer.size() != weights.vocabulary())
     return fail(ErrorCode::corrupt, file.name(), ": the tokenizer has ", tokenizer.size(),
@@ -123,11 +123,10 @@ Status Engine::Impl::place(std::span<const Feed> feeds) {
   const KvCache* cache = feeds[0].timeline ? feeds[0].timeline->cache() : nullptr;
   for (const Feed& feed : feeds) {
     TL_TRY(check_cache(feed.timeline, cache));
-    const auto before = std::count_if(at.begin(), at.end(), [&](const Token& t) {
-      return t.timeline == feed.timeline->id();
-    });
-    at.push_back({feed.timeline->id(),
-                  feed.timeline->length() + static_cast<std::uint32_t>(before)});
+    const auto before = std::count_if(
+        at.begin(), at.end(), [&](const Token& t) { return t.timeline == feed.timeline->id(); });
+    at.push_back(
+        {feed.timeline->id(), feed.timeline->length() + static_cast<std::uint32_t>(before)});
     tokens.push_back(feed.token);
   }
   return check_tokens(tokens);
@@ -138,7 +137,7 @@ Engine::~Engine() = default;
 
 Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options) {
   TL_TRY_ASSIGN(const CpuTable* cpu, choose_cpu_table(options.isa));
-  TL_TRY_ASSIGN(OpenModel model, OpenModel::open(options, *cpu));
+  TL_TRY_ASSIGN(OpenModel model, OpenModel::open(options));
   auto impl = std::make_unique<Impl>(std::move(model), options.threads, *cpu);
   TL_TRY_ASSIGN(impl->rows, RowState::create(impl->model.spec, kMaxStepRows));
   TL_TRY_ASSIGN(impl->scratch, LayerScratch::create(impl->view(), kMaxStepRows));
@@ -160,8 +159,8 @@ std::vector<std::pair<std::string, std::string>> Engine::metadata() const {
 std::vector<std::pair<std::string, std::string>> Engine::tensors() const {
   std::vector<std::pair<std::string, std::string>> lines;
   for (const TensorInfo& tensor : impl_->model.file.tensors())
-    lines.emplace_back(tensor.name, std::string(thermocline::info(tensor.type).name) + " " +
-                                        tensor.shape());
+    lines.emplace_back(tensor.name,
+                       std::string(thermocline::info(tensor.type).name) + " " + tensor.shape());
   return lines;
 }
 

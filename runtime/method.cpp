@@ -77,10 +77,9 @@ Result<std::unique_ptr<Base>> make_plain(const Parameters&, const CpuTable&) {
 Result<std::unique_ptr<Selector>> make_sketch_selector(const Parameters& p, const CpuTable& cpu) {
   SketchOptions options;
   TL_TRY_ASSIGN(options.share, p.number("select.share", options.share, 0, 1));
-  TL_TRY_ASSIGN(options.min_rows, p.integer("select.min_rows", options.min_rows, 0, 1u << 20));
+  TL_TRY_ASSIGN(options.min_rows, p.integer("select.min_rows", options.min_rows, 1, 1u << 20));
   TL_TRY_ASSIGN(options.cluster, p.integer("select.cluster", options.cluster, 4, 256));
-  TL_TRY_ASSIGN(options.iterations, p.integer("select.iterations", options.iterations, 1, 50));
-  TL_TRY_ASSIGN(auto made, Sketch::create(options, cpu));
+  TL_TRY_ASSIGN(auto made, SketchSelector::create(options, cpu));
   return std::unique_ptr<Selector>(std::move(made));
 }
 
@@ -96,9 +95,9 @@ const std::vector<Choice<Retainer>>& retainers() {
 }
 const std::vector<Choice<Selector>>& selectors() {
   static const std::vector<Choice<Selector>> shelf = {
-      {"everything", {}, make_plain<Everything, Selector>},
-      {"nothing", {}, make_plain<Nothing, Selector>},
-      {"sketch", {"share", "min_rows", "cluster", "iterations"}, make_sketch_selector}};
+      {"everything", {}, make_plain<EverythingSelector, Selector>},
+      {"nothing", {}, make_plain<NothingSelector, Selector>},
+      {"sketch", {"share", "min_rows", "cluster"}, make_sketch_selector}};
   return shelf;
 }
 const std::vector<Choice<Placer>>& placers() {
@@ -151,8 +150,9 @@ po::options_description known_parameters() {
 }
 
 std::string known_list() {
+  const po::options_description known = known_parameters();
   std::string list;
-  for (const auto& option : known_parameters().options())
+  for (const auto& option : known.options())
     list += (list.empty() ? "" : ", ") + option->long_name();
   return list;
 }

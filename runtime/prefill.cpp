@@ -71,28 +71,39 @@ class SpanPass {
       const LayerId layer{l};
       const Projection projection = memory_.rows.projection(model_.layer(layer), rows);
       const MatView<float> mixed = memory_.rows.mixed(model_.layer(layer), rows);
-      TL_TRY(for_grid(first, first + rows, kChunkPositions, [&](auto at, auto count) {
-        work_.project(layer, some(hidden, at - first, count),
-                      some(projection, at - first, count));
-        return meter_.advance(0);
-      }));
+      TL_TRY(project(layer, first, hidden, projection));
       TL_TRY(cache.append(layer, projection.k, projection.v));
       TL_TRY(cache.attend(layer, projection.q, mixed));
-      TL_TRY(for_grid(first, first + rows, kChunkPositions, [&](auto at, auto count) {
-        work_.finish(layer, some(mixed, at - first, count), some(hidden, at - first, count));
-        return meter_.advance(count);
-      }));
+      TL_TRY(finish(layer, first, mixed, hidden));
     }
     if (options_.all_logits) TL_TRY(hand_out(first, hidden));
     if (!logits.empty()) {
       const MatView<float> last(logits.data(), 1, logits.size());
-      work_.head(some(hidden, rows - 1, 1), last);
+      TL_TRY(work_.head(some(hidden, rows - 1, 1), last));
       TL_TRY(check_logits(last));
     }
     return pending.commit();
   }
 
  private:
+  Status project(LayerId layer, std::uint32_t first, MatView<float> hidden,
+                 const Projection& projection) {
+    const std::uint32_t last = first + static_cast<std::uint32_t>(hidden.rows());
+    return for_grid(first, last, kChunkPositions, [&](auto at, auto count) -> Status {
+      TL_TRY(work_.project(layer, some(hidden, at - first, count),
+                           some(projection, at - first, count)));
+      return meter_.advance(0);
+    });
+  }
+
+  Status finish(LayerId layer, std::uint32_t first, MatView<float> mixed, MatView<float> hidden) {
+    const std::uint32_t last = first + static_cast<std::uint32_t>(hidden.rows());
+    return for_grid(first, last, kChunkPositions, [&](auto at, auto count) -> Status {
+      TL_TRY(work_.finish(layer, some(mixed, at - first, count), some(hidden, at - first, count)));
+      return meter_.advance(count);
+    });
+  }
+
   Status hand_out(std::uint32_t first, MatView<float> hidden) {
     const std::size_t vocabulary = model_.weights->vocabulary();
     const std::uint32_t rows = static_cast<std::uint32_t>(
@@ -103,7 +114,7 @@ class SpanPass {
     const std::uint32_t last = first + static_cast<std::uint32_t>(hidden.rows());
     return for_grid(first, last, rows, [&](auto at, auto count) -> Status {
       const MatView<float> logits(memory_.logits.as<float>().data(), count, vocabulary);
-      work_.head(some(hidden, at - first, count), logits);
+      TL_TRY(work_.head(some(hidden, at - first, count), logits));
       TL_TRY(check_logits(logits));
       options_.all_logits(at, logits);
       return {};

@@ -62,8 +62,7 @@ void Sampler::collect(std::span<const float> logits) {
     const Candidate candidate{penalized(logits[t], t), static_cast<int>(t)};
     if (candidates_.size() < k) {
       candidates_.push_back(candidate);
-      if (candidates_.size() == k)
-        std::make_heap(candidates_.begin(), candidates_.end(), better);
+      if (candidates_.size() == k) std::make_heap(candidates_.begin(), candidates_.end(), better);
     } else if (better(candidate, candidates_.front())) {
       std::pop_heap(candidates_.begin(), candidates_.end(), better);
       candidates_.back() = candidate;

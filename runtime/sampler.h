@@ -15,7 +15,7 @@ struct SamplingOptions {
   float top_p = 0.95f;       // 1: all
   float min_p = 0.05f;       // 0: all
   float repeat_penalty = 1.0f;
-  int repeat_last_n = 64;    // tokens that the penalty looks at; -1: all
+  int repeat_last_n = 64;  // tokens that the penalty looks at; -1: all
   std::uint64_t seed = 0;
 };
 

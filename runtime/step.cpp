@@ -17,12 +17,12 @@ Status step(const Model& model, KvCache& cache, std::span<const Token> at,
     const LayerId layer{l};
     const Projection projection = rows.projection(model.layer(layer), tokens.size());
     const MatView<float> mixed = rows.mixed(model.layer(layer), tokens.size());
-    work.project(layer, hidden, projection);
+    TL_TRY(work.project(layer, hidden, projection));
     TL_TRY(cache.append(layer, projection.k, projection.v));
     TL_TRY(cache.attend(layer, projection.q, mixed));
-    work.finish(layer, mixed, hidden);
+    TL_TRY(work.finish(layer, mixed, hidden));
   }
-  work.head(hidden, logits);
+  TL_TRY(work.head(hidden, logits));
   TL_TRY(check_logits(logits));
   return pending.commit();
 }

@@ -21,6 +21,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/view.h"
+#include "runtime/chat_message.h"
 #include "runtime/kv_cache.h"
 #include "runtime/sampler.h"
 
@@ -52,11 +53,6 @@ struct ModelInfo {
                                                           // any scaling asked for
   std::uint64_t kv_bytes_per_token = 0;                   // f16, full-attention layers
   bool has_chat_template = false;
-};
-
-struct ChatMessage {
-  std::string role;  // system, user, assistant
-  std::string content;
 };
 
 // Bytes to text as tokens arrive: never half a character.

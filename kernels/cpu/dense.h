@@ -122,8 +122,16 @@ void to_half(const float* x, std::size_t n, void* out) {
 }
 
 template <typename V>
+void from_half(const void* x, std::size_t n, float* out) {
+  const f16* half = static_cast<const f16*>(x);
+  std::size_t i = 0;
+  for (; i + V::lanes <= n; i += V::lanes) V::store(out + i, V::load(half + i));
+  for (; i < n; ++i) out[i] = to_float(half[i]);
+}
+
+template <typename V>
 constexpr DenseOps make_dense() {
-  return {rms_norm<V>, rope<V>, add<V>, scale<V>, silu_mul<V>, gelu_mul<V>, to_half<V>};
+  return {rms_norm<V>, rope<V>, add<V>, scale<V>, silu_mul<V>, gelu_mul<V>, to_half<V>, from_half<V>};
 }
 
 }  // namespace

@@ -57,7 +57,9 @@ struct Nearest {
       for (std::size_t i = 1; i < kCentrePanel; ++i)
         if (best[r][i] > best[r][at] || (best[r][i] == best[r][at] && which[r][i] < which[r][at]))
           at = i;
-      nearest[r] = static_cast<std::uint32_t>(which[r][at]);
+      // Rows that are not numbers compare as they like.
+      const std::uint32_t found = static_cast<std::uint32_t>(which[r][at]);
+      nearest[r] = found < centres ? found : static_cast<std::uint32_t>(centres - 1);
     }
   }
 

@@ -148,6 +148,61 @@ struct Sketch {
     }
   }
 
+  static F absolute(F x) { return V::where_negative(x, V::sub(V::zero(), x), x); }
+  // Of the two magnitudes that codes stand for, 0.5 and 1.5 scales, the one nearer to |x|.
+  static F magnitude(F x, F scale) {
+    return V::where_negative(V::sub(scale, absolute(x)), V::set(1.5f), V::set(0.5f));
+  }
+
+  // The least-squares scale for the codes that the scale before chose.
+  static float fitted_scale(const float* x, std::size_t key_dim, float before) {
+    F along = V::zero(), length = V::zero();
+    for (std::size_t i = 0; i < key_dim; i += L) {
+      const F value = V::load(x + i);
+      const F m = magnitude(value, V::set(before));
+      along = V::fma(absolute(value), m, along);
+      length = V::fma(m, m, length);
+    }
+    return V::sum(along) / V::sum(length);
+  }
+
+  static f16 best_scale(const float* x, std::size_t key_dim) {
+    constexpr int kRounds = 4;
+    constexpr float kSmallest = 6.103515625e-5f, kLargest = 65504.0f;  // of normal f16
+    F squares = V::zero();
+    for (std::size_t i = 0; i < key_dim; i += L)
+      squares = V::fma(V::load(x + i), V::load(x + i), squares);
+    // The best step for normally distributed values is their deviation, almost.
+    float scale = std::sqrt(V::sum(squares) / static_cast<float>(key_dim));
+    for (int round = 0; round < kRounds && scale > 0.0f; ++round)
+      scale = fitted_scale(x, key_dim, scale);
+    if (!(scale >= kSmallest)) return to_f16(0.0f);  // NaN too
+    return to_f16(scale < kLargest ? scale : kLargest);
+  }
+
+  static void encode(const float* residual, std::size_t key_dim, std::size_t first,
+                     std::size_t count, std::uint8_t* codes, f16* scales) {
+    for (std::size_t r = 0; r < count; ++r, residual += key_dim) {
+      const std::size_t row = first + r;
+      scales[row] = best_scale(residual, key_dim);
+      const F scale = V::set(to_float(scales[row]));
+      std::uint8_t* out = codes + row / kSketchGroup * kSketchGroup * key_dim / 4 +
+                          row % kSketchGroup * 4;
+      for (std::size_t word = 0; word < key_dim; word += 16, out += kWordBytes) {
+        alignas(64) float code[16];
+        for (std::size_t i = 0; i < 16; i += L) {
+          const F value = V::load(residual + word + i);
+          const F m = magnitude(value, scale);
+          const F middle = V::set(kSketchOffset);
+          V::store(code + i, V::where_negative(value, V::sub(middle, m), V::add(middle, m)));
+        }
+        for (int j = 0; j < 4; ++j)
+          out[j] = static_cast<std::uint8_t>(static_cast<int>(
+              code[j] + 4.0f * code[4 + j] + 16.0f * code[8 + j] + 64.0f * code[12 + j]));
+      }
+    }
+  }
+
   static void weigh(float* score, std::size_t count, float* max, float* sum) {
     const std::size_t whole = count / L * L;
     const int rest = static_cast<int>(count - whole);
@@ -177,7 +232,7 @@ struct Sketch {
 
 template <typename V>
 constexpr SketchOps make_sketch() {
-  return {&Sketch<V>::exact, &Sketch<V>::score, &Sketch<V>::weigh};
+  return {&Sketch<V>::exact, &Sketch<V>::score, &Sketch<V>::encode, &Sketch<V>::weigh};
 }
 
 }  // namespace

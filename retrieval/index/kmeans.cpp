@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "kernels/base/error.h"
@@ -27,7 +28,9 @@ class Centres {
         panels_((count + kCentrePanel - 1) / kCentrePanel * kCentrePanel * dim) {}
 
   std::size_t count() const { return count_; }
+  std::size_t dim() const { return dim_; }
   float* row(std::size_t c) { return centre_.data() + c * dim_; }
+  const float* row(std::size_t c) const { return centre_.data() + c * dim_; }
 
   void start_at_even_rows(const Rows& rows) {
     for (std::size_t c = 0; c < count_; ++c)
@@ -81,19 +84,46 @@ void search(const Rows& rows, Centres* centres, const NearestOps& ops, const Wor
   });
 }
 
-// The rows in the order of their groups, and where each group begins.
+// The rows in the order of their groups: group g has [begin[g], begin[g + 1]).
 struct Grouped {
   std::vector<std::size_t> begin;
+  std::vector<std::uint32_t> row;  // which row it was
   std::vector<float> data;
+
+  Rows part(std::size_t g, std::size_t dim) const {
+    return {data.data() + begin[g] * dim, begin[g + 1] - begin[g], dim};
+  }
 };
 
 Grouped group(const Rows& rows, std::size_t groups, const std::vector<std::uint32_t>& of_row) {
-  Grouped out{std::vector<std::size_t>(groups + 1), std::vector<float>(rows.count * rows.dim)};
+  Grouped out{std::vector<std::size_t>(groups + 1), std::vector<std::uint32_t>(rows.count),
+              std::vector<float>(rows.count * rows.dim)};
   for (const std::uint32_t g : of_row) ++out.begin[g + 1];
   for (std::size_t g = 0; g < groups; ++g) out.begin[g + 1] += out.begin[g];
   std::vector<std::size_t> next(out.begin.begin(), out.begin.end() - 1);
-  for (std::size_t r = 0; r < rows.count; ++r)
-    std::copy_n(rows.row(r), rows.dim, out.data.data() + next[of_row[r]]++ * rows.dim);
+  for (std::uint32_t r = 0; r < rows.count; ++r) {
+    const std::size_t at = next[of_row[r]]++;
+    out.row[at] = r;
+    std::copy_n(rows.row(r), rows.dim, out.data.data() + at * rows.dim);
+  }
+  return out;
+}
+
+// The `wanted` groups with clusters whose middles are nearest to that of g, ascending.
+std::vector<std::size_t> groups_around(std::size_t g, std::size_t wanted, const Centres& middles,
+                                       const std::vector<std::size_t>& first_cluster) {
+  std::vector<std::pair<float, std::size_t>> near;
+  for (std::size_t other = 0; other < middles.count(); ++other) {
+    if (first_cluster[other] == first_cluster[other + 1]) continue;
+    float dot = other == g ? 2.0f : 0.0f;  // itself comes first
+    for (std::size_t d = 0; d < middles.dim(); ++d) dot += middles.row(g)[d] * middles.row(other)[d];
+    near.emplace_back(-dot, other);
+  }
+  std::sort(near.begin(), near.end());
+  near.resize(std::min(near.size(), wanted));
+  std::vector<std::size_t> out;
+  for (const auto& [distance, other] : near) out.push_back(other);
+  std::sort(out.begin(), out.end());
   return out;
 }
 
@@ -103,49 +133,63 @@ void kmeans(const float* data, std::size_t count, std::size_t dim, std::size_t c
             const KmeansOptions& options, const NearestOps& ops, const Workers& workers,
             std::span<std::uint32_t> cluster) {
   TL_CHECK(clusters >= 1 && clusters <= count && cluster.size() == count);
-  TL_CHECK(options.final_passes >= 1);
+  TL_CHECK(options.searched_groups >= 1);
   const Rows rows{data, count, dim};
-
   const std::size_t groups =
       static_cast<std::size_t>(std::lround(std::sqrt(static_cast<double>(clusters))));
-  Centres middle(groups, dim);
-  middle.start_at_even_rows(rows);
+
+  Centres middles(groups, dim);
+  middles.start_at_even_rows(rows);
   std::vector<std::uint32_t> of_row(count);
   for (int i = 0;; ++i) {
-    search(rows, &middle, ops, workers, of_row.data());
+    search(rows, &middles, ops, workers, of_row.data());
     if (i >= options.group_iterations) break;
-    middle.move(rows, of_row.data());
+    middles.move(rows, of_row.data());
   }
-
-  // Each group gets clusters in proportion to its rows: those of group g are [share(g), share(g + 1)).
   const Grouped grouped = group(rows, groups, of_row);
-  const auto share = [&](std::size_t g) {
-    return (grouped.begin[g] * clusters + count / 2) / count;
-  };
-  Centres all(clusters, dim);
+
+  // A group gets clusters in proportion to its rows; a small one may get none.
+  std::vector<std::size_t> first_cluster(groups + 1);
+  for (std::size_t g = 0; g <= groups; ++g)
+    first_cluster[g] = (grouped.begin[g] * clusters + count / 2) / count;
+  std::vector<Centres> inside;
+  for (std::size_t g = 0; g < groups; ++g)
+    inside.emplace_back(first_cluster[g + 1] - first_cluster[g], dim);
   workers.parallel(groups, 1, [&](std::size_t first, std::size_t last) {
     std::vector<std::uint32_t> nearest;
     for (std::size_t g = first; g < last; ++g) {
-      const std::size_t mine = share(g + 1) - share(g);
-      if (mine == 0) continue;
-      const Rows part{grouped.data.data() + grouped.begin[g] * dim,
-                      grouped.begin[g + 1] - grouped.begin[g], dim};
-      Centres inside(mine, dim);
-      inside.start_at_even_rows(part);
+      if (inside[g].count() == 0) continue;
+      const Rows part = grouped.part(g, dim);
+      inside[g].start_at_even_rows(part);
       nearest.resize(part.count);
       for (int i = 0; i < options.cluster_iterations; ++i) {
-        search(part, &inside, ops, nearest.data());
-        inside.move(part, nearest.data());
+        search(part, &inside[g], ops, nearest.data());
+        inside[g].move(part, nearest.data());
       }
-      std::copy_n(inside.row(0), mine * dim, all.row(share(g)));
     }
   });
 
-  for (int i = 0;; ++i) {
-    search(rows, &all, ops, workers, cluster.data());
-    if (i + 1 >= options.final_passes) break;
-    all.move(rows, cluster.data());
-  }
+  workers.parallel(groups, 1, [&](std::size_t first, std::size_t last) {
+    std::vector<std::uint32_t> nearest, ids;
+    for (std::size_t g = first; g < last; ++g) {
+      const Rows part = grouped.part(g, dim);
+      if (part.count == 0) continue;
+      ids.clear();
+      const std::vector<std::size_t> around = groups_around(
+          g, static_cast<std::size_t>(options.searched_groups), middles, first_cluster);
+      for (const std::size_t other : around)
+        for (std::size_t c = first_cluster[other]; c < first_cluster[other + 1]; ++c)
+          ids.push_back(static_cast<std::uint32_t>(c));
+      Centres candidates(ids.size(), dim);
+      float* to = candidates.row(0);
+      for (const std::size_t other : around)
+        to = std::copy_n(inside[other].row(0), inside[other].count() * dim, to);
+      nearest.resize(part.count);
+      search(part, &candidates, ops, nearest.data());
+      for (std::size_t i = 0; i < part.count; ++i)
+        cluster[grouped.row[grouped.begin[g] + i]] = ids[nearest[i]];
+    }
+  });
 }
 
 }  // namespace thermocline

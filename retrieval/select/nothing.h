@@ -1,18 +1,16 @@
-// No kept row at all: a step attends its sinks and its tail only.
+// Reads no sealed row: sinks and tail alone. The floor that a selection has to beat.
 #pragma once
 
 #include "retrieval/select/selector.h"
 
 namespace thermocline {
 
-class Nothing final : public Selector {
+class NothingSelector final : public Selector {
  public:
   SelectorFacts facts() const override { return {.name = "nothing"}; }
   Result<Formation> form(const Sealing&, const Workers&) const override { return Formation{}; }
-  Chosen choose(HeadShape, std::span<const ListQuery>, const SummaryRows&, const Workers&,
-                std::span<ReadList>) override {
-    return {};
-  }
+  Chosen choose(HeadShape shape, std::span<const ListQuery> lists, const SummaryRows& summaries,
+                const Workers& workers, std::span<ReadList> out) override;
 };
 
 }  // namespace thermocline

@@ -23,8 +23,10 @@ struct Architecture {
   Part biases = Part::absent;      // of q, k and v
   Part head_norms = Part::absent;  // of each head's query and key
   Part post_norms = Part::absent;  // of what attention and the feed-forward part add
-  enum class Embedding : std::uint8_t { as_stored, times_sqrt_width } embedding =
-      Embedding::as_stored;
+  enum class Embedding : std::uint8_t {
+    as_stored,
+    times_sqrt_width
+  } embedding = Embedding::as_stored;
   // Of each `window_period` layers all but the last see only the file's sliding window, at a
   // rotary base of their own. 0: every layer sees everything.
   std::uint32_t window_period = 0;

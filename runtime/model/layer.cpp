@@ -61,8 +61,8 @@ void LayerWork::for_rows(std::size_t rows, const Body& body) const {
 void LayerWork::norm(MatView<const float> x, std::span<const float> weight,
                      MatView<float> out) const {
   for_rows(x.rows(), [&](std::size_t r) {
-    model_.machine.cpu->dense.rms_norm(x.row(r), weight.data(), x.cols(),
-                                       model_.spec->norm_epsilon, out.row(r));
+    model_.machine.cpu->dense.rms_norm(x.row(r), weight.data(), x.cols(), model_.spec->norm_epsilon,
+                                       out.row(r));
   });
 }
 
@@ -95,41 +95,43 @@ void LayerWork::embed(std::span<const int> tokens, MatView<float> hidden) const 
   });
 }
 
-void LayerWork::project(LayerId l, MatView<const float> hidden, const Projection& out) const {
+Status LayerWork::project(LayerId l, MatView<const float> hidden, const Projection& out) const {
   const LayerWeights& w = model_.weights->layers[index(l)];
   const MatView<float> normed = scratch_.normed_.rows_from(0, hidden.rows());
   norm(hidden, w.attention_norm, normed);
   const Product products[] = {
       {w.q, w.q_bias, out.q}, {w.k, w.k_bias, out.k}, {w.v, w.v_bias, out.v}};
-  scratch_.products_.multiply(model_.machine, normed, products);
+  TL_TRY(scratch_.products_.multiply(model_.machine, normed, products));
   norm_heads(out.q, w.q_norm);
   norm_heads(out.k, w.k_norm);
+  return {};
 }
 
-void LayerWork::finish(LayerId l, MatView<const float> mixed, MatView<float> hidden) const {
+Status LayerWork::finish(LayerId l, MatView<const float> mixed, MatView<float> hidden) const {
   const LayerWeights& w = model_.weights->layers[index(l)];
   const std::size_t rows = hidden.rows();
   const MatView<float> normed = scratch_.normed_.rows_from(0, rows);
   const MatView<float> added = scratch_.added_.rows_from(0, rows);
   const MatView<float> gated = scratch_.gate_.rows_from(0, rows);
   const Product attended[] = {{w.output, {}, added}};
-  scratch_.products_.multiply(model_.machine, mixed, attended);
+  TL_TRY(scratch_.products_.multiply(model_.machine, mixed, attended));
   add(added, w.attention_post_norm, hidden);
 
   norm(hidden, w.feed_forward_norm, normed);
-  scratch_.products_.multiply_gated(model_.machine, normed, w.gate, w.up,
-                                    model_.spec->architecture->activation,
-                                    scratch_.up_.rows_from(0, rows), gated);
+  TL_TRY(scratch_.products_.multiply_gated(model_.machine, normed, w.gate, w.up,
+                                           model_.spec->architecture->activation,
+                                           scratch_.up_.rows_from(0, rows), gated));
   const Product down[] = {{w.down, {}, added}};
-  scratch_.products_.multiply(model_.machine, gated, down);
+  TL_TRY(scratch_.products_.multiply(model_.machine, gated, down));
   add(added, w.feed_forward_post_norm, hidden);
+  return {};
 }
 
-void LayerWork::head(MatView<const float> hidden, MatView<float> logits) const {
+Status LayerWork::head(MatView<const float> hidden, MatView<float> logits) const {
   const MatView<float> normed = scratch_.normed_.rows_from(0, hidden.rows());
   norm(hidden, model_.weights->output_norm, normed);
   const Product products[] = {{model_.weights->output, {}, logits}};
-  scratch_.products_.multiply(model_.machine, normed, products);
+  return scratch_.products_.multiply(model_.machine, normed, products);
 }
 
 }  // namespace thermocline

@@ -49,12 +49,12 @@ class LayerWork {
 
   // Tokens are below the vocabulary's size.
   void embed(std::span<const int> tokens, MatView<float> hidden) const;
-  void project(LayerId l, MatView<const float> hidden, const Projection& out) const;
+  Status project(LayerId l, MatView<const float> hidden, const Projection& out) const;
   // mixed [rows][q_heads * value_dim]: what attention gave; added to hidden, as is the
   // feed-forward part.
-  void finish(LayerId l, MatView<const float> mixed, MatView<float> hidden) const;
+  Status finish(LayerId l, MatView<const float> mixed, MatView<float> hidden) const;
   // logits [rows][vocabulary]
-  void head(MatView<const float> hidden, MatView<float> logits) const;
+  Status head(MatView<const float> hidden, MatView<float> logits) const;
 
  private:
   template <typename Body>

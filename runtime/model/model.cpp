@@ -83,8 +83,7 @@ Result<LayerSpec> read_heads(const Keys& keys, std::uint32_t width) {
                       ", not a multiple of attention.head_count_kv, ", layer.kv_heads);
   const std::uint32_t even = width / layer.q_heads;
   TL_TRY_ASSIGN(layer.key_dim, keys.size_or("attention.key_length", even, kMaxHeadSize));
-  TL_TRY_ASSIGN(layer.value_dim,
-                keys.size_or("attention.value_length", even, kMaxHeadSize));
+  TL_TRY_ASSIGN(layer.value_dim, keys.size_or("attention.value_length", even, kMaxHeadSize));
   if (layer.key_dim % 16 != 0)
     return keys.wrong(ErrorCode::unsupported, "attention.key_length", " is ", layer.key_dim,
                       ", supported are multiples of 16");
@@ -120,8 +119,7 @@ Status read_layers(const GgufFile& file, const Keys& keys, const EngineOptions& 
   TL_TRY_ASSIGN(const std::uint32_t layers, keys.size("block_count", kMaxModelLayers));
   TL_TRY_ASSIGN(LayerSpec full, read_heads(keys, model->width));
   TL_TRY_ASSIGN(full.scale, keys.value_or<float>("attention.scale", 0.0f));
-  if (full.scale == 0.0f)
-    full.scale = default_scale(architecture, full, model->width, layers);
+  if (full.scale == 0.0f) full.scale = default_scale(architecture, full, model->width, layers);
   if (!std::isfinite(full.scale))
     return keys.wrong(ErrorCode::corrupt, "attention.scale", " is ", full.scale);
   TL_TRY_ASSIGN(const RopePlan rope,

@@ -3,6 +3,7 @@
 // alone, so no answer depends on threads.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <span>
 #include <vector>
@@ -27,30 +28,41 @@ struct Machine {
 
 // out[t][r] = dot(weight row r, x row t) + bias[r]
 struct Product {
-  WeightView weight;                // [out.cols()][x.cols()]
-  std::span<const float> bias;      // [out.cols()], or empty
+  WeightView weight;            // [out.cols()][x.cols()]
+  std::span<const float> bias;  // [out.cols()], or empty
   MatView<float> out;
 };
 
+inline constexpr std::size_t kMaxProducts = 4;  // of one x at a time
+
+// Work memory for products. An error in the middle of a product is memory that oneDNN did not get.
 class ProductScratch {
  public:
   // For x of at most `rows` rows and `cols` columns.
   static Result<ProductScratch> create(const Machine& machine, std::size_t rows, std::size_t cols);
 
   // Several products of the same x in one parallel region.
-  void multiply(const Machine& machine, MatView<const float> x, std::span<const Product> products);
-  // out = activation(gate x) * (up x). `up_rows` is [x.rows()][up.rows], overwritten.
-  void multiply_gated(const Machine& machine, MatView<const float> x, WeightView gate,
-                      WeightView up, Activation activation, MatView<float> up_rows,
-                      MatView<float> out);
+  Status multiply(const Machine& machine, MatView<const float> x,
+                  std::span<const Product> products);
+  // out = activation(gate x) * (up x), in one. `up_rows` is [x.rows()][up.rows], overwritten.
+  Status multiply_gated(const Machine& machine, MatView<const float> x, WeightView gate,
+                        WeightView up, Activation activation, MatView<float> up_rows,
+                        MatView<float> out);
 
  private:
-  template <typename Tile>
-  void for_tiles(const Machine& machine, std::size_t rows, std::size_t cols, const Tile& tile);
-  void round(const Machine& machine, MatView<const float> x);
+  // Rows of a weight that one task multiplies.
+  struct Tile {
+    std::size_t first, last;
+  };
+  template <typename Body>
+  Status for_tiles(const Machine& machine, MatView<const float> x,
+                   std::span<const WeightView> weights, const Body& body);
+  Status multiply_tile(const Machine& machine, WeightView w, Tile tile, MatView<const float> x,
+                       MatView<float> out);
 
   Buffer memory_;
-  Activations rounded_;  // for at most kFewRows rows
+  Activations rounded_;         // of at most kFewRows rows
+  std::vector<Buffer> panels_;  // a thread's: a tile of weights as floats, where rows can be many
 };
 
 }  // namespace thermocline

@@ -89,7 +89,8 @@ Status apply_options(const EngineOptions& options, RopePlan* plan) {
   if (options.rope_scaling == RopeScaling::yarn) plan->yarn = true;
   if (!scale_given) {
     if (options.rope_scaling != RopeScaling::from_model && plan->freq_scale == 1.0f)
-      return fail(ErrorCode::invalid_argument, "--rope-scaling needs --rope-freq-scale: the model "
+      return fail(ErrorCode::invalid_argument,
+                  "--rope-scaling needs --rope-freq-scale: the model "
                   "has no factor of its own");
     return {};
   }
@@ -109,16 +110,15 @@ Result<RopePlan> RopePlan::read(const GgufFile& file, std::string_view prefix,
   RopePlan plan;
   TL_TRY_ASSIGN(plan.dimensions, file.get_or<std::uint32_t>(rope + "dimension_count", key_dim));
   if (plan.dimensions == 0 || plan.dimensions % 2 != 0 || plan.dimensions > key_dim)
-    return fail(ErrorCode::corrupt, file.name(), ": ", rope, "dimension_count is ",
-                plan.dimensions, ", needed is an even number up to the head size ", key_dim);
+    return fail(ErrorCode::corrupt, file.name(), ": ", rope, "dimension_count is ", plan.dimensions,
+                ", needed is an even number up to the head size ", key_dim);
   TL_TRY_ASSIGN(plan.freq_base, file.get_or<float>(rope + "freq_base", 10000.0f));
   TL_TRY(check_positive(file, rope + "freq_base", plan.freq_base));
   TL_TRY_ASSIGN(plan.context, file.get<std::uint32_t>(context_key));
   if (plan.context == 0 || plan.context > std::numeric_limits<std::int32_t>::max())
     return fail(ErrorCode::corrupt, file.name(), ": ", context_key, " is ", plan.context);
-  TL_TRY_ASSIGN(
-      plan.trained_context,
-      file.get_or<std::uint32_t>(rope + "scaling.original_context_length", plan.context));
+  TL_TRY_ASSIGN(plan.trained_context,
+                file.get_or<std::uint32_t>(rope + "scaling.original_context_length", plan.context));
   if (plan.trained_context == 0 || plan.trained_context > plan.context)
     plan.trained_context = plan.context;
   TL_TRY(read_scaling(file, rope, &plan));

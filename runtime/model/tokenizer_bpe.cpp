@@ -175,12 +175,18 @@ class BpeEncoder final : public TextEncoder {
     }
   }
 
-  void push_pair(std::int32_t left, std::int32_t right, Work* work) const {
-    if (left < 0 || right < 0) return;
+  std::optional<Pair> pair_at(std::int32_t left, std::int32_t right, const Work& work) const {
+    if (left < 0 || right < 0) return std::nullopt;
     const MergeTable::Merge found =
-        merges_.find(work->symbols[index(left)].piece, work->symbols[index(right)].piece);
-    if (!found.exists()) return;
-    work->pairs.push_back({found, left});
+        merges_.find(work.symbols[index(left)].piece, work.symbols[index(right)].piece);
+    if (!found.exists()) return std::nullopt;
+    return Pair{found, left};
+  }
+
+  void push_pair(std::int32_t left, std::int32_t right, Work* work) const {
+    const auto pair = pair_at(left, right, *work);
+    if (!pair) return;
+    work->pairs.push_back(*pair);
     std::push_heap(work->pairs.begin(), work->pairs.end(), Later());
   }
 
@@ -189,7 +195,10 @@ class BpeEncoder final : public TextEncoder {
     if (symbols.empty()) return;
     symbols.back().next = -1;
     for (std::size_t i = 0; i + 1 < symbols.size(); ++i)
-      push_pair(static_cast<std::int32_t>(i), static_cast<std::int32_t>(i + 1), work);
+      if (const auto pair =
+              pair_at(static_cast<std::int32_t>(i), static_cast<std::int32_t>(i + 1), *work))
+        work->pairs.push_back(*pair);
+    std::make_heap(work->pairs.begin(), work->pairs.end(), Later());
     while (!work->pairs.empty()) {
       const Pair pair = work->pairs.front();
       std::pop_heap(work->pairs.begin(), work->pairs.end(), Later());

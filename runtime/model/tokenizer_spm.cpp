@@ -1,6 +1,8 @@
 // SentencePiece's BPE: of all neighbours that together are a token, those with the highest score
 // merge first; what never becomes a token is spelled in byte tokens.
 #include <algorithm>
+#include <bitset>
+#include <optional>
 
 #include "runtime/model/gguf.h"
 #include "runtime/model/quoted.h"
@@ -14,7 +16,14 @@ namespace {
 class SpmEncoder final : public TextEncoder {
  public:
   SpmEncoder(const Vocabulary& vocabulary, bool space_prefix)
-      : vocabulary_(vocabulary), space_prefix_(space_prefix) {}
+      : vocabulary_(vocabulary), space_prefix_(space_prefix) {
+    for (std::int32_t t = 0; t < static_cast<std::int32_t>(vocabulary.size()); ++t) {
+      const std::string_view name = vocabulary.name(t);
+      for (std::size_t at = name.find(kSpaceMark, 1); at != std::string_view::npos;
+           at = name.find(kSpaceMark, at + 1))
+        joins_mark_[static_cast<unsigned char>(name[at - 1])] = true;
+    }
+  }
 
   std::string_view kind() const override { return "spm"; }
   std::string_view pre() const override { return ""; }
@@ -32,10 +41,16 @@ class SpmEncoder final : public TextEncoder {
     if (marked.size() > INT32_MAX)
       return fail(ErrorCode::exhausted, "a text of ", text.size(),
                   " bytes is too long to encode at once: encode it in parts");
-    Work work{marked, {}, {}};
-    seed(&work);
-    merge(&work);
-    return emit(work, out);
+    Work work;
+    for (std::size_t at = 0; at < marked.size();) {
+      const std::size_t end = word_end(marked, at);
+      work.text = std::string_view(marked).substr(at, end - at);
+      seed(&work);
+      merge(&work);
+      TL_TRY(emit(work, out));
+      at = end;
+    }
+    return {};
   }
 
  private:
@@ -58,6 +73,15 @@ class SpmEncoder final : public TextEncoder {
     std::vector<Pair> pairs;  // a heap by Later
   };
 
+  // Where a merge can never cross: before a mark that follows a byte which no token has before one.
+  // Words are the same tokens as the whole, and small enough to stay in cache.
+  std::size_t word_end(std::string_view text, std::size_t start) const {
+    for (std::size_t at = text.find(kSpaceMark, start + 1); at != std::string_view::npos;
+         at = text.find(kSpaceMark, at + 1))
+      if (!joins_mark_[static_cast<unsigned char>(text[at - 1])]) return at;
+    return text.size();
+  }
+
   static std::size_t index(std::int32_t i) { return static_cast<std::size_t>(i); }
 
   // Control tokens are nothing that a text may spell.
@@ -67,6 +91,7 @@ class SpmEncoder final : public TextEncoder {
   }
 
   void seed(Work* work) const {
+    work->symbols.clear();
     for (std::size_t at = 0; at < work->text.size();) {
       const std::size_t bytes = utf8_step(work->text.substr(at)).bytes;
       const auto i = static_cast<std::int32_t>(work->symbols.size());
@@ -77,17 +102,25 @@ class SpmEncoder final : public TextEncoder {
     if (work->symbols.empty()) return;
     work->symbols.back().next = -1;
     for (std::size_t i = 0; i + 1 < work->symbols.size(); ++i)
-      push_pair(static_cast<std::int32_t>(i), work);
+      if (const auto pair = pair_at(static_cast<std::int32_t>(i), *work))
+        work->pairs.push_back(*pair);
+    std::make_heap(work->pairs.begin(), work->pairs.end(), Later());
   }
 
-  void push_pair(std::int32_t left_index, Work* work) const {
-    if (left_index < 0) return;
-    const Symbol& left = work->symbols[index(left_index)];
-    if (left.next < 0) return;
-    const std::int32_t bytes = left.bytes + work->symbols[index(left.next)].bytes;
-    const std::int32_t token = token_of(work->text.substr(index(left.start), index(bytes)));
-    if (token == kNoToken) return;
-    work->pairs.push_back({vocabulary_.score(token), left_index, bytes});
+  std::optional<Pair> pair_at(std::int32_t left_index, const Work& work) const {
+    if (left_index < 0) return std::nullopt;
+    const Symbol& left = work.symbols[index(left_index)];
+    if (left.next < 0) return std::nullopt;
+    const std::int32_t bytes = left.bytes + work.symbols[index(left.next)].bytes;
+    const std::int32_t token = token_of(work.text.substr(index(left.start), index(bytes)));
+    if (token == kNoToken) return std::nullopt;
+    return Pair{vocabulary_.score(token), left_index, bytes};
+  }
+
+  void push_pair(std::int32_t left, Work* work) const {
+    const auto pair = pair_at(left, *work);
+    if (!pair) return;
+    work->pairs.push_back(*pair);
     std::push_heap(work->pairs.begin(), work->pairs.end(), Later());
   }
 
@@ -135,6 +168,7 @@ class SpmEncoder final : public TextEncoder {
 
   const Vocabulary& vocabulary_;
   bool space_prefix_;
+  std::bitset<256> joins_mark_;  // bytes that stand before a mark in some token
 };
 
 }  // namespace

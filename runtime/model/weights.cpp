@@ -1,9 +1,11 @@
 #include "runtime/model/weights.h"
 
 #include <charconv>
+#include <cstring>
 #include <map>
 #include <set>
 
+#include "kernels/base/half.h"
 #include "runtime/model/gguf.h"
 #include "runtime/model/model.h"
 
@@ -13,7 +15,7 @@ namespace {
 // Takes tensors out of a file by name and shape, and remembers which were taken.
 class TensorReader {
  public:
-  TensorReader(const GgufFile& file, const MatvecOps& matvec) : file_(file), matvec_(matvec) {}
+  explicit TensorReader(const GgufFile& file) : file_(file) {}
 
   // A matrix that maps `cols` values to `rows`; rows 0: as many as it has.
   Result<WeightView> matrix(const std::string& name, std::size_t rows, std::size_t cols) {
@@ -29,9 +31,7 @@ class TensorReader {
     TL_TRY_ASSIGN(const TensorInfo tensor, file_.tensor(name));
     if (tensor.rank != 1 || tensor.cols() != size) return wrong_shape(tensor, size, 1);
     take(tensor);
-    out->resize(size);
-    matvec_.dequantize(tensor.view(), 0, out->data());
-    return {};
+    return read_floats(tensor, out);
   }
 
   Status vector(const std::string& name, std::size_t size, Part part, std::vector<float>* out) {
@@ -55,6 +55,34 @@ class TensorReader {
   }
 
  private:
+  // Vectors are never coded in blocks.
+  Status read_floats(const TensorInfo& tensor, std::vector<float>* out) const {
+    const std::byte* data = tensor.data.data();
+    for (std::size_t i = 0; i < tensor.cols(); ++i) {
+      switch (tensor.type) {
+        case WeightType::f32:
+          out->push_back(read<float>(data, i));
+          break;
+        case WeightType::f16:
+          out->push_back(to_float(read<f16>(data, i)));
+          break;
+        case WeightType::bf16:
+          out->push_back(to_float(read<bf16>(data, i)));
+          break;
+        default:
+          return fail(ErrorCode::unsupported, file_.name(), ": tensor ", tensor.name, " is ",
+                      info(tensor.type).name, ", supported for vectors are F32, F16 and BF16");
+      }
+    }
+    return {};
+  }
+  template <typename T>
+  static T read(const std::byte* data, std::size_t i) {
+    T value;
+    std::memcpy(&value, data + i * sizeof(T), sizeof(T));
+    return value;
+  }
+
   void take(const TensorInfo& tensor) {
     taken_.insert(tensor.name);
     ++types_[tensor.type];
@@ -71,7 +99,6 @@ class TensorReader {
   }
 
   const GgufFile& file_;
-  const MatvecOps& matvec_;
   std::set<std::string_view> taken_;
   std::map<WeightType, int> types_;
   std::uint64_t parameters_ = 0, bytes_ = 0;
@@ -125,9 +152,8 @@ bool matters(std::string_view name, std::size_t layers) {
 
 }  // namespace
 
-Result<Weights> Weights::read(const GgufFile& file, const ModelSpec& model,
-                              const MatvecOps& matvec) {
-  TensorReader reader(file, matvec);
+Result<Weights> Weights::read(const GgufFile& file, const ModelSpec& model) {
+  TensorReader reader(file);
   Weights weights;
   TL_TRY_ASSIGN(weights.embedding, reader.matrix("token_embd.weight", 0, model.width));
   weights.output = weights.embedding;

@@ -7,7 +7,6 @@
 
 #include "kernels/base/error.h"
 #include "kernels/format/weight.h"
-#include "kernels/matvec.h"
 
 namespace thermocline {
 
@@ -40,7 +39,7 @@ struct Weights {
 
   // Every tensor that the model needs is there in the shape it needs, and none is there that would
   // change the result and is not used: else not_found, corrupt or unsupported, naming the tensor.
-  static Result<Weights> read(const GgufFile& file, const ModelSpec& model, const MatvecOps& matvec);
+  static Result<Weights> read(const GgufFile& file, const ModelSpec& model);
 
   std::size_t vocabulary() const { return embedding.rows; }
 };

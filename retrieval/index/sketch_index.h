@@ -1,0 +1,44 @@
+// What the sketch selector keeps of a segment: for each KV head, where clusters begin, and the
+// codes and scales of its rows.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "kernels/base/buffer.h"
+#include "kernels/sketch.h"
+#include "tiers/block.h"
+
+namespace thermocline {
+
+class SketchIndex final : public SegmentIndex {
+ public:
+  // Zeroed. key_dim is a multiple of 16, rows at most kSegmentRows.
+  static Result<std::shared_ptr<SketchIndex>> create(std::uint32_t heads, std::uint32_t rows,
+                                                     std::uint32_t key_dim,
+                                                     std::uint32_t clusters);
+  // Of one head.
+  static std::uint64_t head_bytes(std::uint32_t rows, std::uint32_t key_dim,
+                                  std::uint32_t clusters);
+
+  std::uint64_t bytes() const override { return buffer_.size(); }
+  std::uint32_t rows() const { return rows_; }
+  std::uint32_t clusters() const { return clusters_; }
+
+  // Whole groups of kSketchGroup rows.
+  std::uint8_t* codes(std::uint32_t head) const;
+  f16* scales(std::uint32_t head) const;
+  // [clusters + 1]: cluster c is the rows [starts[c], starts[c + 1]), maybe none.
+  std::span<std::uint16_t> starts(std::uint32_t head) const;
+
+ private:
+  SketchIndex() = default;
+  std::byte* head(std::uint32_t h) const { return buffer_.data() + h * head_stride_; }
+
+  Buffer buffer_;  // [heads] codes, scales, starts
+  std::uint64_t head_stride_ = 0, scales_at_ = 0, starts_at_ = 0;
+  std::uint32_t rows_ = 0, clusters_ = 0;
+};
+
+}  // namespace thermocline

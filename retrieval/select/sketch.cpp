@@ -1,0 +1,208 @@
+#include "retrieval/select/sketch.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace thermocline {
+namespace {
+
+constexpr std::size_t kTaskRows = 256;  // whole groups of the sketch's layout
+constexpr std::size_t kTaskClusters = 32;
+
+// One KV head at sealing. Every sum is taken in an order that the rows alone decide.
+class HeadForming {
+ public:
+  HeadForming(const Sealing& sealing, std::uint32_t head, std::uint32_t clusters,
+              const CpuTable& cpu, const Workers& workers)
+      : sealing_(sealing),
+        head_(head),
+        rows_(sealing.rows.rows),
+        dim_(sealing.shape.key_dim),
+        clusters_(clusters),
+        cpu_(cpu),
+        workers_(workers),
+        keys_(rows_ * dim_),
+        of_row_(rows_) {}
+
+  // Fills order [rows] and starts [clusters + 1].
+  void cluster(const KmeansOptions& options, std::uint32_t* order,
+               std::span<std::uint16_t> starts) {
+    const std::vector<float> centred = centre();
+    kmeans(centred.data(), rows_, dim_, clusters_, options, cpu_.nearest, workers_, of_row_);
+    std::vector<std::uint32_t> next(clusters_ + 1);
+    for (const std::uint32_t c : of_row_) ++next[c + 1];
+    for (std::uint32_t c = 0; c < clusters_; ++c) next[c + 1] += next[c];
+    std::copy(next.begin(), next.end(), starts.begin());
+    for (std::uint32_t r = 0; r < rows_; ++r) order[next[of_row_[r]]++] = r;
+  }
+
+  // The means of each cluster's keys and values; zeros where it is empty.
+  void average(const std::uint32_t* order, std::span<const std::uint16_t> starts, float* keys,
+               float* values) const {
+    const std::size_t value_dim = sealing_.shape.value_dim;
+    parallel(clusters_, kTaskClusters, [&](std::size_t first, std::size_t last) {
+      std::vector<float> value(value_dim);
+      for (std::size_t c = first; c < last; ++c) {
+        float* mean_key = keys + c * dim_;
+        float* mean_value = values + c * value_dim;
+        for (std::uint32_t i = starts[c]; i < starts[c + 1]; ++i) {
+          const float* key = keys_.data() + order[i] * dim_;
+          for (std::size_t d = 0; d < dim_; ++d) mean_key[d] += key[d];
+          cpu_.dense.from_half(sealing_.rows.value(head_, order[i]), value_dim, value.data());
+          for (std::size_t d = 0; d < value_dim; ++d) mean_value[d] += value[d];
+        }
+        const float share = 1.0f / static_cast<float>(std::max(1, starts[c + 1] - starts[c]));
+        for (std::size_t d = 0; d < dim_; ++d) mean_key[d] *= share;
+        for (std::size_t d = 0; d < value_dim; ++d) mean_value[d] *= share;
+      }
+    });
+  }
+
+  // Codes each row's residual to its cluster's mean, as the mean is stored.
+  void encode(const std::uint32_t* order, const float* mean_keys, std::uint8_t* codes,
+              f16* scales) const {
+    std::vector<f16> half(clusters_ * dim_);
+    std::vector<float> stored(clusters_ * dim_);
+    cpu_.dense.to_half(mean_keys, half.size(), half.data());
+    cpu_.dense.from_half(half.data(), half.size(), stored.data());
+    parallel(rows_, kTaskRows, [&](std::size_t first, std::size_t last) {
+      std::vector<float> residual((last - first) * dim_);
+      for (std::size_t i = first; i < last; ++i) {
+        float* to = residual.data() + (i - first) * dim_;
+        const float* key = keys_.data() + order[i] * dim_;
+        const float* mean = stored.data() + of_row_[order[i]] * dim_;
+        for (std::size_t d = 0; d < dim_; ++d) to[d] = key[d] - mean[d];
+        hadamard(to, dim_);
+      }
+      cpu_.sketch.encode(residual.data(), dim_, first, last - first, codes, scales);
+    });
+  }
+
+ private:
+  // body(first, last) over [0, count), cut at multiples of `unit`.
+  template <typename Body>
+  void parallel(std::size_t count, std::size_t unit, const Body& body) const {
+    workers_.parallel((count + unit - 1) / unit, 1, [&](std::size_t first, std::size_t last) {
+      for (std::size_t t = first; t < last; ++t)
+        body(t * unit, std::min((t + 1) * unit, count));
+    });
+  }
+
+  // Reads the keys, and returns them less their mean and scaled to length 1.
+  std::vector<float> centre() {
+    const std::size_t tasks = (rows_ + kTaskRows - 1) / kTaskRows;
+    std::vector<float> sums(tasks * dim_), mean(dim_), out(rows_ * dim_);
+    parallel(rows_, kTaskRows, [&](std::size_t first, std::size_t last) {
+      float* sum = sums.data() + first / kTaskRows * dim_;
+      for (std::size_t r = first; r < last; ++r) {
+        float* key = keys_.data() + r * dim_;
+        cpu_.dense.from_half(sealing_.rows.key(head_, static_cast<std::uint32_t>(r)), dim_, key);
+        for (std::size_t d = 0; d < dim_; ++d) sum[d] += key[d];
+      }
+    });
+    for (std::size_t t = 0; t < tasks; ++t)
+      for (std::size_t d = 0; d < dim_; ++d)
+        mean[d] += sums[t * dim_ + d] / static_cast<float>(rows_);
+    parallel(rows_, kTaskRows, [&](std::size_t first, std::size_t last) {
+      for (std::size_t r = first; r < last; ++r) {
+        const float* key = keys_.data() + r * dim_;
+        float* to = out.data() + r * dim_;
+        float squares = 0.0f;
+        for (std::size_t d = 0; d < dim_; ++d) {
+          to[d] = key[d] - mean[d];
+          squares += to[d] * to[d];
+        }
+        // Rows at the mean, or not finite, have no direction.
+        const bool directed = squares > 0.0f && std::isfinite(squares);
+        const float scale = directed ? 1.0f / std::sqrt(squares) : 0.0f;
+        for (std::size_t d = 0; d < dim_; ++d) to[d] = directed ? to[d] * scale : 0.0f;
+      }
+    });
+    return out;
+  }
+
+  const Sealing& sealing_;
+  std::uint32_t head_;
+  std::size_t rows_, dim_;
+  std::uint32_t clusters_;
+  const CpuTable& cpu_;
+  const Workers& workers_;
+  std::vector<float> keys_;
+  std::vector<std::uint32_t> of_row_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<SketchSelector>> SketchSelector::create(const SketchOptions& options,
+                                                               const CpuTable& cpu) {
+  const auto refuse = [](std::string_view name, auto value, std::string_view range) {
+    return fail(ErrorCode::invalid_argument, "sketch: ", name, " = ", value, " is not in ", range);
+  };
+  if (!(options.share >= 0.0 && options.share <= 1.0))
+    return refuse("share", options.share, "[0, 1]");
+  if (options.min_rows < 1) return refuse("min_rows", options.min_rows, "[1, 4294967295]");
+  if (options.cluster < 2 || options.cluster > 1024)
+    return refuse("cluster", options.cluster, "[2, 1024]");
+  const KmeansOptions& k = options.kmeans;
+  if (k.group_iterations < 0 || k.group_iterations > 100)
+    return refuse("group_iterations", k.group_iterations, "[0, 100]");
+  if (k.cluster_iterations < 0 || k.cluster_iterations > 100)
+    return refuse("cluster_iterations", k.cluster_iterations, "[0, 100]");
+  if (k.searched_groups < 1 || k.searched_groups > 1000)
+    return refuse("searched_groups", k.searched_groups, "[1, 1000]");
+  return std::unique_ptr<SketchSelector>(new SketchSelector(options, cpu));
+}
+
+SketchSelector::SketchSelector(const SketchOptions& options, const CpuTable& cpu)
+    : options_(options), cpu_(cpu), log_(kSegmentRows + 1) {
+  for (std::uint32_t n = 1; n <= kSegmentRows; ++n)
+    log_[n] = static_cast<float>(std::log(static_cast<double>(n)));
+}
+
+std::uint64_t SketchSelector::summary_rows(std::uint64_t rows) const {
+  const std::uint64_t whole = rows / kSegmentRows, rest = rows % kSegmentRows;
+  const auto clusters = [&](std::uint64_t n) { return (n + options_.cluster - 1) / options_.cluster; };
+  return whole * clusters(kSegmentRows) + clusters(rest);
+}
+
+std::uint64_t SketchSelector::index_bytes(HeadShape shape, std::uint64_t rows) const {
+  const std::uint64_t whole = rows / kSegmentRows;
+  const std::uint32_t rest = static_cast<std::uint32_t>(rows % kSegmentRows);
+  const auto bytes = [&](std::uint32_t n) {
+    if (n == 0) return std::uint64_t{0};
+    return SketchIndex::head_bytes(n, shape.key_dim, static_cast<std::uint32_t>(summary_rows(n)));
+  };
+  return whole * bytes(kSegmentRows) + bytes(rest);
+}
+
+Result<Formation> SketchSelector::form(const Sealing& sealing, const Workers& workers) const {
+  const RawRows& rows = sealing.rows;
+  const HeadShape shape = sealing.shape;
+  TL_CHECK(rows.rows >= 1 && rows.rows <= kSegmentRows);
+  TL_CHECK(rows.layout.key_bytes == shape.key_dim * sizeof(f16) &&
+           rows.layout.value_bytes == shape.value_dim * sizeof(f16));
+  if (shape.key_dim == 0 || shape.key_dim % 16 != 0)
+    return fail(ErrorCode::unsupported, "sketch: heads of ", shape.key_dim,
+                " key channels: only multiples of 16 can be coded; select by another method");
+  const std::uint32_t clusters = static_cast<std::uint32_t>(summary_rows(rows.rows));
+  TL_TRY_ASSIGN(const std::shared_ptr<SketchIndex> index,
+                SketchIndex::create(rows.heads, rows.rows, shape.key_dim, clusters));
+  Formation formation;
+  formation.order.resize(std::size_t{rows.heads} * rows.rows);
+  formation.summaries = clusters;
+  formation.summary_keys.resize(std::size_t{rows.heads} * clusters * shape.key_dim);
+  formation.summary_values.resize(std::size_t{rows.heads} * clusters * shape.value_dim);
+  for (std::uint32_t head = 0; head < rows.heads; ++head) {
+    std::uint32_t* order = formation.order.data() + std::size_t{head} * rows.rows;
+    float* keys = formation.summary_keys.data() + std::size_t{head} * clusters * shape.key_dim;
+    float* values = formation.summary_values.data() + std::size_t{head} * clusters * shape.value_dim;
+    HeadForming forming(sealing, head, clusters, cpu_, workers);
+    forming.cluster(options_.kmeans, order, index->starts(head));
+    forming.average(order, index->starts(head), keys, values);
+    forming.encode(order, keys, index->codes(head), index->scales(head));
+  }
+  formation.index = index;
+  return formation;
+}
+
+}  // namespace thermocline
