@@ -3,17 +3,15 @@
 // instruction set is one struct and one file.
 //
 // A Vec gives, for `lanes` floats F and twice as many 16-bit integers ("words") packed in I:
-//   F zero, set(x) of a float or f16, load(p), store(p, v), load(const f16*), load(const bf16*), store(f16*, v)
-//   F add, sub, mul, div, fma(a, b, c) = a * b + c, max; float sum(v), float largest(v)
-//   set_two(const f16* p, F* a, F* b): all of a p[0], all of b p[1]
-//   F where_negative(x, a, b): a in the lanes where x's sign bit is set, b in the others
-//   F load_tail(p, n), store_tail(p, v, n) for the first n < lanes floats
-//   F exp2i(F n): 2^n for integral n in [-126, 127], 0 for -127; F round(v) to nearest even
-//   I izero(), iset(x): every word x; I load_i16(const int16_t* p)
-//   store_i16(int16_t* p, F v): lanes integral floats as words
-//   I add16, sub16, mul16 (the low half) of words
-//   I madd(I a, I b): 32-bit sums of neighbouring words' products; I add32(I a, I b)
-//   F to_float(I sums) of the 32-bit lanes
+//   F zero, set(x) of a float or f16, load(p), store(p, v), load(const f16*), load(const bf16*),
+//   store(f16*, v) F add, sub, mul, div, fma(a, b, c) = a * b + c, max; float sum(v), float
+//   largest(v) set_two(const f16* p, F* a, F* b): all of a p[0], all of b p[1] F where_negative(x,
+//   a, b): a in the lanes where x's sign bit is set, b in the others F load_tail(p, n),
+//   store_tail(p, v, n) for the first n < lanes floats F exp2i(F n): 2^n for integral n in [-126,
+//   127], 0 for -127; F round(v) to nearest even I izero(), iset(x): every word x; I load_i16(const
+//   int16_t* p) store_i16(int16_t* p, F v): lanes integral floats as words I add16, sub16, mul16
+//   (the low half) of words I madd(I a, I b): 32-bit sums of neighbouring words' products; I
+//   add32(I a, I b) F to_float(I sums) of the 32-bit lanes
 // and 32 words at once, a group, in the 16 / lanes registers I* out: those of even numbers first,
 // then those of odd ones, because that is how bytes fall apart without crossing lanes:
 //   nibbles(const uint8_t* p, out): 16 bytes: word i is the low half of byte i or, from 16 on, the
