@@ -2,8 +2,8 @@
 
 #include <omp.h>
 
-#include <algorithm>
 #include <oneapi/dnnl/dnnl.h>
+#include <algorithm>
 
 namespace thermocline {
 namespace {
@@ -28,15 +28,13 @@ Status gemm_tile(const MatvecOps& ops, WeightView w, std::size_t tile, MatView<c
   if (x.rows() == 0 || w.cols == 0) return {};
   const std::size_t first = tile * kGemmTileRows;
   const std::size_t rows = std::min(kGemmTileRows, w.rows - first);
-  for (std::size_t r = 0; r < rows; ++r)
-    ops.dequantize(w, first + r, scratch.data() + r * w.cols);
+  for (std::size_t r = 0; r < rows; ++r) ops.dequantize(w, first + r, scratch.data() + r * w.cols);
 
   stay_on_this_thread();
   const auto size = [](std::size_t n) { return static_cast<dnnl_dim_t>(n); };
-  const dnnl_status_t status =
-      dnnl_sgemm('N', 'T', size(x.rows()), size(rows), size(w.cols), 1.0f, x.data(),
-                 size(x.stride()), scratch.data(), size(w.cols), 0.0f, out.data() + first,
-                 size(out.stride()));
+  const dnnl_status_t status = dnnl_sgemm('N', 'T', size(x.rows()), size(rows), size(w.cols), 1.0f,
+                                          x.data(), size(x.stride()), scratch.data(), size(w.cols),
+                                          0.0f, out.data() + first, size(out.stride()));
   if (status != dnnl_success)
     return fail(ErrorCode::exhausted, "oneDNN could not multiply ", x.rows(), " x ", w.cols, " by ",
                 rows, " rows: status ", static_cast<int>(status));

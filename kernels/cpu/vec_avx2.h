@@ -62,9 +62,7 @@ struct VecAvx2 {
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
   }
-  static F round(F v) {
-    return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  }
+  static F round(F v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static F exp2i(F n) {
     const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
@@ -110,14 +108,15 @@ struct VecAvx2 {
     const I even = _mm256_set1_epi64x(0x0040001000040001), odd = _mm256_slli_epi16(even, 1);
     const I evens = _mm256_blend_epi32(even, _mm256_slli_epi16(even, 8), 0xcc);
     const I odds = _mm256_blend_epi32(odd, _mm256_slli_epi16(odd, 8), 0xcc);
-    out[0] = _mm256_and_si256(_mm256_cmpeq_epi16(_mm256_and_si256(here, evens), evens), iset(value));
+    out[0] =
+        _mm256_and_si256(_mm256_cmpeq_epi16(_mm256_and_si256(here, evens), evens), iset(value));
     out[1] = _mm256_and_si256(_mm256_cmpeq_epi16(_mm256_and_si256(here, odds), odds), iset(value));
   }
   static void halves(const std::int8_t* p, I* out) {
     short both;
     std::memcpy(&both, p, sizeof both);
-    const I topmost = _mm256_sllv_epi32(_mm256_set1_epi16(both),
-                                        _mm256_setr_epi32(8, 8, 8, 8, 0, 0, 0, 0));
+    const I topmost =
+        _mm256_sllv_epi32(_mm256_set1_epi16(both), _mm256_setr_epi32(8, 8, 8, 8, 0, 0, 0, 0));
     out[0] = out[1] = _mm256_srai_epi16(topmost, 8);
   }
   static void floats(const I* words, F* out) {

@@ -91,8 +91,7 @@ struct VecAvx512 {
     return _mm512_broadcast_i64x4(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
   }
   static void nibbles(const std::uint8_t* p, I* out) {
-    const I bytes =
-        _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const I bytes = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     out[0] = _mm512_and_si512(_mm512_srlv_epi16(bytes, quarters(0, 4, 8, 12)), iset(15));
   }
   static void pick(const std::uint8_t* p, int shift, int mask, I* out) {
@@ -110,26 +109,21 @@ struct VecAvx512 {
     int all;
     std::memcpy(&all, p, sizeof all);
     // 16 of the bits a quarter: words 0 to 15 of even number, 16 to 31, and so for odd ones.
-    const I here = _mm512_shuffle_epi8(_mm512_set1_epi32(all),
-                                       quarters(0x0100, 0x0302, 0x0100, 0x0302));
-    const I each = _mm512_sllv_epi16(_mm512_broadcast_i32x4(_mm_setr_epi16(1, 4, 16, 64, 256, 1024,
-                                                                           4096, 16384)),
-                                     quarters(0, 0, 1, 1));
-    out[0] = _mm512_maskz_set1_epi16(_mm512_test_epi16_mask(here, each),
-                                     static_cast<short>(value));
+    const I here =
+        _mm512_shuffle_epi8(_mm512_set1_epi32(all), quarters(0x0100, 0x0302, 0x0100, 0x0302));
+    const I each = _mm512_sllv_epi16(
+        _mm512_broadcast_i32x4(_mm_setr_epi16(1, 4, 16, 64, 256, 1024, 4096, 16384)),
+        quarters(0, 0, 1, 1));
+    out[0] = _mm512_maskz_set1_epi16(_mm512_test_epi16_mask(here, each), static_cast<short>(value));
   }
-  static void halves(const std::int8_t* p, I* out) {
-    out[0] = quarters(p[0], p[1], p[0], p[1]);
-  }
+  static void halves(const std::int8_t* p, I* out) { out[0] = quarters(p[0], p[1], p[0], p[1]); }
   static void floats(const I* words, F* out) {
     const __m256i even = _mm512_castsi512_si256(words[0]);
     const __m256i odd = _mm512_extracti64x4_epi64(words[0], 1);
     const __m256i low = _mm256_unpacklo_epi16(even, odd);  // 0 to 7, 16 to 23
     const __m256i high = _mm256_unpackhi_epi16(even, odd);
-    out[0] = _mm512_cvtepi32_ps(
-        _mm512_cvtepi16_epi32(_mm256_permute2x128_si256(low, high, 0x20)));
-    out[1] = _mm512_cvtepi32_ps(
-        _mm512_cvtepi16_epi32(_mm256_permute2x128_si256(low, high, 0x31)));
+    out[0] = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_permute2x128_si256(low, high, 0x20)));
+    out[1] = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_permute2x128_si256(low, high, 0x31)));
   }
   static I madd(I a, I b) { return _mm512_madd_epi16(a, b); }
   static I add32(I a, I b) { return _mm512_add_epi32(a, b); }

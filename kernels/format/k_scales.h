@@ -25,8 +25,7 @@ struct KScales {
   // The roundings of the format: each product is a float, and the offset is subtracted.
   float value(int g, int word) const {
     const float by = to_float(scale) * static_cast<float>(group_scale(g));
-    return by * static_cast<float>(word) -
-           to_float(offset) * static_cast<float>(group_offset(g));
+    return by * static_cast<float>(word) - to_float(offset) * static_cast<float>(group_offset(g));
   }
 
   template <typename V>
@@ -36,7 +35,8 @@ struct KScales {
     std::memcpy(low, packed, sizeof low);
     constexpr std::uint32_t k6 = 0x3f3f3f3f, k4 = 0x0f0f0f0f, k2 = 0x03030303;
     const std::uint32_t scale_bits[2] = {low[0] & k6, (low[2] & k4) | (low[0] >> 6 & k2) << 4};
-    const std::uint32_t offset_bits[2] = {low[1] & k6, (low[2] >> 4 & k4) | (low[1] >> 6 & k2) << 4};
+    const std::uint32_t offset_bits[2] = {low[1] & k6, (low[2] >> 4 & k4) | (low[1] >> 6 & k2)
+                                                                                << 4};
     std::uint8_t scale_of[8], offset_of[8];
     std::memcpy(scale_of, scale_bits, 8);
     std::memcpy(offset_of, offset_bits, 8);

@@ -63,11 +63,12 @@ double median_seconds(const Work& work) {
 // Small scales everywhere: 0x24 bytes are f16 0.0157 and floats of 3e-17, so nothing overflows.
 void fill(Buffer& weights, WeightType type, std::mt19937& rng) {
   const WeightTypeInfo& t = info(type);
-  for (std::uint32_t& word : weights.as<std::uint32_t>())
-    word = static_cast<std::uint32_t>(rng());
+  for (std::uint32_t& word : weights.as<std::uint32_t>()) word = static_cast<std::uint32_t>(rng());
   for (std::size_t at = 0; at + t.block_bytes <= weights.size(); at += t.block_bytes) {
     std::byte* scale = weights.data() + at + (type == WeightType::q6_k ? 208 : 0);
-    const std::size_t bytes = t.block_values == 1 ? t.block_bytes : type == WeightType::q6_k ? 2 : 4;
+    const std::size_t bytes = t.block_values == 1        ? t.block_bytes
+                              : type == WeightType::q6_k ? 2
+                                                         : 4;
     std::fill_n(scale, bytes, std::byte{0x24});
     if (t.block_values == 1) scale[0] = static_cast<std::byte>(rng() & 255);
   }

@@ -82,7 +82,8 @@ TEST_P(Dense, RopeRotatesBothLayoutsAndNoMore) {
       reference::rope(cosine.data(), sine.data(), pairs, layout, before.data(), want.data());
       ops().rope(cosine.data(), sine.data(), pairs, layout, x.data());
       for (std::size_t i = 0; i < 2 * pairs; ++i) {
-        const std::size_t other = layout == RopePairs::neighbours ? (i ^ 1) : (i + pairs) % (2 * pairs);
+        const std::size_t other =
+            layout == RopePairs::neighbours ? (i ^ 1) : (i + pairs) % (2 * pairs);
         ASSERT_NEAR(x[i], want[i],
                     1.5 * FLT_EPSILON * (std::abs(before[i]) + std::abs(before[other])))
             << pairs << " pairs, value " << i;
@@ -154,12 +155,26 @@ TEST_P(Dense, ToHalfRoundsToNearestEven) {
     x[0] = 1.0f + 0x1p-11f;  // halfway: to even
     std::vector<f16> out(n + 1, f16{0xbeef});
     ops().to_half(x.data(), n, out.data());
-    for (std::size_t i = 0; i < n; ++i) ASSERT_EQ(out[i].bits, to_f16(x[i]).bits) << n << " " << x[i];
+    for (std::size_t i = 0; i < n; ++i)
+      ASSERT_EQ(out[i].bits, to_f16(x[i]).bits) << n << " " << x[i];
     EXPECT_EQ(out[n].bits, 0xbeef) << "past the end of " << n;
   }
-  const float special[] = {0.0f, -0.0f, 65504.0f, 65519.9f, 65520.0f, -1e30f, 0x1p-24f, 0x1p-25f,
-                           -0x1.8p-25f, 0x1p-14f - 0x1p-26f,
-                           std::numeric_limits<float>::infinity(), 1.0f, 2.0f, 3.0f, 4.0f, 5.0f};
+  const float special[] = {0.0f,
+                           -0.0f,
+                           65504.0f,
+                           65519.9f,
+                           65520.0f,
+                           -1e30f,
+                           0x1p-24f,
+                           0x1p-25f,
+                           -0x1.8p-25f,
+                           0x1p-14f - 0x1p-26f,
+                           std::numeric_limits<float>::infinity(),
+                           1.0f,
+                           2.0f,
+                           3.0f,
+                           4.0f,
+                           5.0f};
   f16 out[16];
   ops().to_half(special, 16, out);
   for (int i = 0; i < 16; ++i) EXPECT_EQ(out[i].bits, to_f16(special[i]).bits) << special[i];

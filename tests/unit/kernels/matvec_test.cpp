@@ -51,9 +51,9 @@ std::vector<float> random_activations(std::size_t rows, std::size_t cols, std::m
   return x;
 }
 
-// How far a result may be from the exact one. Rounding moves an activation by half a step (a block's
-// largest magnitude / 32767), the float sums err by FLT_EPSILON / 2 an addition, of at most one a
-// group and four lanes' worth more, and of the terms before offsets cancel against words.
+// How far a result may be from the exact one. Rounding moves an activation by half a step (a
+// block's largest magnitude / 32767), the float sums err by FLT_EPSILON / 2 an addition, of at most
+// one a group and four lanes' worth more, and of the terms before offsets cancel against words.
 std::vector<double> bounds(const WeightView& w, const float* x) {
   std::vector<float> row(w.cols);
   std::vector<double> bound(w.rows);
@@ -238,7 +238,8 @@ TEST_P(Matvec, IntegersAreExact) {
   for (std::size_t r = 0; r < 4; ++r) EXPECT_EQ(double{out[r]}, want[r]) << r;
 }
 
-// Whatever the range of rows and the number of activation rows: the same bits, and no others touched.
+// Whatever the range of rows and the number of activation rows: the same bits, and no others
+// touched.
 TEST_P(Matvec, BitsDependOnTheTwoRowsAlone) {
   constexpr std::size_t kRows = 11, kTokens = 16, kCols = 512;
   constexpr float kUntouched = -12345.0f;
@@ -264,8 +265,8 @@ TEST_P(Matvec, BitsDependOnTheTwoRowsAlone) {
           const int r = static_cast<int>(i % kRows);
           const float want = r >= first && r < last ? alone[i] : kUntouched;
           ASSERT_EQ(std::bit_cast<std::uint32_t>(out[i]), std::bit_cast<std::uint32_t>(want))
-              << t.name << ", rows " << first << " to " << last << ", row " << r << " of "
-              << tokens << " activation rows";
+              << t.name << ", rows " << first << " to " << last << ", row " << r << " of " << tokens
+              << " activation rows";
         }
       }
   }

@@ -44,14 +44,23 @@ inline Weights random_weights(WeightType type, std::size_t rows, std::size_t col
     return std::ldexp(normal(rng), exponent);
   };
   for (std::size_t at = 0; at < w.bytes.size(); at += t.block_bytes) switch (type) {
-      case WeightType::f32: put(at, real()); break;
-      case WeightType::bf16: put(at, to_bf16(real())); break;
-      case WeightType::q6_k: put(at + 208, random_half(scale, rng)); break;
+      case WeightType::f32:
+        put(at, real());
+        break;
+      case WeightType::bf16:
+        put(at, to_bf16(real()));
+        break;
+      case WeightType::q6_k:
+        put(at + 208, random_half(scale, rng));
+        break;
       case WeightType::q4_1:
       case WeightType::q5_1:
       case WeightType::q4_k:
-      case WeightType::q5_k: put(at + 2, random_half(scale, rng)); [[fallthrough]];
-      default: put(at, random_half(scale, rng));
+      case WeightType::q5_k:
+        put(at + 2, random_half(scale, rng));
+        [[fallthrough]];
+      default:
+        put(at, random_half(scale, rng));
     }
   return w;
 }
