@@ -1,0 +1,52 @@
+#include "kernels/attend_reference.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace thermocline {
+namespace {
+
+bool sees(const Visibility& visible, std::uint32_t rank, std::uint32_t position) {
+  if (!visible.masked) return true;
+  const std::uint32_t at = visible.first_position + rank;
+  return at <= position && (visible.window == 0 || position - at < visible.window);
+}
+
+}  // namespace
+
+std::vector<double> attend_reference(const float* query, HeadShape shape,
+                                     std::span<const Fold> folds,
+                                     std::span<const Visibility> visible, std::uint32_t position) {
+  std::vector<double> score;
+  std::vector<const f16*> values;
+  double max = -std::numeric_limits<double>::infinity();
+  for (std::size_t f = 0; f < folds.size(); ++f) {
+    std::uint32_t rank = 0;
+    for (const BlockView& block : folds[f].blocks) {
+      std::uint32_t rank_in_block = 0;
+      for (std::size_t row = 0; row < kBlockRows; ++row) {
+        if (!(block.rows >> row & 1)) continue;
+        const float weight = block.log_weight ? block.log_weight[rank_in_block] : 0.0f;
+        ++rank_in_block;
+        if (!visible.empty() && !sees(visible[f], rank++, position)) continue;
+        const f16* key = reinterpret_cast<const f16*>(block.key + row * folds[f].key_stride);
+        double s = weight;
+        for (std::uint32_t d = 0; d < shape.key_dim; ++d) s += double{query[d]} * to_float(key[d]);
+        score.push_back(s);
+        values.push_back(reinterpret_cast<const f16*>(block.value + row * folds[f].value_stride));
+        max = std::max(max, s);
+      }
+    }
+  }
+  std::vector<double> out(shape.value_dim);
+  double sum = 0.0;
+  for (std::size_t r = 0; r < score.size(); ++r) {
+    const double weight = std::exp(score[r] - max);
+    sum += weight;
+    for (std::uint32_t d = 0; d < shape.value_dim; ++d) out[d] += weight * to_float(values[r][d]);
+  }
+  for (double& x : out) x = sum > 0.0 ? x / sum : 0.0;
+  return out;
+}
+
+}  // namespace thermocline

@@ -1,0 +1,67 @@
+#include "retrieval/recall.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace thermocline {
+namespace {
+
+std::vector<double> scores(const float* query, std::uint32_t key_dim, const RunKeys& keys) {
+  std::vector<double> out(keys.rows);
+  for (std::uint32_t r = 0; r < keys.rows; ++r) {
+    const f16* key = reinterpret_cast<const f16*>(keys.data + std::size_t{r} * keys.layout.bytes());
+    for (std::uint32_t d = 0; d < key_dim; ++d) out[r] += double{query[d]} * to_float(key[d]);
+  }
+  return out;
+}
+
+bool reads(const ReadList& list, const Read& read, std::uint32_t row) {
+  if (read.everything) return true;
+  for (std::uint32_t p = read.first; p < read.last; ++p)
+    if (list.picks[p].block == row / kBlockRows)
+      return (list.picks[p].rows >> row % kBlockRows & 1) != 0;
+  return false;
+}
+
+}  // namespace
+
+double covered_mass(HeadShape shape, const ListQuery& query, std::span<const RunKeys> keys,
+                    const ReadList& list) {
+  TL_CHECK(keys.size() == query.runs.size());
+  double covered_by_heads = 0.0;
+  for (std::uint32_t h = 0; h < shape.heads; ++h) {
+    std::vector<std::vector<double>> score;
+    const bool steady = h < query.steady.size() && query.steady[h].sum > 0.0f;
+    double max = steady ? query.steady[h].max : -std::numeric_limits<double>::infinity();
+    for (const RunKeys& run : keys) {
+      score.push_back(scores(query.query + std::size_t{h} * shape.key_dim, shape.key_dim, run));
+      for (const double s : score.back()) max = std::max(max, s);
+    }
+    double covered = steady ? query.steady[h].sum * std::exp(query.steady[h].max - max) : 0.0;
+    double all = covered;
+    for (const auto& run : score)
+      for (const double s : run) all += std::exp(s - max);
+    for (const Read& read : list.reads) {
+      if (read.form != Form::rows) continue;
+      for (std::uint32_t r = 0; r < keys[read.run].rows; ++r)
+        if (reads(list, read, r)) covered += std::exp(score[read.run][r] - max);
+    }
+    covered_by_heads += all > 0.0 ? covered / all : 1.0;
+  }
+  return covered_by_heads / shape.heads;
+}
+
+std::uint64_t rows_read(std::span<const Run> runs, const ReadList& list) {
+  std::uint64_t rows = 0;
+  for (const Read& read : list.reads) {
+    if (read.form != Form::rows) continue;
+    if (read.everything) rows += runs[read.run].rows->rows;
+    for (std::uint32_t p = read.first; !read.everything && p < read.last; ++p)
+      rows += static_cast<std::uint64_t>(count(list.picks[p].rows));
+  }
+  return rows;
+}
+
+}  // namespace thermocline

@@ -1,0 +1,276 @@
+#include "kernels/attend.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "kernels/attend_reference.h"
+#include "kernels/cpu/table.h"
+
+namespace thermocline {
+namespace {
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+// Whole blocks of rows, K beside V, and the fold over some of them.
+struct Blocks {
+  std::uint32_t stride;
+  HeadShape shape;
+  std::vector<f16> data;
+  std::vector<BlockView> views;
+
+  Blocks(std::size_t blocks, HeadShape s, std::mt19937* random, float size = 1.0f)
+      : stride((s.key_dim + s.value_dim) * 2), shape(s) {
+    std::normal_distribution<float> normal(0.0f, size);
+    data.resize(blocks * kBlockRows * stride / 2);
+    for (f16& x : data) x = to_f16(normal(*random));
+    for (std::size_t b = 0; b < blocks; ++b) {
+      const std::byte* at = reinterpret_cast<const std::byte*>(data.data()) + b * kBlockRows * stride;
+      views.push_back({at, at + s.key_dim * 2, kAllRows, nullptr});
+    }
+  }
+  f16* key(std::size_t row) { return data.data() + row * stride / 2; }
+  f16* value(std::size_t row) { return key(row) + shape.key_dim; }
+  Fold fold() const { return {RowFormat::f16, RowFormat::f16, stride, stride, views}; }
+};
+
+struct States {
+  std::vector<float> acc;
+  std::vector<AttnState> head;
+  explicit States(HeadShape shape) : acc(shape.heads * shape.value_dim, 77.0f), head(shape.heads) {
+    for (std::uint32_t h = 0; h < shape.heads; ++h) head[h].acc = &acc[h * shape.value_dim];
+  }
+};
+
+class AttendOfEveryTable : public testing::TestWithParam<const CpuTable*> {
+ protected:
+  void SetUp() override {
+    if (!usable(*GetParam()))
+      GTEST_SKIP() << GetParam()->name << ": this machine lacks " << lacking(*GetParam());
+  }
+  const AttendOps& ops() const { return GetParam()->attend; }
+  std::vector<float> normals(std::size_t n, float size = 1.0f) {
+    std::normal_distribution<float> normal(0.0f, size);
+    std::vector<float> out(n);
+    for (float& x : out) x = normal(random_);
+    return out;
+  }
+  RowSet some_rows() { return (RowSet{random_()} << 32 | random_()) & (RowSet{random_()} << 32 | random_()); }
+
+  void expect_near_reference(const States& states, HeadShape shape, const float* query,
+                             std::span<const Fold> folds) {
+    for (std::uint32_t h = 0; h < shape.heads; ++h) {
+      const std::vector<double> expected = attend_reference(query + h * shape.key_dim, shape, folds);
+      std::vector<float> got(shape.value_dim);
+      finish(states.head[h], got);
+      for (std::uint32_t d = 0; d < shape.value_dim; ++d)
+        ASSERT_NEAR(got[d], expected[d], 3e-5) << "head " << h << ", channel " << d;
+    }
+  }
+  std::mt19937 random_{11};
+};
+
+TEST_P(AttendOfEveryTable, AgreesWithTheReference) {
+  for (const std::uint32_t key_dim : {16, 48, 64, 96, 128, 256})
+    for (std::uint32_t heads = 1; heads <= 9; ++heads) {
+      const HeadShape shape{heads, key_dim, heads % 2 ? key_dim : 80};
+      Blocks blocks(4, shape, &random_);
+      const std::vector<float> query = normals(heads * key_dim, 0.3f);
+      for (const int rows : {1, 2, 63, 64, 129, 256}) {
+        for (int b = 0; b < 4; ++b)
+          blocks.views[static_cast<std::size_t>(b)].rows = first_rows(std::clamp(rows - 64 * b, 0, 64));
+        States states(shape);
+        ops().attend(query.data(), shape, blocks.fold(), states.head.data());
+        const Fold fold = blocks.fold();
+        expect_near_reference(states, shape, query.data(), {&fold, 1});
+      }
+    }
+}
+
+TEST_P(AttendOfEveryTable, MaskedRowsAndGatheredRowsGiveTheSameBits) {
+  const HeadShape shape{3, 64, 64};
+  for (int round = 0; round < 20; ++round) {
+    Blocks blocks(3, shape, &random_);
+    std::vector<float> weights(3 * kBlockRows);
+    for (float& w : weights) w = std::log(static_cast<float>(1 + random_() % 20));
+    // The same rows moved together: other addresses, the same ranks.
+    Blocks gathered(3, shape, &random_);
+    std::size_t n = 0;
+    for (std::size_t b = 0; b < 3; ++b) {
+      blocks.views[b].rows = some_rows();
+      if (round % 2) blocks.views[b].log_weight = &weights[n];
+      for (std::size_t r = 0; r < kBlockRows; ++r)
+        if (blocks.views[b].rows >> r & 1)
+          std::memcpy(gathered.key(n++), blocks.key(b * kBlockRows + r), blocks.stride);
+    }
+    for (std::size_t b = 0; b < 3; ++b) {
+      const int rest = static_cast<int>(n) - static_cast<int>(64 * b);
+      gathered.views[b].rows = first_rows(std::clamp(rest, 0, 64));
+      if (round % 2) gathered.views[b].log_weight = &weights[b * kBlockRows];
+    }
+    const std::vector<float> query = normals(3 * 64);
+    States a(shape), b(shape);
+    ops().attend(query.data(), shape, blocks.fold(), a.head.data());
+    ops().attend(query.data(), shape, gathered.fold(), b.head.data());
+    EXPECT_EQ(a.acc, b.acc);
+    for (std::size_t h = 0; h < 3; ++h) {
+      EXPECT_EQ(a.head[h].max, b.head[h].max);
+      EXPECT_EQ(a.head[h].sum, b.head[h].sum);
+    }
+    const Fold fold = blocks.fold();
+    expect_near_reference(a, shape, query.data(), {&fold, 1});
+  }
+}
+
+TEST_P(AttendOfEveryTable, ALogWeightOfNIsARowNTimes) {
+  const HeadShape shape{2, 32, 32};
+  Blocks once(1, shape, &random_), often(1, shape, &random_);
+  once.views[0].rows = first_rows(2);
+  often.views[0].rows = first_rows(8);
+  for (std::size_t r = 0; r < 8; ++r)
+    std::memcpy(often.key(r), once.key(r < 3 ? 0 : 1), once.stride);
+  const float weights[2] = {std::log(3.0f), std::log(5.0f)};
+  once.views[0].log_weight = weights;
+  const std::vector<float> query = normals(64);
+  States states(shape);
+  ops().attend(query.data(), shape, once.fold(), states.head.data());
+  const Fold fold = often.fold();
+  expect_near_reference(states, shape, query.data(), {&fold, 1});
+}
+
+TEST_P(AttendOfEveryTable, SurvivesOutliers) {
+  const HeadShape shape{4, 64, 64};
+  Blocks blocks(2, shape, &random_);
+  for (std::uint32_t d = 0; d < 64; ++d) {
+    blocks.key(70)[d] = to_f16(60000.0f);
+    blocks.key(71)[d] = to_f16(-60000.0f);
+    blocks.value(70)[d] = to_f16(0.25f);
+  }
+  const std::vector<float> query(4 * 64, 50.0f);  // scores of +-2e8
+  States states(shape);
+  ops().attend(query.data(), shape, blocks.fold(), states.head.data());
+  const Fold fold = blocks.fold();
+  expect_near_reference(states, shape, query.data(), {&fold, 1});
+  EXPECT_NEAR(states.head[0].acc[5] / states.head[0].sum, 0.25, 1e-6);
+}
+
+TEST_P(AttendOfEveryTable, NoRowsAreTheIdentity) {
+  const HeadShape shape{3, 32, 48};
+  Blocks blocks(1, shape, &random_);
+  blocks.views[0].rows = 0;
+  States none(shape);
+  const std::vector<float> query = normals(3 * 32);
+  ops().attend(query.data(), shape, blocks.fold(), none.head.data());
+  for (const AttnState& s : none.head) {
+    EXPECT_EQ(s.max, -kInf);
+    EXPECT_EQ(s.sum, 0.0f);
+  }
+  EXPECT_EQ(none.acc, std::vector<float>(3 * 48, 0.0f));
+  std::vector<float> out(48, 5.0f);
+  finish(none.head[0], out);
+  EXPECT_EQ(out, std::vector<float>(48, 0.0f));
+
+  blocks.views[0].rows = some_rows() | 1;
+  States full(shape);
+  ops().attend(query.data(), shape, blocks.fold(), full.head.data());
+  const std::vector<float> before = full.acc;
+  const AttnState was = full.head[1];
+  ops().merge(none.head[1], 48, &full.head[1]);
+  EXPECT_EQ(full.acc, before);
+  EXPECT_EQ(full.head[1].sum, was.sum);
+  ops().merge(full.head[1], 48, &none.head[1]);  // the other way round
+  EXPECT_EQ(none.head[1].max, was.max);
+  EXPECT_EQ(none.head[1].sum, was.sum);
+  for (std::uint32_t d = 0; d < 48; ++d) EXPECT_EQ(none.head[1].acc[d], was.acc[d]);
+}
+
+TEST_P(AttendOfEveryTable, MergeDoesNotCareAboutGrouping) {
+  const HeadShape shape{2, 64, 64};
+  std::vector<Blocks> blocks;
+  std::vector<Fold> folds;
+  for (int i = 0; i < 5; ++i) blocks.emplace_back(4, shape, &random_, i == 2 ? 4.0f : 1.0f);
+  for (const Blocks& b : blocks) folds.push_back(b.fold());
+  const std::vector<float> query = normals(2 * 64);
+  std::vector<States> parts;
+  for (const Fold& f : folds) {
+    parts.emplace_back(shape);
+    ops().attend(query.data(), shape, f, parts.back().head.data());
+  }
+  const auto merged = [&](std::vector<std::vector<std::size_t>> groups) {
+    States all(shape);
+    ops().attend(query.data(), shape, Fold{}, all.head.data());
+    for (const auto& group : groups) {
+      States inner(shape);
+      ops().attend(query.data(), shape, Fold{}, inner.head.data());
+      for (const std::size_t i : group)
+        for (std::size_t h = 0; h < 2; ++h) ops().merge(parts[i].head[h], 64, &inner.head[h]);
+      for (std::size_t h = 0; h < 2; ++h) ops().merge(inner.head[h], 64, &all.head[h]);
+    }
+    return all;
+  };
+  expect_near_reference(merged({{0, 1, 2, 3, 4}}), shape, query.data(), folds);
+  expect_near_reference(merged({{0}, {1, 2}, {3, 4}}), shape, query.data(), folds);
+  expect_near_reference(merged({{4, 3, 2}, {1}, {0}}), shape, query.data(), folds);
+}
+
+TEST_P(AttendOfEveryTable, TilesAgreeWithTheReferenceUnderMasksAndWindows) {
+  for (const std::uint32_t dim : {16, 64, 96, 256})
+    for (const std::uint32_t window : {0, 1, 20, 200}) {
+      const HeadShape shape{1, dim, dim == 64 ? 80 : dim};
+      Blocks before(3, shape, &random_), inside(1, shape, &random_);
+      std::vector<float> weights(64, std::log(3.0f));
+      before.views[1].log_weight = weights.data();
+      before.views[2].rows = first_rows(41);
+      inside.views[0].rows = first_rows(37);
+      const std::uint32_t start = window == 0 ? 1000 : 169;  // of the masked fold
+      const Fold folds[2] = {before.fold(), inside.fold()};
+      const Visibility visible[2] = {
+          window == 0 ? Visibility{} : Visibility{true, start - 169, window},
+          Visibility{true, start, window}};
+      const std::size_t rows = 48;  // 37 queries and padding, out of order
+      std::vector<std::uint32_t> position(rows);
+      for (std::size_t q = 0; q < rows; ++q) position[q] = start + static_cast<std::uint32_t>(q * 7 % 37);
+      const std::vector<float> query = normals(rows * dim, 0.3f);
+      std::vector<float> turned(rows * dim);
+      for (std::size_t q = 0; q < rows; ++q)
+        for (std::size_t d = 0; d < dim; ++d) turned[d * rows + q] = query[q * dim + d];
+      std::vector<float> max(rows, -kInf), sum(rows, 0.0f), acc(rows * shape.value_dim, 0.0f);
+      std::vector<float> scratch(tile_scratch_floats(shape));
+      const QueryTile tile{turned.data(), position.data(), rows, max.data(), sum.data(), acc.data()};
+      for (int f = 0; f < 2; ++f) ops().attend_tile(tile, shape, folds[f], visible[f], scratch.data());
+      for (std::size_t q = 0; q < rows; ++q) {
+        const std::vector<double> expected =
+            attend_reference(&query[q * dim], shape, folds, visible, position[q]);
+        for (std::uint32_t d = 0; d < shape.value_dim; ++d)
+          ASSERT_NEAR(acc[d * rows + q] / sum[q], expected[d], 3e-5)
+              << dim << " channels, window " << window << ", query " << q;
+      }
+    }
+}
+
+TEST_P(AttendOfEveryTable, ATileThatSeesNothingStaysTheIdentity) {
+  const HeadShape shape{1, 32, 32};
+  Blocks blocks(1, shape, &random_);
+  std::vector<std::uint32_t> position(16, 9);
+  position[3] = 10;  // one query sees the first row
+  std::vector<float> query = normals(16 * 32, 100.0f), scratch(tile_scratch_floats(shape));
+  std::vector<float> max(16, -kInf), sum(16, 0.0f), acc(16 * 32, 0.0f);
+  ops().attend_tile({query.data(), position.data(), 16, max.data(), sum.data(), acc.data()}, shape,
+                    blocks.fold(), Visibility{true, 10, 0}, scratch.data());
+  for (std::size_t q = 0; q < 16; ++q) {
+    EXPECT_EQ(sum[q], q == 3 ? 1.0f : 0.0f);
+    EXPECT_EQ(std::isinf(max[q]), q != 3);
+    for (std::size_t d = 0; d < 32; ++d)
+      EXPECT_EQ(acc[d * 16 + q], q == 3 ? to_float(blocks.value(0)[d]) : 0.0f);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Tables, AttendOfEveryTable,
+                         testing::ValuesIn(all_cpu_tables().begin(), all_cpu_tables().end()),
+                         [](const auto& table) { return std::string(table.param->name); });
+
+}  // namespace
+}  // namespace thermocline

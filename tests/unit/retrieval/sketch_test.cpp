@@ -1,0 +1,408 @@
+#include "retrieval/select/sketch.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+
+#include "retrieval/select/everything.h"
+#include "retrieval/select/nothing.h"
+#include "tests/unit/retrieval/sealed_keys.h"
+
+namespace thermocline {
+namespace {
+
+const CpuTable& table() { return **choose_cpu_table("auto"); }
+
+std::unique_ptr<SketchSelector> sketch(const SketchOptions& options = {}) {
+  auto made = SketchSelector::create(options, table());
+  TL_CHECK(made.has_value());
+  return std::move(*made);
+}
+
+// One sequence: some runs, a query for each KV head, steady states.
+struct Scene {
+  HeadShape shape;
+  std::uint32_t heads, length;
+  SealedRuns sealed;
+  std::vector<float> query;
+  std::vector<std::vector<AttnState>> steady;
+
+  Scene(const Selector& selector, HeadShape s, std::uint32_t kv_heads,
+        std::vector<std::uint32_t> runs, const Workers& workers, unsigned seed = 1)
+      : shape(s), heads(kv_heads) {
+    const std::uint32_t rows = std::accumulate(runs.begin(), runs.end(), 0u);
+    length = rows + 20;
+    SyntheticRows synthetic(shape, heads, rows, rows / 24 + 1, seed);
+    std::uint32_t first = 0;
+    for (const std::uint32_t n : runs) {
+      const Sealing sealing = synthetic.sealing(first, n);
+      sealed.add(sealing, *selector.form(sealing, workers));
+      first += n;
+    }
+    std::mt19937 random(seed + 100);
+    std::normal_distribution<float> normal(0.0f, 0.25f);
+    for (std::size_t i = 0; i < std::size_t{heads} * shape.heads * shape.key_dim; ++i)
+      query.push_back(normal(random));
+    steady.assign(heads, std::vector<AttnState>(shape.heads, AttnState{1.0f, 2.0f, nullptr}));
+  }
+  std::vector<ListQuery> lists() const {
+    std::vector<ListQuery> out;
+    for (std::uint32_t h = 0; h < heads; ++h)
+      out.push_back({h, length, &query[std::size_t{h} * shape.heads * shape.key_dim], steady[h],
+                     sealed.runs()});
+    return out;
+  }
+  std::vector<ReadList> choose(Selector* selector, const Workers& workers,
+                               Chosen* chosen = nullptr) const {
+    std::vector<ReadList> out(heads);
+    const Chosen cost = selector->choose(shape, lists(), sealed, workers, out);
+    if (chosen) *chosen = cost;
+    return out;
+  }
+};
+
+// What the header of ReadList promises.
+void expect_well_formed(const ReadList& list, std::span<const Run> runs) {
+  std::size_t weights = 0, next_pick = 0;
+  for (const Read& read : list.reads) {
+    ASSERT_LT(read.run, runs.size());
+    if (read.everything) continue;
+    ASSERT_EQ(read.first, next_pick);
+    ASSERT_LT(read.first, read.last);
+    next_pick = read.last;
+    const Segment& segment =
+        read.form == Form::rows ? *runs[read.run].rows : *runs[read.run].summaries;
+    if (read.weighted) {
+      ASSERT_EQ(read.first_weight, weights);
+    }
+    for (std::uint32_t p = read.first; p < read.last; ++p) {
+      const Pick& pick = list.picks[p];
+      ASSERT_LT(pick.block, segment.blocks());
+      ASSERT_NE(pick.rows, 0u);
+      if (p > read.first) {
+        ASSERT_LT(list.picks[p - 1].block, pick.block);
+      }
+      const std::uint32_t rows = segment.rows - pick.block * kBlockRows;
+      ASSERT_EQ(pick.rows & ~first_rows(static_cast<int>(std::min(rows, 64u))), 0u);
+      if (read.weighted) weights += static_cast<std::size_t>(count(pick.rows));
+    }
+  }
+  ASSERT_EQ(next_pick, list.picks.size());
+  ASSERT_EQ(weights, list.log_weight.size());
+}
+
+bool same(const ReadList& a, const ReadList& b) {
+  const auto same_read = [](const Read& x, const Read& y) {
+    return x.run == y.run && x.form == y.form && x.everything == y.everything &&
+           x.first == y.first && x.last == y.last && x.weighted == y.weighted &&
+           x.first_weight == y.first_weight;
+  };
+  const auto same_pick = [](const Pick& x, const Pick& y) {
+    return x.block == y.block && x.rows == y.rows;
+  };
+  return std::equal(a.reads.begin(), a.reads.end(), b.reads.begin(), b.reads.end(), same_read) &&
+         std::equal(a.picks.begin(), a.picks.end(), b.picks.begin(), b.picks.end(), same_pick) &&
+         a.log_weight == b.log_weight;
+}
+
+TEST(SketchForm, OrdersRowsByClusterAndAveragesThem) {
+  const HeadShape shape{3, 48, 32};
+  for (const std::uint32_t rows : {1u, 16u, 17u, 777u}) {
+    SyntheticRows synthetic(shape, 2, rows, 9, 3);
+    const Sealing sealing = synthetic.sealing();
+    const auto selector = sketch();
+    const Formation formed = *selector->form(sealing, Workers(2));
+    const auto index = std::static_pointer_cast<const SketchIndex>(formed.index);
+    ASSERT_EQ(formed.summaries, (rows + 15) / 16);
+    ASSERT_EQ(formed.summaries, selector->summary_rows(rows));
+    ASSERT_EQ(formed.order.size(), 2u * rows);
+    for (std::uint32_t h = 0; h < 2; ++h) {
+      const std::span<const std::uint32_t> order(&formed.order[std::size_t{h} * rows], rows);
+      std::vector<std::uint32_t> all(order.begin(), order.end());
+      std::sort(all.begin(), all.end());
+      for (std::uint32_t r = 0; r < rows; ++r) ASSERT_EQ(all[r], r);
+      const auto starts = index->starts(h);
+      ASSERT_EQ(starts.front(), 0);
+      ASSERT_EQ(starts.back(), rows);
+      for (std::uint32_t c = 0; c < formed.summaries; ++c) {
+        ASSERT_LE(starts[c], starts[c + 1]);
+        for (std::uint32_t i = starts[c]; i + 1 < starts[c + 1]; ++i)
+          EXPECT_LT(order[i], order[i + 1]) << "by position inside a cluster";
+        for (std::uint32_t d = 0; d < shape.key_dim && starts[c] < starts[c + 1]; ++d) {
+          double mean = 0;
+          for (std::uint32_t i = starts[c]; i < starts[c + 1]; ++i)
+            mean += to_float(sealing.rows.key(h, order[i])[d]) / (starts[c + 1] - starts[c]);
+          EXPECT_NEAR(
+              formed.summary_keys[(std::size_t{h} * formed.summaries + c) * shape.key_dim + d], mean,
+              1e-4);
+        }
+      }
+    }
+  }
+}
+
+TEST(SketchForm, SaysWhatItTakes) {
+  const HeadShape shape{3, 64, 64};
+  const auto selector = sketch({.cluster = 24});
+  for (const std::uint32_t rows : {1u, 100u, 1024u, 5001u}) {
+    SyntheticRows synthetic(shape, 3, rows, 9, 3);
+    const Formation formed = *selector->form(synthetic.sealing(), Workers(2));
+    EXPECT_EQ(formed.index->bytes(), 3 * selector->index_bytes(shape, rows));
+    EXPECT_EQ(formed.summaries, selector->summary_rows(rows));
+  }
+  EXPECT_EQ(selector->index_bytes(shape, 2 * kSegmentRows + 5),
+            2 * selector->index_bytes(shape, kSegmentRows) + selector->index_bytes(shape, 5));
+  EXPECT_EQ(selector->index_bytes(shape, 0), 0u);
+  EXPECT_EQ(selector->summary_rows(0), 0u);
+}
+
+TEST(SketchForm, IsTheSameOnAnyNumberOfThreads) {
+  const HeadShape shape{3, 64, 64};
+  SyntheticRows synthetic(shape, 2, 2500, 70, 3);
+  const auto selector = sketch();
+  const Formation a = *selector->form(synthetic.sealing(), Workers(1));
+  const Formation b = *selector->form(synthetic.sealing(), Workers(2));
+  EXPECT_EQ(a.order, b.order);
+  EXPECT_EQ(a.summary_keys, b.summary_keys);
+  EXPECT_EQ(a.summary_values, b.summary_values);
+  const auto codes = [](const Formation& f) {
+    const auto index = std::static_pointer_cast<const SketchIndex>(f.index);
+    return std::vector<std::uint8_t>(index->codes(0), index->codes(0) + index->bytes());
+  };
+  EXPECT_EQ(codes(a), codes(b));
+}
+
+TEST(SketchForm, RefusesWhatItCannotCode) {
+  const HeadShape shape{1, 40, 40};
+  SyntheticRows synthetic(shape, 1, 20, 2, 3);
+  const auto formed = sketch()->form(synthetic.sealing(), Workers(1));
+  ASSERT_FALSE(formed.has_value());
+  EXPECT_EQ(formed.error().code, ErrorCode::unsupported);
+}
+
+TEST(SketchForm, TakesHostileKeys) {
+  const HeadShape shape{2, 32, 32};
+  SyntheticRows synthetic(shape, 1, 300, 5, 3);
+  for (std::uint32_t d = 0; d < 32; ++d) {
+    synthetic.key(0, 7)[d] = {0x7e00};                                  // NaN
+    synthetic.key(0, 8)[d] = {0x7c00};                                  // infinity
+    synthetic.key(0, 9)[d] = to_f16(65504.0f);
+    for (std::uint32_t r = 20; r < 200; ++r) synthetic.key(0, r)[d] = to_f16(1.0f);  // all equal
+  }
+  const auto selector = sketch({.min_rows = 10});
+  const Sealing sealing = synthetic.sealing();
+  SealedRuns sealed;
+  sealed.add(sealing, *selector->form(sealing, Workers(2)));
+  const std::vector<float> query(64, 0.1f);
+  const ListQuery list{0, 300, query.data(), {}, sealed.runs()};
+  std::vector<ReadList> out(1);
+  selector->choose(shape, {&list, 1}, sealed, Workers(2), out);
+  expect_well_formed(out[0], sealed.runs());
+}
+
+TEST(SketchOptions, AreChecked) {
+  const auto refused = [](const SketchOptions& o) {
+    const auto made = SketchSelector::create(o, table());
+    return !made.has_value() && made.error().code == ErrorCode::invalid_argument;
+  };
+  EXPECT_FALSE(refused({}));
+  EXPECT_TRUE(refused({.share = -0.1}));
+  EXPECT_TRUE(refused({.share = 1.1}));
+  EXPECT_TRUE(refused({.share = std::numeric_limits<double>::quiet_NaN()}));
+  EXPECT_TRUE(refused({.min_rows = 0}));
+  EXPECT_TRUE(refused({.cluster = 1}));
+  EXPECT_TRUE(refused({.cluster = 1025}));
+  EXPECT_TRUE(refused({.kmeans = {.group_iterations = -1}}));
+  EXPECT_TRUE(refused({.kmeans = {.cluster_iterations = 101}}));
+  EXPECT_TRUE(refused({.kmeans = {.searched_groups = 0}}));
+}
+
+TEST(SketchChoose, ReadsItsBudgetAndEstimatesTheRest) {
+  for (const std::uint32_t group : {1u, 3u, 9u}) {
+    const auto selector = sketch({.share = 0.05, .min_rows = 30});
+    const Workers workers(2);
+    // Runs of awkward sizes, one of them longer than a job.
+    const Scene scene(*selector, {group, 64, 64}, 2, {1500, 70, 333}, workers);
+    Chosen cost;
+    const std::vector<ReadList> lists = scene.choose(selector.get(), workers, &cost);
+    std::uint64_t bytes = 0;
+    for (std::uint32_t h = 0; h < 2; ++h) {
+      expect_well_formed(lists[h], scene.sealed.runs());
+      EXPECT_EQ(rows_read(scene.sealed.runs(), lists[h]), std::uint64_t(0.05 * scene.length));
+      // Read rows and estimated rows are all rows.
+      double estimated = 0;
+      for (const float w : lists[h].log_weight) estimated += std::exp(double{w});
+      EXPECT_NEAR(estimated, 1903 - std::floor(0.05 * scene.length), 1e-2);
+      for (const Run& run : scene.sealed.runs())
+        bytes += run.index->bytes() / 2 + run.summaries->rows * 128;
+      bytes += lists[h].log_weight.size() * 128;
+    }
+    EXPECT_EQ(cost.index_bytes, bytes);
+  }
+}
+
+TEST(SketchChoose, WeighsEachClusterByItsUnreadRows) {
+  const auto selector = sketch({.share = 0.1});
+  const Workers workers(1);
+  const Scene scene(*selector, {3, 64, 64}, 1, {1000}, workers);
+  const ReadList list = scene.choose(selector.get(), workers)[0];
+  std::vector<bool> read(1000);
+  std::vector<float> weight(63, -1.0f);
+  std::size_t next = 0;
+  for (const Read& r : list.reads)
+    for (std::uint32_t p = r.first; p < r.last; ++p)
+      for (std::uint32_t bit = 0; bit < 64; ++bit)
+        if (list.picks[p].rows >> bit & 1) {
+          const std::uint32_t row = list.picks[p].block * 64 + bit;
+          if (r.form == Form::rows) read[row] = true;
+          else weight[row] = list.log_weight[next++];
+        }
+  const auto index = std::static_pointer_cast<const SketchIndex>(scene.sealed.runs()[0].index);
+  const auto starts = index->starts(0);
+  for (std::uint32_t c = 0; c < 63; ++c) {
+    int unread = 0;
+    for (std::uint32_t r = starts[c]; r < starts[c + 1]; ++r) unread += !read[r];
+    EXPECT_EQ(weight[c], unread ? static_cast<float>(std::log(double(unread))) : -1.0f) << c;
+  }
+}
+
+TEST(SketchChoose, FindsTheTrueMass) {
+  const auto selector = sketch({.share = 0.02, .min_rows = 1});
+  const Workers workers(2);
+  double covered = 0, best = 0;
+  int lists_seen = 0;
+  for (const std::uint32_t dim : {64u, 128u}) {
+    const Scene scene(*selector, {3, dim, dim}, 2, {4000, 1000}, workers, dim);
+    const std::vector<ReadList> lists = scene.choose(selector.get(), workers);
+    for (std::uint32_t h = 0; h < 2; ++h) {
+      const ListQuery query = scene.lists()[h];
+      covered += covered_mass(scene.shape, query, scene.sealed.keys(h), lists[h]);
+      ++lists_seen;
+      // The same number of rows, chosen by their true mass.
+      std::vector<double> mass(5000);
+      double steady = 0;
+      for (std::uint32_t g = 0; g < 3; ++g) {
+        std::vector<double> score;
+        for (const RunKeys& run : scene.sealed.keys(h))
+          for (std::uint32_t r = 0; r < run.rows; ++r) {
+            double s = 0;
+            for (std::uint32_t d = 0; d < dim; ++d)
+              s += double{query.query[g * dim + d]} *
+                   to_float(reinterpret_cast<const f16*>(run.data + r * run.layout.bytes())[d]);
+            score.push_back(s);
+          }
+        const double max = *std::max_element(score.begin(), score.end());
+        double sum = 2.0 * std::exp(1.0 - max);
+        for (const double s : score) sum += std::exp(s - max);
+        for (std::size_t r = 0; r < 5000; ++r) mass[r] += std::exp(score[r] - max) / sum / 3;
+        steady += 2.0 * std::exp(1.0 - max) / sum / 3;
+      }
+      std::sort(mass.begin(), mass.end(), std::greater<>());
+      best += std::accumulate(mass.begin(), mass.begin() + int(0.02 * scene.length), steady);
+    }
+  }
+  covered /= lists_seen;
+  best /= lists_seen;
+  EXPECT_GT(best, 0.5);             // there is something to find
+  EXPECT_GT(covered, 0.97 * best);  // and nearly all of it is found
+  RecordProperty("covered", std::to_string(covered));
+  RecordProperty("best", std::to_string(best));
+}
+
+TEST(SketchChoose, IsTheSameOnAnyNumberOfThreads) {
+  const auto selector = sketch(), other = sketch();
+  const Workers one(1), two(2), many(5);
+  const Scene scene(*selector, {3, 64, 64}, 3, {5000, 3000}, one);
+  const std::vector<ReadList> a = scene.choose(selector.get(), one);
+  for (const Workers* workers : {&two, &many})
+    for (Selector* s : {selector.get(), other.get()}) {
+      const std::vector<ReadList> b = scene.choose(s, *workers);
+      for (std::uint32_t h = 0; h < 3; ++h) EXPECT_TRUE(same(a[h], b[h]));
+    }
+}
+
+TEST(SketchChoose, IsTheSameInABatch) {
+  const auto selector = sketch();
+  const Workers workers(2);
+  const Scene a(*selector, {3, 64, 64}, 2, {3000}, workers), b(*selector, {3, 64, 64}, 2, {50, 2000}, workers, 9);
+  const std::vector<ReadList> alone_a = a.choose(selector.get(), workers),
+                              alone_b = b.choose(selector.get(), workers);
+  // Both of one size, so that their segments can stand in one table: only a's summaries are asked.
+  std::vector<ListQuery> both = a.lists();
+  for (const ListQuery& l : a.lists()) both.push_back(l);
+  std::vector<ReadList> out(4);
+  selector->choose(a.shape, both, a.sealed, workers, out);
+  for (std::uint32_t h = 0; h < 4; ++h) EXPECT_TRUE(same(out[h], alone_a[h % 2]));
+  EXPECT_FALSE(same(alone_a[0], alone_b[0]));
+}
+
+TEST(SketchChoose, ReadsEverythingBelowTheBudget) {
+  const auto selector = sketch({.share = 0.0, .min_rows = 400});
+  const Workers workers(2);
+  for (const std::uint32_t rows : {1u, 399u, 400u, 401u}) {
+    const Scene scene(*selector, {2, 32, 32}, 1, {rows}, workers);
+    Chosen cost;
+    const ReadList list = scene.choose(selector.get(), workers, &cost)[0];
+    ASSERT_FALSE(list.reads.empty());
+    EXPECT_EQ(list.reads[0].everything, rows <= 400) << rows;
+    EXPECT_EQ(list.picks.empty(), rows <= 400);
+    EXPECT_EQ(cost.index_bytes == 0, rows <= 400);
+    EXPECT_EQ(rows_read(scene.sealed.runs(), list), std::min(rows, 400u));
+  }
+  const auto all = sketch({.share = 1.0});
+  const Scene scene(*all, {2, 32, 32}, 1, {300, 500}, workers);
+  const ReadList list = scene.choose(all.get(), workers)[0];
+  ASSERT_EQ(list.reads.size(), 2u);
+  EXPECT_TRUE(list.reads[0].everything && list.reads[1].everything);
+}
+
+TEST(SketchChoose, ReadsRunsOfOtherMethodsWhole) {
+  const auto selector = sketch({.share = 0.05});
+  const Workers workers(2);
+  Scene scene(*selector, {2, 32, 32}, 1, {2000}, workers);
+  SyntheticRows plain({2, 32, 32}, 1, 90, 4, 8);
+  scene.sealed.add(plain.sealing(), Formation{});
+  const ReadList list = scene.choose(selector.get(), workers)[0];
+  expect_well_formed(list, scene.sealed.runs());
+  EXPECT_TRUE(std::any_of(list.reads.begin(), list.reads.end(),
+                          [](const Read& r) { return r.run == 1 && r.everything; }));
+  EXPECT_EQ(rows_read(scene.sealed.runs(), list), 90 + std::uint64_t(0.05 * scene.length));
+}
+
+TEST(SketchChoose, AllocatesNothingTheSecondTime) {
+  const auto selector = sketch();
+  const Workers workers(1);
+  const Scene scene(*selector, {3, 64, 64}, 2, {3000}, workers);
+  std::vector<ReadList> out(2);
+  const std::vector<ListQuery> lists = scene.lists();
+  selector->choose(scene.shape, lists, scene.sealed, workers, out);
+  const Pick* picks = out[0].picks.data();
+  const std::size_t capacity = out[0].picks.capacity();
+  selector->choose(scene.shape, lists, scene.sealed, workers, out);
+  EXPECT_EQ(out[0].picks.data(), picks);
+  EXPECT_EQ(out[0].picks.capacity(), capacity);
+}
+
+TEST(PlainSelectors, ReadAllOrNothing) {
+  EverythingSelector everything;
+  NothingSelector nothing;
+  const Workers workers(2);
+  const Scene scene(everything, {2, 32, 32}, 2, {100, 64}, workers);
+  EXPECT_FALSE(scene.sealed.runs()[0].summaries);
+  for (const ReadList& list : scene.choose(&everything, workers)) {
+    EXPECT_EQ(rows_read(scene.sealed.runs(), list), 164u);
+    EXPECT_TRUE(list.picks.empty());
+  }
+  for (const ReadList& list : scene.choose(&nothing, workers)) EXPECT_TRUE(list.reads.empty());
+  const ReadList all = scene.choose(&everything, workers)[1], none;
+  const ListQuery query = scene.lists()[1];
+  EXPECT_NEAR(covered_mass(scene.shape, query, scene.sealed.keys(1), all), 1.0, 1e-12);
+  const double steady = covered_mass(scene.shape, query, scene.sealed.keys(1), none);
+  EXPECT_GT(steady, 0.0);
+  EXPECT_LT(steady, 0.9);
+}
+
+}  // namespace
+}  // namespace thermocline
