@@ -74,18 +74,20 @@ class Reader {
     return logits;
   }
 
-  std::map<std::uint32_t, std::vector<float>> logits_at(const std::vector<int>& tokens,
-                                                        const std::vector<std::uint32_t>& wanted) {
+  // After each of the positions, which ascend: the text is read in pieces that end there.
+  std::map<std::uint32_t, std::vector<float>> logits_at(
+      const std::vector<int>& tokens, const std::vector<std::uint32_t>& positions) {
     auto timeline = cache_->start();
+    EXPECT_TRUE(timeline) << timeline.error().message;
     std::map<std::uint32_t, std::vector<float>> found;
-    PrefillOptions options;
-    options.all_logits = [&](std::uint32_t first, MatView<const float> rows) {
-      for (const std::uint32_t at : wanted)
-        if (at >= first && at < first + rows.rows())
-          found[at].assign(rows[at - first].begin(), rows[at - first].end());
-    };
-    const Status status = engine_->prefill(*timeline, tokens, {}, options);
-    EXPECT_TRUE(status) << status.error().message;
+    for (const std::uint32_t at : positions) {
+      std::vector<float>& logits = found[at];
+      logits.resize(engine_->model().vocabulary);
+      const std::uint32_t from = timeline->length();
+      const Status status =
+          engine_->prefill(*timeline, std::span(tokens).subspan(from, at + 1 - from), logits, {});
+      EXPECT_TRUE(status) << status.error().message;
+    }
     return found;
   }
 
@@ -133,7 +135,9 @@ void check_real_model(const std::string& model, const std::string& expectations)
     for (const json& at : prompt["positions"]) {
       const std::vector<float>& ours = logits.at(at["position"]);
       const auto ids = at["ids"].get<std::vector<std::size_t>>();
-      const auto expected = at["double"].get<std::vector<double>>();
+      // Long prompts have no pass in double precision.
+      const auto expected =
+          at.at(at.contains("double") ? "double" : "logits").get<std::vector<double>>();
       for (std::size_t i = 0; i < ids.size(); ++i)
         worst = std::max(worst, std::fabs(ours[ids[i]] - expected[i]));
       EXPECT_LT(worst, kRealBound) << name << " at " << at["position"];
