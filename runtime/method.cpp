@@ -13,6 +13,7 @@
 #include "retrieval/select/everything.h"
 #include "retrieval/select/nothing.h"
 #include "retrieval/select/sketch.h"
+#include "runtime/thermocline.h"
 
 namespace thermocline {
 namespace {
@@ -250,6 +251,23 @@ Result<Method> load_method(const std::string& name_or_path, const std::string& d
     return fail(ErrorCode::unsupported, path, ": retain.keep = steady leaves nothing to select, so "
                 "it goes with select.by = nothing, not ", method.select->facts().name);
   return method;
+}
+
+Result<std::vector<MethodLine>> list_methods(const std::string& asked) {
+  const std::string directory = asked.empty() ? find_method_directory() : asked;
+  TL_TRY_ASSIGN(const CpuTable* cpu, choose_cpu_table("auto"));
+  const std::vector<std::string> names = method_names(directory);
+  if (names.empty())
+    return fail(ErrorCode::not_found, "there are no methods in '", directory,
+                "': set THERMOCLINE_METHODS to the folder that holds exact.conf");
+  std::vector<MethodLine> lines;
+  for (const std::string& name : names) {
+    TL_TRY_ASSIGN(const Method method, load_method(name, directory, {}, *cpu));
+    const SelectorFacts facts = method.select->facts();
+    lines.push_back({name, method.summary, directory + "/" + name + ".conf", facts.order,
+                     facts.watches, facts.keys_in_memory ? "yes" : "no"});
+  }
+  return lines;
 }
 
 }  // namespace thermocline

@@ -28,10 +28,11 @@ namespace {  // compiled once for each instruction set: nothing here may be shar
 // wider, see vec_scalar.h).
 inline constexpr int kLargestWord = 4096;
 
-template <int groups>
+// Each in every lane.
+template <typename V, int groups>
 struct Scales {
-  float scale[groups];
-  float offset[groups];
+  typename V::F scale[groups];
+  typename V::F offset[groups];
 };
 
 template <typename V>

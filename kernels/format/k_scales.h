@@ -30,7 +30,7 @@ struct KScales {
   }
 
   template <typename V>
-  Scales<8> unpack() const {
+  Scales<V, 8> unpack() const {
     // Four bytes at a time, as the bits lie.
     std::uint32_t low[3];
     std::memcpy(low, packed, sizeof low);
@@ -41,10 +41,10 @@ struct KScales {
     std::memcpy(scale_of, scale_bits, 8);
     std::memcpy(offset_of, offset_bits, 8);
     const float by = V::to_float(scale), minus = -V::to_float(offset);
-    Scales<8> s;
+    Scales<V, 8> s;
     for (int g = 0; g < 8; ++g) {
-      s.scale[g] = by * static_cast<float>(scale_of[g]);
-      s.offset[g] = minus * static_cast<float>(offset_of[g]);
+      s.scale[g] = V::set(by * static_cast<float>(scale_of[g]));
+      s.offset[g] = V::set(minus * static_cast<float>(offset_of[g]));
     }
     return s;
   }

@@ -67,8 +67,8 @@ std::vector<double> bounds(const WeightView& w, const float* x) {
         using Format = decltype(format);
         if constexpr (requires { typename Format::Block; }) {
           const auto* block = reinterpret_cast<const typename Format::Block*>(w.row(r));
-          offset = Format::template scales<VecScalar>(block[g / Format::kGroups])
-                       .offset[g % Format::kGroups];
+          const auto by = Format::template scales<VecScalar>(block[g / Format::kGroups]);
+          offset = by.offset[g % Format::kGroups];
           rounded = true;
         }
       });
@@ -121,10 +121,11 @@ TEST_P(Matvec, RoundsActivationsToHalfAStep) {
     double sum = 0.0;
     for (std::size_t i = b * 32; i < b * 32 + 32; ++i) {
       largest = std::max(largest, std::abs(x[i]));
-      const double back = double{a.scale[b]} * a.value[i];
+      const std::size_t at = i % 32 / 2 + i % 2 * 16;  // evens first
+      const double back = double{a.scale[b]} * a.value[b * 32 + at];
       sum += back;
       EXPECT_LE(std::abs(back - double{x[i]}), 0.505 * double{a.scale[b]}) << i;
-      EXPECT_LE(std::abs(a.value[i]), 32767) << i;
+      EXPECT_LE(std::abs(a.value[b * 32 + at]), 32767) << i;
     }
     EXPECT_FLOAT_EQ(a.scale[b] * 32767.0f, largest);
     EXPECT_NEAR(a.sum[b], sum, FLT_EPSILON * (std::abs(sum) + double{largest}));
