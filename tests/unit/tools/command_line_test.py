@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """The command as a user meets it before there is a model: help, wrong words, exit codes."""
 import json
+import subprocess
 import sys
 import unittest
 
-from command import need_command, run
+from command import COMMAND, need_command, run
 
 COMMANDS = ["generate", "chat", "inspect", "sweep", "eval", "methods"]
 
@@ -87,14 +88,12 @@ class CommandLine(unittest.TestCase):
         self.assertIn("exact", run("methods").stdout.decode())
 
     def test_a_full_stdout_is_a_failure(self):
-        # A table or a text that could not be written must not look like success.
-        import subprocess
-        from command import COMMAND
-        with open("/dev/full", "wb") as full:
-            done = subprocess.run([COMMAND, "methods", "--json", "-"], stdout=full,
-                                  stderr=subprocess.PIPE, timeout=60, check=False)
-        self.assertEqual(done.returncode, 1)
-        self.assertIn(b"stdout", done.stderr)
+        for words in (["methods", "--json", "-"], ["methods"], ["--version"]):
+            with open("/dev/full", "wb") as full:
+                done = subprocess.run([COMMAND, *words], stdout=full, stderr=subprocess.PIPE,
+                                      timeout=60, check=False)
+            self.assertEqual(done.returncode, 1, words)
+            self.assertIn(b"stdout", done.stderr)
 
 
 if __name__ == "__main__":
