@@ -103,7 +103,13 @@ Exit dispatch(std::vector<std::string> words) {
 int main(int count, char** words) {
   thermocline::watch_for_interruption();
   try {
-    return static_cast<int>(thermocline::dispatch({words + 1, words + count}));
+    const thermocline::Exit exit = thermocline::dispatch({words + 1, words + count});
+    // A table or a text that could not be written must not look like success.
+    if (exit == thermocline::Exit::success && (std::fflush(stdout) != 0 || std::ferror(stdout))) {
+      std::fputs("thermocline: stdout could not be written\n", stderr);
+      return static_cast<int>(thermocline::Exit::failure);
+    }
+    return static_cast<int>(exit);
   } catch (const std::bad_alloc&) {
     std::fputs("thermocline: out of memory\n", stderr);
     return static_cast<int>(thermocline::Exit::failure);
