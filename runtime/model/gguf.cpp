@@ -5,12 +5,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <charconv>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <type_traits>
+#include <utility>
 #include <variant>
 
 #include "runtime/model/quoted.h"
@@ -107,18 +110,27 @@ std::optional<T> convert_integer(auto value) {
   }
 }
 
-// Nothing where the value does not fit. A double may lose digits to a float, not its magnitude.
+// A double may lose digits to a float, not its magnitude.
+template <typename T>
+std::optional<T> convert_float(auto value) {
+  if constexpr (std::is_floating_point_v<T>) {
+    const auto out = static_cast<T>(value);
+    if (std::isfinite(value) == std::isfinite(out)) return out;
+  }
+  return std::nullopt;
+}
+
+// Nothing where the value does not fit.
 template <typename T>
 std::optional<T> convert(const Wide& value) {
   return std::visit(
       [](auto v) -> std::optional<T> {
         using V = decltype(v);
-        if constexpr (std::same_as<V, T>) {
+        if constexpr (std::is_same_v<V, T>) {
           return v;
-        } else if constexpr (std::floating_point<V> && std::floating_point<T>) {
-          if (std::isfinite(v) && !std::isfinite(static_cast<T>(v))) return std::nullopt;
-          return static_cast<T>(v);
-        } else if constexpr (std::same_as<V, std::uint64_t> || std::same_as<V, std::int64_t>) {
+        } else if constexpr (std::is_floating_point_v<V>) {
+          return convert_float<T>(v);
+        } else if constexpr (std::is_same_v<V, std::uint64_t> || std::is_same_v<V, std::int64_t>) {
           return convert_integer<T>(v);
         } else {
           return std::nullopt;
