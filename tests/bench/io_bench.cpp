@@ -5,6 +5,8 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <functional>
 #include <random>
 #include <string>
 #include <vector>
@@ -148,6 +150,9 @@ int main(int count, char** words) {
     return 2;
   }
   const auto done = thermocline::run(directory, static_cast<std::size_t>(mebibytes) << 20);
+  // Made by us if it is the default; a directory that holds anything stays.
+  std::error_code ignored;
+  if (count < 2) std::filesystem::remove(directory, ignored);
   if (!done) std::fprintf(stderr, "io_bench: %s\n", done.error().message.c_str());
   return done ? 0 : 1;
 }
