@@ -148,9 +148,7 @@ void check_real_model(const std::string& model, const std::string& expectations,
 TEST(Logits, SmolLm2) {  // measured: 0.0094
   check_real_model("SmolLM2-135M-Instruct.Q4_1.gguf", "logits_smollm2.json", 0.02);
 }
-TEST(Logits, Gemma3) {
-  check_real_model("gemma-3-270m-q4_k_m.gguf", "logits_gemma3.json", 0.05);
-}
+TEST(Logits, Gemma3) { check_real_model("gemma-3-270m-q4_k_m.gguf", "logits_gemma3.json", 0.05); }
 
 }  // namespace
 }  // namespace thermocline
