@@ -117,11 +117,9 @@ TEST(Logits, TinyModelsOfEveryArchitecture) {
   }
 }
 
-// What a real model's logits may differ by from double precision: f16 keys and values, 16-bit
-// activations in decode.
-constexpr double kRealBound = 0.05;
-
-void check_real_model(const std::string& model, const std::string& expectations) {
+// `bound`: what a logit may differ by from double precision, or from llama.cpp in float32 where a
+// text was too long for that: f16 keys and values, 16-bit activations in decode.
+void check_real_model(const std::string& model, const std::string& expectations, double bound) {
   const auto path = test::find_model(model);
   if (!path) GTEST_SKIP() << test::model_missing(model);
   const json golden = read_json(kFolder + expectations);
@@ -140,17 +138,17 @@ void check_real_model(const std::string& model, const std::string& expectations)
           at.at(at.contains("double") ? "double" : "logits").get<std::vector<double>>();
       for (std::size_t i = 0; i < ids.size(); ++i)
         worst = std::max(worst, std::fabs(ours[ids[i]] - expected[i]));
-      EXPECT_LT(worst, kRealBound) << name << " at " << at["position"];
+      EXPECT_LT(worst, bound) << name << " at " << at["position"];
     }
   }
   testing::Test::RecordProperty("largest_difference", std::to_string(worst));
   std::printf("%s: largest difference %.4f\n", model.c_str(), worst);
 }
 
-TEST(Logits, SmolLm2) {
-  check_real_model("SmolLM2-135M-Instruct.Q4_1.gguf", "logits_smollm2.json");
+TEST(Logits, SmolLm2) {  // measured: 0.0094
+  check_real_model("SmolLM2-135M-Instruct.Q4_1.gguf", "logits_smollm2.json", 0.02);
 }
-TEST(Logits, Gemma3) { check_real_model("gemma-3-270m-q4_k_m.gguf", "logits_gemma3.json"); }
+TEST(Logits, Gemma3) { check_real_model("gemma-3-270m-q4_k_m.gguf", "logits_gemma3.json", 0.05); }
 
 }  // namespace
 }  // namespace thermocline
