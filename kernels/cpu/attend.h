@@ -41,10 +41,11 @@ struct Attend {
                     float (*score)[kFoldRows]) {
     constexpr int kAhead = 8;  // rows: covers the latency of a scattered row
     for (int r = 0; r < rows.count; ++r) {
-      if (r + kAhead < rows.count) {
-        for (std::uint32_t i = 0; i < dim; i += 32)
+      if (r + kAhead < rows.count)
+        for (std::uint32_t i = 0; i < dim; i += 32) {  // the values' turn comes right after
           __builtin_prefetch(rows.key[r + kAhead] + i);
-      }
+          __builtin_prefetch(rows.value[r + kAhead] + i);
+        }
       F sum[kHeads];
       for (int h = 0; h < kHeads; ++h) sum[h] = V::zero();
       for (std::uint32_t i = 0; i < dim; i += L) {

@@ -119,8 +119,12 @@ struct Sketch {
   static void exact_heads(const std::byte* keys, std::size_t row_bytes, std::size_t count,
                           std::size_t key_dim, const float* query, float* score,
                           std::size_t stride) {
+    constexpr std::size_t kAhead = 8;  // rows: their stride defeats the hardware's prefetching
     for (std::size_t r = 0; r < count; ++r) {
       const f16* key = reinterpret_cast<const f16*>(keys + r * row_bytes);
+      if (r + kAhead < count)
+        for (std::size_t i = 0; i < key_dim * 2; i += 64)
+          __builtin_prefetch(keys + (r + kAhead) * row_bytes + i);
       F sum[heads];
       for (int h = 0; h < heads; ++h) sum[h] = V::zero();
       for (std::size_t i = 0; i < key_dim; i += L) {
