@@ -10,7 +10,7 @@
 namespace thermocline {
 namespace {
 
-constexpr std::uint64_t kStagingBytes = std::uint64_t{16} << 20;
+constexpr std::uint64_t kStagingBytes = std::uint64_t{8} << 20;
 
 Status check_layer(const LayerSpec& spec, std::size_t l) {
   const auto refuse = [&](const char* what) {
