@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include <oneapi/tbb/blocked_range.h>
-#include <oneapi/tbb/global_control.h>
 #include <oneapi/tbb/info.h>
 #include <oneapi/tbb/parallel_for.h>
 #include <oneapi/tbb/task_arena.h>
@@ -11,22 +10,15 @@
 namespace thermocline {
 
 struct Workers::Arena {
-  explicit Arena(int threads)
-      : limit(tbb::global_control::max_allowed_parallelism,
-              std::max<std::size_t>(
-                  static_cast<std::size_t>(threads),
-                  tbb::global_control::active_value(tbb::global_control::max_allowed_parallelism))),
-        arena(threads) {
-    arena.initialize();
-  }
-  // More threads than cores are allowed, and nothing is printed about them.
-  tbb::global_control limit;
+  explicit Arena(int threads) : arena(threads) { arena.initialize(); }
   tbb::task_arena arena;
 };
 
 namespace {
+// Threads beyond the processor's would only take turns, and oneTBB would print a warning of them.
 int usable_threads(int asked) {
-  return asked > 0 ? asked : static_cast<int>(tbb::info::default_concurrency());
+  const int most = tbb::info::default_concurrency();
+  return asked > 0 ? std::min(asked, most) : most;
 }
 }  // namespace
 

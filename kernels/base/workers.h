@@ -12,7 +12,7 @@ namespace thermocline {
 
 class Workers {
  public:
-  // 0 threads: as many as this process may run on.
+  // 0 threads: as many as this process may run on; never more than that.
   explicit Workers(int threads = 0);
   ~Workers();
   Workers(const Workers&) = delete;
