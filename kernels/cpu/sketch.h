@@ -23,17 +23,6 @@ struct Sketch {
   static constexpr std::size_t kWordsAtOnce = 8;
   static constexpr float kNone = -std::numeric_limits<float>::infinity();
 
-  template <int heads, int s>
-  static void add_quads(const B (&word)[kParts], const SketchQuery* queries, std::size_t channel,
-                        I (&sums)[heads][kParts]) {
-    B codes[kParts];
-    for (int p = 0; p < kParts; ++p) codes[p] = V::template crumbs<s>(word[p]);
-    for (int h = 0; h < heads; ++h) {
-      const B quad = V::quad(queries[h].code + channel + 4 * s);
-      for (int p = 0; p < kParts; ++p) sums[h][p] = V::dot4(sums[h][p], codes[p], quad);
-    }
-  }
-
   // The integer dot products of one group with `heads` queries.
   template <int heads>
   static void group_dots(const std::uint8_t* group, std::size_t words, const SketchQuery* queries,
@@ -49,10 +38,19 @@ struct Sketch {
         B word[kParts];
         for (int p = 0; p < kParts; ++p)
           word[p] = V::load_bytes(group + w * kWordBytes + std::size_t(p) * 4 * L);
-        add_quads<heads, 0>(word, queries, 16 * w, sums);
-        add_quads<heads, 1>(word, queries, 16 * w, sums);
-        add_quads<heads, 2>(word, queries, 16 * w, sums);
-        add_quads<heads, 3>(word, queries, 16 * w, sums);
+        // Not unrolled: the compiler would turn the sums into a tree and spill its leaves.
+#pragma GCC unroll 1
+        for (std::size_t channel = 16 * w; channel < 16 * (w + 1); channel += 4) {
+          B codes[kParts];
+          for (int p = 0; p < kParts; ++p) {
+            codes[p] = V::crumbs(word[p]);
+            word[p] = V::next_crumbs(word[p]);
+          }
+          for (int h = 0; h < heads; ++h) {
+            const B quad = V::quad(queries[h].code + channel);
+            for (int p = 0; p < kParts; ++p) sums[h][p] = V::dot4(sums[h][p], codes[p], quad);
+          }
+        }
       }
       for (int h = 0; h < heads; ++h)
         for (int p = 0; p < kParts; ++p)

@@ -139,10 +139,8 @@ struct VecAvx2 {
     __builtin_memcpy(&four, p, 4);
     return _mm256_set1_epi32(four);
   }
-  template <int s>
-  static B crumbs(B v) {
-    return _mm256_and_si256(_mm256_srli_epi16(v, 2 * s), _mm256_set1_epi8(3));
-  }
+  static B crumbs(B v) { return _mm256_and_si256(v, _mm256_set1_epi8(3)); }
+  static B next_crumbs(B v) { return _mm256_srli_epi16(v, 2); }
   // 16-bit sums: a lane's half gains at most 2 * 3 * 127 a term.
   static I dot4(I sums, B codes, B quad) {
     return _mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, quad));

@@ -137,10 +137,8 @@ struct VecAvx512 {
     __builtin_memcpy(&four, p, 4);
     return _mm512_set1_epi32(four);
   }
-  template <int s>
-  static B crumbs(B v) {
-    return _mm512_and_si512(_mm512_srli_epi16(v, 2 * s), _mm512_set1_epi8(3));
-  }
+  static B crumbs(B v) { return _mm512_and_si512(v, _mm512_set1_epi8(3)); }
+  static B next_crumbs(B v) { return _mm512_srli_epi16(v, 2); }
   static I dot4(I sums, B codes, B quad) { return _mm512_dpbusd_epi32(sums, codes, quad); }
   static I dot4_total(I sums) { return sums; }
   static float to_float(f16 h) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h.bits))); }

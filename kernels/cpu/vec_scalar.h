@@ -86,9 +86,12 @@ struct VecScalar {
   };
   static B load_bytes(const std::uint8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
   static B quad(const std::int8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
-  template <int s>
   static B crumbs(B v) {
-    for (std::int32_t& byte : v.b) byte = byte >> (2 * s) & 3;
+    for (std::int32_t& byte : v.b) byte &= 3;
+    return v;
+  }
+  static B next_crumbs(B v) {
+    for (std::int32_t& byte : v.b) byte >>= 2;
     return v;
   }
   static I dot4(I sums, B codes, B quad) {
