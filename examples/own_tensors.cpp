@@ -10,8 +10,13 @@ constexpr std::uint32_t kRows = 8, kSize = 16;
 
 Result<float> recall(std::uint32_t wanted) {
   CacheOptions options;
-  options.layers = {LayerSpec{.q_heads = 1, .kv_heads = 1, .key_dim = kSize, .value_dim = kSize,
-                              .window = 0, .scale = 1.0f, .rope = {}}};
+  options.layers = {LayerSpec{.q_heads = 1,
+                              .kv_heads = 1,
+                              .key_dim = kSize,
+                              .value_dim = kSize,
+                              .window = 0,
+                              .scale = 1.0f,
+                              .rope = {}}};
   options.method_directory = METHODS;
   TL_TRY_ASSIGN(const auto cache, KvCache::create(options, 1, "auto"));
   TL_TRY_ASSIGN(const Timeline timeline, cache->start());
@@ -33,7 +38,9 @@ Result<float> recall(std::uint32_t wanted) {
 
 int main() {
   const Result<float> found = recall(3);
-  if (!found) std::cerr << found.error().message << std::endl;
-  else std::cout << "asked for row 3, got " << *found << std::endl;
+  if (!found)
+    std::cerr << found.error().message << std::endl;
+  else
+    std::cout << "asked for row 3, got " << *found << std::endl;
   return found && std::fabs(*found - 3.0f) < 0.01f ? 0 : 1;
 }

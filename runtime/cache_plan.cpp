@@ -10,7 +10,7 @@
 namespace thermocline {
 namespace {
 
-constexpr std::uint64_t kStagingBytes = std::uint64_t{16} << 20;
+constexpr std::uint64_t kStagingBytes = std::uint64_t{8} << 20;
 
 Status check_layer(const LayerSpec& spec, std::size_t l) {
   const auto refuse = [&](const char* what) {
@@ -84,19 +84,17 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method) {
     }
     layer.tail_capacity =
         std::min<std::uint32_t>(layer.tail_capacity, options.max_positions) + kMaxStepRows;
-    plan.tail_bytes += options.max_timelines *
-                       RawStore::bytes_for(layer.raw, spec.kv_heads,
-                                           layer.tail_capacity + layer.sinks);
+    plan.tail_bytes +=
+        options.max_timelines *
+        RawStore::bytes_for(layer.raw, spec.kv_heads, layer.tail_capacity + layer.sinks);
     largest_layer_row =
         std::max(largest_layer_row, std::uint64_t{layer.raw.bytes()} * spec.kv_heads);
-    const std::uint64_t most =
-        std::uint64_t{options.max_positions} * options.max_timelines;
+    const std::uint64_t most = std::uint64_t{options.max_positions} * options.max_timelines;
     if (layer.seals && most > method.recent + method.seal) {
       const HeadShape shape{spec.q_heads / spec.kv_heads, spec.key_dim, spec.value_dim};
       plan.rows_bytes += most * layer.sealed.bytes() * spec.kv_heads;
-      plan.index_bytes +=
-          spec.kv_heads * (method.select->index_bytes(shape, most) +
-                           method.select->summary_rows(most) * layer.raw.bytes());
+      plan.index_bytes += spec.kv_heads * (method.select->index_bytes(shape, most) +
+                                           method.select->summary_rows(most) * layer.raw.bytes());
       row_bytes_of_all += std::uint64_t{layer.sealed.bytes()} * spec.kv_heads;
     }
     plan.layers.push_back(layer);
@@ -113,8 +111,7 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method) {
     return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
                 " positions needs ", size_text(needed), " of host memory and has ",
                 size_text(plan.host_budget_bytes), ": raise --kv-host, ",
-                has_disk ? "" : "give --kv-disk SIZE to keep rows on disk, ",
-                "or lower -c");
+                has_disk ? "" : "give --kv-disk SIZE to keep rows on disk, ", "or lower -c");
   if (plan.home == Tier::disk) {
     if (plan.rows_bytes > options.tiers.disk_bytes)
       return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
@@ -124,9 +121,8 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method) {
       // What is left over caches rows. Unasked, no more than half of what the machine has free.
       const std::uint64_t left = plan.host_budget_bytes - needed;
       const std::uint64_t bytes = automatic ? left / 2 : left;
-      plan.row_cache_rows = static_cast<std::uint32_t>(
-          std::min<std::uint64_t>(bytes / row_bytes_of_all,
-                                  std::uint64_t{options.max_positions} * options.max_timelines));
+      plan.row_cache_rows = static_cast<std::uint32_t>(std::min<std::uint64_t>(
+          bytes / row_bytes_of_all, std::uint64_t{options.max_positions} * options.max_timelines));
       plan.row_cache_bytes = plan.row_cache_rows * row_bytes_of_all;
     }
   }

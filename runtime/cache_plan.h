@@ -19,17 +19,17 @@ inline constexpr std::uint32_t kWindowSlack = 512;
 
 struct CachePlan {
   struct Layer {
-    RowLayout raw, sealed;          // in tail and sinks; in segments
+    RowLayout raw, sealed;  // in tail and sinks; in segments
     std::uint32_t sinks = 0, tail_capacity = 0;
-    bool seals = false;             // full attention, and the method keeps what leaves the tail
+    bool seals = false;  // full attention, and the method keeps what leaves the tail
   };
   std::vector<Layer> layers;
   Tier home = Tier::host;
   std::uint64_t tail_bytes = 0, index_bytes = 0, sealing_bytes = 0, staging_bytes = 0;
-  std::uint64_t rows_bytes = 0;             // of all sealed rows, in the home tier
-  std::uint32_t row_cache_rows = 0;         // a layer and KV head
+  std::uint64_t rows_bytes = 0;      // of all sealed rows, in the home tier
+  std::uint32_t row_cache_rows = 0;  // a layer and KV head
   std::uint64_t row_cache_bytes = 0;
-  std::uint64_t host_budget_bytes = 0;      // what the ledger will allow
+  std::uint64_t host_budget_bytes = 0;  // what the ledger will allow
 
   std::uint64_t host_bytes() const;
   MemoryPlan lines() const;

@@ -208,6 +208,10 @@ Status Engine::prefill(Timeline& timeline, std::span<const int> tokens, std::spa
   TL_TRY(impl_->check_cache(&timeline, timeline.cache()));
   TL_TRY(impl_->check_tokens(tokens));
   if (tokens.empty()) return fail(ErrorCode::invalid_argument, "prefill of no tokens");
+  const std::size_t room = timeline.cache()->max_positions() - timeline.length();
+  if (tokens.size() > room)
+    return fail(ErrorCode::exhausted, "prefill of ", tokens.size(), " tokens where ", room, " of ",
+                timeline.cache()->max_positions(), " positions are free: raise -c");
   if (!logits.empty() && logits.size() != impl_->model.weights.vocabulary())
     return fail(ErrorCode::invalid_argument, "room for ", logits.size(),
                 " logits, the vocabulary has ", impl_->model.weights.vocabulary());

@@ -109,9 +109,11 @@ Status KvCache::Impl::attend_runs(LayerId l, const float* rotated) {
     const Token& row = rows[list / s.kv_heads];
     const LayerState& layer = layer_state(row.timeline, l);
     read_lists[list].clear();
-    list_queries.push_back({static_cast<std::uint32_t>(list % s.kv_heads), row.position + 1,
+    list_queries.push_back({static_cast<std::uint32_t>(list % s.kv_heads),
+                            row.position + 1,
                             rotated + list * heads.heads * s.key_dim,
-                            {steady_states.data() + list * heads.heads, heads.heads}, layer.runs});
+                            {steady_states.data() + list * heads.heads, heads.heads},
+                            layer.runs});
     any = any || !layer.runs.empty();
   }
   if (!any) return {};
@@ -177,9 +179,9 @@ Status KvCache::Impl::attend_wave(LayerId l, const float* rotated,
                                   std::span<const ReadyFold> wave) {
   const HeadShape heads = shape(l);
   const auto attend_fold = [&](const ReadyFold& ready) {
-    cpu->attend.attend(
-        rotated + std::size_t{ready.list} * heads.heads * heads.key_dim, heads, ready.fold,
-        partials.data() + (first_partial[ready.list] + ready.ordinal) * heads.heads);
+    cpu->attend.attend(rotated + std::size_t{ready.list} * heads.heads * heads.key_dim, heads,
+                       ready.fold,
+                       partials.data() + (first_partial[ready.list] + ready.ordinal) * heads.heads);
   };
   damaged.assign(wave.size(), 0);
   workers->parallel(wave.size(), 1, [&](std::size_t first, std::size_t last) {

@@ -94,6 +94,7 @@ Status KvCache::attend(LayerId layer, MatView<const float> queries, MatView<floa
 Status KvCache::commit() { return impl_->commit(); }
 void KvCache::rollback() { impl_->rollback(); }
 std::span<const LayerSpec> KvCache::layers() const { return impl_->options.layers; }
+std::uint32_t KvCache::max_positions() const { return impl_->options.max_positions; }
 std::span<const std::string> KvCache::notes() const { return impl_->notes; }
 
 CacheReport KvCache::report() const {
@@ -137,8 +138,7 @@ Status KvCache::Impl::open() {
   for (std::size_t l = 0; l < options.layers.size(); ++l)
     pages.layers.push_back({plan.layers[l].sealed, options.layers[l].kv_heads,
                             plan.layers[l].seals ? plan.row_cache_rows : 0});
-  pages.directory = options.tiers.directory.empty() ? default_directory()
-                                                    : options.tiers.directory;
+  pages.directory = options.tiers.directory.empty() ? default_directory() : options.tiers.directory;
   pages.disk_bytes = options.tiers.disk_bytes;
   pages.io_backend = options.tiers.io_backend;
   if (plan.staging_bytes > 0) pages.staging_bytes = plan.staging_bytes;
@@ -221,9 +221,8 @@ Status KvCache::Impl::begin(std::span<const Token> step_rows) {
       return fail(ErrorCode::invalid_argument, "row at position ", row.position,
                   " of a timeline whose next position is ", expected);
     if (row.position >= options.max_positions)
-      return fail(ErrorCode::exhausted, "position ", row.position,
-                  " is beyond the ", options.max_positions,
-                  " positions that this cache was made for: raise -c");
+      return fail(ErrorCode::exhausted, "position ", row.position, " is beyond the ",
+                  options.max_positions, " positions that this cache was made for: raise -c");
     ++advanced[t];
   }
   prefilling = step_rows.size() > kMaxStepRows;
@@ -244,8 +243,7 @@ void KvCache::Impl::compute_angles() {
     workers->parallel(rows.size(), 256, [&](std::size_t first, std::size_t last) {
       for (std::size_t r = first; r < last; ++r)
         for (std::size_t i = 0; i < pairs; ++i) {
-          const double angle =
-              static_cast<double>(rows[r].position) * a.rope->inverse_frequency[i];
+          const double angle = static_cast<double>(rows[r].position) * a.rope->inverse_frequency[i];
           a.cosine[r * pairs + i] = static_cast<float>(std::cos(angle)) * a.rope->magnitude;
           a.sine[r * pairs + i] = static_cast<float>(std::sin(angle)) * a.rope->magnitude;
         }
@@ -282,7 +280,7 @@ Status KvCache::Impl::append(LayerId l, MatView<const float> keys, MatView<const
       const std::uint32_t position = rows[r].position;
       for (std::uint32_t h = 0; h < heads; ++h) {
         std::byte* record = position < planned.sinks ? layer.sinks.row(h, position)
-                            : prefilling ? span.row(h, position - layer.tail_first)
+                            : prefilling             ? span.row(h, position - layer.tail_first)
                                          : layer.tail.row(h, position - layer.tail_first);
         append_row(l, r, h, keys.row(r), values.row(r), record);
       }

@@ -57,9 +57,9 @@ class Stopwatch {
 struct KvCache::Impl final : SummaryRows {
   // Rows that are part of the step in progress, in one layer: what commit() will make visible.
   struct Pending {
-    bool replaced = false;        // the layer's runs and tail are those below
-    std::vector<Run> new_runs;    // sealed in this step, after the timeline's
-    RawStore tail;                // holds the rows that stay raw
+    bool replaced = false;      // the layer's runs and tail are those below
+    std::vector<Run> new_runs;  // sealed in this step, after the timeline's
+    RawStore tail;              // holds the rows that stay raw
     std::uint32_t tail_first = 0;
   };
   struct Angles {  // of one rotary embedding, for the rows of a step
@@ -68,7 +68,7 @@ struct KvCache::Impl final : SummaryRows {
   };
   struct SteadyFold {  // raw rows of a timeline that one list attends
     std::uint32_t list = 0;
-    RawRows rows;      // of the KV head's ...
+    RawRows rows;  // of the KV head's ...
     std::uint32_t first = 0, count = 0;
   };
 
@@ -87,12 +87,12 @@ struct KvCache::Impl final : SummaryRows {
 
   // The step in progress.
   std::vector<Token> rows;
-  std::vector<std::uint32_t> advanced;   // by timeline: rows of this step
+  std::vector<std::uint32_t> advanced;  // by timeline: rows of this step
   bool prefilling = false;
   std::vector<Angles> angles;
   std::vector<std::uint32_t> angles_of_layer;
-  std::vector<Pending> pending;          // [timeline][layer]
-  RawStore span;                         // prefill: tail and new rows of the layer in hand
+  std::vector<Pending> pending;  // [timeline][layer]
+  RawStore span;                 // prefill: tail and new rows of the layer in hand
   Reservation span_memory;
 
   // Scratch of attend().

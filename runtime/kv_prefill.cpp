@@ -8,8 +8,8 @@
 namespace thermocline {
 namespace {
 
-// Tokens a tile, so that a tile's queries and accumulators stay in a core's cache. A function of the
-// layer's shape alone: it is part of the answer.
+// Tokens a tile, so that a tile's queries and accumulators stay in a core's cache. A function of
+// the layer's shape alone: it is part of the answer.
 std::uint32_t tile_tokens(HeadShape shape) {
   constexpr std::uint32_t kTileFloats = 16384;
   const std::uint32_t tokens = kTileFloats / (shape.heads * shape.key_dim);
@@ -18,8 +18,7 @@ std::uint32_t tile_tokens(HeadShape shape) {
 
 }  // namespace
 
-Status KvCache::Impl::prefill_attend(LayerId l, MatView<const float> queries,
-                                     MatView<float> out) {
+Status KvCache::Impl::prefill_attend(LayerId l, MatView<const float> queries, MatView<float> out) {
   const LayerSpec& s = spec(l);
   const HeadShape heads = shape(l);
   const LayerState& layer = layer_state(rows[0].timeline, l);
@@ -42,7 +41,10 @@ Status KvCache::Impl::prefill_attend(LayerId l, MatView<const float> queries,
     float* state = states + t * state_floats;
     return QueryTile{query + t * lanes * s.key_dim,
                      tile_positions.data() + t % tiles_a_head * lanes,
-                     lanes, state, state + lanes, state + 2 * lanes};
+                     lanes,
+                     state,
+                     state + lanes,
+                     state + 2 * lanes};
   };
   // Lane g * tokens + i of a tile is its token i under the group's query head g.
   for (std::uint32_t t = 0; t < tiles_a_head; ++t)
@@ -72,8 +74,7 @@ Status KvCache::Impl::prefill_attend(LayerId l, MatView<const float> queries,
 
   const auto scratch_here = [&] { return scratch + Workers::slot() * scratch_floats; };
   const std::uint32_t sinks = plan.layers[index(l)].sinks;
-  const RawRows sink_rows =
-      layer.sinks.view(0, std::min(sinks, first_position + n));
+  const RawRows sink_rows = layer.sinks.view(0, std::min(sinks, first_position + n));
   if (sink_rows.rows > 0)
     workers->parallel(tiles, 1, [&](std::size_t first, std::size_t last) {
       for (std::size_t t = first; t < last; ++t)

@@ -35,8 +35,7 @@ Status KvCache::Impl::settle(LayerId l, const RawRows& raw, Pending* into) {
   if (spec(l).window > 0 && raw.rows + kMaxStepRows > planned.tail_capacity)
     gone = raw.rows - spec(l).window - kWindowSlack / 2;  // forgotten: no query sees them again
   if (gone > 0 && planned.seals) TL_TRY(seal(l, raw.part(0, gone), &into->new_runs));
-  TL_TRY_ASSIGN(into->tail,
-                RawStore::create(planned.raw, spec(l).kv_heads, planned.tail_capacity));
+  TL_TRY_ASSIGN(into->tail, RawStore::create(planned.raw, spec(l).kv_heads, planned.tail_capacity));
   into->tail.copy(raw, gone, raw.rows - gone, 0);
   into->tail_first = raw.first_position + gone;
   into->replaced = true;
@@ -76,8 +75,8 @@ Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw) {
   segment.rows = raw.rows;
   segment.first_position = raw.first_position;
   segment.offset.assign(formation.order.begin(), formation.order.end());
-  TL_TRY_ASSIGN(const Buffer records, Buffer::create(std::size_t{planned.sealed.bytes()} *
-                                                     raw.rows * s.kv_heads));
+  TL_TRY_ASSIGN(const Buffer records,
+                Buffer::create(std::size_t{planned.sealed.bytes()} * raw.rows * s.kv_heads));
   workers->parallel(s.kv_heads, 1, [&](std::size_t first, std::size_t last) {
     for (std::size_t h = first; h < last; ++h) {
       std::span<const std::uint32_t> order;
@@ -87,8 +86,8 @@ Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw) {
                               records.data() + h * raw.rows * planned.sealed.bytes());
     }
   });
-  TL_TRY_ASSIGN(run.rows, table->adopt(std::move(segment), records.bytes(), plan.home,
-                                       Purpose::rows));
+  TL_TRY_ASSIGN(run.rows,
+                table->adopt(std::move(segment), records.bytes(), plan.home, Purpose::rows));
 
   if (formation.summaries > 0) {
     Segment summary;
@@ -139,8 +138,8 @@ Result<RawStore> KvCache::Impl::restore(LayerId l, const Run& run, std::uint32_t
         for (RowSet left = view.rows; left != 0; left &= left - 1, ++row) {
           const std::uint32_t position = segment.position(ready.list, row);
           if (position >= end) continue;
-          const std::byte* from = view.key + std::size_t(std::countr_zero(left)) *
-                                                 ready.fold.key_stride;
+          const std::byte* from =
+              view.key + std::size_t(std::countr_zero(left)) * ready.fold.key_stride;
           std::memcpy(raw.row(ready.list, position - segment.first_position), from,
                       planned.raw.bytes());
         }
@@ -161,9 +160,9 @@ Status KvCache::Impl::truncate(TimelineId id, std::uint32_t length) {
     const std::uint32_t window = options.layers[i].window;
     if (window == 0 && !plan.layers[i].seals && length < layer.tail_first &&
         length > plan.layers[i].sinks) {
-      return fail(ErrorCode::unsupported, "method ", method.name, " has dropped the positions from ",
-                  plan.layers[i].sinks, " to ", layer.tail_first,
-                  ": the timeline cannot be cut at ", length);
+      return fail(ErrorCode::unsupported, "method ", method.name,
+                  " has dropped the positions from ", plan.layers[i].sinks, " to ",
+                  layer.tail_first, ": the timeline cannot be cut at ", length);
     }
     if (window > 0 && layer.tail_first > 0 && length > 0 && length < layer.tail_first + window) {
       return fail(ErrorCode::unsupported, "layer ", i, " keeps a sliding window of ", window,
@@ -176,10 +175,11 @@ Status KvCache::Impl::truncate(TimelineId id, std::uint32_t length) {
     const Run& last = layer.runs[kept[i] - 1];
     if (last.rows->first_position + last.rows->rows <= length) continue;
     auto raw = restore(LayerId{i}, last, length);
-    Status settled = raw ? settle(LayerId{i}, raw->view(last.rows->first_position,
-                                                        length - last.rows->first_position),
-                                  &pending_of(index(id), i))
-                         : Status(tl::unexpected<Error>(raw.error()));
+    Status settled =
+        raw ? settle(LayerId{i},
+                     raw->view(last.rows->first_position, length - last.rows->first_position),
+                     &pending_of(index(id), i))
+            : Status(tl::unexpected<Error>(raw.error()));
     if (!settled) {
       rollback();
       return settled;

@@ -34,8 +34,7 @@ class Parameters {
   bool has(const std::string& key) const { return values_.count(key) != 0; }
   const std::string& source() const { return source_; }
 
-  Result<double> number(const std::string& key, double otherwise, double least,
-                        double most) const {
+  Result<double> number(const std::string& key, double otherwise, double least, double most) const {
     const auto found = values_.find(key);
     if (found == values_.end()) return otherwise;
     const std::string& text = found->second;
@@ -90,8 +89,7 @@ const std::vector<Choice<Codec>>& codecs() {
 }
 const std::vector<Choice<Retainer>>& retainers() {
   static const std::vector<Choice<Retainer>> shelf = {
-      {"all", {}, make_plain<KeepAll, Retainer>},
-      {"steady", {}, make_plain<KeepSteady, Retainer>}};
+      {"all", {}, make_plain<KeepAll, Retainer>}, {"steady", {}, make_plain<KeepSteady, Retainer>}};
   return shelf;
 }
 const std::vector<Choice<Selector>>& selectors() {
@@ -102,8 +100,8 @@ const std::vector<Choice<Selector>>& selectors() {
   return shelf;
 }
 const std::vector<Choice<Placer>>& placers() {
-  static const std::vector<Choice<Placer>> shelf = {
-      {"lowest", {}, make_plain<HomeLowest, Placer>}, {"host", {}, make_plain<HomeHost, Placer>}};
+  static const std::vector<Choice<Placer>> shelf = {{"lowest", {}, make_plain<HomeLowest, Placer>},
+                                                    {"host", {}, make_plain<HomeHost, Placer>}};
   return shelf;
 }
 
@@ -141,9 +139,9 @@ po::options_description known_parameters() {
   const auto add = [&](const std::string& name) {
     known.add_options()(name.c_str(), po::value<std::string>());
   };
-  for (const char* name : {"summary", "keys.compress", "values.compress", "retain.keep",
-                           "select.by", "place.rows", "place.run", "steady.sink", "steady.recent",
-                           "steady.seal"})
+  for (const char* name :
+       {"summary", "keys.compress", "values.compress", "retain.keep", "select.by", "place.rows",
+        "place.run", "steady.sink", "steady.recent", "steady.seal"})
     add(name);
   for (const auto& choice : selectors())
     for (const std::string_view p : choice.parameters) add("select." + std::string(p));
@@ -242,14 +240,16 @@ Result<Method> load_method(const std::string& name_or_path, const std::string& d
   TL_TRY_ASSIGN(method.select, choose(parameters, cpu, "select.by", "everything", selectors()));
   TL_TRY_ASSIGN(method.place, choose(parameters, cpu, "place.rows", "lowest", placers()));
   if (parameters.text("place.run", "fetch") != "fetch")
-    return fail(ErrorCode::unsupported, path, ": place.run = '",
-                parameters.text("place.run", ""), "' is not known; known: fetch");
+    return fail(ErrorCode::unsupported, path, ": place.run = '", parameters.text("place.run", ""),
+                "' is not known; known: fetch");
   TL_TRY_ASSIGN(method.sink, parameters.integer("steady.sink", method.sink, 0, 1024));
   TL_TRY_ASSIGN(method.recent, parameters.integer("steady.recent", method.recent, 1, 65536));
   TL_TRY_ASSIGN(method.seal, parameters.integer("steady.seal", method.seal, 64, 65536));
   if (method.retain->name() == "steady" && method.select->facts().name != "nothing")
-    return fail(ErrorCode::unsupported, path, ": retain.keep = steady leaves nothing to select, so "
-                "it goes with select.by = nothing, not ", method.select->facts().name);
+    return fail(ErrorCode::unsupported, path,
+                ": retain.keep = steady leaves nothing to select, so "
+                "it goes with select.by = nothing, not ",
+                method.select->facts().name);
   return method;
 }
 

@@ -19,7 +19,10 @@ struct RawFold {
       const int in_block = static_cast<int>(std::min<std::uint32_t>(kBlockRows, count - r));
       views[n] = {row, row + rows.layout.key_bytes, first_rows(in_block), nullptr};
     }
-    fold = {rows.layout.key_format, rows.layout.value_format, stride, stride,
+    fold = {rows.layout.key_format,
+            rows.layout.value_format,
+            stride,
+            stride,
             {views, static_cast<std::size_t>(n)}};
   }
   RawFold(const RawFold&) = delete;

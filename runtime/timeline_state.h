@@ -39,8 +39,8 @@ class RawStore {
   }
   // The rows [0, rows), the first of which is at `first_position`.
   RawRows view(std::uint32_t first_position, std::uint32_t rows) const {
-    return {layout_, heads_, first_position, rows, bytes_.data(),
-            std::size_t{capacity_} * layout_.bytes()};
+    return {layout_, heads_,        first_position,
+            rows,    bytes_.data(), std::size_t{capacity_} * layout_.bytes()};
   }
   // Copies `rows` of `from`, from its row `first` on, to the rows from `at` on.
   void copy(const RawRows& from, std::uint32_t first, std::uint32_t rows, std::uint32_t at) const {
@@ -64,7 +64,7 @@ struct LayerState {
 struct TimelineState {
   std::uint32_t length = 0;  // committed positions
   std::vector<LayerState> layers;
-  Reservation memory;        // of sinks and tails
+  Reservation memory;  // of sinks and tails
 
   std::uint32_t tail_rows(const LayerState& layer) const {
     return length > layer.tail_first ? length - layer.tail_first : 0;

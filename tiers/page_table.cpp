@@ -90,8 +90,8 @@ Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,
     TL_TRY_ASSIGN(place.file_offset, file_.take(bytes));
     place.checksum.resize(bytes / kPageBytes);
     for (std::size_t p = 0; p < place.checksum.size(); ++p)
-      place.checksum[p] = page_checksum({image.data() + p * kPageBytes, kPageBytes},
-                                        identity(place, p));
+      place.checksum[p] =
+          page_checksum({image.data() + p * kPageBytes, kPageBytes}, identity(place, p));
     if (Status written = write_home(place, image.bytes()); !written) {
       file_.give(place.file_offset, bytes);
       return tl::unexpected<Error>(written.error());
@@ -117,19 +117,17 @@ Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,
     places_[id] = std::move(place);
   }
   segment.id = id;
-  return std::shared_ptr<const Segment>(new Segment(std::move(segment)),
-                                        [this](const Segment* s) {
-                                          release(s->id);
-                                          delete s;
-                                        });
+  return std::shared_ptr<const Segment>(new Segment(std::move(segment)), [this](const Segment* s) {
+    release(s->id);
+    delete s;
+  });
 }
 
 void PageTable::release(std::uint32_t id) {
   Place& place = places_[id];
   if (place.home == Tier::disk) {
     Layer& layer = layers_[place.layer];
-    const std::uint32_t numbered =
-        static_cast<std::uint32_t>(round_up(place.rows, kBlockRows));
+    const std::uint32_t numbered = static_cast<std::uint32_t>(round_up(place.rows, kBlockRows));
     for (RowCache& cache : layer.row_cache) cache.forget(place.first_row, numbered);
     layer.free_rows.emplace_back(place.first_row, numbered);
     file_.give(place.file_offset, place.head_bytes * layer.options.heads);
@@ -176,9 +174,9 @@ Status PageTable::write_home(const Place& place, std::span<const std::byte> byte
                   place.file_offset, " did not finish within ", kDiskDeadline.count(), " s");
     for (std::size_t i = 0; i < n; ++i)
       if (done[i].error != 0 && status)
-        status = fail(ErrorCode::io, "scratch file: writing ",
-                      transfers[done[i].tag].bytes.size(), " bytes at ",
-                      transfers[done[i].tag].offset, " failed: ", std::strerror(done[i].error));
+        status = fail(ErrorCode::io, "scratch file: writing ", transfers[done[i].tag].bytes.size(),
+                      " bytes at ", transfers[done[i].tag].offset,
+                      " failed: ", std::strerror(done[i].error));
     left -= n;
   }
   TL_TRY(status);

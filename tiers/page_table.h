@@ -70,20 +70,20 @@ class PageTable {
   struct Place {  // of one segment
     Tier home = Tier::host;
     Purpose purpose = Purpose::rows;
-    Buffer host;                        // host home: the records
+    Buffer host;  // host home: the records
     Reservation reservation;
-    std::uint64_t file_offset = 0;      // disk home: heads follow each other, each page aligned
-    std::uint64_t head_bytes = 0;       // of a head, whole pages (disk) or exact (host)
+    std::uint64_t file_offset = 0;        // disk home: heads follow each other, each page aligned
+    std::uint64_t head_bytes = 0;         // of a head, whole pages (disk) or exact (host)
     std::vector<std::uint64_t> checksum;  // a page, whole segment
-    std::uint64_t epoch = 0;            // part of every page's identity
-    std::uint32_t first_row = 0;        // of the layer's dense row numbers
+    std::uint64_t epoch = 0;              // part of every page's identity
+    std::uint32_t first_row = 0;          // of the layer's dense row numbers
     std::uint32_t layer = 0, rows = 0;
     bool used = false;
   };
   struct Layer {
     PageTableOptions::Layer options;
     Buffer row_cache_bytes;
-    std::vector<RowCache> row_cache;    // a head
+    std::vector<RowCache> row_cache;  // a head
     std::uint32_t rows_numbered = 0;
     std::vector<std::pair<std::uint32_t, std::uint32_t>> free_rows;  // {first, count} to reuse
   };
@@ -104,7 +104,7 @@ class PageTable {
   std::string io_note_;
   Buffer staging_;
   std::vector<Layer> layers_;
-  std::vector<Place> places_;           // by Segment::id
+  std::vector<Place> places_;  // by Segment::id
   std::vector<std::uint32_t> free_ids_;
   std::uint64_t epoch_ = 0;
   TierCounters counters_;

@@ -146,17 +146,17 @@ void Reader::add_host_rows(Planned* fold, std::uint32_t block, RowSet rows,
                            const float* log_weight) {
   const PageTable::Place& place = table_.places_[fold->place];
   const std::size_t row_bytes = fold->ready.fold.key_stride;
-  add_view(*fold, place.host.data() + fold->head * place.head_bytes + block * kBlockRows * row_bytes,
-           rows, log_weight);
+  add_view(*fold,
+           place.host.data() + fold->head * place.head_bytes + block * kBlockRows * row_bytes, rows,
+           log_weight);
   // Summaries are part of an index, and counted by who scanned it.
-  if (place.purpose == Purpose::rows)
-    table_.counters_.host_bytes_read += count(rows) * row_bytes;
+  if (place.purpose == Purpose::rows) table_.counters_.host_bytes_read += count(rows) * row_bytes;
 }
 
 // Row by row: from the row cache, or from a page that is to be read. Rows in sequence that have one
 // base (a page's rows; neighbouring slots) share a view.
-void Reader::add_disk_rows(Planned* fold, std::uint32_t block, RowSet rows,
-                           const float* log_weight, bool keep) {
+void Reader::add_disk_rows(Planned* fold, std::uint32_t block, RowSet rows, const float* log_weight,
+                           bool keep) {
   const PageTable::Place& place = table_.places_[fold->place];
   RowCache& cache = table_.layers_[layer_].row_cache[fold->head];
   const std::int64_t row_bytes = fold->ready.fold.key_stride;
@@ -229,8 +229,8 @@ std::uint64_t Reader::stage_page(Planned* fold, std::uint64_t page) {
   Extent& extent = extents_.back();
   extent.fold = static_cast<std::uint32_t>(fold - planned_.data());
   const std::uint64_t at = extent.at + (file_offset - extent.file_offset);
-  checks_.push_back({nullptr, PageTable::identity(place, page_of_segment),
-                     place.checksum[page_of_segment]});
+  checks_.push_back(
+      {nullptr, PageTable::identity(place, page_of_segment), place.checksum[page_of_segment]});
   check_at_.push_back(at);
   return at;
 }

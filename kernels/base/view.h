@@ -22,8 +22,8 @@ class MatView {
   // A view that may write is one that reads. (A constructor: nvcc warns of an operator that would
   // convert a view that reads to itself.)
   template <typename Mutable>
-    requires std::is_same_v<const Mutable, T>
-  MatView(MatView<Mutable> view) : MatView(view.data(), view.rows(), view.cols(), view.stride()) {}
+  requires std::is_same_v<const Mutable, T> MatView(MatView<Mutable> view)
+      : MatView(view.data(), view.rows(), view.cols(), view.stride()) {}
 
   T* data() const { return data_; }
   std::size_t rows() const { return rows_; }

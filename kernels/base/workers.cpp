@@ -1,5 +1,7 @@
 #include "kernels/base/workers.h"
 
+#include <algorithm>
+
 #include <oneapi/tbb/blocked_range.h>
 #include <oneapi/tbb/global_control.h>
 #include <oneapi/tbb/info.h>
@@ -9,7 +11,16 @@
 namespace thermocline {
 
 struct Workers::Arena {
-  explicit Arena(int threads) : arena(threads) { arena.initialize(); }
+  explicit Arena(int threads)
+      : limit(tbb::global_control::max_allowed_parallelism,
+              std::max<std::size_t>(
+                  static_cast<std::size_t>(threads),
+                  tbb::global_control::active_value(tbb::global_control::max_allowed_parallelism))),
+        arena(threads) {
+    arena.initialize();
+  }
+  // More threads than cores are allowed, and nothing is printed about them.
+  tbb::global_control limit;
   tbb::task_arena arena;
 };
 

@@ -73,8 +73,8 @@ inline void prefetch(const std::byte* p, std::size_t bytes) {
 
 // Not inlined, for the compiler's sake: all of them in one function take it minutes.
 template <typename V, typename Format, int R, int T>
-[[gnu::noinline]] void multiply_tile(const WeightView& w, std::size_t r, const Activations& x, std::size_t t,
-                   const MatView<float>& out) {
+[[gnu::noinline]] void multiply_tile(const WeightView& w, std::size_t r, const Activations& x,
+                                     std::size_t t, const MatView<float>& out) {
   using F = typename V::F;
   using I = typename V::I;
   using Block = typename Format::Block;
@@ -160,8 +160,8 @@ void dequantize_blocks(const std::byte* row, std::size_t cols, float* out) {
 // --- Weights that are floats ---------------------------------------------------------------------
 
 template <typename V, typename Format, int R, int T>
-[[gnu::noinline]] void multiply_float_tile(const WeightView& w, std::size_t r, const Activations& x, std::size_t t,
-                         const MatView<float>& out) {
+[[gnu::noinline]] void multiply_float_tile(const WeightView& w, std::size_t r, const Activations& x,
+                                           std::size_t t, const MatView<float>& out) {
   using F = typename V::F;
   constexpr int kSums = V::lanes > 8 ? 2 : 4;  // of a result: additions that need not wait
 

@@ -1,6 +1,6 @@
-// SketchOps over a Vec. Lanes are rows: a word of codes gives four channels of as many rows as there
-// are lanes, which one instruction multiplies by four of the query's channels. The unpacked codes
-// are shared by the query heads.
+// SketchOps over a Vec. Lanes are rows: a word of codes gives four channels of as many rows as
+// there are lanes, which one instruction multiplies by four of the query's channels. The unpacked
+// codes are shared by the query heads.
 #pragma once
 
 #include <limits>
@@ -100,18 +100,19 @@ struct Sketch {
                      stride);
     switch (heads - h) {
       case 3:
-        score_heads<3>(codes, scales, key_dim, first, count, queries + h, base + at(h),
-                       out + at(h), stride);
+        score_heads<3>(codes, scales, key_dim, first, count, queries + h, base + at(h), out + at(h),
+                       stride);
         break;
       case 2:
-        score_heads<2>(codes, scales, key_dim, first, count, queries + h, base + at(h),
-                       out + at(h), stride);
+        score_heads<2>(codes, scales, key_dim, first, count, queries + h, base + at(h), out + at(h),
+                       stride);
         break;
       case 1:
-        score_heads<1>(codes, scales, key_dim, first, count, queries + h, base + at(h),
-                       out + at(h), stride);
+        score_heads<1>(codes, scales, key_dim, first, count, queries + h, base + at(h), out + at(h),
+                       stride);
         break;
-      default: break;
+      default:
+        break;
     }
   }
 
@@ -145,10 +146,17 @@ struct Sketch {
     for (; h + 4 <= heads; h += 4)
       exact_heads<4>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
     switch (heads - h) {
-      case 3: exact_heads<3>(keys, row_bytes, count, key_dim, at(h), to(h), stride); break;
-      case 2: exact_heads<2>(keys, row_bytes, count, key_dim, at(h), to(h), stride); break;
-      case 1: exact_heads<1>(keys, row_bytes, count, key_dim, at(h), to(h), stride); break;
-      default: break;
+      case 3:
+        exact_heads<3>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
+        break;
+      case 2:
+        exact_heads<2>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
+        break;
+      case 1:
+        exact_heads<1>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
+        break;
+      default:
+        break;
     }
   }
 
@@ -190,8 +198,8 @@ struct Sketch {
       const std::size_t row = first + r;
       scales[row] = best_scale(residual, key_dim);
       const F scale = V::set(to_float(scales[row]));
-      std::uint8_t* out = codes + row / kSketchGroup * kSketchGroup * key_dim / 4 +
-                          row % kSketchGroup * 4;
+      std::uint8_t* out =
+          codes + row / kSketchGroup * kSketchGroup * key_dim / 4 + row % kSketchGroup * 4;
       for (std::size_t word = 0; word < key_dim; word += 16, out += kWordBytes) {
         alignas(64) float code[16];
         for (std::size_t i = 0; i < 16; i += L) {

@@ -1,3 +1,4 @@
+// clang-format off: the list below keeps its lines
 // The vector words that the CPU kernels are written in. Every kernel is a template over one of
 // these structs; kernels/cpu/<isa>.cpp includes its own and instantiates them all. So another
 // instruction set is one struct and one file.
@@ -28,9 +29,11 @@
 // and for 2-bit codes, four bytes a lane in B:
 //   B load_bytes(const uint8_t* p); B quad(const int8_t* p): four bytes, in every lane
 //   B crumbs<s>(B v): bits 2 s and 2 s + 1 of each byte
-//   I dot4(I sums, B codes, B quad): adds each lane's four products of codes 0 to 3 and quad's bytes
-//   -127 to 127; I dot4_total(I sums): the 32-bit lanes of at most 32 such sums, from izero() on
+//   I dot4(I sums, B codes, B quad): adds each lane's four products of codes 0 to 3 and quad's
+//   bytes -127 to 127; I dot4_total(I sums): the 32-bit lanes of at most 32 such sums, from izero()
+//   on
 // Sums over lanes are taken in a fixed order, so a kernel's bits depend on the Vec alone.
+// clang-format on
 #pragma once
 
 #include <cmath>

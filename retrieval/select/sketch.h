@@ -1,12 +1,12 @@
 // sketch: two bits a channel of every key find the rows to read; clusters stand for all the others.
 //
-// Sealing clusters the keys of each KV head (about 16 rows a cluster), stores rows in cluster order,
-// and keeps two things: the mean K and V of a cluster as a summary row, and the residual of each key
-// to its cluster's stored mean, rotated, in two bits a channel (kernels/sketch.h). A step scores
-// every row as its cluster's exact score plus the sketch's, takes a softmax for each query head
-// together with the exact sinks and tail, adds the group's heads up, and reads the rows with most
-// mass. A cluster's summary row is read in place of its unread rows, with the log of their number
-// as its weight.
+// Sealing clusters the keys of each KV head (about 16 rows a cluster), stores rows in cluster
+// order, and keeps two things: the mean K and V of a cluster as a summary row, and the residual of
+// each key to its cluster's stored mean, rotated, in two bits a channel (kernels/sketch.h). A step
+// scores every row as its cluster's exact score plus the sketch's, takes a softmax for each query
+// head together with the exact sinks and tail, adds the group's heads up, and reads the rows with
+// most mass. A cluster's summary row is read in place of its unread rows, with the log of their
+// number as its weight.
 #pragma once
 
 #include <memory>
@@ -20,10 +20,10 @@
 namespace thermocline {
 
 struct SketchOptions {
-  double share = 0.02;           // of a timeline's length that is read in each KV head, [0, 1]
-  std::uint32_t min_rows = 64;   // and at least so many rows, from 1
-  std::uint32_t cluster = 16;    // rows a cluster, on average: [2, 1024]
-  KmeansOptions kmeans = {};     // iterations: [0, 100]; groups: [1, 1000]
+  double share = 0.02;          // of a timeline's length that is read in each KV head, [0, 1]
+  std::uint32_t min_rows = 64;  // and at least so many rows, from 1
+  std::uint32_t cluster = 16;   // rows a cluster, on average: [2, 1024]
+  KmeansOptions kmeans = {};    // iterations: [0, 100]; groups: [1, 1000]
 };
 
 class SketchSelector final : public Selector {
@@ -45,10 +45,10 @@ class SketchSelector final : public Selector {
   struct Board {
     std::size_t scores = 0, stride = 0;  // in floats
     std::size_t first_job = 0, last_job = 0;
-    std::size_t sets = 0;                // in row sets
+    std::size_t sets = 0;  // in row sets
     std::uint32_t budget = 0;
     bool everything = false;
-    std::uint64_t bytes = 0;             // of codes and summaries looked at
+    std::uint64_t bytes = 0;  // of codes and summaries looked at
   };
   // A stretch of one run's rows of one list: the unit of scoring.
   struct Job {

@@ -67,8 +67,8 @@ void SketchSelector::lay_out(HeadShape shape, std::span<const ListQuery> lists,
                  index_of(run)->clusters() == run.summaries->rows);
         most_clusters = std::max(most_clusters, index_of(run)->clusters());
         for (std::uint32_t first = 0; first < run.rows->rows; first += kJobRows)
-          jobs_.push_back({l, r, first, std::min(kJobRows, run.rows->rows - first),
-                           board.stride + first});
+          jobs_.push_back(
+              {l, r, first, std::min(kJobRows, run.rows->rows - first), board.stride + first});
         board.stride += padded(run.rows->rows);
       }
     }
@@ -81,8 +81,7 @@ void SketchSelector::lay_out(HeadShape shape, std::span<const ListQuery> lists,
   grow(&job_max_, jobs_.size() * shape.heads);
   grow(&job_sum_, jobs_.size() * shape.heads);
   grow(&slots_, threads);
-  for (Slot& slot : slots_)
-    grow(&slot.cluster_scores, std::size_t{most_clusters} * shape.heads);
+  for (Slot& slot : slots_) grow(&slot.cluster_scores, std::size_t{most_clusters} * shape.heads);
 }
 
 void SketchSelector::prepare(HeadShape shape, std::span<const ListQuery> lists) {
@@ -91,9 +90,9 @@ void SketchSelector::prepare(HeadShape shape, std::span<const ListQuery> lists) 
   grow(&query_codes_, heads * shape.key_dim);
   grow(&queries_, heads);
   for (std::size_t i = 0; i < heads; ++i)
-    queries_[i] = prepare_query(lists[i / shape.heads].query + i % shape.heads * shape.key_dim,
-                                shape.key_dim, rotated_.data(),
-                                query_codes_.data() + i * shape.key_dim);
+    queries_[i] =
+        prepare_query(lists[i / shape.heads].query + i % shape.heads * shape.key_dim, shape.key_dim,
+                      rotated_.data(), query_codes_.data() + i * shape.key_dim);
 }
 
 // Scores a job's rows and turns them into weights below the job's own maximum.
@@ -126,8 +125,7 @@ void SketchSelector::score(HeadShape shape, const ListQuery& list, const Job& jo
                     job.count, queries_.data() + std::size_t{job.list} * shape.heads, heads, scores,
                     scores, board.stride);
   for (std::uint32_t h = 0; h < shape.heads; ++h)
-    cpu_.sketch.weigh(scores + h * board.stride, job.count,
-                      &job_max_[job_index * shape.heads + h],
+    cpu_.sketch.weigh(scores + h * board.stride, job.count, &job_max_[job_index * shape.heads + h],
                       &job_sum_[job_index * shape.heads + h]);
 }
 

@@ -113,8 +113,9 @@ class GgufFile::Parser {
     TL_TRY(check_alignment());
     TL_TRY(check_split());
     TL_TRY(read_tensors());
+    TL_TRY(check_padding());
     TL_TRY(place_tensors());
-    return check_overlap();
+    return check_packing();
   }
 
  private:
@@ -363,17 +364,22 @@ class GgufFile::Parser {
     return {};
   }
 
+  // A count that is too small leaves entries unread; they must not pass for padding.
+  Status check_padding() {
+    const std::uint64_t unit = file_.alignment_;
+    // at_ and unit are below 2^27. Without tensors the padding may be missing.
+    file_.data_offset_ = std::min<std::uint64_t>((at_ + unit - 1) / unit * unit, bytes_.size());
+    for (std::uint64_t at = at_; at < file_.data_offset_; ++at)
+      if (bytes_[at] != std::byte{0})
+        return bad(at,
+                   "the padding after the header is not zero: its counts are wrong; fetch the "
+                   "file again");
+    return {};
+  }
+
   // From offsets within the tensor data, as stored, to places in the file.
   Status place_tensors() {
-    const std::uint64_t unit = file_.alignment_;
-    file_.data_offset_ = (at_ + unit - 1) / unit * unit;  // at_ and unit are below 2^27
-    // Without tensors the padding may be missing.
-    if (file_.tensors_.empty()) {
-      file_.data_offset_ = std::min<std::uint64_t>(file_.data_offset_, bytes_.size());
-      return {};
-    }
-    const std::uint64_t space =
-        bytes_.size() > file_.data_offset_ ? bytes_.size() - file_.data_offset_ : 0;
+    const std::uint64_t space = bytes_.size() - file_.data_offset_;
     for (TensorInfo& tensor : file_.tensors_) {
       const WeightTypeInfo& type = info(tensor.type);
       const std::uint64_t blocks = tensor.cols() / type.block_values * tensor.rows();
@@ -389,7 +395,9 @@ class GgufFile::Parser {
     return {};
   }
 
-  Status check_overlap() const {
+  // Tensors lie side by side, in any order, with no more than padding between: what is not
+  // accounted for is another model's, or this one's with entries lost.
+  Status check_packing() const {
     std::vector<const TensorInfo*> sorted;
     sorted.reserve(file_.tensors_.size());
     for (const TensorInfo& tensor : file_.tensors_) sorted.push_back(&tensor);
@@ -402,7 +410,19 @@ class GgufFile::Parser {
         return bad(b.offset, "tensors ", quoted(a.name), " and ", quoted(b.name), " overlap by ",
                    a.data.size() - (b.offset - a.offset), " bytes");
     }
-    return {};
+    std::uint64_t end = file_.data_offset_;
+    for (const TensorInfo* tensor : sorted) {
+      TL_TRY(check_gap(end, tensor->offset));
+      end = tensor->offset + tensor->data.size();
+    }
+    return check_gap(end, bytes_.size());
+  }
+
+  Status check_gap(std::uint64_t from, std::uint64_t to) const {
+    if (to - from < file_.alignment_) return {};
+    return bad(from, to - from,
+               " bytes here belong to no tensor: the header's counts or offsets "
+               "are wrong; fetch the file again");
   }
 
   GgufFile& file_;

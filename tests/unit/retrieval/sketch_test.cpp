@@ -135,8 +135,8 @@ TEST(SketchForm, OrdersRowsByClusterAndAveragesThem) {
           for (std::uint32_t i = starts[c]; i < starts[c + 1]; ++i)
             mean += to_float(sealing.rows.key(h, order[i])[d]) / (starts[c + 1] - starts[c]);
           EXPECT_NEAR(
-              formed.summary_keys[(std::size_t{h} * formed.summaries + c) * shape.key_dim + d], mean,
-              1e-4);
+              formed.summary_keys[(std::size_t{h} * formed.summaries + c) * shape.key_dim + d],
+              mean, 1e-4);
         }
       }
     }
@@ -186,8 +186,8 @@ TEST(SketchForm, TakesHostileKeys) {
   const HeadShape shape{2, 32, 32};
   SyntheticRows synthetic(shape, 1, 300, 5, 3);
   for (std::uint32_t d = 0; d < 32; ++d) {
-    synthetic.key(0, 7)[d] = {0x7e00};                                  // NaN
-    synthetic.key(0, 8)[d] = {0x7c00};                                  // infinity
+    synthetic.key(0, 7)[d] = {0x7e00};  // NaN
+    synthetic.key(0, 8)[d] = {0x7c00};  // infinity
     synthetic.key(0, 9)[d] = to_f16(65504.0f);
     for (std::uint32_t r = 20; r < 200; ++r) synthetic.key(0, r)[d] = to_f16(1.0f);  // all equal
   }
@@ -256,8 +256,10 @@ TEST(SketchChoose, WeighsEachClusterByItsUnreadRows) {
       for (std::uint32_t bit = 0; bit < 64; ++bit)
         if (list.picks[p].rows >> bit & 1) {
           const std::uint32_t row = list.picks[p].block * 64 + bit;
-          if (r.form == Form::rows) read[row] = true;
-          else weight[row] = list.log_weight[next++];
+          if (r.form == Form::rows)
+            read[row] = true;
+          else
+            weight[row] = list.log_weight[next++];
         }
   const auto index = std::static_pointer_cast<const SketchIndex>(scene.sealed.runs()[0].index);
   const auto starts = index->starts(0);
@@ -329,7 +331,8 @@ TEST(SketchChoose, IsTheSameOnAnyNumberOfThreads) {
 TEST(SketchChoose, IsTheSameInABatch) {
   const auto selector = sketch();
   const Workers workers(2);
-  const Scene a(*selector, {3, 64, 64}, 2, {3000}, workers), b(*selector, {3, 64, 64}, 2, {50, 2000}, workers, 9);
+  const Scene a(*selector, {3, 64, 64}, 2, {3000}, workers),
+      b(*selector, {3, 64, 64}, 2, {50, 2000}, workers, 9);
   const std::vector<ReadList> alone_a = a.choose(selector.get(), workers),
                               alone_b = b.choose(selector.get(), workers);
   // Both of one size, so that their segments can stand in one table: only a's summaries are asked.

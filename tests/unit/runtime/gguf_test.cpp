@@ -224,6 +224,14 @@ void preamble_cases(std::vector<Bad>* out) {
     GgufWriter v = sound();
     out->push_back({"one entry too many", "", v.claim_metadata(10 + more).bytes()});
   }
+  for (std::uint64_t fewer : {0u, 1u, 2u}) {  // the rest would be missing without a word
+    GgufWriter w = sound();
+    out->push_back({"tensors too few", "", w.claim_tensors(fewer).bytes()});
+  }
+  // Where the entries that are left out are as long as the padding, and begin where it would.
+  GgufWriter aligned;
+  aligned.add_tensor("name23", WeightType::f32, {8}, Bytes(32));
+  out->push_back({"tensors too few", "", aligned.claim_tensors(0).bytes()});
   GgufWriter fewer = sound();  // the tenth entry is read as a tensor
   out->push_back({"an entry too few", "", fewer.claim_metadata(9).bytes()});
 }
@@ -392,6 +400,11 @@ void tensor_cases(std::vector<Bad>* out) {
   };
   for (auto [first, second] : {std::pair{0u, 0u}, {0u, 32u}, {32u, 0u}, {64u, 96u}})
     out->push_back({"overlap", "overlap by", pair(first, second)});
+  out->push_back({"hole", "belong to no tensor", pair(0, 1024)});
+  out->push_back({"hole at the start", "belong to no tensor", pair(32 * 4, 32 * 6)});
+  Bytes trailing = sound().bytes();
+  trailing.resize(trailing.size() + 32);
+  out->push_back({"bytes after the last tensor", "belong to no tensor", trailing});
   out->push_back({"duplicate tensor", "is there twice",
                   sound().add_tensor("a", WeightType::f32, {1}, Bytes(4)).bytes()});
 }

@@ -66,11 +66,11 @@ class Driver {
       const auto q = random_rows(random_, n * spec.q_heads * spec.key_dim, 2.0f);
       std::vector<float> out(n * spec.q_heads * spec.value_dim);
       const std::size_t out_cols = out.size() / n;
-      const Status appended = cache->append(LayerId{l}, {k.data(), n, k.size() / n},
-                                            {v.data(), n, v.size() / n});
+      const Status appended =
+          cache->append(LayerId{l}, {k.data(), n, k.size() / n}, {v.data(), n, v.size() / n});
       EXPECT_TRUE(appended) << (appended ? "" : appended.error().message);
-      const Status attended = cache->attend(LayerId{l}, {q.data(), n, q.size() / n},
-                                            {out.data(), n, out_cols});
+      const Status attended =
+          cache->attend(LayerId{l}, {q.data(), n, q.size() / n}, {out.data(), n, out_cols});
       EXPECT_TRUE(attended) << (attended ? "" : attended.error().message);
       for (std::size_t r = 0; r < n; ++r) {
         DenseOracle& oracle = texts[r / rows_each]->layers[l];
@@ -100,7 +100,8 @@ class Driver {
 };
 
 // f16 rows are rounded alike on both sides (a rotated key may fall to the other neighbour when the
-// float and the double product straddle a midpoint: 2^-11 of a key's value, a few 1e-4 of a weight).
+// float and the double product straddle a midpoint: 2^-11 of a key's value, a few 1e-4 of a
+// weight).
 constexpr double kBound = 4e-3;
 
 CacheOptions options_for(std::vector<LayerSpec> layers, std::uint32_t positions) {
@@ -191,10 +192,10 @@ TEST(KvCache, PlacementNeverChangesAnAnswer) {
     const char* backend;
   };
   const std::uint64_t disk = 64 << 20;
-  const Weather weathers[] = {{1000, 0, 1, "auto"},     {1000, 0, 2, "auto"},
-                              {0, disk, 2, "uring"},    {0, disk, 1, "threads"},
-                              {500, disk, 2, "uring"},  {500, disk, 1, "threads"},
-                              {30, disk, 2, "uring"},   {1000, disk, 2, "auto"}};
+  const Weather weathers[] = {{1000, 0, 1, "auto"},    {1000, 0, 2, "auto"},
+                              {0, disk, 2, "uring"},   {0, disk, 1, "threads"},
+                              {500, disk, 2, "uring"}, {500, disk, 1, "threads"},
+                              {30, disk, 2, "uring"},  {1000, disk, 2, "auto"}};
   for (const char* method : {"exact", "sketch"}) {
     std::vector<float> first;
     for (const Weather& weather : weathers) {

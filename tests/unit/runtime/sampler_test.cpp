@@ -76,7 +76,8 @@ TEST(Sampler, TheSameSeedGivesTheSameText) {
   EXPECT_NE(text(1), text(2));
   // Pinned: the random numbers are part of the answer.
   const std::vector<int> pinned = text(42);
-  EXPECT_EQ(std::vector<int>(pinned.begin(), pinned.begin() + 8), (std::vector<int>{3, 3, 3, 0, 4, 0, 2, 1}));
+  EXPECT_EQ(std::vector<int>(pinned.begin(), pinned.begin() + 8),
+            (std::vector<int>{3, 3, 3, 0, 4, 0, 2, 1}));
 }
 
 TEST(Sampler, TopKKeepsTheBest) {

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <map>
@@ -278,6 +279,31 @@ TEST_F(ScratchFileTest, EveryFillPointOfASmallDisk) {
     }
     EXPECT_FALSE(scratch->take(1)) << percent;
   }
+}
+
+// Other than a tmpfs, ext4 keeps what it had allocated when it runs out: a refusal must undo that.
+TEST_F(ScratchFileTest, ARefusalOfARealDiskTakesNothing) {
+  const std::string image = root_ + "/image", directory = root_ + "/disk";
+  fs::create_directory(directory);
+  const std::string mount = "truncate -s 16M " + image + " && mkfs.ext4 -q -m 0 " + image +
+                            " && mount -o loop " + image + " " + directory;
+  if (std::system(("(" + mount + ") >/dev/null 2>&1").c_str()) != 0)
+    GTEST_SKIP() << "mounting an ext4 image needs root, mkfs.ext4 and a loop device";
+  {
+    auto scratch = ScratchFile::create(directory, 1024 * kMiB);
+    ASSERT_TRUE(scratch) << scratch.error().message;
+    EXPECT_TRUE(scratch->direct());
+    const auto first = scratch->take(kMiB);
+    ASSERT_TRUE(first);
+    const std::uint64_t before = allocated_bytes(*scratch);
+    const auto refused = scratch->take(64 * kMiB);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
+    EXPECT_LE(allocated_bytes(*scratch), before + 64 * 1024);
+    EXPECT_EQ(scratch->held_bytes(), kMiB);
+    EXPECT_TRUE(scratch->take(8 * kMiB));
+  }
+  EXPECT_EQ(::umount2(directory.c_str(), MNT_DETACH), 0);
 }
 
 TEST_F(ScratchFileTest, AFileSizeLimitIsAnErrorAndNoSignal) {
