@@ -18,7 +18,8 @@ target_link_libraries(thermocline PRIVATE DNNL::dnnl TBB::tbb PkgConfig::uring P
 # The library's face, and the words that it is written in. They keep their folders: a header says
 # #include "runtime/thermocline.h" here and where it is installed.
 set(THERMOCLINE_PUBLIC_HEADERS
-  runtime/thermocline.h runtime/kv_cache.h runtime/chat_message.h runtime/layer_spec.h runtime/report.h runtime/sampler.h
+  runtime/thermocline.h runtime/kv_cache.h runtime/chat_message.h runtime/layer_spec.h
+  runtime/report.h runtime/sampler.h
   kernels/dense.h kernels/base/error.h kernels/base/ids.h kernels/base/view.h)
 foreach(header ${THERMOCLINE_PUBLIC_HEADERS})
   get_filename_component(folder ${header} DIRECTORY)

@@ -42,7 +42,7 @@ class Text(unittest.TestCase):
                          generate("-p", text, *GREEDY).stdout)
 
     def test_escapes_only_on_request(self):
-        plain, escaped = ("-p", "a\\nb", *GREEDY), ("-p", "a\\nb", "-e", *GREEDY)
+        plain, escaped = ("-p", "a\\x41\\x42", *GREEDY), ("-p", "a\\x41\\x42", "-e", *GREEDY)
         json_of = lambda words: json.loads(generate(*words, "--json", "-").stdout)
         self.assertGreater(json_of(plain)["prompt_tokens"], json_of(escaped)["prompt_tokens"])
 
@@ -120,7 +120,7 @@ class Signals(unittest.TestCase):
         self.assertEqual(set(event), {"label", "total", "cache", "processed", "time_ms"})
         process.send_signal(signal.SIGINT)
         text, said = process.communicate(timeout=60)
-        self.assertEqual((process.returncode, text), (130, b""))
+        self.assertEqual((process.returncode, text), (130, b""), said)
         self.assertIn("interrupted", said.decode())
 
     def test_a_second_interrupt_quits(self):
@@ -137,7 +137,8 @@ class Signals(unittest.TestCase):
         process = start("-p", "Once upon a time", "--ignore-eos", "-n", "100000")
         process.stdout.read(4)
         process.stdout.close()
-        said = process.stderr.read()
+        with process.stderr:
+            said = process.stderr.read()
         self.assertEqual(process.wait(timeout=60), -signal.SIGPIPE)
         self.assertEqual(said, b"")
 
@@ -220,12 +221,12 @@ class Chat(unittest.TestCase):
 
 class Tables(unittest.TestCase):
     def test_sweep(self):
-        done = run("sweep", "-m", MODEL, "-p", "16", "-n", "4", "-d", "0,64", "-r", "2", "--method",
+        done = run("sweep", "-m", MODEL, "-p", "16", "-n", "4", "-d", "0,640", "-r", "2", "--method",
                    "exact", "-o", "json", "--text", LICENSE_TEXT)
         self.assertEqual(done.returncode, 0, done.stderr)
         rows = json.loads(done.stdout)
         self.assertEqual([(row["test"], row["depth"]) for row in rows],
-                         [("pp16", 0), ("tg4", 0), ("pp16", 64), ("tg4", 64)])
+                         [("pp16", 0), ("tg4", 0), ("pp16", 640), ("tg4", 640)])
         for row in rows:
             self.assertGreater(row["tokens_per_s"], 0)
             self.assertGreater(row["ttft_ms"], 0)
