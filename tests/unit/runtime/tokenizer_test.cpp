@@ -357,7 +357,9 @@ TEST_P(Golden, EqualsTheModelsOwn) {
     EXPECT_EQ(encode(*tokenizer, text, ParseSpecial::yes), special) << text;
     // What comes back is what llama.cpp's ids stand for, except for bytes without a token.
     const std::string back = tokenizer->decode(plain, ShowSpecial::yes).value();
-    if (back.size() == text.size()) EXPECT_EQ(back, text);
+    if (back.size() == text.size()) {
+      EXPECT_EQ(back, text);
+    }
   }
 }
 INSTANTIATE_TEST_SUITE_P(Models, Golden, testing::Values("smollm2", "gemma3"),
