@@ -68,7 +68,6 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method) {
   const bool has_disk = options.tiers.disk_bytes > 0;
   plan.home = method.place->home(has_disk ? Tier::disk : Tier::host);
   std::uint64_t row_bytes_of_all = 0;  // of one row in every layer and head that seals
-  std::uint64_t largest_layer_row = 0;
   for (std::size_t l = 0; l < options.layers.size(); ++l) {
     const LayerSpec& spec = options.layers[l];
     TL_TRY(check_layer(spec, l));
@@ -87,8 +86,10 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method) {
     plan.tail_bytes +=
         options.max_timelines *
         RawStore::bytes_for(layer.raw, spec.kv_heads, layer.tail_capacity + layer.sinks);
-    largest_layer_row =
-        std::max(largest_layer_row, std::uint64_t{layer.raw.bytes()} * spec.kv_heads);
+    plan.sealing_bytes = std::max(
+        plan.sealing_bytes,
+        RawStore::bytes_for(layer.raw, spec.kv_heads,
+                            std::min(options.max_positions, kSpanRows) + layer.tail_capacity));
     const std::uint64_t most = std::uint64_t{options.max_positions} * options.max_timelines;
     if (layer.seals && most > method.recent + method.seal) {
       const HeadShape shape{spec.q_heads / spec.kv_heads, spec.key_dim, spec.value_dim};
@@ -99,8 +100,6 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method) {
     }
     plan.layers.push_back(layer);
   }
-  plan.sealing_bytes = largest_layer_row *
-                       (std::min(options.max_positions, kSpanRows) + plan.layers[0].tail_capacity);
   if (has_disk) plan.staging_bytes = kStagingBytes;
 
   TL_TRY_ASSIGN(const Topology machine, read_topology());

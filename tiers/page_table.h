@@ -91,7 +91,11 @@ class PageTable {
   PageTable() = default;
   void release(std::uint32_t id);
   Status write_home(const Place& place, std::span<const std::byte> bytes);
+  // Waits until nothing is in flight. When the disk does not answer, the table is broken: memory
+  // that transfers may still write to is kept, and nothing more is read or written.
+  Status drain();
   std::uint32_t number_rows(Layer* layer, std::uint32_t rows);
+  static constexpr std::chrono::seconds kDiskDeadline{60};  // no disk takes this long for a request
   static std::uint64_t identity(const Place& place, std::uint64_t page) {
     return place.epoch * 0x9e3779b97f4a7c15ull + place.file_offset / kPageBytes + page;
   }
@@ -100,14 +104,16 @@ class PageTable {
   Budget* budget_ = nullptr;
   ScratchFile file_;
   Reservation row_cache_reservation_, staging_reservation_;
-  std::unique_ptr<Sink> sink_;
   std::string io_note_;
   Buffer staging_;
   std::vector<Layer> layers_;
   std::vector<Place> places_;  // by Segment::id
   std::vector<std::uint32_t> free_ids_;
   std::uint64_t epoch_ = 0;
+  bool broken_ = false;
+  std::vector<Buffer> stranded_;  // images whose writes never finished
   TierCounters counters_;
+  std::unique_ptr<Sink> sink_;  // last: it waits for reads into the memory above before that goes
 };
 
 }  // namespace thermocline

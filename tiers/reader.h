@@ -43,7 +43,7 @@ enum class FoldOrder : std::uint8_t {
 class Reader {
  public:
   explicit Reader(PageTable* table) : table_(*table) {}
-  ~Reader() { drain(); }
+  ~Reader() { (void)table_.drain(); }
   Reader(const Reader&) = delete;
   Reader& operator=(const Reader&) = delete;
 
@@ -100,12 +100,13 @@ class Reader {
                      bool keep);
   void add_view(const Planned& fold, const std::byte* row0, RowSet rows, const float* log_weight);
   std::uint64_t stage_page(Planned* fold, std::uint64_t page);
+  Result<std::span<const ReadyFold>> next_wave();
+  Status read_fold_again(const ReadyFold& failed);
   Status submit();
   bool take_staging(Planned* fold);
   Status complete(const Completion& completion);
   Status wait_for_some();
   void retire();
-  void drain();
 
   PageTable& table_;
   std::uint32_t layer_ = 0;

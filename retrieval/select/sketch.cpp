@@ -142,6 +142,8 @@ Result<std::unique_ptr<SketchSelector>> SketchSelector::create(const SketchOptio
   if (options.min_rows < 1) return refuse("min_rows", options.min_rows, "[1, 4294967295]");
   if (options.cluster < 2 || options.cluster > 1024)
     return refuse("cluster", options.cluster, "[2, 1024]");
+  if (!(options.candidates >= 1.0 && options.candidates <= 1000.0))
+    return refuse("candidates", options.candidates, "[1, 1000]");
   const KmeansOptions& k = options.kmeans;
   if (k.group_iterations < 0 || k.group_iterations > 100)
     return refuse("group_iterations", k.group_iterations, "[0, 100]");
