@@ -1,6 +1,8 @@
 #include "kernels/gemm.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/time.h>
 #include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
 
@@ -121,6 +123,34 @@ TEST(Gemm, TheSameBitsForAnyNumberOfThreads) {
       ASSERT_EQ(std::bit_cast<std::uint32_t>(out[i]), std::bit_cast<std::uint32_t>(want[i]))
           << threads << " threads, value " << i;
   }
+}
+
+volatile sig_atomic_t signals = 0;
+
+// A timer's signals, as a profiler sends them, neither change a product nor damage memory.
+TEST(Gemm, SignalsDoNotDisturbIt) {
+  constexpr std::size_t kTokens = 512, kCols = 576, kRows = 64;
+  std::mt19937 rng(6);
+  const Weights w = testing::random_weights(WeightType::q4_0, kRows, kCols, Scale::ordinary, rng);
+  const std::vector<float> x = random_rows(kTokens, kCols, rng);
+  std::vector<float> want(kTokens * kRows), out(want.size()), scratch(gemm_scratch(kCols));
+  const auto multiply = [&](std::vector<float>& to) {
+    return gemm_tile(ops(), w.view, 0, {x.data(), kTokens, kCols}, {to.data(), kTokens, kRows},
+                     scratch);
+  };
+  ASSERT_TRUE(multiply(want));
+
+  struct sigaction count = {}, before = {};
+  count.sa_handler = [](int) { signals = signals + 1; };
+  ASSERT_EQ(sigaction(SIGALRM, &count, &before), 0);
+  const itimerval often{{0, 200}, {0, 200}}, never{};
+  ASSERT_EQ(setitimer(ITIMER_REAL, &often, nullptr), 0);
+  bool same = true;
+  for (int i = 0; i < 300 || signals < 50; ++i)
+    same = same && multiply(out).has_value() && out == want;
+  setitimer(ITIMER_REAL, &never, nullptr);
+  sigaction(SIGALRM, &before, nullptr);
+  EXPECT_TRUE(same);
 }
 
 TEST(Gemm, NoTokensIsNoWork) {
