@@ -422,6 +422,7 @@ std::vector<Bad> bad_files() {
 TEST(GgufHostile, EveryKindIsRefused) {
   const std::vector<Bad> cases = bad_files();
   EXPECT_GE(cases.size(), 200u);
+  RecordProperty("cases", static_cast<int>(cases.size()));
   for (std::size_t i = 0; i < cases.size(); ++i)
     expect_refused(cases[i].bytes, cases[i].part,
                    "case " + std::to_string(i) + " (" + cases[i].what + ")");

@@ -82,6 +82,31 @@ TEST(Bpe, WordsAreCutBeforeMerging) {
   EXPECT_EQ(names(alone, encode(alone, "12")), (Names{"1", "2"}));
 }
 
+// Unicode's white space, as the patterns' authors had it; PCRE2's own \s has U+180E too.
+TEST(PreTokenizer, SpacesAreUnicodes) {
+  constexpr std::string_view kSpaces[] = {R"(\s+)"};
+  const PreTokenizer splitter = PreTokenizer::create(kSpaces).value();
+  const auto words = [&](std::string_view text) {
+    std::vector<std::string_view> out;
+    EXPECT_TRUE(splitter.split(text, &out));
+    return out.size();
+  };
+  EXPECT_EQ(words("a b"), 3u);
+  EXPECT_EQ(words("a\xc2\x85"
+                  "b"),
+            3u);  // U+0085
+  EXPECT_EQ(words("a\xe3\x80\x80"
+                  "b"),
+            3u);  // U+3000
+  EXPECT_EQ(words("a\xe1\xa0\x8e"
+                  "b"),
+            1u);  // U+180E
+  EXPECT_EQ(words("a\xff"
+                  "b"),
+            3u);  // what is not UTF-8 stands alone
+  EXPECT_EQ(words(""), 0u);
+}
+
 TEST(Bpe, SpecialTokensAreParsedOnlyWhenAsked) {
   const Tokenizer t = tiny<TinyBpe>();
   const std::string text = "<|im_start|>he<|im_end|>";
