@@ -68,7 +68,7 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method) {
   const bool has_disk = options.tiers.disk_bytes > 0;
   plan.home = method.place->home(has_disk ? Tier::disk : Tier::host);
   std::uint64_t row_bytes_of_all = 0;  // of one row in every layer and head that seals
-  std::uint64_t largest_layer_row = 0;
+  const std::uint64_t most = std::uint64_t{options.max_positions} * options.max_timelines;
   for (std::size_t l = 0; l < options.layers.size(); ++l) {
     const LayerSpec& spec = options.layers[l];
     TL_TRY(check_layer(spec, l));
@@ -84,25 +84,35 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method) {
     }
     layer.tail_capacity =
         std::min<std::uint32_t>(layer.tail_capacity, options.max_positions) + kMaxStepRows;
-    plan.tail_bytes += options.max_timelines *
-                       RawStore::bytes_for(layer.raw, spec.kv_heads,
-                                           layer.tail_capacity + layer.sinks);
-    largest_layer_row =
-        std::max(largest_layer_row, std::uint64_t{layer.raw.bytes()} * spec.kv_heads);
-    const std::uint64_t most =
-        std::uint64_t{options.max_positions} * options.max_timelines;
+    plan.tail_bytes +=
+        options.max_timelines *
+        RawStore::bytes_for(layer.raw, spec.kv_heads, layer.tail_capacity + layer.sinks);
+    plan.sealing_bytes = std::max(
+        plan.sealing_bytes,
+        RawStore::bytes_for(layer.raw, spec.kv_heads,
+                            std::min(options.max_positions, kSpanRows) + layer.tail_capacity));
     if (layer.seals && most > method.recent + method.seal) {
       const HeadShape shape{spec.q_heads / spec.kv_heads, spec.key_dim, spec.value_dim};
       plan.rows_bytes += most * layer.sealed.bytes() * spec.kv_heads;
-      plan.index_bytes +=
-          spec.kv_heads * (method.select->index_bytes(shape, most) +
-                           method.select->summary_rows(most) * layer.raw.bytes());
+      // On the disk each head of a segment begins a page.
+      if (plan.home == Tier::disk && layer.sealed.bytes() * kBlockRows % kPageBytes != 0) {
+        const std::uint32_t shortest =
+            std::min<std::uint32_t>(method.seal / kBlockRows * kBlockRows, kSegmentRows);
+        const std::uint64_t segments = options.max_positions / shortest + 1;
+        plan.rows_bytes += options.max_timelines * segments * spec.kv_heads * kPageBytes;
+      }
+      // Segments are whole blocks of any number, and together blocks take no more than alone: so
+      // this holds however the rows come to be cut.
+      const std::uint64_t blocks =
+          options.max_timelines *
+          ((std::uint64_t{options.max_positions} + kBlockRows - 1) / kBlockRows);
+      plan.index_bytes += spec.kv_heads * blocks *
+                          (method.select->index_bytes(shape, kBlockRows) +
+                           method.select->summary_rows(kBlockRows) * layer.raw.bytes());
       row_bytes_of_all += std::uint64_t{layer.sealed.bytes()} * spec.kv_heads;
     }
     plan.layers.push_back(layer);
   }
-  plan.sealing_bytes = largest_layer_row *
-                       (std::min(options.max_positions, kSpanRows) + plan.layers[0].tail_capacity);
   if (has_disk) plan.staging_bytes = kStagingBytes;
 
   TL_TRY_ASSIGN(const Topology machine, read_topology());
@@ -113,8 +123,7 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method) {
     return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
                 " positions needs ", size_text(needed), " of host memory and has ",
                 size_text(plan.host_budget_bytes), ": raise --kv-host, ",
-                has_disk ? "" : "give --kv-disk SIZE to keep rows on disk, ",
-                "or lower -c");
+                has_disk ? "" : "give --kv-disk SIZE to keep rows on disk, ", "or lower -c");
   if (plan.home == Tier::disk) {
     if (plan.rows_bytes > options.tiers.disk_bytes)
       return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
@@ -124,9 +133,8 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method) {
       // What is left over caches rows. Unasked, no more than half of what the machine has free.
       const std::uint64_t left = plan.host_budget_bytes - needed;
       const std::uint64_t bytes = automatic ? left / 2 : left;
-      plan.row_cache_rows = static_cast<std::uint32_t>(
-          std::min<std::uint64_t>(bytes / row_bytes_of_all,
-                                  std::uint64_t{options.max_positions} * options.max_timelines));
+      plan.row_cache_rows = static_cast<std::uint32_t>(std::min<std::uint64_t>(
+          bytes / row_bytes_of_all, std::uint64_t{options.max_positions} * options.max_timelines));
       plan.row_cache_bytes = plan.row_cache_rows * row_bytes_of_all;
     }
   }
