@@ -179,6 +179,7 @@ Result<TimelineId> KvCache::Impl::new_timeline() {
   if (free == timelines.end()) timelines.emplace_back();
   timelines[id] = std::move(state);
   pending.resize(timelines.size() * options.layers.size());
+  advanced.resize(timelines.size(), 0);  // a step may be in progress
   return TimelineId{id};
 }
 
