@@ -113,21 +113,38 @@ struct Sketch {
     }
   }
 
+  // `rows` rows at once share the loads of the queries.
+  template <int heads, int rows>
+  static void exact_rows(const std::byte* keys, std::size_t row_bytes, std::size_t key_dim,
+                         const float* query, float* score, std::size_t stride) {
+    const f16* key[rows];
+    F sum[rows][heads];
+    for (int r = 0; r < rows; ++r) {
+      key[r] = reinterpret_cast<const f16*>(keys + std::size_t(r) * row_bytes);
+      for (int h = 0; h < heads; ++h) sum[r][h] = V::zero();
+    }
+    for (std::size_t i = 0; i < key_dim; i += L) {
+      F k[rows];
+      for (int r = 0; r < rows; ++r) k[r] = V::load(key[r] + i);
+      for (int h = 0; h < heads; ++h) {
+        const F q = V::load(query + std::size_t(h) * key_dim + i);
+        for (int r = 0; r < rows; ++r) sum[r][h] = V::fma(k[r], q, sum[r][h]);
+      }
+    }
+    for (int r = 0; r < rows; ++r)
+      for (int h = 0; h < heads; ++h) score[std::size_t(h) * stride + r] = V::sum(sum[r][h]);
+  }
+
   template <int heads>
   static void exact_heads(const std::byte* keys, std::size_t row_bytes, std::size_t count,
                           std::size_t key_dim, const float* query, float* score,
                           std::size_t stride) {
-    for (std::size_t r = 0; r < count; ++r) {
-      const f16* key = reinterpret_cast<const f16*>(keys + r * row_bytes);
-      F sum[heads];
-      for (int h = 0; h < heads; ++h) sum[h] = V::zero();
-      for (std::size_t i = 0; i < key_dim; i += L) {
-        const F k = V::load(key + i);
-        for (int h = 0; h < heads; ++h)
-          sum[h] = V::fma(k, V::load(query + std::size_t(h) * key_dim + i), sum[h]);
-      }
-      for (int h = 0; h < heads; ++h) score[std::size_t(h) * stride + r] = V::sum(sum[h]);
-    }
+    constexpr int kRows = heads <= 3 ? 3 : 2;
+    std::size_t r = 0;
+    for (; r + kRows <= count; r += kRows)
+      exact_rows<heads, kRows>(keys + r * row_bytes, row_bytes, key_dim, query, score + r, stride);
+    for (; r < count; ++r)
+      exact_rows<heads, 1>(keys + r * row_bytes, row_bytes, key_dim, query, score + r, stride);
   }
 
   static void exact(const std::byte* keys, std::size_t row_bytes, std::size_t count,
