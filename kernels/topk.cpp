@@ -56,11 +56,13 @@ void fill_most(std::span<const float> value, std::vector<float>* most) {
 }
 
 // At least k values reach the k-th largest maximum of a stretch, and few others do.
-float lower_bound(std::span<const float> most, std::size_t k, std::vector<std::uint32_t>* keys) {
-  keys->clear();
-  for (const float m : most)
-    if (m >= 0.0f) keys->push_back(key_of(m));
-  return keys->size() < k ? 0.0f : std::bit_cast<float>(kth_largest(*keys, k).key);
+float lower_bound(std::span<const float> most, std::size_t k, std::span<std::uint32_t> keys) {
+  std::size_t found = 0;
+  for (const float m : most) {
+    keys[found] = key_of(m);
+    found += m >= 0.0f;
+  }
+  return found < k ? 0.0f : std::bit_cast<float>(kth_largest(keys.first(found), k).key);
 }
 
 }  // namespace
@@ -73,29 +75,30 @@ std::size_t top_rows(std::span<const float> value, std::size_t k, TopRowsScratch
 
   std::vector<float>& most = scratch->most;
   most.resize((value.size() + kStretch - 1) / kStretch);
+  if (scratch->keys.size() < value.size()) {
+    scratch->keys.resize(value.size());
+    scratch->candidates.resize(value.size());
+  }
+  const std::span<std::uint32_t> keys = scratch->keys, candidates = scratch->candidates;
   fill_most(value, &most);
-  const float bound = lower_bound(most, k, &scratch->keys);
-
-  std::vector<std::uint32_t>& candidates = scratch->candidates;
-  std::vector<std::uint32_t>& keys = scratch->keys;
-  candidates.clear();
-  keys.clear();
+  const float bound = lower_bound(most, k, keys);
+  std::size_t found = 0;  // without branches: which values pass is anyone's guess
   for (std::size_t s = 0; s < most.size(); ++s) {
     if (!(most[s] >= bound)) continue;
     const std::size_t end = std::min((s + 1) * kStretch, value.size());
-    for (std::size_t i = s * kStretch; i < end; ++i)
-      if (value[i] >= bound) {
-        candidates.push_back(static_cast<std::uint32_t>(i));
-        keys.push_back(key_of(value[i]));
-      }
+    for (std::size_t i = s * kStretch; i < end; ++i) {
+      candidates[found] = static_cast<std::uint32_t>(i);
+      keys[found] = key_of(value[i]);
+      found += value[i] >= bound;
+    }
   }
   const auto take = [&](std::uint32_t r) { rows[r / kBlockRows] |= RowSet{1} << r % kBlockRows; };
-  if (candidates.size() <= k) {
-    for (const std::uint32_t r : candidates) take(r);
-    return candidates.size();
+  if (found <= k) {
+    for (const std::uint32_t r : candidates.first(found)) take(r);
+    return found;
   }
-  Threshold least = kth_largest(keys, k);
-  for (const std::uint32_t r : candidates) {
+  Threshold least = kth_largest(keys.first(found), k);
+  for (const std::uint32_t r : candidates.first(found)) {
     const std::uint32_t key = key_of(value[r]);
     if (key > least.key) {
       take(r);

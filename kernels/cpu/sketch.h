@@ -3,6 +3,7 @@
 // codes are shared by the query heads.
 #pragma once
 
+#include <algorithm>
 #include <limits>
 
 #include "kernels/cpu/vec.h"
@@ -38,7 +39,7 @@ struct Sketch {
         B word[kParts];
         for (int p = 0; p < kParts; ++p)
           word[p] = V::load_bytes(group + w * kWordBytes + std::size_t(p) * 4 * L);
-        // Not unrolled: the compiler would turn the sums into a tree and spill its leaves.
+          // Not unrolled: the compiler would turn the sums into a tree and spill its leaves.
 #pragma GCC unroll 1
         for (std::size_t channel = 16 * w; channel < 16 * (w + 1); channel += 4) {
           B codes[kParts];
@@ -114,25 +115,43 @@ struct Sketch {
     }
   }
 
+  // `rows` rows at once share the loads of the queries.
+  template <int heads, int rows>
+  static void exact_rows(const std::byte* keys, std::size_t row_bytes, std::size_t key_dim,
+                         const float* query, float* score, std::size_t stride) {
+    const f16* key[rows];
+    F sum[rows][heads];
+    for (int r = 0; r < rows; ++r) {
+      key[r] = reinterpret_cast<const f16*>(keys + std::size_t(r) * row_bytes);
+      for (int h = 0; h < heads; ++h) sum[r][h] = V::zero();
+    }
+    for (std::size_t i = 0; i < key_dim; i += L) {
+      F k[rows];
+      for (int r = 0; r < rows; ++r) k[r] = V::load(key[r] + i);
+      for (int h = 0; h < heads; ++h) {
+        const F q = V::load(query + std::size_t(h) * key_dim + i);
+        for (int r = 0; r < rows; ++r) sum[r][h] = V::fma(k[r], q, sum[r][h]);
+      }
+    }
+    for (int r = 0; r < rows; ++r)
+      for (int h = 0; h < heads; ++h) score[std::size_t(h) * stride + r] = V::sum(sum[r][h]);
+  }
+
   template <int heads>
   static void exact_heads(const std::byte* keys, std::size_t row_bytes, std::size_t count,
                           std::size_t key_dim, const float* query, float* score,
                           std::size_t stride) {
-    constexpr std::size_t kAhead = 8;  // rows: their stride defeats the hardware's prefetching
-    for (std::size_t r = 0; r < count; ++r) {
-      const f16* key = reinterpret_cast<const f16*>(keys + r * row_bytes);
-      if (r + kAhead < count)
-        for (std::size_t i = 0; i < key_dim * 2; i += 64)
-          __builtin_prefetch(keys + (r + kAhead) * row_bytes + i);
-      F sum[heads];
-      for (int h = 0; h < heads; ++h) sum[h] = V::zero();
-      for (std::size_t i = 0; i < key_dim; i += L) {
-        const F k = V::load(key + i);
-        for (int h = 0; h < heads; ++h)
-          sum[h] = V::fma(k, V::load(query + std::size_t(h) * key_dim + i), sum[h]);
-      }
-      for (int h = 0; h < heads; ++h) score[std::size_t(h) * stride + r] = V::sum(sum[h]);
+    constexpr int kRows = heads <= 3 ? 3 : 2;
+    std::size_t r = 0;
+    constexpr std::size_t kAhead = 9;  // rows: their stride defeats the hardware's prefetching
+    for (; r + kRows <= count; r += kRows) {
+      for (std::size_t p = r + kAhead; p < std::min(r + kAhead + kRows, count); ++p)
+        for (std::size_t i = 0; i < key_dim * sizeof(f16); i += 64)
+          __builtin_prefetch(keys + p * row_bytes + i);
+      exact_rows<heads, kRows>(keys + r * row_bytes, row_bytes, key_dim, query, score + r, stride);
     }
+    for (; r < count; ++r)
+      exact_rows<heads, 1>(keys + r * row_bytes, row_bytes, key_dim, query, score + r, stride);
   }
 
   static void exact(const std::byte* keys, std::size_t row_bytes, std::size_t count,
