@@ -8,15 +8,18 @@
 namespace thermocline {
 namespace {
 
-// oneDNN would start OpenMP's threads below ours. OpenMP keeps the number a thread: so each of our
-// threads says it once.
-void stay_on_this_thread() {
-  thread_local const bool said = [] {
-    omp_set_num_threads(1);
-    return true;
-  }();
-  static_cast<void>(said);
-}
+// oneDNN would start OpenMP's threads below ours. OpenMP keeps the number by thread, and the thread
+// may be the caller's own: it gets its number back.
+class OneThread {
+ public:
+  OneThread() { omp_set_num_threads(1); }
+  ~OneThread() { omp_set_num_threads(before_); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  const int before_ = omp_get_max_threads();
+};
 
 }  // namespace
 
@@ -30,7 +33,7 @@ Status gemm_tile(const MatvecOps& ops, WeightView w, std::size_t tile, MatView<c
   const std::size_t rows = std::min(kGemmTileRows, w.rows - first);
   for (std::size_t r = 0; r < rows; ++r) ops.dequantize(w, first + r, scratch.data() + r * w.cols);
 
-  stay_on_this_thread();
+  const OneThread alone;
   const auto size = [](std::size_t n) { return static_cast<dnnl_dim_t>(n); };
   const dnnl_status_t status = dnnl_sgemm('N', 'T', size(x.rows()), size(rows), size(w.cols), 1.0f,
                                           x.data(), size(x.stride()), scratch.data(), size(w.cols),
