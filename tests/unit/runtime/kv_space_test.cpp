@@ -161,7 +161,7 @@ TEST(KvSpace, WhatWasPlannedIsEnough) {
 }
 
 TEST(KvSpace, TheSpanOfTheLargestLayerIsPlanned) {
-  auto options = options_for({layer(1, 1, 16, 16, 8), layer(1, 1, 16, 16)}, 80000, 0);
+  auto options = options_for({layer(1, 1, 16, 16, 8), layer(1, 1, 16, 16)}, 80000, 64 * kMiB);
   options.method_overrides = {"steady.recent=20000"};
   options.tiers.host_bytes = planned(options, "host");
   auto cache = KvCache::create(options, 1, "auto");

@@ -73,8 +73,9 @@ TEST(Reader, GivesTheSameRowsInTheSameOrderWhateverIsCached) {
 
 TEST(Reader, StagingIsARing) {
   std::mt19937 random(3);
-  // A fold of 256 rows of 96 bytes lies on at most 7 pages: room for one fold, for two and a bit...
-  for (const std::uint64_t pages : {7u, 8u, 15u, 20u, 29u}) {
+  // A head of the longest segment has 17 pages, and a fold has any number of them: room for one
+  // fold, for two and a bit...
+  for (const std::uint64_t pages : {17u, 18u, 23u, 31u, 50u}) {
     SCOPED_TRACE(std::to_string(pages) + " pages of staging");
     PageTableOptions options = one_layer(layout(16, 32), 4, 30);
     options.staging_bytes = pages * kPageBytes;
@@ -84,13 +85,14 @@ TEST(Reader, StagingIsARing) {
     plan.delay = std::chrono::microseconds(50);
     StoredRows stored(options, 64 * kMiB, plan);
     std::vector<Stored> kept;
-    for (const std::uint32_t rows : {3000u, 65u, 8192u, 200u})
+    for (const std::uint32_t rows : {700u, 65u, 640u, 200u, 333u})
       kept.push_back(*stored.store(random, 0, rows, Tier::disk));
     Reader reader(stored.table.get());
-    for (int round = 0; round < 6; ++round) {
+    for (int round = 0; round < 25; ++round) {
       std::vector<Wanted> wanted;
       for (std::uint32_t i = 0; i < 10; ++i)
-        wanted.push_back(whole(kept[random() % kept.size()], random() % 4));
+        wanted.push_back(random() % 3 ? random_reads(random, kept, 4)
+                                      : whole(kept[random() % kept.size()], random() % 4));
       const auto order = round % 2 ? FoldOrder::in_list : FoldOrder::any;
       const auto read = read_all(&reader, 0, wanted, order);
       ASSERT_TRUE(read) << read.error().message;
