@@ -15,9 +15,9 @@
 
 namespace thermocline {
 
-inline constexpr int kBlockRows = 64;   // rows a block: a set of them is one word
-inline constexpr int kFoldRows = 256;   // rows a fold at most: part of the answer
-using RowSet = std::uint64_t;           // bit r: row r of a block
+inline constexpr int kBlockRows = 64;  // rows a block: a set of them is one word
+inline constexpr int kFoldRows = 256;  // rows a fold at most: part of the answer
+using RowSet = std::uint64_t;          // bit r: row r of a block
 inline constexpr RowSet kAllRows = ~RowSet{0};
 
 inline int count(RowSet rows) { return std::popcount(rows); }
@@ -72,9 +72,9 @@ struct QueryTile {
 
 // Which rows of a fold a tile's queries may see. Rows before every query need no mask.
 struct Visibility {
-  bool masked = false;              // false: all rows are visible to all queries
-  std::uint32_t first_position = 0; // masked: rank r is at first_position + r
-  std::uint32_t window = 0;         // masked: only the last `window` positions; 0: all before
+  bool masked = false;               // false: all rows are visible to all queries
+  std::uint32_t first_position = 0;  // masked: rank r is at first_position + r
+  std::uint32_t window = 0;          // masked: only the last `window` positions; 0: all before
 };
 
 struct AttendOps {

@@ -17,8 +17,8 @@ struct DenseOps {
   // Rotates the first 2 * pairs values of x in place by the given angles.
   void (*rope)(const float* cosine, const float* sine, std::size_t pairs, RopePairs layout,
                float* x);
-  void (*add)(const float* x, std::size_t n, float* into);                    // into += x
-  void (*scale)(float by, std::size_t n, float* x);                           // x *= by
+  void (*add)(const float* x, std::size_t n, float* into);  // into += x
+  void (*scale)(float by, std::size_t n, float* x);         // x *= by
   void (*silu_mul)(const float* gate, const float* up, std::size_t n, float* out);
   void (*gelu_mul)(const float* gate, const float* up, std::size_t n, float* out);  // tanh form
   // Rounds to f16, to nearest even.

@@ -17,8 +17,10 @@ inline constexpr std::size_t kActivationBlock = 32;
 // Activation rows (`real`, [rows][cols], cols a multiple of 32) and their 16-bit rounding. Views of
 // memory that the caller owns: value [rows][cols]; scale and sum [rows][cols / 32], where
 // real ~ value * scale, and sum is the block's sum of value * scale (for types with an offset).
-// |value| <= 32767. A block whose values are all below 2^-100 rounds to zeros; one with an infinity
-// or a NaN gets a NaN for scale and sum, so that no product hides it.
+// |value| <= 32767. In a block of 32 the values of even number come first, then those of odd
+// number: the order in which packed weights unpack the fastest (kernels/cpu/vec.h). A block whose
+// values are all below 2^-100 rounds to zeros; one with an infinity or a NaN gets a NaN for scale
+// and sum, so that no product hides it.
 struct Activations {
   MatView<const float> real;
   std::int16_t* value = nullptr;

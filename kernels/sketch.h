@@ -1,5 +1,6 @@
 // Two bits a channel of a key's residual to its cluster's mean, after a Hadamard rotation, with one
-// scale a row: a sketch that ranks keys almost as well as the keys do, for a sixteenth of the bytes.
+// scale a row: a sketch that ranks keys almost as well as the keys do, for a sixteenth of the
+// bytes.
 //
 // Layout of the codes of one KV head, for any vector length: groups of 16 rows; in a group,
 // key_dim / 16 words of 64 bytes; in word t, byte 4 * row + j holds the codes of channels
@@ -40,8 +41,9 @@ struct SketchOps {
   void (*score)(const std::uint8_t* codes, const f16* scales, std::size_t key_dim,
                 std::size_t first, std::size_t count, const SketchQuery* queries, int heads,
                 const float* base, float* score, std::size_t stride);
-  // Codes rows [first, first + count): residual [count][key_dim] is rotated already. Codes and scale
-  // are fitted to each other in turns. A row that is not finite gets a scale of 0 or the largest.
+  // Codes rows [first, first + count): residual [count][key_dim] is rotated already. Codes and
+  // scale are fitted to each other in turns. A row that is not finite gets a scale of 0 or the
+  // largest.
   void (*encode)(const float* residual, std::size_t key_dim, std::size_t first, std::size_t count,
                  std::uint8_t* codes, f16* scales);
   // In place: score -> e^(score - max) for `count` values; returns max and sum. No values, or only

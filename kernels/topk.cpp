@@ -15,8 +15,8 @@ constexpr std::size_t kStretch = 16;  // values whose maximum is compared first
 std::uint32_t key_of(float value) { return std::bit_cast<std::uint32_t>(value + 0.0f); }
 
 struct Threshold {
-  std::uint32_t key = 0;       // the k-th largest
-  std::size_t equals = 0;      // how many of those equal to it belong to the k
+  std::uint32_t key = 0;   // the k-th largest
+  std::size_t equals = 0;  // how many of those equal to it belong to the k
 };
 
 // Radix selection, a byte at a time from the top; keys that are still in play move to the front.

@@ -4,8 +4,8 @@
 //   begin(rows); for each layer { append(layer, k, v); attend(layer, q, out); } commit();
 //
 // Keys and queries come without rotary embedding: the cache rotates them (LayerSpec::rope), so that
-// rows can be reused at other positions. Nothing of a step is visible until commit(); after an error
-// in the middle call rollback(), and every timeline is as it was.
+// rows can be reused at other positions. Nothing of a step is visible until commit(); after an
+// error in the middle call rollback(), and every timeline is as it was.
 #pragma once
 
 #include <cstdint>
@@ -31,16 +31,16 @@ inline constexpr std::uint64_t kAutoBytes = ~std::uint64_t{0};
 struct TierOptions {
   std::uint64_t host_bytes = kAutoBytes;  // KV and its index in host memory; auto: what is free
   std::uint64_t disk_bytes = 0;           // 0: nothing goes to disk
-  std::string directory;                  // of the scratch file; empty: the user's cache directory
+  std::string directory = {};             // of the scratch file; empty: the user's cache directory
   std::string io_backend = "auto";        // auto, uring, threads
 };
 
 struct CacheOptions {
-  std::vector<LayerSpec> layers;
-  std::string method = "exact";  // a name of configs/methods/, or a path to a file like those
-  std::string method_directory;  // where names are looked up; empty: the installed one
-  std::vector<std::string> method_overrides;  // "select.share=0.05": over the file's values
-  TierOptions tiers;
+  std::vector<LayerSpec> layers = {};
+  std::string method = "exact";       // a name of configs/methods/, or a path to a file like those
+  std::string method_directory = {};  // where names are looked up; empty: the installed one
+  std::vector<std::string> method_overrides = {};  // "select.share=0.05": over the file's values
+  TierOptions tiers = {};
   std::uint32_t max_positions = 8192;  // the longest timeline; sizes the plan
   std::uint32_t max_timelines = 1;     // at the same time; sizes the plan
 };
@@ -94,6 +94,7 @@ class KvCache {
   void rollback();
 
   std::span<const LayerSpec> layers() const;
+  std::uint32_t max_positions() const;  // that a timeline can have
   CacheReport report() const;
   MemoryPlan usage() const;
   // One line each: fallbacks that were taken and why ("io: threads, because ...").

@@ -16,10 +16,10 @@ struct RopeSpec {
 };
 
 struct LayerSpec {
-  std::uint32_t q_heads = 0, kv_heads = 0;    // q_heads is a multiple of kv_heads (GQA)
-  std::uint32_t key_dim = 0, value_dim = 0;   // per head, multiples of 16
-  std::uint32_t window = 0;                   // sliding window in positions; 0: attends everything
-  float scale = 1.0f;                         // of q . k
+  std::uint32_t q_heads = 0, kv_heads = 0;   // q_heads is a multiple of kv_heads (GQA)
+  std::uint32_t key_dim = 0, value_dim = 0;  // per head, multiples of 16
+  std::uint32_t window = 0;                  // sliding window in positions; 0: attends everything
+  float scale = 1.0f;                        // of q . k
   RopeSpec rope;
 };
 

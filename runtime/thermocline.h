@@ -21,28 +21,29 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/view.h"
+#include "runtime/chat_message.h"
 #include "runtime/kv_cache.h"
 #include "runtime/sampler.h"
 
 namespace thermocline {
 
 struct Version {
-  std::string number, commit, compiler, build;   // "0.1.0", "1a2b3c4", "g++ 12.2.0", "Release"
-  std::vector<std::string> instruction_sets;     // built in; the usable ones of this machine
-  std::vector<std::string> usable;               // are listed here
-  bool cuda = false;                             // kernels built
+  std::string number, commit, compiler, build;  // "0.1.0", "1a2b3c4", "g++ 12.2.0", "Release"
+  std::vector<std::string> instruction_sets;    // built in; the usable ones of this machine
+  std::vector<std::string> usable;              // are listed here
+  bool cuda = false;                            // kernels built
 };
 Version version();
 
 enum class RopeScaling { from_model, none, linear, yarn };
 
 struct EngineOptions {
-  std::string model_path;
-  int threads = 0;             // 0: as many as this process may run on
-  std::string isa = "auto";    // auto, scalar, avx2, avx512
+  std::string model_path = {};
+  int threads = 0;           // 0: as many as this process may run on
+  std::string isa = "auto";  // auto, scalar, avx2, avx512
   RopeScaling rope_scaling = RopeScaling::from_model;
-  float rope_freq_scale = 0;   // 0: the model's; 0.25 stretches the context four times (linear)
-  float rope_freq_base = 0;    // 0: the model's
+  float rope_freq_scale = 0;  // 0: the model's; 0.25 stretches the context four times (linear)
+  float rope_freq_base = 0;   // 0: the model's
 };
 
 struct ModelInfo {
@@ -52,11 +53,6 @@ struct ModelInfo {
                                                           // any scaling asked for
   std::uint64_t kv_bytes_per_token = 0;                   // f16, full-attention layers
   bool has_chat_template = false;
-};
-
-struct ChatMessage {
-  std::string role;  // system, user, assistant
-  std::string content;
 };
 
 // Bytes to text as tokens arrive: never half a character.

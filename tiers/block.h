@@ -2,8 +2,8 @@
 //
 //     sinks | runs of sealed segments | tail
 //
-// A segment is formed once from tail rows and is immutable and shared afterwards. Blocks of 64 of its
-// rows are the unit of addressing; a Pick (block and row set) is the unit of selection.
+// A segment is formed once from tail rows and is immutable and shared afterwards. Blocks of 64 of
+// its rows are the unit of addressing; a Pick (block and row set) is the unit of selection.
 #pragma once
 
 #include <cstddef>

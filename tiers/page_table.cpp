@@ -8,8 +8,6 @@ namespace thermocline {
 namespace {
 
 constexpr std::size_t kWriteBytes = std::size_t{1} << 20;
-// No disk takes this long for one request; a wait beyond it is reported, never endless.
-constexpr std::chrono::seconds kDiskDeadline{60};
 
 }  // namespace
 
@@ -66,6 +64,7 @@ Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,
   Place place;
   place.used = true;
   place.home = home;
+  place.purpose = purpose;
   place.layer = index(segment.layer);
   place.rows = segment.rows;
   place.head_bytes = row_bytes * segment.rows;
@@ -89,10 +88,13 @@ Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,
     TL_TRY_ASSIGN(place.file_offset, file_.take(bytes));
     place.checksum.resize(bytes / kPageBytes);
     for (std::size_t p = 0; p < place.checksum.size(); ++p)
-      place.checksum[p] = page_checksum({image.data() + p * kPageBytes, kPageBytes},
-                                        identity(place, p));
+      place.checksum[p] =
+          page_checksum({image.data() + p * kPageBytes, kPageBytes}, identity(place, p));
     if (Status written = write_home(place, image.bytes()); !written) {
-      file_.give(place.file_offset, bytes);
+      if (broken_)
+        stranded_.push_back(std::move(image));
+      else
+        file_.give(place.file_offset, bytes);
       return tl::unexpected<Error>(written.error());
     }
     place.first_row = number_rows(&layer, segment.blocks() * kBlockRows);
@@ -116,19 +118,17 @@ Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,
     places_[id] = std::move(place);
   }
   segment.id = id;
-  return std::shared_ptr<const Segment>(new Segment(std::move(segment)),
-                                        [this](const Segment* s) {
-                                          release(s->id);
-                                          delete s;
-                                        });
+  return std::shared_ptr<const Segment>(new Segment(std::move(segment)), [this](const Segment* s) {
+    release(s->id);
+    delete s;
+  });
 }
 
 void PageTable::release(std::uint32_t id) {
   Place& place = places_[id];
   if (place.home == Tier::disk) {
     Layer& layer = layers_[place.layer];
-    const std::uint32_t numbered =
-        static_cast<std::uint32_t>(round_up(place.rows, kBlockRows));
+    const std::uint32_t numbered = static_cast<std::uint32_t>(round_up(place.rows, kBlockRows));
     for (RowCache& cache : layer.row_cache) cache.forget(place.first_row, numbered);
     layer.free_rows.emplace_back(place.first_row, numbered);
     file_.give(place.file_offset, place.head_bytes * layer.options.heads);
@@ -164,24 +164,45 @@ Status PageTable::write_home(const Place& place, std::span<const std::byte> byte
     transfer.tag = transfers.size();
     transfers.push_back(transfer);
   }
+  TL_TRY(drain());  // what a reading that failed has left
   TL_TRY(sink_->submit(transfers));
   const Deadline deadline = std::chrono::steady_clock::now() + kDiskDeadline;
   Completion done[32];
   Status status{};
   for (std::size_t left = transfers.size(); left > 0;) {
-    TL_TRY_ASSIGN(const std::size_t n, sink_->poll(done, deadline));
-    if (n == 0)
+    const auto polled = sink_->poll(done, deadline);
+    if (!polled || *polled == 0) {
+      broken_ = true;
+      if (!polled) return tl::unexpected<Error>(polled.error());
       return fail(ErrorCode::io, "scratch file: a write of ", bytes.size(), " bytes at ",
                   place.file_offset, " did not finish within ", kDiskDeadline.count(), " s");
+    }
+    const std::size_t n = *polled;
     for (std::size_t i = 0; i < n; ++i)
       if (done[i].error != 0 && status)
-        status = fail(ErrorCode::io, "scratch file: writing ",
-                      transfers[done[i].tag].bytes.size(), " bytes at ",
-                      transfers[done[i].tag].offset, " failed: ", std::strerror(done[i].error));
+        status = fail(ErrorCode::io, "scratch file: writing ", transfers[done[i].tag].bytes.size(),
+                      " bytes at ", transfers[done[i].tag].offset,
+                      " failed: ", std::strerror(done[i].error));
     left -= n;
   }
   TL_TRY(status);
   counters_.disk_bytes_written += bytes.size();
+  return {};
+}
+
+Status PageTable::drain() {
+  if (broken_)
+    return fail(ErrorCode::io, "scratch file: given up, because the disk stopped answering");
+  if (!sink_) return {};
+  const Deadline deadline = std::chrono::steady_clock::now() + kDiskDeadline;
+  Completion done[32];
+  while (sink_->in_flight() > 0) {
+    const auto polled = sink_->poll(done, deadline);
+    if (polled && *polled > 0) continue;
+    broken_ = true;
+    return fail(ErrorCode::io, "scratch file: ", sink_->in_flight(),
+                " transfers did not finish within ", kDiskDeadline.count(), " s");
+  }
   return {};
 }
 

@@ -69,20 +69,21 @@ class PageTable {
   friend class Reader;
   struct Place {  // of one segment
     Tier home = Tier::host;
-    Buffer host;                        // host home: the records
+    Purpose purpose = Purpose::rows;
+    Buffer host;  // host home: the records
     Reservation reservation;
-    std::uint64_t file_offset = 0;      // disk home: heads follow each other, each page aligned
-    std::uint64_t head_bytes = 0;       // of a head, whole pages (disk) or exact (host)
+    std::uint64_t file_offset = 0;        // disk home: heads follow each other, each page aligned
+    std::uint64_t head_bytes = 0;         // of a head, whole pages (disk) or exact (host)
     std::vector<std::uint64_t> checksum;  // a page, whole segment
-    std::uint64_t epoch = 0;            // part of every page's identity
-    std::uint32_t first_row = 0;        // of the layer's dense row numbers
+    std::uint64_t epoch = 0;              // part of every page's identity
+    std::uint32_t first_row = 0;          // of the layer's dense row numbers
     std::uint32_t layer = 0, rows = 0;
     bool used = false;
   };
   struct Layer {
     PageTableOptions::Layer options;
     Buffer row_cache_bytes;
-    std::vector<RowCache> row_cache;    // a head
+    std::vector<RowCache> row_cache;  // a head
     std::uint32_t rows_numbered = 0;
     std::vector<std::pair<std::uint32_t, std::uint32_t>> free_rows;  // {first, count} to reuse
   };
@@ -90,7 +91,11 @@ class PageTable {
   PageTable() = default;
   void release(std::uint32_t id);
   Status write_home(const Place& place, std::span<const std::byte> bytes);
+  // Waits until nothing is in flight. When the disk does not answer, the table is broken: memory
+  // that transfers may still write to is kept, and nothing more is read or written.
+  Status drain();
   std::uint32_t number_rows(Layer* layer, std::uint32_t rows);
+  static constexpr std::chrono::seconds kDiskDeadline{60};  // no disk takes this long for a request
   static std::uint64_t identity(const Place& place, std::uint64_t page) {
     return place.epoch * 0x9e3779b97f4a7c15ull + place.file_offset / kPageBytes + page;
   }
@@ -99,14 +104,16 @@ class PageTable {
   Budget* budget_ = nullptr;
   ScratchFile file_;
   Reservation row_cache_reservation_, staging_reservation_;
-  std::unique_ptr<Sink> sink_;
   std::string io_note_;
   Buffer staging_;
   std::vector<Layer> layers_;
-  std::vector<Place> places_;           // by Segment::id
+  std::vector<Place> places_;  // by Segment::id
   std::vector<std::uint32_t> free_ids_;
   std::uint64_t epoch_ = 0;
+  bool broken_ = false;
+  std::vector<Buffer> stranded_;  // images whose writes never finished
   TierCounters counters_;
+  std::unique_ptr<Sink> sink_;  // last: it waits for reads into the memory above before that goes
 };
 
 }  // namespace thermocline

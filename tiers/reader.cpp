@@ -15,7 +15,6 @@ constexpr std::uint64_t kMergeGapPages = 9;
 constexpr std::uint64_t kMaxExtentPages = 64;
 // A fold's staging must leave room for others in flight: beyond this, gaps are not merged.
 constexpr std::uint64_t kMergeStagingBytes = std::uint64_t{2} << 20;
-constexpr std::chrono::seconds kDiskDeadline{60};
 
 double ms_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
@@ -31,7 +30,7 @@ bool verify(const ReadyFold& fold) {
 }
 
 Status Reader::start(std::uint32_t layer, std::span<const ReadRequest> requests, FoldOrder order) {
-  drain();
+  TL_TRY(table_.drain());
   layer_ = layer;
   order_ = order;
   planned_.clear();
@@ -88,6 +87,10 @@ void Reader::plan(std::uint32_t list, const ReadRequest& request) {
     }
     for (std::uint32_t p = read.first; p < read.last; ++p) {
       const Pick& pick = request.list->picks[p];
+      TL_CHECK(pick.block < segment.blocks());
+      TL_CHECK(p == read.first || pick.block > request.list->picks[p - 1].block);
+      TL_CHECK(segment.rows - pick.block * kBlockRows >= kBlockRows ||
+               (pick.rows >> (segment.rows - pick.block * kBlockRows)) == 0);
       plan_rows(segment, list, request.head, pick.block, pick.rows, weight, true);
       if (weight) weight += count(pick.rows);
     }
@@ -146,15 +149,17 @@ void Reader::add_host_rows(Planned* fold, std::uint32_t block, RowSet rows,
                            const float* log_weight) {
   const PageTable::Place& place = table_.places_[fold->place];
   const std::size_t row_bytes = fold->ready.fold.key_stride;
-  add_view(*fold, place.host.data() + fold->head * place.head_bytes + block * kBlockRows * row_bytes,
-           rows, log_weight);
-  table_.counters_.host_bytes_read += count(rows) * row_bytes;
+  add_view(*fold,
+           place.host.data() + fold->head * place.head_bytes + block * kBlockRows * row_bytes, rows,
+           log_weight);
+  // Summaries are part of an index, and counted by who scanned it.
+  if (place.purpose == Purpose::rows) table_.counters_.host_bytes_read += count(rows) * row_bytes;
 }
 
 // Row by row: from the row cache, or from a page that is to be read. Rows in sequence that have one
 // base (a page's rows; neighbouring slots) share a view.
-void Reader::add_disk_rows(Planned* fold, std::uint32_t block, RowSet rows,
-                           const float* log_weight, bool keep) {
+void Reader::add_disk_rows(Planned* fold, std::uint32_t block, RowSet rows, const float* log_weight,
+                           bool keep) {
   const PageTable::Place& place = table_.places_[fold->place];
   RowCache& cache = table_.layers_[layer_].row_cache[fold->head];
   const std::int64_t row_bytes = fold->ready.fold.key_stride;
@@ -227,8 +232,8 @@ std::uint64_t Reader::stage_page(Planned* fold, std::uint64_t page) {
   Extent& extent = extents_.back();
   extent.fold = static_cast<std::uint32_t>(fold - planned_.data());
   const std::uint64_t at = extent.at + (file_offset - extent.file_offset);
-  checks_.push_back({nullptr, PageTable::identity(place, page_of_segment),
-                     place.checksum[page_of_segment]});
+  checks_.push_back(
+      {nullptr, PageTable::identity(place, page_of_segment), place.checksum[page_of_segment]});
   check_at_.push_back(at);
   return at;
 }
@@ -315,16 +320,22 @@ Status Reader::complete(const Completion& completion) {
 Status Reader::wait_for_some() {
   const auto start = std::chrono::steady_clock::now();
   Completion done[32];
-  TL_TRY_ASSIGN(const std::size_t n, table_.sink_->poll(done, start + kDiskDeadline));
+  TL_TRY_ASSIGN(const std::size_t n, table_.sink_->poll(done, start + PageTable::kDiskDeadline));
   table_.counters_.stall_ms += ms_since(start);
   if (n == 0)
     return fail(ErrorCode::io, "scratch file: ", table_.sink_->in_flight(),
-                " reads did not finish within ", kDiskDeadline.count(), " s");
+                " reads did not finish within ", PageTable::kDiskDeadline.count(), " s");
   for (std::size_t i = 0; i < n; ++i) TL_TRY(complete(done[i]));
   return {};
 }
 
 Result<std::span<const ReadyFold>> Reader::next() {
+  auto wave = next_wave();
+  if (!wave) (void)table_.drain();  // nothing may arrive in staging memory that others are given
+  return wave;
+}
+
+Result<std::span<const ReadyFold>> Reader::next_wave() {
   retire();
   TL_TRY(submit());
   while (wave_.empty() && handed_out_ < planned_.size()) {
@@ -364,6 +375,12 @@ void Reader::retire() {
 }
 
 Status Reader::read_again(const ReadyFold& failed) {
+  const Status status = read_fold_again(failed);
+  if (!status) (void)table_.drain();
+  return status;
+}
+
+Status Reader::read_fold_again(const ReadyFold& failed) {
   Planned& fold = planned_[failed.id];
   std::byte* staging = table_.staging_.data() + fold.staging_at;
   transfers_.clear();
@@ -382,12 +399,12 @@ Status Reader::read_again(const ReadyFold& failed) {
   Status status = table_.sink_->submit(transfers_);
   while (status && fold.waiting > 0) {
     Completion done[32];
-    auto n = table_.sink_->poll(done, std::chrono::steady_clock::now() + kDiskDeadline);
+    auto n = table_.sink_->poll(done, std::chrono::steady_clock::now() + PageTable::kDiskDeadline);
     if (!n) {
       status = tl::unexpected<Error>(n.error());
     } else if (*n == 0) {
       status = fail(ErrorCode::io, "scratch file: a read did not finish within ",
-                    kDiskDeadline.count(), " s");
+                    PageTable::kDiskDeadline.count(), " s");
     } else {
       for (std::size_t i = 0; i < *n && status; ++i) {
         const std::uint32_t owner = extents_[done[i].tag].fold;
@@ -404,17 +421,6 @@ Status Reader::read_again(const ReadyFold& failed) {
                 " pages read from offset ", extents_[fold.first_extent].file_offset,
                 " do not match their checksums, twice: the disk returned damaged data");
   return {};
-}
-
-// Nothing may still be arriving in staging memory when it is given to others.
-void Reader::drain() {
-  if (!table_.sink_) return;
-  const Deadline deadline = std::chrono::steady_clock::now() + kDiskDeadline;
-  Completion done[32];
-  while (table_.sink_->in_flight() > 0) {
-    const auto n = table_.sink_->poll(done, deadline);
-    if (!n || *n == 0) break;
-  }
 }
 
 }  // namespace thermocline

@@ -1,5 +1,5 @@
-// Reading what a layer's lists ask for, from wherever it is: folds come out in waves, those in memory
-// first, those on the disk as they arrive.
+// Reading what a layer's lists ask for, from wherever it is: folds come out in waves, those in
+// memory first, those on the disk as they arrive.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,7 @@ struct ReadyFold {
   std::uint32_t list = 0, ordinal = 0;  // which list, which fold of it
   Fold fold;
   std::span<const PageCheck> pages;
-  std::uint32_t id = 0;                 // of the reader
+  std::uint32_t id = 0;  // of the reader
 };
 bool verify(const ReadyFold& fold);
 
@@ -43,7 +43,7 @@ enum class FoldOrder : std::uint8_t {
 class Reader {
  public:
   explicit Reader(PageTable* table) : table_(*table) {}
-  ~Reader() { drain(); }
+  ~Reader() { (void)table_.drain(); }
   Reader(const Reader&) = delete;
   Reader& operator=(const Reader&) = delete;
 
@@ -63,8 +63,8 @@ class Reader {
     std::uint32_t fold = 0;
     std::uint32_t bytes = 0;
     std::uint64_t file_offset = 0;
-    std::uint64_t at = 0;        // in the fold's staging area
-    bool again = false;          // already retried
+    std::uint64_t at = 0;  // in the fold's staging area
+    bool again = false;    // already retried
   };
   struct Planned {
     ReadyFold ready;
@@ -83,8 +83,8 @@ class Reader {
     std::int64_t offset = 0;  // of the block's row 0, from the fold's staging area
   };
   struct Miss {
-    std::uint32_t row = 0;    // of the segment's head
-    std::uint64_t at = 0;     // in the fold's staging area
+    std::uint32_t row = 0;  // of the segment's head
+    std::uint64_t at = 0;   // in the fold's staging area
   };
   struct Stage {  // of the staging ring, oldest first
     std::uint64_t begin = 0, end = 0;
@@ -100,12 +100,13 @@ class Reader {
                      bool keep);
   void add_view(const Planned& fold, const std::byte* row0, RowSet rows, const float* log_weight);
   std::uint64_t stage_page(Planned* fold, std::uint64_t page);
+  Result<std::span<const ReadyFold>> next_wave();
+  Status read_fold_again(const ReadyFold& failed);
   Status submit();
   bool take_staging(Planned* fold);
   Status complete(const Completion& completion);
   Status wait_for_some();
   void retire();
-  void drain();
 
   PageTable& table_;
   std::uint32_t layer_ = 0;
@@ -120,7 +121,7 @@ class Reader {
   std::vector<Miss> misses_;
   std::vector<Stage> stages_;
   std::size_t oldest_stage_ = 0;
-  std::vector<std::uint32_t> ready_ids_;   // FoldOrder::any: ready, not yet handed out
+  std::vector<std::uint32_t> ready_ids_;  // FoldOrder::any: ready, not yet handed out
   std::vector<ReadyFold> wave_;
   std::vector<Transfer> transfers_;
   std::uint32_t next_to_submit_ = 0;

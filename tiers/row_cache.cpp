@@ -8,7 +8,7 @@ RowCache::RowCache(std::byte* slots, std::uint32_t capacity, std::uint32_t row_b
     : bytes_(slots), capacity_(capacity), row_bytes_(row_bytes), slots_(capacity) {}
 
 void RowCache::grow(std::uint32_t rows) {
-  if (rows > slot_of_row_.size()) slot_of_row_.resize(rows, kNone);
+  if (capacity_ > 0 && rows > slot_of_row_.size()) slot_of_row_.resize(rows, kNone);
 }
 
 const std::byte* RowCache::find(std::uint32_t row) {
@@ -31,12 +31,16 @@ std::byte* RowCache::insert(std::uint32_t row) {
   } else {
     slot = oldest_;
     if (slots_[slot].step == step_) return nullptr;
-    if (slots_[slot].row != kNone) slot_of_row_[slots_[slot].row] = kNone;
+    if (slots_[slot].row != kNone) {
+      slot_of_row_[slots_[slot].row] = kNone;
+      --held_;
+    }
     unlink(slot);
   }
   slots_[slot].row = row;
   slots_[slot].step = step_;
   slot_of_row_[row] = slot;
+  ++held_;
   make_newest(slot);
   return bytes_ + std::size_t{slot} * row_bytes_;
 }
@@ -49,6 +53,7 @@ void RowCache::forget(std::uint32_t first, std::uint32_t count) {
     slot_of_row_[row] = kNone;
     slots_[slot].row = kNone;
     slots_[slot].step = 0;
+    --held_;
     unlink(slot);
     make_oldest(slot);
   }

@@ -19,7 +19,8 @@ class RowCache {
   RowCache(std::byte* slots, std::uint32_t capacity, std::uint32_t row_bytes);
 
   std::uint32_t capacity() const { return capacity_; }
-  bool full() const { return used_ == capacity_; }
+  // No slot is empty: another row would push one out.
+  bool full() const { return held_ == capacity_; }
   // Row numbers below `rows` may be asked for from now on.
   void grow(std::uint32_t rows);
   void begin_step() { ++step_; }
@@ -44,7 +45,8 @@ class RowCache {
   std::byte* bytes_ = nullptr;
   std::uint32_t capacity_ = 0, row_bytes_ = 0;
   std::uint64_t step_ = 1;
-  std::uint32_t newest_ = kNone, oldest_ = kNone, used_ = 0;
+  std::uint32_t newest_ = kNone, oldest_ = kNone;
+  std::uint32_t used_ = 0, held_ = 0;  // slots that ever held a row; that hold one now
   std::vector<Slot> slots_;
   std::vector<std::uint32_t> slot_of_row_;
 };

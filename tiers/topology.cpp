@@ -65,7 +65,7 @@ std::optional<std::string> group_of(const SystemFolders& folders, const std::str
 // the host's and not exist here; then only the ancestors that do exist count, as they should.
 template <typename Visit>
 void for_each_group(const std::string& root, std::string group, const Visit& visit) {
-  while (!group.empty() && group != "/") {
+  while (group.size() > 1 && group.front() == '/') {
     visit(root + group);
     group.resize(group.find_last_of('/'));
   }

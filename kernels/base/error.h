@@ -1,5 +1,6 @@
-// The two kinds of failure. The world being wrong (a file, a device, a budget, a user) is an Error in
-// a Result; the program being wrong is a TL_CHECK, which stops the process. Never one for the other.
+// The two kinds of failure. The world being wrong (a file, a device, a budget, a user) is an Error
+// in a Result; the program being wrong is a TL_CHECK, which stops the process. Never one for the
+// other.
 #pragma once
 
 #include <cstdint>
@@ -48,26 +49,25 @@ namespace detail {
 }  // namespace detail
 }  // namespace thermocline
 
-#define TL_CHECK(condition)                                                          \
-  ((condition) ? static_cast<void>(0)                                                \
+#define TL_CHECK(condition)           \
+  ((condition) ? static_cast<void>(0) \
                : ::thermocline::detail::check_failed(#condition, __FILE__, __LINE__))
 
 #define TL_CONCAT_INNER(a, b) a##b
 #define TL_CONCAT(a, b) TL_CONCAT_INNER(a, b)
 
 // Returns the error of `expression` (a Status or Result) from the enclosing function.
-#define TL_TRY(expression)                                                           \
-  do {                                                                               \
-    auto&& tl_try_result = (expression);                                             \
-    if (!tl_try_result)                                                              \
+#define TL_TRY(expression)                                                             \
+  do {                                                                                 \
+    auto&& tl_try_result = (expression);                                               \
+    if (!tl_try_result)                                                                \
       return ::tl::unexpected<::thermocline::Error>(std::move(tl_try_result).error()); \
   } while (false)
 
 // TL_TRY_ASSIGN(auto reader, table.read(...)): the value, or returns the error.
 #define TL_TRY_ASSIGN(declaration, expression) \
   TL_TRY_ASSIGN_INNER(TL_CONCAT(tl_try_value_, __LINE__), declaration, expression)
-#define TL_TRY_ASSIGN_INNER(temporary, declaration, expression)                     \
-  auto temporary = (expression);                                                    \
-  if (!temporary)                                                                   \
-    return ::tl::unexpected<::thermocline::Error>(std::move(temporary).error());    \
+#define TL_TRY_ASSIGN_INNER(temporary, declaration, expression)                                \
+  auto temporary = (expression);                                                               \
+  if (!temporary) return ::tl::unexpected<::thermocline::Error>(std::move(temporary).error()); \
   declaration = std::move(*temporary)

@@ -22,8 +22,8 @@ inline float to_float(f16 x) {
   if (magnitude >= 0x7c00u)  // infinity or NaN
     return std::bit_cast<float>(sign | 0x7f800000u | ((magnitude & 0x3ffu) << 13));
   if (magnitude < 0x0400u)  // zero or subnormal: magnitude * 2^-24
-    return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(
-                                           static_cast<float>(magnitude) * 5.9604644775390625e-8f));
+    return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(static_cast<float>(magnitude) *
+                                                                    5.9604644775390625e-8f));
   return std::bit_cast<float>(sign | ((magnitude << 13) + 0x38000000u));
 }
 
@@ -37,7 +37,8 @@ inline f16 to_f16(float value) {
   if (magnitude >= 0x477ff000u) return {static_cast<std::uint16_t>(sign | 0x7c00u)};
   if (magnitude < 0x38800000u) {  // below 2^-14: let float addition do the rounding
     const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
-    return {static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000u))};
+    return {
+        static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000u))};
   }
   const std::uint32_t odd = (magnitude >> 13) & 1u;
   return {static_cast<std::uint16_t>(sign | ((magnitude - 0x38000000u + 0xfffu + odd) >> 13))};

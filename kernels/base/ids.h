@@ -11,7 +11,7 @@ enum class TimelineId : std::uint32_t {};
 enum class BlockId : std::uint32_t {};  // a block of one KV head of one segment
 
 template <typename Id>
-  requires std::is_enum_v<Id>
+requires std::is_enum_v<Id>
 constexpr std::underlying_type_t<Id> index(Id id) {
   return static_cast<std::underlying_type_t<Id>>(id);
 }

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 
 #include "kernels/base/error.h"
 
@@ -18,7 +19,11 @@ class MatView {
   MatView(T* data, std::size_t rows, std::size_t cols, std::size_t stride)
       : data_(data), rows_(rows), cols_(cols), stride_(stride) {}
 
-  operator MatView<const T>() const { return {data_, rows_, cols_, stride_}; }
+  // A view that may write is one that reads. (A constructor: nvcc warns of an operator that would
+  // convert a view that reads to itself.)
+  template <typename Mutable>
+  requires std::is_same_v<const Mutable, T> MatView(MatView<Mutable> view)
+      : MatView(view.data(), view.rows(), view.cols(), view.stride()) {}
 
   T* data() const { return data_; }
   std::size_t rows() const { return rows_; }

@@ -1,7 +1,8 @@
 #include "kernels/base/workers.h"
 
+#include <algorithm>
+
 #include <oneapi/tbb/blocked_range.h>
-#include <oneapi/tbb/global_control.h>
 #include <oneapi/tbb/info.h>
 #include <oneapi/tbb/parallel_for.h>
 #include <oneapi/tbb/task_arena.h>
@@ -14,8 +15,10 @@ struct Workers::Arena {
 };
 
 namespace {
+// Threads beyond the processor's would only take turns, and oneTBB would print a warning of them.
 int usable_threads(int asked) {
-  return asked > 0 ? asked : static_cast<int>(tbb::info::default_concurrency());
+  const int most = tbb::info::default_concurrency();
+  return asked > 0 ? std::min(asked, most) : most;
 }
 }  // namespace
 

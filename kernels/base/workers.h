@@ -12,7 +12,7 @@ namespace thermocline {
 
 class Workers {
  public:
-  // 0 threads: as many as this process may run on.
+  // 0 threads: as many as this process may run on; never more than that.
   explicit Workers(int threads = 0);
   ~Workers();
   Workers(const Workers&) = delete;
@@ -24,7 +24,8 @@ class Workers {
   // caller at a time. A slow or preempted thread's share is taken over by the others.
   template <typename Body>
   void parallel(std::size_t count, std::size_t grain, const Body& body) const {
-    run(count, grain,
+    run(
+        count, grain,
         [](const void* b, std::size_t first, std::size_t last) {
           (*static_cast<const Body*>(b))(first, last);
         },

@@ -41,10 +41,11 @@ struct Attend {
                     float (*score)[kFoldRows]) {
     constexpr int kAhead = 8;  // rows: covers the latency of a scattered row
     for (int r = 0; r < rows.count; ++r) {
-      if (r + kAhead < rows.count) {
-        for (std::uint32_t i = 0; i < dim; i += 32)
+      if (r + kAhead < rows.count)
+        for (std::uint32_t i = 0; i < dim; i += 32) {  // the values' turn comes right after
           __builtin_prefetch(rows.key[r + kAhead] + i);
-      }
+          __builtin_prefetch(rows.value[r + kAhead] + i);
+        }
       F sum[kHeads];
       for (int h = 0; h < kHeads; ++h) sum[h] = V::zero();
       for (std::uint32_t i = 0; i < dim; i += L) {
@@ -120,10 +121,17 @@ struct Attend {
     const auto at = [&](std::uint32_t head) { return query + std::size_t{head} * shape.key_dim; };
     for (; h + 4 <= shape.heads; h += 4) attend_heads<4>(at(h), shape, rows, states + h);
     switch (shape.heads - h) {
-      case 3: attend_heads<3>(at(h), shape, rows, states + h); break;
-      case 2: attend_heads<2>(at(h), shape, rows, states + h); break;
-      case 1: attend_heads<1>(at(h), shape, rows, states + h); break;
-      default: break;
+      case 3:
+        attend_heads<3>(at(h), shape, rows, states + h);
+        break;
+      case 2:
+        attend_heads<2>(at(h), shape, rows, states + h);
+        break;
+      case 1:
+        attend_heads<1>(at(h), shape, rows, states + h);
+        break;
+      default:
+        break;
     }
   }
 
@@ -136,8 +144,7 @@ struct Attend {
     into->sum = into->sum * keep + from.sum * take;
     const F a = V::set(keep), b = V::set(take);
     for (std::uint32_t i = 0; i < value_dim; i += L)
-      V::store(into->acc + i,
-               V::fma(V::load(from.acc + i), b, V::mul(V::load(into->acc + i), a)));
+      V::store(into->acc + i, V::fma(V::load(from.acc + i), b, V::mul(V::load(into->acc + i), a)));
   }
 
   // Lanes of a panel: kTileLanes queries are `kWide` vectors.

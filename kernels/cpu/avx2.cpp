@@ -9,7 +9,7 @@
 namespace thermocline {
 
 extern const CpuTable kAvx2Table;
-const CpuTable kAvx2Table{
+constinit const CpuTable kAvx2Table{
     .name = VecAvx2::name,
     .attend = make_attend<VecAvx2>(),
     .dense = make_dense<VecAvx2>(),

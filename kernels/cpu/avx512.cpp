@@ -9,7 +9,7 @@
 namespace thermocline {
 
 extern const CpuTable kAvx512Table;
-const CpuTable kAvx512Table{
+constinit const CpuTable kAvx512Table{
     .name = VecAvx512::name,
     .attend = make_attend<VecAvx512>(),
     .dense = make_dense<VecAvx512>(),

@@ -131,7 +131,8 @@ void from_half(const void* x, std::size_t n, float* out) {
 
 template <typename V>
 constexpr DenseOps make_dense() {
-  return {rms_norm<V>, rope<V>, add<V>, scale<V>, silu_mul<V>, gelu_mul<V>, to_half<V>, from_half<V>};
+  return {rms_norm<V>, rope<V>,     add<V>,     scale<V>,
+          silu_mul<V>, gelu_mul<V>, to_half<V>, from_half<V>};
 }
 
 }  // namespace

@@ -3,21 +3,16 @@
 // A tile is R weight rows times T activation rows: R hides latency where T is 1, T shares the
 // unpacking of a weight. Whatever the tile, a result is made by the same operations in the same
 // order, so its bits are the same.
+//
+// Several rows at once hide from the hardware that memory is read from one end to the other (half
+// the speed on Zen 3), so a tile asks for the bytes of the next one, in order.
 #pragma once
 
 #include <cfloat>
 #include <cstddef>
 
 #include "kernels/cpu/vec.h"
-#include "kernels/format/floats.h"
-#include "kernels/format/q4_0.h"
-#include "kernels/format/q4_1.h"
-#include "kernels/format/q4_k.h"
-#include "kernels/format/q5_0.h"
-#include "kernels/format/q5_1.h"
-#include "kernels/format/q5_k.h"
-#include "kernels/format/q6_k.h"
-#include "kernels/format/q8_0.h"
+#include "kernels/format/visit.h"
 #include "kernels/matvec.h"
 
 namespace thermocline {
@@ -45,11 +40,16 @@ inline void round_block(const float* x, std::int16_t* value, float* scale, float
     return;
   }
   const F by = V::set(kLargest / largest);
+  std::int16_t in_order[32];
   F total = V::zero();  // of integers below 2^20: exact
   for (int i = 0; i < 32; i += V::lanes) {
     const F rounded = V::round(V::mul(V::load(x + i), by));
-    V::store_i16(value + i, rounded);
+    V::store_i16(in_order + i, rounded);
     total = V::add(total, rounded);
+  }
+  for (int i = 0; i < 16; ++i) {
+    value[i] = in_order[2 * i];
+    value[16 + i] = in_order[2 * i + 1];
   }
   *scale = largest / kLargest;
   *sum = *scale * V::sum(total);
@@ -66,16 +66,20 @@ void round_activations(const Activations& x) {
 
 // --- Weights of blocks ---------------------------------------------------------------------------
 
+inline void prefetch(const std::byte* p, std::size_t bytes) {
+  constexpr std::size_t kLineBytes = 64;
+  for (std::size_t at = 0; at < bytes; at += kLineBytes) __builtin_prefetch(p + at);
+}
+
+// Not inlined, for the compiler's sake: all of them in one function take it minutes.
 template <typename V, typename Format, int R, int T>
-inline void multiply_tile(const WeightView& w, std::size_t r, const Activations& x, std::size_t t,
-                          const MatView<float>& out) {
+[[gnu::noinline]] void multiply_tile(const WeightView& w, std::size_t r, const Activations& x,
+                                     std::size_t t, const MatView<float>& out) {
   using F = typename V::F;
   using I = typename V::I;
   using Block = typename Format::Block;
   constexpr int kWords = kRegisters<V>;
   constexpr int kGroups = Format::kGroups;
-  // Twice the distance that the hardware looks ahead; a row's end is its successor's start.
-  constexpr std::size_t kAheadBytes = 1024;
 
   const std::size_t blocks = w.cols / (kGroups * 32), stride = w.row_bytes();
   const Block* row = reinterpret_cast<const Block*>(w.data + r * stride);
@@ -83,20 +87,24 @@ inline void multiply_tile(const WeightView& w, std::size_t r, const Activations&
     return *reinterpret_cast<const Block*>(reinterpret_cast<const std::byte*>(row + b) +
                                            static_cast<std::size_t>(i) * stride);
   };
+  // The loops over R and T are unrolled by force: only then are these registers.
   F acc[R][T];
-  float offset[R][T];
+#pragma GCC unroll 4
   for (int i = 0; i < R; ++i)
-    for (int j = 0; j < T; ++j) acc[i][j] = V::zero(), offset[i][j] = 0.0f;
+#pragma GCC unroll 4
+    for (int j = 0; j < T; ++j) acc[i][j] = V::zero();
 
   const std::size_t x_groups = x.blocks();
   const std::int16_t* value = x.value + t * x_groups * 32;
   const float* scale = x.scale + t * x_groups;
   const float* sum = x.sum + t * x_groups;
-  for (std::size_t b = 0; b < blocks; ++b) {
+  const std::byte* next = w.data + (r + R) * stride;
+  for (std::size_t b = 0; b < blocks; ++b, next += R * sizeof(Block)) {
+    prefetch(next, R * sizeof(Block));
+#pragma GCC unroll 4
     for (int i = 0; i < R; ++i) {
       const Block& block = block_of(i, b);
-      __builtin_prefetch(reinterpret_cast<const std::byte*>(&block) + kAheadBytes);
-      const Scales<kGroups> by = Format::template scales<V>(block);
+      const Scales<V, kGroups> by = Format::template scales<V>(block);
 #pragma GCC unroll 8
       for (int g = 0; g < kGroups; ++g) {
         I word[kWords];
@@ -108,16 +116,19 @@ inline void multiply_tile(const WeightView& w, std::size_t r, const Activations&
           I dot = V::madd(word[0], V::load_i16(value + xt * 32));
           for (int k = 1; k < kWords; ++k)
             dot = V::add32(dot, V::madd(word[k], V::load_i16(value + xt * 32 + 2 * V::lanes * k)));
-          acc[i][j] = V::fma(V::to_float(dot), V::set(by.scale[g] * scale[xt]), acc[i][j]);
-          if constexpr (Format::kOffset) offset[i][j] += by.offset[g] * sum[xt];
+          const F step = V::mul(by.scale[g], V::set(scale[xt]));
+          acc[i][j] = V::fma(V::to_float(dot), step, acc[i][j]);
+          if constexpr (Format::kOffset)  // in every lane, so each takes its share
+            acc[i][j] = V::fma(by.offset[g], V::set(sum[xt] * (1.0f / V::lanes)), acc[i][j]);
         }
       }
     }
   }
+#pragma GCC unroll 4
   for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
     for (int j = 0; j < T; ++j)
-      out.row(t + static_cast<std::size_t>(j))[r + static_cast<std::size_t>(i)] =
-          V::sum(acc[i][j]) + offset[i][j];
+      out.row(t + static_cast<std::size_t>(j))[r + static_cast<std::size_t>(i)] = V::sum(acc[i][j]);
 }
 
 template <typename V, typename Format>
@@ -129,17 +140,17 @@ void dequantize_blocks(const std::byte* row, std::size_t cols, float* out) {
       Format::template dequantize<V>(*block, out);
       out += Format::kGroups * 32;
     } else {
-      const Scales<Format::kGroups> by = Format::template scales<V>(*block);
+      const Scales<V, Format::kGroups> by = Format::template scales<V>(*block);
 #pragma GCC unroll 8
       for (int g = 0; g < Format::kGroups; ++g) {
         typename V::I word[kRegisters<V>];
         Format::template words<V>(*block, g, word);
-        const F scale = V::set(by.scale[g]), offset = V::set(by.offset[g]);
-        for (int k = 0; k < kRegisters<V>; ++k, out += 2 * V::lanes) {
-          F low = V::mul(scale, V::low(word[k])), high = V::mul(scale, V::high(word[k]));
-          if constexpr (Format::kOffset) low = V::add(low, offset), high = V::add(high, offset);
-          V::store(out, low);
-          V::store(out + V::lanes, high);
+        F value[32 / V::lanes];
+        V::floats(word, value);
+        for (int k = 0; k < 32 / V::lanes; ++k, out += V::lanes) {
+          F v = V::mul(by.scale[g], value[k]);
+          if constexpr (Format::kOffset) v = V::add(v, by.offset[g]);
+          V::store(out, v);
         }
       }
     }
@@ -149,27 +160,39 @@ void dequantize_blocks(const std::byte* row, std::size_t cols, float* out) {
 // --- Weights that are floats ---------------------------------------------------------------------
 
 template <typename V, typename Format, int R, int T>
-inline void multiply_float_tile(const WeightView& w, std::size_t r, const Activations& x,
-                                std::size_t t, const MatView<float>& out) {
+[[gnu::noinline]] void multiply_float_tile(const WeightView& w, std::size_t r, const Activations& x,
+                                           std::size_t t, const MatView<float>& out) {
   using F = typename V::F;
   constexpr int kSums = V::lanes > 8 ? 2 : 4;  // of a result: additions that need not wait
 
   F acc[R][T][kSums];
+#pragma GCC unroll 4
   for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
     for (int j = 0; j < T; ++j)
+#pragma GCC unroll 4
       for (F& a : acc[i][j]) a = V::zero();
   const auto* row = reinterpret_cast<const typename Format::Value*>(w.data) + r * w.cols;
-  for (std::size_t c = 0; c < w.cols; c += kSums * V::lanes)
+  constexpr std::size_t kBytes = R * kSums * V::lanes * sizeof row[0];
+  const auto* next = reinterpret_cast<const std::byte*>(row + R * w.cols);
+  for (std::size_t c = 0; c < w.cols; c += kSums * V::lanes, next += kBytes) {
+    prefetch(next, kBytes);
+#pragma GCC unroll 4
     for (int k = 0; k < kSums; ++k)
+#pragma GCC unroll 4
       for (int i = 0; i < R; ++i) {
         const std::size_t at = c + static_cast<std::size_t>(k * V::lanes);
         const F weight = V::load(row + static_cast<std::size_t>(i) * w.cols + at);
+#pragma GCC unroll 4
         for (int j = 0; j < T; ++j) {
           const F value = V::load(x.real.row(t + static_cast<std::size_t>(j)) + at);
           acc[i][j][k] = V::fma(weight, value, acc[i][j][k]);
         }
       }
+  }
+#pragma GCC unroll 4
   for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
     for (int j = 0; j < T; ++j) {
       F total = V::add(acc[i][j][0], acc[i][j][1]);
       if constexpr (kSums == 4) total = V::add(total, V::add(acc[i][j][2], acc[i][j][3]));
@@ -184,7 +207,17 @@ void dequantize_floats(const std::byte* row, std::size_t cols, float* out) {
     for (std::size_t i = c; i < c + 32; i += V::lanes) V::store(out + i, V::load(value + i));
 }
 
-// --- Tiling and choice of the format -------------------------------------------------------------
+// --- Tiles and formats ---------------------------------------------------------------------------
+
+// A block of one group is a few instructions that wait for each other: four rows fill the time. One
+// of eight groups has more to do by itself.
+template <typename Format>
+constexpr int rows_of_a_tile() {
+  if constexpr (requires { typename Format::Block; })
+    return Format::kGroups == 1 ? 4 : 2;
+  else
+    return 2;
+}
 
 template <typename V, typename Format, int R, int T>
 inline void multiply_one(const WeightView& w, std::size_t r, const Activations& x, std::size_t t,
@@ -195,48 +228,25 @@ inline void multiply_one(const WeightView& w, std::size_t r, const Activations& 
     multiply_float_tile<V, Format, R, T>(w, r, x, t, out);
 }
 
-// R weight rows times all activation rows: four at a time, then one by one.
-template <typename V, typename Format, int R>
-inline void multiply_rows(const WeightView& w, std::size_t r, const Activations& x,
-                          const MatView<float>& out) {
-  std::size_t t = 0;
-  for (; t + 4 <= x.rows(); t += 4) multiply_one<V, Format, R, 4>(w, r, x, t, out);
-  for (; t < x.rows(); ++t) multiply_one<V, Format, R, 1>(w, r, x, t, out);
-}
-
 template <typename V, typename Format>
-void multiply_format(const WeightView& w, std::size_t first, std::size_t last,
-                     const Activations& x, const MatView<float>& out) {
-  constexpr std::size_t kRows = 2;
-  std::size_t r = first;
-  for (; r + kRows <= last; r += kRows) multiply_rows<V, Format, kRows>(w, r, x, out);
-  for (; r < last; ++r) multiply_rows<V, Format, 1>(w, r, x, out);
-}
-
-// Calls visit(Format{}) for the format of `type`.
-template <typename Visit>
-inline void visit_format(WeightType type, const Visit& visit) {
-  switch (type) {
-    case WeightType::f32: return visit(F32{});
-    case WeightType::f16: return visit(F16{});
-    case WeightType::bf16: return visit(BF16{});
-    case WeightType::q4_0: return visit(Q4_0{});
-    case WeightType::q4_1: return visit(Q4_1{});
-    case WeightType::q5_0: return visit(Q5_0{});
-    case WeightType::q5_1: return visit(Q5_1{});
-    case WeightType::q8_0: return visit(Q8_0{});
-    case WeightType::q4_k: return visit(Q4K{});
-    case WeightType::q5_k: return visit(Q5K{});
-    case WeightType::q6_k: return visit(Q6K{});
+void multiply_format(const WeightView& w, std::size_t first, std::size_t last, const Activations& x,
+                     const MatView<float>& out) {
+  constexpr int kRows = rows_of_a_tile<Format>();
+  std::size_t t = 0;
+  for (; t + 4 <= x.rows(); t += 4)
+    for (std::size_t r = first; r < last; ++r) multiply_one<V, Format, 1, 4>(w, r, x, t, out);
+  for (; t < x.rows(); ++t) {
+    std::size_t r = first;
+    for (; r + kRows <= last; r += kRows) multiply_one<V, Format, kRows, 1>(w, r, x, t, out);
+    for (; r < last; ++r) multiply_one<V, Format, 1, 1>(w, r, x, t, out);
   }
 }
 
 template <typename V>
 void multiply(WeightView w, std::size_t first, std::size_t last, const Activations& x,
               MatView<float> out) {
-  visit_format(w.type, [&](auto format) {
-    multiply_format<V, decltype(format)>(w, first, last, x, out);
-  });
+  visit_format(w.type,
+               [&](auto format) { multiply_format<V, decltype(format)>(w, first, last, x, out); });
 }
 
 template <typename V>

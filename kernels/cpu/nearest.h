@@ -29,7 +29,8 @@ struct Nearest {
     alignas(64) float lane[kCentrePanel];
     for (std::size_t i = 0; i < kCentrePanel; ++i) lane[i] = static_cast<float>(i);
 
-    for (std::size_t first = 0; first < centres; first += kCentrePanel, panels += dim * kCentrePanel) {
+    for (std::size_t first = 0; first < centres;
+         first += kCentrePanel, panels += dim * kCentrePanel) {
       F dot[rows][kWide];
       for (int r = 0; r < rows; ++r)
         for (int w = 0; w < kWide; ++w) dot[r][w] = V::zero();
@@ -47,9 +48,8 @@ struct Nearest {
           const F before = V::load(best[r] + w * L);
           const F worse = V::sub(before, dot[r][w]);  // negative: dot is above
           V::store(best[r] + w * L, V::where_negative(worse, dot[r][w], before));
-          V::store(which[r] + w * L,
-                   V::where_negative(worse, V::add(base, V::load(lane + w * L)),
-                                     V::load(which[r] + w * L)));
+          V::store(which[r] + w * L, V::where_negative(worse, V::add(base, V::load(lane + w * L)),
+                                                       V::load(which[r] + w * L)));
         }
     }
     for (int r = 0; r < rows; ++r) {
@@ -66,7 +66,8 @@ struct Nearest {
   static void nearest(const float* rows, std::size_t count, std::size_t dim, const float* panels,
                       std::size_t centres, std::uint32_t* out) {
     std::size_t r = 0;
-    for (; r + kRows <= count; r += kRows) tile<kRows>(rows + r * dim, dim, panels, centres, out + r);
+    for (; r + kRows <= count; r += kRows)
+      tile<kRows>(rows + r * dim, dim, panels, centres, out + r);
     for (; r < count; ++r) tile<1>(rows + r * dim, dim, panels, centres, out + r);
   }
 };

@@ -9,7 +9,7 @@
 namespace thermocline {
 
 extern const CpuTable kScalarTable;
-const CpuTable kScalarTable{
+constinit const CpuTable kScalarTable{
     .name = VecScalar::name,
     .attend = make_attend<VecScalar>(),
     .dense = make_dense<VecScalar>(),

@@ -1,8 +1,9 @@
-// SketchOps over a Vec. Lanes are rows: a word of codes gives four channels of as many rows as there
-// are lanes, which one instruction multiplies by four of the query's channels. The unpacked codes
-// are shared by the query heads.
+// SketchOps over a Vec. Lanes are rows: a word of codes gives four channels of as many rows as
+// there are lanes, which one instruction multiplies by four of the query's channels. The unpacked
+// codes are shared by the query heads.
 #pragma once
 
+#include <algorithm>
 #include <limits>
 
 #include "kernels/cpu/vec.h"
@@ -38,7 +39,7 @@ struct Sketch {
         B word[kParts];
         for (int p = 0; p < kParts; ++p)
           word[p] = V::load_bytes(group + w * kWordBytes + std::size_t(p) * 4 * L);
-        // Not unrolled: the compiler would turn the sums into a tree and spill its leaves.
+          // Not unrolled: the compiler would turn the sums into a tree and spill its leaves.
 #pragma GCC unroll 1
         for (std::size_t channel = 16 * w; channel < 16 * (w + 1); channel += 4) {
           B codes[kParts];
@@ -98,18 +99,19 @@ struct Sketch {
                      stride);
     switch (heads - h) {
       case 3:
-        score_heads<3>(codes, scales, key_dim, first, count, queries + h, base + at(h),
-                       out + at(h), stride);
+        score_heads<3>(codes, scales, key_dim, first, count, queries + h, base + at(h), out + at(h),
+                       stride);
         break;
       case 2:
-        score_heads<2>(codes, scales, key_dim, first, count, queries + h, base + at(h),
-                       out + at(h), stride);
+        score_heads<2>(codes, scales, key_dim, first, count, queries + h, base + at(h), out + at(h),
+                       stride);
         break;
       case 1:
-        score_heads<1>(codes, scales, key_dim, first, count, queries + h, base + at(h),
-                       out + at(h), stride);
+        score_heads<1>(codes, scales, key_dim, first, count, queries + h, base + at(h), out + at(h),
+                       stride);
         break;
-      default: break;
+      default:
+        break;
     }
   }
 
@@ -140,9 +142,15 @@ struct Sketch {
                           std::size_t key_dim, const float* query, float* score,
                           std::size_t stride) {
     constexpr int kRows = heads <= 3 ? 3 : 2;
+    constexpr std::size_t kAhead = 9;  // rows: their stride defeats the hardware's prefetching
     std::size_t r = 0;
-    for (; r + kRows <= count; r += kRows)
+    for (; r + kRows <= count; r += kRows) {
+      const std::size_t end = std::min(r + kAhead + kRows, count);
+      for (std::size_t ahead = r + kAhead; ahead < end; ++ahead)
+        for (std::size_t i = 0; i < key_dim * sizeof(f16); i += 64)
+          __builtin_prefetch(keys + ahead * row_bytes + i);
       exact_rows<heads, kRows>(keys + r * row_bytes, row_bytes, key_dim, query, score + r, stride);
+    }
     for (; r < count; ++r)
       exact_rows<heads, 1>(keys + r * row_bytes, row_bytes, key_dim, query, score + r, stride);
   }
@@ -156,10 +164,17 @@ struct Sketch {
     for (; h + 4 <= heads; h += 4)
       exact_heads<4>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
     switch (heads - h) {
-      case 3: exact_heads<3>(keys, row_bytes, count, key_dim, at(h), to(h), stride); break;
-      case 2: exact_heads<2>(keys, row_bytes, count, key_dim, at(h), to(h), stride); break;
-      case 1: exact_heads<1>(keys, row_bytes, count, key_dim, at(h), to(h), stride); break;
-      default: break;
+      case 3:
+        exact_heads<3>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
+        break;
+      case 2:
+        exact_heads<2>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
+        break;
+      case 1:
+        exact_heads<1>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
+        break;
+      default:
+        break;
     }
   }
 
@@ -201,8 +216,8 @@ struct Sketch {
       const std::size_t row = first + r;
       scales[row] = best_scale(residual, key_dim);
       const F scale = V::set(to_float(scales[row]));
-      std::uint8_t* out = codes + row / kSketchGroup * kSketchGroup * key_dim / 4 +
-                          row % kSketchGroup * 4;
+      std::uint8_t* out =
+          codes + row / kSketchGroup * kSketchGroup * key_dim / 4 + row % kSketchGroup * 4;
       for (std::size_t word = 0; word < key_dim; word += 16, out += kWordBytes) {
         alignas(64) float code[16];
         for (std::size_t i = 0; i < 16; i += L) {

@@ -1,30 +1,38 @@
+// clang-format off: the list below keeps its lines
 // The vector words that the CPU kernels are written in. Every kernel is a template over one of
 // these structs; kernels/cpu/<isa>.cpp includes its own and instantiates them all. So another
 // instruction set is one struct and one file.
 //
 // A Vec gives, for `lanes` floats F and twice as many 16-bit integers ("words") packed in I:
-//   F zero, set(x), load(p), store(p, v), load(const f16*), load(const bf16*), store(f16*, v)
+//   F zero, set(x) of a float or f16, load(p), store(p, v) of floats, f16 and (load) bf16
 //   F add, sub, mul, div, fma(a, b, c) = a * b + c, max; float sum(v), float largest(v)
+//   set_two(const f16* p, F* a, F* b): all of a p[0], all of b p[1]
 //   F where_negative(x, a, b): a in the lanes where x's sign bit is set, b in the others
 //   F load_tail(p, n), store_tail(p, v, n) for the first n < lanes floats
 //   F keep_where_above(x, bound, v): v where x > bound, else 0
 //   F exp2i(F n): 2^n for integral n in [-126, 127], 0 for -127; F round(v) to nearest even
-//   I izero(), iset(x): every word x; I widen_u8(const uint8_t* p), widen_i8(const int8_t* p)
-//   I load_i16(const int16_t* p); store_i16(int16_t* p, F v): lanes integral floats as words
-//   I add16, sub16, mul16 (low half), bit_and, shift_right(a, n) of words
-//   F low(I a), high(I a): the first and the last `lanes` words as floats
+//   I izero(), iset(x): every word x; I load_i16(const int16_t* p)
+//   store_i16(int16_t* p, F v): lanes integral floats as words
+//   I add16, sub16, mul16 (the low half) of words
 //   I madd(I a, I b): 32-bit sums of neighbouring words' products; I add32(I a, I b)
 //   F to_float(I sums) of the 32-bit lanes
-// and 32 words at once, in the 16 / lanes registers I* out:
-//   nibbles(const uint8_t* p, out): 16 bytes: first their low halves, then their high halves
+// and 32 words at once, a group, in the 16 / lanes registers I* out: those of even numbers first,
+// then those of odd ones, because that is how bytes fall apart without crossing lanes:
+//   nibbles(const uint8_t* p, out): 16 bytes: word i is the low half of byte i or, from 16 on, the
+//     high half of byte i - 16
+//   pick(const uint8_t* p, shift, mask, out): 32 bytes: word i is (byte i >> shift) & mask; to the
+//     left for a shift below 0. No other byte's bits may come under the mask
+//   i8(const int8_t* p, out): 32 signed bytes
 //   bits(const uint8_t* p, value, out): 4 bytes: word i is `value` where bit i is set, else 0
-//   halves(a, b, out): 16 words a, then 16 words b
+//   halves(const int8_t* p, out): p[0] for the first 16 words, p[1] for the others
+//   floats(const I* words, F* out): word i as float i, in order
 // and for 2-bit codes, four bytes a lane in B:
 //   B load_bytes(const uint8_t* p); B quad(const int8_t* p): four bytes, in every lane
 //   B crumbs(B v): the two low bits of each byte; B next_crumbs(B v): two bits down, above them any
 //   I dot4(I sums, B codes, B quad): adds each lane's four products of codes 0 to 3 and quad's bytes
 //   -127 to 127; I dot4_total(I sums): the 32-bit lanes of at most 32 such sums, from izero() on
 // Sums over lanes are taken in a fixed order, so a kernel's bits depend on the Vec alone.
+// clang-format on
 #pragma once
 
 #include <cmath>

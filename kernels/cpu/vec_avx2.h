@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include <cstring>
+
 #include "kernels/cpu/vec.h"
 
 namespace thermocline {
@@ -15,6 +17,13 @@ struct VecAvx2 {
   using I = __m256i;
   static F zero() { return _mm256_setzero_ps(); }
   static F set(float x) { return _mm256_set1_ps(x); }
+  static F set(f16 x) { return _mm256_cvtph_ps(_mm_set1_epi16(static_cast<short>(x.bits))); }
+  static void set_two(const f16* p, F* a, F* b) {
+    const __m128 both = _mm_broadcast_ss(reinterpret_cast<const float*>(p));  // no shuffle's time
+    const F by_turns = _mm256_cvtph_ps(_mm_castps_si128(both));
+    *a = _mm256_moveldup_ps(by_turns);
+    *b = _mm256_movehdup_ps(by_turns);
+  }
   static F load(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, F v) { _mm256_storeu_ps(p, v); }
   static F load(const f16* p) {
@@ -53,21 +62,13 @@ struct VecAvx2 {
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
   }
-  static F round(F v) {
-    return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  }
+  static F round(F v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static F exp2i(F n) {
     const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
   }
   static I izero() { return _mm256_setzero_si256(); }
   static I iset(int x) { return _mm256_set1_epi16(static_cast<short>(x)); }
-  static I widen_u8(const std::uint8_t* p) {
-    return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  }
-  static I widen_i8(const std::int8_t* p) {
-    return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  }
   static I load_i16(const std::int16_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
@@ -80,30 +81,51 @@ struct VecAvx2 {
   static I add16(I a, I b) { return _mm256_add_epi16(a, b); }
   static I sub16(I a, I b) { return _mm256_sub_epi16(a, b); }
   static I mul16(I a, I b) { return _mm256_mullo_epi16(a, b); }
-  static I bit_and(I a, I b) { return _mm256_and_si256(a, b); }
-  static I shift_right(I a, int n) { return _mm256_srli_epi16(a, n); }
-  static F low(I a) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(a)));
-  }
-  static F high(I a) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm256_extracti128_si256(a, 1)));
-  }
   static void nibbles(const std::uint8_t* p, I* out) {
-    const I both = widen_u8(p);
-    out[0] = bit_and(both, iset(15));
-    out[1] = shift_right(both, 4);
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    const I halves = _mm256_srlv_epi32(_mm256_broadcastsi128_si256(bytes),
+                                       _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4));
+    out[0] = _mm256_and_si256(halves, iset(15));
+    out[1] = _mm256_and_si256(_mm256_srli_epi16(halves, 8), iset(15));
+  }
+  static void pick(const std::uint8_t* p, int shift, int mask, I* out) {
+    const I bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    const I even = shift < 0 ? _mm256_slli_epi16(bytes, -shift) : _mm256_srli_epi16(bytes, shift);
+    out[0] = _mm256_and_si256(even, iset(mask));
+    out[1] = _mm256_and_si256(_mm256_srli_epi16(bytes, 8 + shift), iset(mask));
+  }
+  static void i8(const std::int8_t* p, I* out) {
+    const I bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    out[0] = _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8);
+    out[1] = _mm256_srai_epi16(bytes, 8);
   }
   static void bits(const std::uint8_t* p, int value, I* out) {
-    const I each = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192,
-                                     16384, static_cast<short>(0x8000));
-    for (int i = 0; i < 2; ++i) {
-      const I here = bit_and(iset(p[2 * i] | p[2 * i + 1] << 8), each);
-      out[i] = bit_and(_mm256_cmpeq_epi16(here, each), iset(value));
-    }
+    int all;
+    std::memcpy(&all, p, sizeof all);
+    const I low = _mm256_set1_epi16(0x0100), high = _mm256_set1_epi16(0x0302);
+    const I here = _mm256_shuffle_epi8(_mm256_set1_epi32(all),
+                                       _mm256_blend_epi32(low, high, 0xf0));  // 16 bits a half
+    const I even = _mm256_set1_epi64x(0x0040001000040001), odd = _mm256_slli_epi16(even, 1);
+    const I evens = _mm256_blend_epi32(even, _mm256_slli_epi16(even, 8), 0xcc);
+    const I odds = _mm256_blend_epi32(odd, _mm256_slli_epi16(odd, 8), 0xcc);
+    out[0] =
+        _mm256_and_si256(_mm256_cmpeq_epi16(_mm256_and_si256(here, evens), evens), iset(value));
+    out[1] = _mm256_and_si256(_mm256_cmpeq_epi16(_mm256_and_si256(here, odds), odds), iset(value));
   }
-  static void halves(int a, int b, I* out) {
-    out[0] = iset(a);
-    out[1] = iset(b);
+  static void halves(const std::int8_t* p, I* out) {
+    short both;
+    std::memcpy(&both, p, sizeof both);
+    const I topmost =
+        _mm256_sllv_epi32(_mm256_set1_epi16(both), _mm256_setr_epi32(8, 8, 8, 8, 0, 0, 0, 0));
+    out[0] = out[1] = _mm256_srai_epi16(topmost, 8);
+  }
+  static void floats(const I* words, F* out) {
+    const I low = _mm256_unpacklo_epi16(words[0], words[1]);  // 0 to 7, 16 to 23
+    const I high = _mm256_unpackhi_epi16(words[0], words[1]);
+    out[0] = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(low)));
+    out[1] = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(high)));
+    out[2] = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm256_extracti128_si256(low, 1)));
+    out[3] = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm256_extracti128_si256(high, 1)));
   }
   static I madd(I a, I b) { return _mm256_madd_epi16(a, b); }
   static I add32(I a, I b) { return _mm256_add_epi32(a, b); }

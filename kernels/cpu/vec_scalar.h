@@ -18,6 +18,8 @@ struct VecScalar {
   };
   static F zero() { return 0.0f; }
   static F set(float x) { return x; }
+  static F set(f16 x) { return to_float(x); }
+  static void set_two(const f16* p, F* a, F* b) { *a = to_float(p[0]), *b = to_float(p[1]); }
   static F load(const float* p) { return *p; }
   static void store(float* p, F v) { *p = v; }
   static F load(const f16* p) { return to_float(*p); }
@@ -41,29 +43,40 @@ struct VecScalar {
   }
   static I izero() { return {0, 0}; }
   static I iset(int x) { return {x, x}; }
-  static I widen_u8(const std::uint8_t* p) { return {p[0], p[1]}; }
-  static I widen_i8(const std::int8_t* p) { return {p[0], p[1]}; }
   static I load_i16(const std::int16_t* p) { return {p[0], p[1]}; }
   static void store_i16(std::int16_t* p, F v) { *p = static_cast<std::int16_t>(v); }
   static I add16(I x, I y) { return {x.a + y.a, x.b + y.b}; }
   static I sub16(I x, I y) { return {x.a - y.a, x.b - y.b}; }
   static I mul16(I x, I y) { return {x.a * y.a, x.b * y.b}; }
-  static I bit_and(I x, I y) { return {x.a & y.a, x.b & y.b}; }
-  static I shift_right(I x, int n) { return {x.a >> n, x.b >> n}; }
-  static F low(I x) { return static_cast<float>(x.a); }
-  static F high(I x) { return static_cast<float>(x.b); }
-  static void nibbles(const std::uint8_t* p, I* out) {
+  template <typename Word>
+  static void group(const Word& word, I* out) {
     for (int i = 0; i < 8; ++i) {
-      out[i] = {p[2 * i] & 15, p[2 * i + 1] & 15};
-      out[8 + i] = {p[2 * i] >> 4, p[2 * i + 1] >> 4};
+      out[i] = {word(4 * i), word(4 * i + 2)};
+      out[8 + i] = {word(4 * i + 1), word(4 * i + 3)};
     }
   }
-  static void bits(const std::uint8_t* p, int value, I* out) {
-    const auto bit = [&](int i) { return (p[i / 8] >> i % 8 & 1) * value; };
-    for (int i = 0; i < 16; ++i) out[i] = {bit(2 * i), bit(2 * i + 1)};
+  static void nibbles(const std::uint8_t* p, I* out) {
+    group([&](int i) { return i < 16 ? p[i] & 15 : p[i - 16] >> 4; }, out);
   }
-  static void halves(int a, int b, I* out) {
-    for (int i = 0; i < 16; ++i) out[i] = iset(i < 8 ? a : b);
+  static void pick(const std::uint8_t* p, int shift, int mask, I* out) {
+    group([&](int i) { return (shift < 0 ? p[i] << -shift : p[i] >> shift) & mask; }, out);
+  }
+  static void i8(const std::int8_t* p, I* out) {
+    group([&](int i) { return p[i]; }, out);
+  }
+  static void bits(const std::uint8_t* p, int value, I* out) {
+    group([&](int i) { return (p[i / 8] >> i % 8 & 1) * value; }, out);
+  }
+  static void halves(const std::int8_t* p, I* out) {
+    group([&](int i) { return p[i / 16]; }, out);
+  }
+  static void floats(const I* words, F* out) {
+    for (int i = 0; i < 8; ++i) {
+      out[4 * i] = static_cast<float>(words[i].a);
+      out[4 * i + 1] = static_cast<float>(words[8 + i].a);
+      out[4 * i + 2] = static_cast<float>(words[i].b);
+      out[4 * i + 3] = static_cast<float>(words[8 + i].b);
+    }
   }
   static I madd(I x, I y) { return {x.a * y.a + x.b * y.b, 0}; }
   static I add32(I x, I y) { return {x.a + y.a, 0}; }

@@ -10,7 +10,7 @@
 //   scales<V>(block)         every group's scale and offset
 //   words<V>(block, g, out)  group g's words, in kRegisters<V> registers: |word| <= kLargestWord
 // and, where the definition rounds otherwise than scale * word + offset does, dequantize<V>. Then
-// it has a line in weight.cpp's table and one in matvec.h's switch. Weights that are floats
+// it has a line in weight.cpp's table and one in visit.h's switch. Weights that are floats
 // (floats.h) have no groups.
 #pragma once
 
@@ -28,10 +28,11 @@ namespace {  // compiled once for each instruction set: nothing here may be shar
 // wider, see vec_scalar.h).
 inline constexpr int kLargestWord = 4096;
 
-template <int groups>
+// Each in every lane.
+template <typename V, int groups>
 struct Scales {
-  float scale[groups];
-  float offset[groups];
+  typename V::F scale[groups];
+  typename V::F offset[groups];
 };
 
 template <typename V>

@@ -25,26 +25,26 @@ struct KScales {
   // The roundings of the format: each product is a float, and the offset is subtracted.
   float value(int g, int word) const {
     const float by = to_float(scale) * static_cast<float>(group_scale(g));
-    return by * static_cast<float>(word) -
-           to_float(offset) * static_cast<float>(group_offset(g));
+    return by * static_cast<float>(word) - to_float(offset) * static_cast<float>(group_offset(g));
   }
 
   template <typename V>
-  Scales<8> unpack() const {
+  Scales<V, 8> unpack() const {
     // Four bytes at a time, as the bits lie.
     std::uint32_t low[3];
     std::memcpy(low, packed, sizeof low);
     constexpr std::uint32_t k6 = 0x3f3f3f3f, k4 = 0x0f0f0f0f, k2 = 0x03030303;
     const std::uint32_t scale_bits[2] = {low[0] & k6, (low[2] & k4) | (low[0] >> 6 & k2) << 4};
-    const std::uint32_t offset_bits[2] = {low[1] & k6, (low[2] >> 4 & k4) | (low[1] >> 6 & k2) << 4};
+    const std::uint32_t offset_bits[2] = {low[1] & k6, (low[2] >> 4 & k4) | (low[1] >> 6 & k2)
+                                                                                << 4};
     std::uint8_t scale_of[8], offset_of[8];
     std::memcpy(scale_of, scale_bits, 8);
     std::memcpy(offset_of, offset_bits, 8);
     const float by = V::to_float(scale), minus = -V::to_float(offset);
-    Scales<8> s;
+    Scales<V, 8> s;
     for (int g = 0; g < 8; ++g) {
-      s.scale[g] = by * static_cast<float>(scale_of[g]);
-      s.offset[g] = minus * static_cast<float>(offset_of[g]);
+      s.scale[g] = V::set(by * static_cast<float>(scale_of[g]));
+      s.offset[g] = V::set(minus * static_cast<float>(offset_of[g]));
     }
     return s;
   }

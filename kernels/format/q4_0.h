@@ -23,8 +23,8 @@ struct Q4_0 {
   }
 
   template <typename V>
-  static Scales<1> scales(const Block& b) {
-    return {{V::to_float(b.scale)}, {0.0f}};
+  static Scales<V, 1> scales(const Block& b) {
+    return {{V::set(b.scale)}, {V::zero()}};
   }
   template <typename V>
   static void words(const Block& b, int, typename V::I* out) {

@@ -23,15 +23,12 @@ struct Q4K {
   }
 
   template <typename V>
-  static Scales<8> scales(const Block& b) {
+  static Scales<V, 8> scales(const Block& b) {
     return b.scales.unpack<V>();
   }
   template <typename V>
   static void words(const Block& b, int g, typename V::I* out) {
-    for (int i = 0; i < kRegisters<V>; ++i) {
-      const typename V::I both = V::widen_u8(b.nibble + g / 2 * 32 + 2 * V::lanes * i);
-      out[i] = g % 2 == 0 ? V::bit_and(both, V::iset(15)) : V::shift_right(both, 4);
-    }
+    V::pick(b.nibble + g / 2 * 32, 4 * (g % 2), 15, out);
   }
 };
 

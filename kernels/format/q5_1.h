@@ -12,7 +12,7 @@ struct Q5_1 {
   static constexpr bool kOffset = true;
 
   struct Block {
-    f16 scale, offset;
+    f16 scale_offset[2];
     std::uint8_t fifth[4];    // bit i: weight i's highest bit
     std::uint8_t nibble[16];  // low halves: weights 0 to 15; high halves: 16 to 31
   };
@@ -21,12 +21,15 @@ struct Q5_1 {
   static float value(const Block& b, int i) {
     const int nibble = i < 16 ? b.nibble[i] & 15 : b.nibble[i - 16] >> 4;
     const int fifth = b.fifth[i / 8] >> i % 8 & 1;
-    return to_float(b.scale) * static_cast<float>(nibble + 16 * fifth) + to_float(b.offset);
+    return to_float(b.scale_offset[0]) * static_cast<float>(nibble + 16 * fifth) +
+           to_float(b.scale_offset[1]);
   }
 
   template <typename V>
-  static Scales<1> scales(const Block& b) {
-    return {{V::to_float(b.scale)}, {V::to_float(b.offset)}};
+  static Scales<V, 1> scales(const Block& b) {
+    Scales<V, 1> s;
+    V::set_two(b.scale_offset, s.scale, s.offset);
+    return s;
   }
   template <typename V>
   static void words(const Block& b, int, typename V::I* out) {

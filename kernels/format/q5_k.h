@@ -25,18 +25,15 @@ struct Q5K {
   }
 
   template <typename V>
-  static Scales<8> scales(const Block& b) {
+  static Scales<V, 8> scales(const Block& b) {
     return b.scales.unpack<V>();
   }
   template <typename V>
   static void words(const Block& b, int g, typename V::I* out) {
-    using I = typename V::I;
-    for (int i = 0; i < kRegisters<V>; ++i) {
-      const I both = V::widen_u8(b.nibble + g / 2 * 32 + 2 * V::lanes * i);
-      const I nibble = g % 2 == 0 ? V::bit_and(both, V::iset(15)) : V::shift_right(both, 4);
-      const I bit = V::bit_and(V::widen_u8(b.fifth + 2 * V::lanes * i), V::iset(1 << g));
-      out[i] = V::add16(nibble, g < 4 ? V::mul16(bit, V::iset(16 >> g)) : V::shift_right(bit, g - 4));
-    }
+    typename V::I fifth[kRegisters<V>];
+    V::pick(b.nibble + g / 2 * 32, 4 * (g % 2), 15, out);
+    V::pick(b.fifth, g - 4, 16, fifth);
+    for (int i = 0; i < kRegisters<V>; ++i) out[i] = V::add16(out[i], fifth[i]);
   }
 };
 

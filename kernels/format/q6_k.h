@@ -29,16 +29,16 @@ struct Q6K {
   }
 
   template <typename V>
-  static Scales<8> scales(const Block& b) {
-    Scales<8> s{};
-    for (float& scale : s.scale) scale = V::to_float(b.scale);
+  static Scales<V, 8> scales(const Block& b) {
+    Scales<V, 8> s;
+    for (int g = 0; g < kGroups; ++g) s.scale[g] = V::set(b.scale), s.offset[g] = V::zero();
     return s;
   }
   // With the 16 weights' scales in the words, -32 * -128 at most, all 32 share the block's scale.
   template <typename V>
   static void words(const Block& b, int g, typename V::I* out) {
     typename V::I part[kRegisters<V>];
-    V::halves(b.part[2 * g], b.part[2 * g + 1], part);
+    V::halves(b.part + 2 * g, part);
     plain_words<V>(b, g, out);
     for (int i = 0; i < kRegisters<V>; ++i) out[i] = V::mul16(out[i], part[i]);
   }
@@ -46,14 +46,14 @@ struct Q6K {
   template <typename V>
   static void dequantize(const Block& b, float* out) {
     typename V::I word[kRegisters<V>];
+    typename V::F value[32 / V::lanes];
+    const float scale = V::to_float(b.scale);
     for (int g = 0; g < kGroups; ++g) {
       plain_words<V>(b, g, word);
-      for (int i = 0; i < 32; i += 2 * V::lanes, out += 2 * V::lanes) {
+      V::floats(word, value);
+      for (int i = 0; i < 32; i += V::lanes, out += V::lanes) {
         const float part = static_cast<float>(b.part[2 * g + i / 16]);
-        const float next = static_cast<float>(b.part[2 * g + (i + V::lanes) / 16]);
-        const float scale = V::to_float(b.scale);
-        V::store(out, V::mul(V::set(scale * part), V::low(word[i / (2 * V::lanes)])));
-        V::store(out + V::lanes, V::mul(V::set(scale * next), V::high(word[i / (2 * V::lanes)])));
+        V::store(out, V::mul(V::set(scale * part), value[i / V::lanes]));
       }
     }
   }
@@ -61,17 +61,11 @@ struct Q6K {
  private:
   template <typename V>
   static void plain_words(const Block& b, int g, typename V::I* out) {
-    using I = typename V::I;
-    for (int i = 0; i < kRegisters<V>; ++i) {
-      const int at = 2 * V::lanes * i;
-      const I both = V::widen_u8(b.nibble + g / 4 * 64 + g % 2 * 32 + at);
-      const I nibble =
-          g / 2 % 2 == 0 ? V::bit_and(both, V::iset(15)) : V::shift_right(both, 4);
-      const I top = V::bit_and(V::widen_u8(b.top + g / 4 * 32 + at), V::iset(3 << 2 * (g % 4)));
-      const I placed = g % 4 < 2 ? V::mul16(top, V::iset(16 >> 2 * (g % 4)))
-                                 : V::shift_right(top, 2 * (g % 4) - 4);
-      out[i] = V::sub16(V::add16(nibble, placed), V::iset(32));
-    }
+    typename V::I top[kRegisters<V>];
+    V::pick(b.nibble + g / 4 * 64 + g % 2 * 32, 4 * (g / 2 % 2), 15, out);
+    V::pick(b.top + g / 4 * 32, 2 * (g % 4) - 4, 3 << 4, top);
+    for (int i = 0; i < kRegisters<V>; ++i)
+      out[i] = V::sub16(V::add16(out[i], top[i]), V::iset(32));
   }
 };
 

@@ -22,12 +22,12 @@ struct Q8_0 {
   }
 
   template <typename V>
-  static Scales<1> scales(const Block& b) {
-    return {{V::to_float(b.scale)}, {0.0f}};
+  static Scales<V, 1> scales(const Block& b) {
+    return {{V::set(b.scale)}, {V::zero()}};
   }
   template <typename V>
   static void words(const Block& b, int, typename V::I* out) {
-    for (int i = 0; i < kRegisters<V>; ++i) out[i] = V::widen_i8(b.word + 2 * V::lanes * i);
+    V::i8(b.word, out);
   }
 };
 

@@ -10,13 +10,23 @@
 namespace thermocline {
 
 enum class WeightType : std::uint8_t {
-  f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k,
+  f32,
+  f16,
+  bf16,
+  q4_0,
+  q4_1,
+  q5_0,
+  q5_1,
+  q8_0,
+  q4_k,
+  q5_k,
+  q6_k,
 };
 
 struct WeightTypeInfo {
   WeightType type;
-  std::uint32_t gguf_id;      // ggml_type in the file
-  std::string_view name;      // as GGUF tools print it: "Q4_1"
+  std::uint32_t gguf_id;       // ggml_type in the file
+  std::string_view name;       // as GGUF tools print it: "Q4_1"
   std::uint16_t block_values;  // values a block
   std::uint16_t block_bytes;   // bytes a block
 };

@@ -116,7 +116,8 @@ std::vector<std::size_t> groups_around(std::size_t g, std::size_t wanted, const 
   for (std::size_t other = 0; other < middles.count(); ++other) {
     if (first_cluster[other] == first_cluster[other + 1]) continue;
     float dot = other == g ? 2.0f : 0.0f;  // itself comes first
-    for (std::size_t d = 0; d < middles.dim(); ++d) dot += middles.row(g)[d] * middles.row(other)[d];
+    for (std::size_t d = 0; d < middles.dim(); ++d)
+      dot += middles.row(g)[d] * middles.row(other)[d];
     near.emplace_back(-dot, other);
   }
   std::sort(near.begin(), near.end());

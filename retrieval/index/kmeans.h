@@ -1,11 +1,11 @@
 // Spherical k-means of the rows of one head, in two levels.
 //
-// A search among all centres costs rows x centres; done in every iteration, it would take as long as
-// prefill does. So rows first settle into about sqrt(centres) groups, each group is clustered by
+// A search among all centres costs rows x centres; done in every iteration, it would take as long
+// as prefill does. So rows first settle into about sqrt(centres) groups, each group is clustered by
 // itself, and at the end each row looks at the centres of the groups around its own. On keys of
-// real texts that loses nothing against searching all centres in every iteration. The result depends
-// on the rows alone: starts are evenly spaced rows, sums are taken in row order, equals go to the
-// lower centre. Clusters of a group are numbered one after the other.
+// real texts that loses nothing against searching all centres in every iteration. The result
+// depends on the rows alone: starts are evenly spaced rows, sums are taken in row order, equals go
+// to the lower centre. Clusters of a group are numbered one after the other.
 #pragma once
 
 #include <cstddef>

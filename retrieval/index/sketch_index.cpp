@@ -7,9 +7,7 @@ namespace {
 
 constexpr std::uint64_t kLine = 64;  // a head begins on a cache line
 
-std::uint64_t scale_bytes(std::uint32_t rows) {
-  return round_up(rows, kSketchGroup) * sizeof(f16);
-}
+std::uint64_t scale_bytes(std::uint32_t rows) { return round_up(rows, kSketchGroup) * sizeof(f16); }
 
 }  // namespace
 

@@ -16,8 +16,7 @@ class SketchIndex final : public SegmentIndex {
  public:
   // Zeroed. key_dim is a multiple of 16, rows at most kSegmentRows.
   static Result<std::shared_ptr<SketchIndex>> create(std::uint32_t heads, std::uint32_t rows,
-                                                     std::uint32_t key_dim,
-                                                     std::uint32_t clusters);
+                                                     std::uint32_t key_dim, std::uint32_t clusters);
   // Of one head.
   static std::uint64_t head_bytes(std::uint32_t rows, std::uint32_t key_dim,
                                   std::uint32_t clusters);

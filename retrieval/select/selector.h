@@ -19,16 +19,17 @@ namespace thermocline {
 
 // Facts about a selector that decide how it composes with the other choices.
 struct SelectorFacts {
-  std::string order = "position";       // in which it stores rows: "position" or its own
-  std::string watches = "nothing";      // what it must see of attention: nothing, last window, ...
-  bool keys_in_memory = false;          // whether it needs exact keys to search
+  std::string name;                 // as a method file says it: "sketch"
+  std::string order = "position";   // in which it stores rows: "position" or its own
+  std::string watches = "nothing";  // what it must see of attention: nothing, last window, ...
+  bool keys_in_memory = false;      // whether it needs exact keys to search
 };
 
 // The rows of one layer that leave the tail, all heads: the one time that a method sees them whole.
 struct Sealing {
   LayerId layer{};
-  HeadShape shape;                  // heads: query heads a KV head
-  RawRows rows;                     // keys rotated
+  HeadShape shape;  // heads: query heads a KV head
+  RawRows rows;     // keys rotated
 };
 
 // How a segment is to be formed from a Sealing.
@@ -43,10 +44,10 @@ struct Formation {
 
 // One read list to be chosen: the query heads of one KV head, for one row of a step.
 struct ListQuery {
-  std::uint32_t head = 0;                // KV head
-  std::uint32_t length = 0;              // positions of the timeline, this row included
-  const float* query = nullptr;          // [heads][key_dim], rotated and scaled
-  std::span<const AttnState> steady;     // [heads]: sinks and tail, exact
+  std::uint32_t head = 0;             // KV head
+  std::uint32_t length = 0;           // positions of the timeline, this row included
+  const float* query = nullptr;       // [heads][key_dim], rotated and scaled
+  std::span<const AttnState> steady;  // [heads]: sinks and tail, exact
   std::span<const Run> runs;
 };
 

@@ -83,8 +83,7 @@ class HeadForming {
   template <typename Body>
   void parallel(std::size_t count, std::size_t unit, const Body& body) const {
     workers_.parallel((count + unit - 1) / unit, 1, [&](std::size_t first, std::size_t last) {
-      for (std::size_t t = first; t < last; ++t)
-        body(t * unit, std::min((t + 1) * unit, count));
+      for (std::size_t t = first; t < last; ++t) body(t * unit, std::min((t + 1) * unit, count));
     });
   }
 
@@ -143,6 +142,8 @@ Result<std::unique_ptr<SketchSelector>> SketchSelector::create(const SketchOptio
   if (options.min_rows < 1) return refuse("min_rows", options.min_rows, "[1, 4294967295]");
   if (options.cluster < 2 || options.cluster > 1024)
     return refuse("cluster", options.cluster, "[2, 1024]");
+  if (!(options.candidates >= 1.0 && options.candidates <= 1000.0))
+    return refuse("candidates", options.candidates, "[1, 1000]");
   const KmeansOptions& k = options.kmeans;
   if (k.group_iterations < 0 || k.group_iterations > 100)
     return refuse("group_iterations", k.group_iterations, "[0, 100]");
@@ -161,7 +162,9 @@ SketchSelector::SketchSelector(const SketchOptions& options, const CpuTable& cpu
 
 std::uint64_t SketchSelector::summary_rows(std::uint64_t rows) const {
   const std::uint64_t whole = rows / kSegmentRows, rest = rows % kSegmentRows;
-  const auto clusters = [&](std::uint64_t n) { return (n + options_.cluster - 1) / options_.cluster; };
+  const auto clusters = [&](std::uint64_t n) {
+    return (n + options_.cluster - 1) / options_.cluster;
+  };
   return whole * clusters(kSegmentRows) + clusters(rest);
 }
 
@@ -195,7 +198,8 @@ Result<Formation> SketchSelector::form(const Sealing& sealing, const Workers& wo
   for (std::uint32_t head = 0; head < rows.heads; ++head) {
     std::uint32_t* order = formation.order.data() + std::size_t{head} * rows.rows;
     float* keys = formation.summary_keys.data() + std::size_t{head} * clusters * shape.key_dim;
-    float* values = formation.summary_values.data() + std::size_t{head} * clusters * shape.value_dim;
+    float* values =
+        formation.summary_values.data() + std::size_t{head} * clusters * shape.value_dim;
     HeadForming forming(sealing, head, clusters, cpu_, workers);
     forming.cluster(options_.kmeans, order, index->starts(head));
     forming.average(order, index->starts(head), keys, values);

@@ -9,15 +9,11 @@
 #include <vector>
 
 #include "kernels/base/error.h"
+#include "runtime/chat_message.h"
 
 namespace thermocline {
 
 class GgufFile;
-
-struct ChatMessage {
-  std::string role;  // "system", "user", "assistant"
-  std::string content;
-};
 
 // Whether the text ends by opening the assistant's turn.
 enum class GenerationPrompt : std::uint8_t { no, yes };
@@ -46,13 +42,16 @@ class ChatTemplate {
 
  private:
   enum class Kind : std::uint8_t { chatml, llama3, gemma };
+  enum class SystemTurn : std::uint8_t { taken, refused };
   explicit ChatTemplate(Kind kind) : kind_(kind) {}
-  Result<std::string> render_chatml(std::span<const ChatMessage> messages) const;
-  Result<std::string> render_llama3(std::span<const ChatMessage> messages) const;
+  std::string render_chatml(std::span<const ChatMessage> messages) const;
+  std::string render_llama3(std::span<const ChatMessage> messages) const;
   Result<std::string> render_gemma(std::span<const ChatMessage> messages) const;
 
   Kind kind_;
   std::string default_system_;
+  SystemTurn system_ = SystemTurn::taken;
+  std::string preamble_;  // Llama 3.1 and later: what stands before the system's text
 };
 
 }  // namespace thermocline

@@ -21,8 +21,8 @@
 namespace thermocline {
 
 // Limits that no sound model comes near; beyond them a file is refused.
-inline constexpr std::uint64_t kGgufMaxTensors = 1u << 20;
-inline constexpr std::uint64_t kGgufMaxMetadata = 1u << 20;
+inline constexpr std::uint64_t kGgufMaxTensors = 1u << 18;
+inline constexpr std::uint64_t kGgufMaxMetadata = 1u << 16;
 inline constexpr std::uint64_t kGgufMaxStringBytes = 64u << 20;
 inline constexpr std::uint64_t kGgufMaxNameBytes = 64u << 10;      // a key or a tensor's name
 inline constexpr std::uint64_t kGgufMaxHeaderBytes = 100'000'000;  // everything before tensor data

@@ -16,8 +16,6 @@
 namespace thermocline {
 
 class GgufFile;
-class Vocabulary;   // vocabulary.h
-class TextEncoder;  // text_encoder.h
 
 // Whether "<|im_end|>" in a text is that one token or its ten characters. A template's markup is
 // parsed; text from outside should not be.
@@ -76,10 +74,9 @@ class Tokenizer {
   bool strips_leading_space() const;  // decoding takes one space from the start of a text
 
  private:
-  Tokenizer();
-  std::unique_ptr<const Vocabulary> vocabulary_;
-  std::unique_ptr<const TextEncoder> encoder_;
-  std::string pre_;
+  struct Parts;
+  explicit Tokenizer(std::unique_ptr<const Parts> parts);
+  std::unique_ptr<const Parts> parts_;
 };
 
 // Tokens to text as they come: what push() gives is always valid UTF-8. The bytes of a character

@@ -8,8 +8,8 @@ RowLayout RawCodec::layout(std::uint32_t key_dim, std::uint32_t value_dim) const
   return {RowFormat::f16, RowFormat::f16, key_dim * 2, value_dim * 2};
 }
 
-void RawCodec::encode(const RawRows& rows, std::uint32_t head,
-                      std::span<const std::uint32_t> order, std::byte* out) const {
+void RawCodec::encode(const RawRows& rows, std::uint32_t head, std::span<const std::uint32_t> order,
+                      std::byte* out) const {
   const std::size_t bytes = rows.layout.bytes();
   if (order.empty()) {
     std::memcpy(out, rows.row(head, 0), bytes * rows.rows);

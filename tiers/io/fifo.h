@@ -28,7 +28,6 @@ class Fifo {
     --size_;
     return value;
   }
-  void clear() { first_ = size_ = 0; }
 
  private:
   void grow() {

@@ -310,7 +310,7 @@ class UringSink final : public Sink {
     for (const std::uint32_t slot : spare_) idle[slot] = true;
     for (std::uint32_t slot = 0; slot < attempts_.size(); ++slot)
       if (!idle[slot]) finish(slot, broken_);
-    waiting_.clear();
+    while (!waiting_.empty()) waiting_.pop();
     in_ring_ = 0;
   }
 

@@ -28,7 +28,8 @@ struct Blocks {
     data.resize(blocks * kBlockRows * stride / 2);
     for (f16& x : data) x = to_f16(normal(*random));
     for (std::size_t b = 0; b < blocks; ++b) {
-      const std::byte* at = reinterpret_cast<const std::byte*>(data.data()) + b * kBlockRows * stride;
+      const std::byte* at =
+          reinterpret_cast<const std::byte*>(data.data()) + b * kBlockRows * stride;
       views.push_back({at, at + s.key_dim * 2, kAllRows, nullptr});
     }
   }
@@ -58,12 +59,15 @@ class AttendOfEveryTable : public testing::TestWithParam<const CpuTable*> {
     for (float& x : out) x = normal(random_);
     return out;
   }
-  RowSet some_rows() { return (RowSet{random_()} << 32 | random_()) & (RowSet{random_()} << 32 | random_()); }
+  RowSet some_rows() {
+    return (RowSet{random_()} << 32 | random_()) & (RowSet{random_()} << 32 | random_());
+  }
 
   void expect_near_reference(const States& states, HeadShape shape, const float* query,
                              std::span<const Fold> folds) {
     for (std::uint32_t h = 0; h < shape.heads; ++h) {
-      const std::vector<double> expected = attend_reference(query + h * shape.key_dim, shape, folds);
+      const std::vector<double> expected =
+          attend_reference(query + h * shape.key_dim, shape, folds);
       std::vector<float> got(shape.value_dim);
       finish(states.head[h], got);
       for (std::uint32_t d = 0; d < shape.value_dim; ++d)
@@ -81,7 +85,8 @@ TEST_P(AttendOfEveryTable, AgreesWithTheReference) {
       const std::vector<float> query = normals(heads * key_dim, 0.3f);
       for (const int rows : {1, 2, 63, 64, 129, 256}) {
         for (int b = 0; b < 4; ++b)
-          blocks.views[static_cast<std::size_t>(b)].rows = first_rows(std::clamp(rows - 64 * b, 0, 64));
+          blocks.views[static_cast<std::size_t>(b)].rows =
+              first_rows(std::clamp(rows - 64 * b, 0, 64));
         States states(shape);
         ops().attend(query.data(), shape, blocks.fold(), states.head.data());
         const Fold fold = blocks.fold();
@@ -232,15 +237,18 @@ TEST_P(AttendOfEveryTable, TilesAgreeWithTheReferenceUnderMasksAndWindows) {
           Visibility{true, start, window}};
       const std::size_t rows = 48;  // 37 queries and padding, out of order
       std::vector<std::uint32_t> position(rows);
-      for (std::size_t q = 0; q < rows; ++q) position[q] = start + static_cast<std::uint32_t>(q * 7 % 37);
+      for (std::size_t q = 0; q < rows; ++q)
+        position[q] = start + static_cast<std::uint32_t>(q * 7 % 37);
       const std::vector<float> query = normals(rows * dim, 0.3f);
       std::vector<float> turned(rows * dim);
       for (std::size_t q = 0; q < rows; ++q)
         for (std::size_t d = 0; d < dim; ++d) turned[d * rows + q] = query[q * dim + d];
       std::vector<float> max(rows, -kInf), sum(rows, 0.0f), acc(rows * shape.value_dim, 0.0f);
       std::vector<float> scratch(tile_scratch_floats(shape));
-      const QueryTile tile{turned.data(), position.data(), rows, max.data(), sum.data(), acc.data()};
-      for (int f = 0; f < 2; ++f) ops().attend_tile(tile, shape, folds[f], visible[f], scratch.data());
+      const QueryTile tile{turned.data(), position.data(), rows,
+                           max.data(),    sum.data(),      acc.data()};
+      for (int f = 0; f < 2; ++f)
+        ops().attend_tile(tile, shape, folds[f], visible[f], scratch.data());
       for (std::size_t q = 0; q < rows; ++q) {
         const std::vector<double> expected =
             attend_reference(&query[q * dim], shape, folds, visible, position[q]);

@@ -47,7 +47,8 @@ TEST_P(SketchOfEveryTable, ScoresAsTheCodesSay) {
         std::vector<std::int8_t> code(static_cast<std::size_t>(heads) * dim);
         std::vector<SketchQuery> queries;
         for (int h = 0; h < heads; ++h) {
-          SketchQuery q{&code[static_cast<std::size_t>(h) * dim], 0.01f * static_cast<float>(h + 1), 0};
+          SketchQuery q{&code[static_cast<std::size_t>(h) * dim], 0.01f * static_cast<float>(h + 1),
+                        0};
           for (std::size_t i = 0; i < dim; ++i) {
             // Head 0 has the largest sums there can be.
             const int c = h == 0 ? 127 : static_cast<int>(random_() % 255) - 127;
@@ -118,7 +119,8 @@ TEST_P(SketchOfEveryTable, EncodesRowsThatAreNotNumbersWithoutHarm) {
   std::vector<std::uint8_t> codes(sketch_bytes(3, dim));
   std::vector<f16> scales(16);
   ops().encode(x.data(), dim, 0, 3, codes.data(), scales.data());
-  for (int r = 0; r < 3; ++r) EXPECT_TRUE(std::isfinite(to_float(scales[static_cast<std::size_t>(r)])));
+  for (int r = 0; r < 3; ++r)
+    EXPECT_TRUE(std::isfinite(to_float(scales[static_cast<std::size_t>(r)])));
 }
 
 TEST_P(SketchOfEveryTable, ScoresExactRows) {
@@ -234,7 +236,8 @@ TEST(PrepareQuery, RoundsToEightBits) {
   EXPECT_EQ(prepare_query(q.data(), 64, rotated.data(), code.data()).scale, 0.0f);
 }
 
-INSTANTIATE_TEST_SUITE_P(Tables, SketchOfEveryTable, testing::ValuesIn(all_cpu_tables().begin(), all_cpu_tables().end()),
+INSTANTIATE_TEST_SUITE_P(Tables, SketchOfEveryTable,
+                         testing::ValuesIn(all_cpu_tables().begin(), all_cpu_tables().end()),
                          [](const auto& table) { return std::string(table.param->name); });
 
 }  // namespace

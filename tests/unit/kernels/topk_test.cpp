@@ -39,7 +39,8 @@ TEST(TopRows, AgreesWithASort) {
   for (const std::size_t n : {1, 15, 16, 17, 63, 64, 65, 1000, 7601}) {
     std::vector<float> value(n);
     for (float& v : value) v = std::exp(-20.0f * spread(random));
-    for (const std::size_t k : {std::size_t{1}, std::size_t{2}, n / 50, n / 16, n / 2, n - 1, n, n + 9})
+    for (const std::size_t k :
+         {std::size_t{1}, std::size_t{2}, n / 50, n / 16, n / 2, n - 1, n, n + 9})
       expect_same(value, k);
   }
 }

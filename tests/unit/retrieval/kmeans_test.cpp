@@ -27,7 +27,8 @@ std::vector<float> unit_rows(std::size_t count, std::size_t dim, std::size_t cen
       x = centre[c * dim + d] + 0.5f * normal(random);
       squares += x * x;
     }
-    for (std::size_t d = 0; d < dim; ++d) rows[r * dim + d] /= static_cast<float>(std::sqrt(squares));
+    for (std::size_t d = 0; d < dim; ++d)
+      rows[r * dim + d] /= static_cast<float>(std::sqrt(squares));
   }
   return rows;
 }

@@ -37,8 +37,13 @@ class SyntheticRows {
 
   Sealing sealing(std::uint32_t first = 0, std::uint32_t rows = 0) const {
     const std::uint32_t width = 2 * (shape_.key_dim + shape_.value_dim);
-    const RowLayout layout{RowFormat::f16, RowFormat::f16, 2 * shape_.key_dim, 2 * shape_.value_dim};
-    const RawRows all{layout, heads_, 0, rows_, reinterpret_cast<const std::byte*>(data_.data()),
+    const RowLayout layout{RowFormat::f16, RowFormat::f16, 2 * shape_.key_dim,
+                           2 * shape_.value_dim};
+    const RawRows all{layout,
+                      heads_,
+                      0,
+                      rows_,
+                      reinterpret_cast<const std::byte*>(data_.data()),
                       std::size_t{rows_} * width};
     return {LayerId{0}, shape_, all.part(first, rows == 0 ? rows_ : rows)};
   }

@@ -1,0 +1,280 @@
+#include <cuda_fp16.h>
+
+#include <cstddef>
+#include <limits>
+
+#include "kernels/cuda/attend.h"
+#include "kernels/cuda/launch.h"
+
+namespace thermocline::cuda {
+namespace {
+
+constexpr int kWarp = 32;
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / kWarp;
+constexpr unsigned kWholeWarp = 0xffffffffu;
+constexpr int kPart = 8;  // channels that a lane takes of a row: 16 bytes, the widest load
+constexpr float kNone = -std::numeric_limits<float>::infinity();
+static_assert(kWarp * kPart == kMaxHeadDim, "a row is at most one load of a warp");
+
+// The rows of a fold by rank.
+struct Rows {
+  const std::byte* key[kFoldRows];
+  const std::byte* value[kFoldRows];
+  float log_weight[kFoldRows];
+};
+
+// Lanes that share a row of `dim` channels: a power of two, so that a warp holds whole rows.
+__device__ int lanes_of(std::uint32_t dim) {
+  int lanes = 1;
+  while (lanes * kPart < static_cast<int>(dim)) lanes *= 2;
+  return lanes;
+}
+
+__device__ void load_part(const std::byte* at, float* out) {
+  const uint4 bytes = *reinterpret_cast<const uint4*>(at);
+  const unsigned pairs[] = {bytes.x, bytes.y, bytes.z, bytes.w};
+  for (int i = 0; i < 4; ++i) {
+    const __half_raw low = {static_cast<unsigned short>(pairs[i])};
+    const __half_raw high = {static_cast<unsigned short>(pairs[i] >> 16)};
+    out[2 * i] = __half2float(__half(low));
+    out[2 * i + 1] = __half2float(__half(high));
+  }
+}
+
+// Fills `rows`; returns how many. Each warp counts all blocks, 32 at a time, and lists its share of
+// them, so blocks of one row (scattered picks) and of 64 cost alike and nobody waits for another.
+__device__ int list_rows(const Fold& fold, Rows* rows) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const BlockView* const blocks = fold.blocks.data();
+  const int count = static_cast<int>(fold.blocks.size());
+  int listed = 0;
+  for (int first = 0; first < count; first += kWarp) {
+    const RowSet mine = first + lane < count ? blocks[first + lane].rows : 0;
+    int end = __popcll(mine);  // becomes the rows of blocks up to and with this lane's
+    for (int step = 1; step < kWarp; step *= 2) {
+      const int before = __shfl_up_sync(kWholeWarp, end, step);
+      if (lane >= step) end += before;
+    }
+    const int start = listed + end - __popcll(mine);
+    for (int b = warp; b < kWarp && first + b < count; b += kWarps) {
+      const RowSet set = __shfl_sync(kWholeWarp, mine, b);
+      const int base = __shfl_sync(kWholeWarp, start, b);
+      const BlockView& block = blocks[first + b];
+      for (int row = lane; row < kBlockRows; row += kWarp) {
+        if ((set >> row & 1) == 0) continue;
+        const int rank = __popcll(set & first_rows(row));
+        const int at = base + rank;
+        if (at >= kFoldRows) __trap();
+        rows->key[at] = block.key + std::size_t(row) * fold.key_stride;
+        rows->value[at] = block.value + std::size_t(row) * fold.value_stride;
+        rows->log_weight[at] = block.log_weight != nullptr ? block.log_weight[rank] : 0.0f;
+      }
+    }
+    listed += __shfl_sync(kWholeWarp, end, kWarp - 1);
+  }
+  __syncthreads();
+  return listed;
+}
+
+// out[h][r]: each key is loaded once for all heads, whose queries stay in registers.
+template <int kHeads>
+__device__ void score(const float* query, int heads, std::uint32_t dim, const Rows& rows, int count,
+                      float (*out)[kFoldRows]) {
+  const int lanes = lanes_of(dim);
+  const int part = threadIdx.x % lanes;
+  const bool loads = part * kPart < static_cast<int>(dim);
+  float q[kHeads][kPart];
+#pragma unroll
+  for (int h = 0; h < kHeads; ++h)
+#pragma unroll
+    for (int i = 0; i < kPart; ++i)
+      q[h][i] = loads && h < heads ? query[h * dim + part * kPart + i] : 0.0f;
+
+  // Whole warps stay in the loop, since a row's sum crosses lanes.
+  for (int first = 0; first < count; first += kThreads / lanes) {
+    const int r = first + static_cast<int>(threadIdx.x) / lanes;
+    float key[kPart] = {};
+    if (loads && r < count) load_part(rows.key[r] + part * kPart * sizeof(__half), key);
+#pragma unroll
+    for (int h = 0; h < kHeads; ++h) {
+      float sum = 0.0f;
+#pragma unroll
+      for (int i = 0; i < kPart; ++i) sum = fmaf(key[i], q[h][i], sum);
+      for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kWholeWarp, sum, step);
+      if (part == 0 && r < count) out[h][r] = sum + rows.log_weight[r];
+    }
+  }
+  __syncthreads();
+}
+
+// In place: score -> e^(score - max), a warp a head.
+template <int kHeads>
+__device__ void weigh(float (*score)[kFoldRows], int heads, int count, float* max, float* sum) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  for (int h = warp; h < heads; h += kWarps) {
+    float largest = kNone;
+    for (int r = lane; r < count; r += kWarp) largest = fmaxf(largest, score[h][r]);
+    for (int step = kWarp / 2; step > 0; step /= 2)
+      largest = fmaxf(largest, __shfl_xor_sync(kWholeWarp, largest, step));
+    float total = 0.0f;
+    for (int r = lane; r < count; r += kWarp) {
+      const float s = score[h][r];
+      const float e = s > kNone ? expf(s - largest) : 0.0f;  // -inf - -inf is not a number
+      score[h][r] = e;
+      total += e;
+    }
+    for (int step = kWarp / 2; step > 0; step /= 2)
+      total += __shfl_xor_sync(kWholeWarp, total, step);
+    if (lane == 0) {
+      max[h] = largest;
+      sum[h] = total;
+    }
+  }
+  __syncthreads();
+}
+
+// acc[h][i] = sum over rows of weight[h][r] * value[r][i]. Threads split channels and rows; what
+// the rows' threads hold is added in a fixed order, first within a warp, then across warps.
+template <int kHeads>
+__device__ void accumulate(const float (*weight)[kFoldRows], int heads, std::uint32_t dim,
+                           const Rows& rows, int count, float (*of_warp)[kMaxHeadDim], float* acc) {
+  const int lanes = lanes_of(dim);
+  const int part = threadIdx.x % lanes;
+  const bool loads = part * kPart < static_cast<int>(dim);
+  float sum[kHeads][kPart] = {};
+  if (loads) {
+    for (int r = static_cast<int>(threadIdx.x) / lanes; r < count; r += kThreads / lanes) {
+      float value[kPart];
+      load_part(rows.value[r] + part * kPart * sizeof(__half), value);
+#pragma unroll
+      for (int h = 0; h < kHeads; ++h)
+#pragma unroll
+        for (int i = 0; i < kPart; ++i)
+          sum[h][i] = fmaf(h < heads ? weight[h][r] : 0.0f, value[i], sum[h][i]);
+    }
+  }
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+#pragma unroll
+  for (int h = 0; h < kHeads; ++h) {
+#pragma unroll
+    for (int i = 0; i < kPart; ++i)
+      for (int step = lanes; step < kWarp; step *= 2)
+        sum[h][i] += __shfl_xor_sync(kWholeWarp, sum[h][i], step);
+    if (h >= heads) continue;  // the same for all threads
+    if (lane < lanes && loads) {
+#pragma unroll
+      for (int i = 0; i < kPart; ++i) of_warp[warp][part * kPart + i] = sum[h][i];
+    }
+    __syncthreads();
+    if (threadIdx.x < dim) {
+      float total = of_warp[0][threadIdx.x];
+      for (int w = 1; w < kWarps; ++w) total += of_warp[w][threadIdx.x];
+      acc[h * dim + threadIdx.x] = total;
+    }
+    __syncthreads();
+  }
+}
+
+// Block (fold, group of kHeads query heads).
+template <int kHeads>
+__global__ void __launch_bounds__(kThreads)
+    attend_fold(HeadShape shape, const HeadFold* folds, States partial) {
+  __shared__ Rows rows;
+  __shared__ float weight[kHeads][kFoldRows];
+  __shared__ float of_warp[kWarps][kMaxHeadDim];
+  const HeadFold& task = folds[blockIdx.x];
+  const std::uint32_t first_head = blockIdx.y * kHeads;
+  const int heads = static_cast<int>(min(shape.heads - first_head, std::uint32_t{kHeads}));
+  const std::size_t state = std::size_t{blockIdx.x} * shape.heads + first_head;
+
+  const int count = list_rows(task.fold, &rows);
+  score<kHeads>(task.query + std::size_t{first_head} * shape.key_dim, heads, shape.key_dim, rows,
+                count, weight);
+  weigh<kHeads>(weight, heads, count, partial.max + state, partial.sum + state);
+  accumulate<kHeads>(weight, heads, shape.value_dim, rows, count, of_warp,
+                     partial.acc + state * shape.value_dim);
+}
+
+// Block (list, head), a thread a channel: every thread follows max and sum for itself.
+__global__ void __launch_bounds__(kMaxHeadDim)
+    merge_list(HeadShape shape, States partial, const std::uint32_t* first, States merged) {
+  const std::size_t state = std::size_t{blockIdx.x} * shape.heads + blockIdx.y;
+  const bool has_channel = threadIdx.x < shape.value_dim;
+  float max = kNone, sum = 0.0f, acc = 0.0f;
+  for (std::uint32_t i = first[blockIdx.x]; i < first[blockIdx.x + 1]; ++i) {
+    const std::size_t from = std::size_t{i} * shape.heads + blockIdx.y;
+    const float from_sum = partial.sum[from];
+    if (from_sum == 0.0f) continue;
+    const float from_max = partial.max[from];
+    const float larger = fmaxf(from_max, max);
+    const float keep = sum == 0.0f ? 0.0f : expf(max - larger);
+    const float take = expf(from_max - larger);
+    max = larger;
+    sum = sum * keep + from_sum * take;
+    if (has_channel)
+      acc = fmaf(partial.acc[from * shape.value_dim + threadIdx.x], take, acc * keep);
+  }
+  if (threadIdx.x == 0) {
+    merged.max[state] = max;
+    merged.sum[state] = sum;
+  }
+  if (has_channel) merged.acc[state * shape.value_dim + threadIdx.x] = acc;
+}
+
+struct Choice {
+  std::uint32_t heads;  // a thread block's
+  void (*kernel)(HeadShape, const HeadFold*, States);
+};
+
+Choice choose(std::uint32_t heads) {
+  if (heads == 1) return {1, attend_fold<1>};
+  if (heads == 2) return {2, attend_fold<2>};
+  if (heads <= 4) return {4, attend_fold<4>};
+  return {8, attend_fold<8>};
+}
+
+bool takes(std::uint32_t dim) { return dim >= 16 && dim <= kMaxHeadDim && dim % 16 == 0; }
+
+// A grid's first extent.
+Status can_launch(std::size_t count, const char* what) {
+  if (count <= static_cast<std::size_t>(std::numeric_limits<int>::max())) return {};
+  return fail(ErrorCode::invalid_argument, what, ": ", count, " in one launch, at most ",
+              std::numeric_limits<int>::max());
+}
+
+}  // namespace
+
+Status can_attend(HeadShape shape) {
+  if (shape.heads < 1 || shape.heads > kMaxHeads)
+    return fail(ErrorCode::unsupported, "CUDA attention takes 1 to ", kMaxHeads,
+                " query heads a KV head, not ", shape.heads);
+  if (!takes(shape.key_dim) || !takes(shape.value_dim))
+    return fail(ErrorCode::unsupported, "CUDA attention takes head sizes of 16 to ", kMaxHeadDim,
+                " in steps of 16, not ", shape.key_dim, " (keys) and ", shape.value_dim,
+                " (values)");
+  return {};
+}
+
+Status attend(Stream& stream, HeadShape shape, std::span<const HeadFold> folds, States partial) {
+  TL_TRY(can_attend(shape));
+  TL_TRY(can_launch(folds.size(), "folds"));
+  if (folds.empty()) return {};
+  const Choice choice = choose(shape.heads);
+  const dim3 grid(static_cast<unsigned>(folds.size()),
+                  (shape.heads + choice.heads - 1) / choice.heads);
+  return launch(stream, "attend", grid, dim3(kThreads), choice.kernel, shape, folds.data(),
+                partial);
+}
+
+Status merge(Stream& stream, HeadShape shape, States partial, std::span<const std::uint32_t> first,
+             States merged) {
+  TL_TRY(can_attend(shape));
+  TL_TRY(can_launch(first.size(), "lists"));
+  if (first.size() < 2) return {};
+  const dim3 grid(static_cast<unsigned>(first.size() - 1), shape.heads);
+  const dim3 block((shape.value_dim + kWarp - 1) / kWarp * kWarp);
+  return launch(stream, "merge", grid, block, merge_list, shape, partial, first.data(), merged);
+}
+
+}  // namespace thermocline::cuda

@@ -1,0 +1,131 @@
+#include "runtime/cache_plan.h"
+
+#include <algorithm>
+
+#include "kernels/base/buffer.h"
+#include "runtime/timeline_state.h"
+#include "tiers/size_text.h"
+#include "tiers/topology.h"
+
+namespace thermocline {
+namespace {
+
+constexpr std::uint64_t kStagingBytes = std::uint64_t{8} << 20;
+
+Status check_layer(const LayerSpec& spec, std::size_t l) {
+  const auto refuse = [&](const char* what) {
+    return fail(ErrorCode::invalid_argument, "layer ", l, ": ", what, " (", spec.q_heads,
+                " query heads, ", spec.kv_heads, " KV heads, key size ", spec.key_dim,
+                ", value size ", spec.value_dim, ")");
+  };
+  if (spec.kv_heads == 0 || spec.q_heads % spec.kv_heads != 0)
+    return refuse("query heads must be a multiple of the KV heads");
+  if (spec.q_heads > 1024) return refuse("at most 1024 query heads are supported");
+  if (spec.key_dim == 0 || spec.key_dim % 16 != 0 || spec.value_dim == 0 ||
+      spec.value_dim % 16 != 0 || spec.key_dim > 512 || spec.value_dim > 512)
+    return refuse("head sizes must be multiples of 16, up to 512");
+  if (spec.rope.inverse_frequency.size() * 2 > spec.key_dim)
+    return refuse("more rotated pairs than the key size holds");
+  return {};
+}
+
+}  // namespace
+
+std::uint64_t CachePlan::host_bytes() const {
+  return tail_bytes + index_bytes + sealing_bytes + staging_bytes + row_cache_bytes +
+         (home == Tier::host ? rows_bytes : 0);
+}
+
+MemoryPlan CachePlan::lines() const {
+  MemoryPlan plan;
+  const auto add = [&](const char* tier, const char* purpose, std::uint64_t bytes) {
+    if (bytes > 0) plan.lines.push_back({tier, purpose, bytes, bytes});
+  };
+  if (home == Tier::host) add("host", "rows", rows_bytes);
+  add("host", "index", index_bytes);
+  add("host", "tail", tail_bytes);
+  add("host", "row cache", row_cache_bytes);
+  add("host", "staging", staging_bytes);
+  add("host", "sealing", sealing_bytes);
+  if (home == Tier::disk) add("disk", "rows", rows_bytes);
+  return plan;
+}
+
+std::uint64_t MemoryPlan::total(const std::string& tier) const {
+  std::uint64_t bytes = 0;
+  for (const MemoryLine& line : lines)
+    if (line.tier == tier) bytes += line.bytes;
+  return bytes;
+}
+
+Result<CachePlan> make_plan(const CacheOptions& options, const Method& method) {
+  if (options.layers.empty())
+    return fail(ErrorCode::invalid_argument, "a cache needs at least one layer");
+  if (options.max_positions == 0 || options.max_timelines == 0)
+    return fail(ErrorCode::invalid_argument,
+                "a cache needs at least one position and one timeline");
+  CachePlan plan;
+  const bool has_disk = options.tiers.disk_bytes > 0;
+  plan.home = method.place->home(has_disk ? Tier::disk : Tier::host);
+  std::uint64_t row_bytes_of_all = 0;  // of one row in every layer and head that seals
+  for (std::size_t l = 0; l < options.layers.size(); ++l) {
+    const LayerSpec& spec = options.layers[l];
+    TL_TRY(check_layer(spec, l));
+    CachePlan::Layer layer;
+    layer.raw = RawCodec().layout(spec.key_dim, spec.value_dim);
+    layer.sealed = method.compress->layout(spec.key_dim, spec.value_dim);
+    layer.seals = spec.window == 0 && method.retain->keeps();
+    if (spec.window == 0) {
+      layer.sinks = method.sink;
+      layer.tail_capacity = method.recent + method.seal + kBlockRows;
+    } else {
+      layer.tail_capacity = spec.window + kWindowSlack;
+    }
+    layer.tail_capacity =
+        std::min<std::uint32_t>(layer.tail_capacity, options.max_positions) + kMaxStepRows;
+    plan.tail_bytes +=
+        options.max_timelines *
+        RawStore::bytes_for(layer.raw, spec.kv_heads, layer.tail_capacity + layer.sinks);
+    plan.sealing_bytes = std::max(
+        plan.sealing_bytes,
+        RawStore::bytes_for(layer.raw, spec.kv_heads,
+                            std::min(options.max_positions, kSpanRows) + layer.tail_capacity));
+    const std::uint64_t most = std::uint64_t{options.max_positions} * options.max_timelines;
+    if (layer.seals && most > method.recent + method.seal) {
+      const HeadShape shape{spec.q_heads / spec.kv_heads, spec.key_dim, spec.value_dim};
+      plan.rows_bytes += most * layer.sealed.bytes() * spec.kv_heads;
+      plan.index_bytes += spec.kv_heads * (method.select->index_bytes(shape, most) +
+                                           method.select->summary_rows(most) * layer.raw.bytes());
+      row_bytes_of_all += std::uint64_t{layer.sealed.bytes()} * spec.kv_heads;
+    }
+    plan.layers.push_back(layer);
+  }
+  if (has_disk) plan.staging_bytes = kStagingBytes;
+
+  TL_TRY_ASSIGN(const Topology machine, read_topology());
+  const bool automatic = options.tiers.host_bytes == kAutoBytes;
+  plan.host_budget_bytes = automatic ? machine.available_bytes : options.tiers.host_bytes;
+  const std::uint64_t needed = plan.host_bytes();
+  if (needed > plan.host_budget_bytes)
+    return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
+                " positions needs ", size_text(needed), " of host memory and has ",
+                size_text(plan.host_budget_bytes), ": raise --kv-host, ",
+                has_disk ? "" : "give --kv-disk SIZE to keep rows on disk, ", "or lower -c");
+  if (plan.home == Tier::disk) {
+    if (plan.rows_bytes > options.tiers.disk_bytes)
+      return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
+                  " positions needs ", size_text(plan.rows_bytes), " on disk and --kv-disk gives ",
+                  size_text(options.tiers.disk_bytes), ": raise it or lower -c");
+    if (row_bytes_of_all > 0) {
+      // What is left over caches rows. Unasked, no more than half of what the machine has free.
+      const std::uint64_t left = plan.host_budget_bytes - needed;
+      const std::uint64_t bytes = automatic ? left / 2 : left;
+      plan.row_cache_rows = static_cast<std::uint32_t>(std::min<std::uint64_t>(
+          bytes / row_bytes_of_all, std::uint64_t{options.max_positions} * options.max_timelines));
+      plan.row_cache_bytes = plan.row_cache_rows * row_bytes_of_all;
+    }
+  }
+  return plan;
+}
+
+}  // namespace thermocline

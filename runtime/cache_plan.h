@@ -1,0 +1,41 @@
+// How many bytes a cache takes in which tier, before it takes any.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/base/error.h"
+#include "runtime/kv_cache.h"
+#include "runtime/method.h"
+#include "tiers/block.h"
+
+namespace thermocline {
+
+// A prefill's rows are taken in spans on this grid: layer by layer within one, so that a layer's
+// rows are all at hand when they are sealed.
+inline constexpr std::uint32_t kSpanRows = 32768;
+// Rows that a sliding-window layer keeps beyond its window, so that recent steps can be undone.
+inline constexpr std::uint32_t kWindowSlack = 512;
+
+struct CachePlan {
+  struct Layer {
+    RowLayout raw, sealed;  // in tail and sinks; in segments
+    std::uint32_t sinks = 0, tail_capacity = 0;
+    bool seals = false;  // full attention, and the method keeps what leaves the tail
+  };
+  std::vector<Layer> layers;
+  Tier home = Tier::host;
+  std::uint64_t tail_bytes = 0, index_bytes = 0, sealing_bytes = 0, staging_bytes = 0;
+  std::uint64_t rows_bytes = 0;      // of all sealed rows, in the home tier
+  std::uint32_t row_cache_rows = 0;  // a layer and KV head
+  std::uint64_t row_cache_bytes = 0;
+  std::uint64_t host_budget_bytes = 0;  // what the ledger will allow
+
+  std::uint64_t host_bytes() const;
+  MemoryPlan lines() const;
+};
+
+// exhausted: what is needed, what there is, which flag to change.
+Result<CachePlan> make_plan(const CacheOptions& options, const Method& method);
+
+}  // namespace thermocline

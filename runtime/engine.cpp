@@ -1,0 +1,230 @@
+#include <algorithm>
+#include <optional>
+#include <string>
+
+#include "kernels/base/workers.h"
+#include "kernels/cpu/table.h"
+#include "runtime/model/chat_template.h"
+#include "runtime/model/gguf.h"
+#include "runtime/model/layer.h"
+#include "runtime/model/model.h"
+#include "runtime/model/tokenizer.h"
+#include "runtime/model/weights.h"
+#include "runtime/prefill.h"
+#include "runtime/step.h"
+#include "runtime/thermocline.h"
+
+namespace thermocline {
+namespace {
+
+// What the whole engine reads and nobody changes, in the order in which it is read.
+struct OpenModel {
+  GgufFile file;
+  ModelSpec spec;
+  Tokenizer tokenizer;
+  Weights weights;
+
+  static Result<OpenModel> open(const EngineOptions& options);
+};
+
+Result<OpenModel> OpenModel::open(const EngineOptions& options) {
+  TL_TRY_ASSIGN(GgufFile file, GgufFile::open(options.model_path));
+  TL_TRY_ASSIGN(ModelSpec spec, ModelSpec::read(file, options));
+  TL_TRY_ASSIGN(Weights weights, Weights::read(file, spec));
+  TL_TRY_ASSIGN(Tokenizer tokenizer, Tokenizer::create(file));
+  if (tokenizer.size() != weights.vocabulary())
+    return fail(ErrorCode::corrupt, file.name(), ": the tokenizer has ", tokenizer.size(),
+                " tokens, tensor token_embd.weight has ", weights.vocabulary());
+  return OpenModel{std::move(file), std::move(spec), std::move(tokenizer), std::move(weights)};
+}
+
+ModelInfo describe(const OpenModel& model) {
+  ModelInfo info;
+  info.path = model.file.name();
+  info.architecture = model.spec.architecture->name;
+  info.name = model.spec.name;
+  info.weight_types = model.weights.types;
+  info.parameters = model.weights.parameters;
+  info.weight_bytes = model.weights.bytes;
+  info.layers = static_cast<std::uint32_t>(model.spec.layers.size());
+  info.vocabulary = static_cast<std::uint32_t>(model.weights.vocabulary());
+  info.context = model.spec.context;
+  info.kv_bytes_per_token = model.spec.kv_bytes_per_token();
+  info.has_chat_template = model.file.has("tokenizer.chat_template");
+  return info;
+}
+
+class EngineTextStream final : public TextStream {
+ public:
+  explicit EngineTextStream(const Tokenizer& tokenizer)
+      : detokenizer_(tokenizer, Detokenizer::At::middle) {}
+  std::string feed(int token) override { return detokenizer_.push(token); }
+  std::string flush() override { return detokenizer_.flush(); }
+
+ private:
+  Detokenizer detokenizer_;
+};
+
+bool same_shape(const LayerSpec& a, const LayerSpec& b) {
+  return a.q_heads == b.q_heads && a.kv_heads == b.kv_heads && a.key_dim == b.key_dim &&
+         a.value_dim == b.value_dim;
+}
+
+}  // namespace
+
+struct Engine::Impl {
+  Impl(OpenModel open, int threads, const CpuTable& table)
+      : model(std::move(open)), info(describe(model)), workers(threads), cpu(table) {}
+
+  Model view() const { return {&model.spec, &model.weights, {&workers, &cpu}}; }
+
+  Status check_cache(const Timeline* timeline, const KvCache* cache) const;
+  Status check_tokens(std::span<const int> tokens) const;
+  // Fills `at` and `tokens` from the rows of a step.
+  Status place(std::span<const Feed> rows);
+
+  const OpenModel model;
+  const ModelInfo info;
+  const Workers workers;
+  const CpuTable& cpu;
+  RowState rows;  // of a step
+  LayerScratch scratch;
+  std::vector<Token> at;
+  std::vector<int> tokens;
+  PrefillMemory prefill;
+};
+
+Status Engine::Impl::check_cache(const Timeline* timeline, const KvCache* cache) const {
+  if (!timeline || !timeline->cache())
+    return fail(ErrorCode::invalid_argument, "a row without a timeline");
+  if (timeline->cache() != cache)
+    return fail(ErrorCode::invalid_argument, "the rows of a step belong to different caches");
+  const auto layers = cache->layers();
+  if (!std::equal(layers.begin(), layers.end(), model.spec.layers.begin(), model.spec.layers.end(),
+                  same_shape))
+    return fail(ErrorCode::invalid_argument, "the cache is not of this model: use open_cache()");
+  return {};
+}
+
+Status Engine::Impl::check_tokens(std::span<const int> of) const {
+  for (const int token : of)
+    if (token < 0 || static_cast<std::size_t>(token) >= model.weights.vocabulary())
+      return fail(ErrorCode::invalid_argument, "token ", token, " is outside the vocabulary of ",
+                  model.weights.vocabulary());
+  return {};
+}
+
+Status Engine::Impl::place(std::span<const Feed> feeds) {
+  if (feeds.empty() || feeds.size() > kMaxStepRows)
+    return fail(ErrorCode::invalid_argument, "a step of ", feeds.size(), " rows, it takes 1 to ",
+                kMaxStepRows);
+  at.clear();
+  tokens.clear();
+  const KvCache* cache = feeds[0].timeline ? feeds[0].timeline->cache() : nullptr;
+  for (const Feed& feed : feeds) {
+    TL_TRY(check_cache(feed.timeline, cache));
+    const auto before = std::count_if(
+        at.begin(), at.end(), [&](const Token& t) { return t.timeline == feed.timeline->id(); });
+    at.push_back(
+        {feed.timeline->id(), feed.timeline->length() + static_cast<std::uint32_t>(before)});
+    tokens.push_back(feed.token);
+  }
+  return check_tokens(tokens);
+}
+
+Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Engine::~Engine() = default;
+
+Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options) {
+  TL_TRY_ASSIGN(const CpuTable* cpu, choose_cpu_table(options.isa));
+  TL_TRY_ASSIGN(OpenModel model, OpenModel::open(options));
+  auto impl = std::make_unique<Impl>(std::move(model), options.threads, *cpu);
+  TL_TRY_ASSIGN(impl->rows, RowState::create(impl->model.spec, kMaxStepRows));
+  TL_TRY_ASSIGN(impl->scratch, LayerScratch::create(impl->view(), kMaxStepRows));
+  impl->at.reserve(kMaxStepRows);
+  impl->tokens.reserve(kMaxStepRows);
+  return std::unique_ptr<Engine>(new Engine(std::move(impl)));
+}
+
+const ModelInfo& Engine::model() const { return impl_->info; }
+std::span<const LayerSpec> Engine::layers() const { return impl_->model.spec.layers; }
+
+std::vector<std::pair<std::string, std::string>> Engine::metadata() const {
+  std::vector<std::pair<std::string, std::string>> lines;
+  for (const GgufValue& value : impl_->model.file.metadata())
+    lines.emplace_back(value.key, GgufFile::show(value));
+  return lines;
+}
+
+std::vector<std::pair<std::string, std::string>> Engine::tensors() const {
+  std::vector<std::pair<std::string, std::string>> lines;
+  for (const TensorInfo& tensor : impl_->model.file.tensors())
+    lines.emplace_back(tensor.name,
+                       std::string(thermocline::info(tensor.type).name) + " " + tensor.shape());
+  return lines;
+}
+
+Result<std::vector<int>> Engine::encode(std::string_view text, Special special, bool start) const {
+  return impl_->model.tokenizer.encode(
+      text, special == Special::parse ? ParseSpecial::yes : ParseSpecial::no,
+      start ? AddSpecial::yes : AddSpecial::no);
+}
+
+std::string Engine::decode(std::span<const int> tokens) const {
+  return impl_->model.tokenizer.decode(tokens).value_or("");
+}
+
+std::unique_ptr<TextStream> Engine::stream() const {
+  return std::make_unique<EngineTextStream>(impl_->model.tokenizer);
+}
+
+bool Engine::ends_generation(int token) const {
+  return impl_->model.tokenizer.contains(token) && impl_->model.tokenizer.is_end(token);
+}
+
+Result<std::string> Engine::render_chat(std::span<const ChatMessage> messages,
+                                        const std::string& template_name,
+                                        bool add_reply_start) const {
+  TL_TRY_ASSIGN(const ChatTemplate chat, template_name == "auto"
+                                             ? ChatTemplate::recognise(impl_->model.file)
+                                             : ChatTemplate::named(template_name));
+  return chat.render(messages, add_reply_start ? GenerationPrompt::yes : GenerationPrompt::no);
+}
+
+Result<std::unique_ptr<KvCache>> Engine::open_cache(CacheOptions options) const {
+  options.layers = impl_->model.spec.layers;
+  if (options.max_positions == 0) options.max_positions = impl_->info.context;
+  return KvCache::create(options, impl_->workers, impl_->cpu);
+}
+
+Result<MemoryPlan> Engine::plan(CacheOptions options) const {
+  options.layers = impl_->model.spec.layers;
+  if (options.max_positions == 0) options.max_positions = impl_->info.context;
+  return KvCache::plan(options);
+}
+
+Status Engine::prefill(Timeline& timeline, std::span<const int> tokens, std::span<float> logits,
+                       const PrefillOptions& options) {
+  TL_TRY(impl_->check_cache(&timeline, timeline.cache()));
+  TL_TRY(impl_->check_tokens(tokens));
+  if (tokens.empty()) return fail(ErrorCode::invalid_argument, "prefill of no tokens");
+  const std::size_t room = timeline.cache()->max_positions() - timeline.length();
+  if (tokens.size() > room)
+    return fail(ErrorCode::exhausted, "prefill of ", tokens.size(), " tokens where ", room, " of ",
+                timeline.cache()->max_positions(), " positions are free: raise -c");
+  if (!logits.empty() && logits.size() != impl_->model.weights.vocabulary())
+    return fail(ErrorCode::invalid_argument, "room for ", logits.size(),
+                " logits, the vocabulary has ", impl_->model.weights.vocabulary());
+  return thermocline::prefill(impl_->view(), timeline, tokens, logits, options, &impl_->prefill);
+}
+
+Status Engine::step(std::span<const Feed> rows, MatView<float> logits) {
+  TL_TRY(impl_->place(rows));
+  if (logits.rows() != rows.size() || logits.cols() != impl_->model.weights.vocabulary())
+    return fail(ErrorCode::invalid_argument, "room for ", logits.rows(), " x ", logits.cols(),
+                " logits, the step gives ", rows.size(), " x ", impl_->model.weights.vocabulary());
+  return thermocline::step(impl_->view(), *rows[0].timeline->cache(), impl_->at, impl_->tokens,
+                           impl_->rows, &impl_->scratch, logits);
+}
+
+}  // namespace thermocline

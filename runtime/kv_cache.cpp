@@ -1,0 +1,337 @@
+#include "runtime/kv_cache.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+
+#include "runtime/kv_impl.h"
+
+namespace thermocline {
+namespace {
+
+// $XDG_CACHE_HOME/thermocline: on a disk, the user's own, not a shared /tmp.
+std::string default_directory() {
+  if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache && *cache)
+    return std::string(cache) + "/thermocline/kv";
+  if (const char* home = std::getenv("HOME"); home && *home)
+    return std::string(home) + "/.cache/thermocline/kv";
+  return "/var/tmp/thermocline-kv";
+}
+
+}  // namespace
+
+Timeline::Timeline(Timeline&& other) noexcept : cache_(other.cache_), id_(other.id_) {
+  other.cache_ = nullptr;
+}
+Timeline& Timeline::operator=(Timeline&& other) noexcept {
+  if (this == &other) return *this;
+  if (cache_) cache_->impl_->end(id_);
+  cache_ = other.cache_;
+  id_ = other.id_;
+  other.cache_ = nullptr;
+  return *this;
+}
+Timeline::~Timeline() {
+  if (cache_) cache_->impl_->end(id_);
+}
+std::uint32_t Timeline::length() const { return cache_->impl_->timeline(id_).length; }
+Result<Timeline> Timeline::fork() const {
+  TL_TRY_ASSIGN(const TimelineId id, cache_->impl_->fork(id_));
+  return Timeline(cache_, id);
+}
+Status Timeline::truncate(std::uint32_t length) { return cache_->impl_->truncate(id_, length); }
+
+KvCache::KvCache(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+KvCache::~KvCache() {
+  impl_->rollback();
+  for (const auto& timeline : impl_->timelines) TL_CHECK(!timeline);  // a Timeline outlived us
+}
+
+Result<std::unique_ptr<KvCache>> KvCache::create(const CacheOptions& options,
+                                                 const Workers& workers, const CpuTable& cpu) {
+  auto impl = std::make_unique<Impl>();
+  impl->options = options;
+  impl->workers = &workers;
+  impl->cpu = &cpu;
+  TL_TRY(impl->open());
+  return std::unique_ptr<KvCache>(new KvCache(std::move(impl)));
+}
+
+Result<std::unique_ptr<KvCache>> KvCache::create(const CacheOptions& options, int threads,
+                                                 const std::string& isa) {
+  TL_TRY_ASSIGN(const CpuTable* cpu, choose_cpu_table(isa));
+  auto impl = std::make_unique<Impl>();
+  impl->options = options;
+  impl->own_workers = std::make_unique<Workers>(threads);
+  impl->workers = impl->own_workers.get();
+  impl->cpu = cpu;
+  TL_TRY(impl->open());
+  return std::unique_ptr<KvCache>(new KvCache(std::move(impl)));
+}
+
+Result<MemoryPlan> KvCache::plan(const CacheOptions& options) {
+  TL_TRY_ASSIGN(const CpuTable* cpu, choose_cpu_table("auto"));
+  TL_TRY_ASSIGN(const Method method, load_method(options.method, options.method_directory,
+                                                 options.method_overrides, *cpu));
+  TL_TRY_ASSIGN(const CachePlan plan, make_plan(options, method));
+  return plan.lines();
+}
+
+Result<Timeline> KvCache::start() {
+  TL_TRY_ASSIGN(const TimelineId id, impl_->new_timeline());
+  return Timeline(this, id);
+}
+Status KvCache::begin(std::span<const Token> rows) { return impl_->begin(rows); }
+Status KvCache::append(LayerId layer, MatView<const float> keys, MatView<const float> values) {
+  return impl_->append(layer, keys, values);
+}
+Status KvCache::attend(LayerId layer, MatView<const float> queries, MatView<float> out) {
+  TL_CHECK(queries.rows() == impl_->rows.size() && out.rows() == queries.rows());
+  const Stopwatch watch(&impl_->counted.attend_ms);
+  return impl_->prefilling ? impl_->prefill_attend(layer, queries, out)
+                           : impl_->attend(layer, queries, out);
+}
+Status KvCache::commit() { return impl_->commit(); }
+void KvCache::rollback() { impl_->rollback(); }
+std::span<const LayerSpec> KvCache::layers() const { return impl_->options.layers; }
+std::uint32_t KvCache::max_positions() const { return impl_->options.max_positions; }
+std::span<const std::string> KvCache::notes() const { return impl_->notes; }
+
+CacheReport KvCache::report() const {
+  CacheReport report = impl_->counted;
+  const TierCounters& tiers = impl_->table->counters();
+  report.host_bytes_read += tiers.host_bytes_read;
+  report.disk_bytes_read = tiers.disk_bytes_read;
+  report.disk_reads = tiers.disk_reads;
+  report.disk_bytes_written = tiers.disk_bytes_written;
+  report.row_cache_hits = tiers.row_cache_hits;
+  report.row_cache_misses = tiers.row_cache_misses;
+  report.pages_verified = tiers.pages_verified;
+  report.pages_read_again = tiers.pages_read_again;
+  report.stall_ms = tiers.stall_ms;
+  return report;
+}
+
+MemoryPlan KvCache::usage() const {
+  MemoryPlan usage;
+  for (const Tier tier : kAllTiers) {
+    const TierUsage held = impl_->budget->usage(tier);
+    for (std::size_t p = 0; p < kPurposes; ++p)
+      if (held.peak[p] > 0)
+        usage.lines.push_back({std::string(name_of(tier)),
+                               std::string(name_of(static_cast<Purpose>(p))), held.held[p],
+                               held.peak[p]});
+  }
+  return usage;
+}
+
+Status KvCache::Impl::open() {
+  TL_TRY_ASSIGN(method, load_method(options.method, options.method_directory,
+                                    options.method_overrides, *cpu));
+  TL_TRY_ASSIGN(plan, make_plan(options, method));
+  std::array<std::uint64_t, kTiers> totals{};
+  totals[static_cast<std::size_t>(Tier::host)] = plan.host_budget_bytes;
+  totals[static_cast<std::size_t>(Tier::disk)] = options.tiers.disk_bytes;
+  budget = std::make_unique<Budget>(totals);
+
+  PageTableOptions pages;
+  for (std::size_t l = 0; l < options.layers.size(); ++l)
+    pages.layers.push_back({plan.layers[l].sealed, options.layers[l].kv_heads,
+                            plan.layers[l].seals ? plan.row_cache_rows : 0});
+  pages.directory = options.tiers.directory.empty() ? default_directory() : options.tiers.directory;
+  pages.disk_bytes = options.tiers.disk_bytes;
+  pages.io_backend = options.tiers.io_backend;
+  if (plan.staging_bytes > 0) pages.staging_bytes = plan.staging_bytes;
+  TL_TRY_ASSIGN(table, PageTable::create(pages, budget.get()));
+  if (!table->io_note().empty()) notes.push_back(table->io_note());
+  reader = std::make_unique<Reader>(table.get());
+
+  for (const LayerSpec& layer : options.layers) {
+    std::uint32_t a = 0;
+    while (a < angles.size() &&
+           !(angles[a].rope->inverse_frequency == layer.rope.inverse_frequency &&
+             angles[a].rope->magnitude == layer.rope.magnitude))
+      ++a;
+    if (a == angles.size()) angles.push_back({&layer.rope, {}, {}});
+    angles_of_layer.push_back(a);
+  }
+  return {};
+}
+
+Result<TimelineId> KvCache::Impl::new_timeline() {
+  auto state = std::make_unique<TimelineState>();
+  state->layers.resize(options.layers.size());
+  std::uint64_t bytes = 0;
+  for (std::size_t l = 0; l < options.layers.size(); ++l)
+    bytes += RawStore::bytes_for(plan.layers[l].raw, options.layers[l].kv_heads,
+                                 plan.layers[l].tail_capacity + plan.layers[l].sinks);
+  TL_TRY_ASSIGN(state->memory, budget->reserve(Tier::host, Purpose::tail, bytes));
+  for (std::size_t l = 0; l < options.layers.size(); ++l) {
+    const CachePlan::Layer& planned = plan.layers[l];
+    LayerState& layer = state->layers[l];
+    const std::uint32_t heads = options.layers[l].kv_heads;
+    TL_TRY_ASSIGN(layer.sinks, RawStore::create(planned.raw, heads, planned.sinks));
+    TL_TRY_ASSIGN(layer.tail, RawStore::create(planned.raw, heads, planned.tail_capacity));
+    layer.tail_first = planned.sinks;
+  }
+  const auto free = std::find(timelines.begin(), timelines.end(), nullptr);
+  const auto id = static_cast<std::uint32_t>(free - timelines.begin());
+  if (free == timelines.end()) timelines.emplace_back();
+  timelines[id] = std::move(state);
+  pending.resize(timelines.size() * options.layers.size());
+  return TimelineId{id};
+}
+
+void KvCache::Impl::end(TimelineId id) {
+  for (const Token& row : rows)
+    if (row.timeline == id) {
+      rollback();
+      break;
+    }
+  timelines[index(id)].reset();
+}
+
+Result<TimelineId> KvCache::Impl::fork(TimelineId from) {
+  TL_TRY_ASSIGN(const TimelineId id, new_timeline());
+  const TimelineState& source = timeline(from);
+  TimelineState& copy = timeline(id);
+  copy.length = source.length;
+  for (std::size_t l = 0; l < copy.layers.size(); ++l) {
+    const LayerState& layer = source.layers[l];
+    const std::uint32_t sinks = std::min(source.length, plan.layers[l].sinks);
+    copy.layers[l].sinks.copy(layer.sinks.view(0, sinks), 0, sinks, 0);
+    const std::uint32_t tail = source.tail_rows(layer);
+    copy.layers[l].tail.copy(layer.tail.view(0, tail), 0, tail, 0);
+    copy.layers[l].tail_first = layer.tail_first;
+    copy.layers[l].runs = layer.runs;
+  }
+  return id;
+}
+
+Status KvCache::Impl::begin(std::span<const Token> step_rows) {
+  TL_CHECK(rows.empty());  // the step before was neither committed nor rolled back
+  if (step_rows.empty()) return fail(ErrorCode::invalid_argument, "a step needs at least one row");
+  advanced.assign(timelines.size(), 0);
+  for (const Token& row : step_rows) {
+    const std::uint32_t t = index(row.timeline);
+    if (t >= timelines.size() || !timelines[t])
+      return fail(ErrorCode::invalid_argument, "row of a timeline that does not exist");
+    const std::uint32_t expected = timelines[t]->length + advanced[t];
+    if (row.position != expected)
+      return fail(ErrorCode::invalid_argument, "row at position ", row.position,
+                  " of a timeline whose next position is ", expected);
+    if (row.position >= options.max_positions)
+      return fail(ErrorCode::exhausted, "position ", row.position, " is beyond the ",
+                  options.max_positions, " positions that this cache was made for: raise -c");
+    ++advanced[t];
+  }
+  prefilling = step_rows.size() > kMaxStepRows;
+  if (prefilling && advanced[index(step_rows[0].timeline)] != step_rows.size()) {
+    return fail(ErrorCode::invalid_argument, "a step of more than ", kMaxStepRows,
+                " rows is for one timeline");
+  }
+  rows.assign(step_rows.begin(), step_rows.end());
+  compute_angles();
+  return {};
+}
+
+void KvCache::Impl::compute_angles() {
+  for (Angles& a : angles) {
+    const std::size_t pairs = a.rope->inverse_frequency.size();
+    a.cosine.resize(rows.size() * pairs);
+    a.sine.resize(rows.size() * pairs);
+    workers->parallel(rows.size(), 256, [&](std::size_t first, std::size_t last) {
+      for (std::size_t r = first; r < last; ++r)
+        for (std::size_t i = 0; i < pairs; ++i) {
+          const double angle = static_cast<double>(rows[r].position) * a.rope->inverse_frequency[i];
+          a.cosine[r * pairs + i] = static_cast<float>(std::cos(angle)) * a.rope->magnitude;
+          a.sine[r * pairs + i] = static_cast<float>(std::sin(angle)) * a.rope->magnitude;
+        }
+    });
+  }
+}
+
+void KvCache::Impl::rotate(LayerId l, std::size_t row, float* head) const {
+  const Angles& a = angles[angles_of_layer[index(l)]];
+  const std::size_t pairs = a.rope->inverse_frequency.size();
+  if (pairs == 0) return;
+  cpu->dense.rope(a.cosine.data() + row * pairs, a.sine.data() + row * pairs, pairs,
+                  spec(l).rope.pairs, head);
+}
+
+void KvCache::Impl::append_row(LayerId l, std::size_t row, std::uint32_t head, const float* key,
+                               const float* value, std::byte* record) const {
+  const LayerSpec& s = spec(l);
+  alignas(64) float rotated[512];
+  std::copy_n(key + head * s.key_dim, s.key_dim, rotated);
+  rotate(l, row, rotated);
+  cpu->dense.to_half(rotated, s.key_dim, record);
+  cpu->dense.to_half(value + head * s.value_dim, s.value_dim, record + s.key_dim * 2);
+}
+
+Status KvCache::Impl::append(LayerId l, MatView<const float> keys, MatView<const float> values) {
+  TL_CHECK(keys.rows() == rows.size() && values.rows() == rows.size());
+  if (prefilling) TL_TRY(open_span(l));
+  const CachePlan::Layer& planned = plan.layers[index(l)];
+  const std::uint32_t heads = spec(l).kv_heads;
+  workers->parallel(rows.size(), 64, [&](std::size_t first, std::size_t last) {
+    for (std::size_t r = first; r < last; ++r) {
+      const LayerState& layer = layer_state(rows[r].timeline, l);
+      const std::uint32_t position = rows[r].position;
+      for (std::uint32_t h = 0; h < heads; ++h) {
+        std::byte* record = position < planned.sinks ? layer.sinks.row(h, position)
+                            : prefilling             ? span.row(h, position - layer.tail_first)
+                                         : layer.tail.row(h, position - layer.tail_first);
+        append_row(l, r, h, keys.row(r), values.row(r), record);
+      }
+    }
+  });
+  return {};
+}
+
+// First everything that can fail, for all timelines and layers; then what cannot.
+Status KvCache::Impl::commit() {
+  TL_CHECK(!rows.empty());
+  const auto layers = static_cast<std::uint32_t>(options.layers.size());
+  if (!prefilling) {  // prefill has settled each layer when it was attended
+    for (std::uint32_t t = 0; t < timelines.size(); ++t) {
+      if (advanced[t] == 0) continue;
+      const std::uint32_t length = timelines[t]->length + advanced[t];
+      for (std::uint32_t i = 0; i < layers; ++i) {
+        const LayerState& layer = timelines[t]->layers[i];
+        const std::uint32_t raw = length > layer.tail_first ? length - layer.tail_first : 0;
+        const bool full = raw + kMaxStepRows > layer.tail.capacity();
+        if (rows_to_seal(LayerId{i}, raw) == 0 && !full) continue;
+        Status settled =
+            settle(LayerId{i}, layer.tail.view(layer.tail_first, raw), &pending_of(t, i));
+        if (!settled) {
+          rollback();
+          return settled;
+        }
+      }
+    }
+    ++counted.steps;
+  }
+  for (std::uint32_t t = 0; t < timelines.size(); ++t) {
+    if (advanced[t] == 0) continue;
+    for (std::uint32_t i = 0; i < layers; ++i) {
+      Pending& p = pending_of(t, i);
+      if (!p.replaced) continue;
+      LayerState& layer = timelines[t]->layers[i];
+      std::move(p.new_runs.begin(), p.new_runs.end(), std::back_inserter(layer.runs));
+      layer.tail = std::move(p.tail);
+      layer.tail_first = p.tail_first;
+      p = Pending{};
+    }
+    timelines[t]->length += advanced[t];
+  }
+  rows.clear();
+  return {};
+}
+
+void KvCache::Impl::rollback() {
+  for (Pending& p : pending) p = Pending{};
+  rows.clear();
+}
+
+}  // namespace thermocline

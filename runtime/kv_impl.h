@@ -1,0 +1,162 @@
+// What a KvCache is made of. Its work is in four files: kv_cache.cpp (timelines and the life of a
+// step), kv_attend.cpp (decode), kv_prefill.cpp (many rows at once) and kv_seal.cpp (tail to
+// segments, and back when a timeline is cut).
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <vector>
+
+#include "kernels/base/buffer.h"
+#include "kernels/base/workers.h"
+#include "kernels/cpu/table.h"
+#include "runtime/cache_plan.h"
+#include "runtime/kv_cache.h"
+#include "runtime/method.h"
+#include "runtime/timeline_state.h"
+#include "tiers/budget.h"
+#include "tiers/page_table.h"
+#include "tiers/reader.h"
+
+namespace thermocline {
+
+// Floats that grow and never shrink: scratch of the step.
+class Scratch {
+ public:
+  // Room for `count`; the first `keep` of them stay as they are.
+  Result<float*> floats(std::size_t count, std::size_t keep = 0) {
+    if (count * sizeof(float) > buffer_.size()) {
+      TL_TRY_ASSIGN(Buffer larger, Buffer::create(count * sizeof(float) * 5 / 4));
+      std::copy_n(data(), keep, reinterpret_cast<float*>(larger.data()));
+      buffer_ = std::move(larger);
+    }
+    return data();
+  }
+  float* data() const { return reinterpret_cast<float*>(buffer_.data()); }
+
+ private:
+  Buffer buffer_;
+};
+
+class Stopwatch {
+ public:
+  explicit Stopwatch(double* total_ms) : total_ms_(*total_ms) {}
+  ~Stopwatch() {
+    total_ms_ += std::chrono::duration<double, std::milli>(Clock::now() - start_).count();
+  }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  double& total_ms_;
+  Clock::time_point start_ = Clock::now();
+};
+
+struct KvCache::Impl final : SummaryRows {
+  // Rows that are part of the step in progress, in one layer: what commit() will make visible.
+  struct Pending {
+    bool replaced = false;      // the layer's runs and tail are those below
+    std::vector<Run> new_runs;  // sealed in this step, after the timeline's
+    RawStore tail;              // holds the rows that stay raw
+    std::uint32_t tail_first = 0;
+  };
+  struct Angles {  // of one rotary embedding, for the rows of a step
+    const RopeSpec* rope = nullptr;
+    std::vector<float> cosine, sine;  // [rows][pairs]
+  };
+  struct SteadyFold {  // raw rows of a timeline that one list attends
+    std::uint32_t list = 0;
+    RawRows rows;  // of the KV head's ...
+    std::uint32_t first = 0, count = 0;
+  };
+
+  CacheOptions options;
+  std::unique_ptr<Workers> own_workers;
+  const Workers* workers = nullptr;
+  const CpuTable* cpu = nullptr;
+  Method method;
+  CachePlan plan;
+  std::unique_ptr<Budget> budget;
+  std::unique_ptr<PageTable> table;
+  std::unique_ptr<Reader> reader;
+  std::vector<std::string> notes;
+  CacheReport counted;
+  std::vector<std::unique_ptr<TimelineState>> timelines;  // by id; null: free
+
+  // The step in progress.
+  std::vector<Token> rows;
+  std::vector<std::uint32_t> advanced;  // by timeline: rows of this step
+  bool prefilling = false;
+  std::vector<Angles> angles;
+  std::vector<std::uint32_t> angles_of_layer;
+  std::vector<Pending> pending;  // [timeline][layer]
+  RawStore span;                 // prefill: tail and new rows of the layer in hand
+  Reservation span_memory;
+
+  // Scratch of attend().
+  Scratch query_scratch, partial_scratch, tile_scratch, tile_query_scratch, tile_state_scratch;
+  std::vector<SteadyFold> steady_folds;
+  std::vector<AttnState> partials, steady_states;
+  std::vector<std::uint32_t> first_partial;  // of each list
+  std::vector<ListQuery> list_queries;
+  std::vector<ReadList> read_lists;
+  std::vector<ReadRequest> requests;
+  std::vector<std::uint8_t> damaged;
+  std::vector<std::uint32_t> tile_positions;
+
+  Status open();
+  const LayerSpec& spec(LayerId l) const { return options.layers[index(l)]; }
+  HeadShape shape(LayerId l) const {
+    const LayerSpec& s = spec(l);
+    return {s.q_heads / s.kv_heads, s.key_dim, s.value_dim};
+  }
+  TimelineState& timeline(TimelineId id) { return *timelines[index(id)]; }
+  LayerState& layer_state(TimelineId id, LayerId l) { return timeline(id).layers[index(l)]; }
+  Pending& pending_of(std::uint32_t timeline, std::uint32_t layer) {
+    return pending[timeline * options.layers.size() + layer];
+  }
+
+  Result<TimelineId> new_timeline();
+  void end(TimelineId id);
+  Result<TimelineId> fork(TimelineId id);
+  Status truncate(TimelineId id, std::uint32_t length);
+
+  Status begin(std::span<const Token> step_rows);
+  void compute_angles();
+  // Rotates a copy of one head's row of the step, for `row` of it.
+  void rotate(LayerId l, std::size_t row, float* head) const;
+  Status append(LayerId l, MatView<const float> keys, MatView<const float> values);
+  void append_row(LayerId l, std::size_t row, std::uint32_t head, const float* key,
+                  const float* value, std::byte* record) const;
+  Status commit();
+  void rollback();
+
+  // kv_attend.cpp
+  Status attend(LayerId l, MatView<const float> queries, MatView<float> out);
+  void list_steady(LayerId l);
+  Status attend_steady(LayerId l, const float* rotated);
+  Status attend_runs(LayerId l, const float* rotated);
+  Status attend_wave(LayerId l, const float* rotated, std::span<const ReadyFold> wave);
+  const std::byte* summaries(const Segment& segment, std::uint32_t head) const override {
+    return table->host_rows(segment, head);
+  }
+
+  // kv_prefill.cpp
+  Status prefill_attend(LayerId l, MatView<const float> queries, MatView<float> out);
+
+  // kv_seal.cpp
+  Status open_span(LayerId l);
+  // How many of `raw_rows` raw rows are to leave the tail now.
+  std::uint32_t rows_to_seal(LayerId l, std::uint32_t raw_rows) const;
+  // Forms segments of all of `rows` and appends them to `runs`.
+  Status seal(LayerId l, const RawRows& rows, std::vector<Run>* runs);
+  Result<Run> form(LayerId l, const RawRows& rows);
+  // Decides what becomes of raw rows at the end of a step: sealed, dropped, or the new tail.
+  Status settle(LayerId l, const RawRows& raw, Pending* into);
+  // Reads a run's rows back, in position order, before position `end`.
+  Result<RawStore> restore(LayerId l, const Run& run, std::uint32_t end);
+};
+
+}  // namespace thermocline

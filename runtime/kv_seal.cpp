@@ -1,0 +1,204 @@
+// Sealing: rows that leave the tail become segments, once. And the way back, when a timeline is cut
+// inside a segment: its surviving rows are read back and become raw rows again.
+#include <algorithm>
+
+#include "runtime/kv_impl.h"
+
+namespace thermocline {
+
+// Prefill works on one buffer a layer: the rows of the tail, then the span's new rows.
+Status KvCache::Impl::open_span(LayerId l) {
+  const CachePlan::Layer& planned = plan.layers[index(l)];
+  const LayerState& layer = layer_state(rows[0].timeline, l);
+  const std::uint32_t tail = timeline(rows[0].timeline).tail_rows(layer);
+  const auto need = static_cast<std::uint32_t>(tail + rows.size());
+  const std::uint64_t bytes = RawStore::bytes_for(planned.raw, spec(l).kv_heads, need);
+  if (bytes > span_memory.bytes()) {
+    span = RawStore{};
+    span_memory = Reservation{};
+    TL_TRY_ASSIGN(span_memory, budget->reserve(Tier::host, Purpose::sealing, bytes));
+  }
+  TL_TRY(span.reshape(planned.raw, spec(l).kv_heads, need));
+  span.copy(layer.tail.view(layer.tail_first, tail), 0, tail, 0);
+  return {};
+}
+
+std::uint32_t KvCache::Impl::rows_to_seal(LayerId l, std::uint32_t raw_rows) const {
+  if (spec(l).window > 0 || raw_rows < method.recent + method.seal) return 0;
+  return (raw_rows - method.recent) / kBlockRows * kBlockRows;
+}
+
+Status KvCache::Impl::settle(LayerId l, const RawRows& raw, Pending* into) {
+  const Stopwatch watch(&counted.seal_ms);
+  const CachePlan::Layer& planned = plan.layers[index(l)];
+  std::uint32_t gone = rows_to_seal(l, raw.rows);
+  if (spec(l).window > 0 && raw.rows + kMaxStepRows > planned.tail_capacity)
+    gone = raw.rows - spec(l).window - kWindowSlack / 2;  // forgotten: no query sees them again
+  if (gone > 0 && planned.seals) TL_TRY(seal(l, raw.part(0, gone), &into->new_runs));
+  TL_TRY_ASSIGN(into->tail, RawStore::create(planned.raw, spec(l).kv_heads, planned.tail_capacity));
+  into->tail.copy(raw, gone, raw.rows - gone, 0);
+  into->tail_first = raw.first_position + gone;
+  into->replaced = true;
+  return {};
+}
+
+Status KvCache::Impl::seal(LayerId l, const RawRows& raw, std::vector<Run>* runs) {
+  for (std::uint32_t first = 0; first < raw.rows; first += kSegmentRows) {
+    const std::uint32_t count = std::min(kSegmentRows, raw.rows - first);
+    TL_TRY_ASSIGN(Run run, form(l, raw.part(first, count)));
+    runs->push_back(std::move(run));
+  }
+  counted.rows_sealed += raw.rows;
+  return {};
+}
+
+namespace {
+
+// Keeps an index and its place in the ledger together.
+struct HeldIndex {
+  std::shared_ptr<const SegmentIndex> index;
+  Reservation memory;
+};
+
+}  // namespace
+
+Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw) {
+  const LayerSpec& s = spec(l);
+  const CachePlan::Layer& planned = plan.layers[index(l)];
+  TL_TRY_ASSIGN(Formation formation, method.select->form({l, shape(l), raw}, *workers));
+
+  Run run;
+  Segment segment;
+  segment.layer = l;
+  segment.layout = planned.sealed;
+  segment.heads = s.kv_heads;
+  segment.rows = raw.rows;
+  segment.first_position = raw.first_position;
+  segment.offset.assign(formation.order.begin(), formation.order.end());
+  TL_TRY_ASSIGN(const Buffer records,
+                Buffer::create(std::size_t{planned.sealed.bytes()} * raw.rows * s.kv_heads));
+  workers->parallel(s.kv_heads, 1, [&](std::size_t first, std::size_t last) {
+    for (std::size_t h = first; h < last; ++h) {
+      std::span<const std::uint32_t> order;
+      if (!formation.order.empty())
+        order = std::span(formation.order).subspan(h * raw.rows, raw.rows);
+      method.compress->encode(raw, static_cast<std::uint32_t>(h), order,
+                              records.data() + h * raw.rows * planned.sealed.bytes());
+    }
+  });
+  TL_TRY_ASSIGN(run.rows,
+                table->adopt(std::move(segment), records.bytes(), plan.home, Purpose::rows));
+
+  if (formation.summaries > 0) {
+    Segment summary;
+    summary.layer = l;
+    summary.layout = planned.raw;
+    summary.heads = s.kv_heads;
+    summary.rows = formation.summaries;
+    TL_TRY_ASSIGN(const Buffer bytes, Buffer::create(std::size_t{planned.raw.bytes()} *
+                                                     formation.summaries * s.kv_heads));
+    for (std::size_t r = 0; r < std::size_t{formation.summaries} * s.kv_heads; ++r) {
+      std::byte* record = bytes.data() + r * planned.raw.bytes();
+      cpu->dense.to_half(formation.summary_keys.data() + r * s.key_dim, s.key_dim, record);
+      cpu->dense.to_half(formation.summary_values.data() + r * s.value_dim, s.value_dim,
+                         record + planned.raw.key_bytes);
+    }
+    TL_TRY_ASSIGN(run.summaries,
+                  table->adopt(std::move(summary), bytes.bytes(), Tier::host, Purpose::index));
+  }
+  if (formation.index) {
+    auto held = std::make_shared<HeldIndex>();
+    TL_TRY_ASSIGN(held->memory,
+                  budget->reserve(Tier::host, Purpose::index, formation.index->bytes()));
+    held->index = std::move(formation.index);
+    const SegmentIndex* plain = held->index.get();
+    run.index = std::shared_ptr<const SegmentIndex>(std::move(held), plain);
+  }
+  return run;
+}
+
+Result<RawStore> KvCache::Impl::restore(LayerId l, const Run& run, std::uint32_t end) {
+  const LayerSpec& s = spec(l);
+  const CachePlan::Layer& planned = plan.layers[index(l)];
+  const Segment& segment = *run.rows;
+  RawStore raw;
+  TL_TRY(raw.reshape(planned.raw, s.kv_heads, end - segment.first_position));
+  ReadList everything;
+  everything.reads.push_back({0, Form::rows, true, 0, 0, false, 0});
+  std::vector<ReadRequest> heads;
+  for (std::uint32_t h = 0; h < s.kv_heads; ++h) heads.push_back({h, {&run, 1}, &everything});
+  TL_TRY(reader->start(index(l), heads, FoldOrder::in_list));
+  while (true) {
+    TL_TRY_ASSIGN(const auto wave, reader->next());
+    if (wave.empty()) break;
+    for (const ReadyFold& ready : wave) {
+      if (!verify(ready)) TL_TRY(reader->read_again(ready));
+      std::uint32_t row = ready.ordinal * kFoldRows;
+      for (const BlockView& view : ready.fold.blocks)
+        for (RowSet left = view.rows; left != 0; left &= left - 1, ++row) {
+          const std::uint32_t position = segment.position(ready.list, row);
+          if (position >= end) continue;
+          const std::byte* from =
+              view.key + std::size_t(std::countr_zero(left)) * ready.fold.key_stride;
+          std::memcpy(raw.row(ready.list, position - segment.first_position), from,
+                      planned.raw.bytes());
+        }
+    }
+  }
+  return raw;
+}
+
+Status KvCache::Impl::truncate(TimelineId id, std::uint32_t length) {
+  TL_CHECK(rows.empty());  // not in the middle of a step
+  TimelineState& t = timeline(id);
+  if (length > t.length)
+    return fail(ErrorCode::invalid_argument, "cannot cut a timeline of ", t.length,
+                " positions at ", length);
+  std::vector<std::size_t> kept(options.layers.size());
+  for (std::uint32_t i = 0; i < options.layers.size(); ++i) {
+    const LayerState& layer = t.layers[i];
+    const std::uint32_t window = options.layers[i].window;
+    if (window == 0 && !plan.layers[i].seals && length < layer.tail_first &&
+        length > plan.layers[i].sinks) {
+      return fail(ErrorCode::unsupported, "method ", method.name,
+                  " has dropped the positions from ", plan.layers[i].sinks, " to ",
+                  layer.tail_first, ": the timeline cannot be cut at ", length);
+    }
+    if (window > 0 && layer.tail_first > 0 && length > 0 && length < layer.tail_first + window) {
+      return fail(ErrorCode::unsupported, "layer ", i, " keeps a sliding window of ", window,
+                  " positions: the timeline can be cut at ", layer.tail_first + window,
+                  " or later (or 0), not at ", length);
+    }
+    kept[i] = layer.runs.size();
+    while (kept[i] > 0 && layer.runs[kept[i] - 1].rows->first_position >= length) --kept[i];
+    if (window > 0 || length >= layer.tail_first || kept[i] == 0) continue;
+    const Run& last = layer.runs[kept[i] - 1];
+    if (last.rows->first_position + last.rows->rows <= length) continue;
+    auto raw = restore(LayerId{i}, last, length);
+    Status settled =
+        raw ? settle(LayerId{i},
+                     raw->view(last.rows->first_position, length - last.rows->first_position),
+                     &pending_of(index(id), i))
+            : Status(tl::unexpected<Error>(raw.error()));
+    if (!settled) {
+      rollback();
+      return settled;
+    }
+    --kept[i];
+  }
+  for (std::uint32_t i = 0; i < options.layers.size(); ++i) {
+    LayerState& layer = t.layers[i];
+    Pending& p = pending_of(index(id), i);
+    if (length < layer.tail_first) layer.tail_first = std::max(length, plan.layers[i].sinks);
+    layer.runs.resize(kept[i]);
+    if (!p.replaced) continue;
+    std::move(p.new_runs.begin(), p.new_runs.end(), std::back_inserter(layer.runs));
+    layer.tail = std::move(p.tail);
+    layer.tail_first = p.tail_first;
+    p = Pending{};
+  }
+  t.length = length;
+  return {};
+}
+
+}  // namespace thermocline

@@ -1,0 +1,41 @@
+// Four choices by name: what a file of configs/methods/ says, made into the objects of the rooms.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/base/error.h"
+#include "kernels/cpu/table.h"
+#include "retrieval/select/selector.h"
+#include "tiers/codec/codec.h"
+#include "tiers/place/placer.h"
+#include "tiers/retain/retainer.h"
+
+namespace thermocline {
+
+struct Method {
+  std::string name, summary;
+  std::unique_ptr<Codec> compress;
+  std::unique_ptr<Retainer> retain;
+  std::unique_ptr<Selector> select;
+  std::unique_ptr<Placer> place;
+  // Always read, always raw: the first `sink` positions and at least the last `recent` ones. Rows
+  // leave the tail for segments when there are `seal` more than that.
+  std::uint32_t sink = 4, recent = 32, seal = 512;
+};
+
+// `name_or_path`: a file, or the name of one in `directory` (empty: find_method_directory()).
+// `overrides`: "select.share=0.05", over the file's values. An unknown name, parameter or value is
+// an error that lists the known ones; a combination that cannot hold is refused by name.
+Result<Method> load_method(const std::string& name_or_path, const std::string& directory,
+                           std::span<const std::string> overrides, const CpuTable& cpu);
+
+// Where the methods are: $THERMOCLINE_METHODS, the source tree of this build, or the installed one.
+std::string find_method_directory();
+// Names of the methods in a directory, sorted.
+std::vector<std::string> method_names(const std::string& directory);
+
+}  // namespace thermocline

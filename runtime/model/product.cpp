@@ -1,0 +1,126 @@
+#include "runtime/model/product.h"
+
+#include <algorithm>
+#include <mutex>
+
+#include "kernels/gemm.h"
+
+namespace thermocline {
+namespace {
+
+// Weights that one task of decode multiplies: about 5 us, so that a small model's layer still
+// splits and what a task costs does not show.
+constexpr std::size_t kTaskWeights = std::size_t{1} << 16;
+
+std::size_t tile_rows(std::size_t x_rows, std::size_t cols) {
+  if (x_rows > kFewRows) return kGemmTileRows;
+  return std::clamp<std::size_t>(round_up(kTaskWeights / cols, 8), 8, 512);
+}
+
+void add_bias(std::span<const float> bias, std::size_t first, std::size_t last,
+              MatView<float> out) {
+  if (bias.empty()) return;
+  for (std::size_t t = 0; t < out.rows(); ++t)
+    for (std::size_t r = first; r < last; ++r) out.row(t)[r] += bias[r];
+}
+
+// The first error of many threads.
+class FirstError {
+ public:
+  void note(Status status) {
+    if (status) return;
+    const std::lock_guard lock(mutex_);
+    if (first_) first_ = std::move(status);
+  }
+  Status take() { return std::move(first_); }
+
+ private:
+  std::mutex mutex_;
+  Status first_;
+};
+
+}  // namespace
+
+Result<ProductScratch> ProductScratch::create(const Machine& machine, std::size_t rows,
+                                              std::size_t cols) {
+  ProductScratch scratch;
+  const std::size_t few = std::min(rows, kFewRows);
+  const std::size_t values = round_up(few * cols * sizeof(std::int16_t), 64);
+  const std::size_t scales = round_up(few * (cols / kActivationBlock) * sizeof(float), 64);
+  TL_TRY_ASSIGN(scratch.memory_, Buffer::create(values + 2 * scales));
+  std::byte* memory = scratch.memory_.data();
+  scratch.rounded_.value = reinterpret_cast<std::int16_t*>(memory);
+  scratch.rounded_.scale = reinterpret_cast<float*>(memory + values);
+  scratch.rounded_.sum = reinterpret_cast<float*>(memory + values + scales);
+  if (rows <= kFewRows) return scratch;
+  for (int t = 0; t < machine.workers->threads(); ++t) {
+    TL_TRY_ASSIGN(Buffer panel, Buffer::create(gemm_scratch(cols) * sizeof(float)));
+    scratch.panels_.push_back(std::move(panel));
+  }
+  return scratch;
+}
+
+// Calls body(i, tile) for every tile of every weight: one region for all.
+template <typename Body>
+Status ProductScratch::for_tiles(const Machine& machine, MatView<const float> x,
+                                 std::span<const WeightView> weights, const Body& body) {
+  if (x.rows() <= kFewRows) {
+    rounded_.real = x;
+    machine.cpu->matvec.round_activations(rounded_);
+  }
+  const std::size_t rows = tile_rows(x.rows(), x.cols());
+  const auto tiles = [&](const WeightView& w) { return (w.rows + rows - 1) / rows; };
+  std::size_t count = 0;
+  for (const WeightView& w : weights) count += tiles(w);
+  FirstError error;
+  machine.workers->parallel(count, 1, [&](std::size_t at, std::size_t last) {
+    for (; at < last; ++at) {
+      std::size_t i = 0, tile = at;
+      for (; tile >= tiles(weights[i]); ++i) tile -= tiles(weights[i]);
+      error.note(body(i, Tile{tile * rows, std::min((tile + 1) * rows, weights[i].rows)}));
+    }
+  });
+  return error.take();
+}
+
+Status ProductScratch::multiply_tile(const Machine& machine, WeightView w, Tile tile,
+                                     MatView<const float> x, MatView<float> out) {
+  if (x.rows() <= kFewRows) {
+    machine.cpu->matvec.multiply(w, tile.first, tile.last, rounded_, out);
+    return {};
+  }
+  return gemm_tile(machine.cpu->matvec, w, tile.first / kGemmTileRows, x, out,
+                   panels_[Workers::slot()].as<float>());
+}
+
+Status ProductScratch::multiply(const Machine& machine, MatView<const float> x,
+                                std::span<const Product> products) {
+  std::array<WeightView, kMaxProducts> weights;
+  TL_CHECK(products.size() <= weights.size());
+  std::transform(products.begin(), products.end(), weights.begin(),
+                 [](const Product& p) { return p.weight; });
+  return for_tiles(machine, x, std::span(weights).first(products.size()),
+                   [&](std::size_t i, Tile tile) -> Status {
+                     const Product& p = products[i];
+                     TL_TRY(multiply_tile(machine, p.weight, tile, x, p.out));
+                     add_bias(p.bias, tile.first, tile.last, p.out);
+                     return {};
+                   });
+}
+
+Status ProductScratch::multiply_gated(const Machine& machine, MatView<const float> x,
+                                      WeightView gate, WeightView up, Activation activation,
+                                      MatView<float> up_rows, MatView<float> out) {
+  const DenseOps& dense = machine.cpu->dense;
+  const auto act = activation == Activation::silu ? dense.silu_mul : dense.gelu_mul;
+  return for_tiles(machine, x, {&gate, 1}, [&](std::size_t, Tile tile) -> Status {
+    TL_TRY(multiply_tile(machine, gate, tile, x, out));
+    TL_TRY(multiply_tile(machine, up, tile, x, up_rows));
+    for (std::size_t t = 0; t < x.rows(); ++t)
+      act(out.row(t) + tile.first, up_rows.row(t) + tile.first, tile.last - tile.first,
+          out.row(t) + tile.first);
+    return {};
+  });
+}
+
+}  // namespace thermocline

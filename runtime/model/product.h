@@ -1,0 +1,68 @@
+// Coded weights times rows of floats, over all workers. Few rows take the kernels' integer
+// products (matvec.h), many take matrix products (gemm.h); which one depends on the number of rows
+// alone, so no answer depends on threads.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "kernels/base/buffer.h"
+#include "kernels/base/error.h"
+#include "kernels/base/view.h"
+#include "kernels/base/workers.h"
+#include "kernels/cpu/table.h"
+#include "runtime/model/architecture.h"
+
+namespace thermocline {
+
+// At most so many rows are multiplied as decode's rows are: equal to kMaxStepRows.
+inline constexpr std::size_t kFewRows = 16;
+
+// What computes: threads and the instruction set. Borrowed.
+struct Machine {
+  const Workers* workers = nullptr;
+  const CpuTable* cpu = nullptr;
+};
+
+// out[t][r] = dot(weight row r, x row t) + bias[r]
+struct Product {
+  WeightView weight;            // [out.cols()][x.cols()]
+  std::span<const float> bias;  // [out.cols()], or empty
+  MatView<float> out;
+};
+
+inline constexpr std::size_t kMaxProducts = 4;  // of one x at a time
+
+// Work memory for products. An error in the middle of a product is memory that oneDNN did not get.
+class ProductScratch {
+ public:
+  // For x of at most `rows` rows and `cols` columns.
+  static Result<ProductScratch> create(const Machine& machine, std::size_t rows, std::size_t cols);
+
+  // Several products of the same x in one parallel region.
+  Status multiply(const Machine& machine, MatView<const float> x,
+                  std::span<const Product> products);
+  // out = activation(gate x) * (up x), in one. `up_rows` is [x.rows()][up.rows], overwritten.
+  Status multiply_gated(const Machine& machine, MatView<const float> x, WeightView gate,
+                        WeightView up, Activation activation, MatView<float> up_rows,
+                        MatView<float> out);
+
+ private:
+  // Rows of a weight that one task multiplies.
+  struct Tile {
+    std::size_t first, last;
+  };
+  template <typename Body>
+  Status for_tiles(const Machine& machine, MatView<const float> x,
+                   std::span<const WeightView> weights, const Body& body);
+  Status multiply_tile(const Machine& machine, WeightView w, Tile tile, MatView<const float> x,
+                       MatView<float> out);
+
+  Buffer memory_;
+  Activations rounded_;         // of at most kFewRows rows
+  std::vector<Buffer> panels_;  // a thread's: a tile of weights as floats, where rows can be many
+};
+
+}  // namespace thermocline

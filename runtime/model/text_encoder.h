@@ -1,0 +1,45 @@
+// One kind of tokenizer: what becomes of a stretch of text between special tokens, and back.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/base/error.h"
+
+namespace thermocline {
+
+class GgufFile;
+class Vocabulary;
+
+// Immutable: any thread. The Vocabulary that it was made with must outlive it.
+class TextEncoder {
+ public:
+  virtual ~TextEncoder() = default;
+  virtual std::string_view kind() const = 0;
+  virtual std::string_view pre() const = 0;  // "" where there is no pre-tokenizer
+  // What the kind does where the file does not say.
+  virtual bool adds_bos() const = 0;
+  virtual bool adds_space_prefix() const = 0;
+  // Appends the tokens of `text`: never a control token, whatever it spells.
+  virtual Status encode(std::string_view text, std::vector<std::int32_t>* out) const = 0;
+  // Appends the bytes that a normal token of this spelling stands for.
+  virtual void append_bytes(std::string_view name, std::string* out) const = 0;
+};
+
+// Byte-level BPE with the file's merges and pre-tokenizer ("gpt2"), or BPE over raw UTF-8 with
+// escaped spaces ("gemma4").
+Result<std::unique_ptr<const TextEncoder>> make_bpe(const GgufFile& file,
+                                                    const Vocabulary& vocabulary);
+// SentencePiece's BPE: the pair of the highest score merges first ("llama").
+Result<std::unique_ptr<const TextEncoder>> make_spm(const GgufFile& file,
+                                                    const Vocabulary& vocabulary);
+
+// SentencePiece spells a space as U+2581.
+inline constexpr std::string_view kSpaceMark = "\xe2\x96\x81";
+void append_marked(std::string_view text, std::string* out);    // " " becomes the mark
+void append_unmarked(std::string_view text, std::string* out);  // and back
+
+}  // namespace thermocline

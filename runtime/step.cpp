@@ -1,0 +1,96 @@
+#include "runtime/step.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+namespace thermocline {
+
+Status step(const Model& model, KvCache& cache, std::span<const Token> at,
+            std::span<const int> tokens, const RowState& rows, LayerScratch* scratch,
+            MatView<float> logits) {
+  const LayerWork work(model, scratch);
+  const MatView<float> hidden = rows.hidden(tokens.size());
+  TL_TRY_ASSIGN(PendingRows pending, PendingRows::begin(&cache, at));
+  work.embed(tokens, hidden);
+  for (std::uint32_t l = 0; l < model.spec->layers.size(); ++l) {
+    const LayerId layer{l};
+    const Projection projection = rows.projection(model.layer(layer), tokens.size());
+    const MatView<float> mixed = rows.mixed(model.layer(layer), tokens.size());
+    TL_TRY(work.project(layer, hidden, projection));
+    TL_TRY(cache.append(layer, projection.k, projection.v));
+    TL_TRY(cache.attend(layer, projection.q, mixed));
+    TL_TRY(work.finish(layer, mixed, hidden));
+  }
+  TL_TRY(work.head(hidden, logits));
+  TL_TRY(check_logits(logits));
+  return pending.commit();
+}
+
+Status check_logits(MatView<const float> logits) {
+  for (std::size_t r = 0; r < logits.rows(); ++r) {
+    // A sum that finds what is not finite, without a branch for each: 0 * x is 0 or NaN.
+    float sum = 0.0f;
+    for (const float x : logits[r]) sum += 0.0f * x;
+    if (!(sum == 0.0f))
+      return fail(ErrorCode::corrupt,
+                  "the model gave logits that are not finite numbers: its weights are broken, or "
+                  "its RoPE options far from what it was trained with");
+  }
+  return {};
+}
+
+Result<RowState> RowState::create(const ModelSpec& model, std::size_t rows) {
+  std::size_t q = 0, k = 0, v = 0, mixed = 0;
+  for (const LayerSpec& layer : model.layers) {
+    q = std::max(q, std::size_t{layer.q_heads} * layer.key_dim);
+    k = std::max(k, std::size_t{layer.kv_heads} * layer.key_dim);
+    v = std::max(v, std::size_t{layer.kv_heads} * layer.value_dim);
+    mixed = std::max(mixed, std::size_t{layer.q_heads} * layer.value_dim);
+  }
+  RowState state;
+  TL_TRY_ASSIGN(state.memory_,
+                Buffer::create(sizeof(float) * rows * (model.width + q + k + v + mixed)));
+  float* next = state.memory_.as<float>().data();
+  const auto take = [&](std::size_t cols) {
+    return MatView<float>(std::exchange(next, next + rows * cols), rows, cols);
+  };
+  state.hidden_ = take(model.width);
+  state.q_ = take(q);
+  state.k_ = take(k);
+  state.v_ = take(v);
+  state.mixed_ = take(mixed);
+  return state;
+}
+
+Projection RowState::projection(const LayerSpec& layer, std::size_t rows) const {
+  const auto view = [&](const MatView<float>& of, std::size_t cols) {
+    return MatView<float>(of.data(), rows, cols);
+  };
+  TL_CHECK(rows <= capacity());
+  return {view(q_, std::size_t{layer.q_heads} * layer.key_dim),
+          view(k_, std::size_t{layer.kv_heads} * layer.key_dim),
+          view(v_, std::size_t{layer.kv_heads} * layer.value_dim)};
+}
+
+MatView<float> RowState::mixed(const LayerSpec& layer, std::size_t rows) const {
+  TL_CHECK(rows <= capacity());
+  return {mixed_.data(), rows, std::size_t{layer.q_heads} * layer.value_dim};
+}
+
+Result<PendingRows> PendingRows::begin(KvCache* cache, std::span<const Token> rows) {
+  TL_TRY(cache->begin(rows));
+  return PendingRows(cache);
+}
+
+PendingRows::~PendingRows() {
+  if (cache_) cache_->rollback();
+}
+
+Status PendingRows::commit() {
+  TL_TRY(cache_->commit());
+  cache_ = nullptr;
+  return {};
+}
+
+}  // namespace thermocline

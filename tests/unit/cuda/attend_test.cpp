@@ -1,0 +1,387 @@
+// The device's attention against plain loops in double, with a bound that is computed from the
+// number of roundings, not chosen.
+#include "kernels/cuda/attend.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/cuda/check.h"
+
+namespace thermocline::cuda {
+namespace {
+
+constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+// Device memory that holds a copy of `values`.
+template <typename T>
+class OnDevice {
+ public:
+  explicit OnDevice(const std::vector<T>& values) : size_(values.size()) {
+    void* data = nullptr;
+    TL_CHECK(cudaMalloc(&data, std::max<std::size_t>(size_, 1) * sizeof(T)) == cudaSuccess);
+    data_.reset(static_cast<T*>(data));
+    TL_CHECK(cudaMemcpy(data, values.data(), size_ * sizeof(T), cudaMemcpyHostToDevice) ==
+             cudaSuccess);
+  }
+  T* data() const { return data_.get(); }
+  std::span<const T> span() const { return {data(), size_}; }
+  std::vector<T> copy() const {
+    std::vector<T> values(size_);
+    TL_CHECK(cudaMemcpy(values.data(), data(), size_ * sizeof(T), cudaMemcpyDeviceToHost) ==
+             cudaSuccess);
+    return values;
+  }
+
+ private:
+  struct Free {
+    void operator()(T* data) const { cudaFree(data); }
+  };
+  std::unique_ptr<T, Free> data_;
+  std::size_t size_;
+};
+
+// What a fold reads, on the host: blocks of 64 records, key and value side by side, of which some
+// rows are picked; one log weight a picked row where `weighted`.
+struct Blocks {
+  std::vector<f16> records;  // [blocks][64][key_dim + value_dim]
+  std::vector<RowSet> picked;
+  std::vector<float> log_weight;  // of all picked rows; empty: none
+};
+
+struct State {
+  double max = kNone, sum = 0;
+  std::vector<double> acc;
+  // How far a float computation may be off: the largest sum over channels of |q k|, and the sum
+  // over rows of p |v| for each channel.
+  double largest_terms = 0;
+  std::vector<double> acc_terms;
+};
+
+// Attention of one query head over the picked rows of several folds' blocks.
+State oracle(const float* query, HeadShape shape, const std::vector<const Blocks*>& folds) {
+  State state;
+  state.acc.assign(shape.value_dim, 0.0);
+  state.acc_terms.assign(shape.value_dim, 0.0);
+  std::vector<double> scores;
+  std::vector<const f16*> values;
+  for (const Blocks* blocks : folds) {
+    std::size_t rank = 0;
+    for (std::size_t b = 0; b < blocks->picked.size(); ++b) {
+      for (int r = 0; r < kBlockRows; ++r) {
+        if ((blocks->picked[b] >> r & 1) == 0) continue;
+        const f16* key =
+            blocks->records.data() + (b * kBlockRows + r) * (shape.key_dim + shape.value_dim);
+        double score = 0, terms = 0;
+        for (std::uint32_t i = 0; i < shape.key_dim; ++i) {
+          const double term = double{query[i]} * double{to_float(key[i])};
+          score += term;
+          terms += std::abs(term);
+        }
+        if (!blocks->log_weight.empty()) score += double{blocks->log_weight[rank]};
+        ++rank;
+        scores.push_back(score);
+        values.push_back(key + shape.key_dim);
+        state.max = std::max(state.max, score);
+        if (std::isfinite(score))
+          state.largest_terms = std::max(state.largest_terms, terms + std::abs(score));
+      }
+    }
+  }
+  for (std::size_t r = 0; r < scores.size(); ++r) {
+    if (std::isinf(scores[r])) continue;
+    const double p = std::exp(scores[r] - state.max);
+    state.sum += p;
+    for (std::uint32_t i = 0; i < shape.value_dim; ++i) {
+      const double value = double{to_float(values[r][i])};
+      state.acc[i] += p * value;
+      state.acc_terms[i] += p * std::abs(value);
+    }
+  }
+  return state;
+}
+
+// `merges`: how often the state was merged, each at most 3 roundings and 2 exponentials more.
+void expect_near(const State& wanted, float max, float sum, const float* acc, int merges) {
+  if (wanted.sum == 0) {
+    EXPECT_EQ(max, kNone);
+    EXPECT_EQ(sum, 0.0f);
+    for (std::size_t i = 0; i < wanted.acc.size(); ++i) EXPECT_EQ(acc[i], 0.0f) << "channel " << i;
+    return;
+  }
+  constexpr double kUnit = 0x1p-24;
+  // A score is 8 products in a chain, 5 sums across lanes and a log weight; it and the maximum are
+  // both off by that, and their difference is rounded. Then at most 32 rows in a chain, 5 sums
+  // across lanes, 8 across warps, and 2 for e^x; a merge's e^x sees the maxima's error once more.
+  const double score_error = 14 * kUnit * wanted.largest_terms;
+  const double relative = (3 + 2 * merges) * score_error + (50 + 8 * merges) * kUnit;
+  EXPECT_NEAR(max, wanted.max, score_error);
+  const double scale = std::exp(double{max} - wanted.max);
+  EXPECT_NEAR(sum * scale, wanted.sum, relative * wanted.sum);
+  for (std::size_t i = 0; i < wanted.acc.size(); ++i)
+    ASSERT_NEAR(acc[i] * scale, wanted.acc[i], relative * wanted.acc_terms[i]) << "channel " << i;
+}
+
+class AttendTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    int devices = 0;
+    const Status status = check(cudaGetDeviceCount(&devices), "cudaGetDeviceCount");
+    if (!status) GTEST_SKIP() << status.error().message;
+    if (devices == 0) GTEST_SKIP() << "the driver has no device";
+    Result<Stream> stream = Stream::create();
+    ASSERT_TRUE(stream.has_value()) << stream.error().message;
+    stream_ = std::make_unique<Stream>(*std::move(stream));
+  }
+
+  float normal() { return std::normal_distribution<float>()(random_); }
+
+  std::vector<float> query(HeadShape shape) {
+    std::vector<float> rows(std::size_t{shape.heads} * shape.key_dim);
+    for (float& x : rows) x = normal() / std::sqrt(static_cast<float>(shape.key_dim));
+    return rows;
+  }
+
+  // One key in 16 is an outlier that takes most of the attention; one log weight in 8 is -inf.
+  Blocks blocks(HeadShape shape, std::vector<RowSet> picked, float log_weight_scale) {
+    Blocks made;
+    made.picked = std::move(picked);
+    int rows = 0;
+    for (const RowSet set : made.picked) rows += count(set);
+    for (std::size_t r = 0; r < made.picked.size() * kBlockRows; ++r) {
+      const float key_scale = random_() % 16 == 0 ? 8.0f : 1.0f;
+      for (std::uint32_t i = 0; i < shape.key_dim; ++i)
+        made.records.push_back(to_f16(normal() * key_scale));
+      for (std::uint32_t i = 0; i < shape.value_dim; ++i) made.records.push_back(to_f16(normal()));
+    }
+    if (log_weight_scale > 0)
+      for (int r = 0; r < rows; ++r)
+        made.log_weight.push_back(random_() % 8 == 0 ? kNone : normal() * log_weight_scale);
+    return made;
+  }
+
+  std::mt19937 random_{20240607};
+  std::unique_ptr<Stream> stream_;
+};
+
+// Folds on the device, each with its own query rows.
+struct DeviceFolds {
+  std::vector<std::unique_ptr<OnDevice<f16>>> records;
+  std::vector<std::unique_ptr<OnDevice<float>>> floats;
+  std::vector<std::unique_ptr<OnDevice<BlockView>>> views;
+  std::vector<HeadFold> folds;
+
+  void add(HeadShape shape, const Blocks& blocks, const std::vector<float>& query) {
+    const std::uint32_t stride = 2 * (shape.key_dim + shape.value_dim);
+    records.push_back(std::make_unique<OnDevice<f16>>(blocks.records));
+    const auto* data = reinterpret_cast<const std::byte*>(records.back()->data());
+    floats.push_back(std::make_unique<OnDevice<float>>(blocks.log_weight));
+    const float* weights = blocks.log_weight.empty() ? nullptr : floats.back()->data();
+    std::vector<BlockView> block_views;
+    for (std::size_t b = 0; b < blocks.picked.size(); ++b) {
+      const std::byte* key = data + b * kBlockRows * stride;
+      block_views.push_back({key, key + 2 * shape.key_dim, blocks.picked[b], weights});
+      if (weights != nullptr) weights += count(blocks.picked[b]);
+    }
+    views.push_back(std::make_unique<OnDevice<BlockView>>(block_views));
+    floats.push_back(std::make_unique<OnDevice<float>>(query));
+    folds.push_back({{.key_stride = stride, .value_stride = stride, .blocks = views.back()->span()},
+                     floats.back()->data()});
+  }
+};
+
+// States on the device, filled with NaN so that what is not written shows.
+struct DeviceStates {
+  DeviceStates(std::size_t states, HeadShape shape)
+      : max(std::vector<float>(states * shape.heads, NAN)),
+        sum(std::vector<float>(states * shape.heads, NAN)),
+        acc(std::vector<float>(states * shape.heads * shape.value_dim, NAN)) {}
+  States view() const { return {max.data(), sum.data(), acc.data()}; }
+
+  OnDevice<float> max, sum, acc;
+};
+
+struct HostStates {
+  explicit HostStates(const DeviceStates& states)
+      : max(states.max.copy()), sum(states.sum.copy()), acc(states.acc.copy()) {}
+  bool operator==(const HostStates&) const = default;
+  std::vector<float> max, sum, acc;
+};
+
+HostStates attend_all(Stream& stream, HeadShape shape, const DeviceFolds& folds) {
+  const OnDevice<HeadFold> tasks(folds.folds);
+  const DeviceStates states(folds.folds.size(), shape);
+  const Status status = attend(stream, shape, tasks.span(), states.view());
+  EXPECT_TRUE(status.has_value()) << status.error().message;
+  const Status waited = stream.wait();
+  EXPECT_TRUE(waited.has_value()) << waited.error().message;
+  return HostStates(states);
+}
+
+// Row sets that a fold may have: whole blocks, one row in each of many blocks, masks with gaps and
+// empty blocks between, one row, none.
+std::vector<std::vector<RowSet>> picks(std::mt19937& random) {
+  std::vector<std::vector<RowSet>> all;
+  all.push_back({kAllRows, kAllRows, kAllRows, kAllRows});
+  all.push_back({kAllRows, first_rows(37)});
+  std::vector<RowSet> scattered;
+  for (int b = 0; b < 75; ++b) scattered.push_back(RowSet{1} << (random() % 64));
+  all.push_back(scattered);
+  std::vector<RowSet> gaps;
+  for (int b = 0; b < 11; ++b) {
+    const RowSet set = (RowSet{random()} << 32 | random()) & (RowSet{random()} << 32 | random());
+    gaps.push_back(b % 3 == 1 ? 0 : set);
+  }
+  all.push_back(gaps);
+  all.push_back({RowSet{1} << 63});
+  all.push_back({0, 0});
+  all.push_back({});
+  return all;
+}
+
+TEST_F(AttendTest, MatchesTheOracle) {
+  const HeadShape shapes[] = {{1, 64, 64},   {2, 16, 48},  {3, 64, 64},   {4, 80, 96},
+                              {5, 128, 128}, {8, 112, 16}, {9, 256, 256}, {17, 64, 240}};
+  for (const HeadShape shape : shapes) {
+    for (const float log_weight_scale : {0.0f, 3.0f}) {
+      SCOPED_TRACE("heads " + std::to_string(shape.heads) + " keys " +
+                   std::to_string(shape.key_dim) + " values " + std::to_string(shape.value_dim) +
+                   " log weights " + std::to_string(log_weight_scale));
+      DeviceFolds device;
+      std::vector<Blocks> host;
+      std::vector<std::vector<float>> queries;
+      for (const auto& picked : picks(random_)) {
+        host.push_back(blocks(shape, picked, log_weight_scale));
+        queries.push_back(query(shape));
+        device.add(shape, host.back(), queries.back());
+      }
+      const HostStates got = attend_all(*stream_, shape, device);
+      for (std::size_t f = 0; f < host.size(); ++f) {
+        for (std::uint32_t h = 0; h < shape.heads; ++h) {
+          SCOPED_TRACE("fold " + std::to_string(f) + " head " + std::to_string(h));
+          const std::size_t at = f * shape.heads + h;
+          expect_near(oracle(queries[f].data() + h * shape.key_dim, shape, {&host[f]}), got.max[at],
+                      got.sum[at], got.acc.data() + at * shape.value_dim, 0);
+        }
+      }
+    }
+  }
+}
+
+// A fold's bits are its rows' by rank: masked in place or gathered, alone or among others.
+TEST_F(AttendTest, BitsDependOnTheRowsAlone) {
+  const HeadShape shape{3, 80, 48};
+  for (const auto& picked : picks(random_)) {
+    const Blocks masked = blocks(shape, picked, 2.0f);
+    const std::vector<float> heads = query(shape);
+    Blocks gathered;
+    gathered.log_weight = masked.log_weight;
+    const std::size_t record = shape.key_dim + shape.value_dim;
+    for (std::size_t b = 0; b < picked.size(); ++b)
+      for (int r = 0; r < kBlockRows; ++r)
+        if (picked[b] >> r & 1) {
+          const f16* from = masked.records.data() + (b * kBlockRows + r) * record;
+          gathered.records.insert(gathered.records.end(), from, from + record);
+        }
+    const std::size_t rows = gathered.records.size() / record;
+    for (std::size_t first = 0; first < rows; first += kBlockRows)
+      gathered.picked.push_back(
+          first_rows(static_cast<int>(std::min<std::size_t>(rows - first, 64))));
+
+    DeviceFolds alone, among;
+    alone.add(shape, masked, heads);
+    among.add(shape, blocks(shape, {kAllRows}, 0.0f), query(shape));
+    among.add(shape, gathered, heads);
+    const HostStates a = attend_all(*stream_, shape, alone);
+    const HostStates b = attend_all(*stream_, shape, among);
+    const std::size_t n = shape.heads, channels = n * shape.value_dim;
+    EXPECT_EQ(a.max, std::vector<float>(b.max.begin() + n, b.max.end()));
+    EXPECT_EQ(a.sum, std::vector<float>(b.sum.begin() + n, b.sum.end()));
+    EXPECT_EQ(a.acc, std::vector<float>(b.acc.begin() + channels, b.acc.end()));
+  }
+}
+
+TEST_F(AttendTest, ListsMergeInOrder) {
+  const HeadShape shape{5, 64, 96};
+  const std::vector<std::uint32_t> first = {0, 3, 3, 4, 7};  // the second list is empty
+  DeviceFolds device;
+  std::vector<Blocks> host;
+  std::vector<std::vector<float>> queries;
+  for (std::size_t list = 0; list + 1 < first.size(); ++list) {
+    queries.push_back(query(shape));
+    for (std::uint32_t f = first[list]; f < first[list + 1]; ++f) {
+      host.push_back(blocks(shape, picks(random_)[f], 1.0f));
+      device.add(shape, host.back(), queries[list]);
+    }
+  }
+  const OnDevice<HeadFold> tasks(device.folds);
+  const OnDevice<std::uint32_t> lists(first);
+  const DeviceStates partial(host.size(), shape), merged(first.size() - 1, shape);
+  ASSERT_TRUE(attend(*stream_, shape, tasks.span(), partial.view()).has_value());
+  ASSERT_TRUE(merge(*stream_, shape, partial.view(), lists.span(), merged.view()).has_value());
+  ASSERT_TRUE(stream_->wait().has_value());
+  const HostStates got(merged);
+  for (std::size_t list = 0; list + 1 < first.size(); ++list) {
+    std::vector<const Blocks*> folds;
+    for (std::uint32_t f = first[list]; f < first[list + 1]; ++f) folds.push_back(&host[f]);
+    for (std::uint32_t h = 0; h < shape.heads; ++h) {
+      SCOPED_TRACE("list " + std::to_string(list) + " head " + std::to_string(h));
+      const std::size_t at = list * shape.heads + h;
+      expect_near(oracle(queries[list].data() + h * shape.key_dim, shape, folds), got.max[at],
+                  got.sum[at], got.acc.data() + at * shape.value_dim,
+                  static_cast<int>(folds.size()));
+    }
+  }
+}
+
+// The order is part of the answer: (a + b) + c, with the roundings that kernels/attend.h names.
+TEST_F(AttendTest, MergeIsLeftToRight) {
+  const HeadShape shape{1, 16, 16};
+  const std::vector<float> max(3, 0.0f), sum = {1.0f, 0x1p-24f, 0x1p-24f};
+  std::vector<float> acc;
+  for (const float s : sum) acc.insert(acc.end(), shape.value_dim, s);
+  const OnDevice<float> d_max(max), d_sum(sum), d_acc(acc);
+  const OnDevice<std::uint32_t> first({0, 3});
+  const DeviceStates merged(1, shape);
+  ASSERT_TRUE(merge(*stream_, shape, {d_max.data(), d_sum.data(), d_acc.data()}, first.span(),
+                    merged.view())
+                  .has_value());
+  ASSERT_TRUE(stream_->wait().has_value());
+  // Right to left it would be 1 + 2^-23.
+  EXPECT_EQ(HostStates(merged).sum, std::vector<float>{1.0f});
+  EXPECT_EQ(HostStates(merged).acc, std::vector<float>(16, 1.0f));
+}
+
+TEST_F(AttendTest, NothingToDoIsOk) {
+  const HeadShape shape{1, 16, 16};
+  EXPECT_TRUE(attend(*stream_, shape, {}, {}).has_value());
+  EXPECT_TRUE(merge(*stream_, shape, {}, {}, {}).has_value());
+  EXPECT_TRUE(stream_->wait().has_value());
+}
+
+TEST_F(AttendTest, ShapesAreRefusedBeforeALaunch) {
+  EXPECT_FALSE(attend(*stream_, {1, 24, 16}, {}, {}).has_value());
+  EXPECT_FALSE(merge(*stream_, {1, 16, 0}, {}, {}, {}).has_value());
+}
+
+TEST(CanAttend, NamesTheLimit) {
+  EXPECT_TRUE(can_attend({1, 16, 256}).has_value());
+  EXPECT_TRUE(can_attend({1024, 256, 16}).has_value());
+  for (const HeadShape shape :
+       {HeadShape{0, 64, 64}, HeadShape{1025, 64, 64}, HeadShape{1, 0, 64}, HeadShape{1, 72, 64},
+        HeadShape{1, 64, 8}, HeadShape{1, 64, 272}, HeadShape{1, 0xfffffff0u, 64}}) {
+    const Status status = can_attend(shape);
+    ASSERT_FALSE(status.has_value());
+    EXPECT_EQ(status.error().code, ErrorCode::unsupported);
+  }
+  EXPECT_NE(can_attend({1, 72, 64}).error().message.find("not 72 (keys)"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace thermocline::cuda

@@ -1,0 +1,164 @@
+#include "kernels/gemm.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/time.h>
+#include <tbb/parallel_for.h>
+#include <tbb/task_arena.h>
+
+#include <bit>
+#include <cfloat>
+#include <cmath>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu/table.h"
+#include "kernels/reference.h"
+#include "tests/unit/kernels/weights.h"
+
+namespace thermocline {
+namespace {
+
+using testing::Scale;
+using testing::Weights;
+
+const MatvecOps& ops() { return (*choose_cpu_table("auto"))->matvec; }
+
+std::vector<float> random_rows(std::size_t rows, std::size_t cols, std::mt19937& rng) {
+  std::normal_distribution<float> normal;
+  std::vector<float> x(rows * cols);
+  for (float& v : x) v = normal(rng) * (rng() % 101 == 0 ? 200.0f : 1.0f);
+  return x;
+}
+
+void multiply_all(const WeightView& w, MatView<const float> x, MatView<float> out) {
+  std::vector<float> scratch(gemm_scratch(w.cols));
+  for (std::size_t tile = 0; tile < gemm_tiles(w.rows); ++tile) {
+    const Status status = gemm_tile(ops(), w, tile, x, out, scratch);
+    ASSERT_TRUE(status) << status.error().message;
+  }
+}
+
+void expect_product(const WeightView& w, MatView<const float> x, MatView<const float> out) {
+  std::vector<double> want(x.rows() * w.rows);
+  reference::multiply(w, x, {want.data(), x.rows(), w.rows});
+  std::vector<float> row(w.cols);
+  for (std::size_t r = 0; r < w.rows; ++r) {
+    reference::dequantize(w, r, row.data());
+    for (std::size_t t = 0; t < x.rows(); ++t) {
+      double terms = 0.0;
+      for (std::size_t c = 0; c < w.cols; ++c)
+        terms += std::abs(double{row[c]} * double{x.row(t)[c]});
+      // Some order of float additions: far fewer than cols meet in one sum.
+      const double bound = FLT_EPSILON * std::sqrt(static_cast<double>(w.cols)) * terms + FLT_MIN;
+      ASSERT_NEAR(out.row(t)[r], want[t * w.rows + r], bound)
+          << info(w.type).name << " " << w.rows << " x " << w.cols << ", row " << r << ", token "
+          << t;
+    }
+  }
+}
+
+TEST(Gemm, MultipliesEveryTypeAndAwkwardSizes) {
+  std::mt19937 rng(1);
+  for (const WeightTypeInfo& t : weight_types())
+    for (const std::size_t rows : {1u, 63u, 65u, 130u})
+      for (const std::size_t tokens : {1u, 5u, 33u}) {
+        const std::size_t cols = t.block_values == 256 ? 512 : 96;
+        const Weights w = testing::random_weights(t.type, rows, cols, Scale::ordinary, rng);
+        const std::vector<float> x = random_rows(tokens, cols, rng);
+        std::vector<float> out(tokens * rows, NAN);
+        multiply_all(w.view, {x.data(), tokens, cols}, {out.data(), tokens, rows});
+        expect_product(w.view, {x.data(), tokens, cols}, {out.data(), tokens, rows});
+      }
+}
+
+// Rows that lie apart, as in a wider matrix; what lies between them is not touched.
+TEST(Gemm, KeepsToItsViews) {
+  constexpr std::size_t kTokens = 7, kCols = 64, kRows = 70, kWide = 100;
+  std::mt19937 rng(2);
+  const Weights w = testing::random_weights(WeightType::q8_0, kRows, kCols, Scale::ordinary, rng);
+  const std::vector<float> x = random_rows(kTokens, kWide, rng);
+  std::vector<float> out(kTokens * kWide, 7.5f);
+  const MatView<const float> from(x.data() + 3, kTokens, kCols, kWide);
+  const MatView<float> to(out.data() + 11, kTokens, kRows, kWide);
+  multiply_all(w.view, from, to);
+  expect_product(w.view, from, to);
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    const std::size_t column = i % kWide;
+    if (column < 11 || column >= 11 + kRows) {
+      ASSERT_EQ(out[i], 7.5f) << i;
+    }
+  }
+}
+
+TEST(Gemm, ATileTouchesItsRowsAlone) {
+  std::mt19937 rng(3);
+  const Weights w = testing::random_weights(WeightType::q4_1, 200, 64, Scale::ordinary, rng);
+  const std::vector<float> x = random_rows(4, 64, rng);
+  std::vector<float> out(4 * 200, 7.5f), scratch(gemm_scratch(64));
+  ASSERT_TRUE(gemm_tile(ops(), w.view, 1, {x.data(), 4, 64}, {out.data(), 4, 200}, scratch));
+  for (std::size_t i = 0; i < out.size(); ++i)
+    EXPECT_EQ(out[i] == 7.5f, i % 200 / kGemmTileRows != 1) << i;
+}
+
+TEST(Gemm, TheSameBitsForAnyNumberOfThreads) {
+  constexpr std::size_t kTokens = 50, kCols = 576, kRows = 300;
+  std::mt19937 rng(4);
+  const Weights w = testing::random_weights(WeightType::q4_0, kRows, kCols, Scale::ordinary, rng);
+  const std::vector<float> x = random_rows(kTokens, kCols, rng);
+  std::vector<float> want(kTokens * kRows);
+  multiply_all(w.view, {x.data(), kTokens, kCols}, {want.data(), kTokens, kRows});
+  for (const int threads : {1, 2}) {
+    std::vector<float> out(want.size());
+    tbb::task_arena arena(threads);
+    arena.execute([&] {
+      tbb::parallel_for(std::size_t{0}, gemm_tiles(kRows), [&](std::size_t tile) {
+        std::vector<float> scratch(gemm_scratch(kCols));
+        EXPECT_TRUE(gemm_tile(ops(), w.view, tile, {x.data(), kTokens, kCols},
+                              {out.data(), kTokens, kRows}, scratch));
+      });
+    });
+    for (std::size_t i = 0; i < want.size(); ++i)
+      ASSERT_EQ(std::bit_cast<std::uint32_t>(out[i]), std::bit_cast<std::uint32_t>(want[i]))
+          << threads << " threads, value " << i;
+  }
+}
+
+volatile sig_atomic_t signals = 0;
+
+// A timer's signals, as a profiler sends them, neither change a product nor damage memory.
+TEST(Gemm, SignalsDoNotDisturbIt) {
+  constexpr std::size_t kTokens = 512, kCols = 576, kRows = 64;
+  std::mt19937 rng(6);
+  const Weights w = testing::random_weights(WeightType::q4_0, kRows, kCols, Scale::ordinary, rng);
+  const std::vector<float> x = random_rows(kTokens, kCols, rng);
+  std::vector<float> want(kTokens * kRows), out(want.size()), scratch(gemm_scratch(kCols));
+  const auto multiply = [&](std::vector<float>& to) {
+    return gemm_tile(ops(), w.view, 0, {x.data(), kTokens, kCols}, {to.data(), kTokens, kRows},
+                     scratch);
+  };
+  ASSERT_TRUE(multiply(want));
+
+  struct sigaction count = {}, before = {};
+  count.sa_handler = [](int) { signals = signals + 1; };
+  ASSERT_EQ(sigaction(SIGALRM, &count, &before), 0);
+  const itimerval often{{0, 200}, {0, 200}}, never{};
+  ASSERT_EQ(setitimer(ITIMER_REAL, &often, nullptr), 0);
+  bool same = true;
+  for (int i = 0; i < 300 || signals < 50; ++i)
+    same = same && multiply(out).has_value() && out == want;
+  setitimer(ITIMER_REAL, &never, nullptr);
+  sigaction(SIGALRM, &before, nullptr);
+  EXPECT_TRUE(same);
+}
+
+TEST(Gemm, NoTokensIsNoWork) {
+  std::mt19937 rng(5);
+  const Weights w = testing::random_weights(WeightType::f16, 5, 32, Scale::ordinary, rng);
+  std::vector<float> scratch(gemm_scratch(32));
+  EXPECT_TRUE(gemm_tile(ops(), w.view, 0, {nullptr, 0, 32}, {nullptr, 0, 5}, scratch));
+}
+
+}  // namespace
+}  // namespace thermocline

@@ -1,0 +1,239 @@
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <vector>
+
+#include "runtime/thermocline.h"
+
+namespace thermocline {
+namespace {
+
+const std::string kTiny = THERMOCLINE_SOURCE_DIR "/tests/golden/tiny/";
+
+class EngineTest : public testing::Test {
+ protected:
+  void SetUp() override { engine_ = open(2); }
+
+  static std::unique_ptr<Engine> open(int threads, const std::string& file = "llama_mixed.gguf") {
+    EngineOptions options;
+    options.model_path = kTiny + file;
+    options.threads = threads;
+    auto engine = Engine::open(options);
+    EXPECT_TRUE(engine) << engine.error().message;
+    return std::move(*engine);
+  }
+  static std::unique_ptr<KvCache> open_cache(const Engine& engine, std::uint32_t positions = 1200,
+                                             std::uint32_t timelines = 4) {
+    CacheOptions options;
+    options.method_directory = THERMOCLINE_SOURCE_DIR "/configs/methods";
+    options.max_positions = positions;
+    options.max_timelines = timelines;
+    auto cache = engine.open_cache(options);
+    EXPECT_TRUE(cache) << cache.error().message;
+    return std::move(*cache);
+  }
+
+  std::vector<float> step(Engine& engine, Timeline& timeline, int token) {
+    std::vector<float> logits(engine.model().vocabulary);
+    const Feed feed{&timeline, token};
+    const Status status = engine.step({&feed, 1}, {logits.data(), 1, logits.size()});
+    EXPECT_TRUE(status) << status.error().message;
+    return logits;
+  }
+  std::vector<float> prefill(Engine& engine, Timeline& timeline, std::span<const int> tokens) {
+    std::vector<float> logits(engine.model().vocabulary);
+    const Status status = engine.prefill(timeline, tokens, logits, {});
+    EXPECT_TRUE(status) << status.error().message;
+    return logits;
+  }
+  // Tokens that look like nothing in particular.
+  static std::vector<int> text(std::size_t n, unsigned seed = 1) {
+    std::vector<int> tokens(n);
+    for (std::size_t i = 0; i < n; ++i)
+      tokens[i] = static_cast<int>((i * 7919 + seed * 104729 + i * i * 31) % 250);
+    return tokens;
+  }
+
+  std::unique_ptr<Engine> engine_;
+};
+
+TEST_F(EngineTest, SaysWhatTheModelIs) {
+  const ModelInfo& info = engine_->model();
+  EXPECT_EQ(info.architecture, "llama");
+  EXPECT_EQ(info.name, "llama_mixed");
+  EXPECT_EQ(info.layers, 2u);
+  EXPECT_EQ(info.context, 256u);
+  EXPECT_EQ(info.kv_bytes_per_token, 2u * (32 + 32) * 2);
+  EXPECT_NE(info.weight_types.find("Q6_K"), std::string::npos);
+  EXPECT_EQ(engine_->layers().size(), 2u);
+  EXPECT_FALSE(engine_->metadata().empty());
+  EXPECT_EQ(engine_->tensors().size(), 20u);
+}
+
+TEST_F(EngineTest, RefusesWhatItCannotOpen) {
+  EngineOptions options;
+  options.model_path = "/nonexistent/model.gguf";
+  EXPECT_EQ(Engine::open(options).error().code, ErrorCode::not_found);
+  options.model_path = kTiny + "llama_mixed.gguf";
+  options.isa = "abacus";
+  EXPECT_FALSE(Engine::open(options));
+}
+
+TEST_F(EngineTest, TextGoesInAndComesOut) {
+  const std::string said = "The water, caf\xc3\xa9 and all.";
+  const auto tokens = engine_->encode(said, Engine::Special::as_text, false);
+  ASSERT_TRUE(tokens) << tokens.error().message;
+  EXPECT_EQ(engine_->decode(*tokens), said);
+  auto stream = engine_->stream();
+  std::string streamed;
+  for (const int token : *tokens) streamed += stream->feed(token);
+  EXPECT_EQ(streamed + stream->flush(), said);
+  const auto chat = engine_->render_chat(std::vector<ChatMessage>{{"user", "Hello"}}, "auto", true);
+  ASSERT_TRUE(chat) << chat.error().message;
+  EXPECT_NE(chat->find("<|im_start|>user\nHello<|im_end|>"), std::string::npos);
+}
+
+TEST_F(EngineTest, StepsRefuseNonsense) {
+  const auto cache = open_cache(*engine_);
+  const auto other = open_cache(*engine_);
+  Timeline a = *cache->start(), b = *other->start(), nobodys;
+  std::vector<float> logits(engine_->model().vocabulary * 20);
+  const auto refused = [&](std::vector<Feed> feeds, std::size_t rows) {
+    const Status status = engine_->step(feeds, {logits.data(), rows, engine_->model().vocabulary});
+    return !status && status.error().code == ErrorCode::invalid_argument;
+  };
+  const int vocabulary = static_cast<int>(engine_->model().vocabulary);
+  EXPECT_TRUE(refused({}, 0));
+  EXPECT_TRUE(refused(std::vector<Feed>(17, {&a, 1}), 17));
+  EXPECT_TRUE(refused({{nullptr, 1}}, 1));
+  EXPECT_TRUE(refused({{&nobodys, 1}}, 1));
+  EXPECT_TRUE(refused({{&a, -1}}, 1));
+  EXPECT_TRUE(refused({{&a, vocabulary}}, 1));
+  EXPECT_TRUE(refused({{&a, 1}, {&b, 1}}, 2));
+  EXPECT_TRUE(refused({{&a, 1}}, 2));
+  EXPECT_EQ(a.length(), 0u);
+  EXPECT_FALSE(engine_->prefill(a, {}, {}, {}));
+  EXPECT_FALSE(engine_->prefill(a, std::vector<int>{1, vocabulary}, {}, {}));
+  EXPECT_FALSE(engine_->prefill(a, std::vector<int>{1}, std::span(logits).first(3), {}));
+
+  const auto gemma = open(1, "gemma3_f16.gguf");
+  const auto foreign = open_cache(*gemma);
+  Timeline c = *foreign->start();
+  EXPECT_TRUE(refused({{&c, 1}}, 1));
+}
+
+TEST_F(EngineTest, RowsOfAStepAreAsIfAlone) {
+  const auto cache = open_cache(*engine_);
+  const auto words = text(40);
+  Timeline a = *cache->start(), b = *cache->start();
+  prefill(*engine_, a, words);
+  prefill(*engine_, b, text(30, 2));
+  Timeline alone_a = *a.fork(), alone_b = *b.fork();
+
+  std::vector<float> logits(3 * engine_->model().vocabulary);
+  const std::vector<Feed> feeds{{&a, 5}, {&b, 6}, {&a, 7}};
+  const MatView<float> rows(logits.data(), 3, engine_->model().vocabulary);
+  const Status status = engine_->step(feeds, rows);
+  ASSERT_TRUE(status) << status.error().message;
+  EXPECT_EQ(a.length(), 42u);
+  EXPECT_EQ(b.length(), 31u);
+  const auto expect_row = [&](std::size_t r, const std::vector<float>& alone) {
+    EXPECT_EQ(std::memcmp(rows.row(r), alone.data(), alone.size() * sizeof(float)), 0) << r;
+  };
+  expect_row(0, step(*engine_, alone_a, 5));
+  expect_row(1, step(*engine_, alone_b, 6));
+  expect_row(2, step(*engine_, alone_a, 7));
+}
+
+TEST_F(EngineTest, ThreadsDoNotChangeABit) {
+  const auto words = text(700);
+  std::vector<std::vector<float>> first;
+  for (const int threads : {1, 2, 3}) {
+    const auto engine = open(threads);
+    const auto cache = open_cache(*engine);
+    Timeline timeline = *cache->start();
+    std::vector<std::vector<float>> logits{prefill(*engine, timeline, words)};
+    for (int i = 0; i < 5; ++i) logits.push_back(step(*engine, timeline, 10 + i));
+    if (first.empty()) first = logits;
+    EXPECT_EQ(logits, first) << threads << " threads";
+  }
+}
+
+TEST_F(EngineTest, AllLogitsComeInOrder) {
+  const auto words = text(600);
+  const auto cache = open_cache(*engine_);
+  Timeline timeline = *cache->start();
+  std::uint32_t next = 0;
+  std::vector<float> last;
+  PrefillOptions options;
+  options.all_logits = [&](std::uint32_t first, MatView<const float> rows) {
+    EXPECT_EQ(first, next);
+    next += static_cast<std::uint32_t>(rows.rows());
+    last.assign(rows[rows.rows() - 1].begin(), rows[rows.rows() - 1].end());
+  };
+  std::vector<float> logits(engine_->model().vocabulary);
+  ASSERT_TRUE(engine_->prefill(timeline, words, logits, options));
+  EXPECT_EQ(next, words.size());
+  for (std::size_t i = 0; i < logits.size(); ++i) EXPECT_NEAR(logits[i], last[i], 0.02) << i;
+}
+
+TEST_F(EngineTest, ACancelledPrefillLeavesTheTimelineAsItWas) {
+  const auto words = text(1100);
+  const auto cache = open_cache(*engine_);
+  Timeline timeline = *cache->start(), undisturbed = *cache->start();
+  const auto expected = prefill(*engine_, undisturbed, words);
+  for (const int stop_after : {0, 1, 5, 8}) {
+    int calls = 0;
+    std::uint32_t done = 0;
+    PrefillOptions options;
+    options.progress = [&](const PrefillProgress& progress) {
+      EXPECT_EQ(progress.total, words.size());
+      EXPECT_GE(progress.done, done);
+      done = progress.done;
+      return calls++ < stop_after;
+    };
+    const Status status = engine_->prefill(timeline, words, {}, options);
+    ASSERT_FALSE(status);
+    EXPECT_EQ(status.error().code, ErrorCode::cancelled);
+    EXPECT_EQ(timeline.length(), 0u);
+  }
+  EXPECT_EQ(prefill(*engine_, timeline, words), expected);
+  EXPECT_EQ(timeline.length(), words.size());
+}
+
+TEST_F(EngineTest, ProgressEndsWithEverything) {
+  const auto cache = open_cache(*engine_);
+  Timeline timeline = *cache->start();
+  PrefillProgress last;
+  PrefillOptions options;
+  options.progress = [&](const PrefillProgress& progress) {
+    last = progress;
+    return true;
+  };
+  ASSERT_TRUE(engine_->prefill(timeline, text(513), {}, options));
+  EXPECT_EQ(last.done, 513u);
+}
+
+TEST_F(EngineTest, PositionsBeyondTheCacheAreRefused) {
+  const auto cache = open_cache(*engine_, 64, 1);
+  Timeline timeline = *cache->start();
+  EXPECT_FALSE(engine_->prefill(timeline, text(65), {}, {}));
+  EXPECT_EQ(timeline.length(), 0u);
+  prefill(*engine_, timeline, text(64));
+  std::vector<float> logits(engine_->model().vocabulary);
+  const Feed feed{&timeline, 1};
+  EXPECT_FALSE(engine_->step({&feed, 1}, {logits.data(), 1, logits.size()}));
+  EXPECT_EQ(timeline.length(), 64u);
+}
+
+TEST(VersionTest, SaysWhatWasBuilt) {
+  const Version v = version();
+  EXPECT_FALSE(v.number.empty());
+  EXPECT_FALSE(v.commit.empty());
+  EXPECT_NE(v.compiler.find("++"), std::string::npos);
+  ASSERT_FALSE(v.usable.empty());
+  EXPECT_EQ(v.instruction_sets.front(), "scalar");
+}
+
+}  // namespace
+}  // namespace thermocline

@@ -1,0 +1,282 @@
+#include "runtime/kv_cache.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+
+#include "kernels/base/workers.h"
+#include "tests/support/dense_oracle.h"
+
+namespace thermocline {
+namespace {
+
+LayerSpec layer(std::uint32_t q_heads, std::uint32_t kv_heads, std::uint32_t dim,
+                std::uint32_t window = 0) {
+  LayerSpec spec;
+  spec.q_heads = q_heads;
+  spec.kv_heads = kv_heads;
+  spec.key_dim = spec.value_dim = dim;
+  spec.window = window;
+  spec.scale = 1.0f / std::sqrt(float(dim));
+  for (std::uint32_t i = 0; i < dim / 2; ++i)
+    spec.rope.inverse_frequency.push_back(std::pow(10000.0f, -2.0f * float(i) / float(dim)));
+  return spec;
+}
+
+// A cache and, beside it, the oracles of one or more timelines, fed the same random rows.
+class Driver {
+ public:
+  Driver(CacheOptions options, int threads, unsigned seed = 1) : random_(seed) {
+    options.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+    auto made = KvCache::create(options, threads, "auto");
+    if (!made) {
+      ADD_FAILURE() << made.error().message;
+      return;
+    }
+    cache = std::move(*made);
+  }
+
+  struct Text {
+    Timeline timeline;
+    std::vector<DenseOracle> layers;
+  };
+  Text start() {
+    Text text;
+    text.timeline = std::move(*cache->start());
+    for (const LayerSpec& spec : cache->layers()) text.layers.emplace_back(spec);
+    return text;
+  }
+
+  // Appends rows to texts (one row a text, or many to one) and gives every layer's output. Compares
+  // it with the oracle when `bound` > 0.
+  std::vector<float> advance(std::vector<Text*> texts, std::uint32_t rows_each, double bound) {
+    std::vector<Token> at;
+    for (Text* text : texts)
+      for (std::uint32_t r = 0; r < rows_each; ++r)
+        at.push_back({text->timeline.id(), text->timeline.length() + r});
+    std::vector<float> all;
+    EXPECT_TRUE(cache->begin(at)) << "begin";
+    for (std::uint32_t l = 0; l < cache->layers().size(); ++l) {
+      const LayerSpec& spec = cache->layers()[l];
+      const std::size_t n = at.size();
+      const auto k = random_rows(random_, n * spec.kv_heads * spec.key_dim);
+      const auto v = random_rows(random_, n * spec.kv_heads * spec.value_dim);
+      const auto q = random_rows(random_, n * spec.q_heads * spec.key_dim, 2.0f);
+      std::vector<float> out(n * spec.q_heads * spec.value_dim);
+      const std::size_t out_cols = out.size() / n;
+      const Status appended =
+          cache->append(LayerId{l}, {k.data(), n, k.size() / n}, {v.data(), n, v.size() / n});
+      EXPECT_TRUE(appended) << (appended ? "" : appended.error().message);
+      const Status attended =
+          cache->attend(LayerId{l}, {q.data(), n, q.size() / n}, {out.data(), n, out_cols});
+      EXPECT_TRUE(attended) << (attended ? "" : attended.error().message);
+      for (std::size_t r = 0; r < n; ++r) {
+        DenseOracle& oracle = texts[r / rows_each]->layers[l];
+        oracle.append(k.data() + r * k.size() / n, v.data() + r * v.size() / n);
+        const bool sampled = n <= 16 || r % 37 == 0 || r + 1 == n;
+        if (bound > 0 && sampled) {
+          const auto expected = oracle.attend(q.data() + r * q.size() / n, at[r].position);
+          for (std::size_t i = 0; i < out_cols; ++i)
+            worst = std::max(worst, std::abs(out[r * out_cols + i] - expected[i]));
+        }
+      }
+      all.insert(all.end(), out.begin(), out.end());
+    }
+    if (bound > 0) {
+      EXPECT_LT(worst, bound);
+    }
+    const Status committed = cache->commit();
+    EXPECT_TRUE(committed) << (committed ? "" : committed.error().message);
+    return all;
+  }
+
+  std::unique_ptr<KvCache> cache;
+  double worst = 0;
+
+ private:
+  std::mt19937 random_;
+};
+
+// f16 rows are rounded alike on both sides (a rotated key may fall to the other neighbour when the
+// float and the double product straddle a midpoint: 2^-11 of a key's value, a few 1e-4 of a
+// weight).
+constexpr double kBound = 4e-3;
+
+CacheOptions options_for(std::vector<LayerSpec> layers, std::uint32_t positions) {
+  CacheOptions options;
+  options.layers = std::move(layers);
+  options.max_positions = positions;
+  options.max_timelines = 4;
+  options.tiers.directory =
+      (std::filesystem::temp_directory_path() / "thermocline-test-kv").string();
+  return options;
+}
+
+TEST(KvCache, EqualsDenseAttentionThroughPrefillDecodeAndSealing) {
+  Driver driver(options_for({layer(6, 2, 32), layer(4, 1, 64), layer(4, 2, 48, 40)}, 4000), 2);
+  auto text = driver.start();
+  driver.advance({&text}, 3, kBound);
+  driver.advance({&text}, 900, kBound);
+  for (int i = 0; i < 700; ++i) driver.advance({&text}, 1, i % 50 == 0 ? kBound : 0);
+  driver.advance({&text}, 700, kBound);
+  driver.advance({&text}, 2, kBound);
+  EXPECT_EQ(text.timeline.length(), 3u + 900 + 700 + 700 + 2);
+  EXPECT_GT(driver.cache->report().rows_sealed, 1500u);
+}
+
+TEST(KvCache, KeepsTimelinesApartAndForksShareThePast) {
+  Driver driver(options_for({layer(4, 2, 32)}, 3000), 2);
+  auto a = driver.start();
+  auto b = driver.start();
+  driver.advance({&a}, 1200, kBound);
+  driver.advance({&b}, 30, kBound);
+  for (int i = 0; i < 5; ++i) driver.advance({&a, &b}, 1, kBound);
+  Driver::Text fork;
+  fork.timeline = std::move(*a.timeline.fork());
+  fork.layers = a.layers;
+  for (int i = 0; i < 5; ++i) driver.advance({&a, &fork, &b}, 2, kBound);
+  EXPECT_EQ(fork.timeline.length(), a.timeline.length());
+}
+
+TEST(KvCache, TruncatesInTheTailAndInsideSegments) {
+  for (const std::uint64_t disk : {std::uint64_t{0}, std::uint64_t{64} << 20}) {
+    auto options = options_for({layer(4, 2, 32), layer(2, 1, 16)}, 6000);
+    options.tiers.disk_bytes = disk;
+    Driver driver(options, 2);
+    auto text = driver.start();
+    driver.advance({&text}, 2500, 0);
+    for (const std::uint32_t length : {2490u, 2400u, 1111u, 700u, 40u, 2u, 0u}) {
+      const Status cut = text.timeline.truncate(length);
+      ASSERT_TRUE(cut) << cut.error().message;
+      for (auto& oracle : text.layers) oracle.truncate(length);
+      driver.advance({&text}, 5, kBound);
+      driver.advance({&text}, 20, kBound);
+    }
+  }
+}
+
+TEST(KvCache, SlidingWindowsRefuseToRewindBeyondWhatTheyKept) {
+  Driver driver(options_for({layer(2, 1, 32, 64)}, 4000), 1);
+  auto text = driver.start();
+  driver.advance({&text}, 3000, kBound);
+  const Status cut = text.timeline.truncate(100);
+  ASSERT_FALSE(cut);
+  EXPECT_EQ(cut.error().code, ErrorCode::unsupported);
+  EXPECT_EQ(text.timeline.length(), 3000u);
+  ASSERT_TRUE(text.timeline.truncate(2900));
+  for (auto& oracle : text.layers) oracle.truncate(2900);
+  driver.advance({&text}, 4, kBound);
+}
+
+// A host budget that leaves room for so many thousandths of the rows, beside what must be there.
+std::uint64_t host_bytes(CacheOptions options, std::uint64_t cached_permille) {
+  options.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+  options.tiers.host_bytes = kAutoBytes;
+  const auto plan = KvCache::plan(options);
+  EXPECT_TRUE(plan);
+  std::uint64_t fixed = 0, rows = 0;
+  for (const MemoryLine& line : plan->lines) {
+    if (line.tier == "disk") rows += line.bytes;
+    if (line.tier == "host" && line.purpose != "row cache") fixed += line.bytes;
+  }
+  return fixed + rows * cached_permille / 1000;
+}
+
+TEST(KvCache, PlacementNeverChangesAnAnswer) {
+  struct Weather {
+    std::uint32_t cached_permille;  // of the rows, in host memory; 1000 without a disk: their home
+    std::uint64_t disk;
+    int threads;
+    const char* backend;
+  };
+  const std::uint64_t disk = 64 << 20;
+  const Weather weathers[] = {{1000, 0, 1, "auto"},    {1000, 0, 2, "auto"},
+                              {0, disk, 2, "uring"},   {0, disk, 1, "threads"},
+                              {500, disk, 2, "uring"}, {500, disk, 1, "threads"},
+                              {30, disk, 2, "uring"},  {1000, disk, 2, "auto"}};
+  for (const char* method : {"exact", "sketch"}) {
+    std::vector<float> first;
+    for (const Weather& weather : weathers) {
+      auto options = options_for({layer(6, 2, 64), layer(4, 2, 32)}, 3000);
+      options.max_timelines = 1;
+      options.method = method;
+      options.tiers.disk_bytes = weather.disk;
+      if (weather.disk > 0) options.tiers.host_bytes = host_bytes(options, weather.cached_permille);
+      options.tiers.io_backend = weather.backend;
+      Driver driver(options, weather.threads, 7);
+      ASSERT_TRUE(driver.cache) << method;
+      auto text = driver.start();
+      std::vector<float> all = driver.advance({&text}, 2000, 0);
+      for (int i = 0; i < 40; ++i) {
+        const auto more = driver.advance({&text}, 1 + i % 3, 0);
+        all.insert(all.end(), more.begin(), more.end());
+      }
+      const auto last = driver.advance({&text}, 100, 0);
+      all.insert(all.end(), last.begin(), last.end());
+      const CacheReport report = driver.cache->report();
+      if (weather.disk > 0) {
+        EXPECT_GT(report.disk_bytes_written, 0u);
+        EXPECT_EQ(report.disk_bytes_read > 0, weather.cached_permille < 1000) << method;
+        EXPECT_EQ(report.pages_verified > 0, weather.cached_permille < 1000) << method;
+        EXPECT_EQ(report.row_cache_hits > 0, weather.cached_permille > 0) << method;
+      } else {
+        EXPECT_GT(report.host_bytes_read, 0u);
+      }
+      if (first.empty()) {
+        first = all;
+      } else {
+        ASSERT_EQ(all.size(), first.size());
+        EXPECT_EQ(std::memcmp(all.data(), first.data(), all.size() * sizeof(float)), 0)
+            << method << ", cached " << weather.cached_permille << ", disk " << weather.disk << ", "
+            << weather.threads << " threads, " << weather.backend;
+      }
+    }
+  }
+}
+
+TEST(KvCache, RefusesWhatCannotBe) {
+  auto options = options_for({layer(4, 2, 32)}, 100000);
+  options.tiers.host_bytes = 1 << 20;
+  options.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+  auto small = KvCache::create(options, 1, "auto");
+  ASSERT_FALSE(small);
+  EXPECT_EQ(small.error().code, ErrorCode::exhausted);
+  EXPECT_NE(small.error().message.find("--kv-host"), std::string::npos) << small.error().message;
+
+  options.tiers.host_bytes = kAutoBytes;
+  options.method = "sketsch";
+  auto misspelt = KvCache::create(options, 1, "auto");
+  ASSERT_FALSE(misspelt);
+  EXPECT_NE(misspelt.error().message.find("exact, sketch, streaming"), std::string::npos)
+      << misspelt.error().message;
+
+  options.method = "sketch";
+  options.method_overrides = {"select.shares=0.5"};
+  auto parameter = KvCache::create(options, 1, "auto");
+  ASSERT_FALSE(parameter);
+  EXPECT_NE(parameter.error().message.find("select.share"), std::string::npos);
+
+  options.method_overrides.clear();
+  options.layers[0].key_dim = 20;
+  EXPECT_FALSE(KvCache::create(options, 1, "auto"));
+}
+
+TEST(KvCache, AStepThatIsRolledBackLeavesNoTrace) {
+  Driver driver(options_for({layer(4, 2, 32)}, 3000), 2, 3);
+  auto text = driver.start();
+  driver.advance({&text}, 1000, kBound);
+  const Token at{text.timeline.id(), 1000};
+  ASSERT_TRUE(driver.cache->begin({&at, 1}));
+  std::vector<float> row(64, 3.0f);
+  ASSERT_TRUE(driver.cache->append(LayerId{0}, {row.data(), 1, 64}, {row.data(), 1, 64}));
+  driver.cache->rollback();
+  EXPECT_EQ(text.timeline.length(), 1000u);
+  driver.advance({&text}, 1, kBound);
+  const Token wrong{text.timeline.id(), 2000};
+  EXPECT_FALSE(driver.cache->begin({&wrong, 1}));
+}
+
+}  // namespace
+}  // namespace thermocline

@@ -1,0 +1,134 @@
+#include "tiers/budget.h"
+
+#include <gtest/gtest.h>
+
+#include <optional>
+#include <random>
+#include <thread>
+#include <vector>
+
+namespace thermocline {
+namespace {
+
+constexpr std::uint64_t kGiB = std::uint64_t{1} << 30;
+
+TEST(Budget, ReservationsReleaseThemselves) {
+  Budget budget({0, 8 * kGiB, 100});
+  {
+    auto weights = budget.reserve(Tier::host, Purpose::weights, 6 * kGiB);
+    ASSERT_TRUE(weights);
+    Reservation moved = std::move(*weights);
+    EXPECT_EQ(weights->bytes(), 0u);
+    EXPECT_EQ(moved.bytes(), 6 * kGiB);
+    EXPECT_EQ(budget.usage(Tier::host).held_bytes, 6 * kGiB);
+    EXPECT_EQ(budget.usage(Tier::host).free_bytes(), 2 * kGiB);
+    EXPECT_EQ(budget.usage(Tier::disk).held_bytes, 0u);
+    budget.check_conservation();
+    auto tail = budget.reserve(Tier::host, Purpose::tail, kGiB);
+    ASSERT_TRUE(tail);
+    moved = std::move(*tail);  // the weights go when `tail` does
+  }
+  const TierUsage usage = budget.usage(Tier::host);
+  EXPECT_EQ(usage.held_bytes, 0u);
+  EXPECT_EQ(usage.peak_bytes, 7 * kGiB);
+  EXPECT_EQ(usage.peak[static_cast<std::size_t>(Purpose::tail)], kGiB);
+  budget.check_conservation();
+}
+
+TEST(Budget, TheErrorSaysNeedHaveHoldersAndFlag) {
+  Budget budget({kGiB, 8 * kGiB, 0});
+  const auto weights = budget.reserve(Tier::host, Purpose::weights, 6 * kGiB);
+  const auto tail = budget.reserve(Tier::host, Purpose::tail, kGiB + kGiB / 2);
+  const auto refused = budget.reserve(Tier::host, Purpose::row_cache, 2 * kGiB);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
+  EXPECT_EQ(refused.error().message,
+            "host: row_cache needs 2 GiB, 512 MiB of 8 GiB is free (held: weights 6 GiB, tail 1.50 "
+            "GiB): raise --kv-host by 1.50 GiB");
+  const auto disk = budget.reserve(Tier::disk, Purpose::rows, 4096);
+  ASSERT_FALSE(disk);
+  EXPECT_EQ(disk.error().message,
+            "disk: rows needs 4 KiB, 0 bytes of 0 bytes is free (nothing is held): raise --kv-disk "
+            "by 4 KiB");
+  EXPECT_NE(
+      budget.reserve(Tier::device, Purpose::rows, 2 * kGiB).error().message.find("--kv-device"),
+      std::string::npos);
+  budget.check_conservation();
+}
+
+TEST(Budget, ExactlyAllFitsAndSumsDoNotOverflow) {
+  Budget budget({0, 1000, Budget::kUnlimited});
+  auto all = budget.reserve(Tier::host, Purpose::rows, 1000);
+  ASSERT_TRUE(all);
+  EXPECT_FALSE(budget.reserve(Tier::host, Purpose::rows, 1));
+  EXPECT_TRUE(budget.reserve(Tier::host, Purpose::rows, 0));
+  EXPECT_FALSE(budget.reserve(Tier::host, Purpose::rows, ~std::uint64_t{0}));
+  const auto most = budget.reserve(Tier::disk, Purpose::rows, Budget::kUnlimited);
+  ASSERT_TRUE(most);
+  EXPECT_FALSE(budget.reserve(Tier::disk, Purpose::rows, ~std::uint64_t{0}));
+  EXPECT_FALSE(all->resize(~std::uint64_t{0}));
+  EXPECT_EQ(all->bytes(), 1000u);
+  budget.check_conservation();
+}
+
+TEST(Budget, ResizeGrowsWithinTheTotalAndShrinksAlways) {
+  Budget budget({0, 1000, 0});
+  auto rows = budget.reserve(Tier::host, Purpose::rows, 400);
+  const auto index = budget.reserve(Tier::host, Purpose::index, 500);
+  ASSERT_TRUE(rows && index);
+  EXPECT_TRUE(rows->resize(500));
+  EXPECT_FALSE(rows->resize(501));
+  EXPECT_EQ(rows->bytes(), 500u);
+  EXPECT_TRUE(rows->resize(0));
+  EXPECT_TRUE(rows->resize(0));
+  EXPECT_EQ(budget.usage(Tier::host).held_bytes, 500u);
+  EXPECT_EQ(budget.usage(Tier::host).peak_bytes, 1000u);
+  budget.check_conservation();
+}
+
+TEST(Budget, ConservesUnderThreads) {
+  Budget budget({10'000, 10'000, 10'000});
+  const auto work = [&budget](std::uint64_t seed) {
+    std::mt19937_64 random(seed);
+    std::vector<Reservation> held;
+    for (int i = 0; i < 5000; ++i) {
+      auto taken = budget.reserve(kAllTiers[random() % kTiers],
+                                  static_cast<Purpose>(random() % kPurposes), random() % 3000);
+      if (taken) held.push_back(std::move(*taken));
+      if (!held.empty() && random() % 3 == 0) (void)held.back().resize(random() % 3000);
+      if (!held.empty() && random() % 2 == 0)
+        held.erase(held.begin() + static_cast<long>(random() % held.size()));
+      if (i % 100 == 0) budget.check_conservation();
+    }
+  };
+  std::vector<std::thread> threads;
+  for (std::uint64_t seed = 0; seed < 4; ++seed) threads.emplace_back(work, seed);
+  for (auto& thread : threads) thread.join();
+  for (const Tier tier : kAllTiers) {
+    EXPECT_EQ(budget.usage(tier).held_bytes, 0u) << name_of(tier);
+    EXPECT_GT(budget.usage(tier).peak_bytes, 5000u);
+    EXPECT_LE(budget.usage(tier).peak_bytes, 10'000u);
+  }
+  budget.check_conservation();
+}
+
+TEST(BudgetDeathTest, AReservationDoesNotOutliveItsBudget) {
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  EXPECT_DEATH(
+      {
+        std::optional<Budget> budget(std::in_place, std::array<std::uint64_t, kTiers>{10, 10, 10});
+        const auto kept = budget->reserve(Tier::host, Purpose::rows, 1);
+        budget.reset();
+      },
+      "check failed");
+}
+
+TEST(Budget, EveryPurposeHasItsName) {
+  for (std::size_t i = 0; i < kPurposes; ++i)
+    for (std::size_t j = 0; j < i; ++j)
+      EXPECT_NE(name_of(static_cast<Purpose>(i)), name_of(static_cast<Purpose>(j)));
+  EXPECT_EQ(name_of(Purpose::logits), "logits");
+}
+
+}  // namespace
+}  // namespace thermocline

@@ -1,0 +1,339 @@
+#include "tiers/store/scratch_file.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <random>
+
+#include "kernels/base/buffer.h"
+
+namespace thermocline {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+
+class ScratchFileTest : public ::testing::Test {
+ protected:
+  ScratchFileTest() {
+    std::string pattern = ::testing::TempDir() + "scratch-XXXXXX";
+    root_ = ::mkdtemp(pattern.data());
+  }
+  ~ScratchFileTest() override {
+    fs::permissions(root_, fs::perms::owner_all);
+    fs::remove_all(root_);
+  }
+  std::string root_;
+};
+
+std::uint64_t allocated_bytes(const ScratchFile& scratch) {
+  struct stat found {};
+  EXPECT_EQ(::fstat(scratch.descriptor(), &found), 0);
+  return static_cast<std::uint64_t>(found.st_blocks) * 512;
+}
+
+mode_t mode_of(const std::string& path) {
+  struct stat found {};
+  EXPECT_EQ(::stat(path.c_str(), &found), 0) << path;
+  return found.st_mode & 07777;
+}
+
+std::string refusal(const std::string& directory) {
+  const auto scratch = ScratchFile::create(directory, kMiB);
+  return scratch ? "accepted" : scratch.error().message;
+}
+
+TEST_F(ScratchFileTest, LeavesNothingInItsDirectory) {
+  const std::string directory = root_ + "/new/deep/";
+  auto scratch = ScratchFile::create(directory, kMiB);
+  ASSERT_TRUE(scratch) << scratch.error().message;
+  EXPECT_TRUE(fs::is_empty(directory));
+  EXPECT_EQ(mode_of(root_ + "/new"), 0700u);
+  EXPECT_EQ(mode_of(directory), 0700u);
+  struct stat found {};
+  ASSERT_EQ(::fstat(scratch->descriptor(), &found), 0);
+  EXPECT_EQ(found.st_nlink, 0u);
+  EXPECT_EQ(found.st_mode & 07777, 0600u);
+  // Nor can a name be given to it later.
+  const std::string self = "/proc/self/fd/" + std::to_string(scratch->descriptor());
+  EXPECT_NE(
+      ::linkat(AT_FDCWD, self.c_str(), AT_FDCWD, (root_ + "/named").c_str(), AT_SYMLINK_FOLLOW), 0);
+}
+
+TEST_F(ScratchFileTest, TheUmaskChangesNothing) {
+  for (const mode_t mask : {0000, 0077, 0777}) {
+    const std::string directory = root_ + "/mask" + std::to_string(mask);
+    const mode_t before = ::umask(mask);
+    if (mask == 0777) fs::create_directory(directory), ::chmod(directory.c_str(), 0700);
+    const auto scratch = ScratchFile::create(directory, kMiB);
+    ::umask(before);
+    ASSERT_TRUE(scratch) << scratch.error().message;
+    struct stat found {};
+    ASSERT_EQ(::fstat(scratch->descriptor(), &found), 0);
+    EXPECT_EQ(found.st_mode & 07777, 0600u);
+    EXPECT_EQ(mode_of(directory), 0700u);
+  }
+}
+
+TEST_F(ScratchFileTest, RefusesUnsafeDirectories) {
+  const std::string shared = root_ + "/shared";
+  fs::create_directory(shared);
+  for (const mode_t mode : {0770, 0702, 01777}) {
+    ASSERT_EQ(::chmod(shared.c_str(), mode), 0);
+    EXPECT_NE(refusal(shared).find("may be written to by others"), std::string::npos) << mode;
+  }
+  ASSERT_EQ(::chmod(shared.c_str(), 0755), 0);
+  EXPECT_EQ(refusal(shared), "accepted");
+
+  fs::create_directory_symlink(shared, root_ + "/link");
+  EXPECT_NE(refusal(root_ + "/link").find("symbolic link"), std::string::npos);
+  EXPECT_NE(refusal(root_ + "/link//").find("symbolic link"), std::string::npos);
+
+  fs::create_directory(root_ + "/foreign");
+  if (::geteuid() == 0) {
+    ASSERT_EQ(::chown((root_ + "/foreign").c_str(), 65534, 65534), 0);
+    EXPECT_NE(refusal(root_ + "/foreign").find("belongs to user 65534"), std::string::npos);
+  }
+  for (const std::string& message :
+       {refusal(""), refusal("/dev/null"), refusal("/proc/nowhere"), refusal(root_ + "/link")})
+    EXPECT_NE(message.find("--kv-dir"), std::string::npos) << message;
+}
+
+TEST_F(ScratchFileTest, TheBudgetIsAPromise) {
+  auto scratch = ScratchFile::create(root_, 10 * kPageBytes + 100);
+  ASSERT_TRUE(scratch) << scratch.error().message;
+  EXPECT_TRUE(scratch->take(1));  // a whole page
+  EXPECT_EQ(scratch->held_bytes(), kPageBytes);
+  EXPECT_TRUE(scratch->take(9 * kPageBytes));
+  for (const std::uint64_t bytes : {std::uint64_t{1}, std::uint64_t{100}, ~std::uint64_t{0}}) {
+    const auto refused = scratch->take(bytes);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
+    EXPECT_NE(refused.error().message.find("--kv-disk"), std::string::npos);
+    EXPECT_NE(refused.error().message.find("40 KiB held"), std::string::npos)
+        << refused.error().message;
+  }
+  EXPECT_EQ(scratch->held_bytes(), 10 * kPageBytes);
+  EXPECT_FALSE(ScratchFile::create(root_, 0)->take(1));
+}
+
+TEST_F(ScratchFileTest, TakesAndGivesLikeAModel) {
+  auto scratch = ScratchFile::create(root_, 64 * kMiB);
+  ASSERT_TRUE(scratch) << scratch.error().message;
+  std::mt19937_64 random(17);
+  std::map<std::uint64_t, std::uint64_t> held;  // offset -> bytes as asked
+  std::uint64_t sum = 0;
+  for (int i = 0; i < 1500; ++i) {
+    if (held.empty() || random() % 5 < 3) {
+      const std::uint64_t bytes = 1 + random() % (random() % 8 ? 100'000 : 4 * kMiB);
+      const auto offset = scratch->take(bytes);
+      if (!offset) {
+        ASSERT_EQ(offset.error().code, ErrorCode::exhausted);
+        ASSERT_GT(sum + round_up(bytes, kPageBytes), 64 * kMiB) << offset.error().message;
+        continue;
+      }
+      ASSERT_EQ(*offset % kPageBytes, 0u);
+      const auto next = held.lower_bound(*offset);
+      ASSERT_TRUE(next == held.end() || next->first >= *offset + round_up(bytes, kPageBytes));
+      ASSERT_TRUE(next == held.begin() ||
+                  std::prev(next)->first + round_up(std::prev(next)->second, kPageBytes) <=
+                      *offset);
+      held.emplace(*offset, bytes);
+      sum += round_up(bytes, kPageBytes);
+    } else {
+      auto given = held.begin();
+      std::advance(given, static_cast<long>(random() % held.size()));
+      scratch->give(given->first, given->second);
+      sum -= round_up(given->second, kPageBytes);
+      held.erase(given);
+    }
+    ASSERT_EQ(scratch->held_bytes(), sum);
+    // The filesystem's own bookkeeping of a file with many extents is a few blocks.
+    if (i % 50 != 0) continue;
+    ASSERT_LE(allocated_bytes(*scratch), sum + kMiB / 4);
+    ASSERT_GE(allocated_bytes(*scratch), sum);
+  }
+  for (const auto& [offset, bytes] : held) scratch->give(offset, bytes);
+  EXPECT_EQ(scratch->held_bytes(), 0u);
+  EXPECT_LE(allocated_bytes(*scratch), kMiB / 4);
+  struct stat found {};
+  ASSERT_EQ(::fstat(scratch->descriptor(), &found), 0);
+  EXPECT_EQ(found.st_size, 0);
+}
+
+TEST_F(ScratchFileTest, KeepsWhatIsWrittenWhileNeighboursComeAndGo) {
+  auto scratch = ScratchFile::create(root_, kMiB);
+  ASSERT_TRUE(scratch) << scratch.error().message;
+  const auto left = scratch->take(kPageBytes), kept = scratch->take(kPageBytes),
+             right = scratch->take(kPageBytes), last = scratch->take(kPageBytes);
+  ASSERT_TRUE(left && kept && right && last);
+  auto page = Buffer::create(kPageBytes);
+  std::ranges::fill(page->bytes(), std::byte{0x77});
+  ASSERT_EQ(::pwrite(scratch->descriptor(), page->data(), kPageBytes, static_cast<off_t>(*kept)),
+            4096);
+  scratch->give(*left, 1);
+  scratch->give(*right, kPageBytes);
+  EXPECT_EQ(scratch->take(2 * kPageBytes).value(), *last + kPageBytes);  // no room between
+  EXPECT_EQ(scratch->take(kPageBytes).value(), *left);
+  std::ranges::fill(page->bytes(), std::byte{0});
+  ASSERT_EQ(::pread(scratch->descriptor(), page->data(), kPageBytes, static_cast<off_t>(*kept)),
+            4096);
+  EXPECT_EQ(page->data()[kPageBytes - 1], std::byte{0x77});
+}
+
+TEST_F(ScratchFileTest, Moves) {
+  auto scratch = ScratchFile::create(root_, kMiB);
+  ASSERT_TRUE(scratch);
+  ASSERT_TRUE(scratch->take(5));
+  const int descriptor = scratch->descriptor();
+  ScratchFile moved = std::move(*scratch);
+  EXPECT_EQ(moved.descriptor(), descriptor);
+  EXPECT_EQ(moved.held_bytes(), kPageBytes);
+  moved = ScratchFile();
+  EXPECT_EQ(::fcntl(descriptor, F_GETFD), -1);
+}
+
+TEST_F(ScratchFileTest, WrongGivesStopTheProgram) {
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  auto scratch = ScratchFile::create(root_, kMiB);
+  const auto offset = scratch->take(3 * kPageBytes);
+  ASSERT_TRUE(offset && scratch->take(kPageBytes));
+  EXPECT_DEATH(scratch->give(*offset, kMiB), "check failed");
+  EXPECT_DEATH(scratch->give(*offset + 1, 1), "check failed");
+  scratch->give(*offset, 3 * kPageBytes);
+  EXPECT_DEATH(scratch->give(*offset + kPageBytes, 1), "check failed");
+}
+
+// A small filesystem of its own, where that is allowed.
+class SmallFilesystem {
+ public:
+  SmallFilesystem(const std::string& at, const char* options) : at_(at) {
+    fs::create_directory(at);
+    mounted_ = ::mount("tmpfs", at.c_str(), "tmpfs", 0, options) == 0;
+    why_ = std::strerror(errno);
+  }
+  ~SmallFilesystem() {
+    if (mounted_) ::umount2(at_.c_str(), MNT_DETACH);
+  }
+  bool mounted() const { return mounted_; }
+  const std::string& why() const { return why_; }
+
+ private:
+  std::string at_, why_;
+  bool mounted_ = false;
+};
+
+TEST_F(ScratchFileTest, AFullDiskIsAnErrorBeforeItIsPromised) {
+  const std::string directory = root_ + "/small";
+  const SmallFilesystem filesystem(directory, "size=4m,mode=0700");
+  if (!filesystem.mounted()) GTEST_SKIP() << "mounting a tmpfs: " << filesystem.why();
+  auto scratch = ScratchFile::create(directory, 1024 * kMiB);
+  ASSERT_TRUE(scratch) << scratch.error().message;
+  std::vector<std::uint64_t> taken;
+  Result<std::uint64_t> offset = 0;
+  while ((offset = scratch->take(300'000)) && taken.size() < 100) taken.push_back(*offset);
+  ASSERT_EQ(taken.size(), 13u);
+  EXPECT_EQ(offset.error().code, ErrorCode::exhausted);
+  for (const char* part : {"296 KiB more is needed", "--kv-dir", "free (ENOSPC", "--kv-disk"})
+    EXPECT_NE(offset.error().message.find(part), std::string::npos) << offset.error().message;
+  EXPECT_EQ(scratch->held_bytes(), 13 * round_up(300'000, kPageBytes));
+  // What was promised can be written, to the last page, although the disk is full.
+  auto page = Buffer::create(kPageBytes);
+  for (const std::uint64_t extent : taken)
+    for (std::uint64_t at = 0; at < round_up(300'000, kPageBytes); at += kPageBytes)
+      ASSERT_EQ(::pwrite(scratch->descriptor(), page->data(), kPageBytes,
+                         static_cast<off_t>(extent + at)),
+                4096);
+  // A refusal takes nothing, and what is given back can be had again.
+  EXPECT_TRUE(scratch->take(kPageBytes));
+  scratch->give(taken[4], 300'000);
+  EXPECT_EQ(scratch->take(300'000).value(), taken[4]);
+}
+
+TEST_F(ScratchFileTest, EveryFillPointOfASmallDisk) {
+  const std::string directory = root_ + "/small";
+  for (int percent = 5; percent <= 100; percent += 5) {
+    const SmallFilesystem filesystem(directory + std::to_string(percent), "size=1m,mode=0700");
+    if (!filesystem.mounted()) GTEST_SKIP() << "mounting a tmpfs: " << filesystem.why();
+    auto scratch = ScratchFile::create(directory + std::to_string(percent), 1024 * kMiB);
+    ASSERT_TRUE(scratch) << scratch.error().message;
+    const std::uint64_t first = kMiB * static_cast<std::uint64_t>(percent) / 100;
+    ASSERT_TRUE(scratch->take(first));
+    const std::uint64_t left = kMiB - round_up(first, kPageBytes);
+    const auto refused = scratch->take(left + kPageBytes);
+    ASSERT_FALSE(refused) << percent;
+    if (left > 0) {
+      EXPECT_TRUE(scratch->take(left)) << percent;
+    }
+    EXPECT_FALSE(scratch->take(1)) << percent;
+  }
+}
+
+// Other than a tmpfs, ext4 keeps what it had allocated when it runs out: a refusal must undo that.
+TEST_F(ScratchFileTest, ARefusalOfARealDiskTakesNothing) {
+  const std::string image = root_ + "/image", directory = root_ + "/disk";
+  fs::create_directory(directory);
+  const std::string mount = "truncate -s 16M " + image + " && mkfs.ext4 -q -m 0 " + image +
+                            " && mount -o loop " + image + " " + directory;
+  if (std::system(("(" + mount + ") >/dev/null 2>&1").c_str()) != 0)
+    GTEST_SKIP() << "mounting an ext4 image needs root, mkfs.ext4 and a loop device";
+  {
+    auto scratch = ScratchFile::create(directory, 1024 * kMiB);
+    ASSERT_TRUE(scratch) << scratch.error().message;
+    EXPECT_TRUE(scratch->direct());
+    const auto first = scratch->take(kMiB);
+    ASSERT_TRUE(first);
+    const std::uint64_t before = allocated_bytes(*scratch);
+    const auto refused = scratch->take(64 * kMiB);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
+    EXPECT_LE(allocated_bytes(*scratch), before + 64 * 1024);
+    EXPECT_EQ(scratch->held_bytes(), kMiB);
+    EXPECT_TRUE(scratch->take(8 * kMiB));
+  }
+  EXPECT_EQ(::umount2(directory.c_str(), MNT_DETACH), 0);
+}
+
+TEST_F(ScratchFileTest, AFileSizeLimitIsAnErrorAndNoSignal) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const rlimit limit{.rlim_cur = kMiB, .rlim_max = kMiB};
+    if (::setrlimit(RLIMIT_FSIZE, &limit) != 0) ::_exit(2);
+    auto scratch = ScratchFile::create(root_, 1024 * kMiB);
+    if (!scratch || !scratch->take(kMiB)) ::_exit(3);
+    const auto refused = scratch->take(1);
+    ::_exit(!refused && refused.error().message.find("RLIMIT_FSIZE") != std::string::npos ? 0 : 4);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+TEST_F(ScratchFileTest, DirectWhereTheDirectoryAllowsItElseBuffered) {
+  auto scratch = ScratchFile::create(root_, kMiB);
+  ASSERT_TRUE(scratch) << scratch.error().message;
+  const int flags = ::fcntl(scratch->descriptor(), F_GETFL);
+  EXPECT_EQ((flags & O_DIRECT) != 0, scratch->direct());
+  // Whatever it says, pages go through.
+  const auto offset = scratch->take(kPageBytes);
+  ASSERT_TRUE(offset);
+  auto page = Buffer::create(kPageBytes);
+  EXPECT_EQ(::pwrite(scratch->descriptor(), page->data(), kPageBytes, static_cast<off_t>(*offset)),
+            4096);
+}
+
+}  // namespace
+}  // namespace thermocline

@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""Installs into an empty folder and builds the examples against that, by CMake and by pkg-config."""
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+from command import BUILD, SOURCE, need_command
+
+
+def call(*words, **more):
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, check=False, **more)
+    if done.returncode != 0:
+        raise AssertionError(f"{words[0]}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+def model_path():
+    folder = os.environ.get("THERMOCLINE_MODELS") or pathlib.Path(
+        os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "thermocline/models"
+    path = pathlib.Path(folder) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    return path if path.is_file() else None
+
+
+class Install(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.scratch = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(cls.scratch.cleanup)
+        cls.root = pathlib.Path(cls.scratch.name)
+        cls.prefix = cls.root / "prefix"
+        call("cmake", "--install", BUILD, "--prefix", cls.prefix)
+
+    def test_the_command_runs_and_finds_its_methods(self):
+        command = self.prefix / "bin" / "thermocline"
+        self.assertIn("exact", call(command, "methods"))
+        self.assertIn(str(self.prefix), call(command, "methods"))
+
+    def test_no_header_is_missing_and_none_is_too_many(self):
+        headers = sorted(str(path.relative_to(self.prefix / "include/thermocline"))
+                         for path in self.prefix.rglob("*.h"))
+        self.assertIn("runtime/thermocline.h", headers)
+        for header in headers:
+            for line in (SOURCE / header).read_text().splitlines():
+                if line.startswith('#include "'):
+                    self.assertIn(line.split('"')[1], headers, f"included by {header}")
+
+    def test_examples_by_cmake(self):
+        out = self.root / "cmake"
+        call("cmake", "-S", SOURCE / "examples", "-B", out,
+             f"-DCMAKE_PREFIX_PATH={self.prefix}", "-DCMAKE_BUILD_TYPE=Release")
+        call("cmake", "--build", out)
+        self.assertIn("got 3", call(out / "own_tensors"))
+        model = model_path()
+        if model is None:
+            self.skipTest("generate_text was built and not run: no model, run tools/fetch_models")
+        text = call(out / "generate_text", model, "The capital of France is")
+        self.assertGreater(len(text.split()), 3)
+
+    def test_an_example_by_pkg_config(self):
+        folders = [str(path.parent) for path in self.prefix.rglob("thermocline.pc")]
+        self.assertEqual(len(folders), 1)
+        environment = {**os.environ, "PKG_CONFIG_PATH": folders[0]}
+        flags = call("pkg-config", "--cflags", "--libs", "--static", "thermocline",
+                     env=environment).split()
+        methods = call("pkg-config", "--variable=methoddir", "thermocline", env=environment).strip()
+        program = self.root / "own_tensors"
+        call("g++", "-std=c++20", f'-DMETHODS="{methods}"', SOURCE / "examples/own_tensors.cpp",
+             *flags, "-o", program)
+        self.assertIn("got 3", call(program))
+
+
+if __name__ == "__main__":
+    need_command()
+    unittest.main(argv=[sys.argv[0]])

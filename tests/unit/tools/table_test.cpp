@@ -1,0 +1,54 @@
+#include "tools/thermocline/table.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+namespace thermocline {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string written(TableFormat format, const std::vector<Json>& rows) {
+  char* text = nullptr;
+  std::size_t size = 0;
+  std::FILE* file = open_memstream(&text, &size);
+  {
+    Table table(file, format, {"name", "rate"});
+    for (const Json& row : rows) table.add(row);
+  }
+  std::fclose(file);
+  const std::string result(text, size);
+  std::free(text);
+  return result;
+}
+
+const std::vector<Json> kRows{Json{{"name", "a,\"b\""}, {"rate", 12.345}, {"more", nullptr}},
+                              Json{{"name", "c"}, {"rate", 0.001}, {"more", {"x", "y"}}}};
+
+TEST(Table, CsvQuotesWhatItMust) {
+  EXPECT_EQ(written(TableFormat::csv, kRows),
+            "name,rate,more\n\"a,\"\"b\"\"\",12.345,\nc,0.001,x y\n");
+}
+
+TEST(Table, JsonAndJsonLinesComeBackAsTheyWere) {
+  EXPECT_EQ(Json::parse(written(TableFormat::json, kRows)), Json(kRows));
+  EXPECT_EQ(Json::parse(written(TableFormat::json, {})), Json::array());
+  const std::string lines = written(TableFormat::jsonl, kRows);
+  EXPECT_EQ(Json::parse(lines.substr(0, lines.find('\n'))), kRows[0]);
+}
+
+TEST(Table, MarkdownShowsTheChosenColumns) {
+  const std::string text = written(TableFormat::md, kRows);
+  EXPECT_EQ(text.find("more"), std::string::npos);
+  EXPECT_NE(text.find(" 12.3 |"), std::string::npos) << text;
+  EXPECT_NE(text.find("1.00e-03 |"), std::string::npos) << text;
+}
+
+TEST(Table, ColumnsOfAFirstEmptyCellStayAligned) {
+  const std::string text = written(TableFormat::csv, {Json{{"first", nullptr}, {"second", 1}}});
+  EXPECT_EQ(text, "first,second\n,1\n");
+}
+
+}  // namespace
+}  // namespace thermocline

@@ -1,0 +1,246 @@
+// thermocline chat: a conversation, whose text so far stays in one timeline.
+#include <unistd.h>
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <optional>
+
+#include "tools/thermocline/command.h"
+#include "tools/thermocline/flags.h"
+#include "tools/thermocline/generation.h"
+#include "tools/thermocline/interruption.h"
+#include "tools/thermocline/prompt.h"
+#include "tools/thermocline/size.h"
+#include "tools/thermocline/statistics.h"
+
+namespace thermocline {
+namespace {
+
+namespace po = boost::program_options;
+
+struct ChatFlags {
+  ModelFlags model;
+  SamplingFlags sampling;
+  MethodFlags method;
+  TierFlags tiers;
+  OutputFlags output;
+  std::string chat_template = "auto", system, document;
+};
+
+constexpr const char* kHelp =
+    "/help   this text\n"
+    "/reset  forget the conversation\n"
+    "/exit   leave (Ctrl-D does the same)\n"
+    "A line that ends in \\ goes on in the next. Ctrl-C stops an answer.\n";
+
+// Lines of stdin. Not std::getline: an interrupted read must come back to us.
+class LineReader {
+ public:
+  // A message, of several lines where they end in a backslash; nothing at the end of the input.
+  std::optional<std::string> message(bool prompted) {
+    std::string text;
+    for (;;) {
+      if (prompted) std::fputs(text.empty() ? "> " : ". ", stderr);
+      const auto line = next_line();
+      if (!line) return text.empty() ? std::nullopt : std::optional(text);
+      text += *line;
+      if (!text.ends_with('\\')) return text;
+      text.back() = '\n';
+    }
+  }
+
+ private:
+  std::optional<std::string> next_line() {
+    for (;;) {
+      if (const std::size_t end = pending_.find('\n'); end != std::string::npos) {
+        std::string line = pending_.substr(0, end);
+        pending_.erase(0, end + 1);
+        return line;
+      }
+      std::array<char, 4096> piece;
+      const ssize_t count = read(STDIN_FILENO, piece.data(), piece.size());
+      if (count < 0 && errno == EINTR && !interrupted()) continue;
+      if (count <= 0) break;
+      pending_.append(piece.data(), static_cast<std::size_t>(count));
+    }
+    if (pending_.empty() || interrupted()) return std::nullopt;
+    return std::exchange(pending_, {});
+  }
+
+  std::string pending_;
+};
+
+class Conversation {
+ public:
+  Conversation(Engine& engine, KvCache& cache, const ChatFlags& flags, GenerationOptions options)
+      : engine_(engine), cache_(cache), flags_(flags), options_(std::move(options)) {}
+
+  Status reset() {
+    messages_.clear();
+    if (!flags_.system.empty()) messages_.push_back({"system", flags_.system});
+    held_.clear();
+    timeline_ = Timeline();
+    TL_TRY_ASSIGN(timeline_, cache_.start());
+    return {};
+  }
+
+  // Answers a message. A failed one leaves the conversation as it was.
+  Status answer(const std::string& message, Generation* out) {
+    messages_.push_back({"user", message});
+    const Status status = generate(out);
+    if (!status) {
+      messages_.pop_back();
+      return status;
+    }
+    messages_.push_back({"assistant", out->text});
+    return {};
+  }
+
+ private:
+  Status generate(Generation* out) {
+    TL_TRY_ASSIGN(const std::string text,
+                  engine_.render_chat(messages_, flags_.chat_template, true));
+    TL_TRY_ASSIGN(const std::vector<int> prompt,
+                  engine_.encode(text, Engine::Special::parse, true));
+    const Status fits =
+        check_fits(prompt.size(), options_.context, engine_.model(), flags_.model.rope_freq_scale);
+    if (!fits)
+      return fail(fits.error().code, fits.error().message, "; /reset forgets the conversation");
+    // The timeline holds the last prompt and answer: what still agrees is not read again.
+    const auto differs = std::mismatch(held_.begin(), held_.end(), prompt.begin(), prompt.end());
+    auto known = static_cast<std::uint32_t>(differs.first - held_.begin());
+    known = std::min(known, static_cast<std::uint32_t>(prompt.size() - 1));
+    held_.resize(known);
+    TL_TRY(timeline_.truncate(known));
+    const Status status = generate_text(engine_, cache_, timeline_, prompt, known, options_, out);
+    held_ = prompt;
+    held_.insert(held_.end(), out->tokens.begin(), out->tokens.end());
+    held_.resize(std::min<std::size_t>(held_.size(), timeline_.length()));
+    return status;
+  }
+
+  Engine& engine_;
+  KvCache& cache_;
+  const ChatFlags& flags_;
+  GenerationOptions options_;
+  Timeline timeline_;
+  std::vector<ChatMessage> messages_;
+  std::vector<int> held_;  // the timeline's tokens
+};
+
+void print_turn(const Generation& g) {
+  std::fprintf(
+      stderr, "[%s tokens known, %s read, %s generated at %.1f tokens/s, %.1f %% of rows read]\n",
+      format_count(g.cached_tokens).c_str(), format_count(g.prefilled_tokens).c_str(),
+      format_count(g.tokens.size()).c_str(), g.decode_ms > 0 ? g.steps / g.decode_ms * 1e3 : 0.0,
+      share_of(g.decode_cost.rows_attended, g.decode_cost.rows_held) * 100);
+}
+
+Result<Exit> talk(const ChatFlags& flags, Conversation& conversation, RunRecord* last) {
+  const bool by_hand = isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
+  if (by_hand && !flags.output.quiet) std::fputs("/help lists the commands.\n", stderr);
+  LineReader reader;
+  while (const std::optional<std::string> message = reader.message(by_hand)) {
+    if (*message == "/exit") break;
+    if (message->empty()) continue;
+    if (*message == "/help") {
+      std::fputs(kHelp, stderr);
+      continue;
+    }
+    if (*message == "/reset") {
+      TL_TRY(conversation.reset());
+      continue;
+    }
+    if (message->starts_with('/') && message->find(' ') == std::string::npos) {
+      std::fprintf(stderr, "there is no command %s; /help lists them\n", message->c_str());
+      continue;
+    }
+    last->generation = {};
+    const Status status = conversation.answer(*message, &last->generation);
+    if (!status && status.error().code == ErrorCode::io) return tl::unexpected(status.error());
+    if (!last->generation.text.ends_with('\n')) TL_TRY(write_to_stdout("\n"));
+    if (!status) {
+      std::fprintf(stderr, "thermocline chat: %s\n", status.error().message.c_str());
+      if (!by_hand) return Exit::failure;
+    } else if (!flags.output.quiet) {
+      print_turn(last->generation);
+    }
+    if (interrupted() && !by_hand) return Exit::interrupted;
+    forget_interruption();
+  }
+  if (by_hand) std::fputs("\n", stderr);
+  return interrupted() ? Exit::interrupted : Exit::success;
+}
+
+Result<Exit> chat(ChatFlags& flags) {
+  GenerationOptions run;
+  TL_TRY_ASSIGN(run.sampling, flags.sampling.sampling_options());
+  TL_TRY_ASSIGN(run.progress, parse_progress_style(flags.output.progress));
+  CacheOptions options = flags.method.cache_options();
+  TL_TRY_ASSIGN(options.tiers, flags.tiers.tier_options());
+  if (!flags.document.empty()) {
+    TL_TRY_ASSIGN(const std::string document, read_text(flags.document));
+    flags.system += (flags.system.empty() ? "" : "\n\n") + document;
+  }
+  TL_TRY_ASSIGN(const std::unique_ptr<Engine> engine, flags.model.open());
+  const ModelInfo& model = engine->model();
+  // Asked once without a conversation: a model that cannot chat says so before the first message.
+  const ChatMessage probe{"user", "?"};
+  TL_TRY(engine->render_chat({&probe, 1}, flags.chat_template, true));
+  run.context = flags.model.context == 0 ? model.context : flags.model.context;
+  options.max_positions = run.context;
+  TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine->open_cache(options));
+  run.length = flags.sampling.length;
+  run.ignore_end = flags.sampling.ignore_end;
+  run.stops = flags.sampling.stops;
+  run.show = write_to_stdout;
+
+  RunRecord record;
+  record.command = "chat";
+  record.method = options.method;
+  record.model = &model;
+  record.context = run.context;
+  record.seed = run.sampling.seed;
+  Conversation conversation(*engine, *cache, flags, run);
+  TL_TRY(conversation.reset());
+  TL_TRY_ASSIGN(const Exit exit, talk(flags, conversation, &record));
+  record.memory = cache->usage();
+  for (const std::string& note : cache->notes()) record.notes.push_back(note);
+  if (flags.output.verbose) print_statistics(record, Detail::full);
+  TL_TRY(flags.output.write_json(json_text(statistics_json(record))));
+  return exit;
+}
+
+}  // namespace
+
+Result<Exit> run_chat(const std::vector<std::string>& arguments) {
+  ChatFlags flags;
+  CommandLine line(
+      "chat", "-m FILE.gguf [options]",
+      "A conversation: a line of stdin is a message, the answer goes to stdout. The "
+      "text so far stays in the cache, and only what is new is read. /help, /reset and "
+      "/exit are commands. The statistics are those of the last answer.");
+  auto add = line.group("Conversation").add_options();
+  add("system-prompt", po::value(&flags.system)->value_name("TEXT"),
+      "what the model is told first");
+  add("file,f", po::value(&flags.document)->value_name("FILE"),
+      "a document to talk about: it becomes part of the system message");
+  add("chat-template", po::value(&flags.chat_template)->value_name("NAME"),
+      "auto takes the model's own; or chatml, llama3, gemma (auto)");
+  flags.model.add_to(&line);
+  flags.sampling.add_to(&line);
+  flags.method.add_to(&line);
+  flags.tiers.add_to(&line);
+  flags.output.add_to(&line);
+  TL_TRY_ASSIGN(const CommandLine::Outcome outcome, line.parse(arguments));
+  if (outcome == CommandLine::Outcome::helped) return Exit::success;
+  if (flags.document == "-")
+    return fail(ErrorCode::invalid_argument, "-f -: stdin is the conversation; name a file");
+  if (flags.output.json == "-")
+    return fail(ErrorCode::invalid_argument, "--json -: stdout is the conversation; name a file");
+  return chat(flags);
+}
+
+}  // namespace thermocline

@@ -1,0 +1,236 @@
+#include "tools/thermocline/flags.h"
+
+#include <cerrno>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include "tools/thermocline/size.h"
+
+namespace thermocline {
+namespace {
+
+namespace po = boost::program_options;
+
+constexpr std::uint32_t kMostContext = 1u << 30;
+
+template <typename T>
+po::typed_value<T>* value(T* into, const char* name) {
+  return po::value<T>(into)->value_name(name);
+}
+
+void add_model_options(po::options_description* group, ModelFlags* flags, bool with_threads) {
+  auto add = group->add_options();
+  add("model,m", value(&flags->model, "FILE"), "the model, a GGUF file");
+  if (with_threads)
+    add("threads,t", value(&flags->threads, "N"), "threads; 0: as many as may be used (0)");
+  add("ctx-size,c", value(&flags->context, "N"), "context in tokens; 0: the model's own (0)");
+  add("isa", value(&flags->isa, "NAME"), "instruction set: auto, scalar, avx2 or avx512 (auto)");
+  add("rope-scaling", value(&flags->rope_scaling, "KIND"),
+      "stretch positions beyond the model's context: none, linear or yarn (the model's own)");
+  add("rope-freq-scale", value(&flags->rope_freq_scale, "X"),
+      "by this factor: 0.25 stretches the context four times (the model's own)");
+  add("rope-freq-base", value(&flags->rope_freq_base, "X"), "RoPE base (the model's own)");
+  add("batch-size,b", value(&flags->batch, "N"),
+      "accepted, without effect: the prefill chooses its own, which no answer depends on");
+  add("ubatch-size", value(&flags->ubatch, "N"), "accepted, without effect, as -b");
+  add("gpu-layers", value(&flags->gpu_layers, "N"), "0 or auto: this build computes on the CPU");
+  add("flash-attn", value(&flags->flash_attention, "on|off|auto"),
+      "on or auto: attention is always computed in tiles");
+}
+
+Status refuse_unless(bool accepted, const std::string& option, const std::string& given,
+                     const std::string& why) {
+  if (accepted) return {};
+  return fail(ErrorCode::invalid_argument, option, " ", given, " is refused: ", why);
+}
+
+}  // namespace
+
+void ModelFlags::add_to(CommandLine* line) {
+  add_model_options(&line->group("Model and machine"), this, true);
+}
+
+void ModelFlags::add_without_threads_to(CommandLine* line) {
+  add_model_options(&line->group("Model and machine"), this, false);
+}
+
+Result<EngineOptions> ModelFlags::engine_options() const {
+  if (model.empty()) return fail(ErrorCode::invalid_argument, "no model: say -m FILE.gguf");
+  TL_TRY(refuse_unless(gpu_layers == "0" || gpu_layers == "auto", "--gpu-layers", gpu_layers,
+                       "this build computes on the CPU; leave it out or say 0"));
+  TL_TRY(refuse_unless(flash_attention == "on" || flash_attention == "auto", "--flash-attn",
+                       flash_attention, "attention is always computed in tiles; leave it out"));
+  if (threads < 0 || threads > 4096)
+    return fail(ErrorCode::invalid_argument, "--threads ", threads,
+                " is not a number of threads: 0 takes as many as may be used");
+  if (context > kMostContext)
+    return fail(ErrorCode::invalid_argument, "--ctx-size must be at most ", kMostContext);
+  const bool sane_scale = rope_freq_scale >= 0 && rope_freq_scale <= 1;
+  if (!sane_scale)
+    return fail(ErrorCode::invalid_argument, "--rope-freq-scale ", rope_freq_scale,
+                " is not above 0 and at most 1: 0.25 stretches the context four times");
+  if (!(rope_freq_base >= 0) || !std::isfinite(rope_freq_base))
+    return fail(ErrorCode::invalid_argument, "--rope-freq-base must be above 0");
+  EngineOptions options;
+  options.model_path = model;
+  options.threads = threads;
+  options.isa = isa;
+  options.rope_freq_scale = rope_freq_scale;
+  options.rope_freq_base = rope_freq_base;
+  if (rope_scaling == "none")
+    options.rope_scaling = RopeScaling::none;
+  else if (rope_scaling == "linear")
+    options.rope_scaling = RopeScaling::linear;
+  else if (rope_scaling == "yarn")
+    options.rope_scaling = RopeScaling::yarn;
+  else if (rope_scaling != "model")
+    return fail(ErrorCode::invalid_argument, "--rope-scaling '", rope_scaling,
+                "' is not known: none, linear or yarn");
+  return options;
+}
+
+Result<std::unique_ptr<Engine>> ModelFlags::open() const {
+  TL_TRY_ASSIGN(const EngineOptions options, engine_options());
+  return Engine::open(options);
+}
+
+std::vector<std::string> ModelFlags::notes() const {
+  if (batch == 0 && ubatch == 0) return {};
+  return {"-b and -ub have no effect: the prefill chooses its own, which no answer depends on"};
+}
+
+void TierFlags::add_without_budgets_to(po::options_description* group) {
+  auto add = group->add_options();
+  add("kv-device", value(&device, "SIZE"), "0 or auto: this build has no GPU tier");
+  add("kv-dir", value(&directory, "DIR"),
+      "where the scratch file of --kv-disk lives: a folder on the disk to use, not a tmpfs (the "
+      "user's cache folder)");
+  add("io-backend", value(&io_backend, "NAME"), "disk reads by auto, uring or threads (auto)");
+  add("cache-type-k", value(&keys_type, "TYPE"), "f16: the method decides how keys are held");
+  add("cache-type-v", value(&values_type, "TYPE"), "f16: the method decides how values are held");
+  add("no-kv-offload", po::bool_switch(&no_offload), "accepted: the cache is in host memory");
+}
+
+void TierFlags::add_to(CommandLine* line) {
+  po::options_description& group = line->group("Tiers of the KV cache");
+  group.add_options()("kv-host", value(&host, "SIZE"),
+                      "host memory for KV and its index: 512MiB, 2G or auto (auto: what is free)");
+  group.add_options()("kv-disk", value(&disk, "SIZE"),
+                      "disk for what host memory does not hold: a size, auto, or 0 for none (0)");
+  add_without_budgets_to(&group);
+}
+
+Result<TierOptions> TierFlags::tier_options() const {
+  TL_TRY_ASSIGN(const std::uint64_t device_bytes, parse_size(device, "--kv-device"));
+  TL_TRY(refuse_unless(device_bytes == 0 || device_bytes == kAutoBytes, "--kv-device", device,
+                       "this build has no GPU tier; give the memory to --kv-host"));
+  const std::string only_f16 =
+      "the cache holds f16, and a method decides about anything smaller (--method)";
+  TL_TRY(refuse_unless(keys_type == "f16", "--cache-type-k", keys_type, only_f16));
+  TL_TRY(refuse_unless(values_type == "f16", "--cache-type-v", values_type, only_f16));
+  if (io_backend != "auto" && io_backend != "uring" && io_backend != "threads")
+    return fail(ErrorCode::invalid_argument, "--io-backend '", io_backend,
+                "' is not known: auto, uring or threads");
+  TierOptions options;
+  TL_TRY_ASSIGN(options.host_bytes, parse_size(host, "--kv-host"));
+  TL_TRY_ASSIGN(options.disk_bytes, parse_size(disk, "--kv-disk"));
+  options.directory = directory;
+  options.io_backend = io_backend;
+  return options;
+}
+
+void MethodFlags::add_without_method_to(po::options_description* group) {
+  auto add = group->add_options();
+  add("method-set", value(&settings, "NAME=VALUE"),
+      "over the method's file, as in select.share=0.05; may be repeated");
+  add("method-dir", value(&directory, "DIR"), "where methods are looked up (the installed ones)");
+}
+
+void MethodFlags::add_to(CommandLine* line) {
+  po::options_description& group = line->group("Method");
+  group.add_options()("method", value(&method, "NAME|FILE"),
+                      "how the cache is kept and read: exact, streaming, sketch ...; 'thermocline "
+                      "methods' lists them (exact)");
+  add_without_method_to(&group);
+}
+
+CacheOptions MethodFlags::cache_options() const {
+  CacheOptions options;
+  options.method = method;
+  options.method_directory = method_directory(directory);
+  options.method_overrides = settings;
+  return options;
+}
+
+void SamplingFlags::add_to(CommandLine* line) {
+  auto add = line->group("Sampling").add_options();
+  add("predict,n", value(&length, "N"), "tokens to generate; -1: until the text ends (-1)");
+  add("seed,s", value(&seed, "N"), "seed of the sampler; -1: another one each time (-1)");
+  add("temp", value(&options.temperature, "X"), "temperature; 0: always the likeliest (0.8)");
+  add("top-k", value(&options.top_k, "N"), "among the N likeliest; 0: all (40)");
+  add("top-p", value(&options.top_p, "X"), "among those that make up this probability (0.95)");
+  add("min-p", value(&options.min_p, "X"), "among those this likely beside the likeliest (0.05)");
+  add("repeat-penalty", value(&options.repeat_penalty, "X"), "of recent tokens; 1: none (1)");
+  add("repeat-last-n", value(&options.repeat_last_n, "N"), "how many are recent; -1: all (64)");
+  add("ignore-eos", po::bool_switch(&ignore_end), "go on when the model would end its text");
+  add("stop", value(&stops, "TEXT"), "end before this text; may be repeated");
+}
+
+Result<SamplingOptions> SamplingFlags::sampling_options() const {
+  SamplingOptions chosen = options;
+  const auto within = [](float x, float low, float high) { return x >= low && x <= high; };
+  if (!within(chosen.temperature, 0, 1000))
+    return fail(ErrorCode::invalid_argument, "--temp must be 0 or more");
+  if (!within(chosen.top_p, 0, 1) || !within(chosen.min_p, 0, 1))
+    return fail(ErrorCode::invalid_argument, "--top-p and --min-p are between 0 and 1");
+  if (chosen.top_k < 0) return fail(ErrorCode::invalid_argument, "--top-k must be 0 or more");
+  if (!within(chosen.repeat_penalty, 1e-3f, 1e3f))
+    return fail(ErrorCode::invalid_argument, "--repeat-penalty must be above 0, 1 for none");
+  if (chosen.repeat_last_n < -1)
+    return fail(ErrorCode::invalid_argument, "--repeat-last-n must be -1 or more");
+  if (length < -1) return fail(ErrorCode::invalid_argument, "--predict must be -1 or more");
+  for (const std::string& stop : stops)
+    if (stop.empty()) return fail(ErrorCode::invalid_argument, "--stop needs a text");
+  chosen.seed = seed >= 0 ? static_cast<std::uint64_t>(seed) : std::random_device{}();
+  return chosen;
+}
+
+void OutputFlags::add_to(CommandLine* line) {
+  auto add = line->group("Output").add_options();
+  add("json", value(&json, "FILE"), "write the statistics there as JSON; -: to stdout");
+  add("progress", value(&progress, "STYLE"), "bar, json, none or auto: a bar on a terminal (auto)");
+  add("quiet", po::bool_switch(&quiet), "no statistics and no notes on stderr");
+  add("verbose,v", po::bool_switch(&verbose), "memory by purpose, and more counters");
+}
+
+Status OutputFlags::write_json(const std::string& text) const {
+  if (json.empty()) return {};
+  if (json == "-") return write_to_stdout(text);
+  std::ofstream file(json, std::ios::binary | std::ios::trunc);
+  file << text;
+  file.close();
+  if (!file) return fail(ErrorCode::io, "--json ", json, " could not be written");
+  return {};
+}
+
+Status write_to_stdout(std::string_view text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0)
+    return {};
+  return fail(ErrorCode::io, "stdout: ", std::strerror(errno));
+}
+
+std::string method_directory(const std::string& given) {
+  if (!given.empty()) return given;
+  std::error_code error;
+  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error) return {};
+  const std::filesystem::path beside =
+      program.parent_path().parent_path() / "share" / "thermocline" / "methods";
+  return std::filesystem::is_directory(beside, error) ? beside.string() : std::string();
+}
+
+}  // namespace thermocline

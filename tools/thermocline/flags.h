@@ -1,0 +1,81 @@
+// The options that subcommands share: one table a group, the variables that it fills in, and what
+// they mean to the library. A name that llama.cpp has means here what it means there.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/thermocline.h"
+#include "tools/thermocline/command_line.h"
+#include "tools/thermocline/progress.h"
+
+namespace thermocline {
+
+struct ModelFlags {
+  std::string model;
+  int threads = 0;
+  std::uint32_t context = 0;
+  std::string isa = "auto", rope_scaling = "model", gpu_layers = "0", flash_attention = "auto";
+  float rope_freq_scale = 0, rope_freq_base = 0;
+  int batch = 0, ubatch = 0;
+
+  void add_to(CommandLine* line);
+  // The same with -t as a list, for commands that sweep over it.
+  void add_without_threads_to(CommandLine* line);
+  Result<EngineOptions> engine_options() const;
+  Result<std::unique_ptr<Engine>> open() const;
+  // What was asked for and has no effect, a line each.
+  std::vector<std::string> notes() const;
+};
+
+struct TierFlags {
+  std::string host = "auto", disk = "0", device = "auto", directory, io_backend = "auto";
+  std::string keys_type = "f16", values_type = "f16";
+  bool no_offload = false;
+
+  void add_to(CommandLine* line);
+  // The options that are not budgets, for commands that sweep over those.
+  void add_without_budgets_to(boost::program_options::options_description* group);
+  Result<TierOptions> tier_options() const;
+};
+
+struct MethodFlags {
+  std::string method = "exact", directory;
+  std::vector<std::string> settings;
+
+  void add_to(CommandLine* line);
+  void add_without_method_to(boost::program_options::options_description* group);
+  // Everything but the tiers and the positions.
+  CacheOptions cache_options() const;
+};
+
+struct SamplingFlags {
+  SamplingOptions options;
+  std::int64_t seed = -1;
+  bool ignore_end = false;
+  int length = -1;
+  std::vector<std::string> stops;
+
+  void add_to(CommandLine* line);
+  // Draws the seed when none was given.
+  Result<SamplingOptions> sampling_options() const;
+};
+
+struct OutputFlags {
+  std::string json, progress = "auto";
+  bool quiet = false, verbose = false;
+
+  void add_to(CommandLine* line);
+  // Writes text to --json's file ("-": stdout); nothing when the option was not given.
+  Status write_json(const std::string& text) const;
+};
+
+// At once: text is seen as it comes.
+Status write_to_stdout(std::string_view text);
+
+// Where the methods' files are: the given folder, else the one beside this program; "" leaves it to
+// the library.
+std::string method_directory(const std::string& given);
+
+}  // namespace thermocline

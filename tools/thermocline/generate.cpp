@@ -1,0 +1,156 @@
+// thermocline generate: reads a prompt, writes what follows.
+#include <unistd.h>
+#include <chrono>
+#include <cstdio>
+
+#include "tools/thermocline/command.h"
+#include "tools/thermocline/flags.h"
+#include "tools/thermocline/generation.h"
+#include "tools/thermocline/interruption.h"
+#include "tools/thermocline/prompt.h"
+#include "tools/thermocline/size.h"
+#include "tools/thermocline/statistics.h"
+
+namespace thermocline {
+namespace {
+
+namespace po = boost::program_options;
+
+struct GenerateFlags {
+  ModelFlags model;
+  PromptFlags prompt;
+  SamplingFlags sampling;
+  MethodFlags method;
+  TierFlags tiers;
+  OutputFlags output;
+  bool dry_run = false;
+};
+
+Result<std::vector<int>> encode_prompt(const Engine& engine, const PromptFlags& flags,
+                                       std::vector<std::string>* notes) {
+  TL_TRY_ASSIGN(std::string text, flags.read());
+  if (const std::size_t at = find_invalid_utf8(text); at != std::string::npos)
+    notes->push_back("the prompt is not UTF-8 at byte " + format_count(at) +
+                     ": it is read as bytes, as it is");
+  if (!flags.chat_template.empty()) {
+    std::vector<ChatMessage> messages;
+    if (!flags.system.empty()) messages.push_back({"system", flags.system});
+    messages.push_back({"user", std::move(text)});
+    TL_TRY_ASSIGN(text, engine.render_chat(messages, flags.chat_template, true));
+  } else if (!flags.system.empty()) {
+    return fail(ErrorCode::invalid_argument, "--system-prompt needs --chat-template auto");
+  }
+  TL_TRY_ASSIGN(std::vector<int> tokens, engine.encode(text, Engine::Special::parse, true));
+  if (tokens.empty()) return fail(ErrorCode::invalid_argument, "the prompt is empty: say -p or -f");
+  return tokens;
+}
+
+// The positions to plan for: no more than this run can reach.
+std::uint32_t positions_needed(std::size_t prompt, int length, std::uint32_t context) {
+  if (length < 0 || prompt == 0) return context;
+  const std::uint64_t most = std::uint64_t{prompt} + static_cast<std::uint64_t>(length);
+  return most < context ? static_cast<std::uint32_t>(most) : context;
+}
+
+Result<Exit> dry_run(const Engine& engine, const GenerateFlags& flags, const CacheOptions& options,
+                     std::size_t prompt_tokens) {
+  TL_TRY_ASSIGN(const MemoryPlan plan, engine.plan(options));
+  const ModelInfo& model = engine.model();
+  if (!flags.output.quiet) {
+    std::fprintf(stderr, "%-10s %s, %s, mapped from %s\n", "model", model.name.c_str(),
+                 format_size(model.weight_bytes).c_str(), model.path.c_str());
+    std::fprintf(stderr, "%-10s %s tokens; planned for %s positions of %s each\n", "prompt",
+                 format_count(prompt_tokens).c_str(), format_count(options.max_positions).c_str(),
+                 format_size(model.kv_bytes_per_token).c_str());
+    print_memory_plan(plan, Detail::full);
+  }
+  nlohmann::ordered_json json{
+      {"schema", "thermocline/plan/1"}, {"build", build_json()},
+      {"model", model_json(model)},     {"method", options.method},
+      {"prompt_tokens", prompt_tokens}, {"positions", options.max_positions},
+      {"memory", memory_json(plan)}};
+  TL_TRY(flags.output.write_json(json_text(json)));
+  return Exit::success;
+}
+
+Result<Exit> generate(const GenerateFlags& flags) {
+  using Clock = std::chrono::steady_clock;
+  // Everything that can be wrong with the command line, before a model is opened.
+  GenerationOptions run;
+  TL_TRY_ASSIGN(run.sampling, flags.sampling.sampling_options());
+  TL_TRY_ASSIGN(run.progress, parse_progress_style(flags.output.progress));
+  CacheOptions cache_options = flags.method.cache_options();
+  TL_TRY_ASSIGN(cache_options.tiers, flags.tiers.tier_options());
+  if (!flags.prompt.given() && !flags.dry_run)
+    return fail(ErrorCode::invalid_argument, "no prompt: say -p TEXT, -f FILE or -f - for stdin");
+
+  RunRecord record;
+  const Clock::time_point start = Clock::now();
+  TL_TRY_ASSIGN(const std::unique_ptr<Engine> engine, flags.model.open());
+  const ModelInfo& model = engine->model();
+  record.notes = flags.model.notes();
+  std::vector<int> prompt;
+  if (flags.prompt.given()) {
+    TL_TRY_ASSIGN(prompt, encode_prompt(*engine, flags.prompt, &record.notes));
+  }
+  record.context = flags.model.context == 0 ? model.context : flags.model.context;
+  if (record.context > model.context)
+    record.notes.push_back("-c " + format_count(record.context) + " is beyond the " +
+                           format_count(model.context) +
+                           " positions that the model was trained for: answers get worse there");
+  TL_TRY(check_fits(prompt.size(), record.context, model, flags.model.rope_freq_scale));
+  cache_options.max_positions =
+      positions_needed(prompt.size(), flags.sampling.length, record.context);
+  if (flags.dry_run) return dry_run(*engine, flags, cache_options, prompt.size());
+
+  TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine->open_cache(cache_options));
+  TL_TRY_ASSIGN(Timeline timeline, cache->start());
+  record.load_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+  run.length = flags.sampling.length;
+  run.context = record.context;
+  run.ignore_end = flags.sampling.ignore_end;
+  run.stops = flags.sampling.stops;
+  // With the statistics on stdout the text is one of them: stdout is then one JSON value.
+  const bool text_in_json = flags.output.json == "-";
+  run.show = [&](std::string_view text) { return text_in_json ? Status{} : write_to_stdout(text); };
+
+  const Status status =
+      generate_text(*engine, *cache, timeline, prompt, 0, run, &record.generation);
+  if (isatty(STDOUT_FILENO) && !record.generation.text.ends_with('\n')) std::puts("");
+  record.command = "generate";
+  record.method = cache_options.method;
+  record.model = &model;
+  record.seed = run.sampling.seed;
+  record.memory = cache->usage();
+  for (const std::string& note : cache->notes()) record.notes.push_back(note);
+  if (!status) record.error = status.error().message;
+  if (!flags.output.quiet)
+    print_statistics(record, flags.output.verbose ? Detail::full : Detail::brief);
+  TL_TRY(flags.output.write_json(json_text(statistics_json(record))));
+  TL_TRY(status);
+  return interrupted() ? Exit::interrupted : Exit::success;
+}
+
+}  // namespace
+
+Result<Exit> run_generate(const std::vector<std::string>& arguments) {
+  GenerateFlags flags;
+  CommandLine line("generate", "-m FILE.gguf -p TEXT | -f FILE [options]",
+                   "Continues a text. Only the generated text goes to stdout; everything else, the "
+                   "statistics at the end included, to stderr. Ctrl-C stops at the next token and "
+                   "still prints them; a second one quits.");
+  flags.prompt.add_to(&line);
+  flags.model.add_to(&line);
+  flags.sampling.add_to(&line);
+  flags.method.add_to(&line);
+  flags.tiers.add_to(&line);
+  flags.output.add_to(&line);
+  line.group("Other").add_options()(
+      "dry-run", po::bool_switch(&flags.dry_run),
+      "print the memory that would be taken, by tier, and stop before a weight is read");
+  TL_TRY_ASSIGN(const CommandLine::Outcome outcome, line.parse(arguments));
+  if (outcome == CommandLine::Outcome::helped) return Exit::success;
+  return generate(flags);
+}
+
+}  // namespace thermocline

@@ -1,0 +1,194 @@
+#include "tools/thermocline/generation.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+
+#include "tools/thermocline/interruption.h"
+#include "tools/thermocline/size.h"
+#include "tools/thermocline/stop_text.h"
+
+namespace thermocline {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double milliseconds_since(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+// Logits of tokens that may not be drawn are lowered to minus infinity.
+std::vector<int> end_tokens(const Engine& engine) {
+  std::vector<int> tokens;
+  for (std::uint32_t t = 0; t < engine.model().vocabulary; ++t)
+    if (engine.ends_generation(static_cast<int>(t))) tokens.push_back(static_cast<int>(t));
+  return tokens;
+}
+
+// Tokens become text, text is held back for stop strings and shown.
+class Writer {
+ public:
+  Writer(const Engine& engine, const GenerationOptions& options, Generation* out)
+      : stream_(engine.stream()), stop_(options.stops), show_(options.show), out_(out) {}
+
+  Status feed(int token) { return pass_on(stop_.feed(stream_->feed(token))); }
+  Status finish() {
+    if (stop_.stopped()) return {};
+    TL_TRY(pass_on(stop_.feed(stream_->flush())));
+    return stop_.stopped() ? Status{} : pass_on(stop_.flush());
+  }
+  const StopText& stop() const { return stop_; }
+
+ private:
+  Status pass_on(const std::string& text) {
+    if (text.empty()) return {};
+    out_->text += text;
+    return show_(text);
+  }
+
+  std::unique_ptr<TextStream> stream_;
+  StopText stop_;
+  std::function<Status(std::string_view)> show_;
+  Generation* out_;
+};
+
+Status prefill_prompt(Engine& engine, Timeline& timeline, std::span<const int> prompt,
+                      std::uint32_t cached, const GenerationOptions& options,
+                      std::span<float> logits) {
+  Progress progress(options.progress, "reading", prompt.size(), cached);
+  PrefillOptions prefill;
+  prefill.progress = [&](const PrefillProgress& at) {
+    progress.update(cached + at.done);
+    return !interrupted();
+  };
+  return engine.prefill(timeline, prompt.subspan(cached), logits, prefill);
+}
+
+}  // namespace
+
+const char* name_of(StopReason reason) {
+  switch (reason) {
+    case StopReason::end_of_text:
+      return "eos";
+    case StopReason::length:
+      return "length";
+    case StopReason::context:
+      return "length";
+    case StopReason::stop_text:
+      return "stop";
+    case StopReason::interruption:
+      return "interrupted";
+  }
+  return "";
+}
+
+CacheReport difference(const CacheReport& after, const CacheReport& before) {
+  CacheReport d;
+  d.steps = after.steps - before.steps;
+  d.rows_attended = after.rows_attended - before.rows_attended;
+  d.rows_held = after.rows_held - before.rows_held;
+  d.summaries_attended = after.summaries_attended - before.summaries_attended;
+  d.host_bytes_read = after.host_bytes_read - before.host_bytes_read;
+  d.index_bytes_read = after.index_bytes_read - before.index_bytes_read;
+  d.disk_bytes_read = after.disk_bytes_read - before.disk_bytes_read;
+  d.disk_reads = after.disk_reads - before.disk_reads;
+  d.disk_bytes_written = after.disk_bytes_written - before.disk_bytes_written;
+  d.row_cache_hits = after.row_cache_hits - before.row_cache_hits;
+  d.row_cache_misses = after.row_cache_misses - before.row_cache_misses;
+  d.pages_verified = after.pages_verified - before.pages_verified;
+  d.pages_read_again = after.pages_read_again - before.pages_read_again;
+  d.stall_ms = after.stall_ms - before.stall_ms;
+  d.attend_ms = after.attend_ms - before.attend_ms;
+  d.select_ms = after.select_ms - before.select_ms;
+  d.seal_ms = after.seal_ms - before.seal_ms;
+  d.rows_sealed = after.rows_sealed - before.rows_sealed;
+  return d;
+}
+
+Status check_fits(std::size_t prompt_tokens, std::uint32_t context, const ModelInfo& model,
+                  float freq_scale) {
+  if (prompt_tokens < context) return {};
+  const std::uint64_t needed = prompt_tokens + 1;
+  if (context < model.context && needed <= model.context)
+    return fail(ErrorCode::exhausted, "the prompt has ", format_count(prompt_tokens),
+                " tokens and -c allows ", format_count(context), ": say -c ", needed,
+                " or more (the model was trained for ", format_count(model.context), ")");
+  const double now = freq_scale > 0 ? static_cast<double>(freq_scale) : 1.0;
+  const double scale = now * static_cast<double>(model.context) / static_cast<double>(needed);
+  return fail(ErrorCode::exhausted, "the prompt has ", format_count(prompt_tokens),
+              " tokens and the context ", format_count(context), " (the model was trained for ",
+              format_count(model.context),
+              "): shorten it, or stretch the positions with --rope-scaling yarn "
+              "--rope-freq-scale ",
+              std::floor(scale * 100) / 100, " -c ", needed, " or more");
+}
+
+Status generate_text(Engine& engine, KvCache& cache, Timeline& timeline,
+                     std::span<const int> prompt, std::uint32_t cached_tokens,
+                     const GenerationOptions& options, Generation* out) {
+  TL_CHECK(cached_tokens < prompt.size() && timeline.length() == cached_tokens);
+  std::vector<float> logits(engine.model().vocabulary);
+  out->prompt_tokens = static_cast<std::uint32_t>(prompt.size());
+  out->cached_tokens = cached_tokens;
+
+  const CacheReport at_start = cache.report();
+  const Clock::time_point start = Clock::now();
+  const Status read = prefill_prompt(engine, timeline, prompt, cached_tokens, options, logits);
+  out->prefill_ms = milliseconds_since(start);
+  out->prefilled_tokens = timeline.length() - cached_tokens;
+  const CacheReport after_prefill = cache.report();
+  out->prefill_cost = difference(after_prefill, at_start);
+  if (!read && read.error().code == ErrorCode::cancelled) {
+    out->reason = StopReason::interruption;
+    return {};
+  }
+  TL_TRY(read);
+
+  Sampler sampler(options.sampling);
+  for (const int token : prompt) sampler.accept(token);
+  Writer writer(engine, options, out);
+  const std::vector<int> never = options.ignore_end ? end_tokens(engine) : std::vector<int>{};
+  const Clock::time_point reading_done = Clock::now();
+  Status status;
+  for (;;) {
+    if (options.length >= 0 && out->tokens.size() >= static_cast<std::size_t>(options.length)) {
+      out->reason = StopReason::length;
+      break;
+    }
+    if (interrupted()) {
+      out->reason = StopReason::interruption;
+      break;
+    }
+    for (const int token : never)
+      logits[static_cast<std::size_t>(token)] = -std::numeric_limits<float>::infinity();
+    const int token = sampler.sample(logits);
+    if (out->tokens.empty()) out->first_token_ms = milliseconds_since(start);
+    if (!options.ignore_end && engine.ends_generation(token)) break;
+    out->tokens.push_back(token);
+    sampler.accept(token);
+    status = writer.feed(token);
+    if (!status) break;
+    if (writer.stop().stopped()) {
+      out->reason = StopReason::stop_text;
+      out->stop_text = writer.stop().found();
+      break;
+    }
+    if (options.length >= 0 && out->tokens.size() >= static_cast<std::size_t>(options.length))
+      continue;  // the last one needs no step after it
+    if (timeline.length() >= options.context) {
+      out->reason = StopReason::context;
+      break;
+    }
+    const Feed feed{&timeline, token};
+    status = engine.step({&feed, 1}, MatView<float>(logits.data(), 1, logits.size()));
+    if (!status) break;
+    ++out->steps;
+  }
+  out->decode_ms = milliseconds_since(reading_done);
+  out->decode_cost = difference(cache.report(), after_prefill);
+  TL_TRY(status);
+  return writer.finish();
+}
+
+}  // namespace thermocline

@@ -1,0 +1,57 @@
+// Reading a prompt and writing what follows: the loop that generate and chat share.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/thermocline.h"
+#include "tools/thermocline/progress.h"
+
+namespace thermocline {
+
+enum class StopReason : std::uint8_t { end_of_text, length, context, stop_text, interruption };
+const char* name_of(
+    StopReason reason);  // "eos", "length" (a full context too), "stop", "interrupted"
+
+struct GenerationOptions {
+  SamplingOptions sampling;
+  int length = -1;  // tokens at most; -1: to the end of the text or the context
+  std::uint32_t context = 0;
+  bool ignore_end = false;
+  std::vector<std::string> stops;
+  ProgressStyle progress = ProgressStyle::none;
+  // Called with text as it comes, always whole characters.
+  std::function<Status(std::string_view)> show;
+};
+
+struct Generation {
+  std::vector<int> tokens;  // of the reply, its end token left out
+  std::string text;         // as shown
+  StopReason reason = StopReason::end_of_text;
+  std::string stop_text;  // which, where that was the reason
+  std::uint32_t prompt_tokens = 0, cached_tokens = 0;
+  std::uint32_t prefilled_tokens = 0;  // fewer than were to be read, when interrupted
+  std::uint32_t steps = 0;             // decode steps: every token but the first needs one
+  double prefill_ms = 0, first_token_ms = 0, decode_ms = 0;
+  CacheReport prefill_cost, decode_cost;
+};
+
+// Makes the timeline hold `prompt`, of which it already holds the first cached_tokens, and
+// generates. Interruption is a reason to stop, not an error; `out` is filled in as far as it went
+// on an error.
+Status generate_text(Engine& engine, KvCache& cache, Timeline& timeline,
+                     std::span<const int> prompt, std::uint32_t cached_tokens,
+                     const GenerationOptions& options, Generation* out);
+
+// Refuses a prompt that the context has no room for, with the numbers and the flags.
+// `freq_scale` is the --rope-freq-scale in force, 0 for none.
+Status check_fits(std::size_t prompt_tokens, std::uint32_t context, const ModelInfo& model,
+                  float freq_scale);
+
+// Counters from `before` to `after`.
+CacheReport difference(const CacheReport& after, const CacheReport& before);
+
+}  // namespace thermocline

@@ -1,0 +1,50 @@
+// thermocline methods: what can be named with --method.
+#include <cstdio>
+
+#include "tools/thermocline/command.h"
+#include "tools/thermocline/flags.h"
+#include "tools/thermocline/statistics.h"
+
+namespace thermocline {
+namespace {
+
+namespace po = boost::program_options;
+using Json = nlohmann::ordered_json;
+
+}  // namespace
+
+Result<Exit> run_methods(const std::vector<std::string>& arguments) {
+  std::string directory;
+  OutputFlags output;
+  CommandLine line(
+      "methods", "[options]",
+      "Lists the methods that can be named with --method, and three facts that say how "
+      "each composes: the order in which it stores rows, what it watches, and whether "
+      "it needs keys in memory.");
+  auto add = line.group("Options").add_options();
+  add("method-dir", po::value(&directory)->value_name("DIR"),
+      "where they are (the installed ones)");
+  add("json", po::value(&output.json)->value_name("FILE"), "write them as JSON; -: to stdout");
+  TL_TRY_ASSIGN(const CommandLine::Outcome outcome, line.parse(arguments));
+  if (outcome == CommandLine::Outcome::helped) return Exit::success;
+
+  TL_TRY_ASSIGN(const std::vector<MethodLine> methods, list_methods(method_directory(directory)));
+  Json list = Json::array();
+  for (const MethodLine& m : methods) {
+    list.push_back(Json{{"name", m.name},
+                        {"summary", m.summary},
+                        {"path", m.path},
+                        {"order", m.order},
+                        {"watches", m.watches},
+                        {"keys_in_memory", m.keys_in_memory}});
+    if (output.json == "-") continue;
+    std::printf("%-12s %s\n%12s order: %s; watches: %s; keys in memory: %s\n%12s %s\n",
+                m.name.c_str(), m.summary.c_str(), "", m.order.c_str(), m.watches.c_str(),
+                m.keys_in_memory.c_str(), "", m.path.c_str());
+  }
+  TL_TRY(
+      output.write_json(json_text(Json{{"schema", "thermocline/methods/1"}, {"methods", list}})));
+  return Exit::success;
+}
+
+}  // namespace thermocline

@@ -1,0 +1,122 @@
+#include "tools/thermocline/prompt.h"
+
+#include <cerrno>
+#include <charconv>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+
+#include "tools/thermocline/interruption.h"
+
+namespace thermocline {
+namespace {
+
+namespace po = boost::program_options;
+
+constexpr std::size_t kMostBytes = std::size_t{1} << 30;
+
+// The bytes of a UTF-8 character that begins at text[at], 0 where none does.
+std::size_t character_size(std::string_view text, std::size_t at) {
+  const auto byte = [&](std::size_t i) {
+    return at + i < text.size() ? static_cast<unsigned char>(text[at + i]) : 0u;
+  };
+  const unsigned lead = byte(0);
+  if (lead < 0x80) return 1;
+  const std::size_t size = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
+  if (lead < 0xc2 || lead > 0xf4) return 0;
+  for (std::size_t i = 1; i < size; ++i)
+    if ((byte(i) & 0xc0u) != 0x80u) return 0;
+  const unsigned second = byte(1);
+  const bool overlong = (lead == 0xe0 && second < 0xa0) || (lead == 0xf0 && second < 0x90);
+  const bool surrogate = lead == 0xed && second > 0x9f;
+  const bool too_large = lead == 0xf4 && second > 0x8f;
+  return overlong || surrogate || too_large ? 0 : size;
+}
+
+}  // namespace
+
+Result<std::string> read_text(const std::string& path) {
+  const auto close = [](std::FILE* file) { std::fclose(file); };
+  std::unique_ptr<std::FILE, decltype(close)> opened(nullptr, close);
+  if (path != "-") opened.reset(std::fopen(path.c_str(), "rb"));
+  std::FILE* file = path == "-" ? stdin : opened.get();
+  if (file == nullptr)
+    return fail(errno == ENOENT ? ErrorCode::not_found : ErrorCode::io, path, ": ",
+                std::strerror(errno));
+  std::string text;
+  char piece[1 << 16];
+  while (const std::size_t count = std::fread(piece, 1, sizeof piece, file)) {
+    text.append(piece, count);
+    if (text.size() > kMostBytes)
+      return fail(ErrorCode::exhausted, path, ": more than ", kMostBytes, " bytes of text");
+  }
+  if (interrupted()) return fail(ErrorCode::cancelled, "interrupted");
+  if (std::ferror(file)) return fail(ErrorCode::io, path, ": ", std::strerror(errno));
+  return text;
+}
+
+std::string resolve_escapes(std::string_view text) {
+  std::string out;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '\\' || i + 1 == text.size()) {
+      out += text[i];
+      continue;
+    }
+    const char next = text[++i];
+    unsigned byte = 0;
+    if (next == 'n')
+      out += '\n';
+    else if (next == 't')
+      out += '\t';
+    else if (next == 'r')
+      out += '\r';
+    else if (next == '\\' || next == '"' || next == '\'')
+      out += next;
+    else if (const char* hex = text.data() + i + 1;
+             next == 'x' && i + 2 < text.size() &&
+             std::from_chars(hex, hex + 2, byte, 16).ptr == hex + 2) {
+      out += static_cast<char>(byte);
+      i += 2;
+    } else {
+      out += '\\';
+      out += next;
+    }
+  }
+  return out;
+}
+
+std::size_t find_invalid_utf8(std::string_view text) {
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t size = character_size(text, at);
+    if (size == 0) return at;
+    at += size;
+  }
+  return std::string_view::npos;
+}
+
+void PromptFlags::add_to(CommandLine* line) {
+  auto add = line->group("Prompt").add_options();
+  const auto value = [](std::string* into, const char* name) {
+    return po::value(into)->value_name(name);
+  };
+  add("prompt,p", value(&text, "TEXT"), "the prompt; with -f it follows the file's text");
+  add("file,f", value(&file, "FILE"), "read the prompt from a file; -: from stdin");
+  add("escape,e", po::bool_switch(&escapes), "\\n, \\t, \\xHH ... in -p mean what they stand for");
+  add("chat-template", value(&chat_template, "NAME"),
+      "wrap the prompt as a user's message: auto takes the model's own template, a name (chatml, "
+      "llama3, gemma) another (none: the text is continued as it is)");
+  add("system-prompt", value(&system, "TEXT"), "a system message, with --chat-template");
+  add("no-display-prompt", po::bool_switch(&no_display_prompt),
+      "accepted: stdout never has anything but the generated text");
+}
+
+Result<std::string> PromptFlags::read() const {
+  const std::string words = escapes ? resolve_escapes(text) : text;
+  if (file.empty()) return words;
+  TL_TRY_ASSIGN(std::string document, read_text(file));
+  if (words.empty()) return document;
+  while (!document.empty() && document.back() == '\n') document.pop_back();
+  return document + "\n\n" + words;
+}
+
+}  // namespace thermocline

@@ -1,0 +1,230 @@
+#include "tools/thermocline/statistics.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "tools/thermocline/machine.h"
+#include "tools/thermocline/size.h"
+
+namespace thermocline {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string format_time(double ms) {
+  char text[32];
+  if (ms < 1000)
+    std::snprintf(text, sizeof text, "%.0f ms", ms);
+  else if (ms < 120e3)
+    std::snprintf(text, sizeof text, "%.2f s", ms / 1e3);
+  else
+    std::snprintf(text, sizeof text, "%.0f min %02.0f s", std::floor(ms / 60e3),
+                  std::fmod(ms / 1e3, 60.0));
+  return text;
+}
+
+double per_second(double count, double ms) { return ms > 0 ? count / ms * 1e3 : 0; }
+
+void line(const char* title, const std::string& text) {
+  std::fprintf(stderr, "%-10s %s\n", title, text.c_str());
+}
+
+std::string format_number(const char* format, double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, format, value);
+  return text;
+}
+
+std::string describe_stop(const Generation& g, std::uint32_t context) {
+  switch (g.reason) {
+    case StopReason::end_of_text:
+      return "the model ended its text";
+    case StopReason::length:
+      return "as long as -n allows";
+    case StopReason::context:
+      return "the context of " + format_count(context) + " is full";
+    case StopReason::stop_text:
+      return "ended by the stop text '" + g.stop_text + "'";
+    case StopReason::interruption:
+      return "interrupted";
+  }
+  return {};
+}
+
+void print_reads(const CacheReport& decode) {
+  const double steps = static_cast<double>(std::max<std::uint64_t>(decode.steps, 1));
+  const auto per_token = [&](std::uint64_t bytes) {
+    return format_size(static_cast<std::uint64_t>(static_cast<double>(bytes) / steps));
+  };
+  line("read", "host " + format_size(decode.host_bytes_read) + ", disk " +
+                   format_size(decode.disk_bytes_read) + ", index " +
+                   format_size(decode.index_bytes_read) +
+                   "; a token: " + per_token(decode.host_bytes_read) + ", " +
+                   per_token(decode.disk_bytes_read) + ", " + per_token(decode.index_bytes_read));
+  line("rows", format_number("%.2f", share_of(decode.rows_attended, decode.rows_held) * 100) +
+                   " % of those held were read (" + format_count(decode.rows_attended) + " of " +
+                   format_count(decode.rows_held) + ")");
+}
+
+void print_disk(const CacheReport& whole, const CacheReport& decode) {
+  if (whole.disk_bytes_written == 0 && whole.disk_bytes_read == 0) return;
+  const std::uint64_t rows = decode.row_cache_hits + decode.row_cache_misses;
+  line("disk", format_size(whole.disk_bytes_written) + " written, " +
+                   format_count(decode.disk_reads) + " reads, " +
+                   format_number("%.1f", share_of(decode.row_cache_hits, rows) * 100) +
+                   " % of rows already in memory, stalled " + format_time(decode.stall_ms));
+  line("checked", format_count(whole.pages_verified) + " pages against their checksums, " +
+                      format_count(whole.pages_read_again) + " read again");
+}
+
+CacheReport sum(CacheReport a, const CacheReport& b) {
+  a.disk_bytes_written += b.disk_bytes_written;
+  a.disk_bytes_read += b.disk_bytes_read;
+  a.pages_verified += b.pages_verified;
+  a.pages_read_again += b.pages_read_again;
+  return a;
+}
+
+Json cost_json(const CacheReport& c) {
+  return Json{{"steps", c.steps},
+              {"rows_read", c.rows_attended},
+              {"rows_held", c.rows_held},
+              {"rows_read_share", share_of(c.rows_attended, c.rows_held)},
+              {"summaries_read", c.summaries_attended},
+              {"host_bytes_read", c.host_bytes_read},
+              {"index_bytes_read", c.index_bytes_read},
+              {"disk_bytes_read", c.disk_bytes_read},
+              {"disk_reads", c.disk_reads},
+              {"disk_bytes_written", c.disk_bytes_written},
+              {"row_cache_hits", c.row_cache_hits},
+              {"row_cache_misses", c.row_cache_misses},
+              {"pages_verified", c.pages_verified},
+              {"pages_read_again", c.pages_read_again},
+              {"stall_ms", c.stall_ms},
+              {"attend_ms", c.attend_ms},
+              {"select_ms", c.select_ms},
+              {"seal_ms", c.seal_ms},
+              {"rows_sealed", c.rows_sealed}};
+}
+
+// Tiers in the order in which they first appear.
+std::vector<std::string> tiers_of(const MemoryPlan& plan) {
+  std::vector<std::string> tiers;
+  for (const MemoryLine& one : plan.lines)
+    if (std::find(tiers.begin(), tiers.end(), one.tier) == tiers.end()) tiers.push_back(one.tier);
+  return tiers;
+}
+
+}  // namespace
+
+double share_of(std::uint64_t part, std::uint64_t whole) {
+  return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
+}
+
+void print_statistics(const RunRecord& record, Detail detail) {
+  const Generation& g = record.generation;
+  std::string prompt = format_count(g.prompt_tokens) + " tokens";
+  if (g.cached_tokens > 0) prompt += ", " + format_count(g.cached_tokens) + " of them known";
+  if (g.prefilled_tokens + g.cached_tokens < g.prompt_tokens)
+    prompt += ", " + format_count(g.prefilled_tokens) + " read";
+  prompt += " in " + format_time(g.prefill_ms) + " (" +
+            format_number("%.1f", per_second(g.prefilled_tokens, g.prefill_ms)) + " tokens/s)";
+  if (!g.tokens.empty()) prompt += ", first token after " + format_time(g.first_token_ms);
+  line("prompt", prompt);
+  line("generated", format_count(g.tokens.size()) + " tokens in " + format_time(g.decode_ms) +
+                        " (" + format_number("%.1f", per_second(g.steps, g.decode_ms)) +
+                        " tokens/s); " + describe_stop(g, record.context));
+  line("method", record.method + ", context " + format_count(record.context));
+  if (g.steps > 0) print_reads(g.decode_cost);
+  print_disk(sum(g.prefill_cost, g.decode_cost), g.decode_cost);
+  print_memory_plan(record.memory, detail);
+  if (detail == Detail::full) {
+    const CacheReport& d = g.decode_cost;
+    line("time", "loading " + format_time(record.load_ms) + ", sealing " +
+                     format_time(g.prefill_cost.seal_ms + d.seal_ms) + ", decode: attending " +
+                     format_time(d.attend_ms) + ", selecting " + format_time(d.select_ms));
+    line("seed", std::to_string(record.seed));
+    line("peak", format_size(peak_resident_bytes()) + " resident, the mapped model included");
+  }
+  for (const std::string& note : record.notes) line("note", note);
+}
+
+void print_memory_plan(const MemoryPlan& plan, Detail detail) {
+  for (const std::string& tier : tiers_of(plan)) {
+    std::string text = format_size(plan.total(tier));
+    std::string purposes;
+    for (const MemoryLine& one : plan.lines) {
+      if (one.tier != tier || (one.bytes == 0 && one.peak_bytes == 0)) continue;
+      purposes += (purposes.empty() ? "" : ", ") + one.purpose + " " + format_size(one.bytes);
+      if (detail == Detail::full && one.peak_bytes > one.bytes)
+        purposes += " (peak " + format_size(one.peak_bytes) + ")";
+    }
+    line(tier.c_str(), "KV " + text + (purposes.empty() ? "" : ": " + purposes));
+  }
+}
+
+Json memory_json(const MemoryPlan& plan) {
+  Json totals = Json::object(), lines = Json::array();
+  for (const std::string& tier : tiers_of(plan)) totals[tier] = plan.total(tier);
+  for (const MemoryLine& one : plan.lines)
+    lines.push_back(Json{{"tier", one.tier},
+                         {"purpose", one.purpose},
+                         {"bytes", one.bytes},
+                         {"peak_bytes", one.peak_bytes}});
+  return Json{{"total_bytes", totals}, {"lines", lines}};
+}
+
+Json model_json(const ModelInfo& model) {
+  return Json{{"path", model.path},
+              {"name", model.name},
+              {"architecture", model.architecture},
+              {"weight_types", model.weight_types},
+              {"parameters", model.parameters},
+              {"weight_bytes", model.weight_bytes},
+              {"layers", model.layers},
+              {"vocabulary", model.vocabulary},
+              {"context", model.context},
+              {"kv_bytes_per_token", model.kv_bytes_per_token}};
+}
+
+Json build_json() {
+  const Version v = version();
+  return Json{{"version", v.number}, {"commit", v.commit},           {"compiler", v.compiler},
+              {"build", v.build},    {"instruction_sets", v.usable}, {"cpu", cpu_name()}};
+}
+
+Json statistics_json(const RunRecord& record) {
+  const Generation& g = record.generation;
+  Json json{{"schema", "thermocline/" + record.command + "/1"},
+            {"build", build_json()},
+            {"model", model_json(*record.model)},
+            {"method", record.method},
+            {"context", record.context},
+            {"seed", record.seed},
+            {"text", g.text},
+            {"stop_reason", name_of(g.reason)},
+            {"context_full", g.reason == StopReason::context},
+            {"stop_text", g.stop_text},
+            {"prompt_tokens", g.prompt_tokens},
+            {"cached_tokens", g.cached_tokens},
+            {"generated_tokens", g.tokens.size()},
+            {"load_ms", record.load_ms},
+            {"ttft_ms", g.first_token_ms},
+            {"prefill_ms", g.prefill_ms},
+            {"prefill_tokens_per_second", per_second(g.prefilled_tokens, g.prefill_ms)},
+            {"decode_ms", g.decode_ms},
+            {"decode_tokens_per_second", per_second(g.steps, g.decode_ms)},
+            {"prefill", cost_json(g.prefill_cost)},
+            {"decode", cost_json(g.decode_cost)},
+            {"memory", memory_json(record.memory)},
+            {"peak_resident_bytes", peak_resident_bytes()},
+            {"notes", record.notes}};
+  if (!record.error.empty()) json["error"] = record.error;
+  return json;
+}
+
+std::string json_text(const Json& value) {
+  return value.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace thermocline

@@ -1,0 +1,407 @@
+// thermocline sweep: speed along contexts, methods and tier sizes, a row each.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <optional>
+
+#include "tools/thermocline/command.h"
+#include "tools/thermocline/flags.h"
+#include "tools/thermocline/generation.h"
+#include "tools/thermocline/interruption.h"
+#include "tools/thermocline/machine.h"
+#include "tools/thermocline/prompt.h"
+#include "tools/thermocline/range.h"
+#include "tools/thermocline/size.h"
+#include "tools/thermocline/spread.h"
+#include "tools/thermocline/statistics.h"
+#include "tools/thermocline/table.h"
+
+namespace thermocline {
+namespace {
+
+namespace po = boost::program_options;
+using Json = nlohmann::ordered_json;
+using Clock = std::chrono::steady_clock;
+using Numbers = std::vector<std::uint32_t>;
+
+struct SweepFlags {
+  ModelFlags model;
+  TierFlags tiers;
+  MethodFlags method;
+  std::string prompts = "512", generations = "128", depths = "0", threads = "0";
+  std::string methods = "exact", hosts = "auto", disks = "0";
+  std::string text, format = "md", progress = "auto";
+  std::uint32_t repeats = 5;
+  bool no_warmup = false;
+};
+
+// The lists, parsed.
+struct Plan {
+  Numbers prompts, generations, depths, threads;
+  std::vector<std::string> methods, hosts, disks;
+  TableFormat format{};
+  ProgressStyle progress{};
+};
+
+struct Test {
+  std::uint32_t prompt = 0, generated = 0;  // one of them is 0
+  std::string name() const {
+    return prompt > 0 ? "pp" + std::to_string(prompt) : "tg" + std::to_string(generated);
+  }
+};
+
+// What a test measured: a value a repetition.
+struct Samples {
+  std::vector<double> rates, first_token_ms;
+  CacheReport cost;          // of all repetitions
+  std::uint64_t tokens = 0;  // of all repetitions
+  std::optional<std::uint64_t> answer;
+  bool same_answers = true;
+};
+
+double milliseconds(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double, std::milli>(to - from).count();
+}
+
+Result<Plan> parse_plan(const SweepFlags& flags) {
+  Plan plan;
+  TL_TRY_ASSIGN(plan.prompts, parse_range_list(flags.prompts, "--prompt-tokens"));
+  TL_TRY_ASSIGN(plan.generations, parse_range_list(flags.generations, "--gen-tokens"));
+  TL_TRY_ASSIGN(plan.depths, parse_range_list(flags.depths, "--depth"));
+  TL_TRY_ASSIGN(plan.threads, parse_range_list(flags.threads, "--threads"));
+  TL_TRY_ASSIGN(plan.methods, parse_list(flags.methods, "--method"));
+  TL_TRY_ASSIGN(plan.hosts, parse_list(flags.hosts, "--kv-host"));
+  TL_TRY_ASSIGN(plan.disks, parse_list(flags.disks, "--kv-disk"));
+  TL_TRY_ASSIGN(plan.format, parse_table_format(flags.format));
+  TL_TRY_ASSIGN(plan.progress, parse_progress_style(flags.progress));
+  if (flags.repeats == 0 || flags.repeats > 1000)
+    return fail(ErrorCode::invalid_argument, "--repetitions must be between 1 and 1000");
+  return plan;
+}
+
+// The tests of a plan; a 0 in -p or -n means none of that kind, as in llama-bench.
+std::vector<Test> tests_of(const Plan& plan) {
+  std::vector<Test> tests;
+  for (const std::uint32_t p : plan.prompts)
+    if (p > 0) tests.push_back({p, 0});
+  for (const std::uint32_t n : plan.generations)
+    if (n > 0) tests.push_back({0, n});
+  return tests;
+}
+
+// Tokens to fill contexts with: the text's, over again where it is too short; without one, a fixed
+// mix of the vocabulary.
+Result<std::vector<int>> filling(const Engine& engine, const std::string& path, std::size_t count) {
+  std::vector<int> tokens;
+  if (!path.empty()) {
+    TL_TRY_ASSIGN(const std::string text, read_text(path));
+    TL_TRY_ASSIGN(tokens, engine.encode(text, Engine::Special::as_text, true));
+    if (tokens.empty()) return fail(ErrorCode::invalid_argument, path, ": no text in it");
+    const std::size_t own = tokens.size();
+    if (own < count)
+      std::fprintf(stderr,
+                   "note: %s has %zu tokens and %zu are needed: it is repeated, which flatters "
+                   "caches and selection\n",
+                   path.c_str(), own, count);
+    tokens.resize(count);
+    for (std::size_t i = own; i < count; ++i) tokens[i] = tokens[i - own];
+    return tokens;
+  }
+  std::uint64_t state = 1;
+  for (std::size_t i = 0; i < count; ++i) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    tokens.push_back(static_cast<int>((state >> 33) % engine.model().vocabulary));
+  }
+  return tokens;
+}
+
+// FNV-1a of the likeliest token after each step: two runs that agree took the same way.
+std::uint64_t add_answer(std::uint64_t hash, std::span<const float> logits) {
+  const auto best =
+      static_cast<std::uint64_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  return (hash ^ best) * 1099511628211u;
+}
+
+// One configuration: a model, a cache and the context that the tests start from.
+class Bench {
+ public:
+  Bench(Engine& engine, KvCache& cache, std::span<const int> tokens, ProgressStyle style)
+      : engine_(engine),
+        cache_(cache),
+        tokens_(tokens),
+        style_(style),
+        logits_(engine.model().vocabulary) {}
+
+  Status fill(std::uint32_t depth) {
+    depth_ = depth;
+    timeline_ = Timeline();
+    TL_TRY_ASSIGN(timeline_, cache_.start());
+    const Clock::time_point start = Clock::now();
+    if (depth > 0) TL_TRY(prefill(depth, "filling " + format_count(depth)));
+    depth_ms_ = milliseconds(start, Clock::now());
+    return {};
+  }
+
+  // One repetition, from the depth and back to it. Not measured: its cost is not kept.
+  Status repeat(const Test& test, Samples* samples) {
+    const CacheReport before = cache_.report();
+    const Clock::time_point start = Clock::now();
+    double first_ms = 0;
+    std::uint64_t hash = 14695981039346656037u;
+    if (test.prompt > 0) {
+      TL_TRY(prefill(test.prompt, test.name()));
+      first_ms = milliseconds(start, Clock::now());
+      hash = add_answer(hash, logits_);
+    }
+    for (std::uint32_t i = 0; i < test.generated; ++i) {
+      if (interrupted()) return fail(ErrorCode::cancelled, "interrupted");
+      const Feed feed{&timeline_, tokens_[depth_ + i]};
+      TL_TRY(engine_.step({&feed, 1}, MatView<float>(logits_.data(), 1, logits_.size())));
+      if (i == 0) first_ms = milliseconds(start, Clock::now());
+      hash = add_answer(hash, logits_);
+    }
+    const double ms = milliseconds(start, Clock::now());
+    const CacheReport cost = difference(cache_.report(), before);
+    TL_TRY(timeline_.truncate(depth_));
+    if (samples == nullptr) return {};
+    const std::uint32_t count = test.prompt + test.generated;
+    samples->rates.push_back(static_cast<double>(count) / ms * 1e3);
+    samples->first_token_ms.push_back(depth_ms_ + first_ms);
+    samples->tokens += count;
+    add(&samples->cost, cost);
+    samples->same_answers = samples->same_answers && samples->answer.value_or(hash) == hash;
+    if (!samples->answer) samples->answer = hash;
+    return {};
+  }
+
+ private:
+  Status prefill(std::uint32_t count, const std::string& label) {
+    Progress progress(style_, label, count);
+    PrefillOptions options;
+    options.progress = [&](const PrefillProgress& at) {
+      progress.update(at.done);
+      return !interrupted();
+    };
+    return engine_.prefill(timeline_, tokens_.subspan(timeline_.length(), count), logits_, options);
+  }
+
+  static void add(CacheReport* sum, const CacheReport& one) {
+    sum->rows_attended += one.rows_attended;
+    sum->rows_held += one.rows_held;
+    sum->host_bytes_read += one.host_bytes_read;
+    sum->index_bytes_read += one.index_bytes_read;
+    sum->disk_bytes_read += one.disk_bytes_read;
+    sum->disk_bytes_written += one.disk_bytes_written;
+    sum->row_cache_hits += one.row_cache_hits;
+    sum->row_cache_misses += one.row_cache_misses;
+    sum->pages_verified += one.pages_verified;
+    sum->stall_ms += one.stall_ms;
+  }
+
+  Engine& engine_;
+  KvCache& cache_;
+  std::span<const int> tokens_;
+  ProgressStyle style_;
+  std::vector<float> logits_;
+  Timeline timeline_;
+  std::uint32_t depth_ = 0;
+  double depth_ms_ = 0;
+};
+
+// What a row is about, and what its numbers are held against.
+struct Setting {
+  std::uint32_t threads = 0, depth = 0;
+  std::string method, host, disk;
+  double bandwidth = 0;
+};
+
+Json row_of(const Setting& at, const Test& test, const Samples& samples, const ModelInfo& model,
+            const Json& build) {
+  const double tokens = static_cast<double>(std::max<std::uint64_t>(samples.tokens, 1));
+  const auto per_token = [&](std::uint64_t n) { return static_cast<double>(n) / tokens; };
+  const CacheReport& cost = samples.cost;
+  const Spread rate = spread_of(samples.rates), first = spread_of(samples.first_token_ms);
+  // Decode reads every weight once a token; a prefill shares them among its rows.
+  const double moved = static_cast<double>(model.weight_bytes) + per_token(cost.host_bytes_read) +
+                       per_token(cost.index_bytes_read);
+  char answer[17] = "";
+  std::snprintf(answer, sizeof answer, "%016llx",
+                static_cast<unsigned long long>(samples.answer.value_or(0)));
+  Json row{
+      {"test", test.name()},
+      {"depth", at.depth},
+      {"method", at.method},
+      {"kv_host", at.host},
+      {"kv_disk", at.disk},
+      {"threads", at.threads},
+      {"tokens_per_s", rate.median},
+      {"tokens_per_s_low", rate.lowest},
+      {"tokens_per_s_high", rate.highest},
+      {"repetitions", samples.rates.size()},
+      {"ttft_ms", first.median},
+      {"host_bytes_per_token", per_token(cost.host_bytes_read)},
+      {"disk_bytes_per_token", per_token(cost.disk_bytes_read)},
+      {"index_bytes_per_token", per_token(cost.index_bytes_read)},
+      {"disk_bytes_written", cost.disk_bytes_written},
+      {"rows_read", share_of(cost.rows_attended, cost.rows_held)},
+      {"hit_share", share_of(cost.row_cache_hits, cost.row_cache_hits + cost.row_cache_misses)},
+      {"stall_ms_per_token", cost.stall_ms / tokens},
+      {"pages_verified", cost.pages_verified},
+      {"memory_bandwidth", at.bandwidth},
+      {"bandwidth_share", nullptr},
+      {"peak_resident_bytes", peak_resident_bytes()},
+      {"load", machine_load()},
+      {"answer", answer},
+      {"same_answers", samples.same_answers},
+      {"model", model.name},
+      {"weight_types", model.weight_types},
+      {"weight_bytes", model.weight_bytes}};
+  if (test.generated > 0) row["bandwidth_share"] = moved * rate.median / at.bandwidth;
+  row["peak_MiB"] = peak_resident_bytes() >> 20;
+  row["spread"] = rate.median > 0 ? (rate.highest - rate.lowest) / rate.median : 0;
+  row.update(build);
+  return row;
+}
+
+class Sweep {
+ public:
+  Sweep(const SweepFlags& flags, const Plan& plan)
+      : flags_(flags),
+        plan_(plan),
+        tests_(tests_of(plan)),
+        table_(stdout, plan.format,
+               {"test", "depth", "method", "kv_host", "kv_disk", "threads", "tokens_per_s",
+                "spread", "ttft_ms", "rows_read", "host_bytes_per_token", "disk_bytes_per_token",
+                "index_bytes_per_token", "hit_share", "stall_ms_per_token", "bandwidth_share",
+                "peak_MiB", "commit"}) {}
+
+  Status run() {
+    for (const std::uint32_t threads : plan_.threads) {
+      ModelFlags model = flags_.model;
+      model.threads = static_cast<int>(threads);
+      TL_TRY_ASSIGN(const std::unique_ptr<Engine> engine, model.open());
+      TL_TRY_ASSIGN(const std::vector<int> tokens, filling(*engine, flags_.text, longest()));
+      Setting at;
+      at.threads = threads > 0 ? threads : static_cast<std::uint32_t>(usable_threads());
+      TL_TRY_ASSIGN(at.bandwidth, measure_memory_bandwidth(model.threads));
+      note_context(engine->model());
+      for (const std::string& method : plan_.methods)
+        for (const std::string& host : plan_.hosts)
+          for (const std::string& disk : plan_.disks) {
+            at.method = method;
+            at.host = host;
+            at.disk = disk;
+            TL_TRY(run_cache(*engine, tokens, at));
+          }
+    }
+    return {};
+  }
+
+ private:
+  // Positions that the longest test reaches.
+  std::uint32_t longest() const {
+    std::uint32_t test = 0;
+    for (const Test& one : tests_) test = std::max({test, one.prompt, one.generated});
+    return test + *std::max_element(plan_.depths.begin(), plan_.depths.end());
+  }
+
+  void note_context(const ModelInfo& model) const {
+    if (longest() <= model.context) return;
+    std::fprintf(
+        stderr,
+        "note: %s positions are beyond the %s that the model was trained for: speeds hold, "
+        "its text would not\n",
+        format_count(longest()).c_str(), format_count(model.context).c_str());
+  }
+
+  Status run_cache(Engine& engine, std::span<const int> tokens, Setting at) {
+    CacheOptions options = flags_.method.cache_options();
+    TierFlags tiers = flags_.tiers;
+    tiers.host = at.host;
+    tiers.disk = at.disk;
+    TL_TRY_ASSIGN(options.tiers, tiers.tier_options());
+    options.method = at.method;
+    options.max_positions = longest();
+    forget_peak();
+    TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine.open_cache(options));
+    for (const std::string& note : cache->notes())
+      std::fprintf(stderr, "note: %s: %s\n", at.method.c_str(), note.c_str());
+    Bench bench(engine, *cache, tokens, plan_.progress);
+    for (const std::uint32_t depth : plan_.depths) {
+      at.depth = depth;
+      TL_TRY(bench.fill(depth));
+      for (const Test& test : tests_) TL_TRY(measure(engine, bench, at, test));
+    }
+    return {};
+  }
+
+  Status measure(const Engine& engine, Bench& bench, const Setting& at, const Test& test) {
+    if (!flags_.no_warmup) {
+      const Test warmup{std::min(test.prompt, 64u), std::min(test.generated, 4u)};
+      TL_TRY(bench.repeat(warmup, nullptr));
+    }
+    Samples samples;
+    for (std::uint32_t r = 0; r < flags_.repeats; ++r) TL_TRY(bench.repeat(test, &samples));
+    if (!samples.same_answers)
+      std::fprintf(stderr, "note: %s at depth %s: repetitions did not give the same tokens\n",
+                   test.name().c_str(), format_count(at.depth).c_str());
+    table_.add(row_of(at, test, samples, engine.model(), build_));
+    return {};
+  }
+
+  const SweepFlags& flags_;
+  const Plan& plan_;
+  std::vector<Test> tests_;
+  Table table_;
+  Json build_ = build_json();
+};
+
+Result<Exit> sweep(const SweepFlags& flags) {
+  TL_TRY_ASSIGN(const Plan plan, parse_plan(flags));
+  TL_TRY(flags.model.engine_options());
+  if (tests_of(plan).empty())
+    return fail(ErrorCode::invalid_argument, "nothing to measure: -p and -n are both 0");
+  for (const std::string& host : plan.hosts) TL_TRY(parse_size(host, "--kv-host"));
+  for (const std::string& disk : plan.disks) TL_TRY(parse_size(disk, "--kv-disk"));
+  Sweep run(flags, plan);
+  TL_TRY(run.run());
+  return Exit::success;
+}
+
+}  // namespace
+
+Result<Exit> run_sweep(const std::vector<std::string>& arguments) {
+  SweepFlags flags;
+  CommandLine line(
+      "sweep", "-m FILE.gguf [options]",
+      "Measures speed: prompts of -p tokens and generations of -n tokens, at each depth -d, for "
+      "each method and tier size, a row each. LIST is a,b,c; a number may be a range: first-last, "
+      "first-last+step or first-last*factor. ttft_ms counts from an empty timeline, the depth "
+      "included. bandwidth_share holds the bytes that a token reads (all weights, rows and index) "
+      "against a streaming read of memory, measured first.");
+  auto add = line.group("What is measured").add_options();
+  const auto value = [](std::string* into, const char* name) {
+    return po::value(into)->value_name(name);
+  };
+  add("prompt-tokens,p", value(&flags.prompts, "LIST"), "tokens of prompt; 0: none (512)");
+  add("gen-tokens,n", value(&flags.generations, "LIST"), "tokens to generate; 0: none (128)");
+  add("depth,d", value(&flags.depths, "LIST"), "tokens in the cache before each (0)");
+  add("repetitions,r", po::value(&flags.repeats)->value_name("N"), "of each test (5)");
+  add("threads,t", value(&flags.threads, "LIST"), "threads; 0: as many as may be used (0)");
+  add("method", value(&flags.methods, "LIST"), "methods (exact)");
+  add("kv-host", value(&flags.hosts, "LIST"), "host memory for KV: sizes or auto (auto)");
+  add("kv-disk", value(&flags.disks, "LIST"), "disk for KV: sizes, auto or 0 (0)");
+  add("text", value(&flags.text, "FILE"), "fill contexts with this text (a fixed mix of tokens)");
+  add("no-warmup", po::bool_switch(&flags.no_warmup), "no short run before each test");
+  add("output,o", value(&flags.format, "FORMAT"), "md, csv, json or jsonl (md)");
+  add("progress", value(&flags.progress, "STYLE"), "bar, json, none or auto (auto)");
+  flags.model.add_without_threads_to(&line);
+  po::options_description& rest = line.group("Cache");
+  flags.method.add_without_method_to(&rest);
+  flags.tiers.add_without_budgets_to(&rest);
+  TL_TRY_ASSIGN(const CommandLine::Outcome outcome, line.parse(arguments));
+  if (outcome == CommandLine::Outcome::helped) return Exit::success;
+  return sweep(flags);
+}
+
+}  // namespace thermocline

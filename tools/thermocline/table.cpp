@@ -1,0 +1,113 @@
+#include "tools/thermocline/table.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace thermocline {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr std::size_t kNarrowest = 9;
+
+std::string dump(const Json& value) {
+  return value.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+// A number with the digits that matter to a reader; text without quotes.
+std::string cell(const Json& value) {
+  if (value.is_null()) return "";
+  if (value.is_string()) return value.get<std::string>();
+  if (!value.is_number_float()) return dump(value);
+  const double number = value.get<double>();
+  if (std::isnan(number)) return "";
+  const double size = std::fabs(number);
+  char text[32];
+  if (size != 0 && size < 0.01)
+    std::snprintf(text, sizeof text, "%.2e", number);
+  else if (size < 10)
+    std::snprintf(text, sizeof text, "%.3f", number);
+  else
+    std::snprintf(text, sizeof text, size < 1000 ? "%.1f" : "%.0f", number);
+  return text;
+}
+
+std::string csv_cell(const Json& value) {
+  if (value.is_null()) return "";
+  std::string text = value.is_string() ? value.get<std::string>() : dump(value);
+  if (value.is_array()) {
+    text.clear();
+    for (const Json& one : value) text += (text.empty() ? "" : " ") + cell(one);
+  }
+  if (text.find_first_of(",\"\n\r") == std::string::npos) return text;
+  std::string quoted = "\"";
+  for (const char c : text) quoted += c == '"' ? std::string("\"\"") : std::string(1, c);
+  return quoted + "\"";
+}
+
+}  // namespace
+
+Result<TableFormat> parse_table_format(std::string_view text) {
+  if (text == "md") return TableFormat::md;
+  if (text == "csv") return TableFormat::csv;
+  if (text == "json") return TableFormat::json;
+  if (text == "jsonl") return TableFormat::jsonl;
+  return fail(ErrorCode::invalid_argument, "--output '", text,
+              "' is not known: md, csv, json or jsonl");
+}
+
+Table::~Table() {
+  if (format_ == TableFormat::json) std::fputs(first_ ? "[]\n" : "\n]\n", to_);
+  std::fflush(to_);
+}
+
+void Table::add(const Json& row) {
+  switch (format_) {
+    case TableFormat::md:
+      add_markdown(row);
+      break;
+    case TableFormat::csv:
+      add_csv(row);
+      break;
+    case TableFormat::json:
+      std::fprintf(to_, "%s%s", first_ ? "[\n" : ",\n", dump(row).c_str());
+      break;
+    case TableFormat::jsonl:
+      std::fprintf(to_, "%s\n", dump(row).c_str());
+      break;
+  }
+  first_ = false;
+  std::fflush(to_);
+}
+
+void Table::add_markdown(const Json& row) {
+  if (first_) {
+    std::string titles = "|", rule = "|";
+    for (const std::string& name : shown_) {
+      // Later rows may be wider than the first: leave them room.
+      widths_.push_back(
+          std::max({name.size(), cell(row.value(name, Json())).size() + 1, kNarrowest}));
+      titles += " " + name + std::string(widths_.back() - name.size(), ' ') + " |";
+      rule += " " + std::string(widths_.back() - 1, '-') + ": |";
+    }
+    std::fprintf(to_, "%s\n%s\n", titles.c_str(), rule.c_str());
+  }
+  std::string line = "|";
+  for (std::size_t c = 0; c < shown_.size(); ++c) {
+    const std::string text = cell(row.value(shown_[c], Json()));
+    line += " " + std::string(widths_[c] - std::min(widths_[c], text.size()), ' ') + text + " |";
+  }
+  std::fprintf(to_, "%s\n", line.c_str());
+}
+
+void Table::add_csv(const Json& row) {
+  std::string titles, line;
+  for (const auto& [name, value] : row.items()) {
+    titles += (titles.empty() ? "" : ",") + csv_cell(name);
+    line += (&value == &row.front() ? "" : ",") + csv_cell(value);
+  }
+  if (first_) std::fprintf(to_, "%s\n", titles.c_str());
+  std::fprintf(to_, "%s\n", line.c_str());
+}
+
+}  // namespace thermocline
