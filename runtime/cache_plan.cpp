@@ -68,6 +68,7 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method) {
   const bool has_disk = options.tiers.disk_bytes > 0;
   plan.home = method.place->home(has_disk ? Tier::disk : Tier::host);
   std::uint64_t row_bytes_of_all = 0;  // of one row in every layer and head that seals
+  const std::uint64_t most = std::uint64_t{options.max_positions} * options.max_timelines;
   for (std::size_t l = 0; l < options.layers.size(); ++l) {
     const LayerSpec& spec = options.layers[l];
     TL_TRY(check_layer(spec, l));
@@ -90,12 +91,24 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method) {
         plan.sealing_bytes,
         RawStore::bytes_for(layer.raw, spec.kv_heads,
                             std::min(options.max_positions, kSpanRows) + layer.tail_capacity));
-    const std::uint64_t most = std::uint64_t{options.max_positions} * options.max_timelines;
     if (layer.seals && most > method.recent + method.seal) {
       const HeadShape shape{spec.q_heads / spec.kv_heads, spec.key_dim, spec.value_dim};
       plan.rows_bytes += most * layer.sealed.bytes() * spec.kv_heads;
-      plan.index_bytes += spec.kv_heads * (method.select->index_bytes(shape, most) +
-                                           method.select->summary_rows(most) * layer.raw.bytes());
+      // On the disk each head of a segment begins a page.
+      if (plan.home == Tier::disk && layer.sealed.bytes() * kBlockRows % kPageBytes != 0) {
+        const std::uint32_t shortest =
+            std::min<std::uint32_t>(method.seal / kBlockRows * kBlockRows, kSegmentRows);
+        const std::uint64_t segments = options.max_positions / shortest + 1;
+        plan.rows_bytes += options.max_timelines * segments * spec.kv_heads * kPageBytes;
+      }
+      // Segments are whole blocks of any number, and together blocks take no more than alone: so
+      // this holds however the rows come to be cut.
+      const std::uint64_t blocks =
+          options.max_timelines *
+          ((std::uint64_t{options.max_positions} + kBlockRows - 1) / kBlockRows);
+      plan.index_bytes += spec.kv_heads * blocks *
+                          (method.select->index_bytes(shape, kBlockRows) +
+                           method.select->summary_rows(kBlockRows) * layer.raw.bytes());
       row_bytes_of_all += std::uint64_t{layer.sealed.bytes()} * spec.kv_heads;
     }
     plan.layers.push_back(layer);

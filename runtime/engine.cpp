@@ -182,13 +182,16 @@ bool Engine::ends_generation(int token) const {
   return impl_->model.tokenizer.contains(token) && impl_->model.tokenizer.is_end(token);
 }
 
-Result<std::string> Engine::render_chat(std::span<const ChatMessage> messages,
-                                        const std::string& template_name,
-                                        bool add_reply_start) const {
+Result<std::vector<int>> Engine::encode_chat(std::span<const ChatMessage> messages,
+                                             const std::string& template_name,
+                                             bool add_reply_start) const {
   TL_TRY_ASSIGN(const ChatTemplate chat, template_name == "auto"
                                              ? ChatTemplate::recognise(impl_->model.file)
                                              : ChatTemplate::named(template_name));
-  return chat.render(messages, add_reply_start ? GenerationPrompt::yes : GenerationPrompt::no);
+  TL_TRY_ASSIGN(
+      const std::vector<TextPiece> pieces,
+      chat.render(messages, add_reply_start ? GenerationPrompt::yes : GenerationPrompt::no));
+  return impl_->model.tokenizer.encode(pieces);
 }
 
 Result<std::unique_ptr<KvCache>> Engine::open_cache(CacheOptions options) const {

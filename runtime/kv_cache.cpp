@@ -86,10 +86,14 @@ Status KvCache::append(LayerId layer, MatView<const float> keys, MatView<const f
   return impl_->append(layer, keys, values);
 }
 Status KvCache::attend(LayerId layer, MatView<const float> queries, MatView<float> out) {
-  TL_CHECK(queries.rows() == impl_->rows.size() && out.rows() == queries.rows());
+  TL_TRY(impl_->check_attend(layer, queries, out));
   const Stopwatch watch(&impl_->counted.attend_ms);
-  return impl_->prefilling ? impl_->prefill_attend(layer, queries, out)
-                           : impl_->attend(layer, queries, out);
+  Impl::Stage& stage = impl_->stages[index(layer)];
+  stage = Impl::Stage::failed;
+  TL_TRY(impl_->prefilling ? impl_->prefill_attend(layer, queries, out)
+                           : impl_->attend(layer, queries, out));
+  stage = Impl::Stage::attended;
+  return {};
 }
 Status KvCache::commit() { return impl_->commit(); }
 void KvCache::rollback() { impl_->rollback(); }
@@ -179,6 +183,7 @@ Result<TimelineId> KvCache::Impl::new_timeline() {
   if (free == timelines.end()) timelines.emplace_back();
   timelines[id] = std::move(state);
   pending.resize(timelines.size() * options.layers.size());
+  advanced.resize(timelines.size(), 0);  // a step may be in progress
   return TimelineId{id};
 }
 
@@ -209,7 +214,9 @@ Result<TimelineId> KvCache::Impl::fork(TimelineId from) {
 }
 
 Status KvCache::Impl::begin(std::span<const Token> step_rows) {
-  TL_CHECK(rows.empty());  // the step before was neither committed nor rolled back
+  if (!rows.empty())
+    return fail(ErrorCode::invalid_argument,
+                "begin() in the middle of a step: commit() or rollback() ends it");
   if (step_rows.empty()) return fail(ErrorCode::invalid_argument, "a step needs at least one row");
   advanced.assign(timelines.size(), 0);
   for (const Token& row : step_rows) {
@@ -231,6 +238,7 @@ Status KvCache::Impl::begin(std::span<const Token> step_rows) {
                 " rows is for one timeline");
   }
   rows.assign(step_rows.begin(), step_rows.end());
+  stages.assign(options.layers.size(), Stage::due);
   compute_angles();
   return {};
 }
@@ -270,7 +278,7 @@ void KvCache::Impl::append_row(LayerId l, std::size_t row, std::uint32_t head, c
 }
 
 Status KvCache::Impl::append(LayerId l, MatView<const float> keys, MatView<const float> values) {
-  TL_CHECK(keys.rows() == rows.size() && values.rows() == rows.size());
+  TL_TRY(check_append(l, keys, values));
   if (prefilling) TL_TRY(open_span(l));
   const CachePlan::Layer& planned = plan.layers[index(l)];
   const std::uint32_t heads = spec(l).kv_heads;
@@ -286,15 +294,16 @@ Status KvCache::Impl::append(LayerId l, MatView<const float> keys, MatView<const
       }
     }
   });
+  stages[index(l)] = Stage::appended;
   return {};
 }
 
 // First everything that can fail, for all timelines and layers; then what cannot.
 Status KvCache::Impl::commit() {
-  TL_CHECK(!rows.empty());
+  TL_TRY(check_commit());
   const auto layers = static_cast<std::uint32_t>(options.layers.size());
   if (!prefilling) {  // prefill has settled each layer when it was attended
-    for (std::uint32_t t = 0; t < timelines.size(); ++t) {
+    for (std::uint32_t t = 0; t < advanced.size(); ++t) {
       if (advanced[t] == 0) continue;
       const std::uint32_t length = timelines[t]->length + advanced[t];
       for (std::uint32_t i = 0; i < layers; ++i) {
@@ -312,7 +321,7 @@ Status KvCache::Impl::commit() {
     }
     ++counted.steps;
   }
-  for (std::uint32_t t = 0; t < timelines.size(); ++t) {
+  for (std::uint32_t t = 0; t < advanced.size(); ++t) {
     if (advanced[t] == 0) continue;
     for (std::uint32_t i = 0; i < layers; ++i) {
       Pending& p = pending_of(t, i);

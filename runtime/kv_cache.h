@@ -3,9 +3,13 @@
 //
 //   begin(rows); for each layer { append(layer, k, v); attend(layer, q, out); } commit();
 //
-// Keys and queries come without rotary embedding: the cache rotates them (LayerSpec::rope), so that
-// rows can be reused at other positions. Nothing of a step is visible until commit(); after an
-// error in the middle call rollback(), and every timeline is as it was.
+// Keys and queries come without rotary embedding: the cache rotates them (LayerSpec::rope), keys
+// when they are appended. Nothing of a step is visible until commit(); after an error in the middle
+// call rollback(), and every timeline is as it was.
+//
+// A call out of order or of the wrong shape is ErrorCode::invalid_argument and changes nothing: the
+// step can go on. Each layer is appended once, then attended once; in prefill (below) a layer is
+// attended before the next one is appended.
 #pragma once
 
 #include <cstdint>
@@ -29,10 +33,12 @@ class KvCache;
 inline constexpr std::uint64_t kAutoBytes = ~std::uint64_t{0};
 
 struct TierOptions {
-  std::uint64_t host_bytes = kAutoBytes;  // KV and its index in host memory; auto: what is free
-  std::uint64_t disk_bytes = 0;           // 0: nothing goes to disk
-  std::string directory = {};             // of the scratch file; empty: the user's cache directory
-  std::string io_backend = "auto";        // auto, uring, threads
+  // KV and its index in host memory; auto: what is free. With a disk: the index, the tail and
+  // copies of rows.
+  std::uint64_t host_bytes = kAutoBytes;
+  std::uint64_t disk_bytes = 0;     // where sealed rows then live; 0: nothing goes to disk
+  std::string directory = {};       // of the scratch file; empty: the user's cache directory
+  std::string io_backend = "auto";  // auto, uring, threads
 };
 
 struct CacheOptions {
@@ -58,7 +64,9 @@ class Timeline {
   std::uint32_t length() const;  // committed positions
   // A second timeline with the same past; sealed rows are shared, not copied.
   Result<Timeline> fork() const;
-  // Forgets the positions from `length` on.
+  // Forgets the positions from `length` on; not in the middle of a step. unsupported: rows that the
+  // next query would need are gone (a sliding window's, or a method's that drops rows); the
+  // timeline stays as it was.
   Status truncate(std::uint32_t length);
   KvCache* cache() const { return cache_; }
 
@@ -90,8 +98,9 @@ class KvCache {
   Status append(LayerId layer, MatView<const float> keys, MatView<const float> values);
   // queries [rows][q_heads * key_dim] -> out [rows][q_heads * value_dim]. After append().
   Status attend(LayerId layer, MatView<const float> queries, MatView<float> out);
+  // After every layer's attend(). On any other error than invalid_argument the step is rolled back.
   Status commit();
-  void rollback();
+  void rollback();  // without a step: nothing
 
   std::span<const LayerSpec> layers() const;
   std::uint32_t max_positions() const;  // that a timeline can have

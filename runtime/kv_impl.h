@@ -1,6 +1,6 @@
-// What a KvCache is made of. Its work is in four files: kv_cache.cpp (timelines and the life of a
-// step), kv_attend.cpp (decode), kv_prefill.cpp (many rows at once) and kv_seal.cpp (tail to
-// segments, and back when a timeline is cut).
+// What a KvCache is made of. Its work is in five files: kv_cache.cpp (timelines and the life of a
+// step), kv_order.cpp (what of a step may come when), kv_attend.cpp (decode), kv_prefill.cpp (many
+// rows at once) and kv_seal.cpp (tail to segments, and back when a timeline is cut).
 #pragma once
 
 #include <algorithm>
@@ -62,6 +62,8 @@ struct KvCache::Impl final : SummaryRows {
     RawStore tail;              // holds the rows that stay raw
     std::uint32_t tail_first = 0;
   };
+  // How far a layer is in the step. One whose attend() failed has to be rolled back.
+  enum class Stage : std::uint8_t { due, appended, attended, failed };
   struct Angles {  // of one rotary embedding, for the rows of a step
     const RopeSpec* rope = nullptr;
     std::vector<float> cosine, sine;  // [rows][pairs]
@@ -89,6 +91,7 @@ struct KvCache::Impl final : SummaryRows {
   std::vector<Token> rows;
   std::vector<std::uint32_t> advanced;  // by timeline: rows of this step
   bool prefilling = false;
+  std::vector<Stage> stages;  // by layer
   std::vector<Angles> angles;
   std::vector<std::uint32_t> angles_of_layer;
   std::vector<Pending> pending;  // [timeline][layer]
@@ -132,6 +135,14 @@ struct KvCache::Impl final : SummaryRows {
                   const float* value, std::byte* record) const;
   Status commit();
   void rollback();
+
+  // kv_order.cpp: invalid_argument, saying what was given and what is due.
+  Status check_append(LayerId l, MatView<const float> keys, MatView<const float> values) const;
+  Status check_attend(LayerId l, MatView<const float> queries, MatView<float> out) const;
+  Status check_commit() const;
+  Status check_layer(const char* call, LayerId l) const;
+  Status check_shape(const char* call, const char* what, std::size_t given_rows,
+                     std::size_t given_cols, std::size_t due_cols) const;
 
   // kv_attend.cpp
   Status attend(LayerId l, MatView<const float> queries, MatView<float> out);

@@ -149,7 +149,9 @@ Result<RawStore> KvCache::Impl::restore(LayerId l, const Run& run, std::uint32_t
 }
 
 Status KvCache::Impl::truncate(TimelineId id, std::uint32_t length) {
-  TL_CHECK(rows.empty());  // not in the middle of a step
+  if (!rows.empty())
+    return fail(ErrorCode::invalid_argument,
+                "truncate() in the middle of a step: commit() or rollback() ends it");
   TimelineState& t = timeline(id);
   if (length > t.length)
     return fail(ErrorCode::invalid_argument, "cannot cut a timeline of ", t.length,
@@ -158,11 +160,14 @@ Status KvCache::Impl::truncate(TimelineId id, std::uint32_t length) {
   for (std::uint32_t i = 0; i < options.layers.size(); ++i) {
     const LayerState& layer = t.layers[i];
     const std::uint32_t window = options.layers[i].window;
-    if (window == 0 && !plan.layers[i].seals && length < layer.tail_first &&
-        length > plan.layers[i].sinks) {
+    const std::uint32_t sinks = plan.layers[i].sinks;
+    if (window == 0 && !plan.layers[i].seals && layer.tail_first > sinks && length > sinks &&
+        length < layer.tail_first + method.recent) {
       return fail(ErrorCode::unsupported, "method ", method.name,
-                  " has dropped the positions from ", plan.layers[i].sinks, " to ",
-                  layer.tail_first, ": the timeline cannot be cut at ", length);
+                  " has dropped the positions from ", sinks, " to ", layer.tail_first,
+                  " and keeps a window of ", method.recent, ": the timeline can be cut at ",
+                  layer.tail_first + method.recent, " or later (or at ", sinks,
+                  " or before), not at ", length);
     }
     if (window > 0 && layer.tail_first > 0 && length > 0 && length < layer.tail_first + window) {
       return fail(ErrorCode::unsupported, "layer ", i, " keeps a sliding window of ", window,

@@ -21,28 +21,35 @@ namespace {
 namespace fs = std::filesystem;
 namespace po = boost::program_options;
 
-// A method file's values, and who asked: so that every error names the file and the parameter.
+// A method's values, and who gave each, the file or an override: so that every error names its
+// cause and the parameter.
 class Parameters {
  public:
-  Parameters(std::string source, std::map<std::string, std::string> values)
-      : source_(std::move(source)), values_(std::move(values)) {}
+  struct Given {
+    std::string text, source;
+  };
+  Parameters(std::string file, std::map<std::string, Given> values)
+      : file_(std::move(file)), values_(std::move(values)) {}
 
   std::string text(const std::string& key, const std::string& otherwise) const {
     const auto found = values_.find(key);
-    return found == values_.end() ? otherwise : found->second;
+    return found == values_.end() ? otherwise : found->second.text;
   }
   bool has(const std::string& key) const { return values_.count(key) != 0; }
-  const std::string& source() const { return source_; }
+  const std::string& source(const std::string& key) const {
+    const auto found = values_.find(key);
+    return found == values_.end() ? file_ : found->second.source;
+  }
 
   Result<double> number(const std::string& key, double otherwise, double least, double most) const {
     const auto found = values_.find(key);
     if (found == values_.end()) return otherwise;
-    const std::string& text = found->second;
+    const std::string& text = found->second.text;
     double value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     if (error != std::errc{} || end != text.data() + text.size() || !(value >= least) ||
         !(value <= most))
-      return fail(ErrorCode::invalid_argument, source_, ": ", key, " = '", text,
+      return fail(ErrorCode::invalid_argument, source(key), ": ", key, " = '", text,
                   "' is not a number from ", least, " to ", most);
     return value;
   }
@@ -50,14 +57,14 @@ class Parameters {
                                 std::uint32_t least, std::uint32_t most) const {
     TL_TRY_ASSIGN(const double value, number(key, otherwise, least, most));
     if (value != std::floor(value))
-      return fail(ErrorCode::invalid_argument, source_, ": ", key, " = ", value,
+      return fail(ErrorCode::invalid_argument, source(key), ": ", key, " = ", value,
                   " is not a whole number");
     return static_cast<std::uint32_t>(value);
   }
 
  private:
-  std::string source_;
-  std::map<std::string, std::string> values_;
+  std::string file_;
+  std::map<std::string, Given> values_;
 };
 
 // A shelf: the choices that can be named for one of the four questions, and what each may be given.
@@ -126,12 +133,12 @@ Result<std::unique_ptr<Made>> choose(const Parameters& parameters, const CpuTabl
         if (parameters.has(section + std::string(p)) &&
             std::find(choice.parameters.begin(), choice.parameters.end(), p) ==
                 choice.parameters.end())
-          return fail(ErrorCode::invalid_argument, parameters.source(), ": ", section, p,
-                      " has no meaning for ", key, " = ", name, " (it belongs to ", other.name,
-                      ")");
+          return fail(ErrorCode::invalid_argument, parameters.source(section + std::string(p)),
+                      ": ", section, p, " has no meaning for ", key, " = ", name,
+                      " (it belongs to ", other.name, ")");
     return choice.make(parameters, cpu);
   }
-  return fail(ErrorCode::invalid_argument, parameters.source(), ": ", key, " = '", name,
+  return fail(ErrorCode::invalid_argument, parameters.source(key), ": ", key, " = '", name,
               "' is not known; known: ", names_of(shelf));
 }
 
@@ -157,16 +164,16 @@ std::string known_list() {
   return list;
 }
 
-Result<std::map<std::string, std::string>> read_values(const std::string& source,
-                                                       std::istream& text) {
-  std::map<std::string, std::string> values;
+Result<std::map<std::string, Parameters::Given>> read_values(const std::string& source,
+                                                             std::istream& text) {
+  std::map<std::string, Parameters::Given> values;
   try {
     const auto parsed = po::parse_config_file(text, known_parameters());
     for (const auto& option : parsed.options) {
       if (values.count(option.string_key))
         return fail(ErrorCode::invalid_argument, source, ": ", option.string_key,
                     " is given twice");
-      values[option.string_key] = option.value.empty() ? "" : option.value[0];
+      values[option.string_key] = {option.value.empty() ? "" : option.value[0], source};
     }
   } catch (const po::unknown_option& unknown) {
     return fail(ErrorCode::invalid_argument, source, ": '", unknown.get_option_name(),
@@ -219,6 +226,9 @@ Result<Method> load_method(const std::string& name_or_path, const std::string& d
   if (!file) return fail(ErrorCode::io, "method file '", path, "' cannot be read");
   TL_TRY_ASSIGN(auto values, read_values(path, file));
   for (const std::string& override_text : overrides) {
+    if (override_text.find('\n') != std::string::npos)
+      return fail(ErrorCode::invalid_argument,
+                  "an override of a method is one line, section.name=value, not several");
     std::istringstream line(override_text);
     TL_TRY_ASSIGN(const auto more, read_values("'" + override_text + "'", line));
     if (more.empty())
@@ -241,8 +251,8 @@ Result<Method> load_method(const std::string& name_or_path, const std::string& d
   TL_TRY_ASSIGN(method.select, choose(parameters, cpu, "select.by", "everything", selectors()));
   TL_TRY_ASSIGN(method.place, choose(parameters, cpu, "place.rows", "lowest", placers()));
   if (parameters.text("place.run", "fetch") != "fetch")
-    return fail(ErrorCode::unsupported, path, ": place.run = '", parameters.text("place.run", ""),
-                "' is not known; known: fetch");
+    return fail(ErrorCode::unsupported, parameters.source("place.run"), ": place.run = '",
+                parameters.text("place.run", ""), "' is not known; known: fetch");
   TL_TRY_ASSIGN(method.sink, parameters.integer("steady.sink", method.sink, 0, 1024));
   TL_TRY_ASSIGN(method.recent, parameters.integer("steady.recent", method.recent, 1, 65536));
   TL_TRY_ASSIGN(method.seal, parameters.integer("steady.seal", method.seal, 64, 65536));

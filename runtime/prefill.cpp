@@ -148,9 +148,9 @@ Status prefill(const Model& model, Timeline& timeline, std::span<const int> toke
   const std::uint32_t start = timeline.length();
   const std::uint32_t end = start + static_cast<std::uint32_t>(tokens.size());
   Meter meter(options, tokens.size(), model.spec->layers.size());
-  TL_TRY(grow(model, std::min<std::size_t>(tokens.size(), kSpanPositions), memory));
+  TL_TRY(grow(model, std::min<std::size_t>(tokens.size(), kSpanRows), memory));
   SpanPass pass(model, timeline, options, memory, &meter);
-  return for_grid(start, end, kSpanPositions, [&](std::uint32_t first, std::uint32_t count) {
+  return for_grid(start, end, kSpanRows, [&](std::uint32_t first, std::uint32_t count) {
     return pass.run(first, tokens.subspan(first - start, count),
                     first + count == end ? logits : std::span<float>{});
   });

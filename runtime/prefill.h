@@ -7,15 +7,15 @@
 #include <cstdint>
 #include <span>
 
+#include "runtime/cache_plan.h"
 #include "runtime/step.h"
 #include "runtime/thermocline.h"
 
 namespace thermocline {
 
-inline constexpr std::uint32_t kSpanPositions = 32768;
 inline constexpr std::uint32_t kChunkPositions = 512;
 
-// What prefill works in; grows to the longest span that it has seen, at most kSpanPositions.
+// What prefill works in; grows to the longest span that it has seen, at most kSpanRows.
 struct PrefillMemory {
   RowState rows;
   LayerScratch scratch;

@@ -6,6 +6,9 @@
 
 namespace thermocline {
 
+// A decode step's products take the path of few rows, and so round as each row alone would.
+static_assert(kFewRows == kMaxStepRows);
+
 Status step(const Model& model, KvCache& cache, std::span<const Token> at,
             std::span<const int> tokens, const RowState& rows, LayerScratch* scratch,
             MatView<float> logits) {

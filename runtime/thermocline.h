@@ -7,8 +7,9 @@
 //   (*engine)->prefill(*timeline, tokens, logits, {});
 //   (*engine)->step({{&*timeline, token}}, logits);
 //
-// Nothing here prints, exits or installs signal handlers. An Engine may be used by one thread at a
-// time; different engines are independent.
+// Nothing here prints, exits or installs signal handlers. An Engine must outlive the caches and the
+// text streams that it made. It and its caches share their threads: one thread drives them all;
+// different engines are independent.
 #pragma once
 
 #include <functional>
@@ -99,9 +100,11 @@ class Engine {
   std::string decode(std::span<const int> tokens) const;
   std::unique_ptr<TextStream> stream() const;
   bool ends_generation(int token) const;
-  // The conversation as the model's template (name "auto") or a named one writes it.
-  Result<std::string> render_chat(std::span<const ChatMessage> messages,
-                                  const std::string& template_name, bool add_reply_start) const;
+  // The conversation as the model's template (name "auto") or a named one writes it, from its first
+  // token on. What messages say is text, whatever it spells: only the template ends turns.
+  Result<std::vector<int>> encode_chat(std::span<const ChatMessage> messages,
+                                       const std::string& template_name,
+                                       bool add_reply_start) const;
 
   // A cache for this model. options.layers is filled in; max_positions 0 means the model's context.
   Result<std::unique_ptr<KvCache>> open_cache(CacheOptions options) const;

@@ -1,6 +1,9 @@
 #include "tiers/page_table.h"
 
+#include <algorithm>
 #include <cstring>
+#include <iterator>
+#include <utility>
 
 #include "tiers/io/checksum.h"
 
@@ -85,16 +88,14 @@ Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,
       std::memcpy(head, records.data() + h * used, used);
       std::memset(head + used, 0, place.head_bytes - used);
     }
+    TL_TRY_ASSIGN(place.reservation, budget_->reserve(Tier::disk, purpose, bytes));
     TL_TRY_ASSIGN(place.file_offset, file_.take(bytes));
     place.checksum.resize(bytes / kPageBytes);
     for (std::size_t p = 0; p < place.checksum.size(); ++p)
       place.checksum[p] =
           page_checksum({image.data() + p * kPageBytes, kPageBytes}, identity(place, p));
-    if (Status written = write_home(place, image.bytes()); !written) {
-      if (broken_)
-        stranded_.push_back(std::move(image));
-      else
-        file_.give(place.file_offset, bytes);
+    if (Status written = write_home(place, std::move(image)); !written) {
+      file_.give(place.file_offset, bytes);
       return tl::unexpected<Error>(written.error());
     }
     place.first_row = number_rows(&layer, segment.blocks() * kBlockRows);
@@ -130,7 +131,7 @@ void PageTable::release(std::uint32_t id) {
     Layer& layer = layers_[place.layer];
     const std::uint32_t numbered = static_cast<std::uint32_t>(round_up(place.rows, kBlockRows));
     for (RowCache& cache : layer.row_cache) cache.forget(place.first_row, numbered);
-    layer.free_rows.emplace_back(place.first_row, numbered);
+    free_row_numbers(&layer, place.first_row, numbered);
     file_.give(place.file_offset, place.head_bytes * layer.options.heads);
   }
   place = Place{};
@@ -139,70 +140,85 @@ void PageTable::release(std::uint32_t id) {
 
 // Row numbers are reused first fit; what is left over of a range stays free.
 std::uint32_t PageTable::number_rows(Layer* layer, std::uint32_t rows) {
-  for (auto range = layer->free_rows.begin(); range != layer->free_rows.end(); ++range) {
-    if (range->second < rows) continue;
-    const std::uint32_t first = range->first;
-    range->first += rows;
-    range->second -= rows;
-    if (range->second == 0) layer->free_rows.erase(range);
-    return first;
+  for (const auto& [first, free] : layer->free_rows) {
+    if (free < rows) continue;
+    const std::uint32_t at = first, left = free - rows;
+    layer->free_rows.erase(at);
+    if (left > 0) layer->free_rows.emplace(at + rows, left);
+    return at;
   }
   const std::uint32_t first = layer->rows_numbered;
   layer->rows_numbered += rows;
   return first;
 }
 
-Status PageTable::write_home(const Place& place, std::span<const std::byte> bytes) {
+// Neighbouring ranges become one: else ever smaller pieces would serve no segment, and the row
+// caches' tables would grow for as long as segments come and go.
+void PageTable::free_row_numbers(Layer* layer, std::uint32_t first, std::uint32_t rows) {
+  auto after = layer->free_rows.lower_bound(first);
+  if (after != layer->free_rows.end() && after->first == first + rows) {
+    rows += after->second;
+    after = layer->free_rows.erase(after);
+  }
+  if (after != layer->free_rows.begin()) {
+    const auto before = std::prev(after);
+    if (before->first + before->second == first) {
+      before->second += rows;
+      return;
+    }
+  }
+  layer->free_rows.emplace(first, rows);
+}
+
+Status PageTable::quiesce() {
+  const Deadline deadline = std::chrono::steady_clock::now() + options_.disk_deadline;
+  Completion done[32];
+  while (sink_ && sink_->in_flight() > 0) {
+    TL_TRY_ASSIGN(const std::size_t n, sink_->poll(done, deadline));
+    if (n == 0)
+      return fail(ErrorCode::io, "scratch file: ", sink_->in_flight(),
+                  " transfers of an earlier step did not finish within ",
+                  options_.disk_deadline.count(), " ms");
+  }
+  abandoned_.clear();
+  return {};
+}
+
+Status PageTable::write_home(const Place& place, Buffer image) {
+  TL_TRY(quiesce());
+  const std::span<std::byte> bytes = image.bytes();
   std::vector<Transfer> transfers;
   for (std::size_t at = 0; at < bytes.size(); at += kWriteBytes) {
-    const std::size_t size = std::min(kWriteBytes, bytes.size() - at);
     Transfer transfer;
     transfer.kind = Transfer::Kind::write;
     transfer.file = file_.descriptor();
     transfer.offset = place.file_offset + at;
-    transfer.bytes = {const_cast<std::byte*>(bytes.data()) + at, size};
+    transfer.bytes = bytes.subspan(at, std::min(kWriteBytes, bytes.size() - at));
     transfer.tag = transfers.size();
     transfers.push_back(transfer);
   }
-  TL_TRY(drain());  // what a reading that failed has left
   TL_TRY(sink_->submit(transfers));
-  const Deadline deadline = std::chrono::steady_clock::now() + kDiskDeadline;
   Completion done[32];
   Status status{};
   for (std::size_t left = transfers.size(); left > 0;) {
-    const auto polled = sink_->poll(done, deadline);
-    if (!polled || *polled == 0) {
-      broken_ = true;
-      if (!polled) return tl::unexpected<Error>(polled.error());
+    // Each request has the whole time: a long segment on a slow disk is no failure.
+    const auto n = sink_->poll(done, std::chrono::steady_clock::now() + options_.disk_deadline);
+    if (!n || *n == 0) {
+      abandoned_.push_back(std::move(image));
+      if (!n) return tl::unexpected<Error>(n.error());
       return fail(ErrorCode::io, "scratch file: a write of ", bytes.size(), " bytes at ",
-                  place.file_offset, " did not finish within ", kDiskDeadline.count(), " s");
+                  place.file_offset, " did not finish within ", options_.disk_deadline.count(),
+                  " ms");
     }
-    const std::size_t n = *polled;
-    for (std::size_t i = 0; i < n; ++i)
+    for (std::size_t i = 0; i < *n; ++i)
       if (done[i].error != 0 && status)
         status = fail(ErrorCode::io, "scratch file: writing ", transfers[done[i].tag].bytes.size(),
                       " bytes at ", transfers[done[i].tag].offset,
                       " failed: ", std::strerror(done[i].error));
-    left -= n;
+    left -= *n;
   }
   TL_TRY(status);
   counters_.disk_bytes_written += bytes.size();
-  return {};
-}
-
-Status PageTable::drain() {
-  if (broken_)
-    return fail(ErrorCode::io, "scratch file: given up, because the disk stopped answering");
-  if (!sink_) return {};
-  const Deadline deadline = std::chrono::steady_clock::now() + kDiskDeadline;
-  Completion done[32];
-  while (sink_->in_flight() > 0) {
-    const auto polled = sink_->poll(done, deadline);
-    if (polled && *polled > 0) continue;
-    broken_ = true;
-    return fail(ErrorCode::io, "scratch file: ", sink_->in_flight(),
-                " transfers did not finish within ", kDiskDeadline.count(), " s");
-  }
   return {};
 }
 

@@ -2,7 +2,9 @@
 // are adopted once, read through Readers, and give their space back when their last holder lets go.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -40,6 +42,8 @@ struct PageTableOptions {
   std::uint64_t disk_bytes = 0;  // 0: no disk tier
   std::string io_backend = "auto";
   std::uint64_t staging_bytes = std::uint64_t{16} << 20;  // for reads in flight and being attended
+  // No disk takes this long for one request; a wait beyond it is reported, never endless.
+  std::chrono::milliseconds disk_deadline{60'000};
 };
 
 // One thread drives it (the step). `budget` outlives it.
@@ -61,6 +65,8 @@ class PageTable {
   const std::byte* host_rows(const Segment& segment, std::uint32_t head) const;
   Tier home(const Segment& segment) const;
 
+  // Row numbers of a layer that were ever in use: they size the row caches' tables.
+  std::uint32_t numbered_rows(std::uint32_t layer) const { return layers_[layer].rows_numbered; }
   const TierCounters& counters() const { return counters_; }
   const std::string& io_note() const { return io_note_; }
   std::string_view io_name() const { return sink_ ? sink_->name() : "none"; }
@@ -85,17 +91,17 @@ class PageTable {
     Buffer row_cache_bytes;
     std::vector<RowCache> row_cache;  // a head
     std::uint32_t rows_numbered = 0;
-    std::vector<std::pair<std::uint32_t, std::uint32_t>> free_rows;  // {first, count} to reuse
+    std::map<std::uint32_t, std::uint32_t> free_rows;  // first -> count to reuse; none touch
   };
 
   PageTable() = default;
   void release(std::uint32_t id);
-  Status write_home(const Place& place, std::span<const std::byte> bytes);
-  // Waits until nothing is in flight. When the disk does not answer, the table is broken: memory
-  // that transfers may still write to is kept, and nothing more is read or written.
-  Status drain();
-  std::uint32_t number_rows(Layer* layer, std::uint32_t rows);
-  static constexpr std::chrono::seconds kDiskDeadline{60};  // no disk takes this long for a request
+  // Waits for what an earlier error left in flight: its memory, its place in the file and its tags
+  // are about to be another transfer's. Everything that submits asks for this first.
+  Status quiesce();
+  Status write_home(const Place& place, Buffer image);
+  static std::uint32_t number_rows(Layer* layer, std::uint32_t rows);
+  static void free_row_numbers(Layer* layer, std::uint32_t first, std::uint32_t rows);
   static std::uint64_t identity(const Place& place, std::uint64_t page) {
     return place.epoch * 0x9e3779b97f4a7c15ull + place.file_offset / kPageBytes + page;
   }
@@ -106,14 +112,13 @@ class PageTable {
   Reservation row_cache_reservation_, staging_reservation_;
   std::string io_note_;
   Buffer staging_;
+  std::vector<Buffer> abandoned_;  // of writes that were given up while in flight
+  std::unique_ptr<Sink> sink_;     // goes before the memory that it may still be filling
   std::vector<Layer> layers_;
   std::vector<Place> places_;  // by Segment::id
   std::vector<std::uint32_t> free_ids_;
   std::uint64_t epoch_ = 0;
-  bool broken_ = false;
-  std::vector<Buffer> stranded_;  // images whose writes never finished
   TierCounters counters_;
-  std::unique_ptr<Sink> sink_;  // last: it waits for reads into the memory above before that goes
 };
 
 }  // namespace thermocline

@@ -30,7 +30,7 @@ bool verify(const ReadyFold& fold) {
 }
 
 Status Reader::start(std::uint32_t layer, std::span<const ReadRequest> requests, FoldOrder order) {
-  TL_TRY(table_.drain());
+  TL_TRY(table_.quiesce());
   layer_ = layer;
   order_ = order;
   planned_.clear();
@@ -302,7 +302,7 @@ Status Reader::complete(const Completion& completion) {
       return fail(ErrorCode::io, "scratch file: reading ", extent.bytes, " bytes at ",
                   extent.file_offset, " failed twice: ", std::strerror(completion.error));
     extent.again = true;
-    ++table_.counters_.pages_read_again;
+    table_.counters_.pages_read_again += extent.bytes / kPageBytes;
     Transfer transfer;
     transfer.file = table_.file_.descriptor();
     transfer.offset = extent.file_offset;
@@ -320,22 +320,17 @@ Status Reader::complete(const Completion& completion) {
 Status Reader::wait_for_some() {
   const auto start = std::chrono::steady_clock::now();
   Completion done[32];
-  TL_TRY_ASSIGN(const std::size_t n, table_.sink_->poll(done, start + PageTable::kDiskDeadline));
+  TL_TRY_ASSIGN(const std::size_t n,
+                table_.sink_->poll(done, start + table_.options_.disk_deadline));
   table_.counters_.stall_ms += ms_since(start);
   if (n == 0)
     return fail(ErrorCode::io, "scratch file: ", table_.sink_->in_flight(),
-                " reads did not finish within ", PageTable::kDiskDeadline.count(), " s");
+                " reads did not finish within ", table_.options_.disk_deadline.count(), " ms");
   for (std::size_t i = 0; i < n; ++i) TL_TRY(complete(done[i]));
   return {};
 }
 
 Result<std::span<const ReadyFold>> Reader::next() {
-  auto wave = next_wave();
-  if (!wave) (void)table_.drain();  // nothing may arrive in staging memory that others are given
-  return wave;
-}
-
-Result<std::span<const ReadyFold>> Reader::next_wave() {
   retire();
   TL_TRY(submit());
   while (wave_.empty() && handed_out_ < planned_.size()) {
@@ -375,12 +370,6 @@ void Reader::retire() {
 }
 
 Status Reader::read_again(const ReadyFold& failed) {
-  const Status status = read_fold_again(failed);
-  if (!status) (void)table_.drain();
-  return status;
-}
-
-Status Reader::read_fold_again(const ReadyFold& failed) {
   Planned& fold = planned_[failed.id];
   std::byte* staging = table_.staging_.data() + fold.staging_at;
   transfers_.clear();
@@ -399,12 +388,13 @@ Status Reader::read_fold_again(const ReadyFold& failed) {
   Status status = table_.sink_->submit(transfers_);
   while (status && fold.waiting > 0) {
     Completion done[32];
-    auto n = table_.sink_->poll(done, std::chrono::steady_clock::now() + PageTable::kDiskDeadline);
+    auto n =
+        table_.sink_->poll(done, std::chrono::steady_clock::now() + table_.options_.disk_deadline);
     if (!n) {
       status = tl::unexpected<Error>(n.error());
     } else if (*n == 0) {
       status = fail(ErrorCode::io, "scratch file: a read did not finish within ",
-                    PageTable::kDiskDeadline.count(), " s");
+                    table_.options_.disk_deadline.count(), " ms");
     } else {
       for (std::size_t i = 0; i < *n && status; ++i) {
         const std::uint32_t owner = extents_[done[i].tag].fold;

@@ -43,7 +43,6 @@ enum class FoldOrder : std::uint8_t {
 class Reader {
  public:
   explicit Reader(PageTable* table) : table_(*table) {}
-  ~Reader() { (void)table_.drain(); }
   Reader(const Reader&) = delete;
   Reader& operator=(const Reader&) = delete;
 
@@ -52,7 +51,8 @@ class Reader {
   // Of request `list`: how many folds it has.
   std::uint32_t folds(std::uint32_t list) const { return folds_of_list_[list]; }
   // The next wave; empty when all folds have been handed out. Waits for the disk only when nothing
-  // else is ready. On an error the reading is over and start() begins anew.
+  // else is ready. On an error the reading is over and start() begins anew (once what is in flight
+  // has finished; it fails where that takes too long).
   Result<std::span<const ReadyFold>> next();
   // For a fold whose verify() failed: reads its pages once more, at once. An error names the page
   // when that does not help.
@@ -100,8 +100,6 @@ class Reader {
                      bool keep);
   void add_view(const Planned& fold, const std::byte* row0, RowSet rows, const float* log_weight);
   std::uint64_t stage_page(Planned* fold, std::uint64_t page);
-  Result<std::span<const ReadyFold>> next_wave();
-  Status read_fold_again(const ReadyFold& failed);
   Status submit();
   bool take_staging(Planned* fold);
   Status complete(const Completion& completion);

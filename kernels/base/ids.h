@@ -8,7 +8,6 @@ namespace thermocline {
 
 enum class LayerId : std::uint32_t {};
 enum class TimelineId : std::uint32_t {};
-enum class BlockId : std::uint32_t {};  // a block of one KV head of one segment
 
 template <typename Id>
 requires std::is_enum_v<Id>

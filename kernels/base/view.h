@@ -37,10 +37,6 @@ class MatView {
     TL_CHECK(first + count <= rows_);
     return {row(first), count, cols_, stride_};
   }
-  MatView cols_from(std::size_t first, std::size_t count) const {
-    TL_CHECK(first + count <= cols_);
-    return {data_ + first, rows_, count, stride_};
-  }
 
  private:
   T* data_ = nullptr;

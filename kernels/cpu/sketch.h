@@ -142,13 +142,12 @@ struct Sketch {
                           std::size_t key_dim, const float* query, float* score,
                           std::size_t stride) {
     constexpr int kRows = heads <= 3 ? 3 : 2;
-    constexpr std::size_t kAhead = 9;  // rows: their stride defeats the hardware's prefetching
     std::size_t r = 0;
+    constexpr std::size_t kAhead = 9;  // rows: their stride defeats the hardware's prefetching
     for (; r + kRows <= count; r += kRows) {
-      const std::size_t end = std::min(r + kAhead + kRows, count);
-      for (std::size_t ahead = r + kAhead; ahead < end; ++ahead)
+      for (std::size_t p = r + kAhead; p < std::min(r + kAhead + kRows, count); ++p)
         for (std::size_t i = 0; i < key_dim * sizeof(f16); i += 64)
-          __builtin_prefetch(keys + ahead * row_bytes + i);
+          __builtin_prefetch(keys + p * row_bytes + i);
       exact_rows<heads, kRows>(keys + r * row_bytes, row_bytes, key_dim, query, score + r, stride);
     }
     for (; r < count; ++r)

@@ -29,8 +29,9 @@
 // and for 2-bit codes, four bytes a lane in B:
 //   B load_bytes(const uint8_t* p); B quad(const int8_t* p): four bytes, in every lane
 //   B crumbs(B v): the two low bits of each byte; B next_crumbs(B v): two bits down, above them any
-//   I dot4(I sums, B codes, B quad): adds each lane's four products of codes 0 to 3 and quad's bytes
-//   -127 to 127; I dot4_total(I sums): the 32-bit lanes of at most 32 such sums, from izero() on
+//   I dot4(I sums, B codes, B quad): adds each lane's four products of codes 0 to 3 and quad's
+//   bytes -127 to 127; I dot4_total(I sums): the 32-bit lanes of at most 32 such sums, from
+//   izero() on
 // Sums over lanes are taken in a fixed order, so a kernel's bits depend on the Vec alone.
 // clang-format on
 #pragma once

@@ -51,7 +51,7 @@ struct ListQuery {
   std::span<const Run> runs;
 };
 
-// What choosing cost and left out.
+// What choosing cost.
 struct Chosen {
   std::uint64_t index_bytes = 0;  // of codes and summaries that were scanned
 };

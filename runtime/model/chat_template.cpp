@@ -5,6 +5,7 @@
 
 #include "runtime/model/gguf.h"
 #include "runtime/model/quoted.h"
+#include "runtime/model/tokenizer.h"
 
 namespace thermocline {
 namespace {
@@ -60,6 +61,14 @@ std::string_view trimmed(std::string_view text) {
   if (first == std::string_view::npos) return "";
   return text.substr(first, text.find_last_not_of(kSpaces) - first + 1);
 }
+
+template <typename... Parts>
+TextPiece markup(const Parts&... parts) {
+  TextPiece piece{"", ParseSpecial::yes};
+  (piece.text.append(parts), ...);
+  return piece;
+}
+TextPiece plain(std::string_view text) { return {std::string(text), ParseSpecial::no}; }
 
 Status check_role(const ChatMessage& message, std::size_t index) {
   constexpr std::string_view kRoles[] = {"system", "user", "assistant"};
@@ -120,40 +129,37 @@ Result<ChatTemplate> ChatTemplate::recognise(const GgufFile& file) {
   return out;
 }
 
-Result<std::string> ChatTemplate::render(std::span<const ChatMessage> messages,
-                                         GenerationPrompt prompt) const {
+Result<std::vector<TextPiece>> ChatTemplate::render(std::span<const ChatMessage> messages,
+                                                    GenerationPrompt prompt) const {
   if (messages.empty()) return fail(ErrorCode::invalid_argument, "a conversation without messages");
   for (std::size_t i = 0; i < messages.size(); ++i) TL_TRY(check_role(messages[i], i));
+  Pieces out;
+  std::string_view reply;
   switch (kind_) {
-    case Kind::chatml: {
-      std::string out = render_chatml(messages);
-      if (prompt == GenerationPrompt::yes) out += "<|im_start|>assistant\n";
-      return out;
-    }
-    case Kind::llama3: {
-      std::string out = render_llama3(messages);
-      if (prompt == GenerationPrompt::yes)
-        out += "<|start_header_id|>assistant<|end_header_id|>\n\n";
-      return out;
-    }
+    case Kind::chatml:
+      out = render_chatml(messages);
+      reply = "<|im_start|>assistant\n";
+      break;
+    case Kind::llama3:
+      out = render_llama3(messages);
+      reply = "<|start_header_id|>assistant<|end_header_id|>\n\n";
+      break;
     case Kind::gemma: {
-      TL_TRY_ASSIGN(std::string out, render_gemma(messages));
-      if (prompt == GenerationPrompt::yes) out += "<start_of_turn>model\n";
-      return out;
+      TL_TRY_ASSIGN(out, render_gemma(messages));
+      reply = "<start_of_turn>model\n";
+      break;
     }
   }
-  TL_CHECK(!"a template of no known kind");
-  return {};
+  if (prompt == GenerationPrompt::yes) out.push_back(markup(reply));
+  return out;
 }
 
-std::string ChatTemplate::render_chatml(std::span<const ChatMessage> messages) const {
-  std::string out;
+ChatTemplate::Pieces ChatTemplate::render_chatml(std::span<const ChatMessage> messages) const {
+  Pieces out;
   const auto turn = [&out](std::string_view role, std::string_view content) {
-    out += "<|im_start|>";
-    out += role;
-    out += '\n';
-    out += content;
-    out += "<|im_end|>\n";
+    out.push_back(markup("<|im_start|>", role, "\n"));
+    out.push_back(plain(content));
+    out.push_back(markup("<|im_end|>\n"));
   };
   if (messages.front().role != "system" && !default_system_.empty())
     turn("system", default_system_);
@@ -161,16 +167,14 @@ std::string ChatTemplate::render_chatml(std::span<const ChatMessage> messages) c
   return out;
 }
 
-std::string ChatTemplate::render_llama3(std::span<const ChatMessage> messages) const {
-  std::string out;
+ChatTemplate::Pieces ChatTemplate::render_llama3(std::span<const ChatMessage> messages) const {
+  Pieces out;
   const auto turn = [&out](std::string_view role, std::string_view before,
                            std::string_view content) {
-    out += "<|start_header_id|>";
-    out += role;
-    out += "<|end_header_id|>\n\n";
-    out += before;
-    out += trimmed(content);
-    out += "<|eot_id|>";
+    out.push_back(markup("<|start_header_id|>", role, "<|end_header_id|>\n\n"));
+    out.push_back(plain(before));
+    out.push_back(plain(trimmed(content)));
+    out.push_back(markup("<|eot_id|>"));
   };
   if (!preamble_.empty()) {
     const bool system = messages.front().role == "system";
@@ -182,8 +186,10 @@ std::string ChatTemplate::render_llama3(std::span<const ChatMessage> messages) c
 }
 
 // Gemma has no system turn: its text opens the first turn of the user.
-Result<std::string> ChatTemplate::render_gemma(std::span<const ChatMessage> messages) const {
-  std::string out, prefix;
+Result<ChatTemplate::Pieces> ChatTemplate::render_gemma(
+    std::span<const ChatMessage> messages) const {
+  Pieces out;
+  std::string prefix;
   if (messages.front().role == "system") {
     if (system_ == SystemTurn::refused)
       return fail(
@@ -200,11 +206,10 @@ Result<std::string> ChatTemplate::render_gemma(std::span<const ChatMessage> mess
     if (messages[i].role != due)
       return fail(ErrorCode::invalid_argument, "turn ", i, " is the ", messages[i].role,
                   "'s, Gemma's turns alternate and this one is the ", due, "'s");
-    out += "<start_of_turn>";
-    out += i % 2 == 0 ? "user\n" : "model\n";
-    out += i == 0 ? prefix : "";
-    out += trimmed(messages[i].content);
-    out += "<end_of_turn>\n";
+    out.push_back(markup("<start_of_turn>", i % 2 == 0 ? "user\n" : "model\n"));
+    if (i == 0) out.push_back(plain(prefix));
+    out.push_back(plain(trimmed(messages[i].content)));
+    out.push_back(markup("<end_of_turn>\n"));
   }
   return out;
 }

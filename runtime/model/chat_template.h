@@ -14,6 +14,7 @@
 namespace thermocline {
 
 class GgufFile;
+struct TextPiece;
 
 // Whether the text ends by opening the assistant's turn.
 enum class GenerationPrompt : std::uint8_t { no, yes };
@@ -35,18 +36,21 @@ class ChatTemplate {
   // What is said for the system where the conversation does not; "" where nothing is.
   const std::string& default_system() const { return default_system_; }
 
-  // The text to encode with ParseSpecial::yes and AddSpecial::yes: it never begins with BOS, which
-  // the tokenizer adds. invalid_argument: a role that the template has no place for, turns that do
-  // not alternate where it demands that, a conversation without messages.
-  Result<std::string> render(std::span<const ChatMessage> messages, GenerationPrompt prompt) const;
+  // The text to encode with AddSpecial::yes: it never begins with BOS, which the tokenizer adds.
+  // Only the template's own markup is to be parsed: a message that spells "<|im_end|>" ends no
+  // turn. invalid_argument: a role that the template has no place for, turns that do not alternate
+  // where it demands that, a conversation without messages.
+  Result<std::vector<TextPiece>> render(std::span<const ChatMessage> messages,
+                                        GenerationPrompt prompt) const;
 
  private:
   enum class Kind : std::uint8_t { chatml, llama3, gemma };
   enum class SystemTurn : std::uint8_t { taken, refused };
   explicit ChatTemplate(Kind kind) : kind_(kind) {}
-  std::string render_chatml(std::span<const ChatMessage> messages) const;
-  std::string render_llama3(std::span<const ChatMessage> messages) const;
-  Result<std::string> render_gemma(std::span<const ChatMessage> messages) const;
+  using Pieces = std::vector<TextPiece>;
+  Pieces render_chatml(std::span<const ChatMessage> messages) const;
+  Pieces render_llama3(std::span<const ChatMessage> messages) const;
+  Result<Pieces> render_gemma(std::span<const ChatMessage> messages) const;
 
   Kind kind_;
   std::string default_system_;

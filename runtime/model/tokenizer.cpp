@@ -19,6 +19,9 @@ struct Tokenizer::Parts {
         all(vocabulary, SpecialTokens::Which::all) {}
 
   void spell_tokens();
+  // Appends the tokens of a text, special ones as `special` knows them.
+  Status encode(std::string_view text, const SpecialTokens& special,
+                std::vector<std::int32_t>* out) const;
 
   Vocabulary vocabulary;
   SpecialTokens always, all;
@@ -54,6 +57,17 @@ void Tokenizer::Parts::spell_tokens() {
   }
 }
 
+Status Tokenizer::Parts::encode(std::string_view text, const SpecialTokens& special,
+                                std::vector<std::int32_t>* out) const {
+  for (std::size_t at = 0; at < text.size();) {
+    const SpecialTokens::Match next = special.find(text, at);
+    if (next.at > at) TL_TRY(encoder->encode(text.substr(at, next.at - at), out));
+    if (next.token != kNoToken) out->push_back(next.token);
+    at = next.at + next.bytes;
+  }
+  return {};
+}
+
 Tokenizer::Tokenizer(std::unique_ptr<const Parts> parts) : parts_(std::move(parts)) {}
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
@@ -85,15 +99,37 @@ Result<Tokenizer> Tokenizer::create(const GgufFile& file) {
 Result<std::vector<std::int32_t>> Tokenizer::encode(std::string_view text, ParseSpecial parse,
                                                     AddSpecial add) const {
   const Parts& p = *parts_;
-  const SpecialTokens& special = parse == ParseSpecial::yes ? p.all : p.always;
   std::vector<std::int32_t> out;
   if (add == AddSpecial::yes && p.adds_bos) out.push_back(*p.vocabulary.bos);
-  for (std::size_t at = 0; at < text.size();) {
-    const SpecialTokens::Match next = special.find(text, at);
-    if (next.at > at) TL_TRY(p.encoder->encode(text.substr(at, next.at - at), &out));
-    if (next.token != kNoToken) out.push_back(next.token);
-    at = next.at + next.bytes;
+  TL_TRY(p.encode(text, parse == ParseSpecial::yes ? p.all : p.always, &out));
+  if (add == AddSpecial::yes && p.adds_eos) out.push_back(*p.vocabulary.eos);
+  return out;
+}
+
+Result<std::vector<std::int32_t>> Tokenizer::encode(std::span<const TextPiece> pieces,
+                                                    AddSpecial add) const {
+  const Parts& p = *parts_;
+  std::vector<std::int32_t> out;
+  if (add == AddSpecial::yes && p.adds_bos) out.push_back(*p.vocabulary.bos);
+  std::string run;  // since the last control token, of any pieces
+  for (const TextPiece& piece : pieces) {
+    std::size_t done = 0;
+    if (piece.parse == ParseSpecial::yes)
+      for (std::size_t at = 0; at < piece.text.size();) {
+        const SpecialTokens::Match next = p.all.find(piece.text, at);
+        at = next.at + next.bytes;
+        // User-defined tokens are found in any text: with the run, which may go on.
+        if (next.token == kNoToken || p.vocabulary.type(next.token) == TokenType::user_defined)
+          continue;
+        run.append(piece.text, done, next.at - done);
+        TL_TRY(p.encode(run, p.always, &out));
+        run.clear();
+        out.push_back(next.token);
+        done = at;
+      }
+    run.append(piece.text, done);
   }
+  TL_TRY(p.encode(run, p.always, &out));
   if (add == AddSpecial::yes && p.adds_eos) out.push_back(*p.vocabulary.eos);
   return out;
 }

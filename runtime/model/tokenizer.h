@@ -25,6 +25,12 @@ enum class AddSpecial : std::uint8_t { no, yes };
 // Whether control tokens are shown as their names when decoded, or leave no trace.
 enum class ShowSpecial : std::uint8_t { no, yes };
 
+// A stretch of a text that comes from several hands: a template's markup and a user's words.
+struct TextPiece {
+  std::string text;
+  ParseSpecial parse = ParseSpecial::no;
+};
+
 // Immutable once made: any thread may use it. It owns all it needs and outlives the GgufFile.
 class Tokenizer {
  public:
@@ -40,6 +46,10 @@ class Tokenizer {
   // or not; SentencePiece does so through its byte tokens. corrupt: a text that the vocabulary
   // cannot spell at all (no byte tokens, no unknown token).
   Result<std::vector<std::int32_t>> encode(std::string_view text, ParseSpecial parse,
+                                           AddSpecial add = AddSpecial::yes) const;
+  // One text of several pieces: ordinary text merges across their borders, a control token is found
+  // only within a piece that is parsed.
+  Result<std::vector<std::int32_t>> encode(std::span<const TextPiece> pieces,
                                            AddSpecial add = AddSpecial::yes) const;
 
   // The bytes of all tokens, one after another; not necessarily valid UTF-8 (see Detokenizer). The

@@ -2,6 +2,7 @@
 // llama.cpp in float32 (README.md says how they were made).
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <map>
@@ -145,9 +146,51 @@ void check_real_model(const std::string& model, const std::string& expectations,
   std::printf("%s: largest difference %.4f\n", model.c_str(), worst);
 }
 
+// Every step of the recorded greedy texts whose margin is larger than the error of our logits must
+// choose the recorded token, given the recorded tokens before it. An error of `bound` on either of
+// two logits moves a margin by twice that.
+void check_greedy(const std::string& model, const std::string& expectations, double bound,
+                  std::size_t most_tokens) {
+  const auto path = test::find_model(model);
+  if (!path) GTEST_SKIP() << test::model_missing(model);
+  const json golden = read_json(kFolder + expectations);
+  Reader reader(*path, 8192);
+  std::size_t prompts = 0, steps = 0, close = 0;
+  for (const auto& [name, prompt] : golden["prompts"].items()) {
+    if (!prompt.contains("tokens") || prompt["tokens"].size() > most_tokens) continue;
+    auto tokens = prompt["tokens"].get<std::vector<int>>();
+    const auto greedy = prompt["greedy"].get<std::vector<int>>();
+    const auto margin = prompt["margin"].get<std::vector<double>>();
+    std::vector<std::uint32_t> positions;
+    for (std::size_t i = 0; i < greedy.size(); ++i)
+      positions.push_back(static_cast<std::uint32_t>(tokens.size() - 1 + i));
+    const std::size_t length = tokens.size();
+    tokens.insert(tokens.end(), greedy.begin(), greedy.end() - 1);
+    const auto logits = reader.logits_at(tokens, positions);
+    ++prompts;
+    for (std::size_t i = 0; i < greedy.size(); ++i) {
+      if (margin[i] < 2 * bound) {
+        ++close;
+        continue;
+      }
+      const std::vector<float>& ours = logits.at(static_cast<std::uint32_t>(length - 1 + i));
+      const auto best = std::max_element(ours.begin(), ours.end()) - ours.begin();
+      EXPECT_EQ(best, greedy[i]) << name << ", step " << i << ", margin " << margin[i];
+      ++steps;
+    }
+  }
+  EXPECT_GT(steps, 10 * close);
+  std::printf("%s: %zu prompts, %zu steps equal, %zu closer than %.3f left out\n", model.c_str(),
+              prompts, steps, close, 2 * bound);
+}
+
 TEST(Logits, SmolLm2) {  // measured: 0.0094
   check_real_model("SmolLM2-135M-Instruct.Q4_1.gguf", "logits_smollm2.json", 0.02);
 }
+TEST(Greedy, SmolLm2) {
+  check_greedy("SmolLM2-135M-Instruct.Q4_1.gguf", "greedy_smollm2.json", 0.02, 2500);
+}
+TEST(Greedy, Gemma3) { check_greedy("gemma-3-270m-q4_k_m.gguf", "greedy_gemma3.json", 0.05, 2500); }
 TEST(Logits, Gemma3) { check_real_model("gemma-3-270m-q4_k_m.gguf", "logits_gemma3.json", 0.05); }
 
 }  // namespace

@@ -3,8 +3,8 @@
 
 usage: make_tokenizer_golden.py LLAMA_SOURCE LIBRARY_DIR VERSION MODEL.gguf OUT.json
 
-LLAMA_SOURCE has include/llama.h, LIBRARY_DIR the built libllama; VERSION is written into the file. The
-strings come from a seed and are the same on every run. Run once; the tests read the JSON.
+LLAMA_SOURCE has include/llama.h, LIBRARY_DIR the built libllama; VERSION is written into the file.
+The strings come from a seed and are the same on every run. Run once; the tests read the JSON.
 """
 import hashlib
 import json
@@ -54,14 +54,16 @@ ALPHABETS = [
     "\u0300\u0301e\u0302", "\x01\x02\x07\x7f\x1b",
 ]
 WORDS = """the of and to in is that it's they're I'll we've don't HELLO World iPhone camelCase
-snake_case 123 1234567 3.14 1,000,000 http://example.com/a?b=c&d=e def for(int i=0;i<n;++i){ } return
-x**2 <|im_start|> <|im_end|> <|endoftext|> </s> <s> <bos> <eos> <start_of_turn> <end_of_turn>
+snake_case 123 1234567 3.14 1,000,000 http://example.com/a?b=c&d=e def for(int i=0;i<n;++i){ }
+return x**2 <|im_start|> <|im_end|> <|endoftext|> </s> <s> <bos> <eos> <start_of_turn> <end_of_turn>
 <unused5> <0x41> ▁ ▁▁ Ġthe naïve façade Straße Привет мир 你好 世界 こんにちは 안녕하세요 שלום مرحبا
 नमस्ते 😀 <html> </div> <table> [multimodal] #include -> == != && || += // /* */ \\n""".split()
 TEXTS = [
-    "", " ", "  ", "   ", "\n", "\n\n", "\n\n\n", "\t", "\t\n", " \n ", "Hello world", " Hello world",
+    "", " ", "  ", "   ", "\n", "\n\n", "\n\n\n", "\t", "\t\n", " \n ", "Hello world",
+    " Hello world",
     "Hello World!", " Hello, world! 🦙", "I'm sure we'VE said they'll DO it's",
-    "The quick brown fox jumps over the lazy dog.", "for (int i = 0; i < 10; ++i) {\n\treturn i;\n}\n",
+    "The quick brown fox jumps over the lazy dog.",
+    "for (int i = 0; i < 10; ++i) {\n\treturn i;\n}\n",
     "def f(x):\n    if x > 0:\n        return x ** 2\n    return None\n",
     "1 12 123 1234 12345 123456 1234567 12345678", "3.14159265358979 -1e-10 0xDEADBEEF 1_000",
     "https://example.org/path?query=1&other=%20#frag", "user@example.com", "a" * 100, "=" * 64,

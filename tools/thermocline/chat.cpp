@@ -80,10 +80,7 @@ class Conversation {
   Status reset() {
     messages_.clear();
     if (!flags_.system.empty()) messages_.push_back({"system", flags_.system});
-    held_.clear();
-    timeline_ = Timeline();
-    TL_TRY_ASSIGN(timeline_, cache_.start());
-    return {};
+    return start_over();
   }
 
   // Answers a message. A failed one leaves the conversation as it was.
@@ -99,11 +96,29 @@ class Conversation {
   }
 
  private:
+  Status start_over() {
+    held_.clear();
+    timeline_ = Timeline();
+    TL_TRY_ASSIGN(timeline_, cache_.start());
+    return {};
+  }
+
+  // Leaves in the timeline the first `known` of its tokens, or nothing where those cannot be kept
+  // alone: a sliding window or a method has dropped rows that they would need. Says how many.
+  Result<std::uint32_t> keep(std::uint32_t known) {
+    const Status cut = timeline_.truncate(known);
+    if (cut) {
+      held_.resize(known);
+      return known;
+    }
+    if (cut.error().code != ErrorCode::unsupported) return tl::unexpected(cut.error());
+    TL_TRY(start_over());
+    return 0u;
+  }
+
   Status generate(Generation* out) {
-    TL_TRY_ASSIGN(const std::string text,
-                  engine_.render_chat(messages_, flags_.chat_template, true));
     TL_TRY_ASSIGN(const std::vector<int> prompt,
-                  engine_.encode(text, Engine::Special::parse, true));
+                  engine_.encode_chat(messages_, flags_.chat_template, true));
     const Status fits =
         check_fits(prompt.size(), options_.context, engine_.model(), flags_.model.rope_freq_scale);
     if (!fits)
@@ -112,8 +127,7 @@ class Conversation {
     const auto differs = std::mismatch(held_.begin(), held_.end(), prompt.begin(), prompt.end());
     auto known = static_cast<std::uint32_t>(differs.first - held_.begin());
     known = std::min(known, static_cast<std::uint32_t>(prompt.size() - 1));
-    held_.resize(known);
-    TL_TRY(timeline_.truncate(known));
+    TL_TRY_ASSIGN(known, keep(known));
     const Status status = generate_text(engine_, cache_, timeline_, prompt, known, options_, out);
     held_ = prompt;
     held_.insert(held_.end(), out->tokens.begin(), out->tokens.end());
@@ -188,7 +202,7 @@ Result<Exit> chat(ChatFlags& flags) {
   const ModelInfo& model = engine->model();
   // Asked once without a conversation: a model that cannot chat says so before the first message.
   const ChatMessage probe{"user", "?"};
-  TL_TRY(engine->render_chat({&probe, 1}, flags.chat_template, true));
+  TL_TRY(engine->encode_chat({&probe, 1}, flags.chat_template, true));
   run.context = flags.model.context == 0 ? model.context : flags.model.context;
   options.max_positions = run.context;
   TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine->open_cache(options));

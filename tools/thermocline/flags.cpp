@@ -117,10 +117,14 @@ void TierFlags::add_without_budgets_to(po::options_description* group) {
 
 void TierFlags::add_to(CommandLine* line) {
   po::options_description& group = line->group("Tiers of the KV cache");
-  group.add_options()("kv-host", value(&host, "SIZE"),
-                      "host memory for KV and its index: 512MiB, 2G or auto (auto: what is free)");
-  group.add_options()("kv-disk", value(&disk, "SIZE"),
-                      "disk for what host memory does not hold: a size, auto, or 0 for none (0)");
+  group.add_options()(
+      "kv-host", value(&host, "SIZE"),
+      "host memory for KV and its index: 512MiB, 2G or auto (auto: what is free); with "
+      "--kv-disk for the index, the tail and copies of rows");
+  group.add_options()(
+      "kv-disk", value(&disk, "SIZE"),
+      "disk for the rows, all but the newest, which then live there: a size, auto, or 0 "
+      "for none (0)");
   add_without_budgets_to(&group);
 }
 

@@ -44,7 +44,9 @@ std::string describe_stop(const Generation& g, std::uint32_t context) {
     case StopReason::context:
       return "the context of " + format_count(context) + " is full";
     case StopReason::stop_text:
-      return "ended by the stop text '" + g.stop_text + "'";
+      // Quoted, with its line breaks escaped: this is one line.
+      return "ended by the stop text " +
+             Json(g.stop_text).dump(-1, ' ', false, Json::error_handler_t::replace);
     case StopReason::interruption:
       return "interrupted";
   }

@@ -389,8 +389,9 @@ Result<Exit> run_sweep(const std::vector<std::string>& arguments) {
   add("repetitions,r", po::value(&flags.repeats)->value_name("N"), "of each test (5)");
   add("threads,t", value(&flags.threads, "LIST"), "threads; 0: as many as may be used (0)");
   add("method", value(&flags.methods, "LIST"), "methods (exact)");
-  add("kv-host", value(&flags.hosts, "LIST"), "host memory for KV: sizes or auto (auto)");
-  add("kv-disk", value(&flags.disks, "LIST"), "disk for KV: sizes, auto or 0 (0)");
+  add("kv-host", value(&flags.hosts, "LIST"),
+      "host memory for KV; with a disk for the index, the tail and copies: sizes or auto (auto)");
+  add("kv-disk", value(&flags.disks, "LIST"), "disk where KV rows then live: sizes, auto or 0 (0)");
   add("text", value(&flags.text, "FILE"), "fill contexts with this text (a fixed mix of tokens)");
   add("no-warmup", po::bool_switch(&flags.no_warmup), "no short run before each test");
   add("output,o", value(&flags.format, "FORMAT"), "md, csv, json or jsonl (md)");

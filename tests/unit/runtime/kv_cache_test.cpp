@@ -170,6 +170,28 @@ TEST(KvCache, SlidingWindowsRefuseToRewindBeyondWhatTheyKept) {
   driver.advance({&text}, 4, kBound);
 }
 
+TEST(KvCache, AMethodThatDropsRowsRefusesToCutIntoItsWindow) {
+  auto options = options_for({layer(2, 1, 32)}, 4000);
+  options.method = "streaming";
+  options.method_overrides = {"steady.recent=100", "steady.seal=64"};
+  Driver driver(options, 1);
+  auto text = driver.start();
+  driver.advance({&text}, 1000, 0);
+  const std::uint32_t end = text.timeline.length();
+  EXPECT_TRUE(text.timeline.truncate(end));
+  for (const std::uint32_t length : {end - 90, 850u, 500u, 5u}) {
+    const Status cut = text.timeline.truncate(length);
+    ASSERT_FALSE(cut) << length;
+    EXPECT_EQ(cut.error().code, ErrorCode::unsupported);
+    EXPECT_EQ(text.timeline.length(), end);
+  }
+  driver.advance({&text}, 30, 0);
+  EXPECT_TRUE(text.timeline.truncate(end + 1));
+  EXPECT_TRUE(text.timeline.truncate(4));  // the sinks
+  for (auto& oracle : text.layers) oracle.truncate(4);
+  driver.advance({&text}, 60, kBound);
+}
+
 // A host budget that leaves room for so many thousandths of the rows, beside what must be there.
 std::uint64_t host_bytes(CacheOptions options, std::uint64_t cached_permille) {
   options.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
@@ -276,6 +298,72 @@ TEST(KvCache, AStepThatIsRolledBackLeavesNoTrace) {
   driver.advance({&text}, 1, kBound);
   const Token wrong{text.timeline.id(), 2000};
   EXPECT_FALSE(driver.cache->begin({&wrong, 1}));
+}
+
+// Each wrong call is refused, and the step goes on to the answer that it would have had.
+TEST(KvCache, CallsOutOfOrderOrShapeAreErrorsThatLeaveTheStepAsItWas) {
+  for (const std::size_t n : {std::size_t{2}, std::size_t{20}}) {  // decode, prefill
+    Driver driver(options_for({layer(4, 2, 32), layer(2, 1, 16)}, 100), 1);
+    KvCache& cache = *driver.cache;
+    Timeline timeline = std::move(*cache.start()), undisturbed = std::move(*cache.start());
+    std::mt19937 random(5);
+    const auto x = random_rows(random, n * 512);
+    std::vector<float> out(n * 512), first, second;
+    const auto in = [&](std::size_t cols, std::size_t rows = 0) {
+      return MatView<const float>(x.data(), rows ? rows : n, cols);
+    };
+    const auto to = [&](std::size_t cols) { return MatView<float>(out.data(), n, cols); };
+    const auto begin = [&](const Timeline& t) {
+      std::vector<Token> at;
+      for (std::uint32_t r = 0; r < n; ++r) at.push_back({t.id(), t.length() + r});
+      return cache.begin(at);
+    };
+    const auto refused = [](const Status& status, const char* part) {
+      ASSERT_FALSE(status) << part;
+      EXPECT_EQ(status.error().code, ErrorCode::invalid_argument) << part;
+      EXPECT_NE(status.error().message.find(part), std::string::npos) << status.error().message;
+    };
+    const LayerId l0{0}, l1{1}, none{2};
+
+    refused(cache.append(l0, in(64), in(64)), "without a step");
+    refused(cache.attend(l0, in(128), to(128)), "without a step");
+    refused(cache.commit(), "without a step");
+    ASSERT_TRUE(begin(timeline));
+    refused(begin(timeline), "middle of a step");
+    refused(timeline.truncate(0), "middle of a step");
+    refused(cache.append(none, in(64), in(64)), "has 2 layers");
+    refused(cache.append(l0, in(63), in(64)), "keys of");
+    refused(cache.append(l0, in(64), in(65)), "values of");
+    refused(cache.append(l0, in(64, n - 1), in(64)), "keys of");
+    refused(cache.attend(l0, in(128), to(128)), "before its append()");
+    refused(cache.commit(), "layer 0");
+    ASSERT_TRUE(cache.append(l0, in(64), in(64)));
+    refused(cache.append(l0, in(64), in(64)), "second time");
+    if (n > kMaxStepRows) refused(cache.append(l1, in(16), in(16)), "before attend() of 0");
+    refused(cache.attend(none, in(128), to(128)), "has 2 layers");
+    refused(cache.attend(l0, in(127), to(128)), "queries of");
+    refused(cache.attend(l0, in(128), to(64)), "out of");
+    refused(cache.attend(l0, in(128, n - 1), to(128)), "queries of");
+    refused(cache.commit(), "layer 0");
+    ASSERT_TRUE(cache.attend(l0, in(128), to(128)));
+    first = out;
+    refused(cache.attend(l0, in(128), to(128)), "second time");
+    refused(cache.commit(), "layer 1");
+    Timeline late = std::move(*cache.start());  // in the middle of a step, and no part of it
+    ASSERT_TRUE(cache.append(l1, in(16), in(16)));
+    ASSERT_TRUE(cache.attend(l1, in(32), to(32)));
+    ASSERT_TRUE(cache.commit());
+    EXPECT_EQ(timeline.length(), n);
+    EXPECT_EQ(late.length(), 0u);
+
+    ASSERT_TRUE(begin(undisturbed));
+    ASSERT_TRUE(cache.append(l0, in(64), in(64)));
+    ASSERT_TRUE(cache.attend(l0, in(128), to(128)));
+    EXPECT_TRUE(std::equal(out.begin(), out.begin() + static_cast<long>(n) * 128, first.begin()));
+    refused(cache.commit(), "layer 1");
+    cache.rollback();
+    EXPECT_EQ(undisturbed.length(), 0u);
+  }
 }
 
 }  // namespace

@@ -62,8 +62,8 @@ class Text(unittest.TestCase):
     def test_never_half_a_character(self):
         # Every length of a text full of long characters.
         for length in range(1, 12):
-            done = generate("-p", "\U0001f600\U0001f601\U0001f602 \u65e5\u672c\u8a9e", "--temp", "0",
-                            "-n", length, "--ignore-eos")
+            done = generate("-p", "\U0001f600\U0001f601\U0001f602 \u65e5\u672c\u8a9e", "--temp",
+                            "0", "-n", length, "--ignore-eos")
             done.stdout.decode("utf-8")
 
     def test_stop_text(self):
@@ -221,8 +221,8 @@ class Chat(unittest.TestCase):
 
 class Tables(unittest.TestCase):
     def test_sweep(self):
-        done = run("sweep", "-m", MODEL, "-p", "16", "-n", "4", "-d", "0,640", "-r", "2", "--method",
-                   "exact", "-o", "json", "--text", LICENSE_TEXT)
+        done = run("sweep", "-m", MODEL, "-p", "16", "-n", "4", "-d", "0,640", "-r", "2",
+                   "--method", "exact", "-o", "json", "--text", LICENSE_TEXT)
         self.assertEqual(done.returncode, 0, done.stderr)
         rows = json.loads(done.stdout)
         self.assertEqual([(row["test"], row["depth"]) for row in rows],

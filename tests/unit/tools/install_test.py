@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Installs into an empty folder and builds the examples against that, by CMake and by pkg-config."""
+"""Installs into an empty folder and builds the examples there, by CMake and by pkg-config."""
 import os
 import pathlib
 import subprocess

@@ -1,0 +1,216 @@
+#include "tests/support/stored_rows.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "tests/support/memory_sink.h"
+
+namespace thermocline {
+
+std::span<const std::byte> Stored::row(std::uint32_t head, std::uint32_t r) const {
+  const std::size_t bytes = segment->layout.bytes();
+  return std::span(records).subspan((std::size_t{head} * segment->rows + r) * bytes, bytes);
+}
+
+StoredRows::StoredRows(PageTableOptions options, std::uint64_t host_bytes, FaultPlan plan)
+    : budget({0, host_bytes, options.disk_bytes}) {
+  auto sink = std::make_unique<FaultSink>(plan);
+  faults_ = sink.get();
+  open(std::move(options), std::move(sink));
+}
+
+StoredRows::StoredRows(PageTableOptions options, std::uint64_t host_bytes,
+                       std::unique_ptr<Sink> sink)
+    : budget({0, host_bytes, options.disk_bytes}) {
+  open(std::move(options), std::move(sink));
+}
+
+void StoredRows::open(PageTableOptions options, std::unique_ptr<Sink> sink) {
+  if (options.directory.empty()) options.directory = ::testing::TempDir() + "thermocline-rows";
+  options_ = options;
+  auto made = PageTable::create(options, &budget, std::move(sink));
+  if (made) {
+    table = std::move(*made);
+  } else {
+    ADD_FAILURE() << made.error().message;
+  }
+}
+
+std::vector<std::byte>& StoredRows::disk() const {
+  auto& memory = dynamic_cast<MemorySink&>(faults_->inner());
+  int file = 0;
+  while (memory.file(file).empty()) ++file;
+  return memory.file(file);
+}
+
+Result<Stored> StoredRows::store(std::mt19937& random, std::uint32_t layer, std::uint32_t rows,
+                                 Tier home) {
+  Segment segment;
+  segment.layer = LayerId{layer};
+  segment.layout = options_.layers[layer].layout;
+  segment.heads = options_.layers[layer].heads;
+  segment.rows = rows;
+  Stored stored;
+  stored.records.resize(std::size_t{segment.layout.bytes()} * rows * segment.heads);
+  std::uint32_t word = random();
+  for (std::size_t at = 0; at < stored.records.size(); at += sizeof word) {
+    word = word * 1664525u + 1013904223u;
+    std::memcpy(stored.records.data() + at, &word, sizeof word);
+  }
+  TL_TRY_ASSIGN(stored.segment,
+                table->adopt(std::move(segment), stored.records, home, Purpose::rows));
+  return stored;
+}
+
+Wanted whole(const Stored& stored, std::uint32_t head) {
+  Wanted wanted;
+  wanted.head = head;
+  wanted.runs.push_back({stored.segment, nullptr, nullptr});
+  wanted.rows = {&stored};
+  wanted.summaries = {nullptr};
+  wanted.list.reads.push_back({.run = 0, .everything = true});
+  return wanted;
+}
+
+namespace {
+
+// Few rows, all rows, or any; never outside of the segment.
+RowSet random_set(std::mt19937& random, std::uint32_t rows_here) {
+  const RowSet inside = first_rows(static_cast<int>(std::min(rows_here, 64u)));
+  const std::uint64_t word = (std::uint64_t{random()} << 32) | random();
+  RowSet set = RowSet{1} << (word % std::min(rows_here, 64u));
+  switch (random() % 4) {
+    case 0:
+      return inside;
+    case 1:
+      return set;
+    case 2:
+      return (set | ((word >> 8) & (word << 13) & (word >> 21))) & inside;
+    default:
+      return (set | word) & inside;
+  }
+}
+
+}  // namespace
+
+Wanted random_reads(std::mt19937& random, std::span<const Stored> stored, std::uint32_t heads) {
+  Wanted wanted;
+  wanted.head = random() % heads;
+  for (const Stored& s : stored) {
+    const Stored& other = stored[random() % stored.size()];
+    wanted.runs.push_back({s.segment, other.segment, nullptr});
+    wanted.rows.push_back(&s);
+    wanted.summaries.push_back(&other);
+  }
+  const std::uint32_t reads = random() % 5;
+  for (std::uint32_t i = 0; i < reads; ++i) {
+    Read read;
+    read.run = random() % static_cast<std::uint32_t>(stored.size());
+    read.form = random() % 4 == 0 ? Form::summaries : Form::rows;
+    const Segment& segment =
+        read.form == Form::rows ? *wanted.runs[read.run].rows : *wanted.runs[read.run].summaries;
+    read.everything = random() % 3 == 0;
+    if (!read.everything) {
+      read.first = static_cast<std::uint32_t>(wanted.list.picks.size());
+      read.weighted = random() % 2 == 0;
+      read.first_weight = static_cast<std::uint32_t>(wanted.list.log_weight.size());
+      const std::uint32_t stride = 1 + random() % 3;
+      for (std::uint32_t block = random() % (stride + 1); block < segment.blocks();
+           block += 1 + random() % stride) {
+        const RowSet set = random_set(random, segment.rows - block * kBlockRows);
+        wanted.list.picks.push_back({block, set});
+        if (read.weighted)
+          for (int r = 0; r < count(set); ++r)
+            wanted.list.log_weight.push_back(static_cast<float>(random() % 1000) / 100.0f);
+      }
+      read.last = static_cast<std::uint32_t>(wanted.list.picks.size());
+    }
+    wanted.list.reads.push_back(read);
+  }
+  return wanted;
+}
+
+ListRead expected(const Wanted& wanted) {
+  ListRead folds;
+  for (const Read& read : wanted.list.reads) {
+    const Stored& from =
+        read.form == Form::rows ? *wanted.rows[read.run] : *wanted.summaries[read.run];
+    std::vector<std::pair<std::uint32_t, float>> rows;
+    if (read.everything) {
+      for (std::uint32_t r = 0; r < from.segment->rows; ++r) rows.push_back({r, 0.0f});
+    } else {
+      std::uint32_t weight = read.first_weight;
+      for (std::uint32_t p = read.first; p < read.last; ++p) {
+        const Pick& pick = wanted.list.picks[p];
+        for (std::uint32_t bit = 0; bit < 64; ++bit)
+          if (pick.rows >> bit & 1)
+            rows.push_back({pick.block * kBlockRows + bit,
+                            read.weighted ? wanted.list.log_weight[weight++] : 0.0f});
+      }
+    }
+    for (std::size_t first = 0; first < rows.size(); first += kFoldRows) {
+      FoldRead& fold = folds.emplace_back();
+      for (std::size_t r = first; r < std::min(rows.size(), first + kFoldRows); ++r) {
+        const auto bytes = from.row(wanted.head, rows[r].first);
+        fold.rows.insert(fold.rows.end(), bytes.begin(), bytes.end());
+        fold.log_weights.push_back(rows[r].second);
+      }
+    }
+  }
+  return folds;
+}
+
+namespace {
+
+FoldRead content(const Fold& fold, RowLayout layout) {
+  FoldRead read;
+  for (const BlockView& view : fold.blocks) {
+    int rank = 0;
+    for (RowSet left = view.rows; left != 0; left &= left - 1, ++rank) {
+      const auto in_block = static_cast<std::size_t>(std::countr_zero(left));
+      const std::byte* key = view.key + in_block * fold.key_stride;
+      const std::byte* value = view.value + in_block * fold.value_stride;
+      read.rows.insert(read.rows.end(), key, key + layout.key_bytes);
+      read.rows.insert(read.rows.end(), value, value + layout.value_bytes);
+      read.log_weights.push_back(view.log_weight ? view.log_weight[rank] : 0.0f);
+    }
+  }
+  return read;
+}
+
+}  // namespace
+
+Result<std::vector<ListRead>> read_all(Reader* reader, std::uint32_t layer,
+                                       std::span<const Wanted> wanted, FoldOrder order) {
+  std::vector<ReadRequest> requests;
+  for (const Wanted& w : wanted) requests.push_back({w.head, w.runs, &w.list});
+  TL_TRY(reader->start(layer, requests, order));
+  std::vector<ListRead> lists(wanted.size());
+  std::vector<std::vector<int>> times(wanted.size());
+  std::vector<std::uint32_t> next(wanted.size(), 0);
+  for (std::uint32_t list = 0; list < wanted.size(); ++list) {
+    lists[list].resize(reader->folds(list));
+    times[list].resize(reader->folds(list));
+  }
+  for (;;) {
+    TL_TRY_ASSIGN(const auto wave, reader->next());
+    if (wave.empty()) break;
+    for (const ReadyFold& ready : wave) {
+      if (!verify(ready)) TL_TRY(reader->read_again(ready));
+      ++times[ready.list].at(ready.ordinal);
+      if (order == FoldOrder::in_list) {
+        EXPECT_EQ(ready.ordinal, next[ready.list]++);
+      }
+      const RowLayout layout = wanted[ready.list].runs[0].rows->layout;
+      lists[ready.list].at(ready.ordinal) = content(ready.fold, layout);
+    }
+  }
+  for (const auto& folds : times)
+    for (const int n : folds) EXPECT_EQ(n, 1) << "a fold that came not once";
+  return lists;
+}
+
+}  // namespace thermocline

@@ -1,0 +1,177 @@
+#include "runtime/method.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+namespace thermocline {
+namespace {
+
+namespace fs = std::filesystem;
+
+const std::string kMethods = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+const CpuTable& cpu() { return **choose_cpu_table("auto"); }
+
+Result<Method> load(const std::string& name, const std::vector<std::string>& overrides = {}) {
+  return load_method(name, kMethods, overrides, cpu());
+}
+
+// A directory with one file, bad.conf.
+class MethodFile : public ::testing::Test {
+ protected:
+  MethodFile() {
+    std::string pattern = ::testing::TempDir() + "methods-XXXXXX";
+    directory_ = ::mkdtemp(pattern.data());
+  }
+  ~MethodFile() override { fs::remove_all(directory_); }
+
+  std::string path() const { return directory_ + "/bad.conf"; }
+  Result<Method> read(const std::string& text) {
+    std::ofstream(path()) << text;
+    return load_method("bad", directory_, {}, cpu());
+  }
+  // The one-line error that names the file and all of `parts`.
+  void refuses(const std::string& text, ErrorCode code, std::initializer_list<const char*> parts) {
+    const auto method = read(text);
+    ASSERT_FALSE(method) << text;
+    const std::string& message = method.error().message;
+    EXPECT_EQ(method.error().code, code) << message;
+    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+    EXPECT_NE(message.find(path()), std::string::npos) << message;
+    for (const char* part : parts) EXPECT_NE(message.find(part), std::string::npos) << message;
+  }
+
+  std::string directory_;
+};
+
+TEST(Methods, EveryFileLoadsAndSaysWhatItIs) {
+  const auto names = method_names(kMethods);
+  ASSERT_GE(names.size(), 3u);
+  for (const std::string& name : names) {
+    const auto method = load(name);
+    ASSERT_TRUE(method) << method.error().message;
+    EXPECT_EQ(method->name, name);
+    EXPECT_FALSE(method->summary.empty()) << name;
+    EXPECT_TRUE(method->compress && method->retain && method->select && method->place);
+    const auto by_path = load(kMethods + "/" + name + ".conf");
+    ASSERT_TRUE(by_path);
+    EXPECT_EQ(by_path->summary, method->summary);
+  }
+}
+
+TEST(Methods, TheFilesSayWhatTheyAreKnownFor) {
+  EXPECT_EQ(load("exact")->select->facts().name, "everything");
+  EXPECT_EQ(load("sketch")->select->facts().name, "sketch");
+  EXPECT_EQ(load("streaming")->retain->name(), "steady");
+  EXPECT_FALSE(load("streaming")->retain->keeps());
+  EXPECT_EQ(load("streaming")->recent, 2000u);
+}
+
+TEST(Methods, OverridesWinAndTheLastOneMost) {
+  const auto method = load(
+      "sketch", {"steady.seal=100", "steady.sink = 7", "steady.seal=128", "select.share=1e-2"});
+  ASSERT_TRUE(method) << method.error().message;
+  EXPECT_EQ(method->seal, 128u);
+  EXPECT_EQ(method->sink, 7u);
+  EXPECT_EQ(method->recent, 32u);
+}
+
+TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
+  struct Case {
+    std::string method;
+    std::vector<std::string> overrides;
+    ErrorCode code;
+    std::vector<const char*> parts;
+  };
+  const auto bad = ErrorCode::invalid_argument;
+  for (const Case& c : std::vector<Case>{
+           {"sketsch", {}, ErrorCode::not_found, {"sketsch", "exact, sketch, streaming"}},
+           {"./exact.conf", {}, ErrorCode::not_found, {"./exact.conf"}},
+           {"", {}, ErrorCode::not_found, {"exact, sketch"}},
+           {"../methods/exact", {}, ErrorCode::not_found, {"../methods/exact"}},
+           {"sketch", {"select.shares=1"}, bad, {"select.shares", "select.share", "steady.seal"}},
+           {"sketch", {"share=0.1"}, bad, {"share", "select.share"}},
+           {"sketch", {"select.share"}, bad, {"select.share"}},
+           {"sketch", {""}, bad, {"section.name=value"}},
+           {"sketch", {"# nothing"}, bad, {"section.name=value"}},
+           {"sketch", {"select.share=0.1\nselect.share=0.2"}, bad, {"one line"}},
+           {"sketch", {"select.share=1.5"}, bad, {"select.share", "1.5", "0 to 1"}},
+           {"sketch", {"select.share=-0.1"}, bad, {"select.share", "-0.1"}},
+           {"sketch", {"select.share=nan"}, bad, {"select.share", "nan"}},
+           {"sketch", {"select.share=2%"}, bad, {"select.share", "2%"}},
+           {"sketch", {"select.share="}, bad, {"select.share"}},
+           {"sketch", {"select.min_rows=0"}, bad, {"select.min_rows", "0"}},
+           {"sketch", {"select.cluster=3"}, bad, {"select.cluster", "4 to 256"}},
+           {"sketch", {"select.cluster=16.5"}, bad, {"select.cluster", "whole number"}},
+           {"sketch", {"select.cluster=1e300"}, bad, {"select.cluster"}},
+           {"exact", {"steady.seal=63"}, bad, {"steady.seal", "64 to 65536"}},
+           {"exact", {"steady.recent=0"}, bad, {"steady.recent"}},
+           {"exact", {"steady.sink=-1"}, bad, {"steady.sink"}},
+           {"exact", {"steady.sink=99999999999999999999"}, bad, {"steady.sink"}},
+           {"exact", {"select.by=anything"}, bad, {"select.by", "everything, nothing, sketch"}},
+           {"exact", {"keys.compress=int3"}, bad, {"keys.compress", "int3", "raw"}},
+           {"exact", {"retain.keep=some"}, bad, {"retain.keep", "all, steady"}},
+           {"exact", {"place.rows=moon"}, bad, {"place.rows", "lowest, host"}},
+           {"exact", {"place.run=near"}, ErrorCode::unsupported, {"place.run", "near", "fetch"}},
+           {"exact", {"select.share=0.1"}, bad, {"select.share", "everything", "sketch"}},
+           {"exact", {"retain.keep=steady"}, ErrorCode::unsupported, {"retain.keep", "select.by"}},
+           {"streaming",
+            {"select.by=sketch"},
+            ErrorCode::unsupported,
+            {"retain.keep", "sketch"}}}) {
+    const auto method = load(c.method, c.overrides);
+    const std::string what =
+        c.method + " with " + (c.overrides.empty() ? "nothing" : c.overrides[0]);
+    ASSERT_FALSE(method) << what;
+    EXPECT_EQ(method.error().code, c.code) << what << ": " << method.error().message;
+    EXPECT_EQ(method.error().message.find('\n'), std::string::npos) << method.error().message;
+    for (const char* part : c.parts)
+      EXPECT_NE(method.error().message.find(part), std::string::npos)
+          << what << ": " << method.error().message;
+  }
+}
+
+TEST(Methods, AnOverrideThatIsWrongIsBlamedAndNotTheFile) {
+  for (const char* wrong : {"select.share=7", "select.by=anything", "steady.seal=1"}) {
+    const auto method = load("sketch", {wrong});
+    ASSERT_FALSE(method);
+    EXPECT_NE(method.error().message.find("'" + std::string(wrong) + "'"), std::string::npos)
+        << method.error().message;
+  }
+}
+
+TEST_F(MethodFile, IsRefusedByNameLineAndKnownWords) {
+  const auto bad = ErrorCode::invalid_argument;
+  refuses("[select]\nby = sketch\nchunk = 8\n", bad, {"select.chunk", "select.share"});
+  refuses("[selects]\nby = sketch\n", bad, {"selects.by", "select.by"});
+  refuses("by = sketch\n", bad, {"'by'", "select.by"});
+  refuses("[select]\nby = sketch\nby = everything\n", bad, {"select.by", "twice"});
+  refuses("[select]\nby = sketch\nshare = 0.1\n[steady]\n[select]\nshare = 0.2\n", bad,
+          {"select.share", "twice"});
+  refuses("[select]\nby\n", bad, {"by"});
+  refuses("[select]\nby = sketch\nshare = much\n", bad, {"select.share", "much"});
+  refuses("[keys]\ncompress = lowrank\n", bad, {"keys.compress", "lowrank", "raw"});
+  refuses("[values]\ncompress = lowrank\n", bad, {"lowrank", "raw"});
+  refuses("[retain]\nkeep = steady\n", ErrorCode::unsupported, {"retain.keep", "select.by"});
+  refuses(std::string("\x00\xff\x7f", 3), bad, {});
+}
+
+TEST_F(MethodFile, AnEmptyOneIsFullAttention) {
+  const auto method = read("# nothing but a comment\n\n");
+  ASSERT_TRUE(method) << method.error().message;
+  EXPECT_EQ(method->select->facts().name, "everything");
+  EXPECT_EQ(method->name, "bad");
+}
+
+TEST_F(MethodFile, IsRefusedWhereItCannotBeRead) {
+  EXPECT_EQ(load_method("bad", directory_, {}, cpu()).error().code, ErrorCode::not_found);
+  fs::create_directory(path());
+  EXPECT_EQ(load_method(path(), "", {}, cpu()).error().code, ErrorCode::not_found);
+  EXPECT_EQ(method_names(directory_ + "/nowhere").size(), 0u);
+}
+
+}  // namespace
+}  // namespace thermocline

@@ -1,0 +1,223 @@
+#include "tiers/page_table.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+
+#include "tests/support/stored_rows.h"
+
+namespace thermocline {
+namespace {
+
+constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+
+RowLayout layout(std::uint32_t key_dim, std::uint32_t value_dim) {
+  return {RowFormat::f16, RowFormat::f16, key_dim * 2, value_dim * 2};
+}
+
+PageTableOptions one_layer(RowLayout rows, std::uint32_t heads, std::uint32_t cached,
+                           std::uint64_t disk_bytes) {
+  PageTableOptions options;
+  options.layers = {{rows, heads, cached}};
+  options.disk_bytes = disk_bytes;
+  return options;
+}
+
+std::uint64_t held(const StoredRows& rows, Tier tier) { return rows.budget.usage(tier).held_bytes; }
+
+// Reads a whole segment in every head and compares.
+::testing::AssertionResult holds(StoredRows& rows, const Stored& stored) {
+  Reader reader(rows.table.get());
+  for (std::uint32_t head = 0; head < stored.segment->heads; ++head) {
+    const Wanted wanted = whole(stored, head);
+    const auto read = read_all(&reader, index(stored.segment->layer), {&wanted, 1}, FoldOrder::any);
+    if (!read) return ::testing::AssertionFailure() << read.error().message;
+    if ((*read)[0] != expected(wanted))
+      return ::testing::AssertionFailure() << "head " << head << " holds other rows";
+  }
+  return ::testing::AssertionSuccess();
+}
+
+TEST(PageTable, KeepsSegmentsOfEveryShape) {
+  std::mt19937 random(1);
+  const RowLayout layouts[] = {layout(16, 16), layout(16, 32),  layout(48, 80),
+                               layout(80, 80), layout(128, 64), layout(512, 512)};
+  for (const RowLayout& rows : layouts)
+    for (const std::uint32_t heads : {1u, 3u, 8u})
+      for (const std::uint32_t n : {1u, 2u, 63u, 64u, 65u, 257u, 1000u}) {
+        SCOPED_TRACE(std::to_string(rows.bytes()) + " bytes a row, " + std::to_string(heads) +
+                     " heads, " + std::to_string(n) + " rows");
+        StoredRows stored(one_layer(rows, heads, n / 3, 64 * kMiB), 256 * kMiB);
+        const auto host = stored.store(random, 0, n, Tier::host);
+        const auto disk = stored.store(random, 0, n, Tier::disk);
+        ASSERT_TRUE(host && disk);
+        EXPECT_EQ(stored.table->home(*host->segment), Tier::host);
+        EXPECT_EQ(stored.table->home(*disk->segment), Tier::disk);
+        EXPECT_TRUE(holds(stored, *host));
+        EXPECT_TRUE(holds(stored, *disk));
+        const auto last = host->row(heads - 1, n - 1);
+        EXPECT_EQ(std::memcmp(stored.table->host_rows(*host->segment, heads - 1) +
+                                  std::size_t{n - 1} * rows.bytes(),
+                              last.data(), last.size()),
+                  0);
+      }
+}
+
+TEST(PageTable, KeepsTheLongestSegments) {
+  std::mt19937 random(2);
+  StoredRows stored(one_layer(layout(16, 32), 2, 100, 64 * kMiB), 256 * kMiB);
+  std::vector<Stored> kept;
+  for (int i = 0; i < 4; ++i)
+    kept.push_back(*stored.store(random, 0, kSegmentRows, i % 2 ? Tier::host : Tier::disk));
+  for (const Stored& s : kept) EXPECT_TRUE(holds(stored, s));
+}
+
+TEST(PageTable, GivesBackWhatASegmentTook) {
+  std::mt19937 random(3);
+  StoredRows stored(one_layer(layout(16, 32), 3, 50, 8 * kMiB), 32 * kMiB);
+  const std::uint64_t host_before = held(stored, Tier::host);
+  std::vector<Stored> kept;
+  for (int i = 0; i < 1000; ++i) {
+    if (kept.size() > 8 || (!kept.empty() && random() % 2)) {
+      const std::size_t gone = random() % kept.size();
+      if (i % 4 == 0) {
+        EXPECT_TRUE(holds(stored, kept[gone])) << "at " << i;
+      }
+      kept.erase(kept.begin() + static_cast<std::ptrdiff_t>(gone));
+    } else {
+      auto more =
+          stored.store(random, 0, 1 + random() % 700, random() % 3 ? Tier::disk : Tier::host);
+      ASSERT_TRUE(more) << more.error().message;
+      kept.push_back(std::move(*more));
+    }
+    std::uint64_t host = host_before, disk = 0;
+    for (const Stored& s : kept)
+      if (stored.table->home(*s.segment) == Tier::host)
+        host += s.records.size();
+      else
+        disk += round_up(s.segment->rows * s.segment->layout.bytes(), kPageBytes) * 3;
+    ASSERT_EQ(held(stored, Tier::host), host);
+    ASSERT_EQ(held(stored, Tier::disk), disk);
+    stored.budget.check_conservation();
+  }
+  for (const Stored& s : kept) EXPECT_TRUE(holds(stored, s));
+  kept.clear();
+  EXPECT_EQ(held(stored, Tier::host), host_before);
+  EXPECT_EQ(held(stored, Tier::disk), 0u);
+  // At most nine segments of 704 rows at a time, and the gaps between them.
+  EXPECT_LE(stored.table->numbered_rows(0), 3u * 9 * 704);
+}
+
+TEST(PageTable, RowNumbersThatWereGivenBackServeLongerSegments) {
+  std::mt19937 random(4);
+  StoredRows stored(one_layer(layout(16, 16), 1, 10, 8 * kMiB), 32 * kMiB);
+  for (int round = 0; round < 6; ++round) {
+    std::vector<Stored> kept;
+    for (int i = 0; i < 10; ++i) kept.push_back(*stored.store(random, 0, 64, Tier::disk));
+    std::shuffle(kept.begin(), kept.end(), random);
+    kept.clear();
+    const auto longer = stored.store(random, 0, 640, Tier::disk);
+    ASSERT_TRUE(longer);
+    EXPECT_TRUE(holds(stored, *longer));
+    EXPECT_EQ(stored.table->numbered_rows(0), 640u);
+  }
+}
+
+TEST(PageTable, RowsOfASegmentThatIsGoneAreNeverServedAgain) {
+  std::mt19937 random(5);
+  StoredRows stored(one_layer(layout(16, 32), 2, 200, 8 * kMiB), 32 * kMiB);
+  for (int i = 0; i < 50; ++i) {
+    const auto first = stored.store(random, 0, 200, Tier::disk);  // wholly in the row cache
+    ASSERT_TRUE(first && holds(stored, *first));
+  }
+  const auto before = stored.table->counters();
+  // In the same place, with the same row numbers, and in the slots that its forerunner left.
+  const auto last = stored.store(random, 0, 200, Tier::disk);
+  ASSERT_TRUE(last && holds(stored, *last));
+  EXPECT_EQ(stored.table->counters().row_cache_hits - before.row_cache_hits, 2u * 200);
+  EXPECT_EQ(stored.table->counters().disk_reads, before.disk_reads);
+  EXPECT_EQ(stored.table->numbered_rows(0), 256u);
+}
+
+TEST(PageTable, RefusesWhatTheBudgetDoesNotHold) {
+  std::mt19937 random(6);
+  StoredRows stored(one_layer(layout(16, 16), 1, 0, 64 * 1024), 17 * kMiB);
+  const std::uint64_t host_before = held(stored, Tier::host);
+  for (const Tier tier : {Tier::host, Tier::disk}) {
+    std::vector<Stored> kept;
+    Result<Stored> more = stored.store(random, 0, 512, tier);
+    for (; more; more = stored.store(random, 0, 512, tier)) kept.push_back(std::move(*more));
+    EXPECT_EQ(kept.size(), (tier == Tier::host ? kMiB : 64 * 1024) / (512 * 64));
+    EXPECT_EQ(more.error().code, ErrorCode::exhausted);
+    EXPECT_NE(more.error().message.find(tier == Tier::host ? "--kv-host" : "--kv-disk"),
+              std::string::npos)
+        << more.error().message;
+    for (const Stored& s : kept) EXPECT_TRUE(holds(stored, s));
+    kept.pop_back();
+    EXPECT_TRUE(stored.store(random, 0, 512, tier));
+  }
+  EXPECT_EQ(held(stored, Tier::host), host_before);
+  EXPECT_EQ(held(stored, Tier::disk), 0u);
+}
+
+TEST(PageTable, AWriteThatFailsLeavesNothingBehind) {
+  std::mt19937 random(7);
+  StoredRows stored(one_layer(layout(48, 48), 4, 30, 64 * kMiB), 64 * kMiB);
+  const std::uint64_t host_before = held(stored, Tier::host);
+  for (std::uint64_t nth = 0; nth < 6; ++nth) {
+    FaultPlan plan;
+    plan.strike = {Fault::io_error, nth};
+    plan.error = ENOSPC;
+    stored.faults().set_plan(plan);
+    auto failed = stored.store(random, 0, kSegmentRows, Tier::disk);  // 6 MiB: six writes
+    ASSERT_FALSE(failed);
+    EXPECT_EQ(failed.error().code, ErrorCode::io);
+    EXPECT_NE(failed.error().message.find("No space left"), std::string::npos);
+    EXPECT_EQ(held(stored, Tier::host), host_before);
+    EXPECT_EQ(held(stored, Tier::disk), 0u);
+    EXPECT_EQ(stored.faults().in_flight(), 0u);
+    stored.faults().set_plan({});
+    auto kept = stored.store(random, 0, 300, Tier::disk);
+    ASSERT_TRUE(kept && holds(stored, *kept));
+  }
+}
+
+TEST(PageTable, AWriteThatWasLostIsFoundWhenItIsRead) {
+  std::mt19937 random(8);
+  StoredRows stored(one_layer(layout(48, 48), 1, 0, 64 * kMiB), 64 * kMiB);
+  { ASSERT_TRUE(stored.store(random, 0, 3000, Tier::disk)); }  // so that something is there
+  FaultPlan plan;
+  plan.strike = {Fault::lost_write, 0};
+  stored.faults().set_plan(plan);
+  const auto lost = stored.store(random, 0, 3000, Tier::disk);
+  ASSERT_TRUE(lost);
+  stored.faults().set_plan({});
+  Reader reader(stored.table.get());
+  const Wanted wanted = whole(*lost, 0);
+  const auto read = read_all(&reader, 0, {&wanted, 1}, FoldOrder::any);
+  ASSERT_FALSE(read);
+  EXPECT_EQ(read.error().code, ErrorCode::corrupt);
+}
+
+TEST(PageTable, RealDisksHoldTheSame) {
+  std::mt19937 random(9);
+  for (const char* backend : {"uring", "threads"}) {
+    PageTableOptions options = one_layer(layout(16, 32), 3, 40, 64 * kMiB);
+    options.directory = ::testing::TempDir() + "thermocline-rows";
+    auto sink = open_sink(backend, SinkOptions{});
+    if (!sink) {
+      EXPECT_EQ(std::string(backend), "uring");
+      std::printf("without io_uring: %s\n", sink.error().message.c_str());
+      continue;
+    }
+    StoredRows stored(options, 64 * kMiB, std::move(sink->sink));
+    std::vector<Stored> kept;
+    for (const std::uint32_t n : {1u, 700u, 8192u, 64u, 3001u})
+      kept.push_back(*stored.store(random, 0, n, Tier::disk));
+    for (const Stored& s : kept) EXPECT_TRUE(holds(stored, s));
+  }
+}
+
+}  // namespace
+}  // namespace thermocline
