@@ -45,6 +45,7 @@ class RawStore {
   // Copies `rows` of `from`, from its row `first` on, to the rows from `at` on.
   void copy(const RawRows& from, std::uint32_t first, std::uint32_t rows, std::uint32_t at) const {
     TL_CHECK(at + rows <= capacity_ && first + rows <= from.rows);
+    if (rows == 0) return;  // a store without capacity has no memory to point to
     for (std::uint32_t h = 0; h < heads_; ++h)
       std::memmove(row(h, at), from.row(h, first), std::size_t{rows} * layout_.bytes());
   }
