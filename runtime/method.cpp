@@ -86,6 +86,7 @@ Result<std::unique_ptr<Selector>> make_sketch_selector(const Parameters& p, cons
   TL_TRY_ASSIGN(options.share, p.number("select.share", options.share, 0, 1));
   TL_TRY_ASSIGN(options.min_rows, p.integer("select.min_rows", options.min_rows, 1, 1u << 20));
   TL_TRY_ASSIGN(options.cluster, p.integer("select.cluster", options.cluster, 4, 256));
+  TL_TRY_ASSIGN(options.reach, p.number("select.reach", options.reach, 0, 100));
   TL_TRY_ASSIGN(options.candidates, p.number("select.candidates", options.candidates, 1, 1000));
   TL_TRY_ASSIGN(auto made, SketchSelector::create(options, cpu));
   return std::unique_ptr<Selector>(std::move(made));
@@ -104,7 +105,7 @@ const std::vector<Choice<Selector>>& selectors() {
   static const std::vector<Choice<Selector>> shelf = {
       {"everything", {}, make_plain<EverythingSelector, Selector>},
       {"nothing", {}, make_plain<NothingSelector, Selector>},
-      {"sketch", {"share", "min_rows", "cluster", "candidates"}, make_sketch_selector}};
+      {"sketch", {"share", "min_rows", "cluster", "reach", "candidates"}, make_sketch_selector}};
   return shelf;
 }
 const std::vector<Choice<Placer>>& placers() {

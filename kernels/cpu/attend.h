@@ -85,7 +85,7 @@ struct Attend {
     for (int r = 0; r < padded; r += L) {
       const F s = V::load(score + r);
       const F e = V::keep_where_above(s, -std::numeric_limits<float>::infinity(),
-                                      exp_nonpositive<V>(V::sub(s, V::set(largest))));
+                                      exp_bounded<V>(V::sub(s, V::set(largest))));
       V::store(score + r, e);
       sum = V::add(sum, e);
     }
@@ -237,14 +237,14 @@ struct Attend {
         for (r = 0; r < n; ++r) max[w] = V::max(max[w], V::load(score + r * kTileLanes + w * L));
         // A query that has seen nothing yet has max -inf: subtract a finite base instead.
         base[w] = V::max(max[w], V::set(-1e30f));
-        keep[w] = exp_nonpositive<V>(V::sub(before, base[w]));
+        keep[w] = exp_bounded<V>(V::sub(before, base[w]));
         sum[w] = V::mul(V::load(tile.sum + first + w * L), keep[w]);
       }
       for (r = 0; r < n; ++r)
         for (int w = 0; w < kWide; ++w) {
           float* at = score + r * kTileLanes + w * L;
           const F s = V::load(at);
-          const F e = V::keep_where_above(s, kNone, exp_nonpositive<V>(V::sub(s, base[w])));
+          const F e = V::keep_where_above(s, kNone, exp_bounded<V>(V::sub(s, base[w])));
           V::store(at, e);
           sum[w] = V::add(sum[w], e);
         }

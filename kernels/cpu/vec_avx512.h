@@ -54,6 +54,8 @@ struct VecAvx512 {
   static F div(F a, F b) { return _mm512_div_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
+  static F min(F a, F b) { return _mm512_min_ps(a, b); }
+  static std::uint32_t reaching(F x, F bound) { return _mm512_cmp_ps_mask(x, bound, _CMP_GE_OQ); }
   static F keep_where_above(F x, float bound, F v) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(bound), _CMP_GT_OQ), v);
   }

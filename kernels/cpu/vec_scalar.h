@@ -33,6 +33,8 @@ struct VecScalar {
   static F div(F a, F b) { return a / b; }
   static F fma(F a, F b, F c) { return std::fma(a, b, c); }
   static F max(F a, F b) { return a > b ? a : b; }
+  static F min(F a, F b) { return a < b ? a : b; }
+  static std::uint32_t reaching(F x, F bound) { return x >= bound; }
   static F keep_where_above(F x, float bound, F v) { return x > bound ? v : 0.0f; }
   static F where_negative(F x, F a, F b) { return std::signbit(x) ? a : b; }
   static float sum(F v) { return v; }

@@ -130,6 +130,16 @@ class HeadForming {
   std::vector<std::uint32_t> of_row_;
 };
 
+void find_spreads(const SketchIndex& index, std::uint32_t head) {
+  const std::span<const std::uint16_t> starts = index.starts(head);
+  for (std::uint32_t c = 0; c < index.clusters(); ++c) {
+    float most = 0.0f;
+    for (std::uint32_t r = starts[c]; r < starts[c + 1]; ++r)
+      most = std::max(most, to_float(index.scales(head)[r]));
+    index.spreads(head)[c] = most;
+  }
+}
+
 }  // namespace
 
 Result<std::unique_ptr<SketchSelector>> SketchSelector::create(const SketchOptions& options,
@@ -144,6 +154,8 @@ Result<std::unique_ptr<SketchSelector>> SketchSelector::create(const SketchOptio
     return refuse("cluster", options.cluster, "[2, 1024]");
   if (!(options.candidates >= 1.0 && options.candidates <= 1000.0))
     return refuse("candidates", options.candidates, "[1, 1000]");
+  if (!(options.reach >= 0.0 && options.reach <= 100.0))
+    return refuse("reach", options.reach, "[0, 100]");
   const KmeansOptions& k = options.kmeans;
   if (k.group_iterations < 0 || k.group_iterations > 100)
     return refuse("group_iterations", k.group_iterations, "[0, 100]");
@@ -204,6 +216,7 @@ Result<Formation> SketchSelector::form(const Sealing& sealing, const Workers& wo
     forming.cluster(options_.kmeans, order, index->starts(head));
     forming.average(order, index->starts(head), keys, values);
     forming.encode(order, keys, index->codes(head), index->scales(head));
+    find_spreads(*index, head);
   }
   formation.index = index;
   return formation;

@@ -216,6 +216,7 @@ TEST(SketchOptions, AreChecked) {
   EXPECT_TRUE(refused({.cluster = 1}));
   EXPECT_TRUE(refused({.cluster = 1025}));
   EXPECT_TRUE(refused({.candidates = 0.5}));
+  EXPECT_TRUE(refused({.reach = -1.0}));
   EXPECT_TRUE(refused({.kmeans = {.group_iterations = -1}}));
   EXPECT_TRUE(refused({.kmeans = {.cluster_iterations = 101}}));
   EXPECT_TRUE(refused({.kmeans = {.searched_groups = 0}}));
