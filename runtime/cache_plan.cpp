@@ -4,6 +4,7 @@
 
 #include "kernels/base/buffer.h"
 #include "runtime/timeline_state.h"
+#include "tiers/codec/raw.h"
 #include "tiers/size_text.h"
 #include "tiers/topology.h"
 
@@ -73,8 +74,8 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method) {
     const LayerSpec& spec = options.layers[l];
     TL_TRY(check_layer(spec, l));
     CachePlan::Layer layer;
-    layer.raw = RawCodec().layout(spec.key_dim, spec.value_dim);
-    layer.sealed = method.compress->layout(spec.key_dim, spec.value_dim);
+    layer.raw = raw_layout(spec.key_dim, spec.value_dim);
+    layer.sealed = method.compress.layout(spec.key_dim, spec.value_dim);
     layer.seals = spec.window == 0 && method.retain->keeps();
     if (spec.window == 0) {
       layer.sinks = method.sink;

@@ -82,8 +82,8 @@ Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw) {
       std::span<const std::uint32_t> order;
       if (!formation.order.empty())
         order = std::span(formation.order).subspan(h * raw.rows, raw.rows);
-      method.compress->encode(raw, static_cast<std::uint32_t>(h), order,
-                              records.data() + h * raw.rows * planned.sealed.bytes());
+      method.compress.encode(raw, static_cast<std::uint32_t>(h), order,
+                             records.data() + h * raw.rows * planned.sealed.bytes());
     }
   });
   TL_TRY_ASSIGN(run.rows,
@@ -138,10 +138,10 @@ Result<RawStore> KvCache::Impl::restore(LayerId l, const Run& run, std::uint32_t
         for (RowSet left = view.rows; left != 0; left &= left - 1, ++row) {
           const std::uint32_t position = segment.position(ready.list, row);
           if (position >= end) continue;
-          const std::byte* from =
-              view.key + std::size_t(std::countr_zero(left)) * ready.fold.key_stride;
-          std::memcpy(raw.row(ready.list, position - segment.first_position), from,
-                      planned.raw.bytes());
+          const auto in_block = static_cast<std::size_t>(std::countr_zero(left));
+          method.compress.decode(view.key + in_block * ready.fold.key_stride,
+                                 view.value + in_block * ready.fold.value_stride, planned.raw,
+                                 raw.row(ready.list, position - segment.first_position));
         }
     }
   }

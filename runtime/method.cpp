@@ -14,6 +14,8 @@
 #include "retrieval/select/nothing.h"
 #include "retrieval/select/sketch.h"
 #include "runtime/thermocline.h"
+#include "tiers/codec/int8.h"
+#include "tiers/codec/raw.h"
 
 namespace thermocline {
 namespace {
@@ -92,7 +94,8 @@ Result<std::unique_ptr<Selector>> make_sketch_selector(const Parameters& p, cons
 }
 
 const std::vector<Choice<Codec>>& codecs() {
-  static const std::vector<Choice<Codec>> shelf = {{"raw", {}, make_plain<RawCodec, Codec>}};
+  static const std::vector<Choice<Codec>> shelf = {{"raw", {}, make_plain<RawCodec, Codec>},
+                                                   {"int8", {}, make_plain<Int8Codec, Codec>}};
   return shelf;
 }
 const std::vector<Choice<Retainer>>& retainers() {
@@ -241,12 +244,9 @@ Result<Method> load_method(const std::string& name_or_path, const std::string& d
   Method method;
   method.name = fs::path(path).stem().string();
   method.summary = parameters.text("summary", "");
-  TL_TRY_ASSIGN(method.compress, choose(parameters, cpu, "keys.compress", "raw", codecs()));
-  TL_TRY_ASSIGN(auto values_codec, choose(parameters, cpu, "values.compress", "raw", codecs()));
-  if (values_codec->name() != method.compress->name())
-    return fail(ErrorCode::unsupported, path, ": keys.compress = ", method.compress->name(),
-                " with values.compress = ", values_codec->name(),
-                ": keys and values of a row lie side by side and share a codec");
+  TL_TRY_ASSIGN(method.compress.keys, choose(parameters, cpu, "keys.compress", "raw", codecs()));
+  TL_TRY_ASSIGN(method.compress.values,
+                choose(parameters, cpu, "values.compress", "raw", codecs()));
   TL_TRY_ASSIGN(method.retain, choose(parameters, cpu, "retain.keep", "all", retainers()));
   TL_TRY_ASSIGN(method.select, choose(parameters, cpu, "select.by", "everything", selectors()));
   TL_TRY_ASSIGN(method.place, choose(parameters, cpu, "place.rows", "lowest", placers()));

@@ -18,7 +18,7 @@ namespace thermocline {
 
 struct Method {
   std::string name, summary;
-  std::unique_ptr<Codec> compress;
+  RowCodec compress;
   std::unique_ptr<Retainer> retain;
   std::unique_ptr<Selector> select;
   std::unique_ptr<Placer> place;

@@ -61,8 +61,12 @@ class Driver {
     for (std::uint32_t l = 0; l < cache->layers().size(); ++l) {
       const LayerSpec& spec = cache->layers()[l];
       const std::size_t n = at.size();
-      const auto k = random_rows(random_, n * spec.kv_heads * spec.key_dim);
-      const auto v = random_rows(random_, n * spec.kv_heads * spec.value_dim);
+      auto k = random_rows(random_, n * spec.kv_heads * spec.key_dim);
+      auto v = random_rows(random_, n * spec.kv_heads * spec.value_dim);
+      if (rows_of_bytes) {
+        make_bytes(spec.key_dim, &k);
+        make_bytes(spec.value_dim, &v);
+      }
       const auto q = random_rows(random_, n * spec.q_heads * spec.key_dim, 2.0f);
       std::vector<float> out(n * spec.q_heads * spec.value_dim);
       const std::size_t out_cols = out.size() / n;
@@ -94,8 +98,16 @@ class Driver {
 
   std::unique_ptr<KvCache> cache;
   double worst = 0;
+  bool rows_of_bytes = false;  // rows are what int8 holds exactly
 
  private:
+  // Multiples of 1/32, the largest 127 of them.
+  static void make_bytes(std::uint32_t dim, std::vector<float>* rows) {
+    for (std::size_t i = 0; i < rows->size(); ++i)
+      (*rows)[i] = i % dim == 0 ? 127.0f / 32
+                                : std::clamp(std::round((*rows)[i] * 32), -127.0f, 127.0f) / 32;
+  }
+
   std::mt19937 random_;
 };
 
@@ -155,6 +167,52 @@ TEST(KvCache, TruncatesInTheTailAndInsideSegments) {
       driver.advance({&text}, 20, kBound);
     }
   }
+}
+
+// The codec's way through sealing, every tier, attention in both passes and a cut, without its
+// loss.
+TEST(KvCache, Int8RowsThatBytesHoldAreFullAttention) {
+  const std::vector<std::string> both = {"keys.compress=int8", "values.compress=int8"};
+  for (const auto& overrides : {both, {both[0]}, {both[1]}})
+    for (const std::uint64_t disk : {std::uint64_t{0}, std::uint64_t{64} << 20}) {
+      auto options = options_for({layer(6, 2, 32), layer(2, 1, 48)}, 4000);
+      for (LayerSpec& spec : options.layers) spec.rope = {};
+      options.method_overrides = overrides;
+      options.tiers.disk_bytes = disk;
+      Driver driver(options, 2);
+      ASSERT_TRUE(driver.cache);
+      driver.rows_of_bytes = true;
+      auto text = driver.start();
+      driver.advance({&text}, 1500, kBound);
+      for (int i = 0; i < 600; ++i) driver.advance({&text}, 1, i % 60 == 0 ? kBound : 0);
+      driver.advance({&text}, 300, kBound);
+      ASSERT_TRUE(text.timeline.truncate(1111));
+      for (auto& oracle : text.layers) oracle.truncate(1111);
+      driver.advance({&text}, 5, kBound);
+      driver.advance({&text}, 900, kBound);
+    }
+}
+
+TEST(KvCache, Int8RowsTakeTheirBytesAndLoseSomething) {
+  std::uint64_t bytes[2];
+  std::vector<float> out[2];
+  for (const bool coded : {false, true}) {
+    auto options = options_for({layer(4, 2, 64)}, 3000);
+    if (coded) options.method_overrides = {"keys.compress=int8", "values.compress=int8"};
+    Driver driver(options, 1);
+    auto text = driver.start();
+    driver.advance({&text}, 2000, 0);
+    out[coded] = driver.advance({&text}, 1, 0);
+    bytes[coded] = 0;
+    for (const MemoryLine& line : driver.cache->usage().lines)
+      if (line.purpose == "rows") bytes[coded] += line.bytes;
+  }
+  EXPECT_EQ(bytes[1] * 256, bytes[0] * 136);
+  double worst = 0;
+  for (std::size_t i = 0; i < out[0].size(); ++i)
+    worst = std::max(worst, std::abs(double{out[0][i]} - out[1][i]));
+  EXPECT_GT(worst, 1e-4);
+  EXPECT_LT(worst, 0.1);
 }
 
 TEST(KvCache, SlidingWindowsRefuseToRewindBeyondWhatTheyKept) {
@@ -218,12 +276,16 @@ TEST(KvCache, PlacementNeverChangesAnAnswer) {
                               {0, disk, 2, "uring"},   {0, disk, 1, "threads"},
                               {500, disk, 2, "uring"}, {500, disk, 1, "threads"},
                               {30, disk, 2, "uring"},  {1000, disk, 2, "auto"}};
-  for (const char* method : {"exact", "sketch"}) {
+  const std::vector<std::string> int8 = {"keys.compress=int8", "values.compress=int8"};
+  const std::pair<std::string, std::vector<std::string>> methods[] = {
+      {"exact", {}}, {"sketch", {}}, {"exact", int8}, {"sketch", int8}};
+  for (const auto& [method, overrides] : methods) {
     std::vector<float> first;
     for (const Weather& weather : weathers) {
       auto options = options_for({layer(6, 2, 64), layer(4, 2, 32)}, 3000);
       options.max_timelines = 1;
       options.method = method;
+      options.method_overrides = overrides;
       options.tiers.disk_bytes = weather.disk;
       if (weather.disk > 0) options.tiers.host_bytes = host_bytes(options, weather.cached_permille);
       options.tiers.io_backend = weather.backend;

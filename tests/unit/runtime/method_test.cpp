@@ -55,7 +55,8 @@ TEST(Methods, EveryFileLoadsAndSaysWhatItIs) {
     ASSERT_TRUE(method) << method.error().message;
     EXPECT_EQ(method->name, name);
     EXPECT_FALSE(method->summary.empty()) << name;
-    EXPECT_TRUE(method->compress && method->retain && method->select && method->place);
+    EXPECT_TRUE(method->compress.keys && method->compress.values && method->retain &&
+                method->select && method->place);
     const auto by_path = load(kMethods + "/" + name + ".conf");
     ASSERT_TRUE(by_path);
     EXPECT_EQ(by_path->summary, method->summary);
@@ -68,6 +69,13 @@ TEST(Methods, TheFilesSayWhatTheyAreKnownFor) {
   EXPECT_EQ(load("streaming")->retain->name(), "steady");
   EXPECT_FALSE(load("streaming")->retain->keeps());
   EXPECT_EQ(load("streaming")->recent, 2000u);
+}
+
+TEST(Methods, EachSideHasItsOwnCodec) {
+  const auto method = load("sketch", {"keys.compress=int8"});
+  ASSERT_TRUE(method) << method.error().message;
+  EXPECT_EQ(method->compress.keys->name(), "int8");
+  EXPECT_EQ(method->compress.values->name(), "raw");
 }
 
 TEST(Methods, OverridesWinAndTheLastOneMost) {
@@ -112,7 +120,8 @@ TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
            {"exact", {"steady.sink=-1"}, bad, {"steady.sink"}},
            {"exact", {"steady.sink=99999999999999999999"}, bad, {"steady.sink"}},
            {"exact", {"select.by=anything"}, bad, {"select.by", "everything, nothing, sketch"}},
-           {"exact", {"keys.compress=int3"}, bad, {"keys.compress", "int3", "raw"}},
+           {"exact", {"keys.compress=int3"}, bad, {"keys.compress", "int3", "raw, int8"}},
+           {"exact", {"values.compress=int3"}, bad, {"values.compress", "int3", "raw, int8"}},
            {"exact", {"retain.keep=some"}, bad, {"retain.keep", "all, steady"}},
            {"exact", {"place.rows=moon"}, bad, {"place.rows", "lowest, host"}},
            {"exact", {"place.run=near"}, ErrorCode::unsupported, {"place.run", "near", "fetch"}},
