@@ -81,7 +81,7 @@ Result<Timeline> KvCache::start() {
   TL_TRY_ASSIGN(const TimelineId id, impl_->new_timeline());
   return Timeline(this, id);
 }
-Status KvCache::begin(std::span<const Token> rows) { return impl_->begin(rows); }
+Status KvCache::begin(std::span<const Token> rows, Pass pass) { return impl_->begin(rows, pass); }
 Status KvCache::append(LayerId layer, MatView<const float> keys, MatView<const float> values) {
   return impl_->append(layer, keys, values);
 }
@@ -90,8 +90,8 @@ Status KvCache::attend(LayerId layer, MatView<const float> queries, MatView<floa
   const Stopwatch watch(&impl_->counted.attend_ms);
   Impl::Stage& stage = impl_->stages[index(layer)];
   stage = Impl::Stage::failed;
-  TL_TRY(impl_->prefilling ? impl_->prefill_attend(layer, queries, out)
-                           : impl_->attend(layer, queries, out));
+  TL_TRY(impl_->pass == Pass::prefill ? impl_->prefill_attend(layer, queries, out)
+                                      : impl_->attend(layer, queries, out));
   stage = Impl::Stage::attended;
   return {};
 }
@@ -213,11 +213,14 @@ Result<TimelineId> KvCache::Impl::fork(TimelineId from) {
   return id;
 }
 
-Status KvCache::Impl::begin(std::span<const Token> step_rows) {
+Status KvCache::Impl::begin(std::span<const Token> step_rows, Pass step_pass) {
   if (!rows.empty())
     return fail(ErrorCode::invalid_argument,
                 "begin() in the middle of a step: commit() or rollback() ends it");
   if (step_rows.empty()) return fail(ErrorCode::invalid_argument, "a step needs at least one row");
+  if (step_pass == Pass::decode && step_rows.size() > kMaxStepRows)
+    return fail(ErrorCode::invalid_argument, "a decode step of ", step_rows.size(),
+                " rows: it takes ", kMaxStepRows, " at most, a prefill any number");
   advanced.assign(timelines.size(), 0);
   for (const Token& row : step_rows) {
     const std::uint32_t t = index(row.timeline);
@@ -232,11 +235,9 @@ Status KvCache::Impl::begin(std::span<const Token> step_rows) {
                   options.max_positions, " positions that this cache was made for: raise -c");
     ++advanced[t];
   }
-  prefilling = step_rows.size() > kMaxStepRows;
-  if (prefilling && advanced[index(step_rows[0].timeline)] != step_rows.size()) {
-    return fail(ErrorCode::invalid_argument, "a step of more than ", kMaxStepRows,
-                " rows is for one timeline");
-  }
+  if (step_pass == Pass::prefill && advanced[index(step_rows[0].timeline)] != step_rows.size())
+    return fail(ErrorCode::invalid_argument, "a prefill is of one timeline's rows");
+  pass = step_pass;
   rows.assign(step_rows.begin(), step_rows.end());
   stages.assign(options.layers.size(), Stage::due);
   compute_angles();
@@ -279,7 +280,7 @@ void KvCache::Impl::append_row(LayerId l, std::size_t row, std::uint32_t head, c
 
 Status KvCache::Impl::append(LayerId l, MatView<const float> keys, MatView<const float> values) {
   TL_TRY(check_append(l, keys, values));
-  if (prefilling) TL_TRY(open_span(l));
+  if (pass == Pass::prefill) TL_TRY(open_span(l));
   const CachePlan::Layer& planned = plan.layers[index(l)];
   const std::uint32_t heads = spec(l).kv_heads;
   workers->parallel(rows.size(), 64, [&](std::size_t first, std::size_t last) {
@@ -287,9 +288,9 @@ Status KvCache::Impl::append(LayerId l, MatView<const float> keys, MatView<const
       const LayerState& layer = layer_state(rows[r].timeline, l);
       const std::uint32_t position = rows[r].position;
       for (std::uint32_t h = 0; h < heads; ++h) {
+        const RawStore& tail = pass == Pass::prefill ? span : layer.tail;
         std::byte* record = position < planned.sinks ? layer.sinks.row(h, position)
-                            : prefilling             ? span.row(h, position - layer.tail_first)
-                                         : layer.tail.row(h, position - layer.tail_first);
+                                                     : tail.row(h, position - layer.tail_first);
         append_row(l, r, h, keys.row(r), values.row(r), record);
       }
     }
@@ -302,7 +303,7 @@ Status KvCache::Impl::append(LayerId l, MatView<const float> keys, MatView<const
 Status KvCache::Impl::commit() {
   TL_TRY(check_commit());
   const auto layers = static_cast<std::uint32_t>(options.layers.size());
-  if (!prefilling) {  // prefill has settled each layer when it was attended
+  if (pass == Pass::decode) {  // prefill has settled each layer when it was attended
     for (std::uint32_t t = 0; t < advanced.size(); ++t) {
       if (advanced[t] == 0) continue;
       const std::uint32_t length = timelines[t]->length + advanced[t];

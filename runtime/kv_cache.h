@@ -1,14 +1,14 @@
 // The product: a KV cache over tiers that finds what each step reads. Our own layers and an
 // embedder's drive it alike:
 //
-//   begin(rows); for each layer { append(layer, k, v); attend(layer, q, out); } commit();
+//   begin(rows, pass); for each layer { append(layer, k, v); attend(layer, q, out); } commit();
 //
 // Keys and queries come without rotary embedding: the cache rotates them (LayerSpec::rope), keys
 // when they are appended. Nothing of a step is visible until commit(); after an error in the middle
 // call rollback(), and every timeline is as it was.
 //
 // A call out of order or of the wrong shape is ErrorCode::invalid_argument and changes nothing: the
-// step can go on. Each layer is appended once, then attended once; in prefill (below) a layer is
+// step can go on. Each layer is appended once, then attended once; in Pass::prefill a layer is
 // attended before the next one is appended.
 #pragma once
 
@@ -51,6 +51,13 @@ struct CacheOptions {
   std::uint32_t max_timelines = 1;     // at the same time; sizes the plan
 };
 
+// How the rows of a step are read.
+enum class Pass : std::uint8_t {
+  decode,   // at most kMaxStepRows rows of any timelines, each its own query: the method selects
+  prefill,  // any number of consecutive rows of one timeline: each reads everything before it
+};
+inline constexpr std::size_t kMaxStepRows = 16;
+
 // One text's keys and values. Move-only; gives back what it holds when destroyed. Its cache must
 // outlive it. Not thread-safe: one thread drives a cache and all of its timelines.
 class Timeline {
@@ -91,9 +98,8 @@ class KvCache {
 
   Result<Timeline> start();
 
-  // The rows of a step, at most kMaxStepRows for decode (each row is its own query) or, for one
-  // timeline, any number of consecutive positions (prefill: attends everything before it).
-  Status begin(std::span<const Token> rows);
+  // The rows of a step: at each timeline's end, one position after the other.
+  Status begin(std::span<const Token> rows, Pass pass);
   // keys [rows][kv_heads * key_dim], values [rows][kv_heads * value_dim] of this step's rows.
   Status append(LayerId layer, MatView<const float> keys, MatView<const float> values);
   // queries [rows][q_heads * key_dim] -> out [rows][q_heads * value_dim]. After append().
@@ -115,7 +121,5 @@ class KvCache {
   explicit KvCache(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
-
-inline constexpr std::size_t kMaxStepRows = 16;
 
 }  // namespace thermocline

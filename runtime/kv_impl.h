@@ -90,7 +90,7 @@ struct KvCache::Impl final : SummaryRows {
   // The step in progress.
   std::vector<Token> rows;
   std::vector<std::uint32_t> advanced;  // by timeline: rows of this step
-  bool prefilling = false;
+  Pass pass = Pass::decode;
   std::vector<Stage> stages;  // by layer
   std::vector<Angles> angles;
   std::vector<std::uint32_t> angles_of_layer;
@@ -126,7 +126,7 @@ struct KvCache::Impl final : SummaryRows {
   Result<TimelineId> fork(TimelineId id);
   Status truncate(TimelineId id, std::uint32_t length);
 
-  Status begin(std::span<const Token> step_rows);
+  Status begin(std::span<const Token> step_rows, Pass step_pass);
   void compute_angles();
   // Rotates a copy of one head's row of the step, for `row` of it.
   void rotate(LayerId l, std::size_t row, float* head) const;

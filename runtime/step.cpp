@@ -14,7 +14,7 @@ Status step(const Model& model, KvCache& cache, std::span<const Token> at,
             MatView<float> logits) {
   const LayerWork work(model, scratch);
   const MatView<float> hidden = rows.hidden(tokens.size());
-  TL_TRY_ASSIGN(PendingRows pending, PendingRows::begin(&cache, at));
+  TL_TRY_ASSIGN(PendingRows pending, PendingRows::begin(&cache, at, Pass::decode));
   work.embed(tokens, hidden);
   for (std::uint32_t l = 0; l < model.spec->layers.size(); ++l) {
     const LayerId layer{l};
@@ -81,8 +81,8 @@ MatView<float> RowState::mixed(const LayerSpec& layer, std::size_t rows) const {
   return {mixed_.data(), rows, std::size_t{layer.q_heads} * layer.value_dim};
 }
 
-Result<PendingRows> PendingRows::begin(KvCache* cache, std::span<const Token> rows) {
-  TL_TRY(cache->begin(rows));
+Result<PendingRows> PendingRows::begin(KvCache* cache, std::span<const Token> rows, Pass pass) {
+  TL_TRY(cache->begin(rows, pass));
   return PendingRows(cache);
 }
 

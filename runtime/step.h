@@ -31,7 +31,7 @@ class RowState {
 // The rows begun in a cache: taken back when destroyed without commit().
 class PendingRows {
  public:
-  static Result<PendingRows> begin(KvCache* cache, std::span<const Token> rows);
+  static Result<PendingRows> begin(KvCache* cache, std::span<const Token> rows, Pass pass);
   PendingRows(PendingRows&& other) noexcept : cache_(std::exchange(other.cache_, nullptr)) {}
   PendingRows& operator=(PendingRows&&) = delete;
   ~PendingRows();

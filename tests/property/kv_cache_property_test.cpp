@@ -219,6 +219,13 @@ class Performance {
     for (DenseOracle& oracle : text.layers) oracle.truncate(length);
   }
 
+  // Rows of one text may come in either pass.
+  Pass pass_of(const std::vector<std::size_t>& which) {
+    if (which.size() > kMaxStepRows) return Pass::prefill;
+    const bool one_text = std::count(which.begin(), which.end(), which[0]) == std::ssize(which);
+    return one_text && chance_.below(4) == 0 ? Pass::prefill : Pass::decode;
+  }
+
   // `which`: of each row, the text. Given up somewhere, it must leave no trace.
   void step(const std::vector<std::size_t>& which, bool give_up) {
     if (which.empty()) return;
@@ -226,7 +233,7 @@ class Performance {
     std::vector<std::uint32_t> ahead(texts_.size(), 0);
     for (const std::size_t t : which)
       at.push_back({texts_[t].timeline.id(), texts_[t].timeline.length() + ahead[t]++});
-    const Status begun = cache_->begin(at);
+    const Status begun = cache_->begin(at, pass_of(which));
     ASSERT_TRUE(begun) << begun.error().message;
     const auto layers = static_cast<std::uint32_t>(cache_->layers().size());
     const std::uint32_t last = give_up ? chance_.below(2 * layers + 1) : 2 * layers;

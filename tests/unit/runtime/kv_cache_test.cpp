@@ -52,12 +52,17 @@ class Driver {
   // Appends rows to texts (one row a text, or many to one) and gives every layer's output. Compares
   // it with the oracle when `bound` > 0.
   std::vector<float> advance(std::vector<Text*> texts, std::uint32_t rows_each, double bound) {
+    return advance(texts, rows_each, bound,
+                   texts.size() * rows_each > kMaxStepRows ? Pass::prefill : Pass::decode);
+  }
+  std::vector<float> advance(const std::vector<Text*>& texts, std::uint32_t rows_each, double bound,
+                             Pass pass) {
     std::vector<Token> at;
     for (Text* text : texts)
       for (std::uint32_t r = 0; r < rows_each; ++r)
         at.push_back({text->timeline.id(), text->timeline.length() + r});
     std::vector<float> all;
-    EXPECT_TRUE(cache->begin(at)) << "begin";
+    EXPECT_TRUE(cache->begin(at, pass)) << "begin";
     for (std::uint32_t l = 0; l < cache->layers().size(); ++l) {
       const LayerSpec& spec = cache->layers()[l];
       const std::size_t n = at.size();
@@ -352,14 +357,39 @@ TEST(KvCache, AStepThatIsRolledBackLeavesNoTrace) {
   auto text = driver.start();
   driver.advance({&text}, 1000, kBound);
   const Token at{text.timeline.id(), 1000};
-  ASSERT_TRUE(driver.cache->begin({&at, 1}));
+  ASSERT_TRUE(driver.cache->begin({&at, 1}, Pass::decode));
   std::vector<float> row(64, 3.0f);
   ASSERT_TRUE(driver.cache->append(LayerId{0}, {row.data(), 1, 64}, {row.data(), 1, 64}));
   driver.cache->rollback();
   EXPECT_EQ(text.timeline.length(), 1000u);
   driver.advance({&text}, 1, kBound);
   const Token wrong{text.timeline.id(), 2000};
-  EXPECT_FALSE(driver.cache->begin({&wrong, 1}));
+  EXPECT_FALSE(driver.cache->begin({&wrong, 1}, Pass::decode));
+}
+
+TEST(KvCache, APassIsWhatTheCallerSaysWithinItsLimits) {
+  Driver driver(options_for({layer(4, 2, 32), layer(2, 1, 16, 20)}, 3000), 2, 9);
+  auto text = driver.start();
+  for (const std::uint32_t rows : {1u, 16u, 700u, 3u}) {
+    driver.advance({&text}, rows, kBound, Pass::prefill);
+    driver.advance({&text}, std::min(rows, 16u), kBound, Pass::decode);
+  }
+  EXPECT_GT(driver.cache->report().rows_sealed, 0u);
+  EXPECT_EQ(driver.cache->report().steps, 4u);
+
+  auto other = driver.start();
+  std::vector<Token> at;
+  for (std::uint32_t r = 0; r < 17; ++r) at.push_back({other.timeline.id(), r});
+  Status refused = driver.cache->begin(at, Pass::decode);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::invalid_argument);
+  EXPECT_NE(refused.error().message.find("17 rows"), std::string::npos) << refused.error().message;
+  at = {{text.timeline.id(), text.timeline.length()}, {other.timeline.id(), 0}};
+  refused = driver.cache->begin(at, Pass::prefill);
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message.find("one timeline"), std::string::npos);
+  EXPECT_TRUE(driver.cache->begin(at, Pass::decode));
+  driver.cache->rollback();
 }
 
 // Each wrong call is refused, and the step goes on to the answer that it would have had.
@@ -378,7 +408,7 @@ TEST(KvCache, CallsOutOfOrderOrShapeAreErrorsThatLeaveTheStepAsItWas) {
     const auto begin = [&](const Timeline& t) {
       std::vector<Token> at;
       for (std::uint32_t r = 0; r < n; ++r) at.push_back({t.id(), t.length() + r});
-      return cache.begin(at);
+      return cache.begin(at, n > kMaxStepRows ? Pass::prefill : Pass::decode);
     };
     const auto refused = [](const Status& status, const char* part) {
       ASSERT_FALSE(status) << part;
