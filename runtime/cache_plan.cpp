@@ -79,7 +79,7 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method) {
     layer.seals = spec.window == 0 && method.retain->keeps();
     if (spec.window == 0) {
       layer.sinks = method.sink;
-      layer.tail_capacity = method.recent + method.seal + kBlockRows;
+      layer.tail_capacity = method.recent + method.seal_rows();
     } else {
       layer.tail_capacity = spec.window + kWindowSlack;
     }
@@ -97,9 +97,7 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method) {
       plan.rows_bytes += most * layer.sealed.bytes() * spec.kv_heads;
       // On the disk each head of a segment begins a page.
       if (plan.home == Tier::disk && layer.sealed.bytes() * kBlockRows % kPageBytes != 0) {
-        const std::uint32_t shortest =
-            std::min<std::uint32_t>(method.seal / kBlockRows * kBlockRows, kSegmentRows);
-        const std::uint64_t segments = options.max_positions / shortest + 1;
+        const std::uint64_t segments = options.max_positions / method.seal_rows() + 1;
         plan.rows_bytes += options.max_timelines * segments * spec.kv_heads * kPageBytes;
       }
       // Segments are whole blocks of any number, and together blocks take no more than alone: so

@@ -309,11 +309,10 @@ Status KvCache::Impl::commit() {
       const std::uint32_t length = timelines[t]->length + advanced[t];
       for (std::uint32_t i = 0; i < layers; ++i) {
         const LayerState& layer = timelines[t]->layers[i];
-        const std::uint32_t raw = length > layer.tail_first ? length - layer.tail_first : 0;
-        const bool full = raw + kMaxStepRows > layer.tail.capacity();
-        if (rows_to_seal(LayerId{i}, raw) == 0 && !full) continue;
-        Status settled =
-            settle(LayerId{i}, layer.tail.view(layer.tail_first, raw), &pending_of(t, i));
+        if (length <= layer.tail_first) continue;
+        if (rows_to_leave(LayerId{i}, layer.tail_first, length) == 0) continue;
+        const RawRows raw = layer.tail.view(layer.tail_first, length - layer.tail_first);
+        Status settled = settle(LayerId{i}, raw, &pending_of(t, i));
         if (!settled) {
           rollback();
           return settled;

@@ -155,12 +155,21 @@ struct KvCache::Impl final : SummaryRows {
   }
 
   // kv_prefill.cpp
+  struct Tiles;
   Status prefill_attend(LayerId l, MatView<const float> queries, MatView<float> out);
+  Result<Tiles> cut_tiles(LayerId l);
+  template <typename Body>
+  void for_tiles(const Tiles& tiles, const Body& body);
+  void load_tiles(LayerId l, MatView<const float> queries, const Tiles& tiles);
+  void tiles_read_sinks(LayerId l, const Tiles& tiles);
+  Status tiles_read_runs(LayerId l, const Tiles& tiles);
+  void tiles_read_span(LayerId l, const RawRows& raw, const Tiles& tiles);
+  void finish_tiles(const Tiles& tiles, MatView<float> out);
 
   // kv_seal.cpp
   Status open_span(LayerId l);
-  // How many of `raw_rows` raw rows are to leave the tail now.
-  std::uint32_t rows_to_seal(LayerId l, std::uint32_t raw_rows) const;
+  // How many of the raw rows of the positions [first, end) are to leave a tail that ends there.
+  std::uint32_t rows_to_leave(LayerId l, std::uint32_t first, std::uint32_t end) const;
   // Forms segments of all of `rows` and appends them to `runs`.
   Status seal(LayerId l, const RawRows& rows, std::vector<Run>* runs);
   Result<Run> form(LayerId l, const RawRows& rows);

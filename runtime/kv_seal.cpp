@@ -23,17 +23,19 @@ Status KvCache::Impl::open_span(LayerId l) {
   return {};
 }
 
-std::uint32_t KvCache::Impl::rows_to_seal(LayerId l, std::uint32_t raw_rows) const {
-  if (spec(l).window > 0 || raw_rows < method.recent + method.seal) return 0;
-  return (raw_rows - method.recent) / kBlockRows * kBlockRows;
+std::uint32_t KvCache::Impl::rows_to_leave(LayerId l, std::uint32_t first,
+                                           std::uint32_t end) const {
+  const std::uint32_t window = spec(l).window;
+  if (window == 0) return std::max(method.tail_begin(end), first) - first;
+  // Forgotten, now and then: no query sees them again.
+  const bool full = end - first + kMaxStepRows > plan.layers[index(l)].tail_capacity;
+  return full ? end - first - window - kWindowSlack / 2 : 0;
 }
 
 Status KvCache::Impl::settle(LayerId l, const RawRows& raw, Pending* into) {
   const Stopwatch watch(&counted.seal_ms);
   const CachePlan::Layer& planned = plan.layers[index(l)];
-  std::uint32_t gone = rows_to_seal(l, raw.rows);
-  if (spec(l).window > 0 && raw.rows + kMaxStepRows > planned.tail_capacity)
-    gone = raw.rows - spec(l).window - kWindowSlack / 2;  // forgotten: no query sees them again
+  const std::uint32_t gone = rows_to_leave(l, raw.first_position, raw.first_position + raw.rows);
   if (gone > 0 && planned.seals) TL_TRY(seal(l, raw.part(0, gone), &into->new_runs));
   TL_TRY_ASSIGN(into->tail, RawStore::create(planned.raw, spec(l).kv_heads, planned.tail_capacity));
   into->tail.copy(raw, gone, raw.rows - gone, 0);
@@ -43,8 +45,9 @@ Status KvCache::Impl::settle(LayerId l, const RawRows& raw, Pending* into) {
 }
 
 Status KvCache::Impl::seal(LayerId l, const RawRows& raw, std::vector<Run>* runs) {
-  for (std::uint32_t first = 0; first < raw.rows; first += kSegmentRows) {
-    const std::uint32_t count = std::min(kSegmentRows, raw.rows - first);
+  for (std::uint32_t first = 0, count = 0; first < raw.rows; first += count) {
+    const std::uint32_t in_cell = (raw.first_position + first - method.sink) % method.cell_rows();
+    count = std::min(method.cell_rows() - in_cell, raw.rows - first);
     TL_TRY_ASSIGN(Run run, form(l, raw.part(first, count)));
     runs->push_back(std::move(run));
   }

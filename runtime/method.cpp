@@ -255,7 +255,7 @@ Result<Method> load_method(const std::string& name_or_path, const std::string& d
                 parameters.text("place.run", ""), "' is not known; known: fetch");
   TL_TRY_ASSIGN(method.sink, parameters.integer("steady.sink", method.sink, 0, 1024));
   TL_TRY_ASSIGN(method.recent, parameters.integer("steady.recent", method.recent, 1, 65536));
-  TL_TRY_ASSIGN(method.seal, parameters.integer("steady.seal", method.seal, 64, 65536));
+  TL_TRY_ASSIGN(method.seal, parameters.integer("steady.seal", method.seal, kBlockRows, kSegmentRows));
   if (method.retain->name() == "steady" && method.select->facts().name != "nothing")
     return fail(ErrorCode::unsupported, path,
                 ": retain.keep = steady leaves nothing to select, so "

@@ -325,6 +325,77 @@ TEST(KvCache, PlacementNeverChangesAnAnswer) {
   }
 }
 
+// The same rows at the same positions, in calls of these lengths and then `steps` decode steps:
+// every answer, by layer and position.
+std::vector<float> in_calls(const CacheOptions& options, const std::vector<std::uint32_t>& calls,
+                            std::uint32_t steps, std::uint64_t* sealed) {
+  CacheOptions of = options;
+  of.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+  auto cache = std::move(*KvCache::create(of, 2, "auto"));
+  const Timeline timeline = std::move(*cache->start());
+  struct Rows {
+    std::vector<float> k, v, q, out;
+  };
+  std::vector<Rows> layers;
+  std::mt19937 random(21);
+  for (const LayerSpec& s : cache->layers())
+    layers.push_back({random_rows(random, options.max_positions * s.kv_heads * s.key_dim),
+                      random_rows(random, options.max_positions * s.kv_heads * s.value_dim),
+                      random_rows(random, options.max_positions * s.q_heads * s.key_dim, 2.0f),
+                      std::vector<float>(options.max_positions * s.q_heads * s.value_dim)});
+  const auto advance = [&](std::uint32_t rows, Pass pass) {
+    const std::uint32_t first = timeline.length();
+    std::vector<Token> at;
+    for (std::uint32_t r = 0; r < rows; ++r) at.push_back({timeline.id(), first + r});
+    EXPECT_TRUE(cache->begin(at, pass));
+    for (std::uint32_t l = 0; l < layers.size(); ++l) {
+      const auto part = [&](std::vector<float>& of_all) {
+        const std::size_t cols = of_all.size() / options.max_positions;
+        return MatView<float>(of_all.data() + first * cols, rows, cols);
+      };
+      EXPECT_TRUE(cache->append(LayerId{l}, part(layers[l].k), part(layers[l].v)));
+      EXPECT_TRUE(cache->attend(LayerId{l}, part(layers[l].q), part(layers[l].out)));
+    }
+    EXPECT_TRUE(cache->commit());
+  };
+  for (const std::uint32_t rows : calls) advance(rows, Pass::prefill);
+  for (std::uint32_t i = 0; i < steps; ++i) advance(1, Pass::decode);
+  *sealed = cache->report().rows_sealed;
+  std::vector<float> all;
+  for (const Rows& rows : layers) all.insert(all.end(), rows.out.begin(), rows.out.end());
+  return all;
+}
+
+TEST(KvCache, WhereAPrefillsCallsEndDoesNotShowWhereEveryRowIsReadAsItWas) {
+  auto options = options_for({layer(6, 2, 32), layer(4, 1, 48, 300), layer(2, 1, 16)}, 3700);
+  options.max_timelines = 1;
+  std::uint64_t sealed = 0;
+  const std::vector<float> once = in_calls(options, {3000}, 600, &sealed);
+  EXPECT_EQ(sealed, 2 * 3072u);  // 4 sinks, then 512 at a time, at least 32 raw
+  const std::vector<std::vector<std::uint32_t>> splits = {
+      {700, 1900, 400}, {1, 2999}, {7, 16, 977, 1996, 4}, {2983, 17}};
+  for (const auto& calls : splits) {
+    std::uint64_t sealed_so = 0;
+    const std::vector<float> so = in_calls(options, calls, 600, &sealed_so);
+    EXPECT_EQ(sealed_so, sealed);
+    ASSERT_EQ(so.size(), once.size());
+    for (std::size_t i = 0; i < so.size(); ++i)
+      ASSERT_EQ(so[i], once[i]) << "calls from " << calls[0] << " on, float " << i;
+  }
+}
+
+// Which rows are sealed depends on the length alone, whatever reads them.
+TEST(KvCache, HowManyRowsAreSealedIsAFunctionOfTheLength) {
+  auto options = options_for({layer(4, 2, 32)}, 3700);
+  options.method = "sketch";
+  std::uint64_t once = 0, so = 0;
+  in_calls(options, {3000}, 100, &once);
+  in_calls(options, {100, 1800, 1100}, 100, &so);
+  EXPECT_EQ(once, so);
+  in_calls(options, {2500}, 600, &so);
+  EXPECT_EQ(once, so);
+}
+
 TEST(KvCache, RefusesWhatCannotBe) {
   auto options = options_for({layer(4, 2, 32)}, 100000);
   options.tiers.host_bytes = 1 << 20;

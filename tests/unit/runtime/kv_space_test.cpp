@@ -216,8 +216,8 @@ TEST(KvSpace, AStepMayBeGivenUpForWantOfDiskAndTheTimelineGoesOn) {
     EXPECT_GT(length, 2500u);
     EXPECT_FALSE(text.advance(16));
     EXPECT_EQ(text.timeline.length(), length);
-    // The first run ends at 964: nothing has to be formed anew there.
-    const Status cut = text.truncate(964);
+    // A run ends at 1028: nothing has to be formed anew there.
+    const Status cut = text.truncate(1028);
     ASSERT_TRUE(cut) << message(cut);
     for (int i = 0; i < 60; ++i) {
       done = text.advance(16);

@@ -87,6 +87,23 @@ TEST(Methods, OverridesWinAndTheLastOneMost) {
   EXPECT_EQ(method->recent, 32u);
 }
 
+TEST(Methods, RowsLeaveTheTailOnAGridThatBeginsAfterTheSinks) {
+  const auto method = load("exact", {"steady.sink=3", "steady.recent=10", "steady.seal=100"});
+  ASSERT_TRUE(method);
+  EXPECT_EQ(method->seal_rows(), 128u);
+  EXPECT_EQ(method->cell_rows(), 8192u);
+  for (const auto [length, begin] : {std::pair{0u, 3u},
+                                     {13u, 3u},
+                                     {140u, 3u},
+                                     {141u, 131u},
+                                     {268u, 131u},
+                                     {269u, 259u},
+                                     {100013u, 99971u}})
+    EXPECT_EQ(method->tail_begin(length), begin) << length;
+  EXPECT_EQ(load("exact", {"steady.seal=192"})->cell_rows(), 8064u);
+  EXPECT_EQ(load("exact", {"steady.seal=8192"})->cell_rows(), 8192u);
+}
+
 TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
   struct Case {
     std::string method;
@@ -115,7 +132,7 @@ TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
            {"sketch", {"select.cluster=3"}, bad, {"select.cluster", "4 to 256"}},
            {"sketch", {"select.cluster=16.5"}, bad, {"select.cluster", "whole number"}},
            {"sketch", {"select.cluster=1e300"}, bad, {"select.cluster"}},
-           {"exact", {"steady.seal=63"}, bad, {"steady.seal", "64 to 65536"}},
+           {"exact", {"steady.seal=63"}, bad, {"steady.seal", "64 to 8192"}},
            {"exact", {"steady.recent=0"}, bad, {"steady.recent"}},
            {"exact", {"steady.sink=-1"}, bad, {"steady.sink"}},
            {"exact", {"steady.sink=99999999999999999999"}, bad, {"steady.sink"}},
