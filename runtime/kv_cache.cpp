@@ -141,7 +141,7 @@ Status KvCache::Impl::open() {
   PageTableOptions pages;
   for (std::size_t l = 0; l < options.layers.size(); ++l)
     pages.layers.push_back({plan.layers[l].sealed, options.layers[l].kv_heads,
-                            plan.layers[l].seals ? plan.row_cache_rows : 0});
+                            plan.layers[l].seals ? plan.row_cache_rows : 0, plan.layers[l].rows});
   pages.directory = options.tiers.directory.empty() ? default_directory() : options.tiers.directory;
   pages.disk_bytes = options.tiers.disk_bytes;
   pages.io_backend = options.tiers.io_backend;

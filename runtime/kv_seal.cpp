@@ -68,6 +68,10 @@ struct HeldIndex {
 Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw) {
   const LayerSpec& s = spec(l);
   const CachePlan::Layer& planned = plan.layers[index(l)];
+  auto held = std::make_shared<HeldIndex>();
+  TL_TRY_ASSIGN(held->memory,
+                budget->reserve(Tier::host, Purpose::index,
+                                s.kv_heads * method.select->index_bytes(shape(l), raw.rows)));
   TL_TRY_ASSIGN(Formation formation, method.select->form({l, shape(l), raw}, *workers));
 
   Run run;
@@ -110,9 +114,7 @@ Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw) {
                   table->adopt(std::move(summary), bytes.bytes(), Tier::host, Purpose::index));
   }
   if (formation.index) {
-    auto held = std::make_shared<HeldIndex>();
-    TL_TRY_ASSIGN(held->memory,
-                  budget->reserve(Tier::host, Purpose::index, formation.index->bytes()));
+    TL_TRY(held->memory.resize(formation.index->bytes()));
     held->index = std::move(formation.index);
     const SegmentIndex* plain = held->index.get();
     run.index = std::shared_ptr<const SegmentIndex>(std::move(held), plain);
