@@ -4,6 +4,7 @@
 
 #include "kernels/base/workers.h"
 #include "kernels/cpu/table.h"
+#include "kernels/gemm.h"
 #include "runtime/model/chat_template.h"
 #include "runtime/model/gguf.h"
 #include "runtime/model/layer.h"
@@ -137,6 +138,7 @@ Engine::~Engine() = default;
 
 Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options) {
   TL_TRY_ASSIGN(const CpuTable* cpu, choose_cpu_table(options.isa));
+  if (options.isa != "auto") TL_TRY(bind_gemm(cpu->name));
   TL_TRY_ASSIGN(OpenModel model, OpenModel::open(options));
   auto impl = std::make_unique<Impl>(std::move(model), options.threads, *cpu);
   TL_TRY_ASSIGN(impl->rows, RowState::create(impl->model.spec, kMaxStepRows));
