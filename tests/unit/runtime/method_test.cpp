@@ -118,6 +118,8 @@ TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
            {"", {}, ErrorCode::not_found, {"exact, sketch"}},
            {"../methods/exact", {}, ErrorCode::not_found, {"../methods/exact"}},
            {"sketch", {"select.shares=1"}, bad, {"select.shares", "select.share", "steady.seal"}},
+           {"exact", {"keys.rank=3"}, bad, {"keys.rank", "keys.compress", "retain.keep"}},
+           {"exact", {"place.share=1"}, bad, {"place.share", "place.rows", "select.share"}},
            {"sketch", {"share=0.1"}, bad, {"share", "select.share"}},
            {"sketch", {"select.share"}, bad, {"select.share"}},
            {"sketch", {""}, bad, {"section.name=value"}},
