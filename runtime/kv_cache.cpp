@@ -103,16 +103,7 @@ std::span<const std::string> KvCache::notes() const { return impl_->notes; }
 
 CacheReport KvCache::report() const {
   CacheReport report = impl_->counted;
-  const TierCounters& tiers = impl_->table->counters();
-  report.host_bytes_read += tiers.host_bytes_read;
-  report.disk_bytes_read = tiers.disk_bytes_read;
-  report.disk_reads = tiers.disk_reads;
-  report.disk_bytes_written = tiers.disk_bytes_written;
-  report.row_cache_hits = tiers.row_cache_hits;
-  report.row_cache_misses = tiers.row_cache_misses;
-  report.pages_verified = tiers.pages_verified;
-  report.pages_read_again = tiers.pages_read_again;
-  report.stall_ms = tiers.stall_ms;
+  static_cast<TierCounters&>(report) = impl_->table->counters();
   return report;
 }
 

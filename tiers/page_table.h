@@ -18,18 +18,11 @@
 #include "tiers/row_cache.h"
 #include "tiers/store/scratch_file.h"
 #include "tiers/tier.h"
+#include "tiers/tier_counters.h"
 
 namespace thermocline {
 
 class Reader;
-
-// What the table counts; it only grows.
-struct TierCounters {
-  std::uint64_t host_bytes_read = 0, disk_bytes_read = 0, disk_reads = 0, disk_bytes_written = 0;
-  std::uint64_t row_cache_hits = 0, row_cache_misses = 0;
-  std::uint64_t pages_verified = 0, pages_read_again = 0;
-  double stall_ms = 0;
-};
 
 struct PageTableOptions {
   struct Layer {
@@ -70,7 +63,6 @@ class PageTable {
   std::uint32_t numbered_rows(std::uint32_t layer) const { return layers_[layer].rows_numbered; }
   const TierCounters& counters() const { return counters_; }
   const std::string& io_note() const { return io_note_; }
-  std::string_view io_name() const { return sink_ ? sink_->name() : "none"; }
 
  private:
   friend class Reader;
