@@ -26,9 +26,10 @@
 
 namespace thermocline {
 
+class Engine;
+class KvCache;
 class Workers;
 struct CpuTable;
-class KvCache;
 
 inline constexpr std::uint64_t kAutoBytes = ~std::uint64_t{0};
 
@@ -36,8 +37,8 @@ struct TierOptions {
   // KV and its index in host memory; auto: what is free. With a disk: the index, the tail and
   // copies of rows.
   std::uint64_t host_bytes = kAutoBytes;
-  std::uint64_t disk_bytes = 0;     // where sealed rows then live; 0: nothing goes to disk
-  std::string directory = {};       // of the scratch file; empty: the user's cache directory
+  std::uint64_t disk_bytes = 0;  // where sealed rows then live; 0: nothing goes to disk
+  std::string directory = {};    // of the scratch file, on the disk to use; needed with disk_bytes
   std::string io_backend = "auto";  // auto, uring, threads
 };
 
@@ -86,10 +87,8 @@ class Timeline {
 
 class KvCache {
  public:
-  // `workers` and `cpu` are borrowed for the cache's life.
-  static Result<std::unique_ptr<KvCache>> create(const CacheOptions& options,
-                                                 const Workers& workers, const CpuTable& cpu);
-  // With threads (0: all) and an instruction set ("auto") of its own.
+  // With threads (0: all) and an instruction set ("auto") of its own; Engine::open_cache() makes
+  // one that shares the engine's.
   static Result<std::unique_ptr<KvCache>> create(const CacheOptions& options, int threads,
                                                  const std::string& isa);
   // What create() would take, by tier and purpose, without taking it.
@@ -116,8 +115,12 @@ class KvCache {
   std::span<const std::string> notes() const;
 
  private:
+  friend class Engine;
   friend class Timeline;
   struct Impl;
+  // `workers` and `cpu` are borrowed for the cache's life.
+  static Result<std::unique_ptr<KvCache>> create(const CacheOptions& options,
+                                                 const Workers& workers, const CpuTable& cpu);
   explicit KvCache(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

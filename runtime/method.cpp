@@ -4,7 +4,6 @@
 #include <boost/program_options.hpp>
 #include <charconv>
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -242,7 +241,6 @@ Result<std::string> find_file(const std::string& name, const std::string& direct
 }  // namespace
 
 std::string find_method_directory() {
-  if (const char* set = std::getenv("THERMOCLINE_METHODS")) return set;
   std::error_code ignored;
   for (const char* directory : {THERMOCLINE_SOURCE_METHODS, THERMOCLINE_INSTALLED_METHODS})
     if (fs::is_directory(directory, ignored)) return directory;
@@ -307,7 +305,7 @@ Result<std::vector<MethodLine>> list_methods(const std::string& asked) {
   const std::vector<std::string> names = method_names(directory);
   if (names.empty())
     return fail(ErrorCode::not_found, "there are no methods in '", directory,
-                "': set THERMOCLINE_METHODS to the folder that holds exact.conf");
+                "': name the folder that holds exact.conf");
   std::vector<MethodLine> lines;
   for (const std::string& name : names) {
     TL_TRY_ASSIGN(const Method method, load_method(name, directory, {}, *cpu));

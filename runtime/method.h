@@ -43,7 +43,7 @@ struct Method {
 Result<Method> load_method(const std::string& name_or_path, const std::string& directory,
                            std::span<const std::string> overrides, const CpuTable& cpu);
 
-// Where the methods are: $THERMOCLINE_METHODS, the source tree of this build, or the installed one.
+// Where the methods are: the source tree of this build, or the installed one.
 std::string find_method_directory();
 // Names of the methods in a directory, sorted.
 std::vector<std::string> method_names(const std::string& directory);
