@@ -12,6 +12,7 @@
 
 #include "kernels/base/half.h"
 #include "kernels/base/view.h"
+#include "kernels/format/row.h"
 
 namespace thermocline {
 
@@ -23,9 +24,6 @@ inline constexpr RowSet kAllRows = ~RowSet{0};
 inline int count(RowSet rows) { return std::popcount(rows); }
 // The first n rows (0 <= n <= 64).
 constexpr RowSet first_rows(int n) { return n >= 64 ? kAllRows : (RowSet{1} << n) - 1; }
-
-// How one side's rows are coded in memory.
-enum class RowFormat : std::uint8_t { f16 };
 
 // Rows of one block that a processor can reach now. `key` and `value` point at row 0 of the block,
 // which may lie outside of what is mapped when row 0 is not in `rows`: only rows in `rows` are

@@ -1,9 +1,11 @@
 // AttendOps over a Vec. Decode walks rows and keeps lanes along the head size; prefill keeps lanes
-// along the queries of a tile, so neither softmax nor the products need a sum across lanes.
+// along the queries of a tile, so neither softmax nor the products need a sum across lanes. How
+// rows are coded is asked once for each side of a fold.
 #pragma once
 
 #include "kernels/attend.h"
 #include "kernels/cpu/vec.h"
+#include "kernels/format/visit_row.h"
 
 namespace thermocline {
 namespace {
@@ -16,8 +18,8 @@ struct Attend {
   // The rows of a fold by rank: address of each row's key and value, and its log weight.
   struct Rows {
     int count = 0;
-    const f16* key[kFoldRows];
-    const f16* value[kFoldRows];
+    const std::byte* key[kFoldRows];
+    const std::byte* value[kFoldRows];
     float log_weight[kFoldRows];
   };
 
@@ -27,8 +29,8 @@ struct Attend {
       int rank = 0;
       for (RowSet left = block.rows; left != 0; left &= left - 1, ++rank, ++n) {
         const std::size_t row = static_cast<std::size_t>(std::countr_zero(left));
-        rows->key[n] = reinterpret_cast<const f16*>(block.key + row * fold.key_stride);
-        rows->value[n] = reinterpret_cast<const f16*>(block.value + row * fold.value_stride);
+        rows->key[n] = block.key + row * fold.key_stride;
+        rows->value[n] = block.value + row * fold.value_stride;
         rows->log_weight[n] = block.log_weight ? block.log_weight[rank] : 0.0f;
       }
     }
@@ -36,20 +38,22 @@ struct Attend {
   }
 
   // score[h][r] for `kHeads` query heads: a key is converted once for all of them.
-  template <int kHeads>
+  template <typename Format, int kHeads>
   static void score(const float* query, std::uint32_t dim, const Rows& rows,
                     float (*score)[kFoldRows]) {
     constexpr int kAhead = 8;  // rows: covers the latency of a scattered row
+    const std::uint32_t bytes = Format::bytes(dim);
     for (int r = 0; r < rows.count; ++r) {
       if (r + kAhead < rows.count)
-        for (std::uint32_t i = 0; i < dim; i += 32) {  // the values' turn comes right after
+        for (std::uint32_t i = 0; i < bytes; i += 64) {  // the values' turn comes right after
           __builtin_prefetch(rows.key[r + kAhead] + i);
           __builtin_prefetch(rows.value[r + kAhead] + i);
         }
+      const typename Format::template Reader<V> key(rows.key[r], dim);
       F sum[kHeads];
       for (int h = 0; h < kHeads; ++h) sum[h] = V::zero();
       for (std::uint32_t i = 0; i < dim; i += L) {
-        const F k = V::load(rows.key[r] + i);
+        const F k = key.load(i);
         for (int h = 0; h < kHeads; ++h) sum[h] = V::fma(k, V::load(query + h * dim + i), sum[h]);
       }
       for (int h = 0; h < kHeads; ++h) score[h][r] = V::sum(sum[h]) + rows.log_weight[r];
@@ -57,15 +61,16 @@ struct Attend {
   }
 
   // acc[h][i..i+kVecs*L] += sum over rows of p[h][r] * value[r]
-  template <int kHeads, int kVecs>
-  static void accumulate(const Rows& rows, const float (*p)[kFoldRows], std::uint32_t first,
-                         AttnState* states) {
+  template <typename Format, int kHeads, int kVecs>
+  static void accumulate(const Rows& rows, const float (*p)[kFoldRows], std::uint32_t dim,
+                         std::uint32_t first, AttnState* states) {
     F acc[kHeads][kVecs];
     for (int h = 0; h < kHeads; ++h)
       for (int v = 0; v < kVecs; ++v) acc[h][v] = V::zero();
     for (int r = 0; r < rows.count; ++r) {
+      const typename Format::template Reader<V> row(rows.value[r], dim);
       F value[kVecs];
-      for (int v = 0; v < kVecs; ++v) value[v] = V::load(rows.value[r] + first + v * L);
+      for (int v = 0; v < kVecs; ++v) value[v] = row.load(first + v * L);
       for (int h = 0; h < kHeads; ++h) {
         const F weight = V::set(p[h][r]);
         for (int v = 0; v < kVecs; ++v) acc[h][v] = V::fma(weight, value[v], acc[h][v]);
@@ -93,17 +98,27 @@ struct Attend {
     state->sum = V::sum(sum);
   }
 
-  template <int kHeads>
-  static void attend_heads(const float* query, HeadShape shape, const Rows& rows,
-                           AttnState* states) {
-    alignas(64) float weight[kHeads][kFoldRows];
-    score<kHeads>(query, shape.key_dim, rows, weight);
-    for (int h = 0; h < kHeads; ++h) weigh(weight[h], rows.count, &states[h]);
+  template <typename Format, int kHeads>
+  static void accumulate_all(const Rows& rows, const float (*p)[kFoldRows], std::uint32_t dim,
+                             AttnState* states) {
     constexpr int kVecs = kHeads <= 2 ? 4 : 2;
     std::uint32_t i = 0;
-    for (; i + kVecs * L <= shape.value_dim; i += kVecs * L)
-      accumulate<kHeads, kVecs>(rows, weight, i, states);
-    for (; i < shape.value_dim; i += L) accumulate<kHeads, 1>(rows, weight, i, states);
+    for (; i + kVecs * L <= dim; i += kVecs * L)
+      accumulate<Format, kHeads, kVecs>(rows, p, dim, i, states);
+    for (; i < dim; i += L) accumulate<Format, kHeads, 1>(rows, p, dim, i, states);
+  }
+
+  template <int kHeads>
+  static void attend_heads(const float* query, HeadShape shape, const Fold& fold, const Rows& rows,
+                           AttnState* states) {
+    alignas(64) float weight[kHeads][kFoldRows];
+    visit_row(fold.key_format, [&](auto format) {
+      score<decltype(format), kHeads>(query, shape.key_dim, rows, weight);
+    });
+    for (int h = 0; h < kHeads; ++h) weigh(weight[h], rows.count, &states[h]);
+    visit_row(fold.value_format, [&](auto format) {
+      accumulate_all<decltype(format), kHeads>(rows, weight, shape.value_dim, states);
+    });
   }
 
   static void attend(const float* query, HeadShape shape, const Fold& fold, AttnState* states) {
@@ -119,16 +134,16 @@ struct Attend {
     }
     std::uint32_t h = 0;
     const auto at = [&](std::uint32_t head) { return query + std::size_t{head} * shape.key_dim; };
-    for (; h + 4 <= shape.heads; h += 4) attend_heads<4>(at(h), shape, rows, states + h);
+    for (; h + 4 <= shape.heads; h += 4) attend_heads<4>(at(h), shape, fold, rows, states + h);
     switch (shape.heads - h) {
       case 3:
-        attend_heads<3>(at(h), shape, rows, states + h);
+        attend_heads<3>(at(h), shape, fold, rows, states + h);
         break;
       case 2:
-        attend_heads<2>(at(h), shape, rows, states + h);
+        attend_heads<2>(at(h), shape, fold, rows, states + h);
         break;
       case 1:
-        attend_heads<1>(at(h), shape, rows, states + h);
+        attend_heads<1>(at(h), shape, fold, rows, states + h);
         break;
       default:
         break;
@@ -151,10 +166,15 @@ struct Attend {
   static constexpr int kWide = kTileLanes / L;
   static_assert(kTileLanes % L == 0);
 
-  static void to_floats(const f16* const* rows, int n, std::uint32_t dim, float* out) {
-    for (int r = 0; r < n; ++r)
-      for (std::uint32_t i = 0; i < dim; i += L)
-        V::store(out + std::size_t(r) * dim + i, V::load(rows[r] + i));
+  static void to_floats(RowFormat format, const std::byte* const* rows, int n, std::uint32_t dim,
+                        float* out) {
+    visit_row(format, [&](auto coded) {
+      for (int r = 0; r < n; ++r) {
+        const typename decltype(coded)::template Reader<V> row(rows[r], dim);
+        for (std::uint32_t i = 0; i < dim; i += L)
+          V::store(out + std::size_t(r) * dim + i, row.load(i));
+      }
+    });
   }
 
   // out[r][lane] = sum_i a[r][i] * b[i][lane] for kRows rows; b has `stride` floats between i.
@@ -205,8 +225,8 @@ struct Attend {
     float* keys = scratch;
     float* values = keys + std::size_t{kFoldRows} * shape.key_dim;
     float* score = values + std::size_t{kFoldRows} * shape.value_dim;
-    to_floats(rows.key, rows.count, shape.key_dim, keys);
-    to_floats(rows.value, rows.count, shape.value_dim, values);
+    to_floats(fold.key_format, rows.key, rows.count, shape.key_dim, keys);
+    to_floats(fold.value_format, rows.value, rows.count, shape.value_dim, values);
 
     for (std::size_t first = 0; first < tile.rows; first += kTileLanes) {
       int n = rows.count;

@@ -4,7 +4,8 @@
 // instruction set is one struct and one file.
 //
 // A Vec gives, for `lanes` floats F and twice as many 16-bit integers ("words") packed in I:
-//   F zero, set(x) of a float or f16, load(p), store(p, v) of floats, f16 and (load) bf16
+//   F zero, set(x) of a float or f16, load(p), store(p, v) of floats and f16
+//   F load(p) of bf16 and of signed bytes
 //   F add, sub, mul, div, fma(a, b, c) = a * b + c, max, min; float sum(v), float largest(v)
 //   set_two(const f16* p, F* a, F* b): all of a p[0], all of b p[1]
 //   F where_negative(x, a, b): a in the lanes where x's sign bit is set, b in the others

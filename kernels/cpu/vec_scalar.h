@@ -24,6 +24,7 @@ struct VecScalar {
   static void store(float* p, F v) { *p = v; }
   static F load(const f16* p) { return to_float(*p); }
   static F load(const bf16* p) { return thermocline::to_float(*p); }
+  static F load(const std::int8_t* p) { return static_cast<float>(*p); }
   static void store(f16* p, F v) { *p = to_f16(v); }
   static F load_tail(const float*, int) { return 0.0f; }
   static void store_tail(float*, F, int) {}
