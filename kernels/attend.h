@@ -32,7 +32,7 @@ struct BlockView {
   const std::byte* key = nullptr;
   const std::byte* value = nullptr;
   RowSet rows = 0;
-  const float* log_weight = nullptr;  // by rank within `rows`; null: all 0
+  const float* log_weight = nullptr;  // by rank within `rows`; null: all 0; see Fold::scored
 };
 
 // Consecutive rows of one read list within one segment.
@@ -40,6 +40,9 @@ struct Fold {
   RowFormat key_format = RowFormat::f16, value_format = RowFormat::f16;
   std::uint32_t key_stride = 0, value_stride = 0;  // bytes from a row to the next
   std::span<const BlockView> blocks;               // at most kFoldRows rows together
+  // The blocks' log weights are [rank][query heads] and whole scores: keys are not read. Such a
+  // fold has no place in a tile.
+  bool scored = false;
 };
 
 // Softmax attention over some rows, not yet divided by `sum`; acc is [value_dim]. The identity is

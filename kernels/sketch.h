@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "kernels/base/half.h"
+#include "kernels/format/row.h"
 
 namespace thermocline {
 
@@ -43,9 +44,9 @@ struct SketchScan {
 };
 
 struct SketchOps {
-  // score[h * stride + r] = query h . key r for the f16 keys of `count` rows, `row_bytes` apart;
-  // query is [heads][key_dim], key_dim a multiple of 16.
-  void (*exact)(const std::byte* keys, std::size_t row_bytes, std::size_t count,
+  // score[h * stride + r] = query h . key r for the keys of `count` rows, `row_bytes` apart; query
+  // is [heads][key_dim], key_dim a multiple of 16.
+  void (*exact)(RowFormat format, const std::byte* keys, std::size_t row_bytes, std::size_t count,
                 std::size_t key_dim, const float* query, int heads, float* score,
                 std::size_t stride);
   // weight[h * stride + r] = e^(score - shift[h]) for rows first + r, r < count; score is that of

@@ -59,7 +59,7 @@ void plan_sealed(const CacheOptions& options, const Method& method, const LayerS
     plan->tables_bytes += spec.kv_heads * layer->rows * sizeof(Segment::offset[0]);
   plan->index_bytes += spec.kv_heads * blocks *
                        (method.select->index_bytes(shape, kBlockRows) +
-                        method.select->summary_rows(kBlockRows) * layer->raw.bytes());
+                        method.select->summary_bytes(shape, kBlockRows));
 }
 
 void plan_layer(const CacheOptions& options, const Method& method, const LayerSpec& spec,

@@ -99,19 +99,11 @@ Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw) {
   if (formation.summaries > 0) {
     Segment summary;
     summary.layer = l;
-    summary.layout = planned.raw;
+    summary.layout = formation.summary_layout;
     summary.heads = s.kv_heads;
     summary.rows = formation.summaries;
-    TL_TRY_ASSIGN(const Buffer bytes, Buffer::create(std::size_t{planned.raw.bytes()} *
-                                                     formation.summaries * s.kv_heads));
-    for (std::size_t r = 0; r < std::size_t{formation.summaries} * s.kv_heads; ++r) {
-      std::byte* record = bytes.data() + r * planned.raw.bytes();
-      cpu->dense.to_half(formation.summary_keys.data() + r * s.key_dim, s.key_dim, record);
-      cpu->dense.to_half(formation.summary_values.data() + r * s.value_dim, s.value_dim,
-                         record + planned.raw.key_bytes);
-    }
-    TL_TRY_ASSIGN(run.summaries,
-                  table->adopt(std::move(summary), bytes.bytes(), Tier::host, Purpose::index));
+    TL_TRY_ASSIGN(run.summaries, table->adopt(std::move(summary), formation.summary_rows,
+                                              Tier::host, Purpose::index));
   }
   if (formation.index) {
     TL_TRY(held->memory.resize(formation.index->bytes()));

@@ -21,9 +21,10 @@ struct Attend {
     const std::byte* key[kFoldRows];
     const std::byte* value[kFoldRows];
     float log_weight[kFoldRows];
+    const float* scores[kFoldRows];  // of the query heads; only in a scored fold
   };
 
-  static void list_rows(const Fold& fold, Rows* rows) {
+  static void list_rows(const Fold& fold, std::uint32_t heads, Rows* rows) {
     int n = 0;
     for (const BlockView& block : fold.blocks) {
       int rank = 0;
@@ -31,7 +32,10 @@ struct Attend {
         const std::size_t row = static_cast<std::size_t>(std::countr_zero(left));
         rows->key[n] = block.key + row * fold.key_stride;
         rows->value[n] = block.value + row * fold.value_stride;
-        rows->log_weight[n] = block.log_weight ? block.log_weight[rank] : 0.0f;
+        if (fold.scored)
+          rows->scores[n] = block.log_weight + std::size_t(rank) * heads;
+        else
+          rows->log_weight[n] = block.log_weight ? block.log_weight[rank] : 0.0f;
       }
     }
     rows->count = n;
@@ -57,6 +61,15 @@ struct Attend {
         for (int h = 0; h < kHeads; ++h) sum[h] = V::fma(k, V::load(query + h * dim + i), sum[h]);
       }
       for (int h = 0; h < kHeads; ++h) score[h][r] = V::sum(sum[h]) + rows.log_weight[r];
+    }
+  }
+
+  // score[h][r] of a scored fold, from query head `first` on.
+  template <int kHeads>
+  static void take_scores(const Rows& rows, std::uint32_t first, float (*score)[kFoldRows]) {
+    for (int r = 0; r < rows.count; ++r) {
+      __builtin_prefetch(rows.value[r]);
+      for (int h = 0; h < kHeads; ++h) score[h][r] = rows.scores[r][first + h];
     }
   }
 
@@ -108,13 +121,19 @@ struct Attend {
     for (; i < dim; i += L) accumulate<Format, kHeads, 1>(rows, p, dim, i, states);
   }
 
+  // Query heads [first, first + kHeads).
   template <int kHeads>
-  static void attend_heads(const float* query, HeadShape shape, const Fold& fold, const Rows& rows,
-                           AttnState* states) {
+  static void attend_heads(const float* query, std::uint32_t first, HeadShape shape,
+                           const Fold& fold, const Rows& rows, AttnState* states) {
     alignas(64) float weight[kHeads][kFoldRows];
-    visit_row(fold.key_format, [&](auto format) {
-      score<decltype(format), kHeads>(query, shape.key_dim, rows, weight);
-    });
+    query += std::size_t{first} * shape.key_dim;
+    states += first;
+    if (fold.scored)
+      take_scores<kHeads>(rows, first, weight);
+    else
+      visit_row(fold.key_format, [&](auto format) {
+        score<decltype(format), kHeads>(query, shape.key_dim, rows, weight);
+      });
     for (int h = 0; h < kHeads; ++h) weigh(weight[h], rows.count, &states[h]);
     visit_row(fold.value_format, [&](auto format) {
       accumulate_all<decltype(format), kHeads>(rows, weight, shape.value_dim, states);
@@ -123,7 +142,7 @@ struct Attend {
 
   static void attend(const float* query, HeadShape shape, const Fold& fold, AttnState* states) {
     Rows rows;
-    list_rows(fold, &rows);
+    list_rows(fold, shape.heads, &rows);
     if (rows.count == 0) {
       for (std::uint32_t h = 0; h < shape.heads; ++h) {
         states[h].max = -std::numeric_limits<float>::infinity();
@@ -133,17 +152,16 @@ struct Attend {
       return;
     }
     std::uint32_t h = 0;
-    const auto at = [&](std::uint32_t head) { return query + std::size_t{head} * shape.key_dim; };
-    for (; h + 4 <= shape.heads; h += 4) attend_heads<4>(at(h), shape, fold, rows, states + h);
+    for (; h + 4 <= shape.heads; h += 4) attend_heads<4>(query, h, shape, fold, rows, states);
     switch (shape.heads - h) {
       case 3:
-        attend_heads<3>(at(h), shape, fold, rows, states + h);
+        attend_heads<3>(query, h, shape, fold, rows, states);
         break;
       case 2:
-        attend_heads<2>(at(h), shape, fold, rows, states + h);
+        attend_heads<2>(query, h, shape, fold, rows, states);
         break;
       case 1:
-        attend_heads<1>(at(h), shape, fold, rows, states + h);
+        attend_heads<1>(query, h, shape, fold, rows, states);
         break;
       default:
         break;
@@ -220,7 +238,7 @@ struct Attend {
     constexpr float kNone = -std::numeric_limits<float>::infinity();
     constexpr int kRows = kWide >= 4 ? 2 : 6;  // accumulators that fit the register file
     Rows rows;
-    list_rows(fold, &rows);
+    list_rows(fold, shape.heads, &rows);
     if (rows.count == 0) return;
     float* keys = scratch;
     float* values = keys + std::size_t{kFoldRows} * shape.key_dim;

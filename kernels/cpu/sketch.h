@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "kernels/cpu/vec.h"
+#include "kernels/format/visit_row.h"
 #include "kernels/sketch.h"
 
 namespace thermocline {
@@ -163,18 +164,19 @@ struct Sketch {
   }
 
   // `rows` rows at once share the loads of the queries.
-  template <int heads, int rows>
+  template <typename Format, int heads, int rows>
   static void exact_rows(const std::byte* keys, std::size_t row_bytes, std::size_t key_dim,
                          const float* query, float* score, std::size_t stride) {
-    const f16* key[rows];
+    using Reader = typename Format::template Reader<V>;
+    const auto dim = static_cast<std::uint32_t>(key_dim);
+    const auto key = [&](int r) { return Reader(keys + std::size_t(r) * row_bytes, dim); };
+    const Reader first = key(0), second = key(rows > 1 ? 1 : 0), third = key(rows > 2 ? 2 : 0);
     F sum[rows][heads];
-    for (int r = 0; r < rows; ++r) {
-      key[r] = reinterpret_cast<const f16*>(keys + std::size_t(r) * row_bytes);
+    for (int r = 0; r < rows; ++r)
       for (int h = 0; h < heads; ++h) sum[r][h] = V::zero();
-    }
-    for (std::size_t i = 0; i < key_dim; i += L) {
+    for (std::uint32_t i = 0; i < dim; i += L) {
       F k[rows];
-      for (int r = 0; r < rows; ++r) k[r] = V::load(key[r] + i);
+      for (int r = 0; r < rows; ++r) k[r] = (r == 0 ? first : r == 1 ? second : third).load(i);
       for (int h = 0; h < heads; ++h) {
         const F q = V::load(query + std::size_t(h) * key_dim + i);
         for (int r = 0; r < rows; ++r) sum[r][h] = V::fma(k[r], q, sum[r][h]);
@@ -184,44 +186,55 @@ struct Sketch {
       for (int h = 0; h < heads; ++h) score[std::size_t(h) * stride + r] = V::sum(sum[r][h]);
   }
 
-  template <int heads>
+  template <typename Format, int heads>
   static void exact_heads(const std::byte* keys, std::size_t row_bytes, std::size_t count,
                           std::size_t key_dim, const float* query, float* score,
                           std::size_t stride) {
     constexpr int kRows = heads <= 3 ? 3 : 2;
     std::size_t r = 0;
     constexpr std::size_t kAhead = 9;  // rows: their stride defeats the hardware's prefetching
+    const std::size_t bytes = Format::bytes(static_cast<std::uint32_t>(key_dim));
     for (; r + kRows <= count; r += kRows) {
       for (std::size_t p = r + kAhead; p < std::min(r + kAhead + kRows, count); ++p)
-        for (std::size_t i = 0; i < key_dim * sizeof(f16); i += 64)
-          __builtin_prefetch(keys + p * row_bytes + i);
-      exact_rows<heads, kRows>(keys + r * row_bytes, row_bytes, key_dim, query, score + r, stride);
+        for (std::size_t i = 0; i < bytes; i += 64) __builtin_prefetch(keys + p * row_bytes + i);
+      exact_rows<Format, heads, kRows>(keys + r * row_bytes, row_bytes, key_dim, query, score + r,
+                                       stride);
     }
     for (; r < count; ++r)
-      exact_rows<heads, 1>(keys + r * row_bytes, row_bytes, key_dim, query, score + r, stride);
+      exact_rows<Format, heads, 1>(keys + r * row_bytes, row_bytes, key_dim, query, score + r,
+                                   stride);
   }
 
-  static void exact(const std::byte* keys, std::size_t row_bytes, std::size_t count,
-                    std::size_t key_dim, const float* query, int heads, float* out,
-                    std::size_t stride) {
+  template <typename Format>
+  static void exact_of(const std::byte* keys, std::size_t row_bytes, std::size_t count,
+                       std::size_t key_dim, const float* query, int heads, float* out,
+                       std::size_t stride) {
     int h = 0;
     const auto at = [&](int head) { return query + std::size_t(head) * key_dim; };
     const auto to = [&](int head) { return out + std::size_t(head) * stride; };
     for (; h + 4 <= heads; h += 4)
-      exact_heads<4>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
+      exact_heads<Format, 4>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
     switch (heads - h) {
       case 3:
-        exact_heads<3>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
+        exact_heads<Format, 3>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
         break;
       case 2:
-        exact_heads<2>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
+        exact_heads<Format, 2>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
         break;
       case 1:
-        exact_heads<1>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
+        exact_heads<Format, 1>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
         break;
       default:
         break;
     }
+  }
+
+  static void exact(RowFormat format, const std::byte* keys, std::size_t row_bytes,
+                    std::size_t count, std::size_t key_dim, const float* query, int heads,
+                    float* out, std::size_t stride) {
+    visit_row(format, [&](auto coded) {
+      exact_of<decltype(coded)>(keys, row_bytes, count, key_dim, query, heads, out, stride);
+    });
   }
 
   static F absolute(F x) { return V::where_negative(x, V::sub(V::zero(), x), x); }

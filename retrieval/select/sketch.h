@@ -5,8 +5,8 @@
 // each key to its cluster's stored mean, rotated, in two bits a channel (kernels/sketch.h). A step
 // scores every row as its cluster's exact score plus the sketch's, takes a softmax for each query
 // head together with the exact sinks and tail, adds the group's heads up, and reads the rows with
-// most mass. A cluster's summary row is read in place of its unread rows, with the log of their
-// number as its weight.
+// most mass. A cluster's summary row is read in place of its unread rows, with the score that the
+// cluster has already, and the log of their number as its weight.
 #pragma once
 
 #include <memory>
@@ -41,7 +41,7 @@ class SketchSelector final : public Selector {
   Chosen choose(HeadShape shape, std::span<const ListQuery> lists, const SummaryRows& summaries,
                 const Workers& workers, std::span<ReadList> out) override;
   std::uint64_t index_bytes(HeadShape shape, std::uint64_t rows) const override;
-  std::uint64_t summary_rows(std::uint64_t rows) const override;
+  std::uint64_t summary_bytes(HeadShape shape, std::uint64_t rows) const override;
 
  private:
   // Whole groups of one run's rows, one after the other on the list's board.
@@ -74,6 +74,7 @@ class SketchSelector final : public Selector {
   };
 
   SketchSelector(const SketchOptions& options, const CpuTable& cpu);
+  std::uint64_t clusters(std::uint64_t rows) const;
   // The steps of choosing for one list, in their order.
   void choose_list(HeadShape shape, const ListQuery& list, const SummaryRows& summaries,
                    const Workers& workers, Board* board, ReadList* out) const;
@@ -91,7 +92,8 @@ class SketchSelector final : public Selector {
   void add_heads(HeadShape shape, Board* board) const;
   void take_rows(const ListQuery& list, Board* board) const;
   void write_rows(const ListQuery& list, const Board& board, ReadList* out) const;
-  void write_summaries(const ListQuery& list, Board* board, ReadList* out) const;
+  void write_summaries(std::uint32_t heads, const ListQuery& list, Board* board,
+                       ReadList* out) const;
   static void write_everything(const ListQuery& list, ReadList* out);
 
   SketchOptions options_;

@@ -101,15 +101,16 @@ void SketchSelector::score_clusters(HeadShape shape, const ListQuery& list,
   for (const Run& run : list.runs) {
     const SketchIndex* index = index_of(run);
     if (!index) continue;
-    const std::size_t row_bytes = run.summaries->layout.bytes();
+    const RowLayout& layout = run.summaries->layout;
+    const std::size_t row_bytes = layout.bytes();
     const std::byte* rows = summaries.summaries(*run.summaries, list.head);
     const std::size_t jobs = (index->clusters() + kJobClusters - 1) / kJobClusters;
     workers.parallel(jobs, 1, [&](std::size_t from, std::size_t to) {
       const std::size_t first = from * kJobClusters;
       const std::size_t count = std::min<std::size_t>(to * kJobClusters, index->clusters()) - first;
-      cpu_.sketch.exact(rows + first * row_bytes, row_bytes, count, shape.key_dim, list.query,
-                        static_cast<int>(shape.heads), board->cluster_score.data() + at + first,
-                        board->clusters);
+      cpu_.sketch.exact(layout.key_format, rows + first * row_bytes, row_bytes, count,
+                        shape.key_dim, list.query, static_cast<int>(shape.heads),
+                        board->cluster_score.data() + at + first, board->clusters);
     });
     const std::span<const std::uint16_t> starts = index->starts(list.head);
     for (std::uint32_t c = 0; c < index->clusters(); ++c)
@@ -346,9 +347,11 @@ void SketchSelector::write_rows(const ListQuery& list, const Board& board, ReadL
   }
 }
 
-void SketchSelector::write_summaries(const ListQuery& list, Board* board, ReadList* out) const {
+void SketchSelector::write_summaries(std::uint32_t heads, const ListQuery& list, Board* board,
+                                     ReadList* out) const {
   const RowSet* sets = board->sets.data();
   const float* mass = board->cluster_mass.data();
+  const float* score = board->cluster_score.data();
   for (std::uint32_t r = 0; r < list.runs.size(); ++r) {
     const Run& run = list.runs[r];
     if (!index_of(run)) continue;
@@ -356,7 +359,8 @@ void SketchSelector::write_summaries(const ListQuery& list, Board* board, ReadLi
     Read read{.run = r,
               .form = Form::summaries,
               .first = static_cast<std::uint32_t>(out->picks.size()),
-              .weighted = true,
+              .weights_a_row = heads,
+              .scored = true,
               .first_weight = static_cast<std::uint32_t>(out->log_weight.size())};
     std::uint32_t c = 0;  // the cluster at hand, and how many of its rows are read
     std::uint32_t taken = 0;
@@ -367,7 +371,8 @@ void SketchSelector::write_summaries(const ListQuery& list, Board* board, ReadLi
         if (out->picks.size() == read.first || out->picks.back().block != block)
           out->picks.push_back({block, 0});
         out->picks.back().rows |= RowSet{1} << c % kBlockRows;
-        out->log_weight.push_back(log_[unread]);
+        for (std::uint32_t h = 0; h < heads; ++h)
+          out->log_weight.push_back(score[h * board->clusters + c] + log_[unread]);
       }
       ++c;
       taken = 0;
@@ -379,11 +384,12 @@ void SketchSelector::write_summaries(const ListQuery& list, Board* board, ReadLi
     while (c < index_of(run)->clusters()) close();
     sets += run.rows->blocks();
     mass += index_of(run)->clusters();
+    score += index_of(run)->clusters();
     read.last = static_cast<std::uint32_t>(out->picks.size());
     if (read.first != read.last) out->reads.push_back(read);
 
     const RowLayout& layout = run.summaries->layout;
-    const std::uint64_t estimated = out->log_weight.size() - read.first_weight;
+    const std::uint64_t estimated = (out->log_weight.size() - read.first_weight) / heads;
     board->bytes += std::uint64_t{index_of(run)->clusters()} * layout.key_bytes +
                     estimated * layout.value_bytes;
   }
@@ -411,7 +417,7 @@ void SketchSelector::choose_list(HeadShape shape, const ListQuery& list,
   add_heads(shape, board);
   take_rows(list, board);
   write_rows(list, *board, out);
-  write_summaries(list, board, out);
+  write_summaries(shape.heads, list, board, out);
   board->bytes += board->rows * (shape.key_dim / 4 + sizeof(f16));
 }
 

@@ -77,6 +77,35 @@ class AttendOfEveryTable : public testing::TestWithParam<const CpuTable*> {
   std::mt19937 random_{11};
 };
 
+TEST_P(AttendOfEveryTable, TakesTheScoresOfAScoredFold) {
+  for (const std::uint32_t heads : {1u, 2u, 3u, 4u, 7u, 9u}) {
+    const HeadShape shape{heads, 64, 80};
+    Blocks blocks(4, shape, &random_);
+    const std::vector<float> query = normals(heads * 64);
+    const std::vector<float> scores = normals(256 * heads, 3.0f);
+    std::size_t rows = 0;
+    for (BlockView& view : blocks.views) {
+      view.rows = some_rows();
+      view.log_weight = &scores[rows * heads];
+      view.key = nullptr;  // not to be read
+      rows += static_cast<std::size_t>(count(view.rows));
+    }
+    Fold fold = blocks.fold();
+    fold.scored = true;
+    States states(shape);
+    ops().attend(query.data(), shape, fold, states.head.data());
+    for (BlockView& view : blocks.views) view.key = view.value;  // the oracle reads, in vain
+    for (std::uint32_t h = 0; h < heads; ++h) {
+      const std::vector<double> expected =
+          attend_reference(query.data() + h * 64, shape, {&fold, 1}, {}, 0, h);
+      std::vector<float> got(shape.value_dim);
+      finish(states.head[h], got);
+      for (std::uint32_t d = 0; d < shape.value_dim; ++d)
+        ASSERT_NEAR(got[d], expected[d], 3e-5) << "head " << h << ", channel " << d;
+    }
+  }
+}
+
 TEST_P(AttendOfEveryTable, AgreesWithTheReference) {
   for (const std::uint32_t key_dim : {16, 48, 64, 96, 128, 256})
     for (std::uint32_t heads = 1; heads <= 9; ++heads) {

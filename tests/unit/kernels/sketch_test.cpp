@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
@@ -185,23 +186,37 @@ TEST_P(SketchOfEveryTable, EncodesRowsThatAreNotNumbersWithoutHarm) {
 }
 
 TEST_P(SketchOfEveryTable, ScoresExactRows) {
-  for (const std::size_t dim : {16, 64, 256})
-    for (const int heads : {1, 2, 3, 4, 5, 9}) {
-      const std::size_t rows = 11, stride = 13, row_values = dim + 24;
-      std::vector<f16> keys(rows * row_values);
-      for (f16& k : keys) k = to_f16(normal());
-      const std::vector<float> query = normals(static_cast<std::size_t>(heads) * dim);
-      std::vector<float> score(static_cast<std::size_t>(heads) * stride, -7.0f);
-      ops().exact(reinterpret_cast<const std::byte*>(keys.data()), row_values * sizeof(f16), rows,
-                  dim, query.data(), heads, score.data(), stride);
-      for (std::size_t h = 0; h < static_cast<std::size_t>(heads); ++h)
+  for (const RowFormat format : {RowFormat::f16, RowFormat::int8})
+    for (const std::size_t dim : {16, 64, 256})
+      for (const int heads : {1, 2, 3, 4, 5, 9}) {
+        const std::size_t rows = 11, stride = 13, row_bytes = 2 * dim + 48;
+        std::vector<std::byte> keys(rows * row_bytes);
+        for (std::byte& b : keys) b = static_cast<std::byte>(random_());
+        const auto key = [&](std::size_t r) { return keys.data() + r * row_bytes; };
+        std::vector<f16> half(dim);
         for (std::size_t r = 0; r < rows; ++r) {
-          double dot = 0.0;
-          for (std::size_t i = 0; i < dim; ++i)
-            dot += double{query[h * dim + i]} * to_float(keys[r * row_values + i]);
-          EXPECT_NEAR(score[h * stride + r], dot, 1e-5 * std::sqrt(static_cast<double>(dim)) * 4);
+          for (f16& k : half) k = to_f16(normal());
+          if (format == RowFormat::f16)
+            std::memcpy(key(r), half.data(), dim * sizeof(f16));
+          else
+            std::memcpy(key(r) + dim, half.data(), sizeof(f16));  // the scale of any bytes
         }
-    }
+        const std::vector<float> query = normals(static_cast<std::size_t>(heads) * dim);
+        std::vector<float> score(static_cast<std::size_t>(heads) * stride, -7.0f);
+        ops().exact(format, keys.data(), row_bytes, rows, dim, query.data(), heads, score.data(),
+                    stride);
+        for (std::size_t h = 0; h < static_cast<std::size_t>(heads); ++h)
+          for (std::size_t r = 0; r < rows; ++r) {
+            double dot = 0.0, size = 0.0;
+            std::vector<float> channel(dim);
+            read_row(format, key(r), static_cast<std::uint32_t>(dim), channel.data());
+            for (std::size_t i = 0; i < dim; ++i) {
+              dot += double{query[h * dim + i]} * channel[i];
+              size += std::abs(double{query[h * dim + i]} * channel[i]);
+            }
+            EXPECT_NEAR(score[h * stride + r], dot, 1e-6 * size);
+          }
+      }
 }
 
 TEST_P(SketchOfEveryTable, WeighsAgainstTheLargest) {
