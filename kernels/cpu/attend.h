@@ -27,41 +27,76 @@ struct Attend {
   static void list_rows(const Fold& fold, std::uint32_t heads, Rows* rows) {
     int n = 0;
     for (const BlockView& block : fold.blocks) {
-      int rank = 0;
-      for (RowSet left = block.rows; left != 0; left &= left - 1, ++rank, ++n) {
-        const std::size_t row = static_cast<std::size_t>(std::countr_zero(left));
-        rows->key[n] = block.key + row * fold.key_stride;
-        rows->value[n] = block.value + row * fold.value_stride;
-        if (fold.scored)
-          rows->scores[n] = block.log_weight + std::size_t(rank) * heads;
-        else
-          rows->log_weight[n] = block.log_weight ? block.log_weight[rank] : 0.0f;
+      const int before = n;
+      for (RowSet left = block.rows; left != 0;) {  // a stretch of neighbours at a time
+        const int first = std::countr_zero(left);
+        const int stretch = std::countr_one(left >> first);
+        const std::byte* key = block.key + static_cast<std::size_t>(first) * fold.key_stride;
+        const std::byte* value = block.value + static_cast<std::size_t>(first) * fold.value_stride;
+        for (int i = 0; i < stretch; ++i, ++n) {
+          rows->key[n] = key;
+          rows->value[n] = value;
+          key += fold.key_stride;
+          value += fold.value_stride;
+        }
+        left &= ~(first_rows(stretch) << first);
       }
+      if (fold.scored)
+        for (int r = before; r < n; ++r)
+          rows->scores[r] = block.log_weight + static_cast<std::size_t>(r - before) * heads;
+      else if (block.log_weight)
+        std::copy_n(block.log_weight, n - before, rows->log_weight + before);
+      else
+        std::fill(rows->log_weight + before, rows->log_weight + n, 0.0f);
     }
     rows->count = n;
   }
 
-  // score[h][r] for `kHeads` query heads: a key is converted once for all of them.
+  // score[h][r] for rows [first, first + kRows) and kHeads query heads: a key is converted once for
+  // all heads, a query loaded once for all rows.
+  template <typename Format, int kHeads, int kRows>
+  static void score_rows(const float* query, std::uint32_t dim, const Rows& rows, int first,
+                         float (*score)[kFoldRows]) {
+    using Reader = typename Format::template Reader<V>;
+    const auto key = [&](int r) { return Reader(rows.key[first + (r < kRows ? r : 0)], dim); };
+    const Reader keys[3] = {key(0), key(1), key(2)};
+    F sum[kRows][kHeads];
+    for (int r = 0; r < kRows; ++r)
+      for (int h = 0; h < kHeads; ++h) sum[r][h] = V::zero();
+    for (std::uint32_t i = 0; i < dim; i += L) {
+      F k[kRows];
+      for (int r = 0; r < kRows; ++r) k[r] = keys[r].load(i);
+      for (int h = 0; h < kHeads; ++h) {
+        const F q = V::load(query + h * dim + i);
+        for (int r = 0; r < kRows; ++r) sum[r][h] = V::fma(k[r], q, sum[r][h]);
+      }
+    }
+    for (int r = 0; r < kRows; ++r)
+      for (int h = 0; h < kHeads; ++h)
+        score[h][first + r] = V::sum(sum[r][h]) + rows.log_weight[first + r];
+  }
+
   template <typename Format, int kHeads>
   static void score(const float* query, std::uint32_t dim, const Rows& rows,
                     float (*score)[kFoldRows]) {
-    constexpr int kAhead = 8;  // rows: covers the latency of a scattered row
+    constexpr int kRows = kHeads <= 3 ? 3 : 2;  // sums that fit the register file
+    constexpr int kAhead = 9;                   // rows: covers the latency of a scattered row
     const std::uint32_t bytes = Format::bytes(dim);
-    for (int r = 0; r < rows.count; ++r) {
-      if (r + kAhead < rows.count)
+    // Inlined by force: the compiler takes a function that only prefetches for one without effect.
+    const auto fetch = [&](int first, int end) __attribute__((always_inline)) {
+      for (int r = first; r < std::min(end, rows.count); ++r)
         for (std::uint32_t i = 0; i < bytes; i += 64) {  // the values' turn comes right after
-          __builtin_prefetch(rows.key[r + kAhead] + i);
-          __builtin_prefetch(rows.value[r + kAhead] + i);
+          __builtin_prefetch(rows.key[r] + i);
+          __builtin_prefetch(rows.value[r] + i);
         }
-      const typename Format::template Reader<V> key(rows.key[r], dim);
-      F sum[kHeads];
-      for (int h = 0; h < kHeads; ++h) sum[h] = V::zero();
-      for (std::uint32_t i = 0; i < dim; i += L) {
-        const F k = key.load(i);
-        for (int h = 0; h < kHeads; ++h) sum[h] = V::fma(k, V::load(query + h * dim + i), sum[h]);
-      }
-      for (int h = 0; h < kHeads; ++h) score[h][r] = V::sum(sum[h]) + rows.log_weight[r];
+    };
+    fetch(0, kAhead);
+    int r = 0;
+    for (; r + kRows <= rows.count; r += kRows) {
+      fetch(r + kAhead, r + kAhead + kRows);
+      score_rows<Format, kHeads, kRows>(query, dim, rows, r, score);
     }
+    for (; r < rows.count; ++r) score_rows<Format, kHeads, 1>(query, dim, rows, r, score);
   }
 
   // score[h][r] of a scored fold, from query head `first` on.
@@ -82,11 +117,11 @@ struct Attend {
       for (int v = 0; v < kVecs; ++v) acc[h][v] = V::zero();
     for (int r = 0; r < rows.count; ++r) {
       const typename Format::template Reader<V> row(rows.value[r], dim);
-      F value[kVecs];
-      for (int v = 0; v < kVecs; ++v) value[v] = row.load(first + v * L);
-      for (int h = 0; h < kHeads; ++h) {
-        const F weight = V::set(p[h][r]);
-        for (int v = 0; v < kVecs; ++v) acc[h][v] = V::fma(weight, value[v], acc[h][v]);
+      F weight[kHeads];
+      for (int h = 0; h < kHeads; ++h) weight[h] = V::set(p[h][r]);
+      for (int v = 0; v < kVecs; ++v) {
+        const F value = row.load(first + v * L);
+        for (int h = 0; h < kHeads; ++h) acc[h][v] = V::fma(weight[h], value, acc[h][v]);
       }
     }
     for (int h = 0; h < kHeads; ++h)
@@ -95,10 +130,11 @@ struct Attend {
 
   // In place: score -> e^(score - max); fills max and sum.
   static void weigh(float* score, int rows, AttnState* state) {
-    float largest = score[0];
-    for (int r = 1; r < rows; ++r) largest = score[r] > largest ? score[r] : largest;
     const int padded = (rows + L - 1) / L * L;
     for (int r = rows; r < padded; ++r) score[r] = -std::numeric_limits<float>::infinity();
+    F most = V::load(score);
+    for (int r = L; r < padded; r += L) most = V::max(most, V::load(score + r));
+    const float largest = V::largest(most);
     F sum = V::zero();
     for (int r = 0; r < padded; r += L) {
       const F s = V::load(score + r);
@@ -114,7 +150,7 @@ struct Attend {
   template <typename Format, int kHeads>
   static void accumulate_all(const Rows& rows, const float (*p)[kFoldRows], std::uint32_t dim,
                              AttnState* states) {
-    constexpr int kVecs = kHeads <= 2 ? 4 : 2;
+    constexpr int kVecs = kHeads <= 3 ? 4 : 2;  // sums that fit the register file
     std::uint32_t i = 0;
     for (; i + kVecs * L <= dim; i += kVecs * L)
       accumulate<Format, kHeads, kVecs>(rows, p, dim, i, states);
