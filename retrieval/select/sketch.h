@@ -23,7 +23,7 @@ struct SketchOptions {
   double share = 0.02;          // of a timeline's length that is read in each KV head, [0, 1]
   std::uint32_t min_rows = 64;  // and at least so many rows, from 1
   std::uint32_t cluster = 16;   // rows a cluster, on average: [2, 1024]
-  double candidates = 20;       // rows that are looked at, as a multiple of the budget: [1, 1000]
+  double candidates = 12;       // rows that are looked at, as a multiple of the budget: [1, 1000]
   double reach = 1;             // their clusters are those best if a row's score may be so many
                                 // deviations above its mean's: [0, 100]
   KmeansOptions kmeans = {};    // iterations: [0, 100]; groups: [1, 1000]

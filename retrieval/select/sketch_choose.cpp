@@ -12,9 +12,9 @@ constexpr std::uint32_t kJobRows = 1024;
 constexpr std::uint32_t kJobClusters = 128;
 constexpr float kNoRow = -1.0f;
 constexpr float kMostAbove = 60.0f;  // as in kernels/sketch.h
-// A cluster whose unread rows have less than this share of every query head's attention together is
-// left out of the estimate: a thousand of them are a tenth of a percent.
-constexpr float kNegligible = 1e-6f;
+// A cluster whose unread rows have less than this share of the query heads' attention together is
+// left out of the estimate: those left out have a tenth of a percent together, or little more.
+constexpr float kNegligible = 5e-5f;
 
 const SketchIndex* index_of(const Run& run) {
   return dynamic_cast<const SketchIndex*>(run.index.get());  // null: another method formed it
