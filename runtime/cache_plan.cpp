@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/base/buffer.h"
+#include "runtime/query_tiles.h"
 #include "runtime/timeline_state.h"
 #include "tiers/codec/raw.h"
 #include "tiers/row_cache.h"
@@ -82,6 +83,10 @@ void plan_layer(const CacheOptions& options, const Method& method, const LayerSp
       plan->sealing_bytes,
       RawStore::bytes_for(layer.raw, spec.kv_heads,
                           std::min(options.max_positions, kSpanRows) + layer.tail_capacity));
+  const QueryTiles tiles = QueryTiles::cut(spec, 0, std::min(options.max_positions, kSpanRows));
+  plan->workspace_bytes = std::max<std::uint64_t>(
+      plan->workspace_bytes,
+      tiles.count * (tiles.query_floats() + tiles.state_floats()) * sizeof(float));
   if (layer.seals && method.tail_begin(options.max_positions) > method.sink)
     plan_sealed(options, method, spec, &layer, plan);
   plan->layers.push_back(layer);
@@ -124,6 +129,7 @@ MemoryPlan CachePlan::lines() const {
   add("host", "sealing", sealing_bytes);
   add("host", "tables", tables_bytes);
   if (home == Tier::disk) add("disk", "rows", rows_bytes);
+  add(kWorkspace, "attention", workspace_bytes);
   return plan;
 }
 

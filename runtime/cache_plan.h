@@ -32,6 +32,7 @@ struct CachePlan {
   std::uint32_t row_cache_rows = 0;  // a layer and KV head
   std::uint64_t row_cache_bytes = 0;
   std::uint64_t host_budget_bytes = 0;  // what the ledger will allow
+  std::uint64_t workspace_bytes = 0;    // of a prefill's longest span; beside the budget
 
   std::uint64_t host_bytes() const;
   MemoryPlan lines() const;

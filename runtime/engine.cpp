@@ -205,7 +205,11 @@ Result<std::unique_ptr<KvCache>> Engine::open_cache(CacheOptions options) const 
 Result<MemoryPlan> Engine::plan(CacheOptions options) const {
   options.layers = impl_->model.spec.layers;
   if (options.max_positions == 0) options.max_positions = impl_->info.context;
-  return KvCache::plan(options);
+  TL_TRY_ASSIGN(MemoryPlan plan, KvCache::plan(options));
+  const std::uint64_t rows =
+      RowState::bytes_for(impl_->model.spec, std::min(options.max_positions, kSpanRows));
+  plan.lines.push_back({kWorkspace, "prefill", rows, rows});
+  return plan;
 }
 
 Status Engine::prefill(Timeline& timeline, std::span<const int> tokens, std::span<float> logits,

@@ -2,24 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 
 #include "runtime/kv_impl.h"
 
 namespace thermocline {
-namespace {
-
-// $XDG_CACHE_HOME/thermocline: on a disk, the user's own, not a shared /tmp.
-std::string default_directory() {
-  if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache && *cache)
-    return std::string(cache) + "/thermocline/kv";
-  if (const char* home = std::getenv("HOME"); home && *home)
-    return std::string(home) + "/.cache/thermocline/kv";
-  return "/var/tmp/thermocline-kv";
-}
-
-}  // namespace
-
 Timeline::Timeline(Timeline&& other) noexcept : cache_(other.cache_), id_(other.id_) {
   other.cache_ = nullptr;
 }
@@ -117,6 +103,11 @@ MemoryPlan KvCache::usage() const {
                                std::string(name_of(static_cast<Purpose>(p))), held.held[p],
                                held.peak[p]});
   }
+  std::uint64_t scratch = 0;
+  for (const Scratch* one : {&impl_->query_scratch, &impl_->partial_scratch, &impl_->tile_scratch,
+                             &impl_->tile_query_scratch, &impl_->tile_state_scratch})
+    scratch += one->bytes();
+  if (scratch > 0) usage.lines.push_back({kWorkspace, "attention", scratch, scratch});
   return usage;
 }
 
@@ -133,7 +124,7 @@ Status KvCache::Impl::open() {
   for (std::size_t l = 0; l < options.layers.size(); ++l)
     pages.layers.push_back({plan.layers[l].sealed, options.layers[l].kv_heads,
                             plan.layers[l].seals ? plan.row_cache_rows : 0, plan.layers[l].rows});
-  pages.directory = options.tiers.directory.empty() ? default_directory() : options.tiers.directory;
+  pages.directory = options.tiers.directory;
   pages.disk_bytes = options.tiers.disk_bytes;
   pages.io_backend = options.tiers.io_backend;
   if (plan.staging_bytes > 0) pages.staging_bytes = plan.staging_bytes;

@@ -14,6 +14,7 @@
 #include "runtime/cache_plan.h"
 #include "runtime/kv_cache.h"
 #include "runtime/method.h"
+#include "runtime/query_tiles.h"
 #include "runtime/timeline_state.h"
 #include "tiers/budget.h"
 #include "tiers/page_table.h"
@@ -27,13 +28,14 @@ class Scratch {
   // Room for `count`; the first `keep` of them stay as they are.
   Result<float*> floats(std::size_t count, std::size_t keep = 0) {
     if (count * sizeof(float) > buffer_.size()) {
-      TL_TRY_ASSIGN(Buffer larger, Buffer::create(count * sizeof(float) * 5 / 4));
+      TL_TRY_ASSIGN(Buffer larger, Buffer::create(count * sizeof(float)));
       std::copy_n(data(), keep, reinterpret_cast<float*>(larger.data()));
       buffer_ = std::move(larger);
     }
     return data();
   }
   float* data() const { return reinterpret_cast<float*>(buffer_.data()); }
+  std::uint64_t bytes() const { return buffer_.size(); }
 
  private:
   Buffer buffer_;
@@ -155,16 +157,18 @@ struct KvCache::Impl final : SummaryRows {
   }
 
   // kv_prefill.cpp
-  struct Tiles;
   Status prefill_attend(LayerId l, MatView<const float> queries, MatView<float> out);
-  Result<Tiles> cut_tiles(LayerId l);
+  Result<QueryTiles> cut_tiles(LayerId l);
+  float* scratch_here(HeadShape heads) const {  // of this thread, for attend_tile()
+    return tile_scratch.data() + Workers::slot() * tile_scratch_floats(heads);
+  }
   template <typename Body>
-  void for_tiles(const Tiles& tiles, const Body& body);
-  void load_tiles(LayerId l, MatView<const float> queries, const Tiles& tiles);
-  void tiles_read_sinks(LayerId l, const Tiles& tiles);
-  Status tiles_read_runs(LayerId l, const Tiles& tiles);
-  void tiles_read_span(LayerId l, const RawRows& raw, const Tiles& tiles);
-  void finish_tiles(const Tiles& tiles, MatView<float> out);
+  void for_tiles(const QueryTiles& tiles, const Body& body);
+  void load_tiles(LayerId l, MatView<const float> queries, const QueryTiles& tiles);
+  void tiles_read_sinks(LayerId l, const QueryTiles& tiles);
+  Status tiles_read_runs(LayerId l, const QueryTiles& tiles);
+  void tiles_read_span(LayerId l, const RawRows& raw, const QueryTiles& tiles);
+  void finish_tiles(const QueryTiles& tiles, MatView<float> out);
 
   // kv_seal.cpp
   Status open_span(LayerId l);

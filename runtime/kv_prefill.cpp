@@ -9,62 +9,15 @@
 #include "runtime/raw_fold.h"
 
 namespace thermocline {
-namespace {
 
-// Tokens a tile, so that a tile's queries and accumulators stay in a core's cache. A function of
-// the layer's shape alone.
-std::uint32_t tile_tokens(HeadShape shape) {
-  constexpr std::uint32_t kTileFloats = 16384;
-  const std::uint32_t tokens = kTileFloats / (shape.heads * shape.key_dim);
-  return std::clamp<std::uint32_t>(tokens / 16 * 16, 16, 64);
-}
-
-}  // namespace
-
-// The rows of a layer's queries, cut into tiles of `tokens` of one KV head. Lane g * tokens + i of
-// a tile is its token i under the group's query head g. Memory is the cache's scratch.
-struct KvCache::Impl::Tiles {
-  HeadShape heads;
-  std::uint32_t rows = 0, first_position = 0;  // of the step
-  std::uint32_t tokens = 0, a_head = 0;        // tokens a tile; tiles a KV head
-  std::size_t count = 0, lanes = 0;
-  float *query = nullptr, *state = nullptr, *scratch = nullptr;
-  std::uint32_t* position = nullptr;  // [a_head][lanes]
-
-  std::size_t query_floats() const { return lanes * heads.key_dim; }
-  std::size_t state_floats() const { return lanes * (2 + heads.value_dim); }
-  std::uint32_t head(std::size_t t) const { return static_cast<std::uint32_t>(t / a_head); }
-  std::uint32_t first_token(std::size_t t) const {
-    return static_cast<std::uint32_t>(t % a_head) * tokens;
-  }
-  std::uint32_t last_token(std::size_t t) const { return std::min(first_token(t) + tokens, rows); }
-  QueryTile operator[](std::size_t t) const {
-    float* of = state + t * state_floats();
-    return {query + t * query_floats(),
-            position + t % a_head * lanes,
-            lanes,
-            of,
-            of + lanes,
-            of + 2 * lanes};
-  }
-  float* scratch_here() const { return scratch + Workers::slot() * tile_scratch_floats(heads); }
-};
-
-Result<KvCache::Impl::Tiles> KvCache::Impl::cut_tiles(LayerId l) {
-  Tiles tiles;
-  tiles.heads = shape(l);
-  tiles.rows = static_cast<std::uint32_t>(rows.size());
-  tiles.first_position = rows[0].position;
-  tiles.tokens = tile_tokens(tiles.heads);
-  tiles.a_head = (tiles.rows + tiles.tokens - 1) / tiles.tokens;
-  tiles.count = std::size_t{tiles.a_head} * spec(l).kv_heads;
-  tiles.lanes = round_up(std::size_t{tiles.tokens} * tiles.heads.heads, kTileLanes);
+Result<QueryTiles> KvCache::Impl::cut_tiles(LayerId l) {
+  QueryTiles tiles =
+      QueryTiles::cut(spec(l), rows[0].position, static_cast<std::uint32_t>(rows.size()));
   // Of every tile, since a wave of folds visits all of them.
   TL_TRY_ASSIGN(tiles.query, tile_query_scratch.floats(tiles.count * tiles.query_floats()));
   TL_TRY_ASSIGN(tiles.state, tile_state_scratch.floats(tiles.count * tiles.state_floats()));
   const auto threads = static_cast<std::size_t>(workers->threads());
-  TL_TRY_ASSIGN(tiles.scratch,
-                tile_scratch.floats(tile_scratch_floats(tiles.heads) * (threads + 1)));
+  TL_TRY(tile_scratch.floats(tile_scratch_floats(tiles.heads) * (threads + 1)));
   tile_positions.resize(tiles.a_head * tiles.lanes);
   tiles.position = tile_positions.data();
   for (std::uint32_t t = 0; t < tiles.a_head; ++t)
@@ -78,7 +31,7 @@ Result<KvCache::Impl::Tiles> KvCache::Impl::cut_tiles(LayerId l) {
 }
 
 // Queries rotated, scaled and transposed; states that have seen nothing.
-void KvCache::Impl::load_tiles(LayerId l, MatView<const float> queries, const Tiles& tiles) {
+void KvCache::Impl::load_tiles(LayerId l, MatView<const float> queries, const QueryTiles& tiles) {
   const LayerSpec& s = spec(l);
   for_tiles(tiles, [&](std::size_t t, const QueryTile& tile) {
     alignas(64) float rotated[512];
@@ -100,13 +53,13 @@ void KvCache::Impl::load_tiles(LayerId l, MatView<const float> queries, const Ti
 
 // Calls body(t, tile) for every tile, on all workers.
 template <typename Body>
-void KvCache::Impl::for_tiles(const Tiles& tiles, const Body& body) {
+void KvCache::Impl::for_tiles(const QueryTiles& tiles, const Body& body) {
   workers->parallel(tiles.count, 1, [&](std::size_t first, std::size_t last) {
     for (std::size_t t = first; t < last; ++t) body(t, tiles[t]);
   });
 }
 
-void KvCache::Impl::tiles_read_sinks(LayerId l, const Tiles& tiles) {
+void KvCache::Impl::tiles_read_sinks(LayerId l, const QueryTiles& tiles) {
   const LayerState& layer = layer_state(rows[0].timeline, l);
   const RawRows sinks =
       layer.sinks.view(0, std::min(plan.layers[index(l)].sinks, tiles.first_position + tiles.rows));
@@ -115,12 +68,13 @@ void KvCache::Impl::tiles_read_sinks(LayerId l, const Tiles& tiles) {
     for (std::uint32_t at = 0; at < sinks.rows; at += kFoldRows) {
       const RawFold fold(sinks, tiles.head(t), at,
                          std::min<std::uint32_t>(kFoldRows, sinks.rows - at));
-      cpu->attend.attend_tile(tile, tiles.heads, fold.fold, {true, at, 0}, tiles.scratch_here());
+      cpu->attend.attend_tile(tile, tiles.heads, fold.fold, {true, at, 0},
+                              scratch_here(tiles.heads));
     }
   });
 }
 
-Status KvCache::Impl::tiles_read_runs(LayerId l, const Tiles& tiles) {
+Status KvCache::Impl::tiles_read_runs(LayerId l, const QueryTiles& tiles) {
   const LayerState& layer = layer_state(rows[0].timeline, l);
   if (layer.runs.empty()) return {};
   const std::uint32_t kv_heads = spec(l).kv_heads;
@@ -145,13 +99,13 @@ Status KvCache::Impl::tiles_read_runs(LayerId l, const Tiles& tiles) {
     for_tiles(tiles, [&](std::size_t t, const QueryTile& tile) {
       for (const ReadyFold& ready : wave)
         if (ready.list == tiles.head(t))
-          cpu->attend.attend_tile(tile, tiles.heads, ready.fold, {}, tiles.scratch_here());
+          cpu->attend.attend_tile(tile, tiles.heads, ready.fold, {}, scratch_here(tiles.heads));
     });
   }
 }
 
 // The tail and the step's own rows.
-void KvCache::Impl::tiles_read_span(LayerId l, const RawRows& raw, const Tiles& tiles) {
+void KvCache::Impl::tiles_read_span(LayerId l, const RawRows& raw, const QueryTiles& tiles) {
   const std::uint32_t window = spec(l).window, sinks = plan.layers[index(l)].sinks;
   const std::uint32_t end = raw.first_position + raw.rows;
   const auto fold_begin = [&](std::uint32_t position) {
@@ -165,13 +119,13 @@ void KvCache::Impl::tiles_read_span(LayerId l, const RawRows& raw, const Tiles& 
       const std::uint32_t next = std::min(end, fold_begin(at) + kFoldRows);
       const RawFold fold(raw, tiles.head(t), at - raw.first_position, next - at);
       cpu->attend.attend_tile(tile, tiles.heads, fold.fold, {true, at, window},
-                              tiles.scratch_here());
+                              scratch_here(tiles.heads));
       at = next;
     }
   });
 }
 
-void KvCache::Impl::finish_tiles(const Tiles& tiles, MatView<float> out) {
+void KvCache::Impl::finish_tiles(const QueryTiles& tiles, MatView<float> out) {
   const std::uint32_t value_dim = tiles.heads.value_dim;
   for_tiles(tiles, [&](std::size_t t, const QueryTile& tile) {
     for (std::uint32_t i = tiles.first_token(t); i < tiles.last_token(t); ++i)
@@ -186,7 +140,7 @@ void KvCache::Impl::finish_tiles(const Tiles& tiles, MatView<float> out) {
 }
 
 Status KvCache::Impl::prefill_attend(LayerId l, MatView<const float> queries, MatView<float> out) {
-  TL_TRY_ASSIGN(const Tiles tiles, cut_tiles(l));
+  TL_TRY_ASSIGN(const QueryTiles tiles, cut_tiles(l));
   load_tiles(l, queries, tiles);
   tiles_read_sinks(l, tiles);
   TL_TRY(tiles_read_runs(l, tiles));

@@ -34,8 +34,10 @@ CacheReport difference(const CacheReport& after, const CacheReport& before);
 CacheReport sum(const CacheReport& one, const CacheReport& other);
 
 // Bytes by tier and purpose: what a cache will hold (a plan) or holds (usage).
+inline constexpr char kWorkspace[] = "workspace";
 struct MemoryLine {
-  std::string tier;     // "host", "disk"
+  // "host", "disk"; or kWorkspace: host memory for computing, beside what a tier's budget bounds.
+  std::string tier;
   std::string purpose;  // "tail", "index", "rows" ...
   std::uint64_t bytes = 0;
   std::uint64_t peak_bytes = 0;  // of usage; equal to bytes in a plan

@@ -43,26 +43,41 @@ Status check_logits(MatView<const float> logits) {
   return {};
 }
 
-Result<RowState> RowState::create(const ModelSpec& model, std::size_t rows) {
+namespace {
+
+// Columns of the widest layer.
+struct Columns {
   std::size_t q = 0, k = 0, v = 0, mixed = 0;
-  for (const LayerSpec& layer : model.layers) {
-    q = std::max(q, std::size_t{layer.q_heads} * layer.key_dim);
-    k = std::max(k, std::size_t{layer.kv_heads} * layer.key_dim);
-    v = std::max(v, std::size_t{layer.kv_heads} * layer.value_dim);
-    mixed = std::max(mixed, std::size_t{layer.q_heads} * layer.value_dim);
+  explicit Columns(const ModelSpec& model) {
+    for (const LayerSpec& layer : model.layers) {
+      q = std::max(q, std::size_t{layer.q_heads} * layer.key_dim);
+      k = std::max(k, std::size_t{layer.kv_heads} * layer.key_dim);
+      v = std::max(v, std::size_t{layer.kv_heads} * layer.value_dim);
+      mixed = std::max(mixed, std::size_t{layer.q_heads} * layer.value_dim);
+    }
   }
+};
+
+}  // namespace
+
+std::uint64_t RowState::bytes_for(const ModelSpec& model, std::size_t rows) {
+  const Columns cols(model);
+  return sizeof(float) * rows * (model.width + cols.q + cols.k + cols.v + cols.mixed);
+}
+
+Result<RowState> RowState::create(const ModelSpec& model, std::size_t rows) {
   RowState state;
-  TL_TRY_ASSIGN(state.memory_,
-                Buffer::create(sizeof(float) * rows * (model.width + q + k + v + mixed)));
+  TL_TRY_ASSIGN(state.memory_, Buffer::create(bytes_for(model, rows)));
+  const Columns columns(model);
   float* next = state.memory_.as<float>().data();
   const auto take = [&](std::size_t cols) {
     return MatView<float>(std::exchange(next, next + rows * cols), rows, cols);
   };
   state.hidden_ = take(model.width);
-  state.q_ = take(q);
-  state.k_ = take(k);
-  state.v_ = take(v);
-  state.mixed_ = take(mixed);
+  state.q_ = take(columns.q);
+  state.k_ = take(columns.k);
+  state.v_ = take(columns.v);
+  state.mixed_ = take(columns.mixed);
   return state;
 }
 

@@ -177,8 +177,9 @@ TEST(KvCache, TruncatesInTheTailAndInsideSegments) {
 // The codec's way through sealing, every tier, attention in both passes and a cut, without its
 // loss.
 TEST(KvCache, Int8RowsThatBytesHoldAreFullAttention) {
-  const std::vector<std::string> both = {"keys.compress=int8", "values.compress=int8"};
-  for (const auto& overrides : {both, {both[0]}, {both[1]}})
+  const std::string keys = "keys.compress=int8", values = "values.compress=int8";
+  const std::vector<std::vector<std::string>> choices = {{keys, values}, {keys}, {values}};
+  for (const auto& overrides : choices)
     for (const std::uint64_t disk : {std::uint64_t{0}, std::uint64_t{64} << 20}) {
       auto options = options_for({layer(6, 2, 32), layer(2, 1, 48)}, 4000);
       for (LayerSpec& spec : options.layers) spec.rope = {};
