@@ -179,6 +179,7 @@ struct KvCache::Impl final : SummaryRows {
   Result<Run> form(LayerId l, const RawRows& rows);
   // Decides what becomes of raw rows at the end of a step: sealed, dropped, or the new tail.
   Status settle(LayerId l, const RawRows& raw, Pending* into);
+  Status check_cut(TimelineId id, std::uint32_t length);
   // Reads a run's rows back, in position order, before position `end`.
   Result<RawStore> restore(LayerId l, const Run& run, std::uint32_t end);
 };

@@ -145,6 +145,27 @@ Result<RawStore> KvCache::Impl::restore(LayerId l, const Run& run, std::uint32_t
   return raw;
 }
 
+// Whether every row that a query at `length` would need is still there.
+Status KvCache::Impl::check_cut(TimelineId id, std::uint32_t length) {
+  for (std::uint32_t i = 0; i < options.layers.size(); ++i) {
+    const LayerState& layer = layer_state(id, LayerId{i});
+    const std::uint32_t window = options.layers[i].window;
+    const std::uint32_t sinks = plan.layers[i].sinks;
+    if (window == 0 && !plan.layers[i].seals && layer.tail_first > sinks && length > sinks &&
+        length < layer.tail_first + method.recent)
+      return fail(ErrorCode::unsupported, "method ", method.name,
+                  " has dropped the positions from ", sinks, " to ", layer.tail_first,
+                  " and keeps a window of ", method.recent, ": the timeline can be cut at ",
+                  layer.tail_first + method.recent, " or later (or at ", sinks,
+                  " or before), not at ", length);
+    if (window > 0 && layer.tail_first > 0 && length > 0 && length < layer.tail_first + window)
+      return fail(ErrorCode::unsupported, "layer ", i, " keeps a sliding window of ", window,
+                  " positions: the timeline can be cut at ", layer.tail_first + window,
+                  " or later (or 0), not at ", length);
+  }
+  return {};
+}
+
 Status KvCache::Impl::truncate(TimelineId id, std::uint32_t length) {
   if (!rows.empty())
     return fail(ErrorCode::invalid_argument,
@@ -153,27 +174,13 @@ Status KvCache::Impl::truncate(TimelineId id, std::uint32_t length) {
   if (length > t.length)
     return fail(ErrorCode::invalid_argument, "cannot cut a timeline of ", t.length,
                 " positions at ", length);
+  TL_TRY(check_cut(id, length));
   std::vector<std::size_t> kept(options.layers.size());
   for (std::uint32_t i = 0; i < options.layers.size(); ++i) {
     const LayerState& layer = t.layers[i];
-    const std::uint32_t window = options.layers[i].window;
-    const std::uint32_t sinks = plan.layers[i].sinks;
-    if (window == 0 && !plan.layers[i].seals && layer.tail_first > sinks && length > sinks &&
-        length < layer.tail_first + method.recent) {
-      return fail(ErrorCode::unsupported, "method ", method.name,
-                  " has dropped the positions from ", sinks, " to ", layer.tail_first,
-                  " and keeps a window of ", method.recent, ": the timeline can be cut at ",
-                  layer.tail_first + method.recent, " or later (or at ", sinks,
-                  " or before), not at ", length);
-    }
-    if (window > 0 && layer.tail_first > 0 && length > 0 && length < layer.tail_first + window) {
-      return fail(ErrorCode::unsupported, "layer ", i, " keeps a sliding window of ", window,
-                  " positions: the timeline can be cut at ", layer.tail_first + window,
-                  " or later (or 0), not at ", length);
-    }
     kept[i] = layer.runs.size();
     while (kept[i] > 0 && layer.runs[kept[i] - 1].rows->first_position >= length) --kept[i];
-    if (window > 0 || length >= layer.tail_first || kept[i] == 0) continue;
+    if (length >= layer.tail_first || kept[i] == 0) continue;
     const Run& last = layer.runs[kept[i] - 1];
     if (last.rows->first_position + last.rows->rows <= length) continue;
     auto raw = restore(LayerId{i}, last, length);

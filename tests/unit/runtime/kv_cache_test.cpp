@@ -177,8 +177,9 @@ TEST(KvCache, TruncatesInTheTailAndInsideSegments) {
 // The codec's way through sealing, every tier, attention in both passes and a cut, without its
 // loss.
 TEST(KvCache, Int8RowsThatBytesHoldAreFullAttention) {
-  const std::vector<std::string> both = {"keys.compress=int8", "values.compress=int8"};
-  for (const auto& overrides : {both, {both[0]}, {both[1]}})
+  const std::string keys = "keys.compress=int8", values = "values.compress=int8";
+  const std::vector<std::vector<std::string>> choices = {{keys, values}, {keys}, {values}};
+  for (const auto& overrides : choices)
     for (const std::uint64_t disk : {std::uint64_t{0}, std::uint64_t{64} << 20}) {
       auto options = options_for({layer(6, 2, 32), layer(2, 1, 48)}, 4000);
       for (LayerSpec& spec : options.layers) spec.rope = {};
@@ -233,6 +234,20 @@ TEST(KvCache, SlidingWindowsRefuseToRewindBeyondWhatTheyKept) {
   driver.advance({&text}, 4, kBound);
 }
 
+// A layer that could be cut has not been, when another one refuses.
+TEST(KvCache, ARefusedCutLeavesNoTraceInAnyLayer) {
+  Driver driver(options_for({layer(4, 2, 32), layer(2, 1, 32, 64)}, 4000), 1);
+  auto text = driver.start();
+  driver.advance({&text}, 2000, kBound);
+  const Status cut = text.timeline.truncate(300);
+  ASSERT_FALSE(cut);
+  EXPECT_EQ(cut.error().code, ErrorCode::unsupported);
+  driver.advance({&text}, 3, kBound);
+  EXPECT_TRUE(text.timeline.truncate(2000));
+  for (auto& oracle : text.layers) oracle.truncate(2000);
+  driver.advance({&text}, 100, kBound);
+}
+
 TEST(KvCache, AMethodThatDropsRowsRefusesToCutIntoItsWindow) {
   auto options = options_for({layer(2, 1, 32)}, 4000);
   options.method = "streaming";
@@ -280,7 +295,7 @@ TEST(KvCache, PlacementNeverChangesAnAnswer) {
   const Weather weathers[] = {{1000, 0, 1, "auto"},    {1000, 0, 2, "auto"},
                               {0, disk, 2, "uring"},   {0, disk, 1, "threads"},
                               {500, disk, 2, "uring"}, {500, disk, 1, "threads"},
-                              {30, disk, 2, "uring"},  {1000, disk, 2, "auto"}};
+                              {60, disk, 2, "uring"},  {1000, disk, 2, "auto"}};
   const std::vector<std::string> int8 = {"keys.compress=int8", "values.compress=int8"};
   const std::pair<std::string, std::vector<std::string>> methods[] = {
       {"exact", {}}, {"sketch", {}}, {"exact", int8}, {"sketch", int8}};

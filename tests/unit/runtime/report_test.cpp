@@ -23,8 +23,9 @@ TEST(CacheReport, EveryCounterIsNamedSubtractedAndSummed) {
     for (const CacheCounter& other : cache_counters())
       std::visit(
           [&](auto member) {
-            EXPECT_EQ(between.*member, other.name == counter.name ? 7 : 0) << other.name;
-            EXPECT_EQ(both.*member, other.name == counter.name ? 13 : 0) << other.name;
+            const bool same = other.name == counter.name;
+            EXPECT_EQ(static_cast<double>(between.*member), same ? 7.0 : 0.0) << other.name;
+            EXPECT_EQ(static_cast<double>(both.*member), same ? 13.0 : 0.0) << other.name;
           },
           other.member);
   }
