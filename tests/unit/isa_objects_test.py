@@ -22,7 +22,7 @@ ALLOWED = re.compile(r"(thermocline::k\w+Table|DW\.ref\.__gxx_personality_v0|__o
 
 
 def exported(path):
-    """(type, name) of what `path` defines for other files: nm's capital letters, and unique ones."""
+    """(type, name) of what `path` defines for other files: nm's capital letters and u, v, w."""
     listed = subprocess.run(["nm", "-C", "--defined-only", path], capture_output=True, text=True,
                             check=True)
     rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
