@@ -2,6 +2,7 @@
 option(THERMOCLINE_TESTS "Build the tests" ON)
 option(THERMOCLINE_WERROR "Treat warnings as errors" ON)
 set(THERMOCLINE_SANITIZE "" CACHE STRING "Sanitizers, for example address,undefined or thread")
+option(THERMOCLINE_FUZZ "Build the fuzzers; needs clang and its libFuzzer" OFF)
 set(THERMOCLINE_CUDA AUTO CACHE STRING "CUDA kernels: AUTO, ON or OFF")
 set_property(CACHE THERMOCLINE_CUDA PROPERTY STRINGS AUTO ON OFF)
 

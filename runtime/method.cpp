@@ -268,6 +268,9 @@ Result<Method> load_method(const std::string& name_or_path, const std::string& d
     if (override_text.find('\n') != std::string::npos)
       return fail(ErrorCode::invalid_argument,
                   "an override of a method is one line, section.name=value, not several");
+    if (override_text.find('=') == std::string::npos)
+      return fail(ErrorCode::invalid_argument, "'", override_text,
+                  "' is not of the form section.name=value");
     std::istringstream line(override_text);
     TL_TRY_ASSIGN(const auto more, read_values("'" + override_text + "'", line));
     if (more.empty())

@@ -232,7 +232,7 @@ Result<GgufFile> GgufFile::open(const std::string& path) {
   struct stat status = {};
   if (::fstat(file.number(), &status) != 0) return system_error(path, "cannot be examined");
   if (!S_ISREG(status.st_mode))
-    return fail(ErrorCode::invalid_argument, path, ": not a regular file: give a .gguf model");
+    return fail(ErrorCode::io, path, ": not a regular file: give a .gguf model");
   if (status.st_size == 0)
     return fail(ErrorCode::corrupt, path, ": offset 0: the file is empty; fetch it again");
   const auto size = static_cast<std::size_t>(status.st_size);

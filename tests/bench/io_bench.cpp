@@ -1,4 +1,5 @@
-// Random reads through each back end: MB/s by size and depth, and whether every byte was right.
+// Random reads through each back end: MB/s by size and depth, the share of the best rate of the run
+// (the measured peak of this disk), and whether every byte was right.
 // Usage: io_bench [directory [MiB a measurement]]. Exit 1: wrong data or an error.
 #include <algorithm>
 #include <array>
@@ -23,6 +24,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::uint64_t kFileBytes = std::uint64_t{64} << 20;
 constexpr int kRounds = 3;  // interleaved; the median counts, their spread is printed
+constexpr std::array kBackends = {"uring", "threads"};
 
 struct File {
   ScratchFile scratch;
@@ -103,37 +105,60 @@ Result<double> read_rate(Sink* sink, const File& file, std::size_t bytes, std::s
          std::chrono::duration<double, std::micro>(Clock::now() - start).count();
 }
 
+// One line of the table. rates: of each back end, sorted; empty where it cannot run.
+struct Measured {
+  std::size_t bytes = 0, depth = 0;
+  std::array<std::vector<double>, kBackends.size()> rates;
+};
+
+Result<Measured> measure(const File& file, std::size_t bytes, std::size_t depth,
+                         std::size_t total) {
+  Measured line{bytes, depth, {}};
+  for (int round = 0; round < kRounds; ++round)
+    for (std::size_t b = 0; b < kBackends.size(); ++b) {
+      const auto opened = open_sink(kBackends[b], {.depth = depth, .threads = depth});
+      if (!opened) continue;  // a dash in the table
+      TL_TRY_ASSIGN(const double rate, read_rate(opened->sink.get(), file, bytes, depth, total));
+      line.rates[b].push_back(rate);
+    }
+  for (auto& rate : line.rates) std::ranges::sort(rate);
+  return line;
+}
+
+void print(const Measured& line, double peak, std::size_t total) {
+  const std::size_t moved = kRounds * std::max(line.depth, total / line.bytes) * line.bytes;
+  std::printf("%6zu %5zu %6zu", line.bytes, line.depth, moved >> 20);
+  for (const auto& rate : line.rates) {
+    if (rate.empty())
+      std::printf("  %-28s", "-");
+    else
+      std::printf("  %7.0f %3.0f %% (%5.0f-%5.0f)   ", rate[rate.size() / 2],
+                  rate[rate.size() / 2] / peak * 100, rate.front(), rate.back());
+  }
+  std::printf("\n");
+}
+
 Status run(const std::string& directory, std::size_t total) {
-  constexpr std::array kBackends = {"uring", "threads"};
   TL_TRY_ASSIGN(const ChosenSink writer, open_sink("auto", {}));
   TL_TRY_ASSIGN(const File file, written_file(directory, writer.sink.get()));
-  std::printf("%s, %llu MiB file, %zu MiB a measurement, every page verified\n",
-              file.scratch.direct() ? "O_DIRECT" : "buffered",
-              static_cast<unsigned long long>(kFileBytes >> 20), total >> 20);
-  std::printf("%6s %5s  %-22s %-22s MB/s: median (least-most)\n", "bytes", "depth", kBackends[0],
-              kBackends[1]);
-  for (const std::size_t bytes : {4096u, 16384u, 65536u, 262144u}) {
+  std::vector<Measured> lines;
+  double peak = 0;
+  for (const std::size_t bytes : {4096u, 16384u, 65536u, 262144u})
     for (const std::size_t depth : {std::size_t{8}, std::size_t{32}}) {
-      std::array<std::vector<double>, kBackends.size()> rates;
-      for (int round = 0; round < kRounds; ++round)
-        for (std::size_t b = 0; b < kBackends.size(); ++b) {
-          const auto opened = open_sink(kBackends[b], {.depth = depth, .threads = depth});
-          if (!opened) continue;  // a dash in the table
-          TL_TRY_ASSIGN(const double rate,
-                        read_rate(opened->sink.get(), file, bytes, depth, total));
-          rates[b].push_back(rate);
-        }
-      std::printf("%6zu %5zu", bytes, depth);
-      for (auto& rate : rates) {
-        std::ranges::sort(rate);
-        if (rate.empty())
-          std::printf("  %-22s", "-");
-        else
-          std::printf("  %7.0f (%5.0f-%5.0f)  ", rate[rate.size() / 2], rate.front(), rate.back());
-      }
-      std::printf("\n");
+      TL_TRY_ASSIGN(Measured line, measure(file, bytes, depth, total));
+      for (const auto& rate : line.rates)
+        if (!rate.empty()) peak = std::max(peak, rate[rate.size() / 2]);
+      lines.push_back(std::move(line));
     }
-  }
+  std::uint64_t hash = 0;
+  for (const std::uint64_t checksum : file.checksums) hash = hash * 31 + checksum;
+  std::printf("%s, %llu MiB file, every page verified, hash %016llx, peak %.0f MB/s\n",
+              file.scratch.direct() ? "O_DIRECT" : "buffered",
+              static_cast<unsigned long long>(kFileBytes >> 20),
+              static_cast<unsigned long long>(hash), peak);
+  std::printf("%6s %5s %6s  %-28s %-28s\n", "bytes", "depth", "MiB", kBackends[0], kBackends[1]);
+  std::printf("%19s  MB/s: median, of the peak, (least-most)\n", "");
+  for (const Measured& line : lines) print(line, peak, total);
   return {};
 }
 

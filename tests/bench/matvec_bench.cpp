@@ -1,5 +1,6 @@
-// How fast one thread multiplies coded weights by activations: GB/s of weights for the shapes of a
-// small model, beside what the same thread reads from memory and does nothing with.
+// How fast one thread multiplies coded weights by activations: bytes of weights and GB/s for the
+// shapes of a small model, and the share of what the same thread reads from the same memory and
+// does nothing with: the measured peak.
 //
 //   matvec_bench [table] [MiB of weights a measurement] [activation rows]
 //
@@ -112,9 +113,9 @@ int run(const CpuTable& table, std::size_t bytes, std::size_t tokens) {
   std::fill(memory->bytes().begin(), memory->bytes().end(), std::byte{1});
   volatile std::uint64_t seen = 0;
   const double reading = median_seconds([&] { seen = read_everything(*memory); });
+  const double peak = static_cast<double>(bytes) / reading * 1e-9;
   std::printf("table %.*s, %zu MiB, %zu activation rows; reading alone %.1f GB/s\n",
-              static_cast<int>(table.name.size()), table.name.data(), bytes >> 20, tokens,
-              static_cast<double>(bytes) / reading * 1e-9);
+              static_cast<int>(table.name.size()), table.name.data(), bytes >> 20, tokens, peak);
   int failures = 0;
   for (const WeightTypeInfo& t : weight_types()) {
     fill(*memory, t.type, rng);
@@ -135,9 +136,12 @@ int run(const CpuTable& table, std::size_t bytes, std::size_t tokens) {
       });
       const double err = error(table, w, x);
       const double gb = static_cast<double>(copies * w.bytes()) * 1e-9;
-      std::printf("%-5.*s %5zu -> %5zu  %6.2f GB/s  %6.2f Gweights/s  error %.1e  hash %.6g\n",
-                  static_cast<int>(t.name.size()), t.name.data(), cols, w.rows, gb / seconds,
-                  static_cast<double>(copies * w.rows * cols) / seconds * 1e-9, err, hash);
+      std::printf(
+          "%-5.*s %5zu -> %5zu  %6.1f MB  %6.2f GB/s, %3.0f %% of reading  %6.2f Gweights/s  "
+          "error %.1e  hash %.6g\n",
+          static_cast<int>(t.name.size()), t.name.data(), cols, w.rows, gb * 1e3, gb / seconds,
+          gb / seconds / peak * 100, static_cast<double>(copies * w.rows * cols) / seconds * 1e-9,
+          err, hash);
       if (!(err < 2e-5)) ++failures;
     }
   }

@@ -195,14 +195,19 @@ Result<Exit> evaluate(const EvalFlags& flags) {
                "tokens_per_s", "tokens_per_s_full"});
   for (const std::string& path : flags.texts) {
     TL_TRY_ASSIGN(const Passage passage, read_passage(*engine, flags, path));
+    std::vector<CacheOptions> chosen;
+    for (const std::string& method : methods) {
+      chosen.push_back(flags.method.cache_options());
+      chosen.back().method = method;
+      chosen.back().tiers = tiers;
+      chosen.back().max_positions = passage.prompt + passage.steps;
+      TL_TRY(engine->plan(chosen.back()));  // what is wrong costs no reading of the text
+    }
     CacheOptions options;  // the reference: full attention, everything in memory
     options.method_directory = method_directory(flags.method.directory);
     TL_TRY_ASSIGN(Run full, prefill(*engine, passage, options, style));
     for (std::size_t m = 0; m < methods.size(); ++m) {
-      CacheOptions chosen = flags.method.cache_options();
-      chosen.method = methods[m];
-      chosen.tiers = tiers;
-      TL_TRY_ASSIGN(Run other, prefill(*engine, passage, chosen, style));
+      TL_TRY_ASSIGN(Run other, prefill(*engine, passage, chosen[m], style));
       TL_TRY_ASSIGN(const Json row, compare(*engine, passage, methods[m], &full, &other));
       table.add(row);
       by_method[m].push_back(row);

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <random>
 
+#include "tools/thermocline/machine.h"
 #include "tools/thermocline/size.h"
 
 namespace thermocline {
@@ -109,8 +110,14 @@ Result<std::unique_ptr<Engine>> ModelFlags::open() const {
 }
 
 std::vector<std::string> ModelFlags::notes() const {
-  if (batch == 0 && ubatch == 0) return {};
-  return {"-b and -ub have no effect: the prefill chooses its own, which no answer depends on"};
+  std::vector<std::string> notes;
+  if (batch != 0 || ubatch != 0)
+    notes.emplace_back(
+        "-b and -ub have no effect: the prefill chooses its own, which no answer depends on");
+  if (const int usable = usable_threads(); threads > usable)
+    notes.push_back("--threads " + std::to_string(threads) + ": this process may run on " +
+                    std::to_string(usable) + ", so " + std::to_string(usable) + " compute");
+  return notes;
 }
 
 void TierFlags::add_without_budgets_to(po::options_description* group) {
@@ -208,6 +215,7 @@ Result<SamplingOptions> SamplingFlags::sampling_options() const {
     return fail(ErrorCode::invalid_argument, "--repeat-penalty must be above 0, 1 for none");
   if (chosen.repeat_last_n < -1)
     return fail(ErrorCode::invalid_argument, "--repeat-last-n must be -1 or more");
+  if (seed < -1) return fail(ErrorCode::invalid_argument, "--seed must be -1 or more");
   if (length < -1) return fail(ErrorCode::invalid_argument, "--predict must be -1 or more");
   for (const std::string& stop : stops)
     if (stop.empty()) return fail(ErrorCode::invalid_argument, "--stop needs a text");

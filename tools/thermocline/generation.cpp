@@ -79,6 +79,8 @@ const char* name_of(StopReason reason) {
       return "stop";
     case StopReason::interruption:
       return "interrupted";
+    case StopReason::failure:
+      return "error";
   }
   return "";
 }
@@ -141,7 +143,10 @@ Status generate_text(Engine& engine, KvCache& cache, Timeline& timeline,
       logits[static_cast<std::size_t>(token)] = -std::numeric_limits<float>::infinity();
     const int token = sampler.sample(logits);
     if (out->tokens.empty()) out->first_token_ms = milliseconds_since(start);
-    if (!options.ignore_end && engine.ends_generation(token)) break;
+    if (!options.ignore_end && engine.ends_generation(token)) {
+      out->reason = StopReason::end_of_text;
+      break;
+    }
     out->tokens.push_back(token);
     sampler.accept(token);
     status = writer.feed(token);

@@ -12,9 +12,16 @@
 
 namespace thermocline {
 
-enum class StopReason : std::uint8_t { end_of_text, length, context, stop_text, interruption };
-const char* name_of(
-    StopReason reason);  // "eos", "length" (a full context too), "stop", "interrupted"
+enum class StopReason : std::uint8_t {
+  end_of_text,
+  length,
+  context,
+  stop_text,
+  interruption,
+  failure,
+};
+// "eos", "length" (a full context too), "stop", "interrupted", "error"
+const char* name_of(StopReason reason);
 
 struct GenerationOptions {
   SamplingOptions sampling;
@@ -28,10 +35,10 @@ struct GenerationOptions {
 };
 
 struct Generation {
-  std::vector<int> tokens;  // of the reply, its end token left out
-  std::string text;         // as shown
-  StopReason reason = StopReason::end_of_text;
-  std::string stop_text;  // which, where that was the reason
+  std::vector<int> tokens;                  // of the reply, its end token left out
+  std::string text;                         // as shown
+  StopReason reason = StopReason::failure;  // until it ended otherwise
+  std::string stop_text;                    // which, where that was the reason
   std::uint32_t prompt_tokens = 0, cached_tokens = 0;
   std::uint32_t prefilled_tokens = 0;  // fewer than were to be read, when interrupted
   std::uint32_t steps = 0;             // decode steps: every token but the first needs one

@@ -10,7 +10,7 @@ namespace thermocline {
 
 std::string cpu_name();
 
-// Threads that 0 stands for.
+// Threads that 0 stands for, and the most that compute.
 int usable_threads();
 
 // Bytes a second that this many threads stream from memory: the best of a few passes over a buffer

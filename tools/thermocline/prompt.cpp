@@ -40,18 +40,19 @@ Result<std::string> read_text(const std::string& path) {
   std::unique_ptr<std::FILE, decltype(close)> opened(nullptr, close);
   if (path != "-") opened.reset(std::fopen(path.c_str(), "rb"));
   std::FILE* file = path == "-" ? stdin : opened.get();
+  const std::string name = path == "-" ? "stdin" : path;
   if (file == nullptr)
-    return fail(errno == ENOENT ? ErrorCode::not_found : ErrorCode::io, path, ": ",
+    return fail(errno == ENOENT ? ErrorCode::not_found : ErrorCode::io, name, ": ",
                 std::strerror(errno));
   std::string text;
   char piece[1 << 16];
   while (const std::size_t count = std::fread(piece, 1, sizeof piece, file)) {
     text.append(piece, count);
     if (text.size() > kMostBytes)
-      return fail(ErrorCode::exhausted, path, ": more than ", kMostBytes, " bytes of text");
+      return fail(ErrorCode::exhausted, name, ": more than ", kMostBytes, " bytes of text");
   }
   if (interrupted()) return fail(ErrorCode::cancelled, "interrupted");
-  if (std::ferror(file)) return fail(ErrorCode::io, path, ": ", std::strerror(errno));
+  if (std::ferror(file)) return fail(ErrorCode::io, name, ": ", std::strerror(errno));
   return text;
 }
 

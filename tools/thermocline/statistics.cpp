@@ -49,6 +49,8 @@ std::string describe_stop(const Generation& g, std::uint32_t context) {
              Json(g.stop_text).dump(-1, ' ', false, Json::error_handler_t::replace);
     case StopReason::interruption:
       return "interrupted";
+    case StopReason::failure:
+      return "ended by an error";
   }
   return {};
 }

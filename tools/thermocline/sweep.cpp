@@ -269,7 +269,8 @@ class Sweep {
       TL_TRY_ASSIGN(const std::unique_ptr<Engine> engine, model.open());
       TL_TRY_ASSIGN(const std::vector<int> tokens, filling(*engine, flags_.text, longest()));
       Setting at;
-      at.threads = threads > 0 ? threads : static_cast<std::uint32_t>(usable_threads());
+      const auto usable = static_cast<std::uint32_t>(usable_threads());
+      at.threads = threads > 0 ? std::min(threads, usable) : usable;
       TL_TRY_ASSIGN(at.bandwidth, measure_memory_bandwidth(model.threads));
       note_context(engine->model());
       for (const std::string& method : plan_.methods)

@@ -1,6 +1,7 @@
 #include "kernels/gemm.h"
 
 #include <gtest/gtest.h>
+#include <omp.h>
 #include <oneapi/dnnl/dnnl.h>
 #include <signal.h>
 #include <sys/time.h>
@@ -61,6 +62,18 @@ void expect_product(const WeightView& w, MatView<const float> x, MatView<const f
           << t;
     }
   }
+}
+
+TEST(Gemm, LeavesTheCallersOpenMpAsItWas) {
+  const int before = omp_get_max_threads();
+  omp_set_num_threads(3);
+  std::mt19937 rng(1);
+  const Weights w = testing::random_weights(WeightType::f32, 8, 64, Scale::ordinary, rng);
+  const std::vector<float> x = random_rows(2, 64, rng);
+  std::vector<float> out(2 * 8);
+  multiply_all(w.view, {x.data(), 2, 64}, {out.data(), 2, 8});
+  EXPECT_EQ(omp_get_max_threads(), 3);
+  omp_set_num_threads(before);
 }
 
 TEST(Gemm, MultipliesEveryTypeAndAwkwardSizes) {

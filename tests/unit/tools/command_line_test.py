@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """The command as a user meets it before there is a model: help, wrong words, exit codes."""
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import unittest
 
-from command import COMMAND, need_command, run
+from command import COMMAND, SOURCE, need_command, run
 
+TINY = SOURCE / "tests/golden/tiny/llama_mixed.gguf"
 COMMANDS = ["generate", "chat", "inspect", "sweep", "eval", "methods"]
 
 
@@ -63,7 +66,7 @@ class CommandLine(unittest.TestCase):
                 (["--temp", "-1"], "--temp"), (["--top-p", "2"], "--top-p"),
                 (["--top-k", "-2"], "--top-k"), (["-n", "-2"], "--predict"),
                 (["--repeat-penalty", "0"], "--repeat-penalty"), (["--stop", ""], "--stop"),
-                (["-t", "-1"], "--threads"), (["-c", "-5"], "--ctx-size"),
+                (["-t", "-1"], "--threads"), (["-s", "-2"], "--seed"), (["-c", "-5"], "--ctx-size"),
                 (["--rope-freq-scale", "4"], "--rope-freq-scale"),
                 (["--progress", "loud"], "--progress")]:
             with self.subTest(words=words):
@@ -75,6 +78,51 @@ class CommandLine(unittest.TestCase):
     def test_a_missing_model_is_a_failure_that_names_it(self):
         for words in (["generate", "-p", "x"], ["sweep"], ["chat"], ["inspect"]):
             self.refused([*words, "-m", "/nowhere/model.gguf"], "/nowhere/model.gguf", code=1)
+            self.refused([*words, "-m", "/tmp"], "/tmp", "regular file", code=1)
+
+    def test_a_setting_without_a_value_is_refused(self):
+        self.refused(["generate", "-m", TINY, "-p", "x", "--method-set", "steady"],
+                     "'steady'", "section.name=value")
+
+    def test_a_wrong_method_costs_no_reading(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as text:
+            text.write("some words " * 40)
+            text.flush()
+            self.refused(["eval", "-m", TINY, "--text", text.name, "--steps", "4", "--method",
+                          "nosuch", "--progress", "json"], "nosuch", "known:", code=1)
+            done = run("eval", "-m", TINY, "--text", text.name, "--steps", "4", "--method",
+                       "nosuch", "--progress", "json")
+            self.assertNotIn(b"prompt_progress", done.stderr)
+
+    def test_more_threads_than_there_are_is_said(self):
+        more = len(os.sched_getaffinity(0)) + 1
+        done = run("generate", "-m", TINY, "-p", "x", "-n", "1", "-t", more)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stderr.decode(), rf"--threads {more}: .* so \d+ compute")
+
+    def test_a_full_disk_is_an_error_that_names_it(self):
+        mounts = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c",
+                  'mount -t tmpfs -o size=256k,mode=700 tmpfs "$1" && shift && exec "$@"', "sh"]
+        with tempfile.TemporaryDirectory() as disk:
+            words = ["-m", TINY, "-p", "x", "-n", "2900", "-c", "3000", "--ignore-eos",
+                     "--method-set", "steady.seal=64", "--kv-disk", "1GiB", "--kv-dir", disk]
+            try:
+                probe = subprocess.run([*mounts, disk, "true"], capture_output=True, timeout=60,
+                                       check=False)
+            except OSError as error:
+                self.skipTest(f"unshare: {error}")
+            if probe.returncode != 0:
+                self.skipTest(f"no small filesystem here: {probe.stderr.decode().strip()}")
+            with tempfile.NamedTemporaryFile("r", suffix=".json") as statistics:
+                done = subprocess.run([*mounts, disk, COMMAND, "generate", *words, "--json",
+                                       statistics.name], capture_output=True, timeout=300,
+                                      check=False)
+                stop = json.load(statistics)["stop_reason"]
+        self.assertEqual(done.returncode, 1, done.stderr)
+        said = done.stderr.decode().splitlines()
+        self.assertIn("--kv-dir", said[-1])
+        self.assertIn("ended by an error", done.stderr.decode())
+        self.assertEqual(stop, "error")
 
     def test_methods(self):
         listed = run("methods", "--json", "-")
