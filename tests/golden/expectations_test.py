@@ -1,5 +1,4 @@
 """The recorded expectations belong to the models and prompts that lie beside them."""
-import gzip
 import hashlib
 import json
 import pathlib
@@ -13,10 +12,7 @@ def sha256(data):
 
 
 def prompts():
-    found = {p.stem: p.read_bytes() for p in (HERE / "prompts").glob("*.txt")}
-    with gzip.open(HERE / "long_prompts.json.gz") as packed:
-        found |= {name: text.encode() for name, text in json.load(packed).items()}
-    return found
+    return {p.stem: p.read_bytes() for p in (HERE / "prompts").rglob("*.txt")}
 
 
 def tokens_of(entry):
