@@ -28,7 +28,7 @@ Result<float> recall(std::uint32_t wanted) {
     query[wanted] = 1.0f;
     for (float& x : value) x = static_cast<float>(row);
     const Token token{timeline.id(), row};
-    TL_TRY(cache->begin({&token, 1}));
+    TL_TRY(cache->begin({&token, 1}, Pass::decode));
     TL_TRY(cache->append(LayerId{0}, {key, 1, kSize}, {value, 1, kSize}));
     TL_TRY(cache->attend(LayerId{0}, {query, 1, kSize}, {out, 1, kSize}));
     TL_TRY(cache->commit());

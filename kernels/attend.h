@@ -12,6 +12,7 @@
 
 #include "kernels/base/half.h"
 #include "kernels/base/view.h"
+#include "kernels/format/row.h"
 
 namespace thermocline {
 
@@ -24,9 +25,6 @@ inline int count(RowSet rows) { return std::popcount(rows); }
 // The first n rows (0 <= n <= 64).
 constexpr RowSet first_rows(int n) { return n >= 64 ? kAllRows : (RowSet{1} << n) - 1; }
 
-// How one side's rows are coded in memory.
-enum class RowFormat : std::uint8_t { f16 };
-
 // Rows of one block that a processor can reach now. `key` and `value` point at row 0 of the block,
 // which may lie outside of what is mapped when row 0 is not in `rows`: only rows in `rows` are
 // touched. They are taken by rank, so a masked block and its gathered rows give the same bits.
@@ -34,7 +32,7 @@ struct BlockView {
   const std::byte* key = nullptr;
   const std::byte* value = nullptr;
   RowSet rows = 0;
-  const float* log_weight = nullptr;  // by rank within `rows`; null: all 0
+  const float* log_weight = nullptr;  // by rank within `rows`; null: all 0; see Fold::scored
 };
 
 // Consecutive rows of one read list within one segment.
@@ -42,6 +40,9 @@ struct Fold {
   RowFormat key_format = RowFormat::f16, value_format = RowFormat::f16;
   std::uint32_t key_stride = 0, value_stride = 0;  // bytes from a row to the next
   std::span<const BlockView> blocks;               // at most kFoldRows rows together
+  // The blocks' log weights are [rank][query heads] and whole scores: keys are not read. Such a
+  // fold has no place in a tile.
+  bool scored = false;
 };
 
 // Softmax attention over some rows, not yet divided by `sum`; acc is [value_dim]. The identity is

@@ -16,9 +16,11 @@ bool sees(const Visibility& visible, std::uint32_t rank, std::uint32_t position)
 
 std::vector<double> attend_reference(const float* query, HeadShape shape,
                                      std::span<const Fold> folds,
-                                     std::span<const Visibility> visible, std::uint32_t position) {
+                                     std::span<const Visibility> visible, std::uint32_t position,
+                                     std::uint32_t head) {
   std::vector<double> score;
-  std::vector<const f16*> values;
+  std::vector<std::vector<float>> values;
+  std::vector<float> key(shape.key_dim), value(shape.value_dim);
   double max = -std::numeric_limits<double>::infinity();
   for (std::size_t f = 0; f < folds.size(); ++f) {
     std::uint32_t rank = 0;
@@ -26,14 +28,19 @@ std::vector<double> attend_reference(const float* query, HeadShape shape,
       std::uint32_t rank_in_block = 0;
       for (std::size_t row = 0; row < kBlockRows; ++row) {
         if (!(block.rows >> row & 1)) continue;
-        const float weight = block.log_weight ? block.log_weight[rank_in_block] : 0.0f;
-        ++rank_in_block;
+        const std::uint32_t at = rank_in_block++ * (folds[f].scored ? shape.heads : 1);
+        const float weight =
+            block.log_weight ? block.log_weight[at + (folds[f].scored ? head : 0)] : 0.0f;
         if (!visible.empty() && !sees(visible[f], rank++, position)) continue;
-        const f16* key = reinterpret_cast<const f16*>(block.key + row * folds[f].key_stride);
+        const Fold& fold = folds[f];
+        read_row(fold.key_format, block.key + row * fold.key_stride, shape.key_dim, key.data());
+        read_row(fold.value_format, block.value + row * fold.value_stride, shape.value_dim,
+                 value.data());
         double s = weight;
-        for (std::uint32_t d = 0; d < shape.key_dim; ++d) s += double{query[d]} * to_float(key[d]);
+        if (!fold.scored)
+          for (std::uint32_t d = 0; d < shape.key_dim; ++d) s += double{query[d]} * double{key[d]};
         score.push_back(s);
-        values.push_back(reinterpret_cast<const f16*>(block.value + row * folds[f].value_stride));
+        values.push_back(value);
         max = std::max(max, s);
       }
     }
@@ -43,7 +50,7 @@ std::vector<double> attend_reference(const float* query, HeadShape shape,
   for (std::size_t r = 0; r < score.size(); ++r) {
     const double weight = std::exp(score[r] - max);
     sum += weight;
-    for (std::uint32_t d = 0; d < shape.value_dim; ++d) out[d] += weight * to_float(values[r][d]);
+    for (std::uint32_t d = 0; d < shape.value_dim; ++d) out[d] += weight * double{values[r][d]};
   }
   for (double& x : out) x = sum > 0.0 ? x / sum : 0.0;
   return out;

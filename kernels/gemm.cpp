@@ -5,6 +5,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace thermocline {
 namespace {
@@ -35,7 +36,26 @@ class OneDnnCall {
   sigset_t signals_before_;
 };
 
+// Names of CPU tables, and what oneDNN may use of what they use.
+constexpr std::pair<std::string_view, dnnl_cpu_isa_t> kBound[] = {
+    {"scalar", dnnl_cpu_isa_sse41},
+    {"avx2", dnnl_cpu_isa_avx2},
+    {"avx512", dnnl_cpu_isa_avx512_core_vnni},
+};
+
 }  // namespace
+
+Status bind_gemm(std::string_view isa) {
+  for (const auto& [name, bound] : kBound) {
+    if (name != isa) continue;
+    const dnnl_status_t status = dnnl_set_max_cpu_isa(bound);
+    if (dnnl_get_effective_cpu_isa() == bound) return {};  // now, or by an earlier call
+    return fail(ErrorCode::unsupported, "instruction set ", isa,
+                ": oneDNN uses another one in this process already (status ",
+                static_cast<int>(status), "): force it before anything is computed");
+  }
+  return fail(ErrorCode::invalid_argument, "oneDNN cannot be held to instruction set ", isa);
+}
 
 Status gemm_tile(const MatvecOps& ops, WeightView w, std::size_t tile, MatView<const float> x,
                  MatView<float> out, std::span<float> scratch) {

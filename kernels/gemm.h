@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <span>
+#include <string_view>
 
 #include "kernels/base/error.h"
 #include "kernels/base/view.h"
@@ -31,5 +32,10 @@ constexpr std::size_t gemm_scratch(std::size_t cols) { return kGemmTileRows * co
 // comes back as `exhausted`.
 Status gemm_tile(const MatvecOps& ops, WeightView w, std::size_t tile, MatView<const float> x,
                  MatView<float> out, std::span<float> scratch);
+
+// Holds oneDNN to the instruction set of the CPU table of this name; to SSE4.1, its least, for
+// "scalar". oneDNN keeps one for the process, from its first product on: unsupported, where that
+// was another.
+Status bind_gemm(std::string_view isa);
 
 }  // namespace thermocline

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "kernels/base/half.h"
+#include "kernels/format/row.h"
 
 namespace thermocline {
 
@@ -29,18 +30,34 @@ struct SketchQuery {
   std::int32_t sum = 0;               // of code
 };
 
+// A segment's rows of one KV head, and what scores them.
+struct SketchScan {
+  const std::uint8_t* codes = nullptr;    // whole groups, as above
+  const f16* scales = nullptr;            // one a row
+  const std::uint16_t* starts = nullptr;  // cluster c is the rows [starts[c], starts[c + 1])
+  std::size_t key_dim = 0;                // a multiple of 16
+  int heads = 0;                          // query heads
+  const SketchQuery* queries = nullptr;   // [heads]
+  const float* cluster_score = nullptr;   // [heads][cluster_stride]: query h . mean of cluster c
+  std::size_t cluster_stride = 0;
+  const float* shift = nullptr;  // [heads]: what scores are taken relative to
+};
+
 struct SketchOps {
-  // score[h * stride + r] = query h . key r for the f16 keys of `count` rows, `row_bytes` apart;
-  // query is [heads][key_dim], key_dim a multiple of 16.
-  void (*exact)(const std::byte* keys, std::size_t row_bytes, std::size_t count,
+  // score[h * stride + r] = query h . key r for the keys of `count` rows, `row_bytes` apart; query
+  // is [heads][key_dim], key_dim a multiple of 16.
+  void (*exact)(RowFormat format, const std::byte* keys, std::size_t row_bytes, std::size_t count,
                 std::size_t key_dim, const float* query, int heads, float* score,
                 std::size_t stride);
-  // score[h * stride + r] = base[h * stride + r] + query h . sketch of row first + r, for rows
-  // [first, first + count), first a multiple of kSketchGroup. score may be base. Codes and scales
-  // are those of whole groups.
-  void (*score)(const std::uint8_t* codes, const f16* scales, std::size_t key_dim,
-                std::size_t first, std::size_t count, const SketchQuery* queries, int heads,
-                const float* base, float* score, std::size_t stride);
+  // weight[h * stride + r] = e^(score - shift[h]) for rows first + r, r < count; score is that of
+  // the row's cluster and of its sketch, taken as 60 above the shift where it is more. first is a
+  // multiple of kSketchGroup and lies in `cluster`. Up to the end of the last group weights are 0.
+  // Adds each head's weights to sum[h].
+  void (*weigh_rows)(const SketchScan& scan, std::size_t first, std::size_t count,
+                     std::size_t cluster, float* weight, std::size_t stride, float* sum);
+  // out[i] = sum over h of weight[h * stride + i] * share[h]; out may be weight.
+  void (*add_heads)(const float* weight, std::size_t count, std::size_t stride, const float* share,
+                    int heads, float* out);
   // Codes rows [first, first + count): residual [count][key_dim] is rotated already. Codes and
   // scale are fitted to each other in turns. A row that is not finite gets a scale of 0 or the
   // largest.

@@ -10,9 +10,11 @@ namespace {
 
 std::vector<double> scores(const float* query, std::uint32_t key_dim, const RunKeys& keys) {
   std::vector<double> out(keys.rows);
+  std::vector<float> key(key_dim);
   for (std::uint32_t r = 0; r < keys.rows; ++r) {
-    const f16* key = reinterpret_cast<const f16*>(keys.data + std::size_t{r} * keys.layout.bytes());
-    for (std::uint32_t d = 0; d < key_dim; ++d) out[r] += double{query[d]} * to_float(key[d]);
+    read_row(keys.layout.key_format, keys.data + std::size_t{r} * keys.layout.bytes(), key_dim,
+             key.data());
+    for (std::uint32_t d = 0; d < key_dim; ++d) out[r] += double{query[d]} * double{key[d]};
   }
   return out;
 }

@@ -3,7 +3,10 @@
 #include <algorithm>
 
 #include "kernels/base/buffer.h"
+#include "runtime/query_tiles.h"
 #include "runtime/timeline_state.h"
+#include "tiers/codec/raw.h"
+#include "tiers/row_cache.h"
 #include "tiers/size_text.h"
 #include "tiers/topology.h"
 
@@ -29,10 +32,87 @@ Status check_layer(const LayerSpec& spec, std::size_t l) {
   return {};
 }
 
+std::uint64_t blocks_of(std::uint32_t rows) {
+  return (std::uint64_t{rows} + kBlockRows - 1) / kBlockRows;
+}
+
+// What full attention under a method that keeps rows takes, beside sinks and tail.
+void plan_sealed(const CacheOptions& options, const Method& method, const LayerSpec& spec,
+                 CachePlan::Layer* layer, CachePlan* plan) {
+  const HeadShape shape{spec.q_heads / spec.kv_heads, spec.key_dim, spec.value_dim};
+  // Segments are whole blocks of any number, and together blocks take no more than alone: so this
+  // holds however the rows come to be cut.
+  const std::uint64_t blocks = options.max_timelines * blocks_of(options.max_positions);
+  layer->rows = static_cast<std::uint32_t>(blocks * kBlockRows);
+  std::uint64_t rows_bytes = std::uint64_t{options.max_positions} * options.max_timelines *
+                             layer->sealed.bytes() * spec.kv_heads;
+  if (plan->home == Tier::disk) {
+    // Each head of a segment begins a page.
+    if (layer->sealed.bytes() * kBlockRows % kPageBytes != 0) {
+      const std::uint64_t segments = options.max_positions / method.seal_rows() + 1;
+      rows_bytes += options.max_timelines * segments * spec.kv_heads * kPageBytes;
+    }
+    plan->tables_bytes += (rows_bytes + kPageBytes - 1) / kPageBytes * sizeof(std::uint64_t);
+  }
+  plan->rows_bytes += rows_bytes;
+  if (method.select->facts().order != "position")
+    plan->tables_bytes += spec.kv_heads * layer->rows * sizeof(Segment::offset[0]);
+  plan->index_bytes += spec.kv_heads * blocks *
+                       (method.select->index_bytes(shape, kBlockRows) +
+                        method.select->summary_bytes(shape, kBlockRows));
+}
+
+void plan_layer(const CacheOptions& options, const Method& method, const LayerSpec& spec,
+                CachePlan* plan) {
+  CachePlan::Layer layer;
+  layer.raw = raw_layout(spec.key_dim, spec.value_dim);
+  layer.sealed = method.compress.layout(spec.key_dim, spec.value_dim);
+  layer.seals = spec.window == 0 && method.retain->keeps();
+  if (spec.window == 0) {
+    layer.sinks = method.sink;
+    layer.tail_capacity = method.recent + method.seal_rows();
+  } else {
+    layer.tail_capacity = spec.window + kWindowSlack;
+  }
+  layer.tail_capacity =
+      std::min<std::uint32_t>(layer.tail_capacity, options.max_positions) + kMaxStepRows;
+  plan->tail_bytes +=
+      options.max_timelines *
+      RawStore::bytes_for(layer.raw, spec.kv_heads, layer.tail_capacity + layer.sinks);
+  plan->sealing_bytes = std::max(
+      plan->sealing_bytes,
+      RawStore::bytes_for(layer.raw, spec.kv_heads,
+                          std::min(options.max_positions, kSpanRows) + layer.tail_capacity));
+  const QueryTiles tiles = QueryTiles::cut(spec, 0, std::min(options.max_positions, kSpanRows));
+  plan->workspace_bytes = std::max<std::uint64_t>(
+      plan->workspace_bytes,
+      tiles.count * (tiles.query_floats() + tiles.state_floats()) * sizeof(float));
+  if (layer.seals && method.tail_begin(options.max_positions) > method.sink)
+    plan_sealed(options, method, spec, &layer, plan);
+  plan->layers.push_back(layer);
+}
+
+// `bytes` of memory for copies of rows on the disk, and for finding them.
+void plan_row_cache(const CacheOptions& options, std::uint64_t bytes, CachePlan* plan) {
+  std::uint64_t of_row = 0, fixed = 0;  // in every layer and head that seals
+  for (std::size_t l = 0; l < plan->layers.size(); ++l) {
+    const CachePlan::Layer& layer = plan->layers[l];
+    if (layer.rows == 0) continue;
+    const std::uint64_t heads = options.layers[l].kv_heads;
+    const std::uint64_t one = RowCache::table_bytes(1, layer.rows);
+    of_row += heads * (layer.sealed.bytes() + RowCache::table_bytes(2, layer.rows) - one);
+    fixed += heads * (one - (RowCache::table_bytes(2, layer.rows) - one));
+  }
+  if (of_row == 0 || bytes < fixed + of_row) return;
+  plan->row_cache_rows = static_cast<std::uint32_t>(std::min<std::uint64_t>(
+      (bytes - fixed) / of_row, std::uint64_t{options.max_positions} * options.max_timelines));
+  plan->row_cache_bytes = fixed + plan->row_cache_rows * of_row;
+}
+
 }  // namespace
 
 std::uint64_t CachePlan::host_bytes() const {
-  return tail_bytes + index_bytes + sealing_bytes + staging_bytes + row_cache_bytes +
+  return tail_bytes + index_bytes + sealing_bytes + staging_bytes + tables_bytes + row_cache_bytes +
          (home == Tier::host ? rows_bytes : 0);
 }
 
@@ -47,7 +127,9 @@ MemoryPlan CachePlan::lines() const {
   add("host", "row cache", row_cache_bytes);
   add("host", "staging", staging_bytes);
   add("host", "sealing", sealing_bytes);
+  add("host", "tables", tables_bytes);
   if (home == Tier::disk) add("disk", "rows", rows_bytes);
+  add(kWorkspace, "attention", workspace_bytes);
   return plan;
 }
 
@@ -67,53 +149,11 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method) {
   CachePlan plan;
   const bool has_disk = options.tiers.disk_bytes > 0;
   plan.home = method.place->home(has_disk ? Tier::disk : Tier::host);
-  std::uint64_t row_bytes_of_all = 0;  // of one row in every layer and head that seals
-  const std::uint64_t most = std::uint64_t{options.max_positions} * options.max_timelines;
-  for (std::size_t l = 0; l < options.layers.size(); ++l) {
-    const LayerSpec& spec = options.layers[l];
-    TL_TRY(check_layer(spec, l));
-    CachePlan::Layer layer;
-    layer.raw = RawCodec().layout(spec.key_dim, spec.value_dim);
-    layer.sealed = method.compress->layout(spec.key_dim, spec.value_dim);
-    layer.seals = spec.window == 0 && method.retain->keeps();
-    if (spec.window == 0) {
-      layer.sinks = method.sink;
-      layer.tail_capacity = method.recent + method.seal + kBlockRows;
-    } else {
-      layer.tail_capacity = spec.window + kWindowSlack;
-    }
-    layer.tail_capacity =
-        std::min<std::uint32_t>(layer.tail_capacity, options.max_positions) + kMaxStepRows;
-    plan.tail_bytes +=
-        options.max_timelines *
-        RawStore::bytes_for(layer.raw, spec.kv_heads, layer.tail_capacity + layer.sinks);
-    plan.sealing_bytes = std::max(
-        plan.sealing_bytes,
-        RawStore::bytes_for(layer.raw, spec.kv_heads,
-                            std::min(options.max_positions, kSpanRows) + layer.tail_capacity));
-    if (layer.seals && most > method.recent + method.seal) {
-      const HeadShape shape{spec.q_heads / spec.kv_heads, spec.key_dim, spec.value_dim};
-      plan.rows_bytes += most * layer.sealed.bytes() * spec.kv_heads;
-      // On the disk each head of a segment begins a page.
-      if (plan.home == Tier::disk && layer.sealed.bytes() * kBlockRows % kPageBytes != 0) {
-        const std::uint32_t shortest =
-            std::min<std::uint32_t>(method.seal / kBlockRows * kBlockRows, kSegmentRows);
-        const std::uint64_t segments = options.max_positions / shortest + 1;
-        plan.rows_bytes += options.max_timelines * segments * spec.kv_heads * kPageBytes;
-      }
-      // Segments are whole blocks of any number, and together blocks take no more than alone: so
-      // this holds however the rows come to be cut.
-      const std::uint64_t blocks =
-          options.max_timelines *
-          ((std::uint64_t{options.max_positions} + kBlockRows - 1) / kBlockRows);
-      plan.index_bytes += spec.kv_heads * blocks *
-                          (method.select->index_bytes(shape, kBlockRows) +
-                           method.select->summary_rows(kBlockRows) * layer.raw.bytes());
-      row_bytes_of_all += std::uint64_t{layer.sealed.bytes()} * spec.kv_heads;
-    }
-    plan.layers.push_back(layer);
-  }
   if (has_disk) plan.staging_bytes = kStagingBytes;
+  for (std::size_t l = 0; l < options.layers.size(); ++l) {
+    TL_TRY(check_layer(options.layers[l], l));
+    plan_layer(options, method, options.layers[l], &plan);
+  }
 
   TL_TRY_ASSIGN(const Topology machine, read_topology());
   const bool automatic = options.tiers.host_bytes == kAutoBytes;
@@ -129,14 +169,9 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method) {
       return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
                   " positions needs ", size_text(plan.rows_bytes), " on disk and --kv-disk gives ",
                   size_text(options.tiers.disk_bytes), ": raise it or lower -c");
-    if (row_bytes_of_all > 0) {
-      // What is left over caches rows. Unasked, no more than half of what the machine has free.
-      const std::uint64_t left = plan.host_budget_bytes - needed;
-      const std::uint64_t bytes = automatic ? left / 2 : left;
-      plan.row_cache_rows = static_cast<std::uint32_t>(std::min<std::uint64_t>(
-          bytes / row_bytes_of_all, std::uint64_t{options.max_positions} * options.max_timelines));
-      plan.row_cache_bytes = plan.row_cache_rows * row_bytes_of_all;
-    }
+    // What is left over caches rows. Unasked, no more than half of what the machine has free.
+    const std::uint64_t left = plan.host_budget_bytes - needed;
+    plan_row_cache(options, automatic ? left / 2 : left, &plan);
   }
   return plan;
 }

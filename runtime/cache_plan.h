@@ -21,15 +21,18 @@ struct CachePlan {
   struct Layer {
     RowLayout raw, sealed;  // in tail and sinks; in segments
     std::uint32_t sinks = 0, tail_capacity = 0;
-    bool seals = false;  // full attention, and the method keeps what leaves the tail
+    bool seals = false;      // full attention, and the method keeps what leaves the tail
+    std::uint32_t rows = 0;  // sealed rows a KV head, at most, all timelines together
   };
   std::vector<Layer> layers;
   Tier home = Tier::host;
   std::uint64_t tail_bytes = 0, index_bytes = 0, sealing_bytes = 0, staging_bytes = 0;
+  std::uint64_t tables_bytes = 0;
   std::uint64_t rows_bytes = 0;      // of all sealed rows, in the home tier
   std::uint32_t row_cache_rows = 0;  // a layer and KV head
   std::uint64_t row_cache_bytes = 0;
   std::uint64_t host_budget_bytes = 0;  // what the ledger will allow
+  std::uint64_t workspace_bytes = 0;    // of a prefill's longest span; beside the budget
 
   std::uint64_t host_bytes() const;
   MemoryPlan lines() const;

@@ -4,6 +4,7 @@
 
 #include "kernels/base/workers.h"
 #include "kernels/cpu/table.h"
+#include "kernels/gemm.h"
 #include "runtime/model/chat_template.h"
 #include "runtime/model/gguf.h"
 #include "runtime/model/layer.h"
@@ -137,6 +138,7 @@ Engine::~Engine() = default;
 
 Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options) {
   TL_TRY_ASSIGN(const CpuTable* cpu, choose_cpu_table(options.isa));
+  if (options.isa != "auto") TL_TRY(bind_gemm(cpu->name));
   TL_TRY_ASSIGN(OpenModel model, OpenModel::open(options));
   auto impl = std::make_unique<Impl>(std::move(model), options.threads, *cpu);
   TL_TRY_ASSIGN(impl->rows, RowState::create(impl->model.spec, kMaxStepRows));
@@ -203,7 +205,11 @@ Result<std::unique_ptr<KvCache>> Engine::open_cache(CacheOptions options) const 
 Result<MemoryPlan> Engine::plan(CacheOptions options) const {
   options.layers = impl_->model.spec.layers;
   if (options.max_positions == 0) options.max_positions = impl_->info.context;
-  return KvCache::plan(options);
+  TL_TRY_ASSIGN(MemoryPlan plan, KvCache::plan(options));
+  const std::uint64_t rows =
+      RowState::bytes_for(impl_->model.spec, std::min(options.max_positions, kSpanRows));
+  plan.lines.push_back({kWorkspace, "prefill", rows, rows});
+  return plan;
 }
 
 Status Engine::prefill(Timeline& timeline, std::span<const int> tokens, std::span<float> logits,

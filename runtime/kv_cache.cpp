@@ -2,24 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 
 #include "runtime/kv_impl.h"
 
 namespace thermocline {
-namespace {
-
-// $XDG_CACHE_HOME/thermocline: on a disk, the user's own, not a shared /tmp.
-std::string default_directory() {
-  if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache && *cache)
-    return std::string(cache) + "/thermocline/kv";
-  if (const char* home = std::getenv("HOME"); home && *home)
-    return std::string(home) + "/.cache/thermocline/kv";
-  return "/var/tmp/thermocline-kv";
-}
-
-}  // namespace
-
 Timeline::Timeline(Timeline&& other) noexcept : cache_(other.cache_), id_(other.id_) {
   other.cache_ = nullptr;
 }
@@ -81,7 +67,7 @@ Result<Timeline> KvCache::start() {
   TL_TRY_ASSIGN(const TimelineId id, impl_->new_timeline());
   return Timeline(this, id);
 }
-Status KvCache::begin(std::span<const Token> rows) { return impl_->begin(rows); }
+Status KvCache::begin(std::span<const Token> rows, Pass pass) { return impl_->begin(rows, pass); }
 Status KvCache::append(LayerId layer, MatView<const float> keys, MatView<const float> values) {
   return impl_->append(layer, keys, values);
 }
@@ -90,8 +76,8 @@ Status KvCache::attend(LayerId layer, MatView<const float> queries, MatView<floa
   const Stopwatch watch(&impl_->counted.attend_ms);
   Impl::Stage& stage = impl_->stages[index(layer)];
   stage = Impl::Stage::failed;
-  TL_TRY(impl_->prefilling ? impl_->prefill_attend(layer, queries, out)
-                           : impl_->attend(layer, queries, out));
+  TL_TRY(impl_->pass == Pass::prefill ? impl_->prefill_attend(layer, queries, out)
+                                      : impl_->attend(layer, queries, out));
   stage = Impl::Stage::attended;
   return {};
 }
@@ -103,16 +89,7 @@ std::span<const std::string> KvCache::notes() const { return impl_->notes; }
 
 CacheReport KvCache::report() const {
   CacheReport report = impl_->counted;
-  const TierCounters& tiers = impl_->table->counters();
-  report.host_bytes_read += tiers.host_bytes_read;
-  report.disk_bytes_read = tiers.disk_bytes_read;
-  report.disk_reads = tiers.disk_reads;
-  report.disk_bytes_written = tiers.disk_bytes_written;
-  report.row_cache_hits = tiers.row_cache_hits;
-  report.row_cache_misses = tiers.row_cache_misses;
-  report.pages_verified = tiers.pages_verified;
-  report.pages_read_again = tiers.pages_read_again;
-  report.stall_ms = tiers.stall_ms;
+  static_cast<TierCounters&>(report) = impl_->table->counters();
   return report;
 }
 
@@ -126,6 +103,11 @@ MemoryPlan KvCache::usage() const {
                                std::string(name_of(static_cast<Purpose>(p))), held.held[p],
                                held.peak[p]});
   }
+  std::uint64_t scratch = 0;
+  for (const Scratch* one : {&impl_->query_scratch, &impl_->partial_scratch, &impl_->tile_scratch,
+                             &impl_->tile_query_scratch, &impl_->tile_state_scratch})
+    scratch += one->bytes();
+  if (scratch > 0) usage.lines.push_back({kWorkspace, "attention", scratch, scratch});
   return usage;
 }
 
@@ -141,8 +123,8 @@ Status KvCache::Impl::open() {
   PageTableOptions pages;
   for (std::size_t l = 0; l < options.layers.size(); ++l)
     pages.layers.push_back({plan.layers[l].sealed, options.layers[l].kv_heads,
-                            plan.layers[l].seals ? plan.row_cache_rows : 0});
-  pages.directory = options.tiers.directory.empty() ? default_directory() : options.tiers.directory;
+                            plan.layers[l].seals ? plan.row_cache_rows : 0, plan.layers[l].rows});
+  pages.directory = options.tiers.directory;
   pages.disk_bytes = options.tiers.disk_bytes;
   pages.io_backend = options.tiers.io_backend;
   if (plan.staging_bytes > 0) pages.staging_bytes = plan.staging_bytes;
@@ -213,11 +195,14 @@ Result<TimelineId> KvCache::Impl::fork(TimelineId from) {
   return id;
 }
 
-Status KvCache::Impl::begin(std::span<const Token> step_rows) {
+Status KvCache::Impl::begin(std::span<const Token> step_rows, Pass step_pass) {
   if (!rows.empty())
     return fail(ErrorCode::invalid_argument,
                 "begin() in the middle of a step: commit() or rollback() ends it");
   if (step_rows.empty()) return fail(ErrorCode::invalid_argument, "a step needs at least one row");
+  if (step_pass == Pass::decode && step_rows.size() > kMaxStepRows)
+    return fail(ErrorCode::invalid_argument, "a decode step of ", step_rows.size(),
+                " rows: it takes ", kMaxStepRows, " at most, a prefill any number");
   advanced.assign(timelines.size(), 0);
   for (const Token& row : step_rows) {
     const std::uint32_t t = index(row.timeline);
@@ -232,11 +217,9 @@ Status KvCache::Impl::begin(std::span<const Token> step_rows) {
                   options.max_positions, " positions that this cache was made for: raise -c");
     ++advanced[t];
   }
-  prefilling = step_rows.size() > kMaxStepRows;
-  if (prefilling && advanced[index(step_rows[0].timeline)] != step_rows.size()) {
-    return fail(ErrorCode::invalid_argument, "a step of more than ", kMaxStepRows,
-                " rows is for one timeline");
-  }
+  if (step_pass == Pass::prefill && advanced[index(step_rows[0].timeline)] != step_rows.size())
+    return fail(ErrorCode::invalid_argument, "a prefill is of one timeline's rows");
+  pass = step_pass;
   rows.assign(step_rows.begin(), step_rows.end());
   stages.assign(options.layers.size(), Stage::due);
   compute_angles();
@@ -279,7 +262,7 @@ void KvCache::Impl::append_row(LayerId l, std::size_t row, std::uint32_t head, c
 
 Status KvCache::Impl::append(LayerId l, MatView<const float> keys, MatView<const float> values) {
   TL_TRY(check_append(l, keys, values));
-  if (prefilling) TL_TRY(open_span(l));
+  if (pass == Pass::prefill) TL_TRY(open_span(l));
   const CachePlan::Layer& planned = plan.layers[index(l)];
   const std::uint32_t heads = spec(l).kv_heads;
   workers->parallel(rows.size(), 64, [&](std::size_t first, std::size_t last) {
@@ -287,9 +270,9 @@ Status KvCache::Impl::append(LayerId l, MatView<const float> keys, MatView<const
       const LayerState& layer = layer_state(rows[r].timeline, l);
       const std::uint32_t position = rows[r].position;
       for (std::uint32_t h = 0; h < heads; ++h) {
+        const RawStore& tail = pass == Pass::prefill ? span : layer.tail;
         std::byte* record = position < planned.sinks ? layer.sinks.row(h, position)
-                            : prefilling             ? span.row(h, position - layer.tail_first)
-                                         : layer.tail.row(h, position - layer.tail_first);
+                                                     : tail.row(h, position - layer.tail_first);
         append_row(l, r, h, keys.row(r), values.row(r), record);
       }
     }
@@ -302,17 +285,16 @@ Status KvCache::Impl::append(LayerId l, MatView<const float> keys, MatView<const
 Status KvCache::Impl::commit() {
   TL_TRY(check_commit());
   const auto layers = static_cast<std::uint32_t>(options.layers.size());
-  if (!prefilling) {  // prefill has settled each layer when it was attended
+  if (pass == Pass::decode) {  // prefill has settled each layer when it was attended
     for (std::uint32_t t = 0; t < advanced.size(); ++t) {
       if (advanced[t] == 0) continue;
       const std::uint32_t length = timelines[t]->length + advanced[t];
       for (std::uint32_t i = 0; i < layers; ++i) {
         const LayerState& layer = timelines[t]->layers[i];
-        const std::uint32_t raw = length > layer.tail_first ? length - layer.tail_first : 0;
-        const bool full = raw + kMaxStepRows > layer.tail.capacity();
-        if (rows_to_seal(LayerId{i}, raw) == 0 && !full) continue;
-        Status settled =
-            settle(LayerId{i}, layer.tail.view(layer.tail_first, raw), &pending_of(t, i));
+        if (length <= layer.tail_first) continue;
+        if (rows_to_leave(LayerId{i}, layer.tail_first, length) == 0) continue;
+        const RawRows raw = layer.tail.view(layer.tail_first, length - layer.tail_first);
+        Status settled = settle(LayerId{i}, raw, &pending_of(t, i));
         if (!settled) {
           rollback();
           return settled;

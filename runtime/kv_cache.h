@@ -1,14 +1,14 @@
 // The product: a KV cache over tiers that finds what each step reads. Our own layers and an
 // embedder's drive it alike:
 //
-//   begin(rows); for each layer { append(layer, k, v); attend(layer, q, out); } commit();
+//   begin(rows, pass); for each layer { append(layer, k, v); attend(layer, q, out); } commit();
 //
 // Keys and queries come without rotary embedding: the cache rotates them (LayerSpec::rope), keys
 // when they are appended. Nothing of a step is visible until commit(); after an error in the middle
 // call rollback(), and every timeline is as it was.
 //
 // A call out of order or of the wrong shape is ErrorCode::invalid_argument and changes nothing: the
-// step can go on. Each layer is appended once, then attended once; in prefill (below) a layer is
+// step can go on. Each layer is appended once, then attended once; in Pass::prefill a layer is
 // attended before the next one is appended.
 #pragma once
 
@@ -26,9 +26,10 @@
 
 namespace thermocline {
 
+class Engine;
+class KvCache;
 class Workers;
 struct CpuTable;
-class KvCache;
 
 inline constexpr std::uint64_t kAutoBytes = ~std::uint64_t{0};
 
@@ -36,8 +37,8 @@ struct TierOptions {
   // KV and its index in host memory; auto: what is free. With a disk: the index, the tail and
   // copies of rows.
   std::uint64_t host_bytes = kAutoBytes;
-  std::uint64_t disk_bytes = 0;     // where sealed rows then live; 0: nothing goes to disk
-  std::string directory = {};       // of the scratch file; empty: the user's cache directory
+  std::uint64_t disk_bytes = 0;  // where sealed rows then live; 0: nothing goes to disk
+  std::string directory = {};    // of the scratch file, on the disk to use; needed with disk_bytes
   std::string io_backend = "auto";  // auto, uring, threads
 };
 
@@ -50,6 +51,13 @@ struct CacheOptions {
   std::uint32_t max_positions = 8192;  // the longest timeline; sizes the plan
   std::uint32_t max_timelines = 1;     // at the same time; sizes the plan
 };
+
+// How the rows of a step are read.
+enum class Pass : std::uint8_t {
+  decode,   // at most kMaxStepRows rows of any timelines, each its own query: the method selects
+  prefill,  // any number of consecutive rows of one timeline: each reads everything before it
+};
+inline constexpr std::size_t kMaxStepRows = 16;
 
 // One text's keys and values. Move-only; gives back what it holds when destroyed. Its cache must
 // outlive it. Not thread-safe: one thread drives a cache and all of its timelines.
@@ -79,10 +87,8 @@ class Timeline {
 
 class KvCache {
  public:
-  // `workers` and `cpu` are borrowed for the cache's life.
-  static Result<std::unique_ptr<KvCache>> create(const CacheOptions& options,
-                                                 const Workers& workers, const CpuTable& cpu);
-  // With threads (0: all) and an instruction set ("auto") of its own.
+  // With threads (0: all) and an instruction set ("auto") of its own; Engine::open_cache() makes
+  // one that shares the engine's.
   static Result<std::unique_ptr<KvCache>> create(const CacheOptions& options, int threads,
                                                  const std::string& isa);
   // What create() would take, by tier and purpose, without taking it.
@@ -91,9 +97,8 @@ class KvCache {
 
   Result<Timeline> start();
 
-  // The rows of a step, at most kMaxStepRows for decode (each row is its own query) or, for one
-  // timeline, any number of consecutive positions (prefill: attends everything before it).
-  Status begin(std::span<const Token> rows);
+  // The rows of a step: at each timeline's end, one position after the other.
+  Status begin(std::span<const Token> rows, Pass pass);
   // keys [rows][kv_heads * key_dim], values [rows][kv_heads * value_dim] of this step's rows.
   Status append(LayerId layer, MatView<const float> keys, MatView<const float> values);
   // queries [rows][q_heads * key_dim] -> out [rows][q_heads * value_dim]. After append().
@@ -110,12 +115,14 @@ class KvCache {
   std::span<const std::string> notes() const;
 
  private:
+  friend class Engine;
   friend class Timeline;
   struct Impl;
+  // `workers` and `cpu` are borrowed for the cache's life.
+  static Result<std::unique_ptr<KvCache>> create(const CacheOptions& options,
+                                                 const Workers& workers, const CpuTable& cpu);
   explicit KvCache(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
-
-inline constexpr std::size_t kMaxStepRows = 16;
 
 }  // namespace thermocline

@@ -14,6 +14,7 @@
 #include "runtime/cache_plan.h"
 #include "runtime/kv_cache.h"
 #include "runtime/method.h"
+#include "runtime/query_tiles.h"
 #include "runtime/timeline_state.h"
 #include "tiers/budget.h"
 #include "tiers/page_table.h"
@@ -27,13 +28,14 @@ class Scratch {
   // Room for `count`; the first `keep` of them stay as they are.
   Result<float*> floats(std::size_t count, std::size_t keep = 0) {
     if (count * sizeof(float) > buffer_.size()) {
-      TL_TRY_ASSIGN(Buffer larger, Buffer::create(count * sizeof(float) * 5 / 4));
+      TL_TRY_ASSIGN(Buffer larger, Buffer::create(count * sizeof(float)));
       std::copy_n(data(), keep, reinterpret_cast<float*>(larger.data()));
       buffer_ = std::move(larger);
     }
     return data();
   }
   float* data() const { return reinterpret_cast<float*>(buffer_.data()); }
+  std::uint64_t bytes() const { return buffer_.size(); }
 
  private:
   Buffer buffer_;
@@ -90,7 +92,7 @@ struct KvCache::Impl final : SummaryRows {
   // The step in progress.
   std::vector<Token> rows;
   std::vector<std::uint32_t> advanced;  // by timeline: rows of this step
-  bool prefilling = false;
+  Pass pass = Pass::decode;
   std::vector<Stage> stages;  // by layer
   std::vector<Angles> angles;
   std::vector<std::uint32_t> angles_of_layer;
@@ -126,7 +128,7 @@ struct KvCache::Impl final : SummaryRows {
   Result<TimelineId> fork(TimelineId id);
   Status truncate(TimelineId id, std::uint32_t length);
 
-  Status begin(std::span<const Token> step_rows);
+  Status begin(std::span<const Token> step_rows, Pass step_pass);
   void compute_angles();
   // Rotates a copy of one head's row of the step, for `row` of it.
   void rotate(LayerId l, std::size_t row, float* head) const;
@@ -156,11 +158,22 @@ struct KvCache::Impl final : SummaryRows {
 
   // kv_prefill.cpp
   Status prefill_attend(LayerId l, MatView<const float> queries, MatView<float> out);
+  Result<QueryTiles> cut_tiles(LayerId l);
+  float* scratch_here(HeadShape heads) const {  // of this thread, for attend_tile()
+    return tile_scratch.data() + Workers::slot() * tile_scratch_floats(heads);
+  }
+  template <typename Body>
+  void for_tiles(const QueryTiles& tiles, const Body& body);
+  void load_tiles(LayerId l, MatView<const float> queries, const QueryTiles& tiles);
+  void tiles_read_sinks(LayerId l, const QueryTiles& tiles);
+  Status tiles_read_runs(LayerId l, const QueryTiles& tiles);
+  void tiles_read_span(LayerId l, const RawRows& raw, const QueryTiles& tiles);
+  void finish_tiles(const QueryTiles& tiles, MatView<float> out);
 
   // kv_seal.cpp
   Status open_span(LayerId l);
-  // How many of `raw_rows` raw rows are to leave the tail now.
-  std::uint32_t rows_to_seal(LayerId l, std::uint32_t raw_rows) const;
+  // How many of the raw rows of the positions [first, end) are to leave a tail that ends there.
+  std::uint32_t rows_to_leave(LayerId l, std::uint32_t first, std::uint32_t end) const;
   // Forms segments of all of `rows` and appends them to `runs`.
   Status seal(LayerId l, const RawRows& rows, std::vector<Run>* runs);
   Result<Run> form(LayerId l, const RawRows& rows);

@@ -38,10 +38,9 @@ Status KvCache::Impl::check_append(LayerId l, MatView<const float> keys,
                 " a second time in one step");
   // Prefill has one buffer, for the layer in hand.
   const auto open = std::find(stages.begin(), stages.end(), Stage::appended);
-  if (prefilling && open != stages.end())
+  if (pass == Pass::prefill && open != stages.end())
     return fail(ErrorCode::invalid_argument, "append() of layer ", index(l), " before attend() of ",
-                open - stages.begin(), ": a step of more than ", kMaxStepRows,
-                " rows takes layer after layer");
+                open - stages.begin(), ": a prefill takes layer after layer");
   return {};
 }
 

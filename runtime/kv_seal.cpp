@@ -23,17 +23,19 @@ Status KvCache::Impl::open_span(LayerId l) {
   return {};
 }
 
-std::uint32_t KvCache::Impl::rows_to_seal(LayerId l, std::uint32_t raw_rows) const {
-  if (spec(l).window > 0 || raw_rows < method.recent + method.seal) return 0;
-  return (raw_rows - method.recent) / kBlockRows * kBlockRows;
+std::uint32_t KvCache::Impl::rows_to_leave(LayerId l, std::uint32_t first,
+                                           std::uint32_t end) const {
+  const std::uint32_t window = spec(l).window;
+  if (window == 0) return std::max(method.tail_begin(end), first) - first;
+  // Forgotten, now and then: no query sees them again.
+  const bool full = end - first + kMaxStepRows > plan.layers[index(l)].tail_capacity;
+  return full ? end - first - window - kWindowSlack / 2 : 0;
 }
 
 Status KvCache::Impl::settle(LayerId l, const RawRows& raw, Pending* into) {
   const Stopwatch watch(&counted.seal_ms);
   const CachePlan::Layer& planned = plan.layers[index(l)];
-  std::uint32_t gone = rows_to_seal(l, raw.rows);
-  if (spec(l).window > 0 && raw.rows + kMaxStepRows > planned.tail_capacity)
-    gone = raw.rows - spec(l).window - kWindowSlack / 2;  // forgotten: no query sees them again
+  const std::uint32_t gone = rows_to_leave(l, raw.first_position, raw.first_position + raw.rows);
   if (gone > 0 && planned.seals) TL_TRY(seal(l, raw.part(0, gone), &into->new_runs));
   TL_TRY_ASSIGN(into->tail, RawStore::create(planned.raw, spec(l).kv_heads, planned.tail_capacity));
   into->tail.copy(raw, gone, raw.rows - gone, 0);
@@ -43,8 +45,9 @@ Status KvCache::Impl::settle(LayerId l, const RawRows& raw, Pending* into) {
 }
 
 Status KvCache::Impl::seal(LayerId l, const RawRows& raw, std::vector<Run>* runs) {
-  for (std::uint32_t first = 0; first < raw.rows; first += kSegmentRows) {
-    const std::uint32_t count = std::min(kSegmentRows, raw.rows - first);
+  for (std::uint32_t first = 0, count = 0; first < raw.rows; first += count) {
+    const std::uint32_t in_cell = (raw.first_position + first - method.sink) % method.cell_rows();
+    count = std::min(method.cell_rows() - in_cell, raw.rows - first);
     TL_TRY_ASSIGN(Run run, form(l, raw.part(first, count)));
     runs->push_back(std::move(run));
   }
@@ -65,6 +68,10 @@ struct HeldIndex {
 Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw) {
   const LayerSpec& s = spec(l);
   const CachePlan::Layer& planned = plan.layers[index(l)];
+  auto held = std::make_shared<HeldIndex>();
+  TL_TRY_ASSIGN(held->memory,
+                budget->reserve(Tier::host, Purpose::index,
+                                s.kv_heads * method.select->index_bytes(shape(l), raw.rows)));
   TL_TRY_ASSIGN(Formation formation, method.select->form({l, shape(l), raw}, *workers));
 
   Run run;
@@ -82,8 +89,8 @@ Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw) {
       std::span<const std::uint32_t> order;
       if (!formation.order.empty())
         order = std::span(formation.order).subspan(h * raw.rows, raw.rows);
-      method.compress->encode(raw, static_cast<std::uint32_t>(h), order,
-                              records.data() + h * raw.rows * planned.sealed.bytes());
+      method.compress.encode(raw, static_cast<std::uint32_t>(h), order,
+                             records.data() + h * raw.rows * planned.sealed.bytes());
     }
   });
   TL_TRY_ASSIGN(run.rows,
@@ -92,24 +99,14 @@ Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw) {
   if (formation.summaries > 0) {
     Segment summary;
     summary.layer = l;
-    summary.layout = planned.raw;
+    summary.layout = formation.summary_layout;
     summary.heads = s.kv_heads;
     summary.rows = formation.summaries;
-    TL_TRY_ASSIGN(const Buffer bytes, Buffer::create(std::size_t{planned.raw.bytes()} *
-                                                     formation.summaries * s.kv_heads));
-    for (std::size_t r = 0; r < std::size_t{formation.summaries} * s.kv_heads; ++r) {
-      std::byte* record = bytes.data() + r * planned.raw.bytes();
-      cpu->dense.to_half(formation.summary_keys.data() + r * s.key_dim, s.key_dim, record);
-      cpu->dense.to_half(formation.summary_values.data() + r * s.value_dim, s.value_dim,
-                         record + planned.raw.key_bytes);
-    }
-    TL_TRY_ASSIGN(run.summaries,
-                  table->adopt(std::move(summary), bytes.bytes(), Tier::host, Purpose::index));
+    TL_TRY_ASSIGN(run.summaries, table->adopt(std::move(summary), formation.summary_rows,
+                                              Tier::host, Purpose::index));
   }
   if (formation.index) {
-    auto held = std::make_shared<HeldIndex>();
-    TL_TRY_ASSIGN(held->memory,
-                  budget->reserve(Tier::host, Purpose::index, formation.index->bytes()));
+    TL_TRY(held->memory.resize(formation.index->bytes()));
     held->index = std::move(formation.index);
     const SegmentIndex* plain = held->index.get();
     run.index = std::shared_ptr<const SegmentIndex>(std::move(held), plain);
@@ -138,10 +135,10 @@ Result<RawStore> KvCache::Impl::restore(LayerId l, const Run& run, std::uint32_t
         for (RowSet left = view.rows; left != 0; left &= left - 1, ++row) {
           const std::uint32_t position = segment.position(ready.list, row);
           if (position >= end) continue;
-          const std::byte* from =
-              view.key + std::size_t(std::countr_zero(left)) * ready.fold.key_stride;
-          std::memcpy(raw.row(ready.list, position - segment.first_position), from,
-                      planned.raw.bytes());
+          const auto in_block = static_cast<std::size_t>(std::countr_zero(left));
+          method.compress.decode(view.key + in_block * ready.fold.key_stride,
+                                 view.value + in_block * ready.fold.value_stride, planned.raw,
+                                 raw.row(ready.list, position - segment.first_position));
         }
     }
   }

@@ -4,16 +4,18 @@
 #include <boost/program_options.hpp>
 #include <charconv>
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <set>
 #include <sstream>
 
 #include "retrieval/select/everything.h"
 #include "retrieval/select/nothing.h"
 #include "retrieval/select/sketch.h"
 #include "runtime/thermocline.h"
+#include "tiers/codec/int8.h"
+#include "tiers/codec/raw.h"
 
 namespace thermocline {
 namespace {
@@ -67,79 +69,115 @@ class Parameters {
   std::map<std::string, Given> values_;
 };
 
-// A shelf: the choices that can be named for one of the four questions, and what each may be given.
-// A new selector (codec, ...) is its file and a line here.
+// The parameters of one choice, which lie in its question's section.
+class Section {
+ public:
+  Section(const Parameters& all, std::string_view name) : all_(all), name_(name) {}
+
+  std::string key(std::string_view parameter) const { return name_ + "." + std::string(parameter); }
+  Result<double> number(std::string_view parameter, double otherwise, double least,
+                        double most) const {
+    return all_.number(key(parameter), otherwise, least, most);
+  }
+  Result<std::uint32_t> integer(std::string_view parameter, std::uint32_t otherwise,
+                                std::uint32_t least, std::uint32_t most) const {
+    return all_.integer(key(parameter), otherwise, least, most);
+  }
+
+ private:
+  const Parameters& all_;
+  std::string name_;
+};
+
+// A shelf: the choices that can be named for one of the four questions, and what each may be given
+// beside its name. A new codec, retainer, selector or placer is its file and a line here.
 template <typename Made>
 struct Choice {
   std::string_view name;
   std::vector<std::string_view> parameters;
-  Result<std::unique_ptr<Made>> (*make)(const Parameters&, const CpuTable&);
+  Result<std::unique_ptr<Made>> (*make)(const Section&, const CpuTable&);
 };
+template <typename Made>
+using Shelf = std::vector<Choice<Made>>;
 
 template <typename Made, typename Base>
-Result<std::unique_ptr<Base>> make_plain(const Parameters&, const CpuTable&) {
+Result<std::unique_ptr<Base>> make_plain(const Section&, const CpuTable&) {
   return std::make_unique<Made>();
 }
 
-Result<std::unique_ptr<Selector>> make_sketch_selector(const Parameters& p, const CpuTable& cpu) {
+Result<std::unique_ptr<Selector>> make_sketch_selector(const Section& given, const CpuTable& cpu) {
   SketchOptions options;
-  TL_TRY_ASSIGN(options.share, p.number("select.share", options.share, 0, 1));
-  TL_TRY_ASSIGN(options.min_rows, p.integer("select.min_rows", options.min_rows, 1, 1u << 20));
-  TL_TRY_ASSIGN(options.cluster, p.integer("select.cluster", options.cluster, 4, 256));
-  TL_TRY_ASSIGN(options.candidates, p.number("select.candidates", options.candidates, 1, 1000));
+  TL_TRY_ASSIGN(options.share, given.number("share", options.share, 0, 1));
+  TL_TRY_ASSIGN(options.min_rows, given.integer("min_rows", options.min_rows, 1, 1u << 20));
+  TL_TRY_ASSIGN(options.cluster, given.integer("cluster", options.cluster, 4, 256));
+  TL_TRY_ASSIGN(options.reach, given.number("reach", options.reach, 0, 100));
+  TL_TRY_ASSIGN(options.candidates, given.number("candidates", options.candidates, 1, 1000));
   TL_TRY_ASSIGN(auto made, SketchSelector::create(options, cpu));
   return std::unique_ptr<Selector>(std::move(made));
 }
 
-const std::vector<Choice<Codec>>& codecs() {
-  static const std::vector<Choice<Codec>> shelf = {{"raw", {}, make_plain<RawCodec, Codec>}};
+const Shelf<Codec>& codecs() {
+  static const Shelf<Codec> shelf = {{"raw", {}, make_plain<RawCodec, Codec>},
+                                     {"int8", {}, make_plain<Int8Codec, Codec>}};
   return shelf;
 }
-const std::vector<Choice<Retainer>>& retainers() {
-  static const std::vector<Choice<Retainer>> shelf = {
-      {"all", {}, make_plain<KeepAll, Retainer>}, {"steady", {}, make_plain<KeepSteady, Retainer>}};
+const Shelf<Retainer>& retainers() {
+  static const Shelf<Retainer> shelf = {{"all", {}, make_plain<KeepAll, Retainer>},
+                                        {"steady", {}, make_plain<KeepSteady, Retainer>}};
   return shelf;
 }
-const std::vector<Choice<Selector>>& selectors() {
-  static const std::vector<Choice<Selector>> shelf = {
+const Shelf<Selector>& selectors() {
+  static const Shelf<Selector> shelf = {
       {"everything", {}, make_plain<EverythingSelector, Selector>},
       {"nothing", {}, make_plain<NothingSelector, Selector>},
-      {"sketch", {"share", "min_rows", "cluster", "candidates"}, make_sketch_selector}};
+      {"sketch", {"share", "min_rows", "cluster", "reach", "candidates"}, make_sketch_selector}};
   return shelf;
 }
-const std::vector<Choice<Placer>>& placers() {
-  static const std::vector<Choice<Placer>> shelf = {{"lowest", {}, make_plain<HomeLowest, Placer>},
-                                                    {"host", {}, make_plain<HomeHost, Placer>}};
+const Shelf<Placer>& placers() {
+  static const Shelf<Placer> shelf = {{"lowest", {}, make_plain<HomeLowest, Placer>},
+                                      {"host", {}, make_plain<HomeHost, Placer>}};
   return shelf;
 }
 
+// Calls visit(section, question, shelf) for each question that a method answers.
+template <typename Visit>
+void for_questions(const Visit& visit) {
+  visit("keys", "compress", codecs());
+  visit("values", "compress", codecs());
+  visit("retain", "keep", retainers());
+  visit("select", "by", selectors());
+  visit("place", "rows", placers());
+}
+
 template <typename Made>
-std::string names_of(const std::vector<Choice<Made>>& shelf) {
+std::string names_of(const Shelf<Made>& shelf) {
   std::string names;
   for (const auto& choice : shelf) names += (names.empty() ? "" : ", ") + std::string(choice.name);
   return names;
 }
 
+// The choice that `section.question` names; unsaid, the shelf's first.
 template <typename Made>
 Result<std::unique_ptr<Made>> choose(const Parameters& parameters, const CpuTable& cpu,
-                                     const std::string& key, const std::string& otherwise,
-                                     const std::vector<Choice<Made>>& shelf) {
-  const std::string name = parameters.text(key, otherwise);
-  for (const auto& choice : shelf) {
-    if (choice.name != name) continue;
-    const std::string section = key.substr(0, key.find('.') + 1);
-    for (const auto& other : shelf)
-      for (const std::string_view p : other.parameters)
-        if (parameters.has(section + std::string(p)) &&
-            std::find(choice.parameters.begin(), choice.parameters.end(), p) ==
-                choice.parameters.end())
-          return fail(ErrorCode::invalid_argument, parameters.source(section + std::string(p)),
-                      ": ", section, p, " has no meaning for ", key, " = ", name,
-                      " (it belongs to ", other.name, ")");
-    return choice.make(parameters, cpu);
-  }
-  return fail(ErrorCode::invalid_argument, parameters.source(key), ": ", key, " = '", name,
-              "' is not known; known: ", names_of(shelf));
+                                     std::string_view section_name, std::string_view question,
+                                     const Shelf<Made>& shelf) {
+  const Section section(parameters, section_name);
+  const std::string key = section.key(question);
+  const std::string name = parameters.text(key, std::string(shelf.front().name));
+  const auto choice =
+      std::find_if(shelf.begin(), shelf.end(), [&](const auto& one) { return one.name == name; });
+  if (choice == shelf.end())
+    return fail(ErrorCode::invalid_argument, parameters.source(key), ": ", key, " = '", name,
+                "' is not known; known: ", names_of(shelf));
+  for (const auto& other : shelf)
+    for (const std::string_view p : other.parameters) {
+      const bool ours = std::count(choice->parameters.begin(), choice->parameters.end(), p) > 0;
+      if (!ours && parameters.has(section.key(p)))
+        return fail(ErrorCode::invalid_argument, parameters.source(section.key(p)), ": ",
+                    section.key(p), " has no meaning for ", key, " = ", name, " (it belongs to ",
+                    other.name, ")");
+    }
+  return choice->make(section, cpu);
 }
 
 po::options_description known_parameters() {
@@ -147,12 +185,14 @@ po::options_description known_parameters() {
   const auto add = [&](const std::string& name) {
     known.add_options()(name.c_str(), po::value<std::string>());
   };
-  for (const char* name :
-       {"summary", "keys.compress", "values.compress", "retain.keep", "select.by", "place.rows",
-        "place.run", "steady.sink", "steady.recent", "steady.seal"})
+  for (const char* name : {"summary", "place.run", "steady.sink", "steady.recent", "steady.seal"})
     add(name);
-  for (const auto& choice : selectors())
-    for (const std::string_view p : choice.parameters) add("select." + std::string(p));
+  for_questions([&](const std::string& section, const char* question, const auto& shelf) {
+    std::set<std::string_view> names = {question};  // choices of a shelf may share a parameter
+    for (const auto& choice : shelf)
+      names.insert(choice.parameters.begin(), choice.parameters.end());
+    for (const std::string_view name : names) add(section + "." + std::string(name));
+  });
   return known;
 }
 
@@ -202,7 +242,6 @@ Result<std::string> find_file(const std::string& name, const std::string& direct
 }  // namespace
 
 std::string find_method_directory() {
-  if (const char* set = std::getenv("THERMOCLINE_METHODS")) return set;
   std::error_code ignored;
   for (const char* directory : {THERMOCLINE_SOURCE_METHODS, THERMOCLINE_INSTALLED_METHODS})
     if (fs::is_directory(directory, ignored)) return directory;
@@ -241,21 +280,18 @@ Result<Method> load_method(const std::string& name_or_path, const std::string& d
   Method method;
   method.name = fs::path(path).stem().string();
   method.summary = parameters.text("summary", "");
-  TL_TRY_ASSIGN(method.compress, choose(parameters, cpu, "keys.compress", "raw", codecs()));
-  TL_TRY_ASSIGN(auto values_codec, choose(parameters, cpu, "values.compress", "raw", codecs()));
-  if (values_codec->name() != method.compress->name())
-    return fail(ErrorCode::unsupported, path, ": keys.compress = ", method.compress->name(),
-                " with values.compress = ", values_codec->name(),
-                ": keys and values of a row lie side by side and share a codec");
-  TL_TRY_ASSIGN(method.retain, choose(parameters, cpu, "retain.keep", "all", retainers()));
-  TL_TRY_ASSIGN(method.select, choose(parameters, cpu, "select.by", "everything", selectors()));
-  TL_TRY_ASSIGN(method.place, choose(parameters, cpu, "place.rows", "lowest", placers()));
+  TL_TRY_ASSIGN(method.compress.keys, choose(parameters, cpu, "keys", "compress", codecs()));
+  TL_TRY_ASSIGN(method.compress.values, choose(parameters, cpu, "values", "compress", codecs()));
+  TL_TRY_ASSIGN(method.retain, choose(parameters, cpu, "retain", "keep", retainers()));
+  TL_TRY_ASSIGN(method.select, choose(parameters, cpu, "select", "by", selectors()));
+  TL_TRY_ASSIGN(method.place, choose(parameters, cpu, "place", "rows", placers()));
   if (parameters.text("place.run", "fetch") != "fetch")
     return fail(ErrorCode::unsupported, parameters.source("place.run"), ": place.run = '",
                 parameters.text("place.run", ""), "' is not known; known: fetch");
   TL_TRY_ASSIGN(method.sink, parameters.integer("steady.sink", method.sink, 0, 1024));
   TL_TRY_ASSIGN(method.recent, parameters.integer("steady.recent", method.recent, 1, 65536));
-  TL_TRY_ASSIGN(method.seal, parameters.integer("steady.seal", method.seal, 64, 65536));
+  TL_TRY_ASSIGN(method.seal,
+                parameters.integer("steady.seal", method.seal, kBlockRows, kSegmentRows));
   if (method.retain->name() == "steady" && method.select->facts().name != "nothing")
     return fail(ErrorCode::unsupported, path,
                 ": retain.keep = steady leaves nothing to select, so "
@@ -270,7 +306,7 @@ Result<std::vector<MethodLine>> list_methods(const std::string& asked) {
   const std::vector<std::string> names = method_names(directory);
   if (names.empty())
     return fail(ErrorCode::not_found, "there are no methods in '", directory,
-                "': set THERMOCLINE_METHODS to the folder that holds exact.conf");
+                "': name the folder that holds exact.conf");
   std::vector<MethodLine> lines;
   for (const std::string& name : names) {
     TL_TRY_ASSIGN(const Method method, load_method(name, directory, {}, *cpu));

@@ -18,13 +18,23 @@ namespace thermocline {
 
 struct Method {
   std::string name, summary;
-  std::unique_ptr<Codec> compress;
+  RowCodec compress;
   std::unique_ptr<Retainer> retain;
   std::unique_ptr<Selector> select;
   std::unique_ptr<Placer> place;
   // Always read, always raw: the first `sink` positions and at least the last `recent` ones. Rows
-  // leave the tail for segments when there are `seal` more than that.
+  // leave the tail for segments `seal` at a time, rounded up to whole blocks.
   std::uint32_t sink = 4, recent = 32, seal = 512;
+
+  // Rows leave the tail on this grid of positions, which begins after the sinks.
+  std::uint32_t seal_rows() const { return (seal + kBlockRows - 1) / kBlockRows * kBlockRows; }
+  // And no segment crosses a line of this one.
+  std::uint32_t cell_rows() const { return kSegmentRows / seal_rows() * seal_rows(); }
+  // Where the tail of a timeline of `length` positions begins.
+  std::uint32_t tail_begin(std::uint32_t length) const {
+    if (length < sink + recent) return sink;
+    return sink + (length - sink - recent) / seal_rows() * seal_rows();
+  }
 };
 
 // `name_or_path`: a file, or the name of one in `directory` (empty: find_method_directory()).
@@ -33,7 +43,7 @@ struct Method {
 Result<Method> load_method(const std::string& name_or_path, const std::string& directory,
                            std::span<const std::string> overrides, const CpuTable& cpu);
 
-// Where the methods are: $THERMOCLINE_METHODS, the source tree of this build, or the installed one.
+// Where the methods are: the source tree of this build, or the installed one.
 std::string find_method_directory();
 // Names of the methods in a directory, sorted.
 std::vector<std::string> method_names(const std::string& directory);

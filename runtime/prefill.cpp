@@ -65,7 +65,7 @@ class SpanPass {
     KvCache& cache = *timeline_.cache();
     memory_.at.clear();
     for (std::uint32_t r = 0; r < rows; ++r) memory_.at.push_back({timeline_.id(), first + r});
-    TL_TRY_ASSIGN(PendingRows pending, PendingRows::begin(&cache, memory_.at));
+    TL_TRY_ASSIGN(PendingRows pending, PendingRows::begin(&cache, memory_.at, Pass::prefill));
     work_.embed(tokens, hidden);
     for (std::uint32_t l = 0; l < model_.spec->layers.size(); ++l) {
       const LayerId layer{l};

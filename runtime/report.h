@@ -1,35 +1,43 @@
 // What a run cost: where time and bytes went. Plain numbers, summed over steps.
 #pragma once
 
-#include <array>
 #include <cstdint>
+#include <span>
 #include <string>
+#include <string_view>
+#include <variant>
 #include <vector>
+
+#include "tiers/tier_counters.h"
 
 namespace thermocline {
 
-// Counters of a cache. All of them only grow; subtract two to see a stretch.
-struct CacheReport {
+// Counters of a cache. All of them only grow.
+struct CacheReport : TierCounters {
   std::uint64_t steps = 0;               // decode steps committed
   std::uint64_t rows_attended = 0;       // exact rows read by decode, over layers and KV heads
   std::uint64_t rows_held = 0;           // rows that full attention would have read there
   std::uint64_t summaries_attended = 0;  // estimate rows read
-  std::uint64_t host_bytes_read = 0;     // exact rows read from host memory (hits included)
   std::uint64_t index_bytes_read = 0;    // codes and summaries scanned
-  std::uint64_t disk_bytes_read = 0;     // as read, whole pages
-  std::uint64_t disk_reads = 0;          // read operations
-  std::uint64_t disk_bytes_written = 0;
-  std::uint64_t row_cache_hits = 0, row_cache_misses = 0;  // rows whose home is the disk
-  std::uint64_t pages_verified = 0;                        // checksums that matched
-  std::uint64_t pages_read_again = 0;                      // that did not match at first
-  double stall_ms = 0;                                     // attention waited for the disk
   double attend_ms = 0, select_ms = 0, seal_ms = 0;
   std::uint64_t rows_sealed = 0;
 };
 
+// All of them by the names that programs read, in the order in which they are shown.
+struct CacheCounter {
+  std::string_view name;  // ends in its unit, unless it counts
+  std::variant<std::uint64_t CacheReport::*, double CacheReport::*> member;
+};
+std::span<const CacheCounter> cache_counters();
+// What a stretch cost, of the counters at its ends; what two stretches did together.
+CacheReport difference(const CacheReport& after, const CacheReport& before);
+CacheReport sum(const CacheReport& one, const CacheReport& other);
+
 // Bytes by tier and purpose: what a cache will hold (a plan) or holds (usage).
+inline constexpr char kWorkspace[] = "workspace";
 struct MemoryLine {
-  std::string tier;     // "host", "disk"
+  // "host", "disk"; or kWorkspace: host memory for computing, beside what a tier's budget bounds.
+  std::string tier;
   std::string purpose;  // "tail", "index", "rows" ...
   std::uint64_t bytes = 0;
   std::uint64_t peak_bytes = 0;  // of usage; equal to bytes in a plan

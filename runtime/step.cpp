@@ -14,7 +14,7 @@ Status step(const Model& model, KvCache& cache, std::span<const Token> at,
             MatView<float> logits) {
   const LayerWork work(model, scratch);
   const MatView<float> hidden = rows.hidden(tokens.size());
-  TL_TRY_ASSIGN(PendingRows pending, PendingRows::begin(&cache, at));
+  TL_TRY_ASSIGN(PendingRows pending, PendingRows::begin(&cache, at, Pass::decode));
   work.embed(tokens, hidden);
   for (std::uint32_t l = 0; l < model.spec->layers.size(); ++l) {
     const LayerId layer{l};
@@ -43,26 +43,41 @@ Status check_logits(MatView<const float> logits) {
   return {};
 }
 
-Result<RowState> RowState::create(const ModelSpec& model, std::size_t rows) {
+namespace {
+
+// Columns of the widest layer.
+struct Columns {
   std::size_t q = 0, k = 0, v = 0, mixed = 0;
-  for (const LayerSpec& layer : model.layers) {
-    q = std::max(q, std::size_t{layer.q_heads} * layer.key_dim);
-    k = std::max(k, std::size_t{layer.kv_heads} * layer.key_dim);
-    v = std::max(v, std::size_t{layer.kv_heads} * layer.value_dim);
-    mixed = std::max(mixed, std::size_t{layer.q_heads} * layer.value_dim);
+  explicit Columns(const ModelSpec& model) {
+    for (const LayerSpec& layer : model.layers) {
+      q = std::max(q, std::size_t{layer.q_heads} * layer.key_dim);
+      k = std::max(k, std::size_t{layer.kv_heads} * layer.key_dim);
+      v = std::max(v, std::size_t{layer.kv_heads} * layer.value_dim);
+      mixed = std::max(mixed, std::size_t{layer.q_heads} * layer.value_dim);
+    }
   }
+};
+
+}  // namespace
+
+std::uint64_t RowState::bytes_for(const ModelSpec& model, std::size_t rows) {
+  const Columns cols(model);
+  return sizeof(float) * rows * (model.width + cols.q + cols.k + cols.v + cols.mixed);
+}
+
+Result<RowState> RowState::create(const ModelSpec& model, std::size_t rows) {
   RowState state;
-  TL_TRY_ASSIGN(state.memory_,
-                Buffer::create(sizeof(float) * rows * (model.width + q + k + v + mixed)));
+  TL_TRY_ASSIGN(state.memory_, Buffer::create(bytes_for(model, rows)));
+  const Columns columns(model);
   float* next = state.memory_.as<float>().data();
   const auto take = [&](std::size_t cols) {
     return MatView<float>(std::exchange(next, next + rows * cols), rows, cols);
   };
   state.hidden_ = take(model.width);
-  state.q_ = take(q);
-  state.k_ = take(k);
-  state.v_ = take(v);
-  state.mixed_ = take(mixed);
+  state.q_ = take(columns.q);
+  state.k_ = take(columns.k);
+  state.v_ = take(columns.v);
+  state.mixed_ = take(columns.mixed);
   return state;
 }
 
@@ -81,8 +96,8 @@ MatView<float> RowState::mixed(const LayerSpec& layer, std::size_t rows) const {
   return {mixed_.data(), rows, std::size_t{layer.q_heads} * layer.value_dim};
 }
 
-Result<PendingRows> PendingRows::begin(KvCache* cache, std::span<const Token> rows) {
-  TL_TRY(cache->begin(rows));
+Result<PendingRows> PendingRows::begin(KvCache* cache, std::span<const Token> rows, Pass pass) {
+  TL_TRY(cache->begin(rows, pass));
   return PendingRows(cache);
 }
 

@@ -17,6 +17,7 @@ namespace thermocline {
 class RowState {
  public:
   static Result<RowState> create(const ModelSpec& model, std::size_t rows);
+  static std::uint64_t bytes_for(const ModelSpec& model, std::size_t rows);
 
   std::size_t capacity() const { return hidden_.rows(); }
   MatView<float> hidden(std::size_t rows) const { return hidden_.rows_from(0, rows); }
@@ -31,7 +32,7 @@ class RowState {
 // The rows begun in a cache: taken back when destroyed without commit().
 class PendingRows {
  public:
-  static Result<PendingRows> begin(KvCache* cache, std::span<const Token> rows);
+  static Result<PendingRows> begin(KvCache* cache, std::span<const Token> rows, Pass pass);
   PendingRows(PendingRows&& other) noexcept : cache_(std::exchange(other.cache_, nullptr)) {}
   PendingRows& operator=(PendingRows&&) = delete;
   ~PendingRows();

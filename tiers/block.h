@@ -100,7 +100,10 @@ struct Read {
   Form form = Form::rows;
   bool everything = false;
   std::uint32_t first = 0, last = 0;  // of the list's picks, unless everything
-  bool weighted = false;              // log_weight has one value a picked row, from first_weight on
+  // Values of log_weight for each picked row, from first_weight on. 0: none. Otherwise 1, which is
+  // added to the row's scores; or, if `scored`, one for each query head, which is its whole score.
+  std::uint32_t weights_a_row = 0;
+  bool scored = false;
   std::uint32_t first_weight = 0;
 };
 

@@ -10,7 +10,8 @@ namespace thermocline {
 namespace {
 
 constexpr std::array<std::string_view, kPurposes> kPurposeNames = {
-    "weights", "tail", "rows", "row_cache", "index", "sealing", "staging", "workspace", "logits"};
+    "weights", "tail",    "rows",   "row_cache", "index",
+    "sealing", "staging", "tables", "workspace", "logits"};
 constexpr std::array<std::string_view, kTiers> kFlags = {"--kv-device", "--kv-host", "--kv-disk"};
 
 std::string holders(const TierUsage& usage) {

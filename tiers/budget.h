@@ -20,14 +20,15 @@ enum class Purpose : std::uint8_t {
   weights,    // the model
   tail,       // raw rows that are not sealed yet
   rows,       // sealed rows at home in the tier
-  row_cache,  // copies of rows whose home is lower
+  row_cache,  // copies of rows whose home is lower, and where each is
   index,      // what retrieval searches
   sealing,    // rows and queries on their way into segments
   staging,    // pages on their way up
+  tables,     // of sealed rows: their positions, their pages' checksums
   workspace,  // activations, scores, attention states
   logits,
 };
-inline constexpr std::size_t kPurposes = 9;
+inline constexpr std::size_t kPurposes = 10;
 std::string_view name_of(Purpose purpose);
 
 class Budget;

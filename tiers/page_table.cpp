@@ -12,6 +12,10 @@ namespace {
 
 constexpr std::size_t kWriteBytes = std::size_t{1} << 20;
 
+std::uint64_t offset_bytes(const Segment& segment) {
+  return segment.offset.size() * sizeof(segment.offset[0]);
+}
+
 }  // namespace
 
 Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& options,
@@ -34,7 +38,8 @@ Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& opt
   for (std::size_t l = 0; l < options.layers.size(); ++l) {
     table->layers_[l].options = options.layers[l];
     const auto& layer = options.layers[l];
-    cached_bytes += std::uint64_t{layer.row_cache_rows} * layer.heads * layer.layout.bytes();
+    cached_bytes += layer.heads * (std::uint64_t{layer.row_cache_rows} * layer.layout.bytes() +
+                                   RowCache::table_bytes(layer.row_cache_rows, layer.rows));
   }
   if (options.disk_bytes == 0) return table;
 
@@ -48,9 +53,12 @@ Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& opt
     const std::size_t head_bytes =
         std::size_t{layer.options.row_cache_rows} * layer.options.layout.bytes();
     TL_TRY_ASSIGN(layer.row_cache_bytes, Buffer::create(head_bytes * layer.options.heads));
-    for (std::uint32_t h = 0; h < layer.options.heads; ++h)
+    for (std::uint32_t h = 0; h < layer.options.heads; ++h) {
       layer.row_cache.emplace_back(layer.row_cache_bytes.data() + h * head_bytes,
                                    layer.options.row_cache_rows, layer.options.layout.bytes());
+      layer.row_cache.back().grow(layer.options.rows);
+    }
+    layer.rows_tabled = layer.options.rows;
   }
   return table;
 }
@@ -71,42 +79,14 @@ Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,
   place.layer = index(segment.layer);
   place.rows = segment.rows;
   place.head_bytes = row_bytes * segment.rows;
-  Layer& layer = layers_[place.layer];
   if (home == Tier::host) {
+    TL_TRY_ASSIGN(place.tables,
+                  budget_->reserve(Tier::host, Purpose::tables, offset_bytes(segment)));
     TL_TRY_ASSIGN(place.reservation, budget_->reserve(Tier::host, purpose, records.size()));
     TL_TRY_ASSIGN(place.host, Buffer::create(records.size()));
     std::memcpy(place.host.data(), records.data(), records.size());
   } else {
-    TL_CHECK(home == Tier::disk && options_.disk_bytes > 0);
-    place.head_bytes = round_up(place.head_bytes, kPageBytes);
-    place.epoch = ++epoch_;
-    const std::size_t bytes = place.head_bytes * segment.heads;
-    TL_TRY_ASSIGN(Buffer image, Buffer::create(bytes));
-    for (std::uint32_t h = 0; h < segment.heads; ++h) {
-      std::byte* head = image.data() + h * place.head_bytes;
-      const std::size_t used = row_bytes * segment.rows;
-      std::memcpy(head, records.data() + h * used, used);
-      std::memset(head + used, 0, place.head_bytes - used);
-    }
-    TL_TRY_ASSIGN(place.reservation, budget_->reserve(Tier::disk, purpose, bytes));
-    TL_TRY_ASSIGN(place.file_offset, file_.take(bytes));
-    place.checksum.resize(bytes / kPageBytes);
-    for (std::size_t p = 0; p < place.checksum.size(); ++p)
-      place.checksum[p] =
-          page_checksum({image.data() + p * kPageBytes, kPageBytes}, identity(place, p));
-    if (Status written = write_home(place, std::move(image)); !written) {
-      file_.give(place.file_offset, bytes);
-      return tl::unexpected<Error>(written.error());
-    }
-    place.first_row = number_rows(&layer, segment.blocks() * kBlockRows);
-    for (std::uint32_t h = 0; h < segment.heads; ++h) {
-      RowCache& cache = layer.row_cache[h];
-      cache.grow(layer.rows_numbered);
-      for (std::uint32_t r = 0; r < segment.rows && !cache.full(); ++r)
-        if (std::byte* slot = cache.insert(place.first_row + r))
-          std::memcpy(slot, records.data() + (std::size_t{h} * segment.rows + r) * row_bytes,
-                      row_bytes);
-    }
+    TL_TRY(settle_on_disk(segment, records, &place));
   }
 
   std::uint32_t id;
@@ -123,6 +103,70 @@ Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,
     release(s->id);
     delete s;
   });
+}
+
+Status PageTable::settle_on_disk(const Segment& segment, std::span<const std::byte> records,
+                                 Place* place) {
+  TL_CHECK(place->home == Tier::disk && options_.disk_bytes > 0);
+  const std::size_t used = place->head_bytes;  // of a head
+  place->head_bytes = round_up(used, kPageBytes);
+  place->epoch = ++epoch_;
+  const std::size_t bytes = place->head_bytes * segment.heads;
+  const std::size_t pages = bytes / kPageBytes;
+  TL_TRY_ASSIGN(place->reservation, budget_->reserve(Tier::disk, place->purpose, bytes));
+  TL_TRY_ASSIGN(place->tables,
+                budget_->reserve(Tier::host, Purpose::tables,
+                                 offset_bytes(segment) + pages * sizeof(std::uint64_t)));
+  TL_TRY_ASSIGN(Buffer image, Buffer::create(bytes));
+  for (std::uint32_t h = 0; h < segment.heads; ++h) {
+    std::byte* head = image.data() + h * place->head_bytes;
+    std::memcpy(head, records.data() + h * used, used);
+    std::memset(head + used, 0, place->head_bytes - used);
+  }
+  TL_TRY(number_place(place));
+  Layer& layer = layers_[place->layer];
+  const auto numbered = static_cast<std::uint32_t>(round_up(place->rows, kBlockRows));
+  auto offset = file_.take(bytes);
+  if (!offset) {
+    free_row_numbers(&layer, place->first_row, numbered);
+    return tl::unexpected<Error>(offset.error());
+  }
+  place->file_offset = *offset;
+  place->checksum.resize(pages);
+  for (std::size_t p = 0; p < pages; ++p)
+    place->checksum[p] =
+        page_checksum({image.data() + p * kPageBytes, kPageBytes}, identity(*place, p));
+  if (Status written = write_home(*place, std::move(image)); !written) {
+    file_.give(place->file_offset, bytes);
+    free_row_numbers(&layer, place->first_row, numbered);
+    return written;
+  }
+  const std::size_t row_bytes = segment.layout.bytes();
+  for (std::uint32_t h = 0; h < segment.heads; ++h) {
+    RowCache& cache = layer.row_cache[h];
+    for (std::uint32_t r = 0; r < segment.rows && !cache.full(); ++r)
+      if (std::byte* slot = cache.insert(place->first_row + r))
+        std::memcpy(slot, records.data() + h * used + r * row_bytes, row_bytes);
+  }
+  return {};
+}
+
+Status PageTable::number_place(Place* place) {
+  Layer& layer = layers_[place->layer];
+  const auto numbered = static_cast<std::uint32_t>(round_up(place->rows, kBlockRows));
+  place->first_row = number_rows(&layer, numbered);
+  if (layer.rows_numbered <= layer.rows_tabled) return {};
+  const std::uint32_t capacity = layer.options.row_cache_rows;
+  const std::uint64_t more =
+      layer.options.heads * (RowCache::table_bytes(capacity, layer.rows_numbered) -
+                             RowCache::table_bytes(capacity, layer.rows_tabled));
+  if (Status grown = row_cache_reservation_.resize(row_cache_reservation_.bytes() + more); !grown) {
+    free_row_numbers(&layer, place->first_row, numbered);
+    return grown;
+  }
+  layer.rows_tabled = layer.rows_numbered;
+  for (RowCache& cache : layer.row_cache) cache.grow(layer.rows_tabled);
+  return {};
 }
 
 void PageTable::release(std::uint32_t id) {

@@ -18,24 +18,18 @@
 #include "tiers/row_cache.h"
 #include "tiers/store/scratch_file.h"
 #include "tiers/tier.h"
+#include "tiers/tier_counters.h"
 
 namespace thermocline {
 
 class Reader;
-
-// What the table counts; it only grows.
-struct TierCounters {
-  std::uint64_t host_bytes_read = 0, disk_bytes_read = 0, disk_reads = 0, disk_bytes_written = 0;
-  std::uint64_t row_cache_hits = 0, row_cache_misses = 0;
-  std::uint64_t pages_verified = 0, pages_read_again = 0;
-  double stall_ms = 0;
-};
 
 struct PageTableOptions {
   struct Layer {
     RowLayout layout;
     std::uint32_t heads = 0;
     std::uint32_t row_cache_rows = 0;  // a head; 0: none
+    std::uint32_t rows = 0;            // sealed at the same time, about: sizes tables
   };
   std::vector<Layer> layers;
   std::string directory;         // of the scratch file, when disk_bytes > 0
@@ -69,7 +63,6 @@ class PageTable {
   std::uint32_t numbered_rows(std::uint32_t layer) const { return layers_[layer].rows_numbered; }
   const TierCounters& counters() const { return counters_; }
   const std::string& io_note() const { return io_note_; }
-  std::string_view io_name() const { return sink_ ? sink_->name() : "none"; }
 
  private:
   friend class Reader;
@@ -77,7 +70,7 @@ class PageTable {
     Tier home = Tier::host;
     Purpose purpose = Purpose::rows;
     Buffer host;  // host home: the records
-    Reservation reservation;
+    Reservation reservation, tables;
     std::uint64_t file_offset = 0;        // disk home: heads follow each other, each page aligned
     std::uint64_t head_bytes = 0;         // of a head, whole pages (disk) or exact (host)
     std::vector<std::uint64_t> checksum;  // a page, whole segment
@@ -91,6 +84,7 @@ class PageTable {
     Buffer row_cache_bytes;
     std::vector<RowCache> row_cache;  // a head
     std::uint32_t rows_numbered = 0;
+    std::uint32_t rows_tabled = 0;                     // that the row caches' tables reach
     std::map<std::uint32_t, std::uint32_t> free_rows;  // first -> count to reuse; none touch
   };
 
@@ -99,7 +93,11 @@ class PageTable {
   // Waits for what an earlier error left in flight: its memory, its place in the file and its tags
   // are about to be another transfer's. Everything that submits asks for this first.
   Status quiesce();
+  // Fills the rest of a disk segment's place, and the disk with its rows.
+  Status settle_on_disk(const Segment& segment, std::span<const std::byte> records, Place* place);
   Status write_home(const Place& place, Buffer image);
+  // Row numbers for `place`, with room in the row caches' tables.
+  Status number_place(Place* place);
   static std::uint32_t number_rows(Layer* layer, std::uint32_t rows);
   static void free_row_numbers(Layer* layer, std::uint32_t first, std::uint32_t rows);
   static std::uint64_t identity(const Place& place, std::uint64_t page) {

@@ -75,13 +75,13 @@ void Reader::plan(std::uint32_t list, const ReadRequest& request) {
     const Run& run = request.runs[read.run];
     const Segment& segment = read.form == Form::rows ? *run.rows : *run.summaries;
     open_ = false;
-    const float* weight =
-        read.weighted ? request.list->log_weight.data() + read.first_weight : nullptr;
+    Weights weights{nullptr, read.weights_a_row, read.scored};
+    if (weights.a_row > 0) weights.next = request.list->log_weight.data() + read.first_weight;
     if (read.everything) {
       for (std::uint32_t block = 0; block < segment.blocks(); ++block) {
         const int rows = static_cast<int>(
             std::min<std::uint32_t>(kBlockRows, segment.rows - block * kBlockRows));
-        plan_rows(segment, list, request.head, block, first_rows(rows), nullptr, false);
+        plan_rows(segment, list, request.head, block, first_rows(rows), {}, false);
       }
       continue;
     }
@@ -91,37 +91,38 @@ void Reader::plan(std::uint32_t list, const ReadRequest& request) {
       TL_CHECK(p == read.first || pick.block > request.list->picks[p - 1].block);
       TL_CHECK(segment.rows - pick.block * kBlockRows >= kBlockRows ||
                (pick.rows >> (segment.rows - pick.block * kBlockRows)) == 0);
-      plan_rows(segment, list, request.head, pick.block, pick.rows, weight, true);
-      if (weight) weight += count(pick.rows);
+      plan_rows(segment, list, request.head, pick.block, pick.rows, weights, true);
+      weights.next += static_cast<std::uint32_t>(count(pick.rows)) * weights.a_row;
     }
   }
 }
 
 // Adds a block's rows to the list's open fold, cutting folds at kFoldRows.
 void Reader::plan_rows(const Segment& segment, std::uint32_t list, std::uint32_t head,
-                       std::uint32_t block, RowSet rows, const float* log_weight, bool keep) {
+                       std::uint32_t block, RowSet rows, Weights weights, bool keep) {
   while (rows != 0) {
-    if (!open_ || planned_.back().rows == kFoldRows) open_fold(segment, list, head);
+    if (!open_ || planned_.back().rows == kFoldRows) open_fold(segment, list, head, weights.scored);
     Planned* fold = &planned_.back();
     const int room = kFoldRows - static_cast<int>(fold->rows);
     RowSet taken = rows;
     while (count(taken) > room) taken &= ~(RowSet{1} << (63 - std::countl_zero(taken)));
     if (table_.places_[fold->place].home == Tier::host)
-      add_host_rows(fold, block, taken, log_weight);
+      add_host_rows(fold, block, taken, weights.next);
     else
-      add_disk_rows(fold, block, taken, log_weight, keep);
+      add_disk_rows(fold, block, taken, weights, keep);
     fold->rows += static_cast<std::uint32_t>(count(taken));
     fold->last_view = static_cast<std::uint32_t>(views_.size());
     fold->last_patch = static_cast<std::uint32_t>(patches_.size());
     fold->last_check = static_cast<std::uint32_t>(checks_.size());
     fold->last_extent = static_cast<std::uint32_t>(extents_.size());
     fold->last_miss = static_cast<std::uint32_t>(misses_.size());
-    if (log_weight) log_weight += count(taken);
+    weights.next += static_cast<std::uint32_t>(count(taken)) * weights.a_row;
     rows &= ~taken;
   }
 }
 
-void Reader::open_fold(const Segment& segment, std::uint32_t list, std::uint32_t head) {
+void Reader::open_fold(const Segment& segment, std::uint32_t list, std::uint32_t head,
+                       bool scored) {
   Planned fold;
   fold.place = segment.id;
   fold.head = head;
@@ -130,6 +131,7 @@ void Reader::open_fold(const Segment& segment, std::uint32_t list, std::uint32_t
   fold.ready.ordinal = static_cast<std::uint32_t>(planned_.size()) - first_of_list_[list];
   fold.ready.fold.key_format = segment.layout.key_format;
   fold.ready.fold.value_format = segment.layout.value_format;
+  fold.ready.fold.scored = scored;
   fold.ready.fold.key_stride = fold.ready.fold.value_stride = segment.layout.bytes();
   fold.first_view = fold.last_view = static_cast<std::uint32_t>(views_.size());
   fold.first_patch = fold.last_patch = static_cast<std::uint32_t>(patches_.size());
@@ -158,7 +160,7 @@ void Reader::add_host_rows(Planned* fold, std::uint32_t block, RowSet rows,
 
 // Row by row: from the row cache, or from a page that is to be read. Rows in sequence that have one
 // base (a page's rows; neighbouring slots) share a view.
-void Reader::add_disk_rows(Planned* fold, std::uint32_t block, RowSet rows, const float* log_weight,
+void Reader::add_disk_rows(Planned* fold, std::uint32_t block, RowSet rows, Weights weights,
                            bool keep) {
   const PageTable::Place& place = table_.places_[fold->place];
   RowCache& cache = table_.layers_[layer_].row_cache[fold->head];
@@ -177,7 +179,7 @@ void Reader::add_disk_rows(Planned* fold, std::uint32_t block, RowSet rows, cons
       if (base == cached_base) {
         views_.back().rows |= bit;
       } else {
-        add_view(*fold, base, bit, log_weight);
+        add_view(*fold, base, bit, weights.next);
       }
       cached_base = base;
       staged_offset = kNoOffset;
@@ -195,12 +197,12 @@ void Reader::add_disk_rows(Planned* fold, std::uint32_t block, RowSet rows, cons
         views_.back().rows |= bit;
       } else {
         patches_.push_back({static_cast<std::uint32_t>(views_.size()), offset});
-        add_view(*fold, nullptr, bit, log_weight);
+        add_view(*fold, nullptr, bit, weights.next);
       }
       staged_offset = offset;
       cached_base = nullptr;
     }
-    if (log_weight) ++log_weight;
+    weights.next += weights.a_row;
   }
 }
 

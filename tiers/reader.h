@@ -91,13 +91,18 @@ class Reader {
     bool retired = false;
   };
 
+  struct Weights {  // of the rows at hand
+    const float* next = nullptr;
+    std::uint32_t a_row = 0;
+    bool scored = false;
+  };
+
   void plan(std::uint32_t list, const ReadRequest& request);
   void plan_rows(const Segment& segment, std::uint32_t list, std::uint32_t head,
-                 std::uint32_t block, RowSet rows, const float* log_weight, bool keep);
-  void open_fold(const Segment& segment, std::uint32_t list, std::uint32_t head);
+                 std::uint32_t block, RowSet rows, Weights weights, bool keep);
+  void open_fold(const Segment& segment, std::uint32_t list, std::uint32_t head, bool scored);
   void add_host_rows(Planned* fold, std::uint32_t block, RowSet rows, const float* log_weight);
-  void add_disk_rows(Planned* fold, std::uint32_t block, RowSet rows, const float* log_weight,
-                     bool keep);
+  void add_disk_rows(Planned* fold, std::uint32_t block, RowSet rows, Weights weights, bool keep);
   void add_view(const Planned& fold, const std::byte* row0, RowSet rows, const float* log_weight);
   std::uint64_t stage_page(Planned* fold, std::uint64_t page);
   Status submit();

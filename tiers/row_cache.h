@@ -18,6 +18,10 @@ class RowCache {
   // `slots`: capacity * row_bytes bytes that outlive the cache.
   RowCache(std::byte* slots, std::uint32_t capacity, std::uint32_t row_bytes);
 
+  // What a cache of `capacity` rows among `rows` numbers takes beside its slots.
+  static std::uint64_t table_bytes(std::uint32_t capacity, std::uint64_t rows) {
+    return capacity == 0 ? 0 : capacity * sizeof(Slot) + rows * sizeof(std::uint32_t);
+  }
   std::uint32_t capacity() const { return capacity_; }
   // No slot is empty: another row would push one out.
   bool full() const { return held_ == capacity_; }

@@ -39,12 +39,16 @@ void Workers::run(std::size_t count, std::size_t grain, Call call, const void* b
     return;
   }
   arena_->arena.execute([&] {
-    tbb::parallel_for(
-        tbb::blocked_range<std::size_t>(0, count, grain),
-        [&](const tbb::blocked_range<std::size_t>& range) {
-          call(body, range.begin(), range.end());
-        },
-        tbb::simple_partitioner{});
+    // Isolated: a thread that waits for the others takes no task from outside of this loop, so a
+    // loop inside of another one's body is over when its own work is.
+    tbb::this_task_arena::isolate([&] {
+      tbb::parallel_for(
+          tbb::blocked_range<std::size_t>(0, count, grain),
+          [&](const tbb::blocked_range<std::size_t>& range) {
+            call(body, range.begin(), range.end());
+          },
+          tbb::simple_partitioner{});
+    });
   });
 }
 

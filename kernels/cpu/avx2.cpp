@@ -4,6 +4,7 @@
 #include "kernels/cpu/nearest.h"
 #include "kernels/cpu/sketch.h"
 #include "kernels/cpu/table.h"
+#include "kernels/cpu/topk.h"
 #include "kernels/cpu/vec_avx2.h"
 
 namespace thermocline {
@@ -16,6 +17,7 @@ constinit const CpuTable kAvx2Table{
     .matvec = make_matvec<VecAvx2>(),
     .nearest = make_nearest<VecAvx2>(),
     .sketch = make_sketch<VecAvx2>(),
+    .topk = make_topk<VecAvx2>(),
 };
 
 }  // namespace thermocline

@@ -4,6 +4,7 @@
 #include "kernels/cpu/nearest.h"
 #include "kernels/cpu/sketch.h"
 #include "kernels/cpu/table.h"
+#include "kernels/cpu/topk.h"
 #include "kernels/cpu/vec_avx512.h"
 
 namespace thermocline {
@@ -16,6 +17,7 @@ constinit const CpuTable kAvx512Table{
     .matvec = make_matvec<VecAvx512>(),
     .nearest = make_nearest<VecAvx512>(),
     .sketch = make_sketch<VecAvx512>(),
+    .topk = make_topk<VecAvx512>(),
 };
 
 }  // namespace thermocline

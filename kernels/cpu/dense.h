@@ -74,7 +74,7 @@ template <typename V>
 inline typename V::F times_sigmoid(typename V::F x, typename V::F u) {
   using F = typename V::F;
   const F one = V::set(1.0f), minus = V::sub(V::zero(), u);
-  const F power = exp_nonpositive<V>(V::where_negative(u, u, minus));
+  const F power = exp_bounded<V>(V::where_negative(u, u, minus));
   return V::div(V::mul(x, V::where_negative(u, power, one)), V::add(one, power));
 }
 

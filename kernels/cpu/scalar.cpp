@@ -4,6 +4,7 @@
 #include "kernels/cpu/nearest.h"
 #include "kernels/cpu/sketch.h"
 #include "kernels/cpu/table.h"
+#include "kernels/cpu/topk.h"
 #include "kernels/cpu/vec_scalar.h"
 
 namespace thermocline {
@@ -16,6 +17,7 @@ constinit const CpuTable kScalarTable{
     .matvec = make_matvec<VecScalar>(),
     .nearest = make_nearest<VecScalar>(),
     .sketch = make_sketch<VecScalar>(),
+    .topk = make_topk<VecScalar>(),
 };
 
 }  // namespace thermocline

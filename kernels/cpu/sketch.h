@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "kernels/cpu/vec.h"
+#include "kernels/format/visit_row.h"
 #include "kernels/sketch.h"
 
 namespace thermocline {
@@ -23,6 +24,9 @@ struct Sketch {
   // Words of codes before 16-bit sums may overflow: 32 terms a half lane of at most 762.
   static constexpr std::size_t kWordsAtOnce = 8;
   static constexpr float kNone = -std::numeric_limits<float>::infinity();
+  static constexpr float kMostAbove = 60.0f;  // its exponential times any number of rows is finite
+  alignas(64) static constexpr float kRank[kSketchGroup] = {0, 1, 2,  3,  4,  5,  6,  7,
+                                                            8, 9, 10, 11, 12, 13, 14, 15};
 
   // The integer dot products of one group with `heads` queries.
   template <int heads>
@@ -59,75 +63,120 @@ struct Sketch {
     }
   }
 
+  // What the scores of the 16 rows from `row` on start from: those of their clusters, less the
+  // shift. *cluster is at or before that of `row`, and moves up to that of row `end` - 1.
   template <int heads>
-  static void score_heads(const std::uint8_t* codes, const f16* scales, std::size_t key_dim,
-                          std::size_t first, std::size_t count, const SketchQuery* queries,
-                          const float* base, float* score, std::size_t stride) {
-    const std::size_t words = key_dim / 16;
-    F scale[heads], middle[heads];
+  static void cluster_scores(const SketchScan& scan, int head, std::size_t row, std::size_t end,
+                             std::size_t* cluster, F (&score)[heads][kParts]) {
+    while (scan.starts[*cluster + 1] <= row) ++*cluster;
+    const auto of_cluster = [&](int h) {
+      const std::size_t at = std::size_t(head + h) * scan.cluster_stride + *cluster;
+      return V::set(scan.cluster_score[at] - scan.shift[head + h]);
+    };
     for (int h = 0; h < heads; ++h) {
-      scale[h] = V::set(queries[h].scale);
-      middle[h] = V::set(kSketchOffset * static_cast<float>(queries[h].sum));
+      const F all = of_cluster(h);
+      for (int p = 0; p < kParts; ++p) score[h][p] = all;
     }
-    for (std::size_t r = 0; r < count; r += kSketchGroup) {
-      I dots[heads][kParts];
-      group_dots<heads>(codes + (first + r) * key_dim / 4, words, queries, dots);
-      for (int p = 0; p < kParts; ++p) {
-        const std::size_t row = r + std::size_t(p) * L;
-        if (row >= count) break;
-        const F row_scale = V::load(scales + first + row);
-        const int rows = count - row < std::size_t(L) ? static_cast<int>(count - row) : L;
-        for (int h = 0; h < heads; ++h) {
-          const F dot = V::mul(V::sub(V::to_float(dots[h][p]), middle[h]), scale[h]);
-          const std::size_t at = std::size_t(h) * stride + row;
-          if (rows == L)
-            V::store(score + at, V::fma(dot, row_scale, V::load(base + at)));
-          else
-            V::store_tail(score + at, V::fma(dot, row_scale, V::load_tail(base + at, rows)), rows);
-        }
+    while (scan.starts[*cluster + 1] < end) {
+      ++*cluster;
+      const F begin = V::set(static_cast<float>(scan.starts[*cluster] - row));
+      F before[kParts];  // negative in the lanes of rows that come before the cluster
+      for (int p = 0; p < kParts; ++p) before[p] = V::sub(V::load(kRank + p * L), begin);
+      for (int h = 0; h < heads; ++h) {
+        const F here = of_cluster(h);
+        for (int p = 0; p < kParts; ++p)
+          score[h][p] = V::where_negative(before[p], score[h][p], here);
       }
     }
   }
 
-  static void score(const std::uint8_t* codes, const f16* scales, std::size_t key_dim,
-                    std::size_t first, std::size_t count, const SketchQuery* queries, int heads,
-                    const float* base, float* out, std::size_t stride) {
+  template <int heads>
+  static void weigh_heads(const SketchScan& scan, int head, std::size_t first, std::size_t count,
+                          std::size_t cluster, float* weight, std::size_t stride, float* sum) {
+    const std::size_t words = scan.key_dim / 16, group_bytes = words * kWordBytes;
+    const SketchQuery* queries = scan.queries + head;
+    weight += std::size_t(head) * stride;
+    F scale[heads], middle[heads], total[heads];
+    for (int h = 0; h < heads; ++h) {
+      scale[h] = V::set(queries[h].scale);
+      middle[h] = V::set(kSketchOffset * static_cast<float>(queries[h].sum));
+      total[h] = V::zero();
+    }
+    const std::size_t end = first + count;
+    for (std::size_t row = first; row < end; row += kSketchGroup) {
+      const std::size_t group_end = row + kSketchGroup < end ? row + kSketchGroup : end;
+      const std::uint8_t* codes = scan.codes + row / kSketchGroup * group_bytes;
+      F score[heads][kParts];
+      cluster_scores<heads>(scan, head, row, group_end, &cluster, score);
+      I dots[heads][kParts];
+      group_dots<heads>(codes, words, queries, dots);
+      for (int p = 0; p < kParts; ++p) {
+        const F row_scale = V::load(scan.scales + row + std::size_t(p) * L);
+        const F past = V::sub(V::load(kRank + p * L), V::set(static_cast<float>(group_end - row)));
+        for (int h = 0; h < heads; ++h) {
+          const F dot = V::mul(V::sub(V::to_float(dots[h][p]), middle[h]), scale[h]);
+          // Not a number: weight 0.
+          const F s = V::min(V::set(kMostAbove), V::fma(dot, row_scale, score[h][p]));
+          const F e = V::where_negative(past, exp_bounded<V>(s), V::zero());
+          total[h] = V::add(total[h], e);
+          V::store(weight + std::size_t(h) * stride + (row - first) + std::size_t(p) * L, e);
+        }
+      }
+    }
+    for (int h = 0; h < heads; ++h) sum[head + h] += V::sum(total[h]);
+  }
+
+  static void weigh_rows(const SketchScan& scan, std::size_t first, std::size_t count,
+                         std::size_t cluster, float* weight, std::size_t stride, float* sum) {
     int h = 0;
-    const auto at = [&](int head) { return std::size_t(head) * stride; };
-    for (; h + 4 <= heads; h += 4)
-      score_heads<4>(codes, scales, key_dim, first, count, queries + h, base + at(h), out + at(h),
-                     stride);
-    switch (heads - h) {
+    for (; h + 4 <= scan.heads; h += 4)
+      weigh_heads<4>(scan, h, first, count, cluster, weight, stride, sum);
+    switch (scan.heads - h) {
       case 3:
-        score_heads<3>(codes, scales, key_dim, first, count, queries + h, base + at(h), out + at(h),
-                       stride);
+        weigh_heads<3>(scan, h, first, count, cluster, weight, stride, sum);
         break;
       case 2:
-        score_heads<2>(codes, scales, key_dim, first, count, queries + h, base + at(h), out + at(h),
-                       stride);
+        weigh_heads<2>(scan, h, first, count, cluster, weight, stride, sum);
         break;
       case 1:
-        score_heads<1>(codes, scales, key_dim, first, count, queries + h, base + at(h), out + at(h),
-                       stride);
+        weigh_heads<1>(scan, h, first, count, cluster, weight, stride, sum);
         break;
       default:
         break;
     }
   }
 
+  static void add_heads(const float* weight, std::size_t count, std::size_t stride,
+                        const float* share, int heads, float* out) {
+    const auto sum_at = [&](std::size_t i, const auto& load) {
+      F sum = V::mul(load(weight + i), V::set(share[0]));
+      for (int h = 1; h < heads; ++h)
+        sum = V::fma(load(weight + std::size_t(h) * stride + i), V::set(share[h]), sum);
+      return sum;
+    };
+    std::size_t i = 0;
+    for (; i + L <= count; i += L)
+      V::store(out + i, sum_at(i, [](const float* p) { return V::load(p); }));
+    const int rest = static_cast<int>(count - i);
+    if (rest > 0)
+      V::store_tail(out + i, sum_at(i, [&](const float* p) { return V::load_tail(p, rest); }),
+                    rest);
+  }
+
   // `rows` rows at once share the loads of the queries.
-  template <int heads, int rows>
+  template <typename Format, int heads, int rows>
   static void exact_rows(const std::byte* keys, std::size_t row_bytes, std::size_t key_dim,
                          const float* query, float* score, std::size_t stride) {
-    const f16* key[rows];
+    using Reader = typename Format::template Reader<V>;
+    const auto dim = static_cast<std::uint32_t>(key_dim);
+    const auto key = [&](int r) { return Reader(keys + std::size_t(r) * row_bytes, dim); };
+    const Reader first = key(0), second = key(rows > 1 ? 1 : 0), third = key(rows > 2 ? 2 : 0);
     F sum[rows][heads];
-    for (int r = 0; r < rows; ++r) {
-      key[r] = reinterpret_cast<const f16*>(keys + std::size_t(r) * row_bytes);
+    for (int r = 0; r < rows; ++r)
       for (int h = 0; h < heads; ++h) sum[r][h] = V::zero();
-    }
-    for (std::size_t i = 0; i < key_dim; i += L) {
+    for (std::uint32_t i = 0; i < dim; i += L) {
       F k[rows];
-      for (int r = 0; r < rows; ++r) k[r] = V::load(key[r] + i);
+      for (int r = 0; r < rows; ++r) k[r] = (r == 0 ? first : r == 1 ? second : third).load(i);
       for (int h = 0; h < heads; ++h) {
         const F q = V::load(query + std::size_t(h) * key_dim + i);
         for (int r = 0; r < rows; ++r) sum[r][h] = V::fma(k[r], q, sum[r][h]);
@@ -137,44 +186,55 @@ struct Sketch {
       for (int h = 0; h < heads; ++h) score[std::size_t(h) * stride + r] = V::sum(sum[r][h]);
   }
 
-  template <int heads>
+  template <typename Format, int heads>
   static void exact_heads(const std::byte* keys, std::size_t row_bytes, std::size_t count,
                           std::size_t key_dim, const float* query, float* score,
                           std::size_t stride) {
     constexpr int kRows = heads <= 3 ? 3 : 2;
     std::size_t r = 0;
     constexpr std::size_t kAhead = 9;  // rows: their stride defeats the hardware's prefetching
+    const std::size_t bytes = Format::bytes(static_cast<std::uint32_t>(key_dim));
     for (; r + kRows <= count; r += kRows) {
       for (std::size_t p = r + kAhead; p < std::min(r + kAhead + kRows, count); ++p)
-        for (std::size_t i = 0; i < key_dim * sizeof(f16); i += 64)
-          __builtin_prefetch(keys + p * row_bytes + i);
-      exact_rows<heads, kRows>(keys + r * row_bytes, row_bytes, key_dim, query, score + r, stride);
+        for (std::size_t i = 0; i < bytes; i += 64) __builtin_prefetch(keys + p * row_bytes + i);
+      exact_rows<Format, heads, kRows>(keys + r * row_bytes, row_bytes, key_dim, query, score + r,
+                                       stride);
     }
     for (; r < count; ++r)
-      exact_rows<heads, 1>(keys + r * row_bytes, row_bytes, key_dim, query, score + r, stride);
+      exact_rows<Format, heads, 1>(keys + r * row_bytes, row_bytes, key_dim, query, score + r,
+                                   stride);
   }
 
-  static void exact(const std::byte* keys, std::size_t row_bytes, std::size_t count,
-                    std::size_t key_dim, const float* query, int heads, float* out,
-                    std::size_t stride) {
+  template <typename Format>
+  static void exact_of(const std::byte* keys, std::size_t row_bytes, std::size_t count,
+                       std::size_t key_dim, const float* query, int heads, float* out,
+                       std::size_t stride) {
     int h = 0;
     const auto at = [&](int head) { return query + std::size_t(head) * key_dim; };
     const auto to = [&](int head) { return out + std::size_t(head) * stride; };
     for (; h + 4 <= heads; h += 4)
-      exact_heads<4>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
+      exact_heads<Format, 4>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
     switch (heads - h) {
       case 3:
-        exact_heads<3>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
+        exact_heads<Format, 3>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
         break;
       case 2:
-        exact_heads<2>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
+        exact_heads<Format, 2>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
         break;
       case 1:
-        exact_heads<1>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
+        exact_heads<Format, 1>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
         break;
       default:
         break;
     }
+  }
+
+  static void exact(RowFormat format, const std::byte* keys, std::size_t row_bytes,
+                    std::size_t count, std::size_t key_dim, const float* query, int heads,
+                    float* out, std::size_t stride) {
+    visit_row(format, [&](auto coded) {
+      exact_of<decltype(coded)>(keys, row_bytes, count, key_dim, query, heads, out, stride);
+    });
   }
 
   static F absolute(F x) { return V::where_negative(x, V::sub(V::zero(), x), x); }
@@ -242,7 +302,7 @@ struct Sketch {
 
     const F shift = V::set(largest);
     const auto weight = [&](F s) {
-      return V::keep_where_above(s, kNone, exp_nonpositive<V>(V::sub(s, shift)));
+      return V::keep_where_above(s, kNone, exp_bounded<V>(V::sub(s, shift)));
     };
     F total = V::zero();
     for (std::size_t r = 0; r < whole; r += L) {
@@ -261,7 +321,8 @@ struct Sketch {
 
 template <typename V>
 constexpr SketchOps make_sketch() {
-  return {&Sketch<V>::exact, &Sketch<V>::score, &Sketch<V>::encode, &Sketch<V>::weigh};
+  return {&Sketch<V>::exact, &Sketch<V>::weigh_rows, &Sketch<V>::add_heads, &Sketch<V>::encode,
+          &Sketch<V>::weigh};
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "kernels/matvec.h"
 #include "kernels/nearest.h"
 #include "kernels/sketch.h"
+#include "kernels/topk.h"
 
 namespace thermocline {
 
@@ -21,6 +22,7 @@ struct CpuTable {
   MatvecOps matvec;
   NearestOps nearest;
   SketchOps sketch;
+  TopkOps topk;
 };
 
 // Every table of this build, plainest first, runnable here or not.

@@ -4,11 +4,13 @@
 // instruction set is one struct and one file.
 //
 // A Vec gives, for `lanes` floats F and twice as many 16-bit integers ("words") packed in I:
-//   F zero, set(x) of a float or f16, load(p), store(p, v) of floats, f16 and (load) bf16
-//   F add, sub, mul, div, fma(a, b, c) = a * b + c, max; float sum(v), float largest(v)
+//   F zero, set(x) of a float or f16, load(p), store(p, v) of floats and f16
+//   F load(p) of bf16 and of signed bytes
+//   F add, sub, mul, div, fma(a, b, c) = a * b + c, max, min; float sum(v), float largest(v)
 //   set_two(const f16* p, F* a, F* b): all of a p[0], all of b p[1]
 //   F where_negative(x, a, b): a in the lanes where x's sign bit is set, b in the others
 //   F load_tail(p, n), store_tail(p, v, n) for the first n < lanes floats
+//   uint32_t reaching(x, bound): bit i where lane i of x is at least bound's
 //   F keep_where_above(x, bound, v): v where x > bound, else 0
 //   F exp2i(F n): 2^n for integral n in [-126, 127], 0 for -127; F round(v) to nearest even
 //   I izero(), iset(x): every word x; I load_i16(const int16_t* p)
@@ -44,9 +46,9 @@
 namespace thermocline {
 namespace {  // each instruction set's file gets its own copy: nothing of it may be shared by name
 
-// e^x for x <= 0 (attention weights): relative error below 2e-7; 0 below -87.7, where n is -127.
+// e^x for x <= 60 (attention weights): relative error below 2e-7; 0 below -87.7, where n is -127.
 template <typename V>
-inline typename V::F exp_nonpositive(typename V::F x) {
+inline typename V::F exp_bounded(typename V::F x) {
   using F = typename V::F;
   const F clamped = V::max(x, V::set(-88.0f));
   const F n = V::round(V::mul(clamped, V::set(1.44269504088896341f)));

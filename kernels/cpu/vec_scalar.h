@@ -24,6 +24,7 @@ struct VecScalar {
   static void store(float* p, F v) { *p = v; }
   static F load(const f16* p) { return to_float(*p); }
   static F load(const bf16* p) { return thermocline::to_float(*p); }
+  static F load(const std::int8_t* p) { return static_cast<float>(*p); }
   static void store(f16* p, F v) { *p = to_f16(v); }
   static F load_tail(const float*, int) { return 0.0f; }
   static void store_tail(float*, F, int) {}
@@ -33,6 +34,8 @@ struct VecScalar {
   static F div(F a, F b) { return a / b; }
   static F fma(F a, F b, F c) { return std::fma(a, b, c); }
   static F max(F a, F b) { return a > b ? a : b; }
+  static F min(F a, F b) { return a < b ? a : b; }
+  static std::uint32_t reaching(F x, F bound) { return x >= bound; }
   static F keep_where_above(F x, float bound, F v) { return x > bound ? v : 0.0f; }
   static F where_negative(F x, F a, F b) { return std::signbit(x) ? a : b; }
   static float sum(F v) { return v; }

@@ -14,7 +14,8 @@ std::uint64_t scale_bytes(std::uint32_t rows) { return round_up(rows, kSketchGro
 std::uint64_t SketchIndex::head_bytes(std::uint32_t rows, std::uint32_t key_dim,
                                       std::uint32_t clusters) {
   const std::uint64_t starts = (std::uint64_t{clusters} + 1) * sizeof(std::uint16_t);
-  return round_up(sketch_bytes(rows, key_dim) + scale_bytes(rows) + starts, kLine);
+  const std::uint64_t spreads = std::uint64_t{clusters} * sizeof(float);
+  return round_up(spreads + sketch_bytes(rows, key_dim) + scale_bytes(rows) + starts, kLine);
 }
 
 Result<std::shared_ptr<SketchIndex>> SketchIndex::create(std::uint32_t heads, std::uint32_t rows,
@@ -25,7 +26,8 @@ Result<std::shared_ptr<SketchIndex>> SketchIndex::create(std::uint32_t heads, st
   index->rows_ = rows;
   index->clusters_ = clusters;
   index->scales_at_ = sketch_bytes(rows, key_dim);
-  index->starts_at_ = index->scales_at_ + scale_bytes(rows);
+  index->spreads_at_ = index->scales_at_ + scale_bytes(rows);
+  index->starts_at_ = index->spreads_at_ + clusters * sizeof(float);
   index->head_stride_ = head_bytes(rows, key_dim, clusters);
   TL_TRY_ASSIGN(index->buffer_, Buffer::create(heads * index->head_stride_));
   std::memset(index->buffer_.data(), 0, index->buffer_.size());
@@ -38,6 +40,10 @@ std::uint8_t* SketchIndex::codes(std::uint32_t h) const {
 
 f16* SketchIndex::scales(std::uint32_t h) const {
   return reinterpret_cast<f16*>(head(h) + scales_at_);
+}
+
+std::span<float> SketchIndex::spreads(std::uint32_t h) const {
+  return {reinterpret_cast<float*>(head(h) + spreads_at_), clusters_};
 }
 
 std::span<std::uint16_t> SketchIndex::starts(std::uint32_t h) const {

@@ -28,6 +28,8 @@ class SketchIndex final : public SegmentIndex {
   // Whole groups of kSketchGroup rows.
   std::uint8_t* codes(std::uint32_t head) const;
   f16* scales(std::uint32_t head) const;
+  // [clusters]: the largest scale of a cluster's rows: how far they stray from its mean.
+  std::span<float> spreads(std::uint32_t head) const;
   // [clusters + 1]: cluster c is the rows [starts[c], starts[c + 1]), maybe none.
   std::span<std::uint16_t> starts(std::uint32_t head) const;
 
@@ -35,8 +37,8 @@ class SketchIndex final : public SegmentIndex {
   SketchIndex() = default;
   std::byte* head(std::uint32_t h) const { return buffer_.data() + h * head_stride_; }
 
-  Buffer buffer_;  // [heads] codes, scales, starts
-  std::uint64_t head_stride_ = 0, scales_at_ = 0, starts_at_ = 0;
+  Buffer buffer_;  // [heads] codes, scales, spreads, starts
+  std::uint64_t head_stride_ = 0, scales_at_ = 0, spreads_at_ = 0, starts_at_ = 0;
   std::uint32_t rows_ = 0, clusters_ = 0;
 };
 

@@ -36,9 +36,10 @@ struct Sealing {
 struct Formation {
   // [head][row]: which row of the sealing is stored there. Empty: as they are.
   std::vector<std::uint32_t> order;
-  // Summary rows, the same number for each head: keys [head][n][key_dim], values alike. 0: none.
+  // Summary rows as they are kept, the same number for each head: [head][summaries] records.
   std::uint32_t summaries = 0;
-  std::vector<float> summary_keys, summary_values;
+  RowLayout summary_layout;
+  std::vector<std::byte> summary_rows;
   std::shared_ptr<const SegmentIndex> index;  // null: none
 };
 
@@ -56,7 +57,7 @@ struct Chosen {
   std::uint64_t index_bytes = 0;  // of codes and summaries that were scanned
 };
 
-// Bytes of summary rows of a run, as floats would be read: how a selector reaches them.
+// How a selector reaches a run's summary rows.
 class SummaryRows {
  public:
   virtual ~SummaryRows() = default;
@@ -81,7 +82,7 @@ class Selector {
 
   // Bytes of index and of summary rows that `rows` sealed rows of one KV head take: for the plan.
   virtual std::uint64_t index_bytes(HeadShape, std::uint64_t /*rows*/) const { return 0; }
-  virtual std::uint64_t summary_rows(std::uint64_t /*rows*/) const { return 0; }
+  virtual std::uint64_t summary_bytes(HeadShape, std::uint64_t /*rows*/) const { return 0; }
 };
 
 }  // namespace thermocline

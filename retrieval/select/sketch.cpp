@@ -3,11 +3,20 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/format/row.h"
+#include "tiers/codec/int8.h"
+
 namespace thermocline {
 namespace {
 
 constexpr std::size_t kTaskRows = 256;  // whole groups of the sketch's layout
 constexpr std::size_t kTaskClusters = 32;
+using SummaryCodec = Int8Codec;  // a mean's rounding is nothing beside its rows' spread
+
+RowLayout summary_layout(HeadShape shape) {
+  const RowFormat format = SummaryCodec().format();
+  return {format, format, row_bytes(format, shape.key_dim), row_bytes(format, shape.value_dim)};
+}
 
 // One KV head at sealing. Every sum is taken in an order that the rows alone decide.
 class HeadForming {
@@ -36,15 +45,17 @@ class HeadForming {
     for (std::uint32_t r = 0; r < rows_; ++r) order[next[of_row_[r]]++] = r;
   }
 
-  // The means of each cluster's keys and values; zeros where it is empty.
-  void average(const std::uint32_t* order, std::span<const std::uint16_t> starts, float* keys,
-               float* values) const {
+  // The means of each cluster's keys and values, as records of `layout`; zeros where it is empty.
+  void average(const std::uint32_t* order, std::span<const std::uint16_t> starts,
+               const RowLayout& layout, std::byte* summaries) const {
     const std::size_t value_dim = sealing_.shape.value_dim;
+    const SummaryCodec codec;
     parallel(clusters_, kTaskClusters, [&](std::size_t first, std::size_t last) {
-      std::vector<float> value(value_dim);
+      std::vector<float> mean_key(dim_), mean_value(value_dim), value(value_dim);
+      std::vector<f16> half(std::max(dim_, value_dim));
       for (std::size_t c = first; c < last; ++c) {
-        float* mean_key = keys + c * dim_;
-        float* mean_value = values + c * value_dim;
+        std::fill(mean_key.begin(), mean_key.end(), 0.0f);
+        std::fill(mean_value.begin(), mean_value.end(), 0.0f);
         for (std::uint32_t i = starts[c]; i < starts[c + 1]; ++i) {
           const float* key = keys_.data() + order[i] * dim_;
           for (std::size_t d = 0; d < dim_; ++d) mean_key[d] += key[d];
@@ -54,17 +65,22 @@ class HeadForming {
         const float share = 1.0f / static_cast<float>(std::max(1, starts[c + 1] - starts[c]));
         for (std::size_t d = 0; d < dim_; ++d) mean_key[d] *= share;
         for (std::size_t d = 0; d < value_dim; ++d) mean_value[d] *= share;
+        std::byte* record = summaries + c * layout.bytes();
+        cpu_.dense.to_half(mean_key.data(), dim_, half.data());
+        codec.encode(half.data(), static_cast<std::uint32_t>(dim_), record);
+        cpu_.dense.to_half(mean_value.data(), value_dim, half.data());
+        codec.encode(half.data(), static_cast<std::uint32_t>(value_dim), record + layout.key_bytes);
       }
     });
   }
 
-  // Codes each row's residual to its cluster's mean, as the mean is stored.
-  void encode(const std::uint32_t* order, const float* mean_keys, std::uint8_t* codes,
-              f16* scales) const {
-    std::vector<f16> half(clusters_ * dim_);
+  // Codes each row's residual to its cluster's mean, as the mean is stored in `summaries`.
+  void encode(const std::uint32_t* order, const RowLayout& layout, const std::byte* summaries,
+              std::uint8_t* codes, f16* scales) const {
     std::vector<float> stored(clusters_ * dim_);
-    cpu_.dense.to_half(mean_keys, half.size(), half.data());
-    cpu_.dense.from_half(half.data(), half.size(), stored.data());
+    for (std::size_t c = 0; c < clusters_; ++c)
+      read_row(layout.key_format, summaries + c * layout.bytes(), static_cast<std::uint32_t>(dim_),
+               stored.data() + c * dim_);
     parallel(rows_, kTaskRows, [&](std::size_t first, std::size_t last) {
       std::vector<float> residual((last - first) * dim_);
       for (std::size_t i = first; i < last; ++i) {
@@ -130,6 +146,16 @@ class HeadForming {
   std::vector<std::uint32_t> of_row_;
 };
 
+void find_spreads(const SketchIndex& index, std::uint32_t head) {
+  const std::span<const std::uint16_t> starts = index.starts(head);
+  for (std::uint32_t c = 0; c < index.clusters(); ++c) {
+    float most = 0.0f;
+    for (std::uint32_t r = starts[c]; r < starts[c + 1]; ++r)
+      most = std::max(most, to_float(index.scales(head)[r]));
+    index.spreads(head)[c] = most;
+  }
+}
+
 }  // namespace
 
 Result<std::unique_ptr<SketchSelector>> SketchSelector::create(const SketchOptions& options,
@@ -144,6 +170,8 @@ Result<std::unique_ptr<SketchSelector>> SketchSelector::create(const SketchOptio
     return refuse("cluster", options.cluster, "[2, 1024]");
   if (!(options.candidates >= 1.0 && options.candidates <= 1000.0))
     return refuse("candidates", options.candidates, "[1, 1000]");
+  if (!(options.reach >= 0.0 && options.reach <= 100.0))
+    return refuse("reach", options.reach, "[0, 100]");
   const KmeansOptions& k = options.kmeans;
   if (k.group_iterations < 0 || k.group_iterations > 100)
     return refuse("group_iterations", k.group_iterations, "[0, 100]");
@@ -160,12 +188,14 @@ SketchSelector::SketchSelector(const SketchOptions& options, const CpuTable& cpu
     log_[n] = static_cast<float>(std::log(static_cast<double>(n)));
 }
 
-std::uint64_t SketchSelector::summary_rows(std::uint64_t rows) const {
+std::uint64_t SketchSelector::summary_bytes(HeadShape shape, std::uint64_t rows) const {
+  return clusters(rows) * summary_layout(shape).bytes();
+}
+
+std::uint64_t SketchSelector::clusters(std::uint64_t rows) const {
   const std::uint64_t whole = rows / kSegmentRows, rest = rows % kSegmentRows;
-  const auto clusters = [&](std::uint64_t n) {
-    return (n + options_.cluster - 1) / options_.cluster;
-  };
-  return whole * clusters(kSegmentRows) + clusters(rest);
+  const auto of = [&](std::uint64_t n) { return (n + options_.cluster - 1) / options_.cluster; };
+  return whole * of(kSegmentRows) + of(rest);
 }
 
 std::uint64_t SketchSelector::index_bytes(HeadShape shape, std::uint64_t rows) const {
@@ -173,7 +203,7 @@ std::uint64_t SketchSelector::index_bytes(HeadShape shape, std::uint64_t rows) c
   const std::uint32_t rest = static_cast<std::uint32_t>(rows % kSegmentRows);
   const auto bytes = [&](std::uint32_t n) {
     if (n == 0) return std::uint64_t{0};
-    return SketchIndex::head_bytes(n, shape.key_dim, static_cast<std::uint32_t>(summary_rows(n)));
+    return SketchIndex::head_bytes(n, shape.key_dim, static_cast<std::uint32_t>(clusters(n)));
   };
   return whole * bytes(kSegmentRows) + bytes(rest);
 }
@@ -187,23 +217,24 @@ Result<Formation> SketchSelector::form(const Sealing& sealing, const Workers& wo
   if (shape.key_dim == 0 || shape.key_dim % 16 != 0)
     return fail(ErrorCode::unsupported, "sketch: heads of ", shape.key_dim,
                 " key channels: only multiples of 16 can be coded; select by another method");
-  const std::uint32_t clusters = static_cast<std::uint32_t>(summary_rows(rows.rows));
+  const auto count = static_cast<std::uint32_t>(clusters(rows.rows));
   TL_TRY_ASSIGN(const std::shared_ptr<SketchIndex> index,
-                SketchIndex::create(rows.heads, rows.rows, shape.key_dim, clusters));
+                SketchIndex::create(rows.heads, rows.rows, shape.key_dim, count));
   Formation formation;
   formation.order.resize(std::size_t{rows.heads} * rows.rows);
-  formation.summaries = clusters;
-  formation.summary_keys.resize(std::size_t{rows.heads} * clusters * shape.key_dim);
-  formation.summary_values.resize(std::size_t{rows.heads} * clusters * shape.value_dim);
+  formation.summaries = count;
+  formation.summary_layout = summary_layout(shape);
+  const std::size_t head_bytes = std::size_t{count} * formation.summary_layout.bytes();
+  formation.summary_rows.resize(rows.heads * head_bytes);
   for (std::uint32_t head = 0; head < rows.heads; ++head) {
     std::uint32_t* order = formation.order.data() + std::size_t{head} * rows.rows;
-    float* keys = formation.summary_keys.data() + std::size_t{head} * clusters * shape.key_dim;
-    float* values =
-        formation.summary_values.data() + std::size_t{head} * clusters * shape.value_dim;
-    HeadForming forming(sealing, head, clusters, cpu_, workers);
+    std::byte* summaries = formation.summary_rows.data() + head * head_bytes;
+    HeadForming forming(sealing, head, count, cpu_, workers);
     forming.cluster(options_.kmeans, order, index->starts(head));
-    forming.average(order, index->starts(head), keys, values);
-    forming.encode(order, keys, index->codes(head), index->scales(head));
+    forming.average(order, index->starts(head), formation.summary_layout, summaries);
+    forming.encode(order, formation.summary_layout, summaries, index->codes(head),
+                   index->scales(head));
+    find_spreads(*index, head);
   }
   formation.index = index;
   return formation;

@@ -77,6 +77,8 @@ Wanted whole(const Stored& stored, std::uint32_t head) {
 
 namespace {
 
+constexpr std::uint32_t kScores = 3;  // of a scored row: query heads
+
 // Few rows, all rows, or any; never outside of the segment.
 RowSet random_set(std::mt19937& random, std::uint32_t rows_here) {
   const RowSet inside = first_rows(static_cast<int>(std::min(rows_here, 64u)));
@@ -115,16 +117,16 @@ Wanted random_reads(std::mt19937& random, std::span<const Stored> stored, std::u
     read.everything = random() % 3 == 0;
     if (!read.everything) {
       read.first = static_cast<std::uint32_t>(wanted.list.picks.size());
-      read.weighted = random() % 2 == 0;
+      read.scored = random() % 3 == 0;
+      read.weights_a_row = read.scored ? kScores : random() % 2;
       read.first_weight = static_cast<std::uint32_t>(wanted.list.log_weight.size());
       const std::uint32_t stride = 1 + random() % 3;
       for (std::uint32_t block = random() % (stride + 1); block < segment.blocks();
            block += 1 + random() % stride) {
         const RowSet set = random_set(random, segment.rows - block * kBlockRows);
         wanted.list.picks.push_back({block, set});
-        if (read.weighted)
-          for (int r = 0; r < count(set); ++r)
-            wanted.list.log_weight.push_back(static_cast<float>(random() % 1000) / 100.0f);
+        for (std::uint32_t w = 0; w < read.weights_a_row * static_cast<unsigned>(count(set)); ++w)
+          wanted.list.log_weight.push_back(static_cast<float>(random() % 1000) / 100.0f);
       }
       read.last = static_cast<std::uint32_t>(wanted.list.picks.size());
     }
@@ -138,17 +140,18 @@ ListRead expected(const Wanted& wanted) {
   for (const Read& read : wanted.list.reads) {
     const Stored& from =
         read.form == Form::rows ? *wanted.rows[read.run] : *wanted.summaries[read.run];
-    std::vector<std::pair<std::uint32_t, float>> rows;
+    std::vector<std::pair<std::uint32_t, std::vector<float>>> rows;
     if (read.everything) {
-      for (std::uint32_t r = 0; r < from.segment->rows; ++r) rows.push_back({r, 0.0f});
+      for (std::uint32_t r = 0; r < from.segment->rows; ++r) rows.push_back({r, {}});
     } else {
-      std::uint32_t weight = read.first_weight;
+      auto weight = wanted.list.log_weight.begin() + read.first_weight;
       for (std::uint32_t p = read.first; p < read.last; ++p) {
         const Pick& pick = wanted.list.picks[p];
         for (std::uint32_t bit = 0; bit < 64; ++bit)
-          if (pick.rows >> bit & 1)
-            rows.push_back({pick.block * kBlockRows + bit,
-                            read.weighted ? wanted.list.log_weight[weight++] : 0.0f});
+          if (pick.rows >> bit & 1) {
+            rows.push_back({pick.block * kBlockRows + bit, {weight, weight + read.weights_a_row}});
+            weight += read.weights_a_row;
+          }
       }
     }
     for (std::size_t first = 0; first < rows.size(); first += kFoldRows) {
@@ -157,6 +160,7 @@ ListRead expected(const Wanted& wanted) {
         const auto bytes = from.row(wanted.head, rows[r].first);
         fold.rows.insert(fold.rows.end(), bytes.begin(), bytes.end());
         fold.log_weights.push_back(rows[r].second);
+        fold.scored = read.scored && !read.everything;
       }
     }
   }
@@ -167,6 +171,7 @@ namespace {
 
 FoldRead content(const Fold& fold, RowLayout layout) {
   FoldRead read;
+  read.scored = fold.scored;
   for (const BlockView& view : fold.blocks) {
     int rank = 0;
     for (RowSet left = view.rows; left != 0; left &= left - 1, ++rank) {
@@ -175,7 +180,9 @@ FoldRead content(const Fold& fold, RowLayout layout) {
       const std::byte* value = view.value + in_block * fold.value_stride;
       read.rows.insert(read.rows.end(), key, key + layout.key_bytes);
       read.rows.insert(read.rows.end(), value, value + layout.value_bytes);
-      read.log_weights.push_back(view.log_weight ? view.log_weight[rank] : 0.0f);
+      const int a_row = fold.scored ? static_cast<int>(kScores) : view.log_weight != nullptr;
+      const float* weight = view.log_weight + rank * a_row;
+      read.log_weights.emplace_back(weight, weight + a_row);
     }
   }
   return read;

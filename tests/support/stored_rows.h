@@ -24,10 +24,12 @@ struct Stored {
   std::span<const std::byte> row(std::uint32_t head, std::uint32_t r) const;
 };
 
-// One fold as it was read: key and value of each row by rank, and its log weight.
+// One fold as it was read: key and value of each row by rank, and its log weight, none or one
+// or, if scored, several.
 struct FoldRead {
   std::vector<std::byte> rows;
-  std::vector<float> log_weights;
+  std::vector<std::vector<float>> log_weights;
+  bool scored = false;
   bool operator==(const FoldRead&) const = default;
 };
 using ListRead = std::vector<FoldRead>;

@@ -1,33 +1,41 @@
-// compress: what a block's bytes are at rest. A codec decides and fits; how coded rows are read is
-// the kernels' business (RowFormat).
+// compress: what keys and values are at rest. A codec writes rows; how coded rows are read is the
+// kernels' business (kernels/format/row.h).
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string_view>
 
-#include "kernels/base/error.h"
+#include "kernels/base/half.h"
 #include "tiers/block.h"
 
 namespace thermocline {
 
+// Of one side. Any thread may use it.
 class Codec {
  public:
   virtual ~Codec() = default;
   virtual std::string_view name() const = 0;
-  virtual RowLayout layout(std::uint32_t key_dim, std::uint32_t value_dim) const = 0;
-  // One head's rows, in the order given (empty: as they are), to `out`: rows records of layout.
-  virtual void encode(const RawRows& rows, std::uint32_t head, std::span<const std::uint32_t> order,
-                      std::byte* out) const = 0;
+  virtual RowFormat format() const = 0;
+  // One raw row of `dim` channels to row_bytes(format(), dim) bytes, all of which are written.
+  virtual void encode(const f16* row, std::uint32_t dim, std::byte* out) const = 0;
+  // And back to f16: what attention reads, rounded. How near that is, the codec's file says.
+  void decode(const std::byte* row, std::uint32_t dim, f16* out) const;
 };
 
-// The raw rows: f16 K beside f16 V, exactly as they were appended.
-class RawCodec final : public Codec {
- public:
-  std::string_view name() const override { return "raw"; }
-  RowLayout layout(std::uint32_t key_dim, std::uint32_t value_dim) const override;
+// Both sides of a row, which lie side by side: a record.
+struct RowCodec {
+  std::unique_ptr<const Codec> keys, values;
+
+  RowLayout layout(std::uint32_t key_dim, std::uint32_t value_dim) const;
+  // One head's raw rows, in the order given (empty: as they are), to records of layout().
   void encode(const RawRows& rows, std::uint32_t head, std::span<const std::uint32_t> order,
-              std::byte* out) const override;
+              std::byte* out) const;
+  // One row, back to a raw record of `raw`.
+  void decode(const std::byte* key, const std::byte* value, const RowLayout& raw,
+              std::byte* out) const;
 };
 
 }  // namespace thermocline

@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -16,6 +17,15 @@ namespace {
 namespace po = boost::program_options;
 
 constexpr std::uint32_t kMostContext = 1u << 30;
+
+// $XDG_CACHE_HOME/thermocline: on a disk, the user's own, not a shared /tmp.
+std::string cache_directory() {
+  if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache && *cache)
+    return std::string(cache) + "/thermocline/kv";
+  if (const char* home = std::getenv("HOME"); home && *home)
+    return std::string(home) + "/.cache/thermocline/kv";
+  return "/var/tmp/thermocline-kv";
+}
 
 template <typename T>
 po::typed_value<T>* value(T* into, const char* name) {
@@ -132,17 +142,19 @@ Result<TierOptions> TierFlags::tier_options() const {
   TL_TRY_ASSIGN(const std::uint64_t device_bytes, parse_size(device, "--kv-device"));
   TL_TRY(refuse_unless(device_bytes == 0 || device_bytes == kAutoBytes, "--kv-device", device,
                        "this build has no GPU tier; give the memory to --kv-host"));
-  const std::string only_f16 =
-      "the cache holds f16, and a method decides about anything smaller (--method)";
-  TL_TRY(refuse_unless(keys_type == "f16", "--cache-type-k", keys_type, only_f16));
-  TL_TRY(refuse_unless(values_type == "f16", "--cache-type-v", values_type, only_f16));
+  const auto other = [](const std::string& side) {
+    return "it is f16 unless the method says otherwise: --method-set " + side +
+           ".compress=int8 takes 8 bits a channel";
+  };
+  TL_TRY(refuse_unless(keys_type == "f16", "--cache-type-k", keys_type, other("keys")));
+  TL_TRY(refuse_unless(values_type == "f16", "--cache-type-v", values_type, other("values")));
   if (io_backend != "auto" && io_backend != "uring" && io_backend != "threads")
     return fail(ErrorCode::invalid_argument, "--io-backend '", io_backend,
                 "' is not known: auto, uring or threads");
   TierOptions options;
   TL_TRY_ASSIGN(options.host_bytes, parse_size(host, "--kv-host"));
   TL_TRY_ASSIGN(options.disk_bytes, parse_size(disk, "--kv-disk"));
-  options.directory = directory;
+  options.directory = directory.empty() ? cache_directory() : directory;
   options.io_backend = io_backend;
   return options;
 }
@@ -229,6 +241,7 @@ Status write_to_stdout(std::string_view text) {
 
 std::string method_directory(const std::string& given) {
   if (!given.empty()) return given;
+  if (const char* set = std::getenv("THERMOCLINE_METHODS"); set && *set) return set;
   std::error_code error;
   const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
   if (error) return {};

@@ -83,29 +83,6 @@ const char* name_of(StopReason reason) {
   return "";
 }
 
-CacheReport difference(const CacheReport& after, const CacheReport& before) {
-  CacheReport d;
-  d.steps = after.steps - before.steps;
-  d.rows_attended = after.rows_attended - before.rows_attended;
-  d.rows_held = after.rows_held - before.rows_held;
-  d.summaries_attended = after.summaries_attended - before.summaries_attended;
-  d.host_bytes_read = after.host_bytes_read - before.host_bytes_read;
-  d.index_bytes_read = after.index_bytes_read - before.index_bytes_read;
-  d.disk_bytes_read = after.disk_bytes_read - before.disk_bytes_read;
-  d.disk_reads = after.disk_reads - before.disk_reads;
-  d.disk_bytes_written = after.disk_bytes_written - before.disk_bytes_written;
-  d.row_cache_hits = after.row_cache_hits - before.row_cache_hits;
-  d.row_cache_misses = after.row_cache_misses - before.row_cache_misses;
-  d.pages_verified = after.pages_verified - before.pages_verified;
-  d.pages_read_again = after.pages_read_again - before.pages_read_again;
-  d.stall_ms = after.stall_ms - before.stall_ms;
-  d.attend_ms = after.attend_ms - before.attend_ms;
-  d.select_ms = after.select_ms - before.select_ms;
-  d.seal_ms = after.seal_ms - before.seal_ms;
-  d.rows_sealed = after.rows_sealed - before.rows_sealed;
-  return d;
-}
-
 Status check_fits(std::size_t prompt_tokens, std::uint32_t context, const ModelInfo& model,
                   float freq_scale) {
   if (prompt_tokens < context) return {};

@@ -51,7 +51,4 @@ Status generate_text(Engine& engine, KvCache& cache, Timeline& timeline,
 Status check_fits(std::size_t prompt_tokens, std::uint32_t context, const ModelInfo& model,
                   float freq_scale);
 
-// Counters from `before` to `after`.
-CacheReport difference(const CacheReport& after, const CacheReport& before);
-
 }  // namespace thermocline

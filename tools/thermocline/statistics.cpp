@@ -79,34 +79,13 @@ void print_disk(const CacheReport& whole, const CacheReport& decode) {
                       format_count(whole.pages_read_again) + " read again");
 }
 
-CacheReport sum(CacheReport a, const CacheReport& b) {
-  a.disk_bytes_written += b.disk_bytes_written;
-  a.disk_bytes_read += b.disk_bytes_read;
-  a.pages_verified += b.pages_verified;
-  a.pages_read_again += b.pages_read_again;
-  return a;
-}
-
-Json cost_json(const CacheReport& c) {
-  return Json{{"steps", c.steps},
-              {"rows_read", c.rows_attended},
-              {"rows_held", c.rows_held},
-              {"rows_read_share", share_of(c.rows_attended, c.rows_held)},
-              {"summaries_read", c.summaries_attended},
-              {"host_bytes_read", c.host_bytes_read},
-              {"index_bytes_read", c.index_bytes_read},
-              {"disk_bytes_read", c.disk_bytes_read},
-              {"disk_reads", c.disk_reads},
-              {"disk_bytes_written", c.disk_bytes_written},
-              {"row_cache_hits", c.row_cache_hits},
-              {"row_cache_misses", c.row_cache_misses},
-              {"pages_verified", c.pages_verified},
-              {"pages_read_again", c.pages_read_again},
-              {"stall_ms", c.stall_ms},
-              {"attend_ms", c.attend_ms},
-              {"select_ms", c.select_ms},
-              {"seal_ms", c.seal_ms},
-              {"rows_sealed", c.rows_sealed}};
+Json cost_json(const CacheReport& cost) {
+  Json json;
+  for (const CacheCounter& counter : cache_counters())
+    std::visit([&](auto member) { json[std::string(counter.name)] = cost.*member; },
+               counter.member);
+  json["rows_read_share"] = share_of(cost.rows_attended, cost.rows_held);
+  return json;
 }
 
 // Tiers in the order in which they first appear.
@@ -161,7 +140,8 @@ void print_memory_plan(const MemoryPlan& plan, Detail detail) {
       if (detail == Detail::full && one.peak_bytes > one.bytes)
         purposes += " (peak " + format_size(one.peak_bytes) + ")";
     }
-    line(tier.c_str(), "KV " + text + (purposes.empty() ? "" : ": " + purposes));
+    line(tier.c_str(),
+         (tier == kWorkspace ? "" : "KV ") + text + (purposes.empty() ? "" : ": " + purposes));
   }
 }
 

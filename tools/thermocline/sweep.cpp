@@ -168,7 +168,7 @@ class Bench {
     samples->rates.push_back(static_cast<double>(count) / ms * 1e3);
     samples->first_token_ms.push_back(depth_ms_ + first_ms);
     samples->tokens += count;
-    add(&samples->cost, cost);
+    samples->cost = sum(samples->cost, cost);
     samples->same_answers = samples->same_answers && samples->answer.value_or(hash) == hash;
     if (!samples->answer) samples->answer = hash;
     return {};
@@ -183,19 +183,6 @@ class Bench {
       return !interrupted();
     };
     return engine_.prefill(timeline_, tokens_.subspan(timeline_.length(), count), logits_, options);
-  }
-
-  static void add(CacheReport* sum, const CacheReport& one) {
-    sum->rows_attended += one.rows_attended;
-    sum->rows_held += one.rows_held;
-    sum->host_bytes_read += one.host_bytes_read;
-    sum->index_bytes_read += one.index_bytes_read;
-    sum->disk_bytes_read += one.disk_bytes_read;
-    sum->disk_bytes_written += one.disk_bytes_written;
-    sum->row_cache_hits += one.row_cache_hits;
-    sum->row_cache_misses += one.row_cache_misses;
-    sum->pages_verified += one.pages_verified;
-    sum->stall_ms += one.stall_ms;
   }
 
   Engine& engine_;

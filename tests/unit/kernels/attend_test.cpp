@@ -77,6 +77,35 @@ class AttendOfEveryTable : public testing::TestWithParam<const CpuTable*> {
   std::mt19937 random_{11};
 };
 
+TEST_P(AttendOfEveryTable, TakesTheScoresOfAScoredFold) {
+  for (const std::uint32_t heads : {1u, 2u, 3u, 4u, 7u, 9u}) {
+    const HeadShape shape{heads, 64, 80};
+    Blocks blocks(4, shape, &random_);
+    const std::vector<float> query = normals(heads * 64);
+    const std::vector<float> scores = normals(256 * heads, 3.0f);
+    std::size_t rows = 0;
+    for (BlockView& view : blocks.views) {
+      view.rows = some_rows();
+      view.log_weight = &scores[rows * heads];
+      view.key = nullptr;  // not to be read
+      rows += static_cast<std::size_t>(count(view.rows));
+    }
+    Fold fold = blocks.fold();
+    fold.scored = true;
+    States states(shape);
+    ops().attend(query.data(), shape, fold, states.head.data());
+    for (BlockView& view : blocks.views) view.key = view.value;  // the oracle reads, in vain
+    for (std::uint32_t h = 0; h < heads; ++h) {
+      const std::vector<double> expected =
+          attend_reference(query.data() + h * 64, shape, {&fold, 1}, {}, 0, h);
+      std::vector<float> got(shape.value_dim);
+      finish(states.head[h], got);
+      for (std::uint32_t d = 0; d < shape.value_dim; ++d)
+        ASSERT_NEAR(got[d], expected[d], 3e-5) << "head " << h << ", channel " << d;
+    }
+  }
+}
+
 TEST_P(AttendOfEveryTable, AgreesWithTheReference) {
   for (const std::uint32_t key_dim : {16, 48, 64, 96, 128, 256})
     for (std::uint32_t heads = 1; heads <= 9; ++heads) {
@@ -274,6 +303,102 @@ TEST_P(AttendOfEveryTable, ATileThatSeesNothingStaysTheIdentity) {
     for (std::size_t d = 0; d < 32; ++d)
       EXPECT_EQ(acc[d * 16 + q], q == 3 ? to_float(blocks.value(0)[d]) : 0.0f);
   }
+}
+
+constexpr RowFormat kFormats[] = {RowFormat::f16, RowFormat::int8};
+
+// Whole blocks of rows in any pair of formats, and a few of them left out.
+struct CodedBlocks {
+  std::vector<std::byte> data;
+  std::vector<BlockView> views;
+  Fold fold;
+
+  CodedBlocks(RowFormat key, RowFormat value, HeadShape shape, std::mt19937* random)
+      : views(3), fold{key, value, 0, 0, {}} {
+    const std::uint32_t key_bytes = row_bytes(key, shape.key_dim);
+    fold.key_stride = fold.value_stride = key_bytes + row_bytes(value, shape.value_dim);
+    data.resize(views.size() * kBlockRows * fold.key_stride);
+    for (std::size_t r = 0; r < views.size() * kBlockRows; ++r) {
+      std::byte* row = data.data() + r * fold.key_stride;
+      fill(key, shape.key_dim, row, random);
+      fill(value, shape.value_dim, row + key_bytes, random);
+    }
+    for (std::size_t b = 0; b < views.size(); ++b) {
+      const std::byte* at = data.data() + b * kBlockRows * fold.key_stride;
+      views[b] = {at, at + key_bytes, first_rows(60) & ~RowSet{0x5008}, nullptr};
+    }
+    fold.blocks = views;
+  }
+
+  static void fill(RowFormat format, std::uint32_t dim, std::byte* row, std::mt19937* random) {
+    std::normal_distribution<float> normal;
+    if (format == RowFormat::f16) {
+      auto* channels = reinterpret_cast<f16*>(row);
+      for (std::uint32_t i = 0; i < dim; ++i) channels[i] = to_f16(normal(*random));
+      return;
+    }
+    for (std::uint32_t i = 0; i < dim; ++i)
+      row[i] = static_cast<std::byte>(static_cast<int>((*random)() % 255) - 127);
+    const f16 scale = to_f16(0.01f + 0.01f * std::abs(normal(*random)));
+    std::memcpy(row + dim, &scale, sizeof scale);
+  }
+};
+
+TEST(RowFormats, ReadAsTheirDefinitionsSay) {
+  const f16 halves[] = {to_f16(-1.5f), to_f16(0.0f), to_f16(65504.0f), {1}};
+  float out[4];
+  read_row(RowFormat::f16, reinterpret_cast<const std::byte*>(halves), 4, out);
+  EXPECT_EQ((std::vector<float>{out, out + 4}),
+            (std::vector<float>{-1.5f, 0.0f, 65504.0f, std::ldexp(1.0f, -24)}));
+  alignas(4) std::int8_t codes[20] = {127, -127, 0, 3};
+  const f16 scale = to_f16(0.375f);
+  std::memcpy(codes + 16, &scale, 2);
+  float all[16];
+  read_row(RowFormat::int8, reinterpret_cast<const std::byte*>(codes), 16, all);
+  EXPECT_EQ((std::vector<float>{all, all + 5}),
+            (std::vector<float>{47.625f, -47.625f, 0.0f, 1.125f, 0.0f}));
+  EXPECT_EQ(row_bytes(RowFormat::f16, 48), 96u);
+  EXPECT_EQ(row_bytes(RowFormat::int8, 48), 52u);
+}
+
+TEST_P(AttendOfEveryTable, EveryPairOfFormatsAgreesWithTheReference) {
+  for (const RowFormat key : kFormats)
+    for (const RowFormat value : kFormats)
+      for (const std::uint32_t dim : {16, 48, 64, 256})
+        for (std::uint32_t heads = 1; heads <= 5; ++heads) {
+          const HeadShape shape{heads, dim, heads % 2 ? dim : 80};
+          const CodedBlocks blocks(key, value, shape, &random_);
+          const std::vector<float> query = normals(heads * dim, 0.1f);
+          States states(shape);
+          ops().attend(query.data(), shape, blocks.fold, states.head.data());
+          expect_near_reference(states, shape, query.data(), {&blocks.fold, 1});
+        }
+}
+
+TEST_P(AttendOfEveryTable, TilesOfEveryPairOfFormatsAgreeWithTheReference) {
+  for (const RowFormat key : kFormats)
+    for (const RowFormat value : kFormats) {
+      const HeadShape shape{1, 48, 80};
+      const CodedBlocks blocks(key, value, shape, &random_);
+      const Visibility visible{true, 100, 0};
+      const std::size_t rows = 2 * kTileLanes;
+      std::vector<std::uint32_t> position(rows);
+      for (std::size_t q = 0; q < rows; ++q)
+        position[q] = 100 + static_cast<std::uint32_t>(q * 41 % 180);
+      const std::vector<float> turned = normals(rows * shape.key_dim, 0.1f);
+      std::vector<float> max(rows, -kInf), sum(rows, 0.0f), acc(rows * shape.value_dim, 0.0f);
+      std::vector<float> scratch(tile_scratch_floats(shape));
+      ops().attend_tile({turned.data(), position.data(), rows, max.data(), sum.data(), acc.data()},
+                        shape, blocks.fold, visible, scratch.data());
+      for (std::size_t q = 0; q < rows; ++q) {
+        std::vector<float> query(shape.key_dim);
+        for (std::uint32_t d = 0; d < shape.key_dim; ++d) query[d] = turned[d * rows + q];
+        const std::vector<double> expected =
+            attend_reference(query.data(), shape, {&blocks.fold, 1}, {&visible, 1}, position[q]);
+        for (std::uint32_t d = 0; d < shape.value_dim; ++d)
+          ASSERT_NEAR(acc[d * rows + q] / sum[q], expected[d], 3e-5) << "query " << q;
+      }
+    }
 }
 
 INSTANTIATE_TEST_SUITE_P(Tables, AttendOfEveryTable,

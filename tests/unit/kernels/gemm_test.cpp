@@ -1,14 +1,18 @@
 #include "kernels/gemm.h"
 
 #include <gtest/gtest.h>
+#include <oneapi/dnnl/dnnl.h>
 #include <signal.h>
 #include <sys/time.h>
 #include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
 
+#include <algorithm>
 #include <bit>
 #include <cfloat>
 #include <cmath>
+#include <cstdlib>
+#include <map>
 #include <random>
 #include <string>
 #include <vector>
@@ -159,6 +163,43 @@ TEST(Gemm, NoTokensIsNoWork) {
   std::vector<float> scratch(gemm_scratch(32));
   EXPECT_TRUE(gemm_tile(ops(), w.view, 0, {nullptr, 0, 32}, {nullptr, 0, 5}, scratch));
 }
+
+// In a process of its own, since oneDNN's choice is the process's: binds it, multiplies, and tries
+// to bind it again.
+[[noreturn]] void multiply_bound(const CpuTable& table, dnnl_cpu_isa_t expected) {
+  const auto require = [](bool held, int code) {
+    if (!held) std::_Exit(code);
+  };
+  require(bind_gemm(table.name).has_value(), 1);
+  require(dnnl_get_effective_cpu_isa() == expected, 2);
+  const std::vector<float> weights(64 * 64, 0.5f), x(20 * 64, 2.0f);
+  std::vector<float> out(20 * 64), scratch(gemm_scratch(64));
+  const WeightView w{WeightType::f32, reinterpret_cast<const std::byte*>(weights.data()), 64, 64};
+  require(
+      gemm_tile(table.matvec, w, 0, {x.data(), 20, 64}, {out.data(), 20, 64}, scratch).has_value(),
+      3);
+  require(std::all_of(out.begin(), out.end(), [](float y) { return y == 64.0f; }), 4);
+  require(bind_gemm(table.name).has_value(), 5);
+  for (const CpuTable* other : all_cpu_tables())
+    require(other == &table || !bind_gemm(other->name), 6);
+  std::_Exit(0);
+}
+
+TEST(GemmDeathTest, IsHeldToTheInstructionSetThatIsForced) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const std::map<std::string_view, dnnl_cpu_isa_t> expected = {
+      {"scalar", dnnl_cpu_isa_sse41},
+      {"avx2", dnnl_cpu_isa_avx2},
+      {"avx512", dnnl_cpu_isa_avx512_core_vnni}};
+  for (const CpuTable* table : all_cpu_tables()) {
+    ASSERT_TRUE(expected.count(table->name)) << table->name << " has no place in kernels/gemm.cpp";
+    if (!usable(*table)) continue;
+    EXPECT_EXIT(multiply_bound(*table, expected.at(table->name)), ::testing::ExitedWithCode(0), "")
+        << table->name;
+  }
+}
+
+TEST(Gemm, CannotBeHeldToWhatItDoesNotKnow) { EXPECT_FALSE(bind_gemm("abacus")); }
 
 }  // namespace
 }  // namespace thermocline

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
@@ -35,7 +36,7 @@ int code_at(const std::vector<std::uint8_t>& codes, std::size_t dim, std::size_t
   return codes[row / 16 * 16 * dim / 4 + word * 64 + 4 * (row % 16) + j] >> (2 * s) & 3;
 }
 
-TEST_P(SketchOfEveryTable, ScoresAsTheCodesSay) {
+TEST_P(SketchOfEveryTable, WeighsRowsAsTheirCodesAndClustersSay) {
   for (const std::size_t dim : {16, 64, 96, 128, 144, 256})
     for (const std::size_t rows : {1, 7, 16, 19, 100})
       for (int heads = 1; heads <= 9; heads += dim == 64 ? 1 : 4) {
@@ -43,28 +44,47 @@ TEST_P(SketchOfEveryTable, ScoresAsTheCodesSay) {
         std::vector<std::uint8_t> codes(sketch_bytes(padded, dim));
         for (std::uint8_t& byte : codes) byte = static_cast<std::uint8_t>(random_());
         std::vector<f16> scales(padded);
-        for (f16& s : scales) s = to_f16(std::abs(normal()));
-        std::vector<std::int8_t> code(static_cast<std::size_t>(heads) * dim);
+        for (f16& s : scales) s = to_f16(0.02f * std::abs(normal()));
+        // Clusters of 0 to 9 rows; the scan starts from one of those before the first row's.
+        std::vector<std::uint16_t> starts{0};
+        while (starts.back() < first + rows)
+          starts.push_back(static_cast<std::uint16_t>(
+              std::min<std::size_t>(starts.back() + random_() % 10, first + rows)));
+        starts.push_back(starts.back());  // and an empty one at the end
+        const std::size_t clusters = starts.size() - 1, h_count = static_cast<std::size_t>(heads);
+        std::vector<std::int8_t> code(h_count * dim);
         std::vector<SketchQuery> queries;
-        for (int h = 0; h < heads; ++h) {
-          SketchQuery q{&code[static_cast<std::size_t>(h) * dim], 0.01f * static_cast<float>(h + 1),
-                        0};
+        for (std::size_t h = 0; h < h_count; ++h) {
+          SketchQuery q{&code[h * dim], 0.01f * static_cast<float>(h + 1), 0};
           for (std::size_t i = 0; i < dim; ++i) {
             // Head 0 has the largest sums there can be.
             const int c = h == 0 ? 127 : static_cast<int>(random_() % 255) - 127;
-            code[static_cast<std::size_t>(h) * dim + i] = static_cast<std::int8_t>(c);
+            code[h * dim + i] = static_cast<std::int8_t>(c);
             q.sum += c;
           }
           queries.push_back(q);
         }
         if (rows >= 16) std::fill_n(&codes[first * dim / 4], 16 * dim / 4, std::uint8_t{0xff});
-        const std::size_t stride = rows + 3;
-        const std::vector<float> base = normals(static_cast<std::size_t>(heads) * stride);
-        std::vector<float> score = base;
-        ops().score(codes.data(), scales.data(), dim, first, rows, queries.data(), heads,
-                    score.data(), score.data(), stride);
-        for (std::size_t h = 0; h < static_cast<std::size_t>(heads); ++h) {
+        const std::vector<float> cluster_score = normals(h_count * clusters);
+        std::vector<float> shift = normals(h_count);
+        shift[0] -= 100.0f;  // far below the scores: they are cut
+        const SketchScan scan{.codes = codes.data(),
+                              .scales = scales.data(),
+                              .starts = starts.data(),
+                              .key_dim = dim,
+                              .heads = heads,
+                              .queries = queries.data(),
+                              .cluster_score = cluster_score.data(),
+                              .cluster_stride = clusters,
+                              .shift = shift.data()};
+        const std::size_t whole = padded - first, stride = whole + 3;
+        std::vector<float> weight(h_count * stride, -7.0f), sum(h_count, 1.0f);
+        ops().weigh_rows(scan, first, rows, random_() % 2, weight.data(), stride, sum.data());
+        for (std::size_t h = 0; h < h_count; ++h) {
+          double total = 1.0;
+          std::size_t cluster = 0;
           for (std::size_t r = 0; r < rows; ++r) {
+            while (starts[cluster + 1] <= first + r) ++cluster;
             double dot = 0.0, size = 0.0;
             for (std::size_t i = 0; i < dim; ++i) {
               const double term = (code_at(codes, dim, first + r, i) - 1.5) * code[h * dim + i];
@@ -72,15 +92,57 @@ TEST_P(SketchOfEveryTable, ScoresAsTheCodesSay) {
               size += std::abs(term);
             }
             const double unit = double{to_float(scales[first + r])} * queries[h].scale;
-            const double expected = base[h * stride + r] + unit * dot;
-            EXPECT_NEAR(score[h * stride + r], expected,
-                        2e-6 * (unit * size + std::abs(base[h * stride + r])))
+            const double base = double{cluster_score[h * clusters + cluster]} - shift[h];
+            const double expected = std::exp(std::min(base + unit * dot, 60.0));
+            const double error = 4e-6 * (unit * size + std::abs(base) + 1.0);
+            EXPECT_NEAR(weight[h * stride + r], expected, error * expected)
                 << dim << " channels, row " << r << ", head " << h;
+            total += expected;
           }
-          for (std::size_t r = rows; r < stride; ++r)  // nothing past the rows
-            EXPECT_EQ(score[h * stride + r], base[h * stride + r]);
+          EXPECT_NEAR(sum[h], total, 1e-3 * total);
+          for (std::size_t r = rows; r < whole; ++r) EXPECT_EQ(weight[h * stride + r], 0.0f);
+          for (std::size_t r = whole; r < stride; ++r) EXPECT_EQ(weight[h * stride + r], -7.0f);
         }
       }
+}
+
+TEST_P(SketchOfEveryTable, GivesRowsThatAreNotNumbersNoWeight) {
+  std::vector<std::uint8_t> codes(sketch_bytes(16, 16), 0xff);
+  std::vector<f16> scales(16, to_f16(1.0f));
+  scales[3].bits = 0x7e00;
+  const std::uint16_t starts[] = {0, 16};
+  std::vector<std::int8_t> code(16, 1);
+  const SketchQuery query{code.data(), 1.0f, 16};
+  const float score = 0.0f, shift = 20.0f;
+  const SketchScan scan{codes.data(), scales.data(), starts, 16, 1, &query, &score, 1, &shift};
+  std::vector<float> weight(16);
+  float sum = 0;
+  ops().weigh_rows(scan, 0, 16, 0, weight.data(), 16, &sum);
+  for (std::size_t r = 0; r < 16; ++r)
+    EXPECT_NEAR(weight[r], r == 3 ? 0.0 : std::exp(4.0), 1e-4) << r;
+  EXPECT_NEAR(sum, 15 * std::exp(4.0), 1e-3);
+}
+
+TEST_P(SketchOfEveryTable, AddsHeads) {
+  for (const int heads : {1, 2, 3, 9})
+    for (const std::size_t n : {1, 8, 15, 16, 100}) {
+      const std::size_t stride = n + 5;
+      const std::vector<float> share = normals(static_cast<std::size_t>(heads));
+      std::vector<float> weight = normals(static_cast<std::size_t>(heads) * stride);
+      const std::vector<float> before = weight;
+      ops().add_heads(weight.data(), n, stride, share.data(), heads, weight.data());
+      for (std::size_t i = 0; i < weight.size(); ++i) {
+        double expected = before[i], size = 0;
+        if (i < n) {
+          expected = 0;
+          for (std::size_t h = 0; h < share.size(); ++h) {
+            expected += double{before[h * stride + i]} * share[h];
+            size += std::abs(double{before[h * stride + i]} * share[h]);
+          }
+        }
+        EXPECT_NEAR(weight[i], expected, 1e-6 * size) << heads << " heads, " << n << ", " << i;
+      }
+    }
 }
 
 TEST_P(SketchOfEveryTable, EncodesEachRowAsWellAsAScaleCan) {
@@ -124,23 +186,37 @@ TEST_P(SketchOfEveryTable, EncodesRowsThatAreNotNumbersWithoutHarm) {
 }
 
 TEST_P(SketchOfEveryTable, ScoresExactRows) {
-  for (const std::size_t dim : {16, 64, 256})
-    for (const int heads : {1, 2, 3, 4, 5, 9}) {
-      const std::size_t rows = 11, stride = 13, row_values = dim + 24;
-      std::vector<f16> keys(rows * row_values);
-      for (f16& k : keys) k = to_f16(normal());
-      const std::vector<float> query = normals(static_cast<std::size_t>(heads) * dim);
-      std::vector<float> score(static_cast<std::size_t>(heads) * stride, -7.0f);
-      ops().exact(reinterpret_cast<const std::byte*>(keys.data()), row_values * sizeof(f16), rows,
-                  dim, query.data(), heads, score.data(), stride);
-      for (std::size_t h = 0; h < static_cast<std::size_t>(heads); ++h)
+  for (const RowFormat format : {RowFormat::f16, RowFormat::int8})
+    for (const std::size_t dim : {16, 64, 256})
+      for (const int heads : {1, 2, 3, 4, 5, 9}) {
+        const std::size_t rows = 11, stride = 13, row_bytes = 2 * dim + 48;
+        std::vector<std::byte> keys(rows * row_bytes);
+        for (std::byte& b : keys) b = static_cast<std::byte>(random_());
+        const auto key = [&](std::size_t r) { return keys.data() + r * row_bytes; };
+        std::vector<f16> half(dim);
         for (std::size_t r = 0; r < rows; ++r) {
-          double dot = 0.0;
-          for (std::size_t i = 0; i < dim; ++i)
-            dot += double{query[h * dim + i]} * to_float(keys[r * row_values + i]);
-          EXPECT_NEAR(score[h * stride + r], dot, 1e-5 * std::sqrt(static_cast<double>(dim)) * 4);
+          for (f16& k : half) k = to_f16(normal());
+          if (format == RowFormat::f16)
+            std::memcpy(key(r), half.data(), dim * sizeof(f16));
+          else
+            std::memcpy(key(r) + dim, half.data(), sizeof(f16));  // the scale of any bytes
         }
-    }
+        const std::vector<float> query = normals(static_cast<std::size_t>(heads) * dim);
+        std::vector<float> score(static_cast<std::size_t>(heads) * stride, -7.0f);
+        ops().exact(format, keys.data(), row_bytes, rows, dim, query.data(), heads, score.data(),
+                    stride);
+        for (std::size_t h = 0; h < static_cast<std::size_t>(heads); ++h)
+          for (std::size_t r = 0; r < rows; ++r) {
+            double dot = 0.0, size = 0.0;
+            std::vector<float> channel(dim);
+            read_row(format, key(r), static_cast<std::uint32_t>(dim), channel.data());
+            for (std::size_t i = 0; i < dim; ++i) {
+              dot += double{query[h * dim + i]} * channel[i];
+              size += std::abs(double{query[h * dim + i]} * channel[i]);
+            }
+            EXPECT_NEAR(score[h * stride + r], dot, 1e-6 * size);
+          }
+      }
 }
 
 TEST_P(SketchOfEveryTable, WeighsAgainstTheLargest) {

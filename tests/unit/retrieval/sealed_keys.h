@@ -80,17 +80,8 @@ class SealedRuns final : public SummaryRows {
       summaries = std::make_shared<Segment>(*rows);
       summaries->rows = formation.summaries;
       summaries->id = static_cast<std::uint32_t>(bytes_.size());
-      std::vector<f16> means;
-      const HeadShape shape = sealing.shape;
-      for (std::size_t i = 0; i < std::size_t{raw.heads} * formation.summaries; ++i) {
-        for (std::uint32_t d = 0; d < shape.key_dim; ++d)
-          means.push_back(to_f16(formation.summary_keys[i * shape.key_dim + d]));
-        for (std::uint32_t d = 0; d < shape.value_dim; ++d)
-          means.push_back(to_f16(formation.summary_values[i * shape.value_dim + d]));
-      }
-      std::vector<std::byte> mean_bytes(means.size() * sizeof(f16));
-      std::memcpy(mean_bytes.data(), means.data(), mean_bytes.size());
-      bytes_.push_back(std::move(mean_bytes));
+      summaries->layout = formation.summary_layout;
+      bytes_.push_back(formation.summary_rows);
     }
     runs_.push_back({rows, summaries, formation.index});
   }

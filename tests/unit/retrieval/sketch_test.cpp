@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <numeric>
 #include <utility>
@@ -75,7 +76,7 @@ void expect_well_formed(const ReadList& list, std::span<const Run> runs) {
     next_pick = read.last;
     const Segment& segment =
         read.form == Form::rows ? *runs[read.run].rows : *runs[read.run].summaries;
-    if (read.weighted) {
+    if (read.weights_a_row > 0) {
       ASSERT_EQ(read.first_weight, weights);
     }
     for (std::uint32_t p = read.first; p < read.last; ++p) {
@@ -87,7 +88,7 @@ void expect_well_formed(const ReadList& list, std::span<const Run> runs) {
       }
       const std::uint32_t rows = segment.rows - pick.block * kBlockRows;
       ASSERT_EQ(pick.rows & ~first_rows(static_cast<int>(std::min(rows, 64u))), 0u);
-      if (read.weighted) weights += static_cast<std::size_t>(count(pick.rows));
+      weights += static_cast<std::size_t>(count(pick.rows)) * read.weights_a_row;
     }
   }
   ASSERT_EQ(next_pick, list.picks.size());
@@ -97,8 +98,8 @@ void expect_well_formed(const ReadList& list, std::span<const Run> runs) {
 bool same(const ReadList& a, const ReadList& b) {
   const auto same_read = [](const Read& x, const Read& y) {
     return x.run == y.run && x.form == y.form && x.everything == y.everything &&
-           x.first == y.first && x.last == y.last && x.weighted == y.weighted &&
-           x.first_weight == y.first_weight;
+           x.first == y.first && x.last == y.last && x.weights_a_row == y.weights_a_row &&
+           x.scored == y.scored && x.first_weight == y.first_weight;
   };
   const auto same_pick = [](const Pick& x, const Pick& y) {
     return x.block == y.block && x.rows == y.rows;
@@ -117,7 +118,9 @@ TEST(SketchForm, OrdersRowsByClusterAndAveragesThem) {
     const Formation formed = *selector->form(sealing, Workers(2));
     const auto index = std::static_pointer_cast<const SketchIndex>(formed.index);
     ASSERT_EQ(formed.summaries, (rows + 15) / 16);
-    ASSERT_EQ(formed.summaries, selector->summary_rows(rows));
+    const std::size_t record = formed.summary_layout.bytes();
+    ASSERT_EQ(formed.summary_rows.size(), 2 * formed.summaries * record);
+    ASSERT_EQ(formed.summary_rows.size(), 2 * selector->summary_bytes(shape, rows));
     ASSERT_EQ(formed.order.size(), 2u * rows);
     for (std::uint32_t h = 0; h < 2; ++h) {
       const std::span<const std::uint32_t> order(&formed.order[std::size_t{h} * rows], rows);
@@ -131,14 +134,26 @@ TEST(SketchForm, OrdersRowsByClusterAndAveragesThem) {
         ASSERT_LE(starts[c], starts[c + 1]);
         for (std::uint32_t i = starts[c]; i + 1 < starts[c + 1]; ++i)
           EXPECT_LT(order[i], order[i + 1]) << "by position inside a cluster";
-        for (std::uint32_t d = 0; d < shape.key_dim && starts[c] < starts[c + 1]; ++d) {
-          double mean = 0;
-          for (std::uint32_t i = starts[c]; i < starts[c + 1]; ++i)
-            mean += to_float(sealing.rows.key(h, order[i])[d]) / (starts[c + 1] - starts[c]);
-          EXPECT_NEAR(
-              formed.summary_keys[(std::size_t{h} * formed.summaries + c) * shape.key_dim + d],
-              mean, 1e-4);
-        }
+        if (starts[c] == starts[c + 1]) continue;
+        const std::byte* kept =
+            formed.summary_rows.data() + (std::size_t{h} * formed.summaries + c) * record;
+        const auto expect_mean = [&](auto side, std::uint32_t dim, const std::byte* row) {
+          std::vector<float> got(dim);
+          read_row(formed.summary_layout.key_format, row, dim, got.data());
+          std::vector<double> mean(dim);
+          double largest = 0;
+          for (std::uint32_t d = 0; d < dim; ++d) {
+            for (std::uint32_t i = starts[c]; i < starts[c + 1]; ++i)
+              mean[d] += to_float(side(order[i])[d]) / (starts[c + 1] - starts[c]);
+            largest = std::max(largest, std::abs(mean[d]));
+          }
+          // Half a step, which is an f16, and the mean's own rounding to f16.
+          const double bound = (0.5 / 127 * (1 + 0x1p-10) + 0x1p-11) * largest + 1e-5;
+          for (std::uint32_t d = 0; d < dim; ++d) EXPECT_NEAR(got[d], mean[d], bound);
+        };
+        expect_mean([&](std::uint32_t r) { return sealing.rows.key(h, r); }, shape.key_dim, kept);
+        expect_mean([&](std::uint32_t r) { return sealing.rows.value(h, r); }, shape.value_dim,
+                    kept + formed.summary_layout.key_bytes);
       }
     }
   }
@@ -151,12 +166,12 @@ TEST(SketchForm, SaysWhatItTakes) {
     SyntheticRows synthetic(shape, 3, rows, 9, 3);
     const Formation formed = *selector->form(synthetic.sealing(), Workers(2));
     EXPECT_EQ(formed.index->bytes(), 3 * selector->index_bytes(shape, rows));
-    EXPECT_EQ(formed.summaries, selector->summary_rows(rows));
+    EXPECT_EQ(formed.summary_rows.size(), 3 * selector->summary_bytes(shape, rows));
   }
   EXPECT_EQ(selector->index_bytes(shape, 2 * kSegmentRows + 5),
             2 * selector->index_bytes(shape, kSegmentRows) + selector->index_bytes(shape, 5));
   EXPECT_EQ(selector->index_bytes(shape, 0), 0u);
-  EXPECT_EQ(selector->summary_rows(0), 0u);
+  EXPECT_EQ(selector->summary_bytes(shape, 0), 0u);
 }
 
 TEST(SketchForm, IsTheSameOnAnyNumberOfThreads) {
@@ -166,8 +181,7 @@ TEST(SketchForm, IsTheSameOnAnyNumberOfThreads) {
   const Formation a = *selector->form(synthetic.sealing(), Workers(1));
   const Formation b = *selector->form(synthetic.sealing(), Workers(2));
   EXPECT_EQ(a.order, b.order);
-  EXPECT_EQ(a.summary_keys, b.summary_keys);
-  EXPECT_EQ(a.summary_values, b.summary_values);
+  EXPECT_EQ(a.summary_rows, b.summary_rows);
   const auto codes = [](const Formation& f) {
     const auto index = std::static_pointer_cast<const SketchIndex>(f.index);
     return std::vector<std::uint8_t>(index->codes(0), index->codes(0) + index->bytes());
@@ -216,9 +230,47 @@ TEST(SketchOptions, AreChecked) {
   EXPECT_TRUE(refused({.cluster = 1}));
   EXPECT_TRUE(refused({.cluster = 1025}));
   EXPECT_TRUE(refused({.candidates = 0.5}));
+  EXPECT_TRUE(refused({.reach = -1.0}));
   EXPECT_TRUE(refused({.kmeans = {.group_iterations = -1}}));
   EXPECT_TRUE(refused({.kmeans = {.cluster_iterations = 101}}));
   EXPECT_TRUE(refused({.kmeans = {.searched_groups = 0}}));
+}
+
+// For each run and cluster: how many rows its summary stands for, as its scores say, which must be
+// those of the mean key, whatever the query head. 0: it is not read.
+std::vector<std::vector<double>> estimated_rows(const Scene& scene, std::uint32_t head,
+                                                const ReadList& list) {
+  const HeadShape shape = scene.shape;
+  const ListQuery query = scene.lists()[head];
+  std::vector<std::vector<double>> estimated;
+  for (const Run& run : scene.sealed.runs()) estimated.emplace_back(run.summaries->rows);
+  std::vector<float> key(shape.key_dim);
+  for (const Read& read : list.reads) {
+    if (read.form != Form::summaries) continue;
+    EXPECT_TRUE(read.scored);
+    EXPECT_EQ(read.weights_a_row, shape.heads);
+    const Segment& segment = *scene.sealed.runs()[read.run].summaries;
+    const float* score = &list.log_weight[read.first_weight];
+    for (std::uint32_t p = read.first; p < read.last; ++p)
+      for (RowSet left = list.picks[p].rows; left != 0; left &= left - 1, score += shape.heads) {
+        const std::uint32_t c =
+            list.picks[p].block * 64 + static_cast<std::uint32_t>(std::countr_zero(left));
+        read_row(segment.layout.key_format,
+                 scene.sealed.summaries(segment, head) + c * segment.layout.bytes(), shape.key_dim,
+                 key.data());
+        for (std::uint32_t h = 0; h < shape.heads; ++h) {
+          double dot = 0;
+          for (std::uint32_t d = 0; d < shape.key_dim; ++d)
+            dot += double{query.query[h * shape.key_dim + d]} * key[d];
+          const double rows = std::exp(score[h] - dot);
+          if (h == 0)
+            estimated[read.run][c] = rows;
+          else
+            EXPECT_NEAR(rows, estimated[read.run][c], 1e-3 * rows);
+        }
+      }
+  }
+  return estimated;
 }
 
 TEST(SketchChoose, ReadsItsBudgetAndEstimatesTheRest) {
@@ -235,13 +287,14 @@ TEST(SketchChoose, ReadsItsBudgetAndEstimatesTheRest) {
       EXPECT_EQ(rows_read(scene.sealed.runs(), lists[h]), std::uint64_t(0.05 * scene.length));
       // Read rows and estimated rows are all rows but those of clusters without mass.
       double estimated = 0;
-      for (const float w : lists[h].log_weight) estimated += std::exp(double{w});
+      for (const std::vector<double>& counts : estimated_rows(scene, h, lists[h]))
+        for (const double n : counts) estimated += n;
       const double unread = 1903 - std::floor(0.05 * scene.length);
       EXPECT_LT(estimated, unread + 1e-2);
       EXPECT_GT(estimated, 0.5 * unread);
       for (const auto& run : scene.sealed.runs())
-        bytes += (run.rows->rows + 15) / 16 * 16 * (64 / 4 + 2) + run.summaries->rows * 128;
-      bytes += lists[h].log_weight.size() * 128;
+        bytes += (run.rows->rows + 15) / 16 * 16 * (64 / 4 + 2) + run.summaries->rows * 68;
+      bytes += lists[h].log_weight.size() / group * 68;
     }
     EXPECT_EQ(cost.index_bytes, bytes);
   }
@@ -253,25 +306,25 @@ TEST(SketchChoose, WeighsEachClusterByItsUnreadRows) {
   const Scene scene(*selector, {3, 64, 64}, 1, {1000}, workers);
   const ReadList list = scene.choose(selector.get(), workers)[0];
   std::vector<bool> read(1000);
-  std::vector<float> weight(63, -1.0f);
-  std::size_t next = 0;
   for (const Read& r : list.reads)
     for (std::uint32_t p = r.first; p < r.last; ++p)
       for (std::uint32_t bit = 0; bit < 64; ++bit)
         if (list.picks[p].rows >> bit & 1) {
-          const std::uint32_t row = list.picks[p].block * 64 + bit;
-          if (r.form == Form::rows)
-            read[row] = true;
-          else
-            weight[row] = list.log_weight[next++];
+          if (r.form == Form::rows) read[list.picks[p].block * 64 + bit] = true;
         }
+  const std::vector<double> estimated = estimated_rows(scene, 0, list)[0];
   const auto index = std::static_pointer_cast<const SketchIndex>(scene.sealed.runs()[0].index);
   const auto starts = index->starts(0);
+  int without = 0;  // clusters whose mass is negligible
   for (std::uint32_t c = 0; c < 63; ++c) {
     int unread = 0;
     for (std::uint32_t r = starts[c]; r < starts[c + 1]; ++r) unread += !read[r];
-    EXPECT_EQ(weight[c], unread ? static_cast<float>(std::log(double(unread))) : -1.0f) << c;
+    if (estimated[c] > 0)
+      EXPECT_NEAR(estimated[c], unread, 1e-3 * unread) << c;
+    else
+      without += unread > 0;
   }
+  EXPECT_LT(without, 20);
 }
 
 // How much of the attention is covered by 2 % of the rows: chosen by the sketch of the clusters

@@ -35,9 +35,8 @@ constexpr std::string_view kLlama31 =
     R"({{- "Cutting Knowledge Date: December 2023\n" }}{{- "<|eot_id|>" }})";
 constexpr std::string_view kGemma =
     R"({{ '<start_of_turn>' + role + '\n' + (message['content'] | trim) + '<end_of_turn>\n' }})";
-constexpr std::string_view kGemma2 =
-    R"({{ raise_exception('System role not supported') }})"
-    R"({{ '<start_of_turn>' }}{{ '<end_of_turn>' }})";
+constexpr std::string_view kGemma2 = R"({{ raise_exception('System role not supported') }})"
+                                     R"({{ '<start_of_turn>' }}{{ '<end_of_turn>' }})";
 
 std::string render(std::string_view source, const Conversation& conversation,
                    GenerationPrompt prompt = GenerationPrompt::yes) {

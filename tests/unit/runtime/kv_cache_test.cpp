@@ -52,17 +52,26 @@ class Driver {
   // Appends rows to texts (one row a text, or many to one) and gives every layer's output. Compares
   // it with the oracle when `bound` > 0.
   std::vector<float> advance(std::vector<Text*> texts, std::uint32_t rows_each, double bound) {
+    return advance(texts, rows_each, bound,
+                   texts.size() * rows_each > kMaxStepRows ? Pass::prefill : Pass::decode);
+  }
+  std::vector<float> advance(const std::vector<Text*>& texts, std::uint32_t rows_each, double bound,
+                             Pass pass) {
     std::vector<Token> at;
     for (Text* text : texts)
       for (std::uint32_t r = 0; r < rows_each; ++r)
         at.push_back({text->timeline.id(), text->timeline.length() + r});
     std::vector<float> all;
-    EXPECT_TRUE(cache->begin(at)) << "begin";
+    EXPECT_TRUE(cache->begin(at, pass)) << "begin";
     for (std::uint32_t l = 0; l < cache->layers().size(); ++l) {
       const LayerSpec& spec = cache->layers()[l];
       const std::size_t n = at.size();
-      const auto k = random_rows(random_, n * spec.kv_heads * spec.key_dim);
-      const auto v = random_rows(random_, n * spec.kv_heads * spec.value_dim);
+      auto k = random_rows(random_, n * spec.kv_heads * spec.key_dim);
+      auto v = random_rows(random_, n * spec.kv_heads * spec.value_dim);
+      if (rows_of_bytes) {
+        make_bytes(spec.key_dim, &k);
+        make_bytes(spec.value_dim, &v);
+      }
       const auto q = random_rows(random_, n * spec.q_heads * spec.key_dim, 2.0f);
       std::vector<float> out(n * spec.q_heads * spec.value_dim);
       const std::size_t out_cols = out.size() / n;
@@ -94,8 +103,16 @@ class Driver {
 
   std::unique_ptr<KvCache> cache;
   double worst = 0;
+  bool rows_of_bytes = false;  // rows are what int8 holds exactly
 
  private:
+  // Multiples of 1/32, the largest 127 of them.
+  static void make_bytes(std::uint32_t dim, std::vector<float>* rows) {
+    for (std::size_t i = 0; i < rows->size(); ++i)
+      (*rows)[i] = i % dim == 0 ? 127.0f / 32
+                                : std::clamp(std::round((*rows)[i] * 32), -127.0f, 127.0f) / 32;
+  }
+
   std::mt19937 random_;
 };
 
@@ -155,6 +172,52 @@ TEST(KvCache, TruncatesInTheTailAndInsideSegments) {
       driver.advance({&text}, 20, kBound);
     }
   }
+}
+
+// The codec's way through sealing, every tier, attention in both passes and a cut, without its
+// loss.
+TEST(KvCache, Int8RowsThatBytesHoldAreFullAttention) {
+  const std::vector<std::string> both = {"keys.compress=int8", "values.compress=int8"};
+  for (const auto& overrides : {both, {both[0]}, {both[1]}})
+    for (const std::uint64_t disk : {std::uint64_t{0}, std::uint64_t{64} << 20}) {
+      auto options = options_for({layer(6, 2, 32), layer(2, 1, 48)}, 4000);
+      for (LayerSpec& spec : options.layers) spec.rope = {};
+      options.method_overrides = overrides;
+      options.tiers.disk_bytes = disk;
+      Driver driver(options, 2);
+      ASSERT_TRUE(driver.cache);
+      driver.rows_of_bytes = true;
+      auto text = driver.start();
+      driver.advance({&text}, 1500, kBound);
+      for (int i = 0; i < 600; ++i) driver.advance({&text}, 1, i % 60 == 0 ? kBound : 0);
+      driver.advance({&text}, 300, kBound);
+      ASSERT_TRUE(text.timeline.truncate(1111));
+      for (auto& oracle : text.layers) oracle.truncate(1111);
+      driver.advance({&text}, 5, kBound);
+      driver.advance({&text}, 900, kBound);
+    }
+}
+
+TEST(KvCache, Int8RowsTakeTheirBytesAndLoseSomething) {
+  std::uint64_t bytes[2];
+  std::vector<float> out[2];
+  for (const bool coded : {false, true}) {
+    auto options = options_for({layer(4, 2, 64)}, 3000);
+    if (coded) options.method_overrides = {"keys.compress=int8", "values.compress=int8"};
+    Driver driver(options, 1);
+    auto text = driver.start();
+    driver.advance({&text}, 2000, 0);
+    out[coded] = driver.advance({&text}, 1, 0);
+    bytes[coded] = 0;
+    for (const MemoryLine& line : driver.cache->usage().lines)
+      if (line.purpose == "rows") bytes[coded] += line.bytes;
+  }
+  EXPECT_EQ(bytes[1] * 256, bytes[0] * 136);
+  double worst = 0;
+  for (std::size_t i = 0; i < out[0].size(); ++i)
+    worst = std::max(worst, std::abs(double{out[0][i]} - out[1][i]));
+  EXPECT_GT(worst, 1e-4);
+  EXPECT_LT(worst, 0.1);
 }
 
 TEST(KvCache, SlidingWindowsRefuseToRewindBeyondWhatTheyKept) {
@@ -218,12 +281,16 @@ TEST(KvCache, PlacementNeverChangesAnAnswer) {
                               {0, disk, 2, "uring"},   {0, disk, 1, "threads"},
                               {500, disk, 2, "uring"}, {500, disk, 1, "threads"},
                               {30, disk, 2, "uring"},  {1000, disk, 2, "auto"}};
-  for (const char* method : {"exact", "sketch"}) {
+  const std::vector<std::string> int8 = {"keys.compress=int8", "values.compress=int8"};
+  const std::pair<std::string, std::vector<std::string>> methods[] = {
+      {"exact", {}}, {"sketch", {}}, {"exact", int8}, {"sketch", int8}};
+  for (const auto& [method, overrides] : methods) {
     std::vector<float> first;
     for (const Weather& weather : weathers) {
       auto options = options_for({layer(6, 2, 64), layer(4, 2, 32)}, 3000);
       options.max_timelines = 1;
       options.method = method;
+      options.method_overrides = overrides;
       options.tiers.disk_bytes = weather.disk;
       if (weather.disk > 0) options.tiers.host_bytes = host_bytes(options, weather.cached_permille);
       options.tiers.io_backend = weather.backend;
@@ -258,6 +325,77 @@ TEST(KvCache, PlacementNeverChangesAnAnswer) {
   }
 }
 
+// The same rows at the same positions, in calls of these lengths and then `steps` decode steps:
+// every answer, by layer and position.
+std::vector<float> in_calls(const CacheOptions& options, const std::vector<std::uint32_t>& calls,
+                            std::uint32_t steps, std::uint64_t* sealed) {
+  CacheOptions of = options;
+  of.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+  auto cache = std::move(*KvCache::create(of, 2, "auto"));
+  const Timeline timeline = std::move(*cache->start());
+  struct Rows {
+    std::vector<float> k, v, q, out;
+  };
+  std::vector<Rows> layers;
+  std::mt19937 random(21);
+  for (const LayerSpec& s : cache->layers())
+    layers.push_back({random_rows(random, options.max_positions * s.kv_heads * s.key_dim),
+                      random_rows(random, options.max_positions * s.kv_heads * s.value_dim),
+                      random_rows(random, options.max_positions * s.q_heads * s.key_dim, 2.0f),
+                      std::vector<float>(options.max_positions * s.q_heads * s.value_dim)});
+  const auto advance = [&](std::uint32_t rows, Pass pass) {
+    const std::uint32_t first = timeline.length();
+    std::vector<Token> at;
+    for (std::uint32_t r = 0; r < rows; ++r) at.push_back({timeline.id(), first + r});
+    EXPECT_TRUE(cache->begin(at, pass));
+    for (std::uint32_t l = 0; l < layers.size(); ++l) {
+      const auto part = [&](std::vector<float>& of_all) {
+        const std::size_t cols = of_all.size() / options.max_positions;
+        return MatView<float>(of_all.data() + first * cols, rows, cols);
+      };
+      EXPECT_TRUE(cache->append(LayerId{l}, part(layers[l].k), part(layers[l].v)));
+      EXPECT_TRUE(cache->attend(LayerId{l}, part(layers[l].q), part(layers[l].out)));
+    }
+    EXPECT_TRUE(cache->commit());
+  };
+  for (const std::uint32_t rows : calls) advance(rows, Pass::prefill);
+  for (std::uint32_t i = 0; i < steps; ++i) advance(1, Pass::decode);
+  *sealed = cache->report().rows_sealed;
+  std::vector<float> all;
+  for (const Rows& rows : layers) all.insert(all.end(), rows.out.begin(), rows.out.end());
+  return all;
+}
+
+TEST(KvCache, WhereAPrefillsCallsEndDoesNotShowWhereEveryRowIsReadAsItWas) {
+  auto options = options_for({layer(6, 2, 32), layer(4, 1, 48, 300), layer(2, 1, 16)}, 3700);
+  options.max_timelines = 1;
+  std::uint64_t sealed = 0;
+  const std::vector<float> once = in_calls(options, {3000}, 600, &sealed);
+  EXPECT_EQ(sealed, 2 * 3072u);  // 4 sinks, then 512 at a time, at least 32 raw
+  const std::vector<std::vector<std::uint32_t>> splits = {
+      {700, 1900, 400}, {1, 2999}, {7, 16, 977, 1996, 4}, {2983, 17}};
+  for (const auto& calls : splits) {
+    std::uint64_t sealed_so = 0;
+    const std::vector<float> so = in_calls(options, calls, 600, &sealed_so);
+    EXPECT_EQ(sealed_so, sealed);
+    ASSERT_EQ(so.size(), once.size());
+    for (std::size_t i = 0; i < so.size(); ++i)
+      ASSERT_EQ(so[i], once[i]) << "calls from " << calls[0] << " on, float " << i;
+  }
+}
+
+// Which rows are sealed depends on the length alone, whatever reads them.
+TEST(KvCache, HowManyRowsAreSealedIsAFunctionOfTheLength) {
+  auto options = options_for({layer(4, 2, 32)}, 3700);
+  options.method = "sketch";
+  std::uint64_t once = 0, so = 0;
+  in_calls(options, {3000}, 100, &once);
+  in_calls(options, {100, 1800, 1100}, 100, &so);
+  EXPECT_EQ(once, so);
+  in_calls(options, {2500}, 600, &so);
+  EXPECT_EQ(once, so);
+}
+
 TEST(KvCache, RefusesWhatCannotBe) {
   auto options = options_for({layer(4, 2, 32)}, 100000);
   options.tiers.host_bytes = 1 << 20;
@@ -290,14 +428,39 @@ TEST(KvCache, AStepThatIsRolledBackLeavesNoTrace) {
   auto text = driver.start();
   driver.advance({&text}, 1000, kBound);
   const Token at{text.timeline.id(), 1000};
-  ASSERT_TRUE(driver.cache->begin({&at, 1}));
+  ASSERT_TRUE(driver.cache->begin({&at, 1}, Pass::decode));
   std::vector<float> row(64, 3.0f);
   ASSERT_TRUE(driver.cache->append(LayerId{0}, {row.data(), 1, 64}, {row.data(), 1, 64}));
   driver.cache->rollback();
   EXPECT_EQ(text.timeline.length(), 1000u);
   driver.advance({&text}, 1, kBound);
   const Token wrong{text.timeline.id(), 2000};
-  EXPECT_FALSE(driver.cache->begin({&wrong, 1}));
+  EXPECT_FALSE(driver.cache->begin({&wrong, 1}, Pass::decode));
+}
+
+TEST(KvCache, APassIsWhatTheCallerSaysWithinItsLimits) {
+  Driver driver(options_for({layer(4, 2, 32), layer(2, 1, 16, 20)}, 3000), 2, 9);
+  auto text = driver.start();
+  for (const std::uint32_t rows : {1u, 16u, 700u, 3u}) {
+    driver.advance({&text}, rows, kBound, Pass::prefill);
+    driver.advance({&text}, std::min(rows, 16u), kBound, Pass::decode);
+  }
+  EXPECT_GT(driver.cache->report().rows_sealed, 0u);
+  EXPECT_EQ(driver.cache->report().steps, 4u);
+
+  auto other = driver.start();
+  std::vector<Token> at;
+  for (std::uint32_t r = 0; r < 17; ++r) at.push_back({other.timeline.id(), r});
+  Status refused = driver.cache->begin(at, Pass::decode);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::invalid_argument);
+  EXPECT_NE(refused.error().message.find("17 rows"), std::string::npos) << refused.error().message;
+  at = {{text.timeline.id(), text.timeline.length()}, {other.timeline.id(), 0}};
+  refused = driver.cache->begin(at, Pass::prefill);
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message.find("one timeline"), std::string::npos);
+  EXPECT_TRUE(driver.cache->begin(at, Pass::decode));
+  driver.cache->rollback();
 }
 
 // Each wrong call is refused, and the step goes on to the answer that it would have had.
@@ -316,7 +479,7 @@ TEST(KvCache, CallsOutOfOrderOrShapeAreErrorsThatLeaveTheStepAsItWas) {
     const auto begin = [&](const Timeline& t) {
       std::vector<Token> at;
       for (std::uint32_t r = 0; r < n; ++r) at.push_back({t.id(), t.length() + r});
-      return cache.begin(at);
+      return cache.begin(at, n > kMaxStepRows ? Pass::prefill : Pass::decode);
     };
     const auto refused = [](const Status& status, const char* part) {
       ASSERT_FALSE(status) << part;

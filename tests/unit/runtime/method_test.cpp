@@ -55,7 +55,8 @@ TEST(Methods, EveryFileLoadsAndSaysWhatItIs) {
     ASSERT_TRUE(method) << method.error().message;
     EXPECT_EQ(method->name, name);
     EXPECT_FALSE(method->summary.empty()) << name;
-    EXPECT_TRUE(method->compress && method->retain && method->select && method->place);
+    EXPECT_TRUE(method->compress.keys && method->compress.values && method->retain &&
+                method->select && method->place);
     const auto by_path = load(kMethods + "/" + name + ".conf");
     ASSERT_TRUE(by_path);
     EXPECT_EQ(by_path->summary, method->summary);
@@ -70,6 +71,13 @@ TEST(Methods, TheFilesSayWhatTheyAreKnownFor) {
   EXPECT_EQ(load("streaming")->recent, 2000u);
 }
 
+TEST(Methods, EachSideHasItsOwnCodec) {
+  const auto method = load("sketch", {"keys.compress=int8"});
+  ASSERT_TRUE(method) << method.error().message;
+  EXPECT_EQ(method->compress.keys->name(), "int8");
+  EXPECT_EQ(method->compress.values->name(), "raw");
+}
+
 TEST(Methods, OverridesWinAndTheLastOneMost) {
   const auto method = load(
       "sketch", {"steady.seal=100", "steady.sink = 7", "steady.seal=128", "select.share=1e-2"});
@@ -77,6 +85,23 @@ TEST(Methods, OverridesWinAndTheLastOneMost) {
   EXPECT_EQ(method->seal, 128u);
   EXPECT_EQ(method->sink, 7u);
   EXPECT_EQ(method->recent, 32u);
+}
+
+TEST(Methods, RowsLeaveTheTailOnAGridThatBeginsAfterTheSinks) {
+  const auto method = load("exact", {"steady.sink=3", "steady.recent=10", "steady.seal=100"});
+  ASSERT_TRUE(method);
+  EXPECT_EQ(method->seal_rows(), 128u);
+  EXPECT_EQ(method->cell_rows(), 8192u);
+  for (const auto [length, begin] : {std::pair{0u, 3u},
+                                     {13u, 3u},
+                                     {140u, 3u},
+                                     {141u, 131u},
+                                     {268u, 131u},
+                                     {269u, 259u},
+                                     {100013u, 99971u}})
+    EXPECT_EQ(method->tail_begin(length), begin) << length;
+  EXPECT_EQ(load("exact", {"steady.seal=192"})->cell_rows(), 8064u);
+  EXPECT_EQ(load("exact", {"steady.seal=8192"})->cell_rows(), 8192u);
 }
 
 TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
@@ -93,6 +118,8 @@ TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
            {"", {}, ErrorCode::not_found, {"exact, sketch"}},
            {"../methods/exact", {}, ErrorCode::not_found, {"../methods/exact"}},
            {"sketch", {"select.shares=1"}, bad, {"select.shares", "select.share", "steady.seal"}},
+           {"exact", {"keys.rank=3"}, bad, {"keys.rank", "keys.compress", "retain.keep"}},
+           {"exact", {"place.share=1"}, bad, {"place.share", "place.rows", "select.share"}},
            {"sketch", {"share=0.1"}, bad, {"share", "select.share"}},
            {"sketch", {"select.share"}, bad, {"select.share"}},
            {"sketch", {""}, bad, {"section.name=value"}},
@@ -107,12 +134,13 @@ TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
            {"sketch", {"select.cluster=3"}, bad, {"select.cluster", "4 to 256"}},
            {"sketch", {"select.cluster=16.5"}, bad, {"select.cluster", "whole number"}},
            {"sketch", {"select.cluster=1e300"}, bad, {"select.cluster"}},
-           {"exact", {"steady.seal=63"}, bad, {"steady.seal", "64 to 65536"}},
+           {"exact", {"steady.seal=63"}, bad, {"steady.seal", "64 to 8192"}},
            {"exact", {"steady.recent=0"}, bad, {"steady.recent"}},
            {"exact", {"steady.sink=-1"}, bad, {"steady.sink"}},
            {"exact", {"steady.sink=99999999999999999999"}, bad, {"steady.sink"}},
            {"exact", {"select.by=anything"}, bad, {"select.by", "everything, nothing, sketch"}},
-           {"exact", {"keys.compress=int3"}, bad, {"keys.compress", "int3", "raw"}},
+           {"exact", {"keys.compress=int3"}, bad, {"keys.compress", "int3", "raw, int8"}},
+           {"exact", {"values.compress=int3"}, bad, {"values.compress", "int3", "raw, int8"}},
            {"exact", {"retain.keep=some"}, bad, {"retain.keep", "all, steady"}},
            {"exact", {"place.rows=moon"}, bad, {"place.rows", "lowest, host"}},
            {"exact", {"place.run=near"}, ErrorCode::unsupported, {"place.run", "near", "fetch"}},

@@ -19,7 +19,7 @@ RowLayout layout(std::uint32_t key_dim, std::uint32_t value_dim) {
 PageTableOptions one_layer(RowLayout rows, std::uint32_t heads, std::uint32_t cached,
                            std::uint64_t disk_bytes) {
   PageTableOptions options;
-  options.layers = {{rows, heads, cached}};
+  options.layers = {{rows, heads, cached, 20000}};
   options.disk_bytes = disk_bytes;
   return options;
 }
@@ -93,10 +93,13 @@ TEST(PageTable, GivesBackWhatASegmentTook) {
     }
     std::uint64_t host = host_before, disk = 0;
     for (const Stored& s : kept)
-      if (stored.table->home(*s.segment) == Tier::host)
+      if (stored.table->home(*s.segment) == Tier::host) {
         host += s.records.size();
-      else
-        disk += round_up(s.segment->rows * s.segment->layout.bytes(), kPageBytes) * 3;
+      } else {
+        const auto bytes = round_up(s.segment->rows * s.segment->layout.bytes(), kPageBytes) * 3;
+        disk += bytes;
+        host += bytes / kPageBytes * 8;  // checksums
+      }
     ASSERT_EQ(held(stored, Tier::host), host);
     ASSERT_EQ(held(stored, Tier::disk), disk);
     stored.budget.check_conservation();
@@ -107,6 +110,39 @@ TEST(PageTable, GivesBackWhatASegmentTook) {
   EXPECT_EQ(held(stored, Tier::disk), 0u);
   // At most nine segments of 704 rows at a time, and the gaps between them.
   EXPECT_LE(stored.table->numbered_rows(0), 3u * 9 * 704);
+}
+
+TEST(PageTable, WhatFindsRowsIsReservedAsWell) {
+  std::mt19937 random(11);
+  PageTableOptions options = one_layer(layout(16, 16), 2, 10, 8 * kMiB);
+  options.layers[0].rows = 640;
+  StoredRows stored(options, 17 * kMiB);
+  const auto cached = [&] {
+    return stored.budget.usage(Tier::host).held[static_cast<std::size_t>(Purpose::row_cache)];
+  };
+  const std::uint64_t first = cached();
+  EXPECT_EQ(first, 2 * (10 * 64 + RowCache::table_bytes(10, 640)));
+  auto some = stored.store(random, 0, 600, Tier::disk);
+  ASSERT_TRUE(some);
+  EXPECT_EQ(cached(), first);  // as many as were expected
+  {
+    const auto more = stored.store(random, 0, 100, Tier::disk);
+    ASSERT_TRUE(more);
+    EXPECT_EQ(cached(), first + 2 * 128 * 4);
+    EXPECT_TRUE(holds(stored, *more));
+  }
+  // No memory for the numbers of a third: it is refused, and leaves nothing.
+  const TierUsage usage = stored.budget.usage(Tier::host);
+  auto full = stored.budget.reserve(Tier::host, Purpose::weights, usage.free_bytes() - 200);
+  ASSERT_TRUE(full);
+  const std::uint64_t disk = held(stored, Tier::disk);
+  const auto refused = stored.store(random, 0, 640, Tier::disk);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
+  EXPECT_EQ(held(stored, Tier::disk), disk);
+  full = Result<Reservation>(Reservation());
+  EXPECT_TRUE(stored.store(random, 0, 640, Tier::disk));
+  EXPECT_TRUE(holds(stored, *some));
 }
 
 TEST(PageTable, RowNumbersThatWereGivenBackServeLongerSegments) {

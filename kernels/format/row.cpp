@@ -1,0 +1,17 @@
+#include "kernels/format/row.h"
+
+#include "kernels/format/visit_row.h"
+
+namespace thermocline {
+
+std::uint32_t row_bytes(RowFormat format, std::uint32_t dim) {
+  return visit_row(format, [&](auto coded) { return decltype(coded)::bytes(dim); });
+}
+
+void read_row(RowFormat format, const std::byte* row, std::uint32_t dim, float* out) {
+  visit_row(format, [&](auto coded) {
+    for (std::uint32_t i = 0; i < dim; ++i) out[i] = decltype(coded)::value(row, dim, i);
+  });
+}
+
+}  // namespace thermocline

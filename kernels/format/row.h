@@ -1,0 +1,25 @@
+// How K and V lie in memory: one side, key or value, of one row of one KV head is coded by itself,
+// so that any row can be read alone.
+//
+// A format is one struct in a file of its own, row_<name>.h, with
+//   kFormat              its name in the enum below
+//   bytes(dim)           bytes a row of dim channels, a multiple of 4: rows begin at such addresses
+//   value(row, dim, i)   the definition: channel i as a float
+//   Reader<V>            made of (row, dim) once for each row; load(i) gives the channels
+//                        [i, i + V::lanes) as the floats that value() gives
+// Then it has a line in the enum and one in visit_row.h's switch; a codec (tiers/codec) writes it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace thermocline {
+
+enum class RowFormat : std::uint8_t { f16, int8 };
+
+// dim is a multiple of 16.
+std::uint32_t row_bytes(RowFormat format, std::uint32_t dim);
+// A row's channels, by the definition of its format: plain, and the same floats as attention reads.
+void read_row(RowFormat format, const std::byte* row, std::uint32_t dim, float* out);
+
+}  // namespace thermocline

@@ -1,0 +1,23 @@
+// All row formats, and the way from a RowFormat to its struct.
+#pragma once
+
+#include "kernels/format/row_f16.h"
+#include "kernels/format/row_int8.h"
+
+namespace thermocline {
+namespace {
+
+// Calls visit(Format{}) for the struct of `format`.
+template <typename Visit>
+inline auto visit_row(RowFormat format, const Visit& visit) {
+  switch (format) {
+    case RowFormat::int8:
+      return visit(RowInt8{});
+    case RowFormat::f16:
+      break;
+  }
+  return visit(RowF16{});
+}
+
+}  // namespace
+}  // namespace thermocline

@@ -1,0 +1,126 @@
+// Decode rates of several methods at several depths, in turn within one process: what other
+// programs on the machine do hits all of them alike, so the ratios hold where the rates don't.
+//
+//   decode_bench MODEL TEXT ROUNDS METHOD:DEPTH...     (exact:0 sketch:7600)
+//
+// Every round decodes kTokens greedily on each and forgets them again. Printed: the median rate of
+// each, and the median over rounds of its ratio to the first. Every round must give the same tokens.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime/thermocline.h"
+
+namespace thermocline {
+namespace {
+
+constexpr int kTokens = 24;
+
+struct Subject {
+  std::string name;
+  std::unique_ptr<KvCache> cache;
+  std::unique_ptr<Timeline> timeline;
+  int last = 0;  // the token that the next step feeds
+  std::vector<int> answer;
+  std::vector<double> rates;
+};
+
+[[noreturn]] void stop(const std::string& why) {
+  std::fprintf(stderr, "decode_bench: %s\n", why.c_str());
+  std::exit(1);
+}
+template <typename T>
+T must(Result<T> result) {
+  if (!result) stop(result.error().message);
+  return std::move(*result);
+}
+void must(const Status& status) {
+  if (!status) stop(status.error().message);
+}
+
+double seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+Subject prepare(Engine* engine, const std::string& text, const std::string& argument) {
+  const std::size_t colon = argument.find(':');
+  if (colon == std::string::npos) stop("'" + argument + "' is not METHOD:DEPTH");
+  const auto depth = static_cast<std::size_t>(std::atoi(argument.c_str() + colon + 1));
+  std::vector<int> tokens = must(engine->encode(text, Engine::Special::as_text, true));
+  if (tokens.size() <= depth) stop("the text is shorter than " + argument);
+  Subject subject{.name = argument};
+  CacheOptions options;
+  options.method = argument.substr(0, colon);
+  options.max_positions = static_cast<std::uint32_t>(depth + kTokens + 1);
+  subject.cache = must(engine->open_cache(options));
+  subject.timeline = std::make_unique<Timeline>(must(subject.cache->start()));
+  std::vector<float> logits(engine->model().vocabulary);
+  if (depth > 0)
+    must(engine->prefill(*subject.timeline, std::span(tokens).first(depth), logits, {}));
+  subject.last = tokens[depth];
+  return subject;
+}
+
+void decode(Engine* engine, Subject* subject) {
+  std::vector<float> logits(engine->model().vocabulary);
+  const std::uint32_t length = subject->timeline->length();
+  std::vector<int> answer;
+  int token = subject->last;
+  const double start = seconds();
+  for (int i = 0; i < kTokens; ++i) {
+    const Feed feed{subject->timeline.get(), token};
+    must(engine->step({&feed, 1}, {logits.data(), 1, logits.size()}));
+    token = static_cast<int>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+    answer.push_back(token);
+  }
+  subject->rates.push_back(kTokens / (seconds() - start));
+  must(subject->timeline->truncate(length));
+  if (subject->answer.empty()) subject->answer = answer;
+  if (subject->answer != answer) stop(subject->name + ": a round gave other tokens");
+}
+
+int run(int argc, char** argv) {
+  EngineOptions options;
+  options.model_path = argv[1];
+  const auto engine = must(Engine::open(options));
+  std::ifstream file(argv[2]);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  std::vector<Subject> subjects;
+  for (int i = 4; i < argc; ++i) subjects.push_back(prepare(engine.get(), text, argv[i]));
+  for (int round = 0; round <= std::atoi(argv[3]); ++round)
+    for (Subject& subject : subjects) {
+      decode(engine.get(), &subject);
+      if (round == 0) subject.rates.clear();  // it warmed up
+    }
+  for (const Subject& subject : subjects) {
+    std::vector<double> ratios;
+    for (std::size_t r = 0; r < subject.rates.size(); ++r)
+      ratios.push_back(subject.rates[r] / subjects[0].rates[r]);
+    const auto [least, most] = std::minmax_element(ratios.begin(), ratios.end());
+    std::printf("%-20s %7.1f tokens/s, %.3f of %s (%.3f to %.3f)\n", subject.name.c_str(),
+                median(subject.rates), median(ratios), subjects[0].name.c_str(), *least, *most);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace thermocline
+
+int main(int argc, char** argv) {
+  if (argc < 5) {
+    std::fprintf(stderr, "usage: decode_bench MODEL TEXT ROUNDS METHOD:DEPTH...\n");
+    return 2;
+  }
+  return thermocline::run(argc, argv);
+}
