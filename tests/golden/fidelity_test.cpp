@@ -46,7 +46,7 @@ TEST(Fidelity, SketchOnACopiedPassage) {
                       static_cast<double>(end.rows_held - start.rows_held);
   std::printf("KL %.4f, within 0.1 nats of the best %zu of %zu, rows read %.4f\n", divergence, near,
               kSteps, read);
-  EXPECT_LT(divergence, 0.02);
+  EXPECT_LT(divergence, 0.01);  // measured: 0.004; without the estimate: 0.022
   EXPECT_GE(near, kSteps - 3);
   EXPECT_LT(read, 0.06);
 }
