@@ -25,17 +25,20 @@ struct Golden {
   std::vector<const char*> long_prompts;
 };
 
-// The errors are our own as logit_error.json states them. The choice at a step whose margin is
-// smaller than that may differ.
+// A step whose margin is smaller than the error of our logits can go either way. SmolLM2's is the
+// 99.9th percentile that logit_error.json states (llama.cpp's own run of the same file: 0.94).
+// Gemma's was not measured at as many positions: our largest difference of a recorded logit is
+// 0.009, the reference's own error some 0.01 (README.md); a margin has both of them twice, and this
+// is twice that.
 const Golden kSmolLm2{"smollm2",
                       "SmolLM2-135M-Instruct.Q4_1.gguf",
-                      0.04,
+                      0.022,
                       {"prose_2k", "license_4k", "manual_4k", "code_heap_4k", "code_shell_4k",
                        "keys_4k", "copy_4k", "languages_4k", "log_4k", "table_4k", "chat_4k",
                        "license_7k", "code_7k", "keys_7k", "copy_7k"}};
 const Golden kGemma3{"gemma3",
                      "gemma-3-270m-q4_k_m.gguf",
-                     0.1,
+                     0.08,
                      {"prose_2k", "keys_4k", "license_4k", "code_heap_4k"}};
 
 json recorded(const Golden& golden) {
