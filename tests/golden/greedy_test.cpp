@@ -21,7 +21,7 @@ using nlohmann::json;
 struct Golden {
   const char* name;  // of greedy_NAME.json
   const char* file;  // of the model
-  double error;      // of a margin: the 99.9th percentile
+  double error;      // of logits: steps with a smaller margin are left out
   std::vector<const char*> long_prompts;
 };
 
