@@ -4,7 +4,8 @@
 //   decode_bench MODEL TEXT ROUNDS METHOD:DEPTH...     (exact:0 sketch:7600)
 //
 // Every round decodes kTokens greedily on each and forgets them again. Printed: the median rate of
-// each, and the median over rounds of its ratio to the first. Every round must give the same tokens.
+// each, and the median over rounds of its ratio to the first. Every round must give the same
+// tokens.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -59,7 +60,8 @@ Subject prepare(Engine* engine, const std::string& text, const std::string& argu
   const auto depth = static_cast<std::size_t>(std::atoi(argument.c_str() + colon + 1));
   std::vector<int> tokens = must(engine->encode(text, Engine::Special::as_text, true));
   if (tokens.size() <= depth) stop("the text is shorter than " + argument);
-  Subject subject{.name = argument};
+  Subject subject;
+  subject.name = argument;
   CacheOptions options;
   options.method = argument.substr(0, colon);
   options.max_positions = static_cast<std::uint32_t>(depth + kTokens + 1);

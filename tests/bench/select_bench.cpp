@@ -75,7 +75,8 @@ int run(std::uint32_t rows, std::uint32_t layers, int threads, int passes) {
       "mass covered %.4f\n",
       rows, layers, threads, median * 1e6, times.front() * 1e6,
       static_cast<double>(bytes) / layers / median * 1e-9, mass);
-  return 0;
+  // Synthetic keys, of which a few dozen hold half of the mass: a choice at random covers 0.02.
+  return mass > 0.4 ? 0 : 1;
 }
 
 }  // namespace
