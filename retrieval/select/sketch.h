@@ -75,13 +75,14 @@ class SketchSelector final : public Selector {
 
   SketchSelector(const SketchOptions& options, const CpuTable& cpu);
   std::uint64_t clusters(std::uint64_t rows) const;
-  // The steps of choosing for one list, in their order.
+  // The steps of choosing for one list, in their order; long loops are shared with `helpers`, if
+  // any.
   void choose_list(HeadShape shape, const ListQuery& list, const SummaryRows& summaries,
-                   const Workers& workers, Board* board, ReadList* out) const;
+                   const Workers* helpers, Board* board, ReadList* out) const;
   void lay_out(HeadShape shape, const ListQuery& list, Board* board) const;
   void prepare_queries(HeadShape shape, const ListQuery& list, Board* board) const;
   void score_clusters(HeadShape shape, const ListQuery& list, const SummaryRows& summaries,
-                      const Workers& workers, Board* board) const;
+                      const Workers* helpers, Board* board) const;
   void weigh_clusters(HeadShape shape, const ListQuery& list, Board* board) const;
   void rate_clusters(HeadShape shape, const ListQuery& list, Board* board) const;
   void pick_clusters(const ListQuery& list, Board* board) const;

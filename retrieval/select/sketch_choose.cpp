@@ -38,6 +38,15 @@ int taken_rows(const RowSet* sets, std::uint32_t first, std::uint32_t last) {
   return taken;
 }
 
+// body(first, last) over [0, jobs), with the helpers if there are any.
+template <typename Body>
+void spread(std::size_t jobs, const Workers* helpers, const Body& body) {
+  if (helpers)
+    helpers->parallel(jobs, 1, body);
+  else if (jobs > 0)
+    body(0, jobs);
+}
+
 // Sums of products, in four lanes.
 float dot(const float* a, const float* b, std::size_t n) {
   float lane[4] = {};
@@ -98,7 +107,7 @@ void SketchSelector::prepare_queries(HeadShape shape, const ListQuery& list, Boa
 }
 
 void SketchSelector::score_clusters(HeadShape shape, const ListQuery& list,
-                                    const SummaryRows& summaries, const Workers& workers,
+                                    const SummaryRows& summaries, const Workers* helpers,
                                     Board* board) const {
   std::size_t at = 0;
   for (const Run& run : list.runs) {
@@ -108,7 +117,7 @@ void SketchSelector::score_clusters(HeadShape shape, const ListQuery& list,
     const std::size_t row_bytes = layout.bytes();
     const std::byte* rows = summaries.summaries(*run.summaries, list.head);
     const std::size_t jobs = (index->clusters() + kJobClusters - 1) / kJobClusters;
-    workers.parallel(jobs, 1, [&](std::size_t from, std::size_t to) {
+    spread(jobs, helpers, [&](std::size_t from, std::size_t to) {
       const std::size_t first = from * kJobClusters;
       const std::size_t count = std::min<std::size_t>(to * kJobClusters, index->clusters()) - first;
       cpu_.sketch.exact(layout.key_format, rows + first * row_bytes, row_bytes, count,
@@ -396,7 +405,7 @@ void SketchSelector::write_summaries(std::uint32_t heads, const ListQuery& list,
 }
 
 void SketchSelector::choose_list(HeadShape shape, const ListQuery& list,
-                                 const SummaryRows& summaries, const Workers& workers, Board* board,
+                                 const SummaryRows& summaries, const Workers* helpers, Board* board,
                                  ReadList* out) const {
   out->clear();
   lay_out(shape, list, board);
@@ -405,13 +414,13 @@ void SketchSelector::choose_list(HeadShape shape, const ListQuery& list,
     return;
   }
   prepare_queries(shape, list, board);
-  score_clusters(shape, list, summaries, workers, board);
+  score_clusters(shape, list, summaries, helpers, board);
   weigh_clusters(shape, list, board);
   rate_clusters(shape, list, board);
   pick_clusters(list, board);
   count_uncovered(list, board);
   lay_out_jobs(shape, board);
-  workers.parallel(board->jobs.size() - 1, 1, [&](std::size_t first, std::size_t last) {
+  spread(board->jobs.size() - 1, helpers, [&](std::size_t first, std::size_t last) {
     for (std::size_t j = first; j < last; ++j) weigh_rows(shape, list, j, board);
   });
   add_heads(shape, board);
@@ -426,9 +435,12 @@ Chosen SketchSelector::choose(HeadShape shape, std::span<const ListQuery> lists,
                               std::span<ReadList> out) {
   TL_CHECK(lists.size() == out.size());
   grow(&boards_, lists.size());
+  // As many lists at a time as there are threads; the threads share those that are left over.
+  const auto threads = static_cast<std::size_t>(workers.threads());
+  const std::size_t whole = lists.size() / threads * threads;
   workers.parallel(lists.size(), 1, [&](std::size_t first, std::size_t last) {
     for (std::size_t l = first; l < last; ++l)
-      choose_list(shape, lists[l], summaries, workers, &boards_[l], &out[l]);
+      choose_list(shape, lists[l], summaries, l < whole ? nullptr : &workers, &boards_[l], &out[l]);
   });
   Chosen chosen;
   for (std::size_t l = 0; l < lists.size(); ++l) chosen.index_bytes += boards_[l].bytes;
