@@ -56,7 +56,7 @@ void plan_sealed(const CacheOptions& options, const Method& method, const LayerS
   }
   plan->rows_bytes += rows_bytes;
   if (method.select->facts().order != "position")
-    plan->tables_bytes += spec.kv_heads * layer->rows * sizeof(Segment::offset[0]);
+    plan->tables_bytes += std::uint64_t{spec.kv_heads} * layer->rows * sizeof(Segment::offset[0]);
   plan->index_bytes += spec.kv_heads * blocks *
                        (method.select->index_bytes(shape, kBlockRows) +
                         method.select->summary_bytes(shape, kBlockRows));

@@ -121,7 +121,7 @@ Result<RawStore> KvCache::Impl::restore(LayerId l, const Run& run, std::uint32_t
   RawStore raw;
   TL_TRY(raw.reshape(planned.raw, s.kv_heads, end - segment.first_position));
   ReadList everything;
-  everything.reads.push_back({0, Form::rows, true, 0, 0, false, 0});
+  everything.reads.push_back({.everything = true});
   std::vector<ReadRequest> heads;
   for (std::uint32_t h = 0; h < s.kv_heads; ++h) heads.push_back({h, {&run, 1}, &everything});
   TL_TRY(reader->start(index(l), heads, FoldOrder::in_list));

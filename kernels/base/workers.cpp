@@ -27,6 +27,10 @@ Workers::Workers(int threads)
 
 Workers::~Workers() = default;
 
+namespace {
+thread_local bool inside_a_body = false;
+}
+
 std::size_t Workers::slot() {
   const int slot = tbb::this_task_arena::current_thread_index();
   return slot < 0 ? 0 : static_cast<std::size_t>(slot);
@@ -38,17 +42,24 @@ void Workers::run(std::size_t count, std::size_t grain, Call call, const void* b
     arena_->arena.execute([&] { call(body, 0, count); });
     return;
   }
+  const auto loop = [&] {
+    tbb::parallel_for(
+        tbb::blocked_range<std::size_t>(0, count, grain),
+        [&](const tbb::blocked_range<std::size_t>& range) {
+          const bool outermost = !inside_a_body;
+          inside_a_body = true;
+          call(body, range.begin(), range.end());
+          if (outermost) inside_a_body = false;
+        },
+        tbb::simple_partitioner{});
+  };
   arena_->arena.execute([&] {
-    // Isolated: a thread that waits for the others takes no task from outside of this loop, so a
-    // loop inside of another one's body is over when its own work is.
-    tbb::this_task_arena::isolate([&] {
-      tbb::parallel_for(
-          tbb::blocked_range<std::size_t>(0, count, grain),
-          [&](const tbb::blocked_range<std::size_t>& range) {
-            call(body, range.begin(), range.end());
-          },
-          tbb::simple_partitioner{});
-    });
+    // A loop inside of a body is isolated: who waits at its end takes no other body of the loop
+    // around it. Who waits at the end of that one may well help with a loop inside.
+    if (inside_a_body)
+      tbb::this_task_arena::isolate(loop);
+    else
+      loop();
   });
 }
 

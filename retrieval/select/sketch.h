@@ -3,10 +3,14 @@
 // Sealing clusters the keys of each KV head (about 16 rows a cluster), stores rows in cluster
 // order, and keeps two things: the mean K and V of a cluster as a summary row, and the residual of
 // each key to its cluster's stored mean, rotated, in two bits a channel (kernels/sketch.h). A step
-// scores every row as its cluster's exact score plus the sketch's, takes a softmax for each query
-// head together with the exact sinks and tail, adds the group's heads up, and reads the rows with
-// most mass. A cluster's summary row is read in place of its unread rows, with the score that the
-// cluster has already, and the log of their number as its weight.
+// scores all means, and the rows of the most promising clusters as their cluster's score plus the
+// sketch's; takes a softmax for each query head together with the exact sinks and tail, adds the
+// group's heads up, and reads the rows with most mass. A cluster's summary row is read in place of
+// its unread rows, with the score that the cluster has already, and the log of their number as its
+// weight.
+//
+// Ours. Its relatives: RetroInfer estimates what is not read from clusters; FIER
+// (2508.08256) ranks tokens by 1-bit keys, Twilight (2502.02770) by 4-bit keys.
 #pragma once
 
 #include <memory>

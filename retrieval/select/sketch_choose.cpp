@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "retrieval/select/sketch.h"
 
@@ -10,6 +11,7 @@ namespace {
 constexpr std::uint32_t kJobRows = 1024;
 constexpr std::uint32_t kJobClusters = 128;
 constexpr float kNoRow = -1.0f;
+constexpr float kNone = -std::numeric_limits<float>::infinity();
 constexpr float kMostAbove = 60.0f;  // as in kernels/sketch.h
 // A cluster whose unread rows have less than this share of the query heads' attention together is
 // left out of the estimate: those left out have a tenth of a percent together, or little more.
@@ -125,8 +127,12 @@ void SketchSelector::score_clusters(HeadShape shape, const ListQuery& list,
                         board->cluster_score.data() + at + first, board->clusters);
     });
     const std::span<const std::uint16_t> starts = index->starts(list.head);
-    for (std::uint32_t c = 0; c < index->clusters(); ++c)
+    for (std::uint32_t c = 0; c < index->clusters(); ++c) {
       board->cluster_size[at + c] = static_cast<float>(starts[c + 1] - starts[c]);
+      if (starts[c] == starts[c + 1])  // its mean is nobody's
+        for (std::uint32_t h = 0; h < shape.heads; ++h)
+          board->cluster_score[h * board->clusters + at + c] = kNone;
+    }
     at += index->clusters();
   }
 }
