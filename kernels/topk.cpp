@@ -18,24 +18,32 @@ struct Threshold {
   std::size_t equals = 0;  // how many of those equal to it belong to the k
 };
 
-// Radix selection, a byte at a time from the top; keys that are still in play move to the front,
-// and are sorted when they are few.
+// Selection by counting: first quarters of an octave below the largest, then a byte at a time. Keys
+// that are still in play move to the front, and are sorted when they are few.
 Threshold kth_largest(std::span<std::uint32_t> keys, std::size_t k) {
   TL_CHECK(k >= 1 && k <= keys.size());
-  constexpr std::size_t kFew = 16;
+  constexpr std::size_t kFew = 24;
+  constexpr std::uint32_t kBins = 256, kExponent = 21;  // above two bits of the mantissa
   std::size_t left = keys.size();
-  for (int shift = 24; shift >= 0 && left > kFew; shift -= 8) {
-    std::array<std::uint32_t, 256> bin{};
-    for (std::size_t i = 0; i < left; ++i) ++bin[keys[i] >> shift & 0xff];
-    std::uint32_t digit = 255;
-    for (; bin[digit] < k; --digit) k -= bin[digit];
+  const auto keep = [&](const auto& bin_of) {  // the bin of the k-th; bin 0 has the largest keys
+    std::array<std::uint32_t, kBins> bin{};
+    for (std::size_t i = 0; i < left; ++i) ++bin[bin_of(keys[i])];
+    std::uint32_t wanted = 0;
+    for (; bin[wanted] < k; ++wanted) k -= bin[wanted];
     std::size_t kept = 0;
     for (std::size_t i = 0; i < left; ++i) {
       keys[kept] = keys[i];
-      kept += (keys[i] >> shift & 0xff) == digit;
+      kept += bin_of(keys[i]) == wanted;
     }
     left = kept;
+  };
+  if (left > kFew) {
+    const std::uint32_t top = *std::max_element(keys.begin(), keys.end()) >> kExponent;
+    keep([&](std::uint32_t key) { return std::min(top - (key >> kExponent), kBins - 1); });
   }
+  // What is far below the largest is in one bin: its keys may differ in every bit.
+  for (int shift = 24; shift >= 0 && left > kFew; shift -= 8)
+    keep([&](std::uint32_t key) { return kBins - 1 - (key >> shift & (kBins - 1)); });
   std::sort(keys.begin(), keys.begin() + static_cast<std::ptrdiff_t>(left), std::greater<>());
   const std::uint32_t key = keys[k - 1];
   std::size_t above = 0;

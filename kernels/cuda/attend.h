@@ -17,8 +17,8 @@ inline constexpr std::uint32_t kMaxHeads = 1024;   // query heads a KV head
 
 // A fold and the query heads that read it. All pointers, those in fold.blocks included, are to
 // memory that the device reaches: its own, or pinned. Keys, values, their strides and the query are
-// aligned to 16 bytes, rows are f16. A fold of more than kFoldRows rows, or of another format, stops
-// the kernel.
+// aligned to 16 bytes, rows are f16. A fold of more than kFoldRows rows, of another format, or with
+// scores of its own, stops the kernel.
 struct HeadFold {
   Fold fold;
   const float* query = nullptr;  // [heads][key_dim], rotated and scaled

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <bit>
 #include <cmath>
 
 #include "retrieval/select/sketch.h"
@@ -27,12 +26,16 @@ AttnState steady_of(const ListQuery& list, std::uint32_t head) {
 
 std::uint32_t groups_of(std::uint32_t rows) { return (rows + kSketchGroup - 1) / kSketchGroup; }
 
-// Visits the set bits of a row of words, in order.
-template <typename Visit>
-void for_each_bit(std::span<const RowSet> sets, const Visit& visit) {
-  for (std::size_t word = 0; word < sets.size(); ++word)
-    for (RowSet left = sets[word]; left != 0; left &= left - 1)
-      visit(word * kBlockRows + static_cast<std::size_t>(std::countr_zero(left)));
+// How many of the rows [first, last) are in `sets`, which has a word for each 64 rows.
+int taken_rows(const RowSet* sets, std::uint32_t first, std::uint32_t last) {
+  int taken = 0;
+  for (std::uint32_t at = first; at < last;) {
+    const std::uint32_t in_word = std::min(last - at, kBlockRows - at % kBlockRows);
+    taken +=
+        count(sets[at / kBlockRows] >> at % kBlockRows & first_rows(static_cast<int>(in_word)));
+    at += in_word;
+  }
+  return taken;
 }
 
 // Sums of products, in four lanes.
@@ -349,50 +352,47 @@ void SketchSelector::write_rows(const ListQuery& list, const Board& board, ReadL
 
 void SketchSelector::write_summaries(std::uint32_t heads, const ListQuery& list, Board* board,
                                      ReadList* out) const {
+  out->log_weight.resize(board->clusters * heads);  // cut at the end
+  float* weight = out->log_weight.data();
   const RowSet* sets = board->sets.data();
   const float* mass = board->cluster_mass.data();
   const float* score = board->cluster_score.data();
   for (std::uint32_t r = 0; r < list.runs.size(); ++r) {
     const Run& run = list.runs[r];
-    if (!index_of(run)) continue;
-    const std::span<const std::uint16_t> starts = index_of(run)->starts(list.head);
+    const SketchIndex* index = index_of(run);
+    if (!index) continue;
+    const std::span<const std::uint16_t> starts = index->starts(list.head);
+    const float* first_weight = weight;
     Read read{.run = r,
               .form = Form::summaries,
               .first = static_cast<std::uint32_t>(out->picks.size()),
               .weights_a_row = heads,
               .scored = true,
-              .first_weight = static_cast<std::uint32_t>(out->log_weight.size())};
-    std::uint32_t c = 0;  // the cluster at hand, and how many of its rows are read
-    std::uint32_t taken = 0;
-    const auto close = [&] {
-      const std::uint32_t unread = starts[c + 1] - starts[c] - taken;
-      if (unread != 0 && mass[c] * static_cast<float>(unread) >= kNegligible) {
-        const std::uint32_t block = c / kBlockRows;
-        if (out->picks.size() == read.first || out->picks.back().block != block)
-          out->picks.push_back({block, 0});
-        out->picks.back().rows |= RowSet{1} << c % kBlockRows;
+              .first_weight = static_cast<std::uint32_t>(weight - out->log_weight.data())};
+    for (std::uint32_t block = 0; block < run.summaries->blocks(); ++block) {
+      const std::uint32_t first = block * kBlockRows;
+      const std::uint32_t end = std::min(first + kBlockRows, index->clusters());
+      RowSet estimated = 0;
+      for (std::uint32_t c = first; c < end; ++c) {
+        const int unread = starts[c + 1] - starts[c] - taken_rows(sets, starts[c], starts[c + 1]);
+        const bool counts = unread != 0 && mass[c] * static_cast<float>(unread) >= kNegligible;
         for (std::uint32_t h = 0; h < heads; ++h)
-          out->log_weight.push_back(score[h * board->clusters + c] + log_[unread]);
+          weight[h] = score[h * board->clusters + c] + log_[static_cast<std::size_t>(unread)];
+        weight += counts ? heads : 0;
+        estimated |= RowSet{counts} << (c - first);
       }
-      ++c;
-      taken = 0;
-    };
-    for_each_bit({sets, run.rows->blocks()}, [&](std::size_t row) {
-      while (starts[c + 1] <= row) close();
-      ++taken;
-    });
-    while (c < index_of(run)->clusters()) close();
+      if (estimated != 0) out->picks.push_back({block, estimated});
+    }
     sets += run.rows->blocks();
-    mass += index_of(run)->clusters();
-    score += index_of(run)->clusters();
+    mass += index->clusters();
+    score += index->clusters();
     read.last = static_cast<std::uint32_t>(out->picks.size());
     if (read.first != read.last) out->reads.push_back(read);
-
     const RowLayout& layout = run.summaries->layout;
-    const std::uint64_t estimated = (out->log_weight.size() - read.first_weight) / heads;
-    board->bytes += std::uint64_t{index_of(run)->clusters()} * layout.key_bytes +
-                    estimated * layout.value_bytes;
+    board->bytes += std::uint64_t{index->clusters()} * layout.key_bytes +
+                    static_cast<std::uint64_t>(weight - first_weight) / heads * layout.value_bytes;
   }
+  out->log_weight.resize(static_cast<std::size_t>(weight - out->log_weight.data()));
 }
 
 void SketchSelector::choose_list(HeadShape shape, const ListQuery& list,

@@ -4,14 +4,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
+#include <cstdio>
 #include <map>
-#include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
-#include "runtime/thermocline.h"
 #include "tests/support/models.h"
+#include "tests/support/reader.h"
 
 namespace thermocline {
 namespace {
@@ -19,12 +19,6 @@ namespace {
 using nlohmann::json;
 
 const std::string kFolder = THERMOCLINE_SOURCE_DIR "/tests/golden/";
-
-json read_json(const std::string& path) {
-  std::ifstream file(path);
-  EXPECT_TRUE(file) << path;
-  return json::parse(file);
-}
 
 double root_mean_square(const std::vector<double>& values) {
   double sum = 0;
@@ -39,63 +33,17 @@ double largest_difference(const std::vector<float>& a, const std::vector<double>
   return largest;
 }
 
-// An engine with an exact cache, and the ways to the logits after some tokens.
-class Reader {
- public:
-  explicit Reader(const std::string& path, std::uint32_t positions) {
-    EngineOptions options;
-    options.model_path = path;
-    options.threads = 2;
-    auto engine = Engine::open(options);
-    if (!engine) throw std::runtime_error(engine.error().message);
-    engine_ = std::move(*engine);
-    CacheOptions cache;
-    cache.method_directory = THERMOCLINE_SOURCE_DIR "/configs/methods";
-    cache.max_positions = positions;
-    auto opened = engine_->open_cache(cache);
-    if (!opened) throw std::runtime_error(opened.error().message);
-    cache_ = std::move(*opened);
-  }
-
-  // The first `together` tokens by prefill, the others one by one.
-  std::vector<float> logits(const std::vector<int>& tokens, std::size_t together) {
-    auto timeline = cache_->start();
-    EXPECT_TRUE(timeline) << timeline.error().message;
-    std::vector<float> logits(engine_->model().vocabulary);
-    if (together > 0) {
-      const Status status =
-          engine_->prefill(*timeline, std::span(tokens).first(together), logits, {});
-      EXPECT_TRUE(status) << status.error().message;
-    }
-    for (std::size_t i = together; i < tokens.size(); ++i) {
-      const Feed feed{&*timeline, tokens[i]};
-      const Status status = engine_->step({&feed, 1}, {logits.data(), 1, logits.size()});
-      EXPECT_TRUE(status) << status.error().message;
-    }
-    return logits;
-  }
-
-  // After each of the positions, which ascend: the text is read in pieces that end there.
-  std::map<std::uint32_t, std::vector<float>> logits_at(
-      const std::vector<int>& tokens, const std::vector<std::uint32_t>& positions) {
-    auto timeline = cache_->start();
-    EXPECT_TRUE(timeline) << timeline.error().message;
-    std::map<std::uint32_t, std::vector<float>> found;
-    for (const std::uint32_t at : positions) {
-      std::vector<float>& logits = found[at];
-      logits.resize(engine_->model().vocabulary);
-      const std::uint32_t from = timeline->length();
-      const Status status =
-          engine_->prefill(*timeline, std::span(tokens).subspan(from, at + 1 - from), logits, {});
-      EXPECT_TRUE(status) << status.error().message;
-    }
-    return found;
-  }
-
- private:
-  std::unique_ptr<Engine> engine_;
-  std::unique_ptr<KvCache> cache_;
-};
+// After all of the tokens: the first `together` of them by prefill, the others one by one.
+std::vector<float> logits_after(test::Reader* reader, std::span<const int> tokens,
+                                std::size_t together) {
+  reader->start();
+  const std::span<const float> first = reader->prefill(tokens.first(together));
+  std::vector<float> last(first.begin(), first.end());
+  reader->decode(tokens.subspan(together), [&](std::size_t, std::span<const float> logits) {
+    last.assign(logits.begin(), logits.end());
+  });
+  return last;
+}
 
 // Keys and values are kept as f16: that alone moves the logits of these random networks, whose
 // attention is sharp, by up to 0.7 % of their size (with f32 keys and values: 1e-5 for weights that
@@ -103,16 +51,16 @@ class Reader {
 constexpr double kTinyBound = 0.01;
 
 TEST(Logits, TinyModelsOfEveryArchitecture) {
-  const json golden = read_json(kFolder + "tiny/logits.json");
+  const json golden = test::read_expectations("tiny/logits.json");
   ASSERT_GE(golden["models"].size(), 7u);
   for (const auto& [name, model] : golden["models"].items()) {
-    Reader reader(kFolder + "tiny/" + name, 256);
+    test::Reader reader(kFolder + "tiny/" + name, 256);
     for (const json& sequence : model["sequences"]) {
       const auto tokens = sequence["tokens"].get<std::vector<int>>();
       const auto expected = sequence["logits_double"].get<std::vector<double>>();
       const double bound = kTinyBound * root_mean_square(expected);
       for (const std::size_t together : {tokens.size(), std::size_t{0}, tokens.size() / 2})
-        EXPECT_LT(largest_difference(reader.logits(tokens, together), expected), bound)
+        EXPECT_LT(largest_difference(logits_after(&reader, tokens, together), expected), bound)
             << name << ", " << tokens.size() << " tokens, " << together << " of them together";
     }
   }
@@ -123,16 +71,20 @@ TEST(Logits, TinyModelsOfEveryArchitecture) {
 void check_real_model(const std::string& model, const std::string& expectations, double bound) {
   const auto path = test::find_model(model);
   if (!path) GTEST_SKIP() << test::model_missing(model);
-  const json golden = read_json(kFolder + expectations);
-  Reader reader(*path, 8192);
+  const json golden = test::read_expectations(expectations);
+  test::Reader reader(*path, 8192);
   double worst = 0;
   for (const auto& [name, prompt] : golden["prompts"].items()) {
     const auto tokens = prompt["tokens"].get<std::vector<int>>();
-    std::vector<std::uint32_t> positions;
-    for (const json& at : prompt["positions"]) positions.push_back(at["position"]);
-    const auto logits = reader.logits_at(tokens, positions);
+    std::map<std::size_t, std::vector<float>> found;
+    for (const json& at : prompt["positions"]) found[at["position"]];
+    reader.start();
+    reader.prefill(tokens, [&](std::size_t position, std::span<const float> logits) {
+      const auto wanted = found.find(position);
+      if (wanted != found.end()) wanted->second.assign(logits.begin(), logits.end());
+    });
     for (const json& at : prompt["positions"]) {
-      const std::vector<float>& ours = logits.at(at["position"]);
+      const std::vector<float>& ours = found.at(at["position"]);
       const auto ids = at["ids"].get<std::vector<std::size_t>>();
       // Long prompts have no pass in double precision.
       const auto expected =
@@ -146,51 +98,9 @@ void check_real_model(const std::string& model, const std::string& expectations,
   std::printf("%s: largest difference %.4f\n", model.c_str(), worst);
 }
 
-// Every step of the recorded greedy texts whose margin is larger than the error of our logits must
-// choose the recorded token, given the recorded tokens before it. An error of `bound` on either of
-// two logits moves a margin by twice that.
-void check_greedy(const std::string& model, const std::string& expectations, double bound,
-                  std::size_t most_tokens) {
-  const auto path = test::find_model(model);
-  if (!path) GTEST_SKIP() << test::model_missing(model);
-  const json golden = read_json(kFolder + expectations);
-  Reader reader(*path, 8192);
-  std::size_t prompts = 0, steps = 0, close = 0;
-  for (const auto& [name, prompt] : golden["prompts"].items()) {
-    if (!prompt.contains("tokens") || prompt["tokens"].size() > most_tokens) continue;
-    auto tokens = prompt["tokens"].get<std::vector<int>>();
-    const auto greedy = prompt["greedy"].get<std::vector<int>>();
-    const auto margin = prompt["margin"].get<std::vector<double>>();
-    std::vector<std::uint32_t> positions;
-    for (std::size_t i = 0; i < greedy.size(); ++i)
-      positions.push_back(static_cast<std::uint32_t>(tokens.size() - 1 + i));
-    const std::size_t length = tokens.size();
-    tokens.insert(tokens.end(), greedy.begin(), greedy.end() - 1);
-    const auto logits = reader.logits_at(tokens, positions);
-    ++prompts;
-    for (std::size_t i = 0; i < greedy.size(); ++i) {
-      if (margin[i] < 2 * bound) {
-        ++close;
-        continue;
-      }
-      const std::vector<float>& ours = logits.at(static_cast<std::uint32_t>(length - 1 + i));
-      const auto best = std::max_element(ours.begin(), ours.end()) - ours.begin();
-      EXPECT_EQ(best, greedy[i]) << name << ", step " << i << ", margin " << margin[i];
-      ++steps;
-    }
-  }
-  EXPECT_GT(steps, 10 * close);
-  std::printf("%s: %zu prompts, %zu steps equal, %zu closer than %.3f left out\n", model.c_str(),
-              prompts, steps, close, 2 * bound);
-}
-
 TEST(Logits, SmolLm2) {  // measured: 0.0094
   check_real_model("SmolLM2-135M-Instruct.Q4_1.gguf", "logits_smollm2.json", 0.02);
 }
-TEST(Greedy, SmolLm2) {
-  check_greedy("SmolLM2-135M-Instruct.Q4_1.gguf", "greedy_smollm2.json", 0.02, 2500);
-}
-TEST(Greedy, Gemma3) { check_greedy("gemma-3-270m-q4_k_m.gguf", "greedy_gemma3.json", 0.05, 2500); }
 TEST(Logits, Gemma3) { check_real_model("gemma-3-270m-q4_k_m.gguf", "logits_gemma3.json", 0.05); }
 
 }  // namespace

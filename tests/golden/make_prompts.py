@@ -1,13 +1,11 @@
-"""Makes long_prompts.json.gz: the prompts of about 2K, 4K and 7K tokens, name -> text.
+"""Makes prompts/long/*.txt: the prompts of about 2K, 4K and 7K tokens.
 
-usage: make_prompts.py OUT.json.gz      (on Debian 12 with perl-modules; Python alone is enough)
+usage: make_prompts.py FOLDER      (on Debian 12 with perl-modules; Python alone is enough)
 
 Texts come from what Debian installs (licences, Python's library, Perl's manuals) or are made here
-from a seed. They differ between Debian releases, so the file is kept and expectations name the
+from a seed. They differ between Debian releases, so the files are kept and expectations name the
 SHA-256 of every prompt; this script says where each came from and how to make more.
 """
-import gzip
-import json
 import pathlib
 import random
 import sys
@@ -131,9 +129,8 @@ def main():
         "keys_7k": keys(rng, 305, 85),
         "copy_7k": copied(lines_of(LICENSES / "LGPL-2.1"), 12000, 6500),
     }
-    data = json.dumps(prompts, ensure_ascii=False, indent=0).encode("utf-8")
-    with open(sys.argv[1], "wb") as out:
-        out.write(gzip.compress(data, 9, mtime=0))
+    for name, text in prompts.items():
+        (pathlib.Path(sys.argv[1]) / f"{name}.txt").write_bytes(text.encode("utf-8"))
 
 
 main()

@@ -34,6 +34,16 @@ struct EvalFlags {
   std::string format = "md", progress = "auto";
 };
 
+// Bytes of one row, the key and the value of a position in one KV head, as methods read it: f16.
+double row_bytes(std::span<const LayerSpec> layers) {
+  double bytes = 0, heads = 0;
+  for (const LayerSpec& layer : layers) {
+    bytes += 2.0 * layer.kv_heads * (layer.key_dim + layer.value_dim);
+    heads += layer.kv_heads;
+  }
+  return heads > 0 ? bytes / heads : 0;
+}
+
 // A cache under one method with one timeline.
 struct Run {
   std::unique_ptr<KvCache> cache;
@@ -103,22 +113,20 @@ Status step(Engine& engine, Run* run, int token, std::vector<float>* logits) {
 
 Json row_of(const Passage& passage, const std::string& method,
             const std::vector<StepFidelity>& steps, const CacheReport& cost, const Run& full,
-            const Run& other, const ModelInfo& model) {
+            const Run& other, double bytes_of_row) {
   std::vector<double> divergences;
-  double same = 0, near = 0, full_nll = 0, other_nll = 0, held_bytes = 0;
-  for (std::size_t i = 0; i < steps.size(); ++i) {
-    divergences.push_back(steps[i].divergence);
-    same += steps[i].same_top ? 1 : 0;
-    near += steps[i].regret <= kNearTop ? 1 : 0;
-    full_nll += steps[i].full_nll;
-    other_nll += steps[i].other_nll;
-    held_bytes +=
-        static_cast<double>(passage.prompt + i + 1) * static_cast<double>(model.kv_bytes_per_token);
+  double same = 0, near = 0, full_nll = 0, other_nll = 0;
+  for (const StepFidelity& step : steps) {
+    divergences.push_back(step.divergence);
+    same += step.same_top ? 1 : 0;
+    near += step.regret <= kNearTop ? 1 : 0;
+    full_nll += step.full_nll;
+    other_nll += step.other_nll;
   }
   const double count = static_cast<double>(std::max<std::size_t>(steps.size(), 1));
-  const auto of_held = [&](std::uint64_t bytes) {
-    return held_bytes > 0 ? static_cast<double>(bytes) / held_bytes : 0;
-  };
+  const double read = static_cast<double>(cost.rows_attended) * bytes_of_row;
+  const double held = static_cast<double>(cost.rows_held) * bytes_of_row;
+  const double index = static_cast<double>(cost.index_bytes_read);
   const auto rate = [&](double ms) { return ms > 0 ? count / ms * 1e3 : 0; };
   return Json{{"text", passage.name},
               {"method", method},
@@ -133,9 +141,10 @@ Json row_of(const Passage& passage, const std::string& method,
               {"nll_full", full_nll / count},
               {"nll", other_nll / count},
               {"rows_read", share_of(cost.rows_attended, cost.rows_held)},
-              {"bytes_read", of_held(cost.host_bytes_read + cost.disk_bytes_read)},
-              {"index_read", of_held(cost.index_bytes_read)},
-              {"disk_bytes", cost.disk_bytes_read},
+              {"index_read", held > 0 ? index / held : 0},
+              {"row_bytes", read / count},
+              {"index_bytes", index / count},
+              {"disk_bytes", static_cast<double>(cost.disk_bytes_read) / count},
               {"tokens_per_s", rate(other.step_ms)},
               {"tokens_per_s_full", rate(full.step_ms)}};
 }
@@ -156,7 +165,7 @@ Result<Json> compare(Engine& engine, const Passage& passage, const std::string& 
   }
   if (interrupted()) return fail(ErrorCode::cancelled, "interrupted");
   return row_of(passage, method, steps, difference(other->cache->report(), before), *full, *other,
-                engine.model());
+                row_bytes(engine.layers()));
 }
 
 // The mean over the texts of each number; the largest of kl_max.
@@ -189,8 +198,8 @@ Result<Exit> evaluate(const EvalFlags& flags) {
   std::vector<std::vector<Json>> by_method(methods.size());
   Table table(stdout, format,
               {"text", "method", "prompt", "kl_mean", "kl_median", "kl_p99", "kl_max", "top1",
-               "top1_near", "nll_full", "nll", "rows_read", "bytes_read", "index_read",
-               "tokens_per_s", "tokens_per_s_full"});
+               "top1_near", "nll_full", "nll", "rows_read", "index_read", "row_bytes",
+               "index_bytes", "tokens_per_s", "tokens_per_s_full"});
   for (const std::string& path : flags.texts) {
     TL_TRY_ASSIGN(const Passage passage, read_passage(*engine, flags, path));
     std::vector<CacheOptions> chosen;
@@ -225,8 +234,14 @@ Result<Exit> run_eval(const std::vector<std::string>& arguments) {
       "Holds methods against full attention: the first part of a text is read under both, then "
       "both "
       "decode the text's own next tokens. kl is KL(full || method) in nats; top1_near counts picks "
-      "that full attention rates within 0.1 nats of its own best; bytes_read and index_read are "
-      "shares of the KV's bytes, a step.");
+      "that full attention rates within 0.1 nats of its own best. rows_read: rows (a position's "
+      "key "
+      "and value in one KV head) that are attended exactly, sinks and tail among them, as a share "
+      "of "
+      "those that full attention reads, over layers and steps; index_read: the sketches and "
+      "cluster "
+      "means that are looked at, as a share of the same in bytes. row_bytes, index_bytes, "
+      "disk_bytes: a step.");
   auto add = line.group("What is measured").add_options();
   add("method", po::value(&flags.methods)->value_name("LIST"),
       "methods, a,b,c or repeated (sketch)");

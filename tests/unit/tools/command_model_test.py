@@ -241,7 +241,10 @@ class Tables(unittest.TestCase):
         row = json.loads(done.stdout)
         self.assertEqual((row["kl_max"], row["top1"], row["top1_near"]), (0, 1, 1))
         self.assertEqual(row["nll"], row["nll_full"])
-        self.assertEqual(row["rows_read"], 1)
+        self.assertEqual((row["rows_read"], row["index_bytes"]), (1, 0))
+        # 129 to 132 positions of 30 layers with 3 heads of 64 f16 keys and values: sinks and tail
+        # are read too.
+        self.assertEqual(row["row_bytes"], 130.5 * 30 * 3 * 64 * 2 * 2)
 
 
 if __name__ == "__main__":
