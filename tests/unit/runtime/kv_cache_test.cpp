@@ -7,6 +7,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "kernels/attend.h"
 #include "kernels/base/workers.h"
 #include "tests/support/dense_oracle.h"
 
@@ -572,25 +573,25 @@ TEST(KvCache, APrefillStopsAtAnyFoldAndLeavesTheTimelineAsItWas) {
     Timeline timeline = std::move(*cache.start()), undisturbed = std::move(*cache.start());
     std::vector<float> expected, out;
     for (Timeline* each : {&timeline, &undisturbed})
-      ASSERT_TRUE(prefill_until(cache, *each, 3000, {}, &out));
+      ASSERT_TRUE(prefill_until(cache, *each, 2000, {}, &out));
 
     std::atomic<int> calls = 0;
     const auto stop_at = [&calls](int call) { return [&calls, call] { return ++calls == call; }; };
-    ASSERT_TRUE(prefill_until(cache, undisturbed, 1000, stop_at(-1), &expected));
+    ASSERT_TRUE(prefill_until(cache, undisturbed, 500, stop_at(-1), &expected));
     const int all = calls;
-    EXPECT_GT(all, 3000 / kFoldRows * 1000 / 64);  // for each fold of the past, each tile
+    EXPECT_GT(all, 2000 / kFoldRows * 500 / 64);  // for each fold of the past, each tile
     for (const int call : {1, 2, all / 3, all / 2, all}) {
       SCOPED_TRACE(call);
       calls = 0;
-      const Status status = prefill_until(cache, timeline, 1000, stop_at(call), &out);
+      const Status status = prefill_until(cache, timeline, 500, stop_at(call), &out);
       ASSERT_FALSE(status);  // although every later answer was no
       EXPECT_EQ(status.error().code, ErrorCode::cancelled);
       EXPECT_LE(calls, call + kThreads);
       EXPECT_EQ(cache.commit().error().code, ErrorCode::invalid_argument);
       cache.rollback();
-      EXPECT_EQ(timeline.length(), 3000u);
+      EXPECT_EQ(timeline.length(), 2000u);
     }
-    ASSERT_TRUE(prefill_until(cache, timeline, 1000, {}, &out));
+    ASSERT_TRUE(prefill_until(cache, timeline, 500, {}, &out));
     EXPECT_EQ(out, expected);
   }
 }
