@@ -71,12 +71,13 @@ Status KvCache::begin(std::span<const Token> rows, Pass pass) { return impl_->be
 Status KvCache::append(LayerId layer, MatView<const float> keys, MatView<const float> values) {
   return impl_->append(layer, keys, values);
 }
-Status KvCache::attend(LayerId layer, MatView<const float> queries, MatView<float> out) {
+Status KvCache::attend(LayerId layer, MatView<const float> queries, MatView<float> out,
+                       const StopAsked& stop) {
   TL_TRY(impl_->check_attend(layer, queries, out));
   const Stopwatch watch(&impl_->counted.attend_ms);
   Impl::Stage& stage = impl_->stages[index(layer)];
   stage = Impl::Stage::failed;
-  TL_TRY(impl_->pass == Pass::prefill ? impl_->prefill_attend(layer, queries, out)
+  TL_TRY(impl_->pass == Pass::prefill ? impl_->prefill_attend(layer, queries, out, stop)
                                       : impl_->attend(layer, queries, out));
   stage = Impl::Stage::attended;
   return {};

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -59,6 +60,10 @@ enum class Pass : std::uint8_t {
 };
 inline constexpr std::size_t kMaxStepRows = 16;
 
+// Whether to stop: asked often, by several threads at once, so it must be quick and thread-safe.
+// Empty: never.
+using StopAsked = std::function<bool()>;
+
 // One text's keys and values. Move-only; gives back what it holds when destroyed. Its cache must
 // outlive it. Not thread-safe: one thread drives a cache and all of its timelines.
 class Timeline {
@@ -102,7 +107,9 @@ class KvCache {
   // keys [rows][kv_heads * key_dim], values [rows][kv_heads * value_dim] of this step's rows.
   Status append(LayerId layer, MatView<const float> keys, MatView<const float> values);
   // queries [rows][q_heads * key_dim] -> out [rows][q_heads * value_dim]. After append().
-  Status attend(LayerId layer, MatView<const float> queries, MatView<float> out);
+  // cancelled: `stop` said yes, which a prefill asks every few milliseconds and a decode never.
+  Status attend(LayerId layer, MatView<const float> queries, MatView<float> out,
+                const StopAsked& stop = {});
   // After every layer's attend(). On any other error than invalid_argument the step is rolled back.
   Status commit();
   void rollback();  // without a step: nothing

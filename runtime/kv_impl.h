@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <vector>
@@ -54,6 +55,27 @@ class Stopwatch {
   using Clock = std::chrono::steady_clock;
   double& total_ms_;
   Clock::time_point start_ = Clock::now();
+};
+
+// One answer for all threads of an attend(): once a stop was seen it stays seen, so work that was
+// cut short is never taken for whole.
+class StopSign {
+ public:
+  StopSign() = default;
+  explicit StopSign(const StopAsked& asked) : asked_(asked ? &asked : nullptr) {}
+  bool seen() const {
+    if (asked_ && !seen_.load(std::memory_order_relaxed) && (*asked_)())
+      seen_.store(true, std::memory_order_relaxed);
+    return seen_.load(std::memory_order_relaxed);
+  }
+  Status check() const {
+    if (!seen()) return {};
+    return fail(ErrorCode::cancelled, "attend() was stopped");
+  }
+
+ private:
+  const StopAsked* asked_ = nullptr;
+  mutable std::atomic<bool> seen_ = false;
 };
 
 struct KvCache::Impl final : SummaryRows {
@@ -157,7 +179,8 @@ struct KvCache::Impl final : SummaryRows {
   }
 
   // kv_prefill.cpp
-  Status prefill_attend(LayerId l, MatView<const float> queries, MatView<float> out);
+  Status prefill_attend(LayerId l, MatView<const float> queries, MatView<float> out,
+                        const StopAsked& stop);
   Result<QueryTiles> cut_tiles(LayerId l);
   float* scratch_here(HeadShape heads) const {  // of this thread, for attend_tile()
     return tile_scratch.data() + Workers::slot() * tile_scratch_floats(heads);
@@ -165,9 +188,10 @@ struct KvCache::Impl final : SummaryRows {
   template <typename Body>
   void for_tiles(const QueryTiles& tiles, const Body& body);
   void load_tiles(LayerId l, MatView<const float> queries, const QueryTiles& tiles);
-  void tiles_read_sinks(LayerId l, const QueryTiles& tiles);
-  Status tiles_read_runs(LayerId l, const QueryTiles& tiles);
-  void tiles_read_span(LayerId l, const RawRows& raw, const QueryTiles& tiles);
+  void tiles_read_sinks(LayerId l, const QueryTiles& tiles, const StopSign& stop);
+  Status tiles_read_runs(LayerId l, const QueryTiles& tiles, const StopSign& stop);
+  Status tiles_read_span(LayerId l, const RawRows& raw, const QueryTiles& tiles,
+                         const StopSign& stop);
   void finish_tiles(const QueryTiles& tiles, MatView<float> out);
 
   // kv_seal.cpp
@@ -175,10 +199,10 @@ struct KvCache::Impl final : SummaryRows {
   // How many of the raw rows of the positions [first, end) are to leave a tail that ends there.
   std::uint32_t rows_to_leave(LayerId l, std::uint32_t first, std::uint32_t end) const;
   // Forms segments of all of `rows` and appends them to `runs`.
-  Status seal(LayerId l, const RawRows& rows, std::vector<Run>* runs);
+  Status seal(LayerId l, const RawRows& rows, std::vector<Run>* runs, const StopSign& stop);
   Result<Run> form(LayerId l, const RawRows& rows);
   // Decides what becomes of raw rows at the end of a step: sealed, dropped, or the new tail.
-  Status settle(LayerId l, const RawRows& raw, Pending* into);
+  Status settle(LayerId l, const RawRows& raw, Pending* into, const StopSign& stop = {});
   Status check_cut(TimelineId id, std::uint32_t length);
   // Reads a run's rows back, in position order, before position `end`.
   Result<RawStore> restore(LayerId l, const Run& run, std::uint32_t end);

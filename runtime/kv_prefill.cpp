@@ -3,6 +3,8 @@
 //
 // A lane of a tile does not feel the others, and raw folds are cut on a grid of positions: so where
 // a call begins and ends does not show in a row's bits, as long as what it reads is cut alike.
+//
+// Far into a text a layer takes minutes: whether to stop is asked before each fold of each tile.
 #include <algorithm>
 
 #include "runtime/kv_impl.h"
@@ -59,13 +61,13 @@ void KvCache::Impl::for_tiles(const QueryTiles& tiles, const Body& body) {
   });
 }
 
-void KvCache::Impl::tiles_read_sinks(LayerId l, const QueryTiles& tiles) {
+void KvCache::Impl::tiles_read_sinks(LayerId l, const QueryTiles& tiles, const StopSign& stop) {
   const LayerState& layer = layer_state(rows[0].timeline, l);
   const RawRows sinks =
       layer.sinks.view(0, std::min(plan.layers[index(l)].sinks, tiles.first_position + tiles.rows));
   if (sinks.rows == 0) return;
   for_tiles(tiles, [&](std::size_t t, const QueryTile& tile) {
-    for (std::uint32_t at = 0; at < sinks.rows; at += kFoldRows) {
+    for (std::uint32_t at = 0; at < sinks.rows && !stop.seen(); at += kFoldRows) {
       const RawFold fold(sinks, tiles.head(t), at,
                          std::min<std::uint32_t>(kFoldRows, sinks.rows - at));
       cpu->attend.attend_tile(tile, tiles.heads, fold.fold, {true, at, 0},
@@ -74,7 +76,7 @@ void KvCache::Impl::tiles_read_sinks(LayerId l, const QueryTiles& tiles) {
   });
 }
 
-Status KvCache::Impl::tiles_read_runs(LayerId l, const QueryTiles& tiles) {
+Status KvCache::Impl::tiles_read_runs(LayerId l, const QueryTiles& tiles, const StopSign& stop) {
   const LayerState& layer = layer_state(rows[0].timeline, l);
   if (layer.runs.empty()) return {};
   const std::uint32_t kv_heads = spec(l).kv_heads;
@@ -98,14 +100,16 @@ Status KvCache::Impl::tiles_read_runs(LayerId l, const QueryTiles& tiles) {
       if (damaged[f]) TL_TRY(reader->read_again(wave[f]));
     for_tiles(tiles, [&](std::size_t t, const QueryTile& tile) {
       for (const ReadyFold& ready : wave)
-        if (ready.list == tiles.head(t))
+        if (ready.list == tiles.head(t) && !stop.seen())
           cpu->attend.attend_tile(tile, tiles.heads, ready.fold, {}, scratch_here(tiles.heads));
     });
+    TL_TRY(stop.check());
   }
 }
 
 // The tail and the step's own rows.
-void KvCache::Impl::tiles_read_span(LayerId l, const RawRows& raw, const QueryTiles& tiles) {
+Status KvCache::Impl::tiles_read_span(LayerId l, const RawRows& raw, const QueryTiles& tiles,
+                                      const StopSign& stop) {
   const std::uint32_t window = spec(l).window, sinks = plan.layers[index(l)].sinks;
   const std::uint32_t end = raw.first_position + raw.rows;
   const auto fold_begin = [&](std::uint32_t position) {
@@ -115,7 +119,7 @@ void KvCache::Impl::tiles_read_span(LayerId l, const RawRows& raw, const QueryTi
     const std::uint32_t oldest = tile.position[0], newest = tile.position[tiles.tokens - 1];
     std::uint32_t at = raw.first_position;
     if (window > 0 && oldest + 1 > at + window) at = std::max(at, fold_begin(oldest + 1 - window));
-    while (at < end && at <= newest) {
+    while (at < end && at <= newest && !stop.seen()) {
       const std::uint32_t next = std::min(end, fold_begin(at) + kFoldRows);
       const RawFold fold(raw, tiles.head(t), at - raw.first_position, next - at);
       cpu->attend.attend_tile(tile, tiles.heads, fold.fold, {true, at, window},
@@ -123,6 +127,7 @@ void KvCache::Impl::tiles_read_span(LayerId l, const RawRows& raw, const QueryTi
       at = next;
     }
   });
+  return stop.check();
 }
 
 void KvCache::Impl::finish_tiles(const QueryTiles& tiles, MatView<float> out) {
@@ -139,17 +144,19 @@ void KvCache::Impl::finish_tiles(const QueryTiles& tiles, MatView<float> out) {
   });
 }
 
-Status KvCache::Impl::prefill_attend(LayerId l, MatView<const float> queries, MatView<float> out) {
+Status KvCache::Impl::prefill_attend(LayerId l, MatView<const float> queries, MatView<float> out,
+                                     const StopAsked& asked) {
+  const StopSign stop(asked);
   TL_TRY_ASSIGN(const QueryTiles tiles, cut_tiles(l));
   load_tiles(l, queries, tiles);
-  tiles_read_sinks(l, tiles);
-  TL_TRY(tiles_read_runs(l, tiles));
+  tiles_read_sinks(l, tiles, stop);
+  TL_TRY(tiles_read_runs(l, tiles, stop));
   const std::uint32_t raw_first = layer_state(rows[0].timeline, l).tail_first;
   const std::uint32_t end = rows.back().position + 1;
   const RawRows raw = span.view(raw_first, end > raw_first ? end - raw_first : 0);
-  tiles_read_span(l, raw, tiles);
+  TL_TRY(tiles_read_span(l, raw, tiles, stop));
   finish_tiles(tiles, out);
-  return settle(l, raw, &pending_of(index(rows[0].timeline), index(l)));
+  return settle(l, raw, &pending_of(index(rows[0].timeline), index(l)), stop);
 }
 
 }  // namespace thermocline

@@ -32,11 +32,11 @@ std::uint32_t KvCache::Impl::rows_to_leave(LayerId l, std::uint32_t first,
   return full ? end - first - window - kWindowSlack / 2 : 0;
 }
 
-Status KvCache::Impl::settle(LayerId l, const RawRows& raw, Pending* into) {
+Status KvCache::Impl::settle(LayerId l, const RawRows& raw, Pending* into, const StopSign& stop) {
   const Stopwatch watch(&counted.seal_ms);
   const CachePlan::Layer& planned = plan.layers[index(l)];
   const std::uint32_t gone = rows_to_leave(l, raw.first_position, raw.first_position + raw.rows);
-  if (gone > 0 && planned.seals) TL_TRY(seal(l, raw.part(0, gone), &into->new_runs));
+  if (gone > 0 && planned.seals) TL_TRY(seal(l, raw.part(0, gone), &into->new_runs, stop));
   TL_TRY_ASSIGN(into->tail, RawStore::create(planned.raw, spec(l).kv_heads, planned.tail_capacity));
   into->tail.copy(raw, gone, raw.rows - gone, 0);
   into->tail_first = raw.first_position + gone;
@@ -44,10 +44,12 @@ Status KvCache::Impl::settle(LayerId l, const RawRows& raw, Pending* into) {
   return {};
 }
 
-Status KvCache::Impl::seal(LayerId l, const RawRows& raw, std::vector<Run>* runs) {
+Status KvCache::Impl::seal(LayerId l, const RawRows& raw, std::vector<Run>* runs,
+                           const StopSign& stop) {
   for (std::uint32_t first = 0, count = 0; first < raw.rows; first += count) {
     const std::uint32_t in_cell = (raw.first_position + first - method.sink) % method.cell_rows();
     count = std::min(method.cell_rows() - in_cell, raw.rows - first);
+    TL_TRY(stop.check());
     TL_TRY_ASSIGN(Run run, form(l, raw.part(first, count)));
     runs->push_back(std::move(run));
   }

@@ -27,15 +27,23 @@ class Meter {
 
   Status advance(std::size_t rows) {
     done_ += rows;
-    if (!options_.progress) return {};
-    const PrefillProgress progress{static_cast<std::uint32_t>(done_ / layers_),
-                                   static_cast<std::uint32_t>(tokens_)};
-    if (options_.progress(progress)) return {};
-    return fail(ErrorCode::cancelled, "prefill was stopped after ", progress.done, " of ",
-                progress.total, " tokens");
+    if (options_.progress) options_.progress(progress());
+    return options_.stop && options_.stop() ? stopped() : Status();
+  }
+  // Of work that was asked to stop by itself: says how far it all was.
+  Status check(const Status& work) const {
+    return !work && work.error().code == ErrorCode::cancelled ? stopped() : work;
   }
 
  private:
+  PrefillProgress progress() const {
+    return {static_cast<std::uint32_t>(done_ / layers_), static_cast<std::uint32_t>(tokens_)};
+  }
+  Status stopped() const {
+    return fail(ErrorCode::cancelled, "prefill was stopped after ", progress().done, " of ",
+                progress().total, " tokens");
+  }
+
   const PrefillOptions& options_;
   std::size_t tokens_, layers_, done_ = 0;
 };
@@ -73,7 +81,7 @@ class SpanPass {
       const MatView<float> mixed = memory_.rows.mixed(model_.layer(layer), rows);
       TL_TRY(project(layer, first, hidden, projection));
       TL_TRY(cache.append(layer, projection.k, projection.v));
-      TL_TRY(cache.attend(layer, projection.q, mixed));
+      TL_TRY(meter_.check(cache.attend(layer, projection.q, mixed, options_.stop)));
       TL_TRY(finish(layer, first, mixed, hidden));
     }
     if (options_.all_logits) TL_TRY(hand_out(first, hidden));

@@ -69,12 +69,14 @@ struct PrefillProgress {
   std::uint32_t done = 0, total = 0;  // token-layers, scaled to tokens
 };
 struct PrefillOptions {
-  // Called now and then; false stops at once with ErrorCode::cancelled (nothing is committed of the
-  // current span).
-  std::function<bool(const PrefillProgress&)> progress;
+  // Called now and then, by the caller's thread.
+  std::function<void(const PrefillProgress&)> progress = {};
+  // Stops within a few milliseconds of attention, or a chunk's products, with ErrorCode::cancelled;
+  // nothing is committed of the current span.
+  StopAsked stop = {};
   // When set, called with the logits [rows][vocabulary] of every position, a few rows at a time, in
   // order: for teacher-forced measurements.
-  std::function<void(std::uint32_t first, MatView<const float> logits)> all_logits;
+  std::function<void(std::uint32_t first, MatView<const float> logits)> all_logits = {};
 };
 
 // One row of a step.

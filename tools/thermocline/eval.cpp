@@ -95,10 +95,8 @@ Result<Run> prefill(Engine& engine, const Passage& passage, CacheOptions options
   TL_TRY_ASSIGN(run.timeline, run.cache->start());
   Progress progress(style, passage.name + ", " + options.method, passage.prompt);
   PrefillOptions prefill;
-  prefill.progress = [&](const PrefillProgress& at) {
-    progress.update(at.done);
-    return !interrupted();
-  };
+  prefill.progress = [&](const PrefillProgress& at) { progress.update(at.done); };
+  prefill.stop = interrupted;
   std::vector<float> logits(engine.model().vocabulary);
   TL_TRY(engine.prefill(run.timeline, std::span(passage.tokens).first(passage.prompt), logits,
                         prefill));

@@ -58,10 +58,8 @@ Status prefill_prompt(Engine& engine, Timeline& timeline, std::span<const int> p
                       std::span<float> logits) {
   Progress progress(options.progress, "reading", prompt.size(), cached);
   PrefillOptions prefill;
-  prefill.progress = [&](const PrefillProgress& at) {
-    progress.update(cached + at.done);
-    return !interrupted();
-  };
+  prefill.progress = [&](const PrefillProgress& at) { progress.update(cached + at.done); };
+  prefill.stop = interrupted;
   return engine.prefill(timeline, prompt.subspan(cached), logits, prefill);
 }
 

@@ -1,16 +1,18 @@
 #include "tools/thermocline/interruption.h"
 
 #include <unistd.h>
+#include <atomic>
 #include <csignal>
 
 namespace thermocline {
 namespace {
 
-volatile std::sig_atomic_t requests = 0;
+// Written by the handler, read by every thread that computes.
+std::atomic<int> requests = 0;
+static_assert(std::atomic<int>::is_always_lock_free);
 
 extern "C" void on_interrupt(int) {
-  requests = requests + 1;
-  if (requests > 1) _exit(kInterruptedExit);
+  if (++requests > 1) _exit(kInterruptedExit);
 }
 
 }  // namespace
@@ -23,7 +25,7 @@ void watch_for_interruption() {
   std::signal(SIGPIPE, SIG_DFL);        // a reader that has left ends us without a word
 }
 
-bool interrupted() { return requests > 0; }
+bool interrupted() { return requests.load(std::memory_order_relaxed) > 0; }
 
 void forget_interruption() { requests = 0; }
 

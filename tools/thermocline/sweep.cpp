@@ -178,10 +178,8 @@ class Bench {
   Status prefill(std::uint32_t count, const std::string& label) {
     Progress progress(style_, label, count);
     PrefillOptions options;
-    options.progress = [&](const PrefillProgress& at) {
-      progress.update(at.done);
-      return !interrupted();
-    };
+    options.progress = [&](const PrefillProgress& at) { progress.update(at.done); };
+    options.stop = interrupted;
     return engine_.prefill(timeline_, tokens_.subspan(timeline_.length(), count), logits_, options);
   }
 

@@ -197,8 +197,9 @@ TEST_F(EngineTest, ACancelledPrefillLeavesTheTimelineAsItWas) {
       EXPECT_EQ(progress.total, words.size());
       EXPECT_GE(progress.done, done);
       done = progress.done;
-      return calls++ < stop_after;
+      ++calls;
     };
+    options.stop = [&] { return calls > stop_after; };
     const Status status = engine_->prefill(timeline, words, {}, options);
     ASSERT_FALSE(status);
     EXPECT_EQ(status.error().code, ErrorCode::cancelled);
@@ -213,10 +214,7 @@ TEST_F(EngineTest, ProgressEndsWithEverything) {
   Timeline timeline = *cache->start();
   PrefillProgress last;
   PrefillOptions options;
-  options.progress = [&](const PrefillProgress& progress) {
-    last = progress;
-    return true;
-  };
+  options.progress = [&](const PrefillProgress& progress) { last = progress; };
   ASSERT_TRUE(engine_->prefill(timeline, text(513), {}, options));
   EXPECT_EQ(last.done, 513u);
 }

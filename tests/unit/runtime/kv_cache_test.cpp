@@ -2,10 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 
+#include "kernels/attend.h"
 #include "kernels/base/workers.h"
 #include "tests/support/dense_oracle.h"
 
@@ -541,6 +543,56 @@ TEST(KvCache, CallsOutOfOrderOrShapeAreErrorsThatLeaveTheStepAsItWas) {
     refused(cache.commit(), "layer 1");
     cache.rollback();
     EXPECT_EQ(undisturbed.length(), 0u);
+  }
+}
+
+// Prefill rows of one layer with `stop`; what attend() gave goes to `out`.
+Status prefill_until(KvCache& cache, const Timeline& timeline, std::size_t n, const StopAsked& stop,
+                     std::vector<float>* out) {
+  std::mt19937 random(5);
+  const auto k = random_rows(random, n * 64), v = random_rows(random, n * 64);
+  const auto q = random_rows(random, n * 256);
+  out->assign(n * 256, 0.0f);
+  std::vector<Token> at;
+  for (std::size_t r = 0; r < n; ++r)
+    at.push_back({timeline.id(), timeline.length() + static_cast<std::uint32_t>(r)});
+  TL_TRY(cache.begin(at, Pass::prefill));
+  TL_TRY(cache.append(LayerId{0}, {k.data(), n, 64}, {v.data(), n, 64}));
+  TL_TRY(cache.attend(LayerId{0}, {q.data(), n, 256}, {out->data(), n, 256}, stop));
+  return cache.commit();
+}
+
+TEST(KvCache, APrefillStopsAtAnyFoldAndLeavesTheTimelineAsItWas) {
+  constexpr int kThreads = 2;
+  for (const std::uint64_t disk : {std::uint64_t{0}, std::uint64_t{64} << 20}) {
+    SCOPED_TRACE(disk > 0 ? "rows on the disk" : "rows in memory");
+    CacheOptions options = options_for({layer(4, 1, 64)}, 8192);
+    options.tiers.disk_bytes = disk;
+    Driver driver(options, kThreads);
+    KvCache& cache = *driver.cache;
+    Timeline timeline = std::move(*cache.start()), undisturbed = std::move(*cache.start());
+    std::vector<float> expected, out;
+    for (Timeline* each : {&timeline, &undisturbed})
+      ASSERT_TRUE(prefill_until(cache, *each, 2000, {}, &out));
+
+    std::atomic<int> calls = 0;
+    const auto stop_at = [&calls](int call) { return [&calls, call] { return ++calls == call; }; };
+    ASSERT_TRUE(prefill_until(cache, undisturbed, 500, stop_at(-1), &expected));
+    const int all = calls;
+    EXPECT_GT(all, 2000 / kFoldRows * 500 / 64);  // for each fold of the past, each tile
+    for (const int call : {1, 2, all / 3, all / 2, all}) {
+      SCOPED_TRACE(call);
+      calls = 0;
+      const Status status = prefill_until(cache, timeline, 500, stop_at(call), &out);
+      ASSERT_FALSE(status);  // although every later answer was no
+      EXPECT_EQ(status.error().code, ErrorCode::cancelled);
+      EXPECT_LE(calls, call + kThreads);
+      EXPECT_EQ(cache.commit().error().code, ErrorCode::invalid_argument);
+      cache.rollback();
+      EXPECT_EQ(timeline.length(), 2000u);
+    }
+    ASSERT_TRUE(prefill_until(cache, timeline, 500, {}, &out));
+    EXPECT_EQ(out, expected);
   }
 }
 
