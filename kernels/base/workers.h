@@ -20,10 +20,11 @@ class Workers {
 
   int threads() const { return threads_; }
 
-  // body(first, last) over [0, count) in ranges of at most `grain`, or all of it at once where there
-  // is nobody to share with; returns when all are done. One caller at a time from outside; a body
-  // may call it too, and must then keep nothing in scratch of its slot() over that call which those
-  // bodies use. A slow or preempted thread's share is taken over by the others. Bodies do not throw.
+  // body(first, last) over [0, count) in ranges of at most `grain`, or all of it at once where
+  // there is nobody to share with; returns when all are done. One caller at a time from outside; a
+  // body may call it too, and must then keep nothing in scratch of its slot() over that call which
+  // those bodies use. A slow or preempted thread's share is taken over by the others. Bodies do not
+  // throw.
   template <typename Body>
   void parallel(std::size_t count, std::size_t grain, const Body& body) const {
     run(
