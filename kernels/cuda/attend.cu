@@ -45,8 +45,7 @@ __device__ void load_part(const std::byte* at, float* out) {
 // Fills `rows`; returns how many. Each warp counts all blocks, 32 at a time, and lists its share of
 // them, so blocks of one row (scattered picks) and of 64 cost alike and nobody waits for another.
 __device__ int list_rows(const Fold& fold, Rows* rows) {
-  if (fold.key_format != RowFormat::f16 || fold.value_format != RowFormat::f16 ||
-      fold.scored)
+  if (fold.key_format != RowFormat::f16 || fold.value_format != RowFormat::f16 || fold.scored)
     __trap();
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const BlockView* const blocks = fold.blocks.data();
