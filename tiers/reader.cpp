@@ -280,15 +280,9 @@ Status Reader::submit() {
     }
     for (std::uint32_t c = fold.first_check; c < fold.last_check; ++c)
       checks_[c].page = staging + check_at_[c];
-    for (std::uint32_t e = fold.first_extent; e < fold.last_extent; ++e) {
-      Transfer transfer;
-      transfer.file = table_.file_.descriptor();
-      transfer.offset = extents_[e].file_offset;
-      transfer.bytes = {staging + extents_[e].at, extents_[e].bytes};
-      transfer.tag = e;
-      transfers_.push_back(transfer);
+    list_transfers(fold);
+    for (std::uint32_t e = fold.first_extent; e < fold.last_extent; ++e)
       table_.counters_.disk_bytes_read += extents_[e].bytes;
-    }
     table_.counters_.disk_reads += fold.last_extent - fold.first_extent;
     fold.waiting = fold.last_extent - fold.first_extent;
   }
@@ -371,10 +365,9 @@ void Reader::retire() {
   wave_.clear();
 }
 
-Status Reader::read_again(const ReadyFold& failed) {
-  Planned& fold = planned_[failed.id];
+// Adds a fold's reads, to where it has staging memory.
+void Reader::list_transfers(const Planned& fold) {
   std::byte* staging = table_.staging_.data() + fold.staging_at;
-  transfers_.clear();
   for (std::uint32_t e = fold.first_extent; e < fold.last_extent; ++e) {
     Transfer transfer;
     transfer.file = table_.file_.descriptor();
@@ -383,6 +376,12 @@ Status Reader::read_again(const ReadyFold& failed) {
     transfer.tag = e;
     transfers_.push_back(transfer);
   }
+}
+
+Status Reader::read_again(const ReadyFold& failed) {
+  Planned& fold = planned_[failed.id];
+  transfers_.clear();
+  list_transfers(fold);
   table_.counters_.pages_read_again += fold.last_check - fold.first_check;
   const FoldOrder order = order_;
   order_ = FoldOrder::in_list;  // it has been handed out: it must not become ready a second time

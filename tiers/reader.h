@@ -107,6 +107,7 @@ class Reader {
   std::uint64_t stage_page(Planned* fold, std::uint64_t page);
   Status submit();
   bool take_staging(Planned* fold);
+  void list_transfers(const Planned& fold);
   Status complete(const Completion& completion);
   Status wait_for_some();
   void retire();
