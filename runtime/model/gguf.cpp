@@ -67,30 +67,6 @@ Wide wide(GgufType type, const std::byte* from) {
   return false;
 }
 
-std::size_t width(GgufType type) {
-  switch (type) {
-    case GgufType::u8:
-    case GgufType::i8:
-    case GgufType::boolean:
-      return 1;
-    case GgufType::u16:
-    case GgufType::i16:
-      return 2;
-    case GgufType::u32:
-    case GgufType::i32:
-    case GgufType::f32:
-      return 4;
-    case GgufType::u64:
-    case GgufType::i64:
-    case GgufType::f64:
-      return 8;
-    case GgufType::string:
-    case GgufType::array:
-      break;
-  }
-  return 0;
-}
-
 std::string_view text_of(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
@@ -181,7 +157,7 @@ class Elements {
       return text;
     }
     const Wide value = wide(element_, at_);
-    at_ += width(element_);
+    at_ += gguf_scalar_bytes(element_);
     return value;
   }
 
@@ -211,6 +187,30 @@ class Descriptor {
 };
 
 }  // namespace
+
+std::uint64_t gguf_scalar_bytes(GgufType type) {
+  switch (type) {
+    case GgufType::u8:
+    case GgufType::i8:
+    case GgufType::boolean:
+      return 1;
+    case GgufType::u16:
+    case GgufType::i16:
+      return 2;
+    case GgufType::u32:
+    case GgufType::i32:
+    case GgufType::f32:
+      return 4;
+    case GgufType::u64:
+    case GgufType::i64:
+    case GgufType::f64:
+      return 8;
+    case GgufType::string:
+    case GgufType::array:
+      break;
+  }
+  return 0;
+}
 
 std::string_view gguf_type_name(GgufType type) {
   constexpr std::string_view kNames[] = {"u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",

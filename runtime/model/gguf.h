@@ -46,6 +46,7 @@ enum class GgufType : std::uint32_t {
   f64 = 12,
 };
 std::string_view gguf_type_name(GgufType type);  // "u32", "string" ...
+std::uint64_t gguf_scalar_bytes(GgufType type);  // of one value; 0 for strings and arrays
 
 // One metadata entry, still coded: everything in it was checked when the file was opened.
 // `bytes` are the value's own (a string's text without its length; an array's elements, each string

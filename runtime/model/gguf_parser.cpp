@@ -13,31 +13,6 @@ namespace {
 
 constexpr std::uint64_t kMaxTensorValues = std::uint64_t{1} << 62;
 
-// Values of a metadata type that have a fixed size; 0 for strings and arrays.
-std::uint64_t scalar_bytes(GgufType type) {
-  switch (type) {
-    case GgufType::u8:
-    case GgufType::i8:
-    case GgufType::boolean:
-      return 1;
-    case GgufType::u16:
-    case GgufType::i16:
-      return 2;
-    case GgufType::u32:
-    case GgufType::i32:
-    case GgufType::f32:
-      return 4;
-    case GgufType::u64:
-    case GgufType::i64:
-    case GgufType::f64:
-      return 8;
-    case GgufType::string:
-    case GgufType::array:
-      return 0;
-  }
-  return 0;
-}
-
 // ggml's tensor types that we do not read, so that a refusal can name them.
 struct ForeignType {
   std::uint32_t id;
@@ -225,7 +200,7 @@ class GgufFile::Parser {
     if (value->element == GgufType::array)
       return fail(ErrorCode::unsupported, file_.name_, ": offset ", start, ": metadata ",
                   quoted(value->key), " is an array of arrays, which no known model uses");
-    const std::uint64_t width = scalar_bytes(value->element);
+    const std::uint64_t width = gguf_scalar_bytes(value->element);
     TL_TRY_ASSIGN(value->count,
                   read_count("an array's length", std::numeric_limits<std::uint64_t>::max(),
                              width == 0 ? 8 : width));
@@ -249,7 +224,7 @@ class GgufFile::Parser {
 
   Status read_value(GgufValue* value) {
     if (value->type == GgufType::array) return read_array(value);
-    std::uint64_t size = scalar_bytes(value->type);
+    std::uint64_t size = gguf_scalar_bytes(value->type);
     if (value->type == GgufType::string) {
       TL_TRY_ASSIGN(const auto string, read_string("a metadata string", kGgufMaxStringBytes));
       value->offset = at_ - string.size();
