@@ -18,6 +18,9 @@ namespace thermocline {
 inline constexpr int kSketchGroup = 16;
 // A code c stands for (c - 1.5) * scale.
 inline constexpr float kSketchOffset = 1.5f;
+// No score is taken as more than this above the reference: its exponential times any number of rows
+// is finite.
+inline constexpr float kSketchMostAbove = 60.0f;
 
 constexpr std::size_t sketch_bytes(std::size_t rows, std::size_t key_dim) {
   return (rows + kSketchGroup - 1) / kSketchGroup * kSketchGroup * key_dim / 4;
@@ -50,7 +53,7 @@ struct SketchOps {
                 std::size_t key_dim, const float* query, int heads, float* score,
                 std::size_t stride);
   // weight[h * stride + r] = e^(score - shift[h]) for rows first + r, r < count; score is that of
-  // the row's cluster and of its sketch, taken as 60 above the shift where it is more. first is a
+  // the row's cluster and of its sketch, at most kSketchMostAbove above the shift. first is a
   // multiple of kSketchGroup and lies in `cluster`. Up to the end of the last group weights are 0.
   // Adds each head's weights to sum[h].
   void (*weigh_rows)(const SketchScan& scan, std::size_t first, std::size_t count,

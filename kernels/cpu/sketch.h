@@ -24,7 +24,6 @@ struct Sketch {
   // Words of codes before 16-bit sums may overflow: 32 terms a half lane of at most 762.
   static constexpr std::size_t kWordsAtOnce = 8;
   static constexpr float kNone = -std::numeric_limits<float>::infinity();
-  static constexpr float kMostAbove = 60.0f;  // its exponential times any number of rows is finite
   alignas(64) static constexpr float kRank[kSketchGroup] = {0, 1, 2,  3,  4,  5,  6,  7,
                                                             8, 9, 10, 11, 12, 13, 14, 15};
 
@@ -116,7 +115,7 @@ struct Sketch {
         for (int h = 0; h < heads; ++h) {
           const F dot = V::mul(V::sub(V::to_float(dots[h][p]), middle[h]), scale[h]);
           // Not a number: weight 0.
-          const F s = V::min(V::set(kMostAbove), V::fma(dot, row_scale, score[h][p]));
+          const F s = V::min(V::set(kSketchMostAbove), V::fma(dot, row_scale, score[h][p]));
           const F e = V::where_negative(past, exp_bounded<V>(s), V::zero());
           total[h] = V::add(total[h], e);
           V::store(weight + std::size_t(h) * stride + (row - first) + std::size_t(p) * L, e);

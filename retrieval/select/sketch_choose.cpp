@@ -12,7 +12,6 @@ constexpr std::uint32_t kJobRows = 1024;
 constexpr std::uint32_t kJobClusters = 128;
 constexpr float kNoRow = -1.0f;
 constexpr float kNone = -std::numeric_limits<float>::infinity();
-constexpr float kMostAbove = 60.0f;  // as in kernels/sketch.h
 // A cluster whose unread rows have less than this share of the query heads' attention together is
 // left out of the estimate: those left out have a tenth of a percent together, or little more.
 constexpr float kNegligible = 5e-5f;
@@ -149,7 +148,7 @@ void SketchSelector::weigh_clusters(HeadShape shape, const ListQuery& list, Boar
     const AttnState steady = steady_of(list, h);
     board->beside[h] =
         steady.sum > 0.0f
-            ? steady.sum * std::exp(std::min(steady.max - board->shift[h], kMostAbove))
+            ? steady.sum * std::exp(std::min(steady.max - board->shift[h], kSketchMostAbove))
             : 0.0f;
     board->share[h] = 1.0f / (board->beside[h] + dot(weight, board->cluster_size.data(), n));
   }
@@ -179,7 +178,7 @@ void SketchSelector::rate_clusters(HeadShape shape, const ListQuery& list, Board
     float max = 0, ignored = 0;
     cpu_.sketch.weigh(board->rating.data() + h * board->clusters, board->clusters, &max, &ignored);
     board->rating_share[h] =
-        board->share[h] * std::exp(std::min(max - board->shift[h], kMostAbove));
+        board->share[h] * std::exp(std::min(max - board->shift[h], kSketchMostAbove));
   }
   float* rating = board->rating.data();
   cpu_.sketch.add_heads(rating, board->clusters, board->clusters, board->rating_share.data(),
