@@ -362,6 +362,32 @@ TEST(SketchChoose, WeighsEachClusterByItsUnreadRows) {
   EXPECT_LT(without, 20);
 }
 
+// Rows that are all alike leave most clusters empty, and an empty cluster has no mean to score.
+// These scores are so far below 0 that beside a mean of zeros nothing would be left of them.
+TEST(SketchChoose, EmptyClustersDoNotCount) {
+  const auto selector = sketch({.share = 0.05, .min_rows = 8});
+  const Workers workers(1);
+  Scene scene(*selector, {3, 64, 64}, 1, {400}, workers);
+  SyntheticRows synthetic(scene.shape, 1, 400, 9, 3);
+  for (std::uint32_t r = 0; r < 400; ++r) std::fill_n(synthetic.key(0, r), 64, to_f16(2.0f));
+  const Sealing sealing = synthetic.sealing();
+  scene.sealed = SealedRuns();
+  scene.sealed.add(sealing, *selector->form(sealing, workers));
+  std::fill(scene.query.begin(), scene.query.end(), -2.0f);  // scores of -256
+  scene.steady[0].assign(3, AttnState{});
+  const auto index = std::static_pointer_cast<const SketchIndex>(scene.sealed.runs()[0].index);
+  const auto starts = index->starts(0);
+  bool empty = false;
+  for (std::uint32_t c = 0; c < index->clusters(); ++c) empty = empty || starts[c] == starts[c + 1];
+  ASSERT_TRUE(empty);
+  const ReadList list = scene.choose(selector.get(), workers)[0];
+  EXPECT_EQ(rows_read(scene.sealed.runs(), list), 21u);
+  double estimated = 0;
+  const auto of_runs = estimated_rows(scene, 0, list);
+  for (const double rows : of_runs[0]) estimated += rows;
+  EXPECT_NEAR(estimated, 400 - 21, 1.0);
+}
+
 // How much of the attention is covered by 2 % of the rows: chosen by the sketch of the clusters
 // with most mass, and by the true mass.
 std::pair<double, double> covered_and_best(double candidates) {
