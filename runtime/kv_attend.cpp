@@ -47,8 +47,9 @@ void KvCache::Impl::list_steady(LayerId l) {
     for (std::uint32_t h = 0; h < s.kv_heads; ++h) {
       const auto list = static_cast<std::uint32_t>(r * s.kv_heads + h);
       first_partial.push_back(static_cast<std::uint32_t>(steady_folds.size()));
-      if (sink_rows > 0)
-        steady_folds.push_back({list, layer.sinks.view(0, sink_rows), 0, sink_rows});
+      for (std::uint32_t at = 0; at < sink_rows; at += kFoldRows)
+        steady_folds.push_back({list, layer.sinks.view(0, sink_rows), at,
+                                std::min<std::uint32_t>(kFoldRows, sink_rows - at)});
       for (std::uint32_t at = 0; at < tail_rows; at += kFoldRows)
         steady_folds.push_back({list, layer.tail.view(layer.tail_first, end - layer.tail_first),
                                 first - layer.tail_first + at,

@@ -12,6 +12,7 @@ struct RawFold {
   Fold fold;  // refers to `views`
 
   RawFold(const RawRows& rows, std::uint32_t head, std::uint32_t first, std::uint32_t count) {
+    TL_CHECK(count <= kFoldRows);
     const std::uint32_t stride = rows.layout.bytes();
     int n = 0;
     for (std::uint32_t r = 0; r < count; r += kBlockRows, ++n) {

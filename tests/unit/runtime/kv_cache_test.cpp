@@ -145,6 +145,17 @@ TEST(KvCache, EqualsDenseAttentionThroughPrefillDecodeAndSealing) {
   EXPECT_GT(driver.cache->report().rows_sealed, 1500u);
 }
 
+TEST(KvCache, SinksMayBeMoreThanAFold) {
+  auto options = options_for({layer(4, 2, 32)}, 3000);
+  options.method_overrides = {"steady.sink=1024"};
+  Driver driver(options, 2);
+  auto text = driver.start();
+  driver.advance({&text}, 700, kBound);
+  driver.advance({&text}, 3, kBound);
+  driver.advance({&text}, 1200, kBound);
+  driver.advance({&text}, 3, kBound);
+}
+
 TEST(KvCache, KeepsTimelinesApartAndForksShareThePast) {
   Driver driver(options_for({layer(4, 2, 32)}, 3000), 2);
   auto a = driver.start();
