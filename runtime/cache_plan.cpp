@@ -5,6 +5,7 @@
 #include "kernels/base/buffer.h"
 #include "runtime/query_tiles.h"
 #include "runtime/timeline_state.h"
+#include "tiers/budget.h"
 #include "tiers/codec/raw.h"
 #include "tiers/row_cache.h"
 #include "tiers/size_text.h"
@@ -57,6 +58,12 @@ void plan_sealed(const CacheOptions& options, const Method& method, const LayerS
   plan->rows_bytes += rows_bytes;
   if (method.select->facts().order != "position")
     plan->tables_bytes += std::uint64_t{spec.kv_heads} * layer->rows * sizeof(Segment::offset[0]);
+  const std::uint64_t longest =
+      std::min(method.cell_rows(), method.tail_begin(options.max_positions) - method.sink);
+  const std::uint64_t head_bytes = longest * layer->sealed.bytes();
+  const std::uint64_t page_bytes =
+      plan->home == Tier::disk ? round_up(head_bytes, kPageBytes) : std::uint64_t{0};
+  plan->coding_bytes = std::max(plan->coding_bytes, spec.kv_heads * (head_bytes + page_bytes));
   plan->index_bytes += spec.kv_heads * blocks *
                        (method.select->index_bytes(shape, kBlockRows) +
                         method.select->summary_bytes(shape, kBlockRows));
@@ -79,10 +86,10 @@ void plan_layer(const CacheOptions& options, const Method& method, const LayerSp
   plan->tail_bytes +=
       options.max_timelines *
       RawStore::bytes_for(layer.raw, spec.kv_heads, layer.tail_capacity + layer.sinks);
-  plan->sealing_bytes = std::max(
-      plan->sealing_bytes,
-      RawStore::bytes_for(layer.raw, spec.kv_heads,
-                          std::min(options.max_positions, kSpanRows) + layer.tail_capacity));
+  plan->spare_tail_bytes += RawStore::bytes_for(layer.raw, spec.kv_heads, layer.tail_capacity);
+  const std::uint32_t span = std::min(options.max_positions, kSpanRows + layer.tail_capacity);
+  plan->span_bytes =
+      std::max(plan->span_bytes, RawStore::bytes_for(layer.raw, spec.kv_heads, span));
   const QueryTiles tiles = QueryTiles::cut(spec, 0, std::min(options.max_positions, kSpanRows));
   plan->workspace_bytes = std::max<std::uint64_t>(
       plan->workspace_bytes,
@@ -112,24 +119,26 @@ void plan_row_cache(const CacheOptions& options, std::uint64_t bytes, CachePlan*
 }  // namespace
 
 std::uint64_t CachePlan::host_bytes() const {
-  return tail_bytes + index_bytes + sealing_bytes + staging_bytes + tables_bytes + row_cache_bytes +
-         (home == Tier::host ? rows_bytes : 0);
+  return tail_bytes + index_bytes + sealing_bytes() + staging_bytes + tables_bytes +
+         row_cache_bytes + (home == Tier::host ? rows_bytes : 0);
 }
 
 MemoryPlan CachePlan::lines() const {
   MemoryPlan plan;
-  const auto add = [&](const char* tier, const char* purpose, std::uint64_t bytes) {
-    if (bytes > 0) plan.lines.push_back({tier, purpose, bytes, bytes});
+  const auto add = [&](Tier tier, Purpose purpose, std::uint64_t bytes) {
+    if (bytes > 0)
+      plan.lines.push_back(
+          {std::string(name_of(tier)), std::string(name_of(purpose)), bytes, bytes});
   };
-  if (home == Tier::host) add("host", "rows", rows_bytes);
-  add("host", "index", index_bytes);
-  add("host", "tail", tail_bytes);
-  add("host", "row cache", row_cache_bytes);
-  add("host", "staging", staging_bytes);
-  add("host", "sealing", sealing_bytes);
-  add("host", "tables", tables_bytes);
-  if (home == Tier::disk) add("disk", "rows", rows_bytes);
-  add(kWorkspace, "attention", workspace_bytes);
+  if (home == Tier::host) add(Tier::host, Purpose::rows, rows_bytes);
+  add(Tier::host, Purpose::index, index_bytes);
+  add(Tier::host, Purpose::tail, tail_bytes);
+  add(Tier::host, Purpose::row_cache, row_cache_bytes);
+  add(Tier::host, Purpose::staging, staging_bytes);
+  add(Tier::host, Purpose::sealing, sealing_bytes());
+  add(Tier::host, Purpose::tables, tables_bytes);
+  if (home == Tier::disk) add(Tier::disk, Purpose::rows, rows_bytes);
+  plan.lines.push_back({kWorkspace, "attention", workspace_bytes, workspace_bytes});
   return plan;
 }
 

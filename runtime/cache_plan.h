@@ -26,14 +26,17 @@ struct CachePlan {
   };
   std::vector<Layer> layers;
   Tier home = Tier::host;
-  std::uint64_t tail_bytes = 0, index_bytes = 0, sealing_bytes = 0, staging_bytes = 0;
-  std::uint64_t tables_bytes = 0;
-  std::uint64_t rows_bytes = 0;      // of all sealed rows, in the home tier
-  std::uint32_t row_cache_rows = 0;  // a layer and KV head
+  std::uint64_t tail_bytes = 0, index_bytes = 0, staging_bytes = 0, tables_bytes = 0;
+  std::uint64_t spare_tail_bytes = 0;  // a second tail for one timeline, of every layer
+  std::uint64_t span_bytes = 0;        // raw rows of the layer in hand
+  std::uint64_t coding_bytes = 0;      // of one segment: its coded rows, and its pages for the disk
+  std::uint64_t rows_bytes = 0;        // of all sealed rows, in the home tier
+  std::uint32_t row_cache_rows = 0;    // a layer and KV head
   std::uint64_t row_cache_bytes = 0;
   std::uint64_t host_budget_bytes = 0;  // what the ledger will allow
   std::uint64_t workspace_bytes = 0;    // of a prefill's longest span; beside the budget
 
+  std::uint64_t sealing_bytes() const { return spare_tail_bytes + span_bytes + coding_bytes; }
   std::uint64_t host_bytes() const;
   MemoryPlan lines() const;
 };

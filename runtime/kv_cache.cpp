@@ -146,6 +146,7 @@ Status KvCache::Impl::open() {
 }
 
 Result<TimelineId> KvCache::Impl::new_timeline() {
+  if (spare_tails.empty()) TL_TRY(open_spare_tails());
   auto state = std::make_unique<TimelineState>();
   state->layers.resize(options.layers.size());
   std::uint64_t bytes = 0;
@@ -295,7 +296,7 @@ Status KvCache::Impl::commit() {
         if (length <= layer.tail_first) continue;
         if (rows_to_leave(LayerId{i}, layer.tail_first, length) == 0) continue;
         const RawRows raw = layer.tail.view(layer.tail_first, length - layer.tail_first);
-        Status settled = settle(LayerId{i}, raw, &pending_of(t, i));
+        Status settled = settle(LayerId{i}, raw, Pending::Tail::behind, &pending_of(t, i));
         if (!settled) {
           rollback();
           return settled;
@@ -306,19 +307,27 @@ Status KvCache::Impl::commit() {
   }
   for (std::uint32_t t = 0; t < advanced.size(); ++t) {
     if (advanced[t] == 0) continue;
-    for (std::uint32_t i = 0; i < layers; ++i) {
-      Pending& p = pending_of(t, i);
-      if (!p.replaced) continue;
-      LayerState& layer = timelines[t]->layers[i];
-      std::move(p.new_runs.begin(), p.new_runs.end(), std::back_inserter(layer.runs));
-      layer.tail = std::move(p.tail);
-      layer.tail_first = p.tail_first;
-      p = Pending{};
-    }
     timelines[t]->length += advanced[t];
+    for (std::uint32_t i = 0; i < layers; ++i) take_over(t, i, timelines[t]->length);
   }
   rows.clear();
   return {};
+}
+
+void KvCache::Impl::take_over(std::uint32_t timeline, std::uint32_t layer_index,
+                              std::uint32_t length) {
+  Pending& p = pending_of(timeline, layer_index);
+  LayerState& layer = timelines[timeline]->layers[layer_index];
+  std::move(p.new_runs.begin(), p.new_runs.end(), std::back_inserter(layer.runs));
+  if (p.tail == Pending::Tail::behind) {
+    const std::uint32_t gone = p.tail_first - layer.tail_first;
+    const std::uint32_t rows_held = length - layer.tail_first;
+    layer.tail.copy(layer.tail.view(layer.tail_first, rows_held), gone, rows_held - gone, 0);
+  } else if (p.tail == Pending::Tail::spare) {
+    std::swap(layer.tail, spare_tails[layer_index]);
+  }
+  if (p.tail != Pending::Tail::as_it_is) layer.tail_first = p.tail_first;
+  p = Pending{};
 }
 
 void KvCache::Impl::rollback() {

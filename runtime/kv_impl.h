@@ -79,12 +79,14 @@ class StopSign {
 };
 
 struct KvCache::Impl final : SummaryRows {
-  // Rows that are part of the step in progress, in one layer: what commit() will make visible.
+  // What of one layer the step in progress will change when it ends, beside its new rows.
   struct Pending {
-    bool replaced = false;      // the layer's runs and tail are those below
-    std::vector<Run> new_runs;  // sealed in this step, after the timeline's
-    RawStore tail;              // holds the rows that stay raw
-    std::uint32_t tail_first = 0;
+    // Where the rows are that stay raw: in the tail, which stays as it is; behind those that leave
+    // it; or in the layer's spare tail.
+    enum class Tail : std::uint8_t { as_it_is, behind, spare };
+    Tail tail = Tail::as_it_is;
+    std::uint32_t tail_first = 0;  // of the tail to be, unless it stays as it is
+    std::vector<Run> new_runs;     // after the timeline's
   };
   // How far a layer is in the step. One whose attend() failed has to be rolled back.
   enum class Stage : std::uint8_t { due, appended, attended, failed };
@@ -119,8 +121,12 @@ struct KvCache::Impl final : SummaryRows {
   std::vector<Angles> angles;
   std::vector<std::uint32_t> angles_of_layer;
   std::vector<Pending> pending;  // [timeline][layer]
-  RawStore span;                 // prefill: tail and new rows of the layer in hand
-  Reservation span_memory;
+  // Raw rows of the layer in hand: of a prefill, its tail and new rows; of a cut, what was read
+  // back.
+  RawStore span;
+  // By layer: where a prefill or a cut, which are one timeline's, leaves the tail to be.
+  std::vector<RawStore> spare_tails;
+  Reservation span_memory, spare_memory;
 
   // Scratch of attend().
   Scratch query_scratch, partial_scratch, tile_scratch, tile_query_scratch, tile_state_scratch;
@@ -158,6 +164,8 @@ struct KvCache::Impl final : SummaryRows {
   void append_row(LayerId l, std::size_t row, std::uint32_t head, const float* key,
                   const float* value, std::byte* record) const;
   Status commit();
+  // Makes what is pending in a layer the timeline's, of `length` positions then.
+  void take_over(std::uint32_t timeline, std::uint32_t layer, std::uint32_t length);
   void rollback();
 
   // kv_order.cpp: invalid_argument, saying what was given and what is due.
@@ -195,17 +203,22 @@ struct KvCache::Impl final : SummaryRows {
   void finish_tiles(const QueryTiles& tiles, MatView<float> out);
 
   // kv_seal.cpp
+  Status open_spare_tails();
+  Status shape_span(LayerId l, std::size_t span_rows);
   Status open_span(LayerId l);
   // How many of the raw rows of the positions [first, end) are to leave a tail that ends there.
   std::uint32_t rows_to_leave(LayerId l, std::uint32_t first, std::uint32_t end) const;
   // Forms segments of all of `rows` and appends them to `runs`.
   Status seal(LayerId l, const RawRows& rows, std::vector<Run>* runs, const StopSign& stop);
   Result<Run> form(LayerId l, const RawRows& rows);
-  // Decides what becomes of raw rows at the end of a step: sealed, dropped, or the new tail.
-  Status settle(LayerId l, const RawRows& raw, Pending* into, const StopSign& stop = {});
+  // Decides what becomes of raw rows at the end of a step: sealed, dropped, or the new tail, which
+  // is left `where` it says.
+  Status settle(LayerId l, const RawRows& raw, Pending::Tail where, Pending* into,
+                const StopSign& stop = {});
   Status check_cut(TimelineId id, std::uint32_t length);
-  // Reads a run's rows back, in position order, before position `end`.
-  Result<RawStore> restore(LayerId l, const Run& run, std::uint32_t end);
+  // Leaves in `span` a layer's rows from where its run `first_run` begins up to position `end`.
+  Status restore(LayerId l, const LayerState& layer, std::size_t first_run, std::uint32_t end);
+  Status read_back(LayerId l, const Run& run, std::uint32_t first, std::uint32_t end);
 };
 
 }  // namespace thermocline

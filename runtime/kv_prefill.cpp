@@ -156,7 +156,7 @@ Status KvCache::Impl::prefill_attend(LayerId l, MatView<const float> queries, Ma
   const RawRows raw = span.view(raw_first, end > raw_first ? end - raw_first : 0);
   TL_TRY(tiles_read_span(l, raw, tiles, stop));
   finish_tiles(tiles, out);
-  return settle(l, raw, &pending_of(index(rows[0].timeline), index(l)), stop);
+  return settle(l, raw, Pending::Tail::spare, &pending_of(index(rows[0].timeline), index(l)), stop);
 }
 
 }  // namespace thermocline

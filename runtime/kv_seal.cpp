@@ -6,19 +6,39 @@
 
 namespace thermocline {
 
-// Prefill works on one buffer a layer: the rows of the tail, then the span's new rows.
-Status KvCache::Impl::open_span(LayerId l) {
-  const CachePlan::Layer& planned = plan.layers[index(l)];
-  const LayerState& layer = layer_state(rows[0].timeline, l);
-  const std::uint32_t tail = timeline(rows[0].timeline).tail_rows(layer);
-  const auto need = static_cast<std::uint32_t>(tail + rows.size());
-  const std::uint64_t bytes = RawStore::bytes_for(planned.raw, spec(l).kv_heads, need);
+// The old tail is the timeline's until the step commits, so the new one needs a place of its own.
+// It becomes the spare one then.
+Status KvCache::Impl::open_spare_tails() {
+  TL_TRY_ASSIGN(spare_memory, budget->reserve(Tier::host, Purpose::sealing, plan.spare_tail_bytes));
+  std::vector<RawStore> spare;
+  for (std::size_t l = 0; l < options.layers.size(); ++l) {
+    const CachePlan::Layer& planned = plan.layers[l];
+    TL_TRY_ASSIGN(RawStore tail,
+                  RawStore::create(planned.raw, options.layers[l].kv_heads, planned.tail_capacity));
+    spare.push_back(std::move(tail));
+  }
+  spare_tails = std::move(spare);
+  return {};
+}
+
+// Room for so many of a layer's raw rows; what was there is lost.
+Status KvCache::Impl::shape_span(LayerId l, std::size_t span_rows) {
+  const RowLayout raw = plan.layers[index(l)].raw;
+  const std::uint32_t heads = spec(l).kv_heads, capacity = static_cast<std::uint32_t>(span_rows);
+  const std::uint64_t bytes = RawStore::bytes_for(raw, heads, capacity);
   if (bytes > span_memory.bytes()) {
     span = RawStore{};
     span_memory = Reservation{};
     TL_TRY_ASSIGN(span_memory, budget->reserve(Tier::host, Purpose::sealing, bytes));
   }
-  TL_TRY(span.reshape(planned.raw, spec(l).kv_heads, need));
+  return span.reshape(raw, heads, capacity);
+}
+
+// Prefill works on one buffer a layer: the rows of the tail, then the span's new rows.
+Status KvCache::Impl::open_span(LayerId l) {
+  const LayerState& layer = layer_state(rows[0].timeline, l);
+  const std::uint32_t tail = timeline(rows[0].timeline).tail_rows(layer);
+  TL_TRY(shape_span(l, tail + rows.size()));
   span.copy(layer.tail.view(layer.tail_first, tail), 0, tail, 0);
   return {};
 }
@@ -32,15 +52,15 @@ std::uint32_t KvCache::Impl::rows_to_leave(LayerId l, std::uint32_t first,
   return full ? end - first - window - kWindowSlack / 2 : 0;
 }
 
-Status KvCache::Impl::settle(LayerId l, const RawRows& raw, Pending* into, const StopSign& stop) {
+Status KvCache::Impl::settle(LayerId l, const RawRows& raw, Pending::Tail where, Pending* into,
+                             const StopSign& stop) {
   const Stopwatch watch(&counted.seal_ms);
-  const CachePlan::Layer& planned = plan.layers[index(l)];
   const std::uint32_t gone = rows_to_leave(l, raw.first_position, raw.first_position + raw.rows);
-  if (gone > 0 && planned.seals) TL_TRY(seal(l, raw.part(0, gone), &into->new_runs, stop));
-  TL_TRY_ASSIGN(into->tail, RawStore::create(planned.raw, spec(l).kv_heads, planned.tail_capacity));
-  into->tail.copy(raw, gone, raw.rows - gone, 0);
+  if (gone > 0 && plan.layers[index(l)].seals)
+    TL_TRY(seal(l, raw.part(0, gone), &into->new_runs, stop));
+  if (where == Pending::Tail::spare) spare_tails[index(l)].copy(raw, gone, raw.rows - gone, 0);
+  into->tail = where;
   into->tail_first = raw.first_position + gone;
-  into->replaced = true;
   return {};
 }
 
@@ -84,8 +104,10 @@ Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw) {
   segment.rows = raw.rows;
   segment.first_position = raw.first_position;
   segment.offset.assign(formation.order.begin(), formation.order.end());
-  TL_TRY_ASSIGN(const Buffer records,
-                Buffer::create(std::size_t{planned.sealed.bytes()} * raw.rows * s.kv_heads));
+  const std::size_t record_bytes = std::size_t{planned.sealed.bytes()} * raw.rows * s.kv_heads;
+  TL_TRY_ASSIGN(const Reservation coding,
+                budget->reserve(Tier::host, Purpose::sealing, record_bytes));
+  TL_TRY_ASSIGN(const Buffer records, Buffer::create(record_bytes));
   workers->parallel(s.kv_heads, 1, [&](std::size_t first, std::size_t last) {
     for (std::size_t h = first; h < last; ++h) {
       std::span<const std::uint32_t> order;
@@ -116,35 +138,44 @@ Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw) {
   return run;
 }
 
-Result<RawStore> KvCache::Impl::restore(LayerId l, const Run& run, std::uint32_t end) {
-  const LayerSpec& s = spec(l);
-  const CachePlan::Layer& planned = plan.layers[index(l)];
-  const Segment& segment = *run.rows;
-  RawStore raw;
-  TL_TRY(raw.reshape(planned.raw, s.kv_heads, end - segment.first_position));
+Status KvCache::Impl::restore(LayerId l, const LayerState& layer, std::size_t first_run,
+                              std::uint32_t end) {
+  const std::uint32_t first = layer.runs[first_run].rows->first_position;
+  TL_TRY(shape_span(l, std::max(end, first) - first));
+  for (const Run& run : std::span(layer.runs).subspan(first_run))
+    if (run.rows->first_position < end) TL_TRY(read_back(l, run, first, end));
+  if (end > layer.tail_first) {
+    const std::uint32_t tail = end - layer.tail_first;
+    span.copy(layer.tail.view(layer.tail_first, tail), 0, tail, layer.tail_first - first);
+  }
+  return {};
+}
+
+// A run's rows before `end`, in position order, to `span`, whose row 0 is at `first`.
+Status KvCache::Impl::read_back(LayerId l, const Run& run, std::uint32_t first, std::uint32_t end) {
+  const RowLayout raw = plan.layers[index(l)].raw;
   ReadList everything;
   everything.reads.push_back({.everything = true});
   std::vector<ReadRequest> heads;
-  for (std::uint32_t h = 0; h < s.kv_heads; ++h) heads.push_back({h, {&run, 1}, &everything});
+  for (std::uint32_t h = 0; h < spec(l).kv_heads; ++h) heads.push_back({h, {&run, 1}, &everything});
   TL_TRY(reader->start(index(l), heads, FoldOrder::in_list));
   while (true) {
     TL_TRY_ASSIGN(const auto wave, reader->next());
-    if (wave.empty()) break;
+    if (wave.empty()) return {};
     for (const ReadyFold& ready : wave) {
       if (!verify(ready)) TL_TRY(reader->read_again(ready));
       std::uint32_t row = ready.ordinal * kFoldRows;
       for (const BlockView& view : ready.fold.blocks)
         for (RowSet left = view.rows; left != 0; left &= left - 1, ++row) {
-          const std::uint32_t position = segment.position(ready.list, row);
+          const std::uint32_t position = run.rows->position(ready.list, row);
           if (position >= end) continue;
           const auto in_block = static_cast<std::size_t>(std::countr_zero(left));
           method.compress.decode(view.key + in_block * ready.fold.key_stride,
-                                 view.value + in_block * ready.fold.value_stride, planned.raw,
-                                 raw.row(ready.list, position - segment.first_position));
+                                 view.value + in_block * ready.fold.value_stride, raw,
+                                 span.row(ready.list, position - first));
         }
     }
   }
-  return raw;
 }
 
 // Whether every row that a query at `length` would need is still there.
@@ -183,30 +214,23 @@ Status KvCache::Impl::truncate(TimelineId id, std::uint32_t length) {
     kept[i] = layer.runs.size();
     while (kept[i] > 0 && layer.runs[kept[i] - 1].rows->first_position >= length) --kept[i];
     if (length >= layer.tail_first || kept[i] == 0) continue;
-    const Run& last = layer.runs[kept[i] - 1];
-    if (last.rows->first_position + last.rows->rows <= length) continue;
-    auto raw = restore(LayerId{i}, last, length);
-    Status settled =
-        raw ? settle(LayerId{i},
-                     raw->view(last.rows->first_position, length - last.rows->first_position),
-                     &pending_of(index(id), i))
-            : Status(tl::unexpected<Error>(raw.error()));
+    const Segment& last = *layer.runs[kept[i] - 1].rows;
+    if (last.first_position + last.rows <= length) continue;
+    --kept[i];
+    Status settled = restore(LayerId{i}, layer, kept[i], length);
+    if (settled)
+      settled = settle(LayerId{i}, span.view(last.first_position, length - last.first_position),
+                       Pending::Tail::spare, &pending_of(index(id), i));
     if (!settled) {
       rollback();
       return settled;
     }
-    --kept[i];
   }
   for (std::uint32_t i = 0; i < options.layers.size(); ++i) {
     LayerState& layer = t.layers[i];
-    Pending& p = pending_of(index(id), i);
     if (length < layer.tail_first) layer.tail_first = std::max(length, plan.layers[i].sinks);
     layer.runs.resize(kept[i]);
-    if (!p.replaced) continue;
-    std::move(p.new_runs.begin(), p.new_runs.end(), std::back_inserter(layer.runs));
-    layer.tail = std::move(p.tail);
-    layer.tail_first = p.tail_first;
-    p = Pending{};
+    take_over(index(id), i, length);
   }
   t.length = length;
   return {};

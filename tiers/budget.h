@@ -22,7 +22,7 @@ enum class Purpose : std::uint8_t {
   rows,       // sealed rows at home in the tier
   row_cache,  // copies of rows whose home is lower, and where each is
   index,      // what retrieval searches
-  sealing,    // rows and queries on their way into segments
+  sealing,    // rows on their way into segments, and the tail that they leave
   staging,    // pages on their way up
   tables,     // of sealed rows: their positions, their pages' checksums
   workspace,  // activations, scores, attention states

@@ -117,6 +117,8 @@ Status PageTable::settle_on_disk(const Segment& segment, std::span<const std::by
   TL_TRY_ASSIGN(place->tables,
                 budget_->reserve(Tier::host, Purpose::tables,
                                  offset_bytes(segment) + pages * sizeof(std::uint64_t)));
+  TL_TRY_ASSIGN(const Reservation image_memory,
+                budget_->reserve(Tier::host, Purpose::sealing, bytes));
   TL_TRY_ASSIGN(Buffer image, Buffer::create(bytes));
   for (std::uint32_t h = 0; h < segment.heads; ++h) {
     std::byte* head = image.data() + h * place->head_bytes;

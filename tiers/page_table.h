@@ -50,8 +50,9 @@ class PageTable {
   ~PageTable();
 
   // Takes a formed segment: `records` is [heads][rows] of segment.layout. On the disk it is written
-  // and checksummed before this returns; as many of its rows as fit also enter the row cache. The
-  // segment's space is given back when the last shared_ptr goes. `purpose` tags the host's bytes.
+  // and checksummed before this returns (its pages are made in host memory, under
+  // Purpose::sealing); as many of its rows as fit also enter the row cache. The segment's space is
+  // given back when the last shared_ptr goes. `purpose` tags the bytes of the home.
   Result<std::shared_ptr<const Segment>> adopt(Segment segment, std::span<const std::byte> records,
                                                Tier home, Purpose purpose);
 

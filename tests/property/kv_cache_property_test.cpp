@@ -89,7 +89,7 @@ void set_weather(const Weather& weather, CacheOptions* options) {
   for (const MemoryLine& line : plan->lines)
     if (line.tier == "disk")
       host += line.bytes * weather.cached_permille / 1000;
-    else if (line.purpose != "row cache")
+    else if (line.purpose != "row_cache")
       host += line.bytes;
   options->tiers.host_bytes = host;
 }

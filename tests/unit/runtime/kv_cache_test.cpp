@@ -292,7 +292,7 @@ std::uint64_t host_bytes(CacheOptions options, std::uint64_t cached_permille) {
   std::uint64_t fixed = 0, rows = 0;
   for (const MemoryLine& line : plan->lines) {
     if (line.tier == "disk") rows += line.bytes;
-    if (line.tier == "host" && line.purpose != "row cache") fixed += line.bytes;
+    if (line.tier == "host" && line.purpose != "row_cache") fixed += line.bytes;
   }
   return fixed + rows * cached_permille / 1000;
 }

@@ -46,7 +46,7 @@ std::uint64_t planned(const CacheOptions& options, const std::string& tier) {
   EXPECT_TRUE(plan) << (plan ? "" : plan.error().message);
   std::uint64_t bytes = 0;
   for (const MemoryLine& line : plan->lines)
-    if (line.tier == tier && line.purpose != "row cache") bytes += line.bytes;
+    if (line.tier == tier && line.purpose != "row_cache") bytes += line.bytes;
   return bytes;
 }
 
@@ -158,6 +158,35 @@ TEST(KvSpace, WhatWasPlannedIsEnough) {
         EXPECT_LE(usage.total("disk"), options.tiers.disk_bytes);
         EXPECT_EQ(usage.total("disk") > 0, disk && std::strcmp(method, "streaming") != 0);
       }
+}
+
+std::uint64_t bytes_for(const MemoryPlan& plan, const std::string& purpose) {
+  std::uint64_t bytes = 0;
+  for (const MemoryLine& line : plan.lines)
+    if (line.purpose == purpose) bytes += line.peak_bytes;
+  return bytes;
+}
+
+// A prefill of everything that fits takes what was planned for tails and for sealing, to the byte.
+TEST(KvSpace, APlanIsWhatIsTaken) {
+  for (const char* method : {"exact", "sketch", "streaming"})
+    for (const bool disk : {false, true}) {
+      SCOPED_TRACE(std::string(method) + (disk ? ", disk" : ", host"));
+      auto options =
+          options_for({layer(6, 2, 32, 16), layer(6, 2, 32, 16)}, 3000, disk ? 64 * kMiB : 0);
+      options.max_timelines = 2;
+      options.method = method;
+      const auto plan = KvCache::plan(options);
+      ASSERT_TRUE(plan);
+      auto cache = KvCache::create(options, 1, "auto");
+      ASSERT_TRUE(cache) << cache.error().message;
+      Text text(cache->get());
+      text.check = false;
+      const auto fork = text.timeline.fork();
+      ASSERT_TRUE(text.advance(3000));
+      for (const char* purpose : {"tail", "sealing", "staging", "row_cache"})
+        EXPECT_EQ(bytes_for((*cache)->usage(), purpose), bytes_for(*plan, purpose)) << purpose;
+    }
 }
 
 TEST(KvSpace, TheSpanOfTheLargestLayerIsPlanned) {

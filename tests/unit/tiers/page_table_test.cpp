@@ -131,9 +131,11 @@ TEST(PageTable, WhatFindsRowsIsReservedAsWell) {
     EXPECT_EQ(cached(), first + 2 * 128 * 4);
     EXPECT_TRUE(holds(stored, *more));
   }
-  // No memory for the numbers of a third: it is refused, and leaves nothing.
+  // Memory for the pages of a third and their checksums, but not for its numbers: it is refused,
+  // and leaves nothing.
   const TierUsage usage = stored.budget.usage(Tier::host);
-  auto full = stored.budget.reserve(Tier::host, Purpose::weights, usage.free_bytes() - 200);
+  const std::uint64_t pages = 2 * 640 * 64, room = pages + 200;
+  auto full = stored.budget.reserve(Tier::host, Purpose::weights, usage.free_bytes() - room);
   ASSERT_TRUE(full);
   const std::uint64_t disk = held(stored, Tier::disk);
   const auto refused = stored.store(random, 0, 640, Tier::disk);
