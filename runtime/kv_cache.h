@@ -77,9 +77,12 @@ class Timeline {
   std::uint32_t length() const;  // committed positions
   // A second timeline with the same past; sealed rows are shared, not copied.
   Result<Timeline> fork() const;
-  // Forgets the positions from `length` on; not in the middle of a step. unsupported: rows that the
-  // next query would need are gone (a sliding window's, or a method's that drops rows); the
-  // timeline stays as it was.
+  // Forgets the positions from `length` on; not in the middle of a step. As many rows are raw then
+  // as in any timeline of that length: sealed ones are read back for it, which may take as long as
+  // sealing them did. They are what their codec kept: with raw rows, a timeline that was read in
+  // one prefill and cut goes on, to the bit, as one that was only ever read so far; with coded
+  // ones, as near as the codec is. unsupported: rows that the next query would need are gone (a
+  // sliding window's, or a method's that drops rows). On any error the timeline stays as it was.
   Status truncate(std::uint32_t length);
   KvCache* cache() const { return cache_; }
 

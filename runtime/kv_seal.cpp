@@ -1,5 +1,6 @@
-// Sealing: rows that leave the tail become segments, once. And the way back, when a timeline is cut
-// inside a segment: its surviving rows are read back and become raw rows again.
+// Sealing: rows that leave the tail become segments, once. And the way back, when a timeline is
+// cut: where its tail begins is a function of its length, so rows that are to be raw again are read
+// back.
 #include <algorithm>
 
 #include "runtime/kv_impl.h"
@@ -212,14 +213,18 @@ Status KvCache::Impl::truncate(TimelineId id, std::uint32_t length) {
   for (std::uint32_t i = 0; i < options.layers.size(); ++i) {
     const LayerState& layer = t.layers[i];
     kept[i] = layer.runs.size();
-    while (kept[i] > 0 && layer.runs[kept[i] - 1].rows->first_position >= length) --kept[i];
-    if (length >= layer.tail_first || kept[i] == 0) continue;
-    const Segment& last = *layer.runs[kept[i] - 1].rows;
-    if (last.first_position + last.rows <= length) continue;
-    --kept[i];
+    if (!plan.layers[i].seals) continue;
+    // The rows that are raw in a timeline of this length have to be: the runs that hold some of
+    // them are read back and what lies before them is sealed anew.
+    const auto ends = [&layer](std::size_t run) {
+      return layer.runs[run].rows->first_position + layer.runs[run].rows->rows;
+    };
+    while (kept[i] > 0 && ends(kept[i] - 1) > method.tail_begin(length)) --kept[i];
+    if (kept[i] == layer.runs.size()) continue;
+    const std::uint32_t first = layer.runs[kept[i]].rows->first_position;
     Status settled = restore(LayerId{i}, layer, kept[i], length);
     if (settled)
-      settled = settle(LayerId{i}, span.view(last.first_position, length - last.first_position),
+      settled = settle(LayerId{i}, span.view(first, std::max(length, first) - first),
                        Pending::Tail::spare, &pending_of(index(id), i));
     if (!settled) {
       rollback();
@@ -228,8 +233,8 @@ Status KvCache::Impl::truncate(TimelineId id, std::uint32_t length) {
   }
   for (std::uint32_t i = 0; i < options.layers.size(); ++i) {
     LayerState& layer = t.layers[i];
-    if (length < layer.tail_first) layer.tail_first = std::max(length, plan.layers[i].sinks);
     layer.runs.resize(kept[i]);
+    if (length < layer.tail_first) layer.tail_first = plan.layers[i].sinks;
     take_over(index(id), i, length);
   }
   t.length = length;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <optional>
 
 #include "kernels/attend.h"
 #include "kernels/base/workers.h"
@@ -353,14 +354,15 @@ TEST(KvCache, PlacementNeverChangesAnAnswer) {
   }
 }
 
-// The same rows at the same positions, in calls of these lengths and then `steps` decode steps:
-// every answer, by layer and position.
+// The same rows at the same positions, in calls of these lengths, maybe cut, and then `steps`
+// decode steps: every answer that still counts, by layer and position.
 std::vector<float> in_calls(const CacheOptions& options, const std::vector<std::uint32_t>& calls,
-                            std::uint32_t steps, std::uint64_t* sealed) {
+                            std::uint32_t steps, std::uint64_t* sealed,
+                            std::optional<std::uint32_t> cut = std::nullopt) {
   CacheOptions of = options;
   of.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
   auto cache = std::move(*KvCache::create(of, 2, "auto"));
-  const Timeline timeline = std::move(*cache->start());
+  Timeline timeline = std::move(*cache->start());
   struct Rows {
     std::vector<float> k, v, q, out;
   };
@@ -387,6 +389,12 @@ std::vector<float> in_calls(const CacheOptions& options, const std::vector<std::
     EXPECT_TRUE(cache->commit());
   };
   for (const std::uint32_t rows : calls) advance(rows, Pass::prefill);
+  if (cut) {
+    EXPECT_TRUE(timeline.truncate(*cut));
+    for (Rows& rows : layers)
+      std::fill(rows.out.begin() + *cut * rows.out.size() / options.max_positions, rows.out.end(),
+                0.0f);
+  }
   for (std::uint32_t i = 0; i < steps; ++i) advance(1, Pass::decode);
   *sealed = cache->report().rows_sealed;
   std::vector<float> all;
@@ -409,6 +417,57 @@ TEST(KvCache, WhereAPrefillsCallsEndDoesNotShowWhereEveryRowIsReadAsItWas) {
     ASSERT_EQ(so.size(), once.size());
     for (std::size_t i = 0; i < so.size(); ++i)
       ASSERT_EQ(so[i], once[i]) << "calls from " << calls[0] << " on, float " << i;
+  }
+}
+
+// Decoding after a cut at `length` of a prefill of 3,000 rows, beside a prefill of `length`: the
+// largest difference between their answers.
+double difference_after_a_cut(const CacheOptions& options, std::uint32_t length) {
+  std::uint64_t sealed = 0;
+  const std::vector<float> direct = in_calls(options, {length}, 40, &sealed);
+  const std::vector<float> cut = in_calls(options, {3000}, 40, &sealed, length);
+  double worst = 0;
+  for (std::size_t i = 0; i < direct.size(); ++i)
+    worst = std::max(worst, std::abs(double{direct[i]} - cut[i]));
+  return worst;
+}
+
+TEST(KvCache, ACutTextGoesOnAsOneThatWasOnlyReadSoFar) {
+  const std::vector<std::string> int8 = {"keys.compress=int8", "values.compress=int8"};
+  for (const char* method : {"exact", "sketch"})
+    for (const std::uint64_t disk : {std::uint64_t{0}, std::uint64_t{64} << 20})
+      for (const std::uint32_t length : {2999u, 2960u, 2590u, 1060u, 517u, 30u, 4u}) {
+        SCOPED_TRACE(std::string(method) + " cut at " + std::to_string(length));
+        auto options = options_for({layer(6, 2, 32), layer(4, 1, 48)}, 3100);
+        options.method = method;
+        options.tiers.disk_bytes = disk;
+        EXPECT_EQ(difference_after_a_cut(options, length), 0.0);
+      }
+  auto coded = options_for({layer(6, 2, 32)}, 3100);
+  coded.method_overrides = int8;
+  const double worst = difference_after_a_cut(coded, 1060);
+  EXPECT_GT(worst, 0.0);
+  EXPECT_LT(worst, 0.05);
+}
+
+// Seen through a method that reads nothing else: sinks, and at least `recent` rows.
+TEST(KvCache, TheRecentRowsAreRawAfterACut) {
+  auto options = options_for({layer(2, 1, 32)}, 4000);
+  options.method_overrides = {"select.by=nothing", "steady.recent=100", "steady.seal=128"};
+  Driver driver(options, 1);
+  for (const std::uint32_t prefilled : {0u, 1500u, 3000u}) {
+    auto text = driver.start();
+    if (prefilled > 0) driver.advance({&text}, prefilled, 0);
+    while (text.timeline.length() < 3000) driver.advance({&text}, 15, 0);
+    for (const std::uint32_t length : {2990u, 2840u, 2830u, 2700u, 1499u, 1400u, 300u, 104u, 60u}) {
+      SCOPED_TRACE(length);
+      ASSERT_TRUE(text.timeline.truncate(length));
+      const std::uint64_t before = driver.cache->report().rows_attended;
+      driver.advance({&text}, 1, 0);
+      const std::uint64_t raw = driver.cache->report().rows_attended - before;
+      EXPECT_GE(raw, std::min(4u + 100 + 1, length + 1));
+      EXPECT_LE(raw, 4u + 100 + 128);
+    }
   }
 }
 
