@@ -69,8 +69,36 @@ void plan_sealed(const CacheOptions& options, const Method& method, const LayerS
                         method.select->summary_bytes(shape, kBlockRows));
 }
 
+// Memory that attention computes in, in the layer that takes most of it.
+void plan_workspace(const CacheOptions& options, const Method& method, const LayerSpec& spec,
+                    const CachePlan::Layer& layer, int threads, CachePlan* plan) {
+  const QueryTiles tiles = QueryTiles::cut(spec, 0, std::min(options.max_positions, kSpanRows));
+  plan->tile_query_bytes = std::max<std::uint64_t>(
+      plan->tile_query_bytes, tiles.count * tiles.query_floats() * sizeof(float));
+  plan->tile_state_bytes = std::max<std::uint64_t>(
+      plan->tile_state_bytes, tiles.count * tiles.state_floats() * sizeof(float));
+  plan->tile_scratch_bytes = std::max<std::uint64_t>(plan->tile_scratch_bytes,
+                                                     tiles.scratch_floats(threads) * sizeof(float));
+
+  const auto folds_of = [](std::uint64_t rows) { return (rows + kFoldRows - 1) / kFoldRows; };
+  std::uint64_t folds = folds_of(layer.sinks) + folds_of(layer.tail_capacity);
+  if (layer.seals) {
+    // The shortest segments make the most folds, of which a selector may read all, and all of their
+    // summaries: fewer rows than they stand for.
+    const std::uint64_t sealed = method.tail_begin(options.max_positions) - method.sink;
+    const int forms = method.select->summary_bytes(tiles.heads, kBlockRows) > 0 ? 2 : 1;
+    folds = std::max(folds, forms * sealed / method.seal_rows() * folds_of(method.seal_rows()));
+  }
+  // In each KV head the state of the whole list, and one for each fold.
+  const std::uint64_t states = spec.q_heads * (1 + folds);
+  plan->decode_states = std::max(plan->decode_states, states);
+  plan->decode_state_floats = std::max(plan->decode_state_floats, states * spec.value_dim);
+  plan->decode_query_floats =
+      std::max<std::uint64_t>(plan->decode_query_floats, spec.q_heads * spec.key_dim);
+}
+
 void plan_layer(const CacheOptions& options, const Method& method, const LayerSpec& spec,
-                CachePlan* plan) {
+                int threads, CachePlan* plan) {
   CachePlan::Layer layer;
   layer.raw = raw_layout(spec.key_dim, spec.value_dim);
   layer.sealed = method.compress.layout(spec.key_dim, spec.value_dim);
@@ -90,10 +118,7 @@ void plan_layer(const CacheOptions& options, const Method& method, const LayerSp
   const std::uint32_t span = std::min(options.max_positions, kSpanRows + layer.tail_capacity);
   plan->span_bytes =
       std::max(plan->span_bytes, RawStore::bytes_for(layer.raw, spec.kv_heads, span));
-  const QueryTiles tiles = QueryTiles::cut(spec, 0, std::min(options.max_positions, kSpanRows));
-  plan->workspace_bytes = std::max<std::uint64_t>(
-      plan->workspace_bytes,
-      tiles.count * (tiles.query_floats() + tiles.state_floats()) * sizeof(float));
+  plan_workspace(options, method, spec, layer, threads, plan);
   if (layer.seals && method.tail_begin(options.max_positions) > method.sink)
     plan_sealed(options, method, spec, &layer, plan);
   plan->layers.push_back(layer);
@@ -123,6 +148,12 @@ std::uint64_t CachePlan::host_bytes() const {
          row_cache_bytes + (home == Tier::host ? rows_bytes : 0);
 }
 
+std::uint64_t CachePlan::workspace_bytes() const {
+  const std::uint64_t of_a_row = (decode_query_floats + decode_state_floats) * sizeof(float) +
+                                 decode_states * sizeof(AttnState);
+  return tile_query_bytes + tile_state_bytes + tile_scratch_bytes + step_rows * of_a_row;
+}
+
 MemoryPlan CachePlan::lines() const {
   MemoryPlan plan;
   const auto add = [&](Tier tier, Purpose purpose, std::uint64_t bytes) {
@@ -138,7 +169,7 @@ MemoryPlan CachePlan::lines() const {
   add(Tier::host, Purpose::sealing, sealing_bytes());
   add(Tier::host, Purpose::tables, tables_bytes);
   if (home == Tier::disk) add(Tier::disk, Purpose::rows, rows_bytes);
-  plan.lines.push_back({kWorkspace, "attention", workspace_bytes, workspace_bytes});
+  plan.lines.push_back({kWorkspace, "attention", workspace_bytes(), workspace_bytes()});
   return plan;
 }
 
@@ -149,7 +180,7 @@ std::uint64_t MemoryPlan::total(const std::string& tier) const {
   return bytes;
 }
 
-Result<CachePlan> make_plan(const CacheOptions& options, const Method& method) {
+Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, int threads) {
   if (options.layers.empty())
     return fail(ErrorCode::invalid_argument, "a cache needs at least one layer");
   if (options.max_positions == 0 || options.max_timelines == 0)
@@ -159,9 +190,10 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method) {
   const bool has_disk = options.tiers.disk_bytes > 0;
   plan.home = method.place->home(has_disk ? Tier::disk : Tier::host);
   if (has_disk) plan.staging_bytes = kStagingBytes;
+  plan.step_rows = std::min<std::uint64_t>(options.max_timelines, kMaxStepRows);
   for (std::size_t l = 0; l < options.layers.size(); ++l) {
     TL_TRY(check_layer(options.layers[l], l));
-    plan_layer(options, method, options.layers[l], &plan);
+    plan_layer(options, method, options.layers[l], threads, &plan);
   }
 
   TL_TRY_ASSIGN(const Topology machine, read_topology());

@@ -34,14 +34,20 @@ struct CachePlan {
   std::uint32_t row_cache_rows = 0;    // a layer and KV head
   std::uint64_t row_cache_bytes = 0;
   std::uint64_t host_budget_bytes = 0;  // what the ledger will allow
-  std::uint64_t workspace_bytes = 0;    // of a prefill's longest span; beside the budget
+  // Attention's workspace, beside the budget. Of a prefill's longest span: the tiles' queries and
+  // states, and what each thread computes in. Of each row of a decode step: its rotated queries,
+  // and a state for every list and every fold that may be read. All in the layer that takes most.
+  std::uint64_t tile_query_bytes = 0, tile_state_bytes = 0, tile_scratch_bytes = 0;
+  std::uint64_t decode_query_floats = 0, decode_states = 0, decode_state_floats = 0;
+  std::uint64_t step_rows = 0;  // rows of a decode step: one for each timeline, at most
 
   std::uint64_t sealing_bytes() const { return spare_tail_bytes + span_bytes + coding_bytes; }
   std::uint64_t host_bytes() const;
+  std::uint64_t workspace_bytes() const;
   MemoryPlan lines() const;
 };
 
-// exhausted: what is needed, what there is, which flag to change.
-Result<CachePlan> make_plan(const CacheOptions& options, const Method& method);
+// For `threads` threads. exhausted: what is needed, what there is, which flag to change.
+Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, int threads);
 
 }  // namespace thermocline

@@ -205,7 +205,7 @@ Result<std::unique_ptr<KvCache>> Engine::open_cache(CacheOptions options) const 
 Result<MemoryPlan> Engine::plan(CacheOptions options) const {
   options.layers = impl_->model.spec.layers;
   if (options.max_positions == 0) options.max_positions = impl_->info.context;
-  TL_TRY_ASSIGN(MemoryPlan plan, KvCache::plan(options));
+  TL_TRY_ASSIGN(MemoryPlan plan, KvCache::plan(options, impl_->workers.threads()));
   const std::uint64_t rows =
       RowState::bytes_for(impl_->model.spec, std::min(options.max_positions, kSpanRows));
   plan.lines.push_back({kWorkspace, "prefill", rows, rows});

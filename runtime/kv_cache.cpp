@@ -55,11 +55,11 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const CacheOptions& options, in
   return std::unique_ptr<KvCache>(new KvCache(std::move(impl)));
 }
 
-Result<MemoryPlan> KvCache::plan(const CacheOptions& options) {
+Result<MemoryPlan> KvCache::plan(const CacheOptions& options, int threads) {
   TL_TRY_ASSIGN(const CpuTable* cpu, choose_cpu_table("auto"));
   TL_TRY_ASSIGN(const Method method, load_method(options.method, options.method_directory,
                                                  options.method_overrides, *cpu));
-  TL_TRY_ASSIGN(const CachePlan plan, make_plan(options, method));
+  TL_TRY_ASSIGN(const CachePlan plan, make_plan(options, method, Workers::usable(threads)));
   return plan.lines();
 }
 
@@ -104,18 +104,23 @@ MemoryPlan KvCache::usage() const {
                                std::string(name_of(static_cast<Purpose>(p))), held.held[p],
                                held.peak[p]});
   }
-  std::uint64_t scratch = 0;
-  for (const Scratch* one : {&impl_->query_scratch, &impl_->partial_scratch, &impl_->tile_scratch,
-                             &impl_->tile_query_scratch, &impl_->tile_state_scratch})
-    scratch += one->bytes();
-  if (scratch > 0) usage.lines.push_back({kWorkspace, "attention", scratch, scratch});
+  const std::uint64_t workspace = impl_->workspace_bytes();
+  if (workspace > 0) usage.lines.push_back({kWorkspace, "attention", workspace, workspace});
   return usage;
+}
+
+std::uint64_t KvCache::Impl::workspace_bytes() const {
+  std::uint64_t bytes = (steady_states.capacity() + partials.capacity()) * sizeof(AttnState);
+  for (const Scratch* one :
+       {&query_scratch, &partial_scratch, &tile_scratch, &tile_query_scratch, &tile_state_scratch})
+    bytes += one->bytes();
+  return bytes;
 }
 
 Status KvCache::Impl::open() {
   TL_TRY_ASSIGN(method, load_method(options.method, options.method_directory,
                                     options.method_overrides, *cpu));
-  TL_TRY_ASSIGN(plan, make_plan(options, method));
+  TL_TRY_ASSIGN(plan, make_plan(options, method, workers->threads()));
   std::array<std::uint64_t, kTiers> totals{};
   totals[static_cast<std::size_t>(Tier::host)] = plan.host_budget_bytes;
   totals[static_cast<std::size_t>(Tier::disk)] = options.tiers.disk_bytes;
@@ -147,6 +152,9 @@ Status KvCache::Impl::open() {
 
 Result<TimelineId> KvCache::Impl::new_timeline() {
   if (spare_tails.empty()) TL_TRY(open_spare_tails());
+  const auto others = timelines.size() - static_cast<std::size_t>(std::count(
+                                             timelines.begin(), timelines.end(), nullptr));
+  TL_TRY(open_decode(std::min(others + 1, kMaxStepRows)));
   auto state = std::make_unique<TimelineState>();
   state->layers.resize(options.layers.size());
   std::uint64_t bytes = 0;
@@ -169,6 +177,19 @@ Result<TimelineId> KvCache::Impl::new_timeline() {
   pending.resize(timelines.size() * options.layers.size());
   advanced.resize(timelines.size(), 0);  // a step may be in progress
   return TimelineId{id};
+}
+
+Status KvCache::Impl::open_decode(std::size_t step_rows) {
+  if (step_rows <= decode_rows) return {};
+  TL_TRY(query_scratch.floats(step_rows * plan.decode_query_floats));
+  TL_TRY(partial_scratch.floats(step_rows * plan.decode_state_floats));
+  std::size_t heads = 0;
+  for (const LayerSpec& layer : options.layers)
+    heads = std::max<std::size_t>(heads, step_rows * layer.q_heads);
+  steady_states.reserve(heads);
+  partials.reserve(step_rows * plan.decode_states - heads);
+  decode_rows = step_rows;
+  return {};
 }
 
 void KvCache::Impl::end(TimelineId id) {
@@ -221,6 +242,7 @@ Status KvCache::Impl::begin(std::span<const Token> step_rows, Pass step_pass) {
   }
   if (step_pass == Pass::prefill && advanced[index(step_rows[0].timeline)] != step_rows.size())
     return fail(ErrorCode::invalid_argument, "a prefill is of one timeline's rows");
+  if (step_pass == Pass::decode) TL_TRY(open_decode(step_rows.size()));
   pass = step_pass;
   rows.assign(step_rows.begin(), step_rows.end());
   stages.assign(options.layers.size(), Stage::due);

@@ -99,8 +99,8 @@ class KvCache {
   // one that shares the engine's.
   static Result<std::unique_ptr<KvCache>> create(const CacheOptions& options, int threads,
                                                  const std::string& isa);
-  // What create() would take, by tier and purpose, without taking it.
-  static Result<MemoryPlan> plan(const CacheOptions& options);
+  // What create() and its timelines would take, by tier and purpose, without taking it.
+  static Result<MemoryPlan> plan(const CacheOptions& options, int threads = 0);
   ~KvCache();
 
   Result<Timeline> start();

@@ -128,7 +128,8 @@ struct KvCache::Impl final : SummaryRows {
   std::vector<RawStore> spare_tails;
   Reservation span_memory, spare_memory;
 
-  // Scratch of attend().
+  // Scratch of attend(), of a decode for `decode_rows` rows.
+  std::size_t decode_rows = 0;
   Scratch query_scratch, partial_scratch, tile_scratch, tile_query_scratch, tile_state_scratch;
   std::vector<SteadyFold> steady_folds;
   std::vector<AttnState> partials, steady_states;
@@ -152,6 +153,9 @@ struct KvCache::Impl final : SummaryRows {
   }
 
   Result<TimelineId> new_timeline();
+  // Room for decode steps of so many rows of the longest timelines: no step grows it.
+  Status open_decode(std::size_t step_rows);
+  std::uint64_t workspace_bytes() const;
   void end(TimelineId id);
   Result<TimelineId> fork(TimelineId id);
   Status truncate(TimelineId id, std::uint32_t length);

@@ -18,8 +18,7 @@ Result<QueryTiles> KvCache::Impl::cut_tiles(LayerId l) {
   // Of every tile, since a wave of folds visits all of them.
   TL_TRY_ASSIGN(tiles.query, tile_query_scratch.floats(tiles.count * tiles.query_floats()));
   TL_TRY_ASSIGN(tiles.state, tile_state_scratch.floats(tiles.count * tiles.state_floats()));
-  const auto threads = static_cast<std::size_t>(workers->threads());
-  TL_TRY(tile_scratch.floats(tile_scratch_floats(tiles.heads) * (threads + 1)));
+  TL_TRY(tile_scratch.floats(tiles.scratch_floats(workers->threads())));
   tile_positions.resize(tiles.a_head * tiles.lanes);
   tiles.position = tile_positions.data();
   for (std::uint32_t t = 0; t < tiles.a_head; ++t)

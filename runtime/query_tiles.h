@@ -39,6 +39,10 @@ struct QueryTiles {
 
   std::size_t query_floats() const { return lanes * heads.key_dim; }  // of a tile
   std::size_t state_floats() const { return lanes * (2 + heads.value_dim); }
+  // That `threads` threads attend in, and who calls from outside of them.
+  std::size_t scratch_floats(int threads) const {
+    return tile_scratch_floats(heads) * (static_cast<std::size_t>(threads) + 1);
+  }
   std::uint32_t head(std::size_t t) const { return static_cast<std::uint32_t>(t / a_head); }
   std::uint32_t first_token(std::size_t t) const {
     return static_cast<std::uint32_t>(t % a_head) * tokens;

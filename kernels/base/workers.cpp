@@ -14,16 +14,14 @@ struct Workers::Arena {
   tbb::task_arena arena;
 };
 
-namespace {
 // Threads beyond the processor's would only take turns, and oneTBB would print a warning of them.
-int usable_threads(int asked) {
+int Workers::usable(int threads) {
   const int most = tbb::info::default_concurrency();
-  return asked > 0 ? std::min(asked, most) : most;
+  return threads > 0 ? std::min(threads, most) : most;
 }
-}  // namespace
 
 Workers::Workers(int threads)
-    : arena_(std::make_unique<Arena>(usable_threads(threads))), threads_(usable_threads(threads)) {}
+    : arena_(std::make_unique<Arena>(usable(threads))), threads_(usable(threads)) {}
 
 Workers::~Workers() = default;
 

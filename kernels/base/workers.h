@@ -19,6 +19,8 @@ class Workers {
   Workers& operator=(const Workers&) = delete;
 
   int threads() const { return threads_; }
+  // How many threads Workers(threads) has.
+  static int usable(int threads);
 
   // body(first, last) over [0, count) in ranges of at most `grain`, or all of it at once where
   // there is nobody to share with; returns when all are done. One caller at a time from outside; a

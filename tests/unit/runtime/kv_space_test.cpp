@@ -176,7 +176,7 @@ TEST(KvSpace, APlanIsWhatIsTaken) {
           options_for({layer(6, 2, 32, 16), layer(6, 2, 32, 16)}, 3000, disk ? 64 * kMiB : 0);
       options.max_timelines = 2;
       options.method = method;
-      const auto plan = KvCache::plan(options);
+      const auto plan = KvCache::plan(options, 1);
       ASSERT_TRUE(plan);
       auto cache = KvCache::create(options, 1, "auto");
       ASSERT_TRUE(cache) << cache.error().message;
@@ -184,7 +184,7 @@ TEST(KvSpace, APlanIsWhatIsTaken) {
       text.check = false;
       const auto fork = text.timeline.fork();
       ASSERT_TRUE(text.advance(3000));
-      for (const char* purpose : {"tail", "sealing", "staging", "row_cache"})
+      for (const char* purpose : {"tail", "sealing", "staging", "row_cache", "attention"})
         EXPECT_EQ(bytes_for((*cache)->usage(), purpose), bytes_for(*plan, purpose)) << purpose;
     }
 }

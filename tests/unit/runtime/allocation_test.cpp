@@ -1,0 +1,167 @@
+// A token's step takes no memory: every operator new of this program is counted, and buffers, which
+// come from elsewhere, are seen in a cache's usage.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "runtime/thermocline.h"
+#include "tests/support/dense_oracle.h"
+
+namespace {
+std::atomic<std::uint64_t> allocations = 0;
+
+void* counted(std::size_t bytes, std::size_t alignment) {
+  allocations.fetch_add(1, std::memory_order_relaxed);
+  void* memory = nullptr;
+  if (::posix_memalign(&memory, std::max(alignment, sizeof(void*)), bytes) != 0)
+    throw std::bad_alloc();
+  return memory;
+}
+}  // namespace
+
+void* operator new(std::size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  return counted(bytes, static_cast<std::size_t>(alignment));
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+
+namespace thermocline {
+namespace {
+
+LayerSpec layer(std::uint32_t q_heads, std::uint32_t kv_heads, std::uint32_t dim,
+                std::uint32_t window = 0) {
+  LayerSpec spec;
+  spec.q_heads = q_heads;
+  spec.kv_heads = kv_heads;
+  spec.key_dim = spec.value_dim = dim;
+  spec.window = window;
+  spec.scale = 0.2f;
+  return spec;
+}
+
+std::uint64_t workspace(const KvCache& cache) { return cache.usage().total(kWorkspace); }
+
+// Random rows for each layer, the same at every step: what is counted is the cache's own.
+class Steps {
+ public:
+  Steps(KvCache* cache, std::uint32_t most_rows) : cache_(*cache) {
+    std::mt19937 random(3);
+    for (const LayerSpec& s : cache_.layers()) {
+      layers_.push_back({random_rows(random, most_rows * s.kv_heads * s.key_dim),
+                         random_rows(random, most_rows * s.q_heads * s.key_dim, 2.0f),
+                         std::vector<float>(most_rows * s.q_heads * s.value_dim)});
+    }
+    at_.reserve(most_rows);
+  }
+  void advance(std::span<const Timeline> timelines, std::uint32_t rows_each, Pass pass) {
+    at_.clear();
+    for (const Timeline& timeline : timelines)
+      for (std::uint32_t r = 0; r < rows_each; ++r)
+        at_.push_back({timeline.id(), timeline.length() + r});
+    ASSERT_TRUE(cache_.begin(at_, pass));
+    for (std::uint32_t l = 0; l < layers_.size(); ++l) {
+      const LayerSpec& s = cache_.layers()[l];
+      const std::size_t n = at_.size(), k = s.kv_heads * s.key_dim, q = s.q_heads * s.key_dim;
+      auto& [keys, queries, out] = layers_[l];
+      ASSERT_TRUE(cache_.append(LayerId{l}, {keys.data(), n, k}, {keys.data(), n, k}));
+      ASSERT_TRUE(cache_.attend(LayerId{l}, {queries.data(), n, q}, {out.data(), n, q}));
+    }
+    ASSERT_TRUE(cache_.commit());
+  }
+
+ private:
+  struct Layer {
+    std::vector<float> keys, queries, out;
+  };
+  KvCache& cache_;
+  std::vector<Layer> layers_;
+  std::vector<Token> at_;
+};
+
+Result<std::unique_ptr<KvCache>> open(const char* method, bool disk, std::uint32_t timelines) {
+  CacheOptions options;
+  options.layers = {layer(6, 2, 32), layer(4, 1, 48), layer(4, 2, 32, 100)};
+  options.method = method;
+  options.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+  options.method_overrides = {"steady.seal=512"};
+  options.max_positions = 4000;
+  options.max_timelines = timelines;
+  options.tiers.directory = ::testing::TempDir() + "thermocline-allocation";
+  options.tiers.disk_bytes = disk ? std::uint64_t{64} << 20 : 0;
+  options.tiers.io_backend = "threads";
+  return KvCache::create(options, 1, "auto");
+}
+
+// Lists and tables of reads grow when a step needs more than any before, so the same stretch is
+// decoded again: once with the rows in the row cache that it brought there, and then counted.
+TEST(Allocation, AStepThatSealsNothingAllocatesNothing) {
+  for (const char* method : {"exact", "sketch", "streaming"})
+    for (const bool disk : {false, true}) {
+      SCOPED_TRACE(std::string(method) + (disk ? ", disk" : ", host"));
+      auto cache = open(method, disk, 1);
+      ASSERT_TRUE(cache) << cache.error().message;
+      Timeline timeline = std::move(*(*cache)->start());
+      Steps steps(cache->get(), 3000);
+      steps.advance({&timeline, 1}, 2100, Pass::prefill);
+      std::uint64_t counted = 0;
+      for (int time = 0; time < 3; ++time) {
+        ASSERT_TRUE(timeline.truncate(2100));
+        const std::uint64_t before = allocations, sealed = (*cache)->report().rows_sealed;
+        for (int i = 0; i < 200; ++i) steps.advance({&timeline, 1}, 1, Pass::decode);
+        counted = allocations - before;
+        EXPECT_EQ((*cache)->report().rows_sealed, sealed);
+      }
+      EXPECT_EQ(counted, 0u);
+    }
+}
+
+// Not in any step from the first one on, to the last position.
+TEST(Allocation, TheWorkspaceOfDecodeIsThereWhenATimelineStarts) {
+  for (const char* method : {"exact", "sketch"}) {
+    SCOPED_TRACE(method);
+    auto cache = open(method, false, 3);
+    ASSERT_TRUE(cache) << cache.error().message;
+    std::vector<Timeline> timelines;
+    std::uint64_t before = workspace(**cache);
+    for (int i = 0; i < 3; ++i) {
+      timelines.push_back(std::move(*(*cache)->start()));
+      EXPECT_GT(workspace(**cache), before);
+      before = workspace(**cache);
+    }
+    Steps steps(cache->get(), 3000);
+    for (int i = 0; i < 1000; ++i) steps.advance(timelines, 1, Pass::decode);
+    for (int i = 0; i < 900; ++i) steps.advance({&timelines[1], 1}, 3, Pass::decode);
+    EXPECT_EQ(workspace(**cache), before);
+    steps.advance(timelines, 2, Pass::decode);  // more rows than timelines
+    EXPECT_GT(workspace(**cache), before);
+  }
+}
+
+TEST(Allocation, AStepOfAModelAllocatesNothing) {
+  auto engine = Engine::open(
+      {.model_path = std::string(THERMOCLINE_SOURCE_DIR) + "/tests/golden/tiny/llama_f32.gguf",
+       .threads = 1});
+  ASSERT_TRUE(engine) << engine.error().message;
+  CacheOptions options{.max_positions = 900};
+  options.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+  auto cache = (*engine)->open_cache(options);
+  ASSERT_TRUE(cache) << cache.error().message;
+  Timeline timeline = std::move(*(*cache)->start());
+  std::vector<float> logits((*engine)->model().vocabulary);
+  const std::vector<int> prompt(600, 5);
+  ASSERT_TRUE((*engine)->prefill(timeline, prompt, logits, {}));
+  const Feed feed{&timeline, 7};
+  const auto step = [&] { return (*engine)->step({&feed, 1}, {logits.data(), 1, logits.size()}); };
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(step());
+  const std::uint64_t before = allocations;
+  for (int i = 0; i < 100; ++i) ASSERT_TRUE(step());
+  EXPECT_EQ(allocations - before, 0u);
+}
+
+}  // namespace
+}  // namespace thermocline
