@@ -11,9 +11,6 @@
 
 namespace thermocline {
 
-// A prefill's rows are taken in spans on this grid: layer by layer within one, so that a layer's
-// rows are all at hand when they are sealed.
-inline constexpr std::uint32_t kSpanRows = 32768;
 // Rows that a sliding-window layer keeps beyond its window, so that recent steps can be undone.
 inline constexpr std::uint32_t kWindowSlack = 512;
 

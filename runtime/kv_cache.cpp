@@ -225,7 +225,10 @@ Status KvCache::Impl::begin(std::span<const Token> step_rows, Pass step_pass) {
   if (step_rows.empty()) return fail(ErrorCode::invalid_argument, "a step needs at least one row");
   if (step_pass == Pass::decode && step_rows.size() > kMaxStepRows)
     return fail(ErrorCode::invalid_argument, "a decode step of ", step_rows.size(),
-                " rows: it takes ", kMaxStepRows, " at most, a prefill any number");
+                " rows: it takes ", kMaxStepRows, " at most, a prefill ", kSpanRows);
+  if (step_pass == Pass::prefill && step_rows.size() > kSpanRows)
+    return fail(ErrorCode::invalid_argument, "a prefill of ", step_rows.size(), " rows: it takes ",
+                kSpanRows, " at most; commit a longer text span by span");
   advanced.assign(timelines.size(), 0);
   for (const Token& row : step_rows) {
     const std::uint32_t t = index(row.timeline);

@@ -56,9 +56,12 @@ struct CacheOptions {
 // How the rows of a step are read.
 enum class Pass : std::uint8_t {
   decode,   // at most kMaxStepRows rows of any timelines, each its own query: the method selects
-  prefill,  // any number of consecutive rows of one timeline: each reads everything before it
+  prefill,  // at most kSpanRows consecutive rows of one timeline: each reads everything before it
 };
 inline constexpr std::size_t kMaxStepRows = 16;
+// A longer text is read in spans of so many rows, layer by layer within each, so that a layer's
+// rows are all at hand when they are sealed. Memory is planned for one span.
+inline constexpr std::uint32_t kSpanRows = 32768;
 
 // Whether to stop: asked often, by several threads at once, so it must be quick and thread-safe.
 // Empty: never.

@@ -550,6 +550,23 @@ TEST(KvCache, APassIsWhatTheCallerSaysWithinItsLimits) {
   driver.cache->rollback();
 }
 
+TEST(KvCache, APrefillIsASpanAtMost) {
+  auto options = options_for({layer(1, 1, 16)}, 100000);
+  options.max_timelines = 1;
+  Driver driver(options, 1);
+  auto text = driver.start();
+  std::vector<Token> at;
+  for (std::uint32_t r = 0; r <= kSpanRows; ++r) at.push_back({text.timeline.id(), r});
+  const Status refused = driver.cache->begin(at, Pass::prefill);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::invalid_argument);
+  for (const char* part : {"32769 rows", "32768 at most", "span by span"})
+    EXPECT_NE(refused.error().message.find(part), std::string::npos) << refused.error().message;
+  at.pop_back();
+  EXPECT_TRUE(driver.cache->begin(at, Pass::prefill));
+  driver.cache->rollback();
+}
+
 // Each wrong call is refused, and the step goes on to the answer that it would have had.
 TEST(KvCache, CallsOutOfOrderOrShapeAreErrorsThatLeaveTheStepAsItWas) {
   for (const std::size_t n : {std::size_t{2}, std::size_t{20}}) {  // decode, prefill
