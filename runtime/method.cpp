@@ -16,6 +16,7 @@
 #include "runtime/thermocline.h"
 #include "tiers/codec/int8.h"
 #include "tiers/codec/raw.h"
+#include "tiers/parameter.h"
 
 namespace thermocline {
 namespace {
@@ -55,8 +56,8 @@ class Parameters {
                   "' is not a number from ", least, " to ", most);
     return value;
   }
-  Result<std::uint32_t> integer(const std::string& key, std::uint32_t otherwise,
-                                std::uint32_t least, std::uint32_t most) const {
+  Result<std::uint32_t> integer(const std::string& key, std::uint32_t otherwise, double least,
+                                double most) const {
     TL_TRY_ASSIGN(const double value, number(key, otherwise, least, most));
     if (value != std::floor(value))
       return fail(ErrorCode::invalid_argument, source(key), ": ", key, " = ", value,
@@ -79,8 +80,8 @@ class Section {
                         double most) const {
     return all_.number(key(parameter), otherwise, least, most);
   }
-  Result<std::uint32_t> integer(std::string_view parameter, std::uint32_t otherwise,
-                                std::uint32_t least, std::uint32_t most) const {
+  Result<std::uint32_t> integer(std::string_view parameter, std::uint32_t otherwise, double least,
+                                double most) const {
     return all_.integer(key(parameter), otherwise, least, most);
   }
 
@@ -88,6 +89,32 @@ class Section {
   const Parameters& all_;
   std::string name_;
 };
+
+// What the file gives of some options; the rest stays as it is.
+template <typename Options>
+Status read_options(const Section& given, std::span<const Parameter<Options>> parameters,
+                    Options* options) {
+  for (const Parameter<Options>& p : parameters) {
+    if (const auto* number = std::get_if<double Options::*>(&p.member)) {
+      TL_TRY_ASSIGN(options->**number, given.number(p.name, options->**number, p.least, p.most));
+      continue;
+    }
+    std::uint32_t& whole = options->*std::get<std::uint32_t Options::*>(p.member);
+    TL_TRY_ASSIGN(whole, given.integer(p.name, whole, p.least, p.most));
+  }
+  return {};
+}
+
+template <typename Options>
+std::vector<std::string_view> names_of(std::span<const Parameter<Options>> parameters) {
+  std::vector<std::string_view> names;
+  for (const Parameter<Options>& parameter : parameters) names.push_back(parameter.name);
+  return names;
+}
+
+constexpr Parameter<Method> kSteady[] = {{"sink", &Method::sink, 0, 1024},
+                                         {"recent", &Method::recent, 1, 65536},
+                                         {"seal", &Method::seal, kBlockRows, kSegmentRows}};
 
 // A shelf: the choices that can be named for one of the four questions, and what each may be given
 // beside its name. A new codec, retainer, selector or placer is its file and a line here.
@@ -105,13 +132,9 @@ Result<std::unique_ptr<Base>> make_plain(const Section&, const CpuTable&) {
   return std::make_unique<Made>();
 }
 
-Result<std::unique_ptr<Selector>> make_sketch_selector(const Section& given, const CpuTable& cpu) {
+Result<std::unique_ptr<Selector>> make_sketch(const Section& given, const CpuTable& cpu) {
   SketchOptions options;
-  TL_TRY_ASSIGN(options.share, given.number("share", options.share, 0, 1));
-  TL_TRY_ASSIGN(options.min_rows, given.integer("min_rows", options.min_rows, 1, 1u << 20));
-  TL_TRY_ASSIGN(options.cluster, given.integer("cluster", options.cluster, 4, 256));
-  TL_TRY_ASSIGN(options.reach, given.number("reach", options.reach, 0, 100));
-  TL_TRY_ASSIGN(options.candidates, given.number("candidates", options.candidates, 1, 1000));
+  TL_TRY(read_options(given, SketchSelector::parameters(), &options));
   TL_TRY_ASSIGN(auto made, SketchSelector::create(options, cpu));
   return std::unique_ptr<Selector>(std::move(made));
 }
@@ -130,7 +153,7 @@ const Shelf<Selector>& selectors() {
   static const Shelf<Selector> shelf = {
       {"everything", {}, make_plain<EverythingSelector, Selector>},
       {"nothing", {}, make_plain<NothingSelector, Selector>},
-      {"sketch", {"share", "min_rows", "cluster", "reach", "candidates"}, make_sketch_selector}};
+      {"sketch", names_of(SketchSelector::parameters()), make_sketch}};
   return shelf;
 }
 const Shelf<Placer>& placers() {
@@ -185,8 +208,8 @@ po::options_description known_parameters() {
   const auto add = [&](const std::string& name) {
     known.add_options()(name.c_str(), po::value<std::string>());
   };
-  for (const char* name : {"summary", "place.run", "steady.sink", "steady.recent", "steady.seal"})
-    add(name);
+  for (const char* name : {"summary", "place.run"}) add(name);
+  for (const Parameter<Method>& parameter : kSteady) add("steady." + std::string(parameter.name));
   for_questions([&](const std::string& section, const char* question, const auto& shelf) {
     std::set<std::string_view> names = {question};  // choices of a shelf may share a parameter
     for (const auto& choice : shelf)
@@ -291,10 +314,8 @@ Result<Method> load_method(const std::string& name_or_path, const std::string& d
   if (parameters.text("place.run", "fetch") != "fetch")
     return fail(ErrorCode::unsupported, parameters.source("place.run"), ": place.run = '",
                 parameters.text("place.run", ""), "' is not known; known: fetch");
-  TL_TRY_ASSIGN(method.sink, parameters.integer("steady.sink", method.sink, 0, 1024));
-  TL_TRY_ASSIGN(method.recent, parameters.integer("steady.recent", method.recent, 1, 65536));
-  TL_TRY_ASSIGN(method.seal,
-                parameters.integer("steady.seal", method.seal, kBlockRows, kSegmentRows));
+  TL_TRY(read_options(Section(parameters, "steady"), std::span<const Parameter<Method>>(kSteady),
+                      &method));
   if (method.retain->name() == "steady" && method.select->facts().name != "nothing")
     return fail(ErrorCode::unsupported, path,
                 ": retain.keep = steady leaves nothing to select, so "

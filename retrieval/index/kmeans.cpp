@@ -134,7 +134,8 @@ void kmeans(const float* data, std::size_t count, std::size_t dim, std::size_t c
             const KmeansOptions& options, const NearestOps& ops, const Workers& workers,
             std::span<std::uint32_t> cluster) {
   TL_CHECK(clusters >= 1 && clusters <= count && cluster.size() == count);
-  TL_CHECK(options.searched_groups >= 1);
+  TL_CHECK(options.group_iterations >= 0 && options.cluster_iterations >= 0 &&
+           options.searched_groups >= 1);
   const Rows rows{data, count, dim};
   const std::size_t groups =
       static_cast<std::size_t>(std::lround(std::sqrt(static_cast<double>(clusters))));

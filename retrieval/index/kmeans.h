@@ -18,9 +18,9 @@
 namespace thermocline {
 
 struct KmeansOptions {
-  int group_iterations = 4;    // of the groups
-  int cluster_iterations = 6;  // of the clusters inside each group
-  int searched_groups = 16;     // at the end, a row's own and the nearest to it: at least 1
+  int group_iterations = 4;    // of the groups: at least 0
+  int cluster_iterations = 6;  // of the clusters inside each group: at least 0
+  int searched_groups = 16;    // at the end, a row's own and the nearest to it: at least 1
 };
 
 // cluster[r] in [0, clusters) for each of the rows [count][dim], which are of length 1 or 0; some

@@ -158,27 +158,19 @@ void find_spreads(const SketchIndex& index, std::uint32_t head) {
 
 }  // namespace
 
+std::span<const Parameter<SketchOptions>> SketchSelector::parameters() {
+  static constexpr Parameter<SketchOptions> kParameters[] = {
+      {"share", &SketchOptions::share, 0, 1},
+      {"min_rows", &SketchOptions::min_rows, 1, 1 << 20},
+      {"cluster", &SketchOptions::cluster, 4, 256},
+      {"reach", &SketchOptions::reach, 0, 100},
+      {"candidates", &SketchOptions::candidates, 1, 1000}};
+  return kParameters;
+}
+
 Result<std::unique_ptr<SketchSelector>> SketchSelector::create(const SketchOptions& options,
                                                                const CpuTable& cpu) {
-  const auto refuse = [](std::string_view name, auto value, std::string_view range) {
-    return fail(ErrorCode::invalid_argument, "sketch: ", name, " = ", value, " is not in ", range);
-  };
-  if (!(options.share >= 0.0 && options.share <= 1.0))
-    return refuse("share", options.share, "[0, 1]");
-  if (options.min_rows < 1) return refuse("min_rows", options.min_rows, "[1, 4294967295]");
-  if (options.cluster < 2 || options.cluster > 1024)
-    return refuse("cluster", options.cluster, "[2, 1024]");
-  if (!(options.candidates >= 1.0 && options.candidates <= 1000.0))
-    return refuse("candidates", options.candidates, "[1, 1000]");
-  if (!(options.reach >= 0.0 && options.reach <= 100.0))
-    return refuse("reach", options.reach, "[0, 100]");
-  const KmeansOptions& k = options.kmeans;
-  if (k.group_iterations < 0 || k.group_iterations > 100)
-    return refuse("group_iterations", k.group_iterations, "[0, 100]");
-  if (k.cluster_iterations < 0 || k.cluster_iterations > 100)
-    return refuse("cluster_iterations", k.cluster_iterations, "[0, 100]");
-  if (k.searched_groups < 1 || k.searched_groups > 1000)
-    return refuse("searched_groups", k.searched_groups, "[1, 1000]");
+  TL_TRY(check("sketch", parameters(), options));
   return std::unique_ptr<SketchSelector>(new SketchSelector(options, cpu));
 }
 

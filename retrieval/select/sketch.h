@@ -14,27 +14,32 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "kernels/topk.h"
 #include "retrieval/index/kmeans.h"
 #include "retrieval/index/sketch_index.h"
 #include "retrieval/select/selector.h"
+#include "tiers/parameter.h"
 
 namespace thermocline {
 
+// Ranges: SketchSelector::parameters().
 struct SketchOptions {
-  double share = 0.02;          // of a timeline's length that is read in each KV head, [0, 1]
-  std::uint32_t min_rows = 64;  // and at least so many rows, from 1
-  std::uint32_t cluster = 16;   // rows a cluster, on average: [2, 1024]
-  double candidates = 12;       // rows that are looked at, as a multiple of the budget: [1, 1000]
+  double share = 0.02;          // of a timeline's length that is read in each KV head
+  std::uint32_t min_rows = 64;  // and at least so many rows
+  std::uint32_t cluster = 16;   // rows a cluster, on average
+  double candidates = 12;       // rows that are looked at, as a multiple of the budget
   double reach = 1;             // their clusters are those best if a row's score may be so many
-                                // deviations above its mean's: [0, 100]
-  KmeansOptions kmeans = {};    // iterations: [0, 100]; groups: [1, 1000]
+                                // deviations above its mean's
+  KmeansOptions kmeans = {};
 };
 
 class SketchSelector final : public Selector {
  public:
+  // What a method's file may say of the options.
+  static std::span<const Parameter<SketchOptions>> parameters();
   // `cpu` outlives the selector.
   static Result<std::unique_ptr<SketchSelector>> create(const SketchOptions& options,
                                                         const CpuTable& cpu);

@@ -223,17 +223,25 @@ TEST(SketchOptions, AreChecked) {
     return !made.has_value() && made.error().code == ErrorCode::invalid_argument;
   };
   EXPECT_FALSE(refused({}));
-  EXPECT_TRUE(refused({.share = -0.1}));
-  EXPECT_TRUE(refused({.share = 1.1}));
   EXPECT_TRUE(refused({.share = std::numeric_limits<double>::quiet_NaN()}));
-  EXPECT_TRUE(refused({.min_rows = 0}));
-  EXPECT_TRUE(refused({.cluster = 1}));
-  EXPECT_TRUE(refused({.cluster = 1025}));
-  EXPECT_TRUE(refused({.candidates = 0.5}));
-  EXPECT_TRUE(refused({.reach = -1.0}));
-  EXPECT_TRUE(refused({.kmeans = {.group_iterations = -1}}));
-  EXPECT_TRUE(refused({.kmeans = {.cluster_iterations = 101}}));
-  EXPECT_TRUE(refused({.kmeans = {.searched_groups = 0}}));
+  for (const Parameter<SketchOptions>& parameter : SketchSelector::parameters()) {
+    SCOPED_TRACE(parameter.name);
+    const auto with = [&](double value) {
+      SketchOptions options;
+      std::visit(
+          [&](auto member) {
+            options.*member = static_cast<std::decay_t<decltype(options.*member)>>(value);
+          },
+          parameter.member);
+      return options;
+    };
+    EXPECT_FALSE(refused(with(parameter.least)));
+    EXPECT_FALSE(refused(with(parameter.most)));
+    if (parameter.least > 0) {
+      EXPECT_TRUE(refused(with(parameter.least - 1)));
+    }
+    EXPECT_TRUE(refused(with(parameter.most + 1)));
+  }
 }
 
 // For each run and cluster: how many rows its summary stands for, as its scores say, which must be

@@ -1,0 +1,40 @@
+// What a choice may be given in a method's file beside its name. Who makes the choice has a table
+// of these, which is the one place for names and ranges: the file is read by it and options are
+// checked by it.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <variant>
+
+#include "kernels/base/error.h"
+
+namespace thermocline {
+
+// A number, or a whole number, of an `Options`.
+template <typename Options>
+struct Parameter {
+  std::string_view name;
+  std::variant<double Options::*, std::uint32_t Options::*> member;
+  double least = 0, most = 0;  // both are allowed
+
+  double of(const Options& options) const {
+    return std::visit([&](auto m) { return static_cast<double>(options.*m); }, member);
+  }
+};
+
+// invalid_argument: names `choice`, the parameter, its value and its range.
+template <typename Options>
+Status check(std::string_view choice, std::span<const Parameter<Options>> parameters,
+             const Options& options) {
+  for (const Parameter<Options>& parameter : parameters) {
+    const double value = parameter.of(options);
+    if (!(value >= parameter.least && value <= parameter.most))
+      return fail(ErrorCode::invalid_argument, choice, ": ", parameter.name, " = ", value,
+                  " is not a number from ", parameter.least, " to ", parameter.most);
+  }
+  return {};
+}
+
+}  // namespace thermocline
