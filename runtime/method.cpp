@@ -9,6 +9,7 @@
 #include <map>
 #include <set>
 #include <sstream>
+#include <tuple>
 
 #include "retrieval/select/everything.h"
 #include "retrieval/select/nothing.h"
@@ -316,12 +317,43 @@ Result<Method> load_method(const std::string& name_or_path, const std::string& d
                 parameters.text("place.run", ""), "' is not known; known: fetch");
   TL_TRY(read_options(Section(parameters, "steady"), std::span<const Parameter<Method>>(kSteady),
                       &method));
-  if (method.retain->name() == "steady" && method.select->facts().name != "nothing")
-    return fail(ErrorCode::unsupported, path,
-                ": retain.keep = steady leaves nothing to select, so "
-                "it goes with select.by = nothing, not ",
-                method.select->facts().name);
+  if (Status fits = check_composition(method); !fits)
+    return fail(fits.error().code, path, ": ", fits.error().message);
   return method;
+}
+
+Status check_composition(const Method& method) {
+  const SelectorFacts facts = method.select->facts();
+  if (!method.retain->keeps()) {
+    // It seals nothing: whatever else is said of sealed rows would be ignored.
+    const std::tuple<std::string_view, std::string_view, std::string_view> others[] = {
+        {"select.by", facts.name, "nothing"},
+        {"keys.compress", method.compress.keys->name(), "raw"},
+        {"values.compress", method.compress.values->name(), "raw"},
+        {"place.rows", method.place->name(), "lowest"}};
+    for (const auto& [key, name, only] : others)
+      if (name != only)
+        return fail(ErrorCode::unsupported, "retain.keep = ", method.retain->name(),
+                    " seals no rows, so it goes with ", key, " = ", only, ", not ", key, " = ",
+                    name);
+  }
+  if (facts.keys_in_memory && method.place->home(Tier::disk) != Tier::host)
+    return fail(ErrorCode::unsupported, "select.by = ", facts.name,
+                " searches keys in memory, so it goes with place.rows = host, not place.rows = ",
+                method.place->name());
+  if (facts.watches != "nothing")
+    return fail(ErrorCode::unsupported, "select.by = ", facts.name, " has to watch ", facts.watches,
+                " of the attention, which steps do not report");
+  return {};
+}
+
+std::vector<MethodQuestion> method_questions() {
+  std::vector<MethodQuestion> questions;
+  for_questions([&](const std::string& section, const std::string& question, const auto& shelf) {
+    questions.push_back({section + "." + question, {}});
+    for (const auto& choice : shelf) questions.back().choices.emplace_back(choice.name);
+  });
+  return questions;
 }
 
 Result<std::vector<MethodLine>> list_methods(const std::string& asked) {

@@ -43,6 +43,17 @@ struct Method {
 Result<Method> load_method(const std::string& name_or_path, const std::string& directory,
                            std::span<const std::string> overrides, const CpuTable& cpu);
 
+// unsupported: choices that do not go together, by the names of both. load_method() asks this; a
+// combination that it lets pass works.
+Status check_composition(const Method& method);
+
+// What a method is asked, as its file names it ("keys.compress"), and every choice that there is.
+struct MethodQuestion {
+  std::string key;
+  std::vector<std::string> choices;
+};
+std::vector<MethodQuestion> method_questions();
+
 // Where the methods are: the source tree of this build, or the installed one.
 std::string find_method_directory();
 // Names of the methods in a directory, sorted.

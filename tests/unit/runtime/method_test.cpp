@@ -166,6 +166,38 @@ TEST(Methods, AnOverrideThatIsWrongIsBlamedAndNotTheFile) {
   }
 }
 
+// A selector of which nothing is real but its facts.
+class DeclaredSelector final : public Selector {
+ public:
+  explicit DeclaredSelector(SelectorFacts facts) : facts_(std::move(facts)) {}
+  SelectorFacts facts() const override { return facts_; }
+  Result<Formation> form(const Sealing&, const Workers&) const override { return Formation{}; }
+  Chosen choose(HeadShape, std::span<const ListQuery>, const SummaryRows&, const Workers&,
+                std::span<ReadList>) override {
+    return {};
+  }
+
+ private:
+  SelectorFacts facts_;
+};
+
+TEST(Methods, FactsOfASelectorDecideWhatItGoesWith) {
+  const auto refusal = [](const std::string& rows, SelectorFacts facts) {
+    auto method = load("exact", {"place.rows=" + rows});
+    method->select = std::make_unique<DeclaredSelector>(std::move(facts));
+    const Status fits = check_composition(*method);
+    return fits ? std::string() : fits.error().message;
+  };
+  EXPECT_EQ(refusal("lowest", {.name = "plain"}), "");
+  EXPECT_EQ(refusal("host", {.name = "flat", .keys_in_memory = true}), "");
+  const std::string keys = refusal("lowest", {.name = "flat", .keys_in_memory = true});
+  for (const char* part : {"select.by = flat", "place.rows = host", "place.rows = lowest"})
+    EXPECT_NE(keys.find(part), std::string::npos) << keys;
+  const std::string watches = refusal("host", {.name = "hitters", .watches = "rows"});
+  for (const char* part : {"select.by = hitters", "rows"})
+    EXPECT_NE(watches.find(part), std::string::npos) << watches;
+}
+
 TEST_F(MethodFile, IsRefusedByNameLineAndKnownWords) {
   const auto bad = ErrorCode::invalid_argument;
   refuses("[select]\nby = sketch\nchunk = 8\n", bad, {"select.chunk", "select.share"});

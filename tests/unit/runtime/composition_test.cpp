@@ -1,0 +1,111 @@
+// Every choice with every other: a combination works, in every tier alike, or is refused by name.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "runtime/kv_cache.h"
+#include "runtime/method.h"
+#include "tests/support/dense_oracle.h"
+
+namespace thermocline {
+namespace {
+
+// A choice for each question, in the order of method_questions().
+using Combination = std::vector<std::string>;
+
+std::vector<Combination> all_combinations() {
+  std::vector<Combination> all = {{}};
+  for (const MethodQuestion& question : method_questions()) {
+    std::vector<Combination> longer;
+    for (const Combination& so_far : all)
+      for (const std::string& choice : question.choices) {
+        longer.push_back(so_far);
+        longer.back().push_back(question.key + "=" + choice);
+      }
+    all = std::move(longer);
+  }
+  return all;
+}
+
+bool has(const Combination& combination, const std::string& choice) {
+  return std::count(combination.begin(), combination.end(), choice) > 0;
+}
+
+// What is known not to go together: a method that seals nothing says nothing of sealed rows.
+bool should_be_refused(const Combination& c) {
+  const bool alone = has(c, "select.by=nothing") && has(c, "keys.compress=raw") &&
+                     has(c, "values.compress=raw") && has(c, "place.rows=lowest");
+  return has(c, "retain.keep=steady") && !alone;
+}
+
+CacheOptions options_for(const Combination& combination, bool disk) {
+  CacheOptions options;
+  LayerSpec spec;
+  spec.q_heads = 4;
+  spec.kv_heads = 2;
+  spec.key_dim = 32;
+  spec.value_dim = 48;
+  spec.scale = 0.2f;
+  options.layers = {spec};
+  options.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+  options.method_overrides = combination;
+  options.method_overrides.push_back("steady.seal=128");
+  options.max_positions = 1000;
+  options.tiers.directory = ::testing::TempDir() + "thermocline-composition";
+  options.tiers.disk_bytes = disk ? std::uint64_t{16} << 20 : 0;
+  return options;
+}
+
+// A prefill, decoding through a seal, a cut where nothing is gone, and more of the same.
+std::vector<float> answers(const CacheOptions& options) {
+  auto cache = KvCache::create(options, 2, "auto");
+  EXPECT_TRUE(cache) << (cache ? "" : cache.error().message);
+  if (!cache) return {};
+  Timeline timeline = std::move(*(*cache)->start());
+  std::mt19937 random(11);
+  std::vector<float> all;
+  const auto advance = [&](std::uint32_t n) {
+    std::vector<Token> at;
+    for (std::uint32_t r = 0; r < n; ++r) at.push_back({timeline.id(), timeline.length() + r});
+    const auto k = random_rows(random, n * 64), v = random_rows(random, n * 96);
+    const auto q = random_rows(random, n * 128, 2.0f);
+    std::vector<float> out(n * 192);
+    EXPECT_TRUE((*cache)->begin(at, n > 1 ? Pass::prefill : Pass::decode));
+    EXPECT_TRUE((*cache)->append(LayerId{0}, {k.data(), n, 64}, {v.data(), n, 96}));
+    EXPECT_TRUE((*cache)->attend(LayerId{0}, {q.data(), n, 128}, {out.data(), n, 192}));
+    EXPECT_TRUE((*cache)->commit());
+    all.insert(all.end(), out.begin(), out.end());
+  };
+  advance(500);
+  for (int i = 0; i < 140; ++i) advance(1);
+  EXPECT_TRUE(timeline.truncate(620));
+  for (int i = 0; i < 10; ++i) advance(1);
+  return all;
+}
+
+TEST(Composition, EveryCombinationWorksInEveryTierOrIsRefusedByName) {
+  std::size_t works = 0, refused = 0;
+  for (const Combination& combination : all_combinations()) {
+    std::string named;
+    for (const std::string& choice : combination) named += choice + " ";
+    SCOPED_TRACE(named);
+    if (should_be_refused(combination)) {
+      const auto cache = KvCache::create(options_for(combination, false), 1, "auto");
+      ASSERT_FALSE(cache);
+      EXPECT_EQ(cache.error().code, ErrorCode::unsupported);
+      EXPECT_NE(cache.error().message.find("retain.keep = steady"), std::string::npos);
+      EXPECT_NE(cache.error().message.find(", not "), std::string::npos) << cache.error().message;
+      ++refused;
+      continue;
+    }
+    const std::vector<float> host = answers(options_for(combination, false));
+    for (const float x : host) ASSERT_TRUE(std::isfinite(x));
+    EXPECT_EQ(answers(options_for(combination, true)), host);
+    ++works;
+  }
+  EXPECT_GT(works, 1u);
+  EXPECT_GT(refused, 1u);
+}
+
+}  // namespace
+}  // namespace thermocline
