@@ -113,12 +113,12 @@ Status PageTable::settle_on_disk(const Segment& segment, std::span<const std::by
   place->epoch = ++epoch_;
   const std::size_t bytes = place->head_bytes * segment.heads;
   const std::size_t pages = bytes / kPageBytes;
+  TL_TRY(quiesce());
   TL_TRY_ASSIGN(place->reservation, budget_->reserve(Tier::disk, place->purpose, bytes));
   TL_TRY_ASSIGN(place->tables,
                 budget_->reserve(Tier::host, Purpose::tables,
                                  offset_bytes(segment) + pages * sizeof(std::uint64_t)));
-  TL_TRY_ASSIGN(const Reservation image_memory,
-                budget_->reserve(Tier::host, Purpose::sealing, bytes));
+  TL_TRY_ASSIGN(Reservation memory, budget_->reserve(Tier::host, Purpose::sealing, bytes));
   TL_TRY_ASSIGN(Buffer image, Buffer::create(bytes));
   for (std::uint32_t h = 0; h < segment.heads; ++h) {
     std::byte* head = image.data() + h * place->head_bytes;
@@ -138,9 +138,13 @@ Status PageTable::settle_on_disk(const Segment& segment, std::span<const std::by
   for (std::size_t p = 0; p < pages; ++p)
     place->checksum[p] =
         page_checksum({image.data() + p * kPageBytes, kPageBytes}, identity(*place, p));
-  if (Status written = write_home(*place, std::move(image)); !written) {
-    file_.give(place->file_offset, bytes);
+  if (Status written = write_home(*place, image.bytes()); !written) {
     free_row_numbers(&layer, place->first_row, numbered);
+    if (sink_->in_flight() == 0)
+      file_.give(place->file_offset, bytes);
+    else
+      abandoned_.push_back(
+          {std::move(image), std::move(memory), std::move(place->reservation), place->file_offset});
     return written;
   }
   const std::size_t row_bytes = segment.layout.bytes();
@@ -226,13 +230,12 @@ Status PageTable::quiesce() {
                   " transfers of an earlier step did not finish within ",
                   options_.disk_deadline.count(), " ms");
   }
+  for (const Abandoned& write : abandoned_) file_.give(write.file_offset, write.space.bytes());
   abandoned_.clear();
   return {};
 }
 
-Status PageTable::write_home(const Place& place, Buffer image) {
-  TL_TRY(quiesce());
-  const std::span<std::byte> bytes = image.bytes();
+Status PageTable::write_home(const Place& place, std::span<std::byte> bytes) {
   std::vector<Transfer> transfers;
   for (std::size_t at = 0; at < bytes.size(); at += kWriteBytes) {
     Transfer transfer;
@@ -249,13 +252,11 @@ Status PageTable::write_home(const Place& place, Buffer image) {
   for (std::size_t left = transfers.size(); left > 0;) {
     // Each request has the whole time: a long segment on a slow disk is no failure.
     const auto n = sink_->poll(done, std::chrono::steady_clock::now() + options_.disk_deadline);
-    if (!n || *n == 0) {
-      abandoned_.push_back(std::move(image));
-      if (!n) return tl::unexpected<Error>(n.error());
+    if (!n) return tl::unexpected<Error>(n.error());
+    if (*n == 0)
       return fail(ErrorCode::io, "scratch file: a write of ", bytes.size(), " bytes at ",
                   place.file_offset, " did not finish within ", options_.disk_deadline.count(),
                   " ms");
-    }
     for (std::size_t i = 0; i < *n; ++i)
       if (done[i].error != 0 && status)
         status = fail(ErrorCode::io, "scratch file: writing ", transfers[done[i].tag].bytes.size(),

@@ -80,6 +80,13 @@ class PageTable {
     std::uint32_t layer = 0, rows = 0;
     bool used = false;
   };
+  // A write that was given up while it may be in flight: until it is not, its pages are read, and
+  // its place in the file may be written to at any time, so neither may be anybody else's.
+  struct Abandoned {
+    Buffer pages;
+    Reservation memory, space;
+    std::uint64_t file_offset = 0;
+  };
   struct Layer {
     PageTableOptions::Layer options;
     Buffer row_cache_bytes;
@@ -91,12 +98,14 @@ class PageTable {
 
   PageTable() = default;
   void release(std::uint32_t id);
-  // Waits for what an earlier error left in flight: its memory, its place in the file and its tags
-  // are about to be another transfer's. Everything that submits asks for this first.
+  // Waits for what an earlier error left in flight, whose memory, place in the file and tags are
+  // about to be another transfer's, and gives back what abandoned writes held. Everything that
+  // takes space or submits asks for this first.
   Status quiesce();
   // Fills the rest of a disk segment's place, and the disk with its rows.
   Status settle_on_disk(const Segment& segment, std::span<const std::byte> records, Place* place);
-  Status write_home(const Place& place, Buffer image);
+  // Writes all of a segment's pages. After an error some of it may still be in flight.
+  Status write_home(const Place& place, std::span<std::byte> pages);
   // Row numbers for `place`, with room in the row caches' tables.
   Status number_place(Place* place);
   static std::uint32_t number_rows(Layer* layer, std::uint32_t rows);
@@ -111,8 +120,8 @@ class PageTable {
   Reservation row_cache_reservation_, staging_reservation_;
   std::string io_note_;
   Buffer staging_;
-  std::vector<Buffer> abandoned_;  // of writes that were given up while in flight
-  std::unique_ptr<Sink> sink_;     // goes before the memory that it may still be filling
+  std::vector<Abandoned> abandoned_;
+  std::unique_ptr<Sink> sink_;  // goes before the memory that it may still be reading or filling
   std::vector<Layer> layers_;
   std::vector<Place> places_;  // by Segment::id
   std::vector<std::uint32_t> free_ids_;

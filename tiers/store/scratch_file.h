@@ -33,7 +33,7 @@ class ScratchFile {
   // the filesystem, its free space and --kv-dir.
   Result<std::uint64_t> take(std::uint64_t bytes);
   // Gives an extent back (same arguments as taken): it is reused, and its blocks are released.
-  // No transfer may be in flight on it.
+  // No write may be in flight on it: it could arrive over what the next owner has written.
   void give(std::uint64_t offset, std::uint64_t bytes);
 
  private:

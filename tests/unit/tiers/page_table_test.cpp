@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <string>
+#include <thread>
 
 #include "tests/support/stored_rows.h"
 
@@ -219,6 +221,49 @@ TEST(PageTable, AWriteThatFailsLeavesNothingBehind) {
     auto kept = stored.store(random, 0, 300, Tier::disk);
     ASSERT_TRUE(kept && holds(stored, *kept));
   }
+}
+
+// Else it could arrive after another segment's, in the same place.
+TEST(PageTable, TheSpaceOfAWriteThatTookTooLongIsNobodysUntilItHasArrived) {
+  using std::chrono::milliseconds;
+  std::mt19937 random(12);
+  PageTableOptions options = one_layer(layout(16, 32), 2, 0, 3 * 2 * 96 * 1024);
+  options.disk_deadline = milliseconds(20);
+  StoredRows stored(options, 64 * kMiB);
+  const std::uint64_t host_before = held(stored, Tier::host), one = 2 * 96 * 1024;
+  auto kept = stored.store(random, 0, 1024, Tier::disk);
+  ASSERT_TRUE(kept);
+  const std::uint64_t host = held(stored, Tier::host);
+
+  FaultPlan slow;
+  slow.strike = {Fault::delay, 0};
+  slow.delay = milliseconds(500);
+  stored.faults().set_plan(slow);
+  const auto start = std::chrono::steady_clock::now();
+  const auto late = stored.store(random, 0, 1024, Tier::disk);
+  ASSERT_FALSE(late);
+  EXPECT_NE(late.error().message.find("within 20 ms"), std::string::npos) << late.error().message;
+  EXPECT_EQ(held(stored, Tier::disk), 2 * one);
+  EXPECT_EQ(held(stored, Tier::host), host + one);
+  const auto early = stored.store(random, 0, 1024, Tier::disk);
+  if (std::chrono::steady_clock::now() - start < milliseconds(450)) {
+    ASSERT_FALSE(early);
+    EXPECT_NE(early.error().message.find("earlier"), std::string::npos) << early.error().message;
+    EXPECT_EQ(held(stored, Tier::disk), 2 * one);
+    EXPECT_EQ(stored.faults().counts().writes, 2u);
+  }
+
+  std::this_thread::sleep_until(start + milliseconds(520));
+  {
+    const auto next = stored.store(random, 0, 1024, Tier::disk);
+    ASSERT_TRUE(next) << next.error().message;
+    EXPECT_EQ(held(stored, Tier::disk), 2 * one);
+    EXPECT_TRUE(holds(stored, *kept));
+    EXPECT_TRUE(holds(stored, *next));
+  }
+  kept = Result<Stored>(Stored());
+  EXPECT_EQ(held(stored, Tier::disk), 0u);
+  EXPECT_EQ(held(stored, Tier::host), host_before);
 }
 
 TEST(PageTable, AWriteThatWasLostIsFoundWhenItIsRead) {
