@@ -2,12 +2,12 @@
 
 namespace thermocline {
 
-Chosen EverythingSelector::choose(HeadShape, std::span<const ListQuery> lists, const SummaryRows&,
-                                  const Workers&, std::span<ReadList> out) {
-  TL_CHECK(lists.size() == out.size());
-  for (std::size_t i = 0; i < lists.size(); ++i) {
+Chosen EverythingSelector::choose(const LayerQuery& query, const Workers&,
+                                  std::span<ReadList> out) {
+  TL_CHECK(query.lists.size() == out.size());
+  for (std::size_t i = 0; i < out.size(); ++i) {
     out[i].clear();
-    for (std::uint32_t run = 0; run < lists[i].runs.size(); ++run)
+    for (std::uint32_t run = 0; run < query.lists[i].runs.size(); ++run)
       out[i].reads.push_back({.run = run, .everything = true});
   }
   return {};

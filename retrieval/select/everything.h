@@ -9,8 +9,7 @@ class EverythingSelector final : public Selector {
  public:
   SelectorFacts facts() const override { return {.name = "everything"}; }
   Result<Formation> form(const Sealing&, const Workers&) const override { return Formation{}; }
-  Chosen choose(HeadShape shape, std::span<const ListQuery> lists, const SummaryRows& summaries,
-                const Workers& workers, std::span<ReadList> out) override;
+  Chosen choose(const LayerQuery& query, const Workers& workers, std::span<ReadList> out) override;
 };
 
 }  // namespace thermocline

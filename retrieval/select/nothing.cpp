@@ -2,9 +2,8 @@
 
 namespace thermocline {
 
-Chosen NothingSelector::choose(HeadShape, std::span<const ListQuery> lists, const SummaryRows&,
-                               const Workers&, std::span<ReadList> out) {
-  TL_CHECK(lists.size() == out.size());
+Chosen NothingSelector::choose(const LayerQuery& query, const Workers&, std::span<ReadList> out) {
+  TL_CHECK(query.lists.size() == out.size());
   for (ReadList& list : out) list.clear();
   return {};
 }

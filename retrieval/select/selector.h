@@ -52,19 +52,28 @@ struct ListQuery {
   std::span<const Run> runs;
 };
 
+// How a selector reaches a run's summary rows.
+class SummaryRows {
+ public:
+  virtual ~SummaryRows() = default;
+  // [rows] records of segment.layout of one head: summaries are always in host memory. Any thread.
+  virtual const std::byte* summaries(const Segment& segment, std::uint32_t head) const = 0;
+};
+
+// What a step asks of one layer: all lists of all its rows and KV heads at once.
+struct LayerQuery {
+  LayerId layer{};
+  HeadShape shape;  // heads: query heads a KV head
+  std::span<const ListQuery> lists;
+  const SummaryRows& summaries;
+};
+
 // What choosing cost.
 struct Chosen {
   std::uint64_t index_bytes = 0;  // of codes and summaries that were scanned
 };
 
-// How a selector reaches a run's summary rows.
-class SummaryRows {
- public:
-  virtual ~SummaryRows() = default;
-  // [rows] records of segment.layout of one head: summaries are always in host memory.
-  virtual const std::byte* summaries(const Segment& segment, std::uint32_t head) const = 0;
-};
-
+// One for all layers and timelines of a cache, driven by its thread.
 class Selector {
  public:
   virtual ~Selector() = default;
@@ -74,10 +83,9 @@ class Selector {
   // formation does not depend on the number of threads.
   virtual Result<Formation> form(const Sealing& sealing, const Workers& workers) const = 0;
 
-  // Fills out[i] for lists[i], all of one layer. Allocates nothing once scratch has grown to the
-  // longest timeline. Equal scores go to the lower row.
-  virtual Chosen choose(HeadShape shape, std::span<const ListQuery> lists,
-                        const SummaryRows& summaries, const Workers& workers,
+  // Fills out[i] for query.lists[i]. Allocates nothing once scratch has grown to the longest
+  // timeline. Equal scores go to the lower row.
+  virtual Chosen choose(const LayerQuery& query, const Workers& workers,
                         std::span<ReadList> out) = 0;
 
   // Bytes of index and of summary rows that `rows` sealed rows of one KV head take: for the plan.

@@ -435,9 +435,9 @@ void SketchSelector::choose_list(HeadShape shape, const ListQuery& list,
   board->bytes += board->rows * (shape.key_dim / 4 + sizeof(f16));
 }
 
-Chosen SketchSelector::choose(HeadShape shape, std::span<const ListQuery> lists,
-                              const SummaryRows& summaries, const Workers& workers,
+Chosen SketchSelector::choose(const LayerQuery& query, const Workers& workers,
                               std::span<ReadList> out) {
+  const std::span<const ListQuery> lists = query.lists;
   TL_CHECK(lists.size() == out.size());
   grow(&boards_, lists.size());
   // As many lists at a time as there are threads; the threads share those that are left over.
@@ -445,7 +445,8 @@ Chosen SketchSelector::choose(HeadShape shape, std::span<const ListQuery> lists,
   const std::size_t whole = lists.size() / threads * threads;
   workers.parallel(lists.size(), 1, [&](std::size_t first, std::size_t last) {
     for (std::size_t l = first; l < last; ++l)
-      choose_list(shape, lists[l], summaries, l < whole ? nullptr : &workers, &boards_[l], &out[l]);
+      choose_list(query.shape, lists[l], query.summaries, l < whole ? nullptr : &workers,
+                  &boards_[l], &out[l]);
   });
   Chosen chosen;
   for (std::size_t l = 0; l < lists.size(); ++l) chosen.index_bytes += boards_[l].bytes;

@@ -59,7 +59,7 @@ struct Scene {
   std::vector<ReadList> choose(Selector* selector, const Workers& workers,
                                Chosen* chosen = nullptr) const {
     std::vector<ReadList> out(heads);
-    const Chosen cost = selector->choose(shape, lists(), sealed, workers, out);
+    const Chosen cost = selector->choose({{}, shape, lists(), sealed}, workers, out);
     if (chosen) *chosen = cost;
     return out;
   }
@@ -213,7 +213,7 @@ TEST(SketchForm, TakesHostileKeys) {
   const std::vector<float> query(64, 0.1f);
   const ListQuery list{0, 300, query.data(), {}, sealed.runs()};
   std::vector<ReadList> out(1);
-  selector->choose(shape, {&list, 1}, sealed, Workers(2), out);
+  selector->choose({{}, shape, {&list, 1}, sealed}, Workers(2), out);
   expect_well_formed(out[0], sealed.runs());
 }
 
@@ -474,7 +474,7 @@ TEST(SketchChoose, IsTheSameInABatch) {
   std::vector<ListQuery> both = a.lists();
   for (const ListQuery& l : a.lists()) both.push_back(l);
   std::vector<ReadList> out(4);
-  selector->choose(a.shape, both, a.sealed, workers, out);
+  selector->choose({{}, a.shape, both, a.sealed}, workers, out);
   for (std::uint32_t h = 0; h < 4; ++h) EXPECT_TRUE(same(out[h], alone_a[h % 2]));
   EXPECT_FALSE(same(alone_a[0], alone_b[0]));
 }
@@ -518,10 +518,10 @@ TEST(SketchChoose, AllocatesNothingTheSecondTime) {
   const Scene scene(*selector, {3, 64, 64}, 2, {3000}, workers);
   std::vector<ReadList> out(2);
   const std::vector<ListQuery> lists = scene.lists();
-  selector->choose(scene.shape, lists, scene.sealed, workers, out);
+  selector->choose({{}, scene.shape, lists, scene.sealed}, workers, out);
   const Pick* picks = out[0].picks.data();
   const std::size_t capacity = out[0].picks.capacity();
-  selector->choose(scene.shape, lists, scene.sealed, workers, out);
+  selector->choose({{}, scene.shape, lists, scene.sealed}, workers, out);
   EXPECT_EQ(out[0].picks.data(), picks);
   EXPECT_EQ(out[0].picks.capacity(), capacity);
 }

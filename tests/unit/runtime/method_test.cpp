@@ -172,10 +172,7 @@ class DeclaredSelector final : public Selector {
   explicit DeclaredSelector(SelectorFacts facts) : facts_(std::move(facts)) {}
   SelectorFacts facts() const override { return facts_; }
   Result<Formation> form(const Sealing&, const Workers&) const override { return Formation{}; }
-  Chosen choose(HeadShape, std::span<const ListQuery>, const SummaryRows&, const Workers&,
-                std::span<ReadList>) override {
-    return {};
-  }
+  Chosen choose(const LayerQuery&, const Workers&, std::span<ReadList>) override { return {}; }
 
  private:
   SelectorFacts facts_;
