@@ -1,6 +1,6 @@
-// What a KvCache is made of. Its work is in five files: kv_cache.cpp (timelines and the life of a
-// step), kv_order.cpp (what of a step may come when), kv_attend.cpp (decode), kv_prefill.cpp (many
-// rows at once) and kv_seal.cpp (tail to segments, and back when a timeline is cut).
+// What a KvCache is made of. Its work is in six files: kv_cache.cpp (the face, and the life of a
+// step), kv_timeline.cpp (the life of a timeline), kv_order.cpp (what of a step may come when),
+// kv_attend.cpp (decode), kv_prefill.cpp (many rows at once) and kv_seal.cpp (tail to segments).
 #pragma once
 
 #include <algorithm>
@@ -152,13 +152,7 @@ struct KvCache::Impl final : SummaryRows {
     return pending[timeline * options.layers.size() + layer];
   }
 
-  Result<TimelineId> new_timeline();
-  // Room for decode steps of so many rows of the longest timelines: no step grows it.
-  Status open_decode(std::size_t step_rows);
   std::uint64_t workspace_bytes() const;
-  void end(TimelineId id);
-  Result<TimelineId> fork(TimelineId id);
-  Status truncate(TimelineId id, std::uint32_t length);
 
   Status begin(std::span<const Token> step_rows, Pass step_pass);
   void compute_angles();
@@ -206,8 +200,22 @@ struct KvCache::Impl final : SummaryRows {
                          const StopSign& stop);
   void finish_tiles(const QueryTiles& tiles, MatView<float> out);
 
-  // kv_seal.cpp
+  // kv_timeline.cpp
+  Result<TimelineId> new_timeline();
   Status open_spare_tails();
+  // Room for decode steps of so many rows of the longest timelines: no step grows it.
+  Status open_decode(std::size_t step_rows);
+  Result<TimelineId> fork(TimelineId id);
+  Status truncate(TimelineId id, std::uint32_t length);
+  void end(TimelineId id);
+  // Whether every row that a query at `length` would need is still there.
+  Status check_cut(TimelineId id, std::uint32_t length);
+  // Leaves in `span` a layer's rows from where its run `first_run` begins up to position `end`.
+  Status restore(LayerId l, const LayerState& layer, std::size_t first_run, std::uint32_t end);
+  // Puts a run's rows before `end` into `span`, whose row 0 is at `first`.
+  Status read_back(LayerId l, const Run& run, std::uint32_t first, std::uint32_t end);
+
+  // kv_seal.cpp
   Status shape_span(LayerId l, std::size_t span_rows);
   Status open_span(LayerId l);
   // How many of the raw rows of the positions [first, end) are to leave a tail that ends there.
@@ -219,10 +227,6 @@ struct KvCache::Impl final : SummaryRows {
   // is left `where` it says.
   Status settle(LayerId l, const RawRows& raw, Pending::Tail where, Pending* into,
                 const StopSign& stop = {});
-  Status check_cut(TimelineId id, std::uint32_t length);
-  // Leaves in `span` a layer's rows from where its run `first_run` begins up to position `end`.
-  Status restore(LayerId l, const LayerState& layer, std::size_t first_run, std::uint32_t end);
-  Status read_back(LayerId l, const Run& run, std::uint32_t first, std::uint32_t end);
 };
 
 }  // namespace thermocline

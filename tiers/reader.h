@@ -97,6 +97,7 @@ class Reader {
     bool scored = false;
   };
 
+  // reader_plan.cpp
   void plan(std::uint32_t list, const ReadRequest& request);
   void plan_rows(const Segment& segment, std::uint32_t list, std::uint32_t head,
                  std::uint32_t block, RowSet rows, Weights weights, bool keep);
@@ -105,6 +106,7 @@ class Reader {
   void add_disk_rows(Planned* fold, std::uint32_t block, RowSet rows, Weights weights, bool keep);
   void add_view(const Planned& fold, const std::byte* row0, RowSet rows, const float* log_weight);
   std::uint64_t stage_page(Planned* fold, std::uint64_t page);
+  // reader.cpp
   Status submit();
   bool take_staging(Planned* fold);
   void list_transfers(const Planned& fold);
