@@ -1,19 +1,14 @@
 #include "runtime/method.h"
 
 #include <algorithm>
-#include <boost/program_options.hpp>
-#include <charconv>
-#include <cmath>
 #include <filesystem>
-#include <fstream>
-#include <map>
 #include <set>
-#include <sstream>
 #include <tuple>
 
 #include "retrieval/select/everything.h"
 #include "retrieval/select/nothing.h"
 #include "retrieval/select/sketch.h"
+#include "runtime/method_values.h"
 #include "runtime/thermocline.h"
 #include "tiers/codec/int8.h"
 #include "tiers/codec/raw.h"
@@ -23,88 +18,6 @@ namespace thermocline {
 namespace {
 
 namespace fs = std::filesystem;
-namespace po = boost::program_options;
-
-// A method's values, and who gave each, the file or an override: so that every error names its
-// cause and the parameter.
-class Parameters {
- public:
-  struct Given {
-    std::string text, source;
-  };
-  Parameters(std::string file, std::map<std::string, Given> values)
-      : file_(std::move(file)), values_(std::move(values)) {}
-
-  std::string text(const std::string& key, const std::string& otherwise) const {
-    const auto found = values_.find(key);
-    return found == values_.end() ? otherwise : found->second.text;
-  }
-  bool has(const std::string& key) const { return values_.count(key) != 0; }
-  const std::string& source(const std::string& key) const {
-    const auto found = values_.find(key);
-    return found == values_.end() ? file_ : found->second.source;
-  }
-
-  Result<double> number(const std::string& key, double otherwise, double least, double most) const {
-    const auto found = values_.find(key);
-    if (found == values_.end()) return otherwise;
-    const std::string& text = found->second.text;
-    double value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc{} || end != text.data() + text.size() || !(value >= least) ||
-        !(value <= most))
-      return fail(ErrorCode::invalid_argument, source(key), ": ", key, " = '", text,
-                  "' is not a number from ", least, " to ", most);
-    return value;
-  }
-  Result<std::uint32_t> integer(const std::string& key, std::uint32_t otherwise, double least,
-                                double most) const {
-    TL_TRY_ASSIGN(const double value, number(key, otherwise, least, most));
-    if (value != std::floor(value))
-      return fail(ErrorCode::invalid_argument, source(key), ": ", key, " = ", value,
-                  " is not a whole number");
-    return static_cast<std::uint32_t>(value);
-  }
-
- private:
-  std::string file_;
-  std::map<std::string, Given> values_;
-};
-
-// The parameters of one choice, which lie in its question's section.
-class Section {
- public:
-  Section(const Parameters& all, std::string_view name) : all_(all), name_(name) {}
-
-  std::string key(std::string_view parameter) const { return name_ + "." + std::string(parameter); }
-  Result<double> number(std::string_view parameter, double otherwise, double least,
-                        double most) const {
-    return all_.number(key(parameter), otherwise, least, most);
-  }
-  Result<std::uint32_t> integer(std::string_view parameter, std::uint32_t otherwise, double least,
-                                double most) const {
-    return all_.integer(key(parameter), otherwise, least, most);
-  }
-
- private:
-  const Parameters& all_;
-  std::string name_;
-};
-
-// What the file gives of some options; the rest stays as it is.
-template <typename Options>
-Status read_options(const Section& given, std::span<const Parameter<Options>> parameters,
-                    Options* options) {
-  for (const Parameter<Options>& p : parameters) {
-    if (const auto* number = std::get_if<double Options::*>(&p.member)) {
-      TL_TRY_ASSIGN(options->**number, given.number(p.name, options->**number, p.least, p.most));
-      continue;
-    }
-    std::uint32_t& whole = options->*std::get<std::uint32_t Options::*>(p.member);
-    TL_TRY_ASSIGN(whole, given.integer(p.name, whole, p.least, p.most));
-  }
-  return {};
-}
 
 template <typename Options>
 std::vector<std::string_view> names_of(std::span<const Parameter<Options>> parameters) {
@@ -123,19 +36,19 @@ template <typename Made>
 struct Choice {
   std::string_view name;
   std::vector<std::string_view> parameters;
-  Result<std::unique_ptr<Made>> (*make)(const Section&, const CpuTable&);
+  Result<std::unique_ptr<Made>> (*make)(const MethodSection&, const CpuTable&);
 };
 template <typename Made>
 using Shelf = std::vector<Choice<Made>>;
 
 template <typename Made, typename Base>
-Result<std::unique_ptr<Base>> make_plain(const Section&, const CpuTable&) {
+Result<std::unique_ptr<Base>> make_plain(const MethodSection&, const CpuTable&) {
   return std::make_unique<Made>();
 }
 
-Result<std::unique_ptr<Selector>> make_sketch(const Section& given, const CpuTable& cpu) {
+Result<std::unique_ptr<Selector>> make_sketch(const MethodSection& given, const CpuTable& cpu) {
   SketchOptions options;
-  TL_TRY(read_options(given, SketchSelector::parameters(), &options));
+  TL_TRY(given.read(SketchSelector::parameters(), &options));
   TL_TRY_ASSIGN(auto made, SketchSelector::create(options, cpu));
   return std::unique_ptr<Selector>(std::move(made));
 }
@@ -182,70 +95,40 @@ std::string names_of(const Shelf<Made>& shelf) {
 
 // The choice that `section.question` names; unsaid, the shelf's first.
 template <typename Made>
-Result<std::unique_ptr<Made>> choose(const Parameters& parameters, const CpuTable& cpu,
+Result<std::unique_ptr<Made>> choose(const MethodValues& values, const CpuTable& cpu,
                                      std::string_view section_name, std::string_view question,
                                      const Shelf<Made>& shelf) {
-  const Section section(parameters, section_name);
+  const MethodSection section(values, section_name);
   const std::string key = section.key(question);
-  const std::string name = parameters.text(key, std::string(shelf.front().name));
+  const std::string name = values.text(key, std::string(shelf.front().name));
   const auto choice =
       std::find_if(shelf.begin(), shelf.end(), [&](const auto& one) { return one.name == name; });
   if (choice == shelf.end())
-    return fail(ErrorCode::invalid_argument, parameters.source(key), ": ", key, " = '", name,
+    return fail(ErrorCode::invalid_argument, values.source(key), ": ", key, " = '", name,
                 "' is not known; known: ", names_of(shelf));
   for (const auto& other : shelf)
     for (const std::string_view p : other.parameters) {
       const bool ours = std::count(choice->parameters.begin(), choice->parameters.end(), p) > 0;
-      if (!ours && parameters.has(section.key(p)))
-        return fail(ErrorCode::invalid_argument, parameters.source(section.key(p)), ": ",
+      if (!ours && values.has(section.key(p)))
+        return fail(ErrorCode::invalid_argument, values.source(section.key(p)), ": ",
                     section.key(p), " has no meaning for ", key, " = ", name, " (it belongs to ",
                     other.name, ")");
     }
   return choice->make(section, cpu);
 }
 
-po::options_description known_parameters() {
-  po::options_description known;
-  const auto add = [&](const std::string& name) {
-    known.add_options()(name.c_str(), po::value<std::string>());
-  };
-  for (const char* name : {"summary", "place.run"}) add(name);
-  for (const Parameter<Method>& parameter : kSteady) add("steady." + std::string(parameter.name));
+// The names that a file may give a value to.
+std::vector<std::string> known_names() {
+  std::vector<std::string> known = {"summary", "place.run"};
+  for (const Parameter<Method>& parameter : kSteady)
+    known.push_back("steady." + std::string(parameter.name));
   for_questions([&](const std::string& section, const char* question, const auto& shelf) {
     std::set<std::string_view> names = {question};  // choices of a shelf may share a parameter
     for (const auto& choice : shelf)
       names.insert(choice.parameters.begin(), choice.parameters.end());
-    for (const std::string_view name : names) add(section + "." + std::string(name));
+    for (const std::string_view name : names) known.push_back(section + "." + std::string(name));
   });
   return known;
-}
-
-std::string known_list() {
-  const po::options_description known = known_parameters();
-  std::string list;
-  for (const auto& option : known.options())
-    list += (list.empty() ? "" : ", ") + option->long_name();
-  return list;
-}
-
-Result<std::map<std::string, Parameters::Given>> read_values(const std::string& source,
-                                                             std::istream& text) {
-  std::map<std::string, Parameters::Given> values;
-  try {
-    const auto parsed = po::parse_config_file(text, known_parameters());
-    for (const auto& option : parsed.options) {
-      if (values.count(option.string_key))
-        return fail(ErrorCode::invalid_argument, source, ": ", option.string_key,
-                    " is given twice");
-      values[option.string_key] = {option.value.empty() ? "" : option.value[0], source};
-    }
-  } catch (const po::unknown_option& unknown) {
-    return fail(ErrorCode::invalid_argument, source, ": '", unknown.get_option_name(),
-                "' is not a parameter; known: ", known_list());
-  } catch (const po::error& error) {
-    return fail(ErrorCode::invalid_argument, source, ": ", error.what());
-  }
-  return values;
 }
 
 Result<std::string> find_file(const std::string& name, const std::string& directory) {
@@ -285,38 +168,20 @@ Result<Method> load_method(const std::string& name_or_path, const std::string& d
                            std::span<const std::string> overrides, const CpuTable& cpu) {
   TL_TRY_ASSIGN(const std::string path,
                 find_file(name_or_path, directory.empty() ? find_method_directory() : directory));
-  std::ifstream file(path);
-  if (!file) return fail(ErrorCode::io, "method file '", path, "' cannot be read");
-  TL_TRY_ASSIGN(auto values, read_values(path, file));
-  for (const std::string& override_text : overrides) {
-    if (override_text.find('\n') != std::string::npos)
-      return fail(ErrorCode::invalid_argument,
-                  "an override of a method is one line, section.name=value, not several");
-    if (override_text.find('=') == std::string::npos)
-      return fail(ErrorCode::invalid_argument, "'", override_text,
-                  "' is not of the form section.name=value");
-    std::istringstream line(override_text);
-    TL_TRY_ASSIGN(const auto more, read_values("'" + override_text + "'", line));
-    if (more.empty())
-      return fail(ErrorCode::invalid_argument, "'", override_text,
-                  "' is not of the form section.name=value");
-    for (const auto& [key, value] : more) values[key] = value;
-  }
-  const Parameters parameters(path, std::move(values));
+  TL_TRY_ASSIGN(const MethodValues values, MethodValues::read(path, overrides, known_names()));
 
   Method method;
   method.name = fs::path(path).stem().string();
-  method.summary = parameters.text("summary", "");
-  TL_TRY_ASSIGN(method.compress.keys, choose(parameters, cpu, "keys", "compress", codecs()));
-  TL_TRY_ASSIGN(method.compress.values, choose(parameters, cpu, "values", "compress", codecs()));
-  TL_TRY_ASSIGN(method.retain, choose(parameters, cpu, "retain", "keep", retainers()));
-  TL_TRY_ASSIGN(method.select, choose(parameters, cpu, "select", "by", selectors()));
-  TL_TRY_ASSIGN(method.place, choose(parameters, cpu, "place", "rows", placers()));
-  if (parameters.text("place.run", "fetch") != "fetch")
-    return fail(ErrorCode::unsupported, parameters.source("place.run"), ": place.run = '",
-                parameters.text("place.run", ""), "' is not known; known: fetch");
-  TL_TRY(read_options(Section(parameters, "steady"), std::span<const Parameter<Method>>(kSteady),
-                      &method));
+  method.summary = values.text("summary", "");
+  TL_TRY_ASSIGN(method.compress.keys, choose(values, cpu, "keys", "compress", codecs()));
+  TL_TRY_ASSIGN(method.compress.values, choose(values, cpu, "values", "compress", codecs()));
+  TL_TRY_ASSIGN(method.retain, choose(values, cpu, "retain", "keep", retainers()));
+  TL_TRY_ASSIGN(method.select, choose(values, cpu, "select", "by", selectors()));
+  TL_TRY_ASSIGN(method.place, choose(values, cpu, "place", "rows", placers()));
+  if (values.text("place.run", "fetch") != "fetch")
+    return fail(ErrorCode::unsupported, values.source("place.run"), ": place.run = '",
+                values.text("place.run", ""), "' is not known; known: fetch");
+  TL_TRY(MethodSection(values, "steady").read<Method>(kSteady, &method));
   if (Status fits = check_composition(method); !fits)
     return fail(fits.error().code, path, ": ", fits.error().message);
   return method;

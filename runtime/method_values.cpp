@@ -1,0 +1,100 @@
+#include "runtime/method_values.h"
+
+#include <boost/program_options.hpp>
+#include <charconv>
+#include <cmath>
+#include <fstream>
+#include <sstream>
+
+namespace thermocline {
+namespace {
+
+namespace po = boost::program_options;
+
+std::string list_of(std::span<const std::string> names) {
+  std::string list;
+  for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
+  return list;
+}
+
+}  // namespace
+
+Result<MethodValues> MethodValues::read(const std::string& path,
+                                        std::span<const std::string> overrides,
+                                        std::span<const std::string> known) {
+  std::ifstream file(path);
+  if (!file) return fail(ErrorCode::io, "method file '", path, "' cannot be read");
+  TL_TRY_ASSIGN(Values values, parse(path, file, known));
+  for (const std::string& override_text : overrides) {
+    if (override_text.find('\n') != std::string::npos)
+      return fail(ErrorCode::invalid_argument,
+                  "an override of a method is one line, section.name=value, not several");
+    if (override_text.find('=') == std::string::npos)
+      return fail(ErrorCode::invalid_argument, "'", override_text,
+                  "' is not of the form section.name=value");
+    std::istringstream line(override_text);
+    TL_TRY_ASSIGN(const Values more, parse("'" + override_text + "'", line, known));
+    if (more.empty())
+      return fail(ErrorCode::invalid_argument, "'", override_text,
+                  "' is not of the form section.name=value");
+    for (const auto& [key, value] : more) values[key] = value;
+  }
+  return MethodValues(path, std::move(values));
+}
+
+Result<MethodValues::Values> MethodValues::parse(const std::string& source, std::istream& text,
+                                                 std::span<const std::string> known) {
+  po::options_description options;
+  for (const std::string& name : known)
+    options.add_options()(name.c_str(), po::value<std::string>());
+  Values values;
+  try {
+    for (const auto& option : po::parse_config_file(text, options).options) {
+      if (values.count(option.string_key))
+        return fail(ErrorCode::invalid_argument, source, ": ", option.string_key,
+                    " is given twice");
+      values[option.string_key] = {option.value.empty() ? "" : option.value[0], source};
+    }
+  } catch (const po::unknown_option& unknown) {
+    return fail(ErrorCode::invalid_argument, source, ": '", unknown.get_option_name(),
+                "' is not a parameter; known: ", list_of(known));
+  } catch (const po::error& error) {
+    return fail(ErrorCode::invalid_argument, source, ": ", error.what());
+  }
+  return values;
+}
+
+std::string MethodValues::text(const std::string& key, const std::string& otherwise) const {
+  const auto found = values_.find(key);
+  return found == values_.end() ? otherwise : found->second.text;
+}
+
+const std::string& MethodValues::source(const std::string& key) const {
+  const auto found = values_.find(key);
+  return found == values_.end() ? file_ : found->second.source;
+}
+
+Result<double> MethodValues::number(const std::string& key, double otherwise, double least,
+                                    double most) const {
+  const auto found = values_.find(key);
+  if (found == values_.end()) return otherwise;
+  const std::string& text = found->second.text;
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size() || !(value >= least) ||
+      !(value <= most))
+    return fail(ErrorCode::invalid_argument, source(key), ": ", key, " = '", text,
+                "' is not a number from ", least, " to ", most);
+  return value;
+}
+
+Result<std::uint32_t> MethodValues::integer(const std::string& key, std::uint32_t otherwise,
+                                            double least, double most) const {
+  TL_TRY_ASSIGN(const double value, number(key, otherwise, least, most));
+  if (value != std::floor(value))
+    return fail(ErrorCode::invalid_argument, source(key), ": ", key, " = ", value,
+                " is not a whole number");
+  return static_cast<std::uint32_t>(value);
+}
+
+}  // namespace thermocline

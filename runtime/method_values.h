@@ -1,0 +1,73 @@
+// What a method's file says, before anybody knows what it means: `section.name = value` lines, and
+// who said each, so that every error names its cause and the parameter.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/base/error.h"
+#include "tiers/parameter.h"
+
+namespace thermocline {
+
+class MethodValues {
+ public:
+  // `path` exists; `overrides` ("select.share=0.05") win, the last one most. A name that is not in
+  // `known`, or that is given twice, is invalid_argument with the list of those that are.
+  static Result<MethodValues> read(const std::string& path, std::span<const std::string> overrides,
+                                   std::span<const std::string> known);
+
+  bool has(const std::string& key) const { return values_.count(key) != 0; }
+  std::string text(const std::string& key, const std::string& otherwise) const;
+  // The file, or the override, that gave `key`; the file where nobody did.
+  const std::string& source(const std::string& key) const;
+  // Both ends are allowed.
+  Result<double> number(const std::string& key, double otherwise, double least, double most) const;
+  Result<std::uint32_t> integer(const std::string& key, std::uint32_t otherwise, double least,
+                                double most) const;
+
+ private:
+  struct Given {
+    std::string text, source;
+  };
+  using Values = std::map<std::string, Given>;
+  static Result<Values> parse(const std::string& source, std::istream& text,
+                              std::span<const std::string> known);
+  MethodValues(std::string file, Values values)
+      : file_(std::move(file)), values_(std::move(values)) {}
+
+  std::string file_;
+  Values values_;
+};
+
+// The parameters of one choice, which lie in its question's section. A view.
+class MethodSection {
+ public:
+  MethodSection(const MethodValues& values, std::string_view name) : values_(values), name_(name) {}
+
+  std::string key(std::string_view parameter) const { return name_ + "." + std::string(parameter); }
+  // What the section gives of some options; the rest stays as it is.
+  template <typename Options>
+  Status read(std::span<const Parameter<Options>> parameters, Options* options) const {
+    for (const Parameter<Options>& p : parameters) {
+      if (const auto* member = std::get_if<double Options::*>(&p.member)) {
+        double& number = options->**member;
+        TL_TRY_ASSIGN(number, values_.number(key(p.name), number, p.least, p.most));
+        continue;
+      }
+      std::uint32_t& whole = options->*std::get<std::uint32_t Options::*>(p.member);
+      TL_TRY_ASSIGN(whole, values_.integer(key(p.name), whole, p.least, p.most));
+    }
+    return {};
+  }
+
+ private:
+  const MethodValues& values_;
+  std::string name_;
+};
+
+}  // namespace thermocline
