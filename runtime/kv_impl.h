@@ -94,10 +94,10 @@ struct KvCache::Impl final : SummaryRows {
     const RopeSpec* rope = nullptr;
     std::vector<float> cosine, sine;  // [rows][pairs]
   };
-  struct SteadyFold {  // raw rows of a timeline that one list attends
+  struct SteadyFold {  // of one list, over sinks or tail
     std::uint32_t list = 0;
-    RawRows rows;  // of the KV head's ...
-    std::uint32_t first = 0, count = 0;
+    RawRows rows;                        // of all KV heads
+    std::uint32_t first = 0, count = 0;  // of `rows`, in the list's head
   };
 
   CacheOptions options;

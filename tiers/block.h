@@ -22,6 +22,7 @@ namespace thermocline {
 inline constexpr std::uint32_t kSegmentRows = 8192;
 
 // One KV head's K and V of a row lie side by side: what is read together is stored together.
+// Bytes are of one side of one row, padding included.
 struct RowLayout {
   RowFormat key_format = RowFormat::f16, value_format = RowFormat::f16;
   std::uint32_t key_bytes = 0, value_bytes = 0;
@@ -31,8 +32,8 @@ struct RowLayout {
 // Raw rows in position order that someone else owns: [heads][rows] records of layout.bytes().
 struct RawRows {
   RowLayout layout;
-  std::uint32_t heads = 0;
-  std::uint32_t first_position = 0;
+  std::uint32_t heads = 0;           // KV heads
+  std::uint32_t first_position = 0;  // of row 0
   std::uint32_t rows = 0;
   const std::byte* data = nullptr;
   std::size_t head_stride = 0;  // bytes between heads
@@ -67,7 +68,8 @@ class SegmentIndex {
 struct Segment {
   LayerId layer{};
   RowLayout layout;
-  std::uint32_t heads = 0, rows = 0;
+  std::uint32_t heads = 0;  // KV heads, each with the same rows in an order of its own
+  std::uint32_t rows = 0;   // 1 to kSegmentRows
   std::uint32_t first_position = 0;
   // [head][row]: position of a row less first_position. Empty: position order.
   std::vector<std::uint16_t> offset;

@@ -66,6 +66,7 @@ class Reader {
     std::uint64_t at = 0;  // in the fold's staging area
     bool again = false;    // already retried
   };
+  // A fold, and which [first, last) of the lists below are its own.
   struct Planned {
     ReadyFold ready;
     std::uint32_t place = 0, head = 0, key_bytes = 0, stage = 0;
@@ -74,7 +75,8 @@ class Reader {
     std::uint32_t first_check = 0, last_check = 0;
     std::uint32_t first_extent = 0, last_extent = 0;
     std::uint32_t first_miss = 0, last_miss = 0;
-    std::uint32_t rows = 0, waiting = 0;
+    std::uint32_t rows = 0;
+    std::uint32_t waiting = 0;  // reads that have not arrived
     std::uint64_t staging_bytes = 0, staging_at = 0;
     bool is_ready = false;
   };

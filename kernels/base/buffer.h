@@ -17,7 +17,9 @@ constexpr std::size_t round_up(std::size_t value, std::size_t unit) {
   return (value + unit - 1) / unit * unit;
 }
 
-// Page aligned, not initialised. Of two pages' size or more it asks for huge pages (advice only).
+// Page aligned, not initialised. Of 2 MiB or more it is aligned to that, and asks for huge pages
+// (advice only).
+// create: exhausted, where the system has no memory.
 class Buffer {
  public:
   Buffer() = default;

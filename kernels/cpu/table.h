@@ -15,6 +15,7 @@
 
 namespace thermocline {
 
+// Functions without state: any thread may call them, on memory that no other one writes to.
 struct CpuTable {
   std::string_view name;
   AttendOps attend;

@@ -24,7 +24,7 @@ struct KmeansOptions {
 };
 
 // cluster[r] in [0, clusters) for each of the rows [count][dim], which are of length 1 or 0; some
-// clusters may get no row. 1 <= clusters <= count.
+// clusters may get no row. 1 <= clusters <= count. Called by the thread that `workers` serves.
 void kmeans(const float* rows, std::size_t count, std::size_t dim, std::size_t clusters,
             const KmeansOptions& options, const NearestOps& ops, const Workers& workers,
             std::span<std::uint32_t> cluster);

@@ -12,6 +12,7 @@
 
 namespace thermocline {
 
+// Filled by one thread at sealing; immutable afterwards, when any thread may read it.
 class SketchIndex final : public SegmentIndex {
  public:
   // Zeroed. key_dim is a multiple of 16, rows at most kSegmentRows.
@@ -25,8 +26,9 @@ class SketchIndex final : public SegmentIndex {
   std::uint32_t rows() const { return rows_; }
   std::uint32_t clusters() const { return clusters_; }
 
-  // Whole groups of kSketchGroup rows.
+  // Whole groups of kSketchGroup rows, as kernels/sketch.h lays them out.
   std::uint8_t* codes(std::uint32_t head) const;
+  // [rows, in whole groups]: the scale of each row's codes.
   f16* scales(std::uint32_t head) const;
   // [clusters]: the largest scale of a cluster's rows: how far they stray from its mean.
   std::span<float> spreads(std::uint32_t head) const;

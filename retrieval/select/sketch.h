@@ -9,8 +9,8 @@
 // its unread rows, with the score that the cluster has already, and the log of their number as its
 // weight.
 //
-// Ours. Its relatives: RetroInfer estimates what is not read from clusters; FIER
-// (2508.08256) ranks tokens by 1-bit keys, Twilight (2502.02770) by 4-bit keys.
+// Ours. Its relatives: RetroInfer (arXiv 2505.02922) estimates what is not read from clusters; FIER
+// (arXiv 2508.08256) ranks tokens by 1-bit keys, Twilight (arXiv 2502.02770) by 4-bit keys.
 #pragma once
 
 #include <memory>

@@ -13,7 +13,8 @@
 
 namespace thermocline {
 
-// Of one side. Any thread may use it.
+// Of one side, a row of one KV head at a time. Any thread may use it. What becomes of an infinity
+// or a NaN, the codec's file says.
 class Codec {
  public:
   virtual ~Codec() = default;

@@ -8,6 +8,7 @@
 
 namespace thermocline {
 
+// Any thread may use it.
 class Placer {
  public:
   virtual ~Placer() = default;

@@ -5,6 +5,7 @@
 
 namespace thermocline {
 
+// Any thread may use it.
 class Retainer {
  public:
   virtual ~Retainer() = default;
@@ -19,8 +20,9 @@ class KeepAll final : public Retainer {
   bool keeps() const override { return true; }
 };
 
-// StreamingLLM (arXiv 2309.17453): sinks and the recent window only. Keys keep the positions that
-// they were rotated for; that paper's re-indexing of positions inside the cache is not done.
+// StreamingLLM (arXiv 2309.17453, section 3.2): sinks and the recent window only. Keys keep the
+// positions that they were rotated for; that paper's re-indexing of positions inside the cache is
+// not done.
 class KeepSteady final : public Retainer {
  public:
   std::string_view name() const override { return "steady"; }
