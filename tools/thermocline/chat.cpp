@@ -11,6 +11,7 @@
 #include "tools/thermocline/flags.h"
 #include "tools/thermocline/generation.h"
 #include "tools/thermocline/interruption.h"
+#include "tools/thermocline/json_output.h"
 #include "tools/thermocline/prompt.h"
 #include "tools/thermocline/size.h"
 #include "tools/thermocline/statistics.h"
@@ -194,6 +195,7 @@ Result<Exit> chat(ChatFlags& flags) {
   TL_TRY_ASSIGN(run.progress, parse_progress_style(flags.output.progress));
   CacheOptions options = flags.method.cache_options();
   TL_TRY_ASSIGN(options.tiers, flags.tiers.tier_options());
+  TL_TRY_ASSIGN(JsonOutput json_output, JsonOutput::open(flags.output.json));
   if (!flags.document.empty()) {
     TL_TRY_ASSIGN(const std::string document, read_text(flags.document));
     flags.system += (flags.system.empty() ? "" : "\n\n") + document;
@@ -223,7 +225,7 @@ Result<Exit> chat(ChatFlags& flags) {
   record.memory = cache->usage();
   for (const std::string& note : cache->notes()) record.notes.push_back(note);
   if (flags.output.verbose) print_statistics(record, Detail::full);
-  TL_TRY(flags.output.write_json(json_text(statistics_json(record))));
+  TL_TRY(json_output.write(json_text(statistics_json(record))));
   return exit;
 }
 

@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <random>
 
 #include "tools/thermocline/machine.h"
@@ -225,20 +224,12 @@ Result<SamplingOptions> SamplingFlags::sampling_options() const {
 
 void OutputFlags::add_to(CommandLine* line) {
   auto add = line->group("Output").add_options();
-  add("json", value(&json, "FILE"), "write the statistics there as JSON; -: to stdout");
+  add("json", value(&json, "FILE"),
+      "write the statistics there as JSON, at the end: what lies there is replaced then; -: to "
+      "stdout");
   add("progress", value(&progress, "STYLE"), "bar, json, none or auto: a bar on a terminal (auto)");
   add("quiet", po::bool_switch(&quiet), "no statistics and no notes on stderr");
   add("verbose,v", po::bool_switch(&verbose), "memory by purpose, and more counters");
-}
-
-Status OutputFlags::write_json(const std::string& text) const {
-  if (json.empty()) return {};
-  if (json == "-") return write_to_stdout(text);
-  std::ofstream file(json, std::ios::binary | std::ios::trunc);
-  file << text;
-  file.close();
-  if (!file) return fail(ErrorCode::io, "--json ", json, " could not be written");
-  return {};
 }
 
 Status write_to_stdout(std::string_view text) {

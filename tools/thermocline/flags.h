@@ -67,8 +67,6 @@ struct OutputFlags {
   bool quiet = false, verbose = false;
 
   void add_to(CommandLine* line);
-  // Writes text to --json's file ("-": stdout); nothing when the option was not given.
-  Status write_json(const std::string& text) const;
 };
 
 // At once: text is seen as it comes.

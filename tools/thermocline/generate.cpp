@@ -7,6 +7,7 @@
 #include "tools/thermocline/flags.h"
 #include "tools/thermocline/generation.h"
 #include "tools/thermocline/interruption.h"
+#include "tools/thermocline/json_output.h"
 #include "tools/thermocline/prompt.h"
 #include "tools/thermocline/size.h"
 #include "tools/thermocline/statistics.h"
@@ -53,7 +54,7 @@ std::uint32_t positions_needed(std::size_t prompt, int length, std::uint32_t con
 }
 
 Result<Exit> dry_run(const Engine& engine, const GenerateFlags& flags, const CacheOptions& options,
-                     std::size_t prompt_tokens) {
+                     std::size_t prompt_tokens, JsonOutput* json_output) {
   TL_TRY_ASSIGN(const MemoryPlan plan, engine.plan(options));
   const ModelInfo& model = engine.model();
   if (!flags.output.quiet) {
@@ -69,7 +70,7 @@ Result<Exit> dry_run(const Engine& engine, const GenerateFlags& flags, const Cac
       {"model", model_json(model)},     {"method", options.method},
       {"prompt_tokens", prompt_tokens}, {"positions", options.max_positions},
       {"memory", memory_json(plan)}};
-  TL_TRY(flags.output.write_json(json_text(json)));
+  TL_TRY(json_output->write(json_text(json)));
   return Exit::success;
 }
 
@@ -83,6 +84,7 @@ Result<Exit> generate(const GenerateFlags& flags) {
   TL_TRY_ASSIGN(cache_options.tiers, flags.tiers.tier_options());
   if (!flags.prompt.given() && !flags.dry_run)
     return fail(ErrorCode::invalid_argument, "no prompt: say -p TEXT, -f FILE or -f - for stdin");
+  TL_TRY_ASSIGN(JsonOutput json_output, JsonOutput::open(flags.output.json));
 
   RunRecord record;
   const Clock::time_point start = Clock::now();
@@ -101,7 +103,7 @@ Result<Exit> generate(const GenerateFlags& flags) {
   TL_TRY(check_fits(prompt.size(), record.context, model, flags.model.rope_freq_scale));
   cache_options.max_positions =
       positions_needed(prompt.size(), flags.sampling.length, record.context);
-  if (flags.dry_run) return dry_run(*engine, flags, cache_options, prompt.size());
+  if (flags.dry_run) return dry_run(*engine, flags, cache_options, prompt.size(), &json_output);
 
   TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine->open_cache(cache_options));
   TL_TRY_ASSIGN(Timeline timeline, cache->start());
@@ -126,7 +128,7 @@ Result<Exit> generate(const GenerateFlags& flags) {
   if (!status) record.error = status.error().message;
   if (!flags.output.quiet)
     print_statistics(record, flags.output.verbose ? Detail::full : Detail::brief);
-  TL_TRY(flags.output.write_json(json_text(statistics_json(record))));
+  TL_TRY(json_output.write(json_text(statistics_json(record))));
   TL_TRY(status);
   return interrupted() ? Exit::interrupted : Exit::success;
 }

@@ -3,6 +3,7 @@
 
 #include "tools/thermocline/command.h"
 #include "tools/thermocline/flags.h"
+#include "tools/thermocline/json_output.h"
 #include "tools/thermocline/size.h"
 #include "tools/thermocline/statistics.h"
 
@@ -79,16 +80,14 @@ void print_model(const Engine& engine, bool verbose) {
 }
 
 Result<Exit> inspect(const ModelFlags& flags, const std::string& json_path, bool verbose) {
-  OutputFlags output;
-  output.json = json_path;
+  TL_TRY_ASSIGN(JsonOutput output, JsonOutput::open(json_path));
   const Result<std::unique_ptr<Engine>> engine = flags.open();
   if (!engine) {
     Json json{{"schema", "thermocline/inspect/1"},
               {"path", flags.model},
               {"supported", false},
               {"reason", engine.error().message}};
-    if (engine.error().code != ErrorCode::invalid_argument)
-      TL_TRY(output.write_json(json_text(json)));
+    if (engine.error().code != ErrorCode::invalid_argument) TL_TRY(output.write(json_text(json)));
     return tl::unexpected(engine.error());
   }
   if (json_path != "-") print_model(**engine, verbose);
@@ -99,14 +98,14 @@ Result<Exit> inspect(const ModelFlags& flags, const std::string& json_path, bool
                           {"key_dim", layer.key_dim},
                           {"value_dim", layer.value_dim},
                           {"window", layer.window}});
-  TL_TRY(output.write_json(json_text(Json{{"schema", "thermocline/inspect/1"},
-                                          {"path", flags.model},
-                                          {"supported", true},
-                                          {"model", model_json((*engine)->model())},
-                                          {"chat_template", (*engine)->model().has_chat_template},
-                                          {"layers", layers},
-                                          {"metadata", pairs_json((*engine)->metadata())},
-                                          {"tensors", pairs_json((*engine)->tensors())}})));
+  TL_TRY(output.write(json_text(Json{{"schema", "thermocline/inspect/1"},
+                                     {"path", flags.model},
+                                     {"supported", true},
+                                     {"model", model_json((*engine)->model())},
+                                     {"chat_template", (*engine)->model().has_chat_template},
+                                     {"layers", layers},
+                                     {"metadata", pairs_json((*engine)->metadata())},
+                                     {"tensors", pairs_json((*engine)->tensors())}})));
   return Exit::success;
 }
 

@@ -135,6 +135,41 @@ class CommandLine(unittest.TestCase):
                 self.assertTrue(method[fact], f"{method['name']} does not say its {fact}")
         self.assertIn("exact", run("methods").stdout.decode())
 
+    def test_a_json_file_that_cannot_be_written_costs_no_run(self):
+        with tempfile.TemporaryDirectory() as folder:
+            missing = os.path.join(folder, "missing", "run.json")
+            for path, why in ((missing, "No such file"), (folder, "Is a directory")):
+                for words in (["generate", "-m", "/nowhere.gguf", "-p", "x"],
+                              ["chat", "-m", "/nowhere.gguf"], ["inspect", "/nowhere.gguf"],
+                              ["methods"]):
+                    with self.subTest(words=words, path=path):
+                        self.refused([*words, "--json", path], f"--json {path}", why, code=1)
+
+    def test_a_failed_run_leaves_the_json_file_as_it_was(self):
+        with tempfile.TemporaryDirectory() as folder:
+            old, new = os.path.join(folder, "old.json"), os.path.join(folder, "new.json")
+            with open(old, "w", encoding="utf-8") as file:
+                file.write("what was measured yesterday, and longer than what comes now" * 99)
+            before = os.stat(old)
+            for path in (old, new):
+                self.refused(["generate", "-m", "/nowhere.gguf", "-p", "x", "--json", path],
+                             "/nowhere.gguf", code=1)
+            self.assertEqual(os.listdir(folder), ["old.json"])
+            self.assertEqual(os.stat(old).st_mtime_ns, before.st_mtime_ns)
+            for path in (old, new):
+                done = run("generate", "-m", TINY, "-p", "x", "-n", "1", "--json", path)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                with open(path, encoding="utf-8") as file:
+                    self.assertEqual(json.load(file)["generated_tokens"], 1)
+
+    def test_a_json_file_may_be_a_pipe(self):
+        done = run("generate", "-m", TINY, "-p", "x", "-n", "1", "--json", "/dev/stderr", "--quiet")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(json.loads(done.stderr)["generated_tokens"], 1)
+        done = run("generate", "-m", TINY, "-p", "x", "-n", "1", "--json", "/dev/full", "--quiet")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"--json /dev/full", done.stderr)
+
     def test_a_full_stdout_is_a_failure(self):
         for words in (["methods", "--json", "-"], ["methods"], ["--version"]):
             with open("/dev/full", "wb") as full:
