@@ -13,7 +13,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -24,6 +23,7 @@
 #include "kernels/base/view.h"
 #include "runtime/layer_spec.h"
 #include "runtime/report.h"
+#include "runtime/stop_asked.h"
 
 namespace thermocline {
 
@@ -59,10 +59,6 @@ enum class Pass : std::uint8_t {
   prefill,  // any number of consecutive rows of one timeline: each reads everything before it
 };
 inline constexpr std::size_t kMaxStepRows = 16;
-
-// Whether to stop: asked often, by several threads at once, so it must be quick and thread-safe.
-// Empty: never.
-using StopAsked = std::function<bool()>;
 
 // One text's keys and values. Move-only; gives back what it holds when destroyed. Its cache must
 // outlive it. Not thread-safe: one thread drives a cache and all of its timelines.

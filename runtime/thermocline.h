@@ -25,6 +25,7 @@
 #include "runtime/chat_message.h"
 #include "runtime/kv_cache.h"
 #include "runtime/sampler.h"
+#include "runtime/stop_asked.h"
 
 namespace thermocline {
 
@@ -98,16 +99,18 @@ class Engine {
 
   // Text. `special`: whether "<|im_end|>" in the text means the token or its letters. A prompt's
   // first token (BOS, where the model wants one) is added when `start` is true.
+  // cancelled: `stop` said yes, which is asked all along.
   enum class Special { parse, as_text };
-  Result<std::vector<int>> encode(std::string_view text, Special special, bool start) const;
+  Result<std::vector<int>> encode(std::string_view text, Special special, bool start,
+                                  const StopAsked& stop = {}) const;
   std::string decode(std::span<const int> tokens) const;
   std::unique_ptr<TextStream> stream() const;
   bool ends_generation(int token) const;
   // The conversation as the model's template (name "auto") or a named one writes it, from its first
   // token on. What messages say is text, whatever it spells: only the template ends turns.
   Result<std::vector<int>> encode_chat(std::span<const ChatMessage> messages,
-                                       const std::string& template_name,
-                                       bool add_reply_start) const;
+                                       const std::string& template_name, bool add_reply_start,
+                                       const StopAsked& stop = {}) const;
 
   // A cache for this model. options.layers is filled in; max_positions 0 means the model's context.
   Result<std::unique_ptr<KvCache>> open_cache(CacheOptions options) const;

@@ -2,7 +2,6 @@
 #include <unistd.h>
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <optional>
@@ -10,6 +9,7 @@
 #include "tools/thermocline/command.h"
 #include "tools/thermocline/flags.h"
 #include "tools/thermocline/generation.h"
+#include "tools/thermocline/input.h"
 #include "tools/thermocline/interruption.h"
 #include "tools/thermocline/json_output.h"
 #include "tools/thermocline/prompt.h"
@@ -36,7 +36,7 @@ constexpr const char* kHelp =
     "/exit   leave (Ctrl-D does the same)\n"
     "A line that ends in \\ goes on in the next. Ctrl-C stops an answer.\n";
 
-// Lines of stdin. Not std::getline: an interrupted read must come back to us.
+// Lines of stdin. Not std::getline: it would not come back when we are interrupted.
 class LineReader {
  public:
   // A message, of several lines where they end in a backslash; nothing at the end of the input.
@@ -61,10 +61,9 @@ class LineReader {
         return line;
       }
       std::array<char, 4096> piece;
-      const ssize_t count = read(STDIN_FILENO, piece.data(), piece.size());
-      if (count < 0 && errno == EINTR && !interrupted()) continue;
-      if (count <= 0) break;
-      pending_.append(piece.data(), static_cast<std::size_t>(count));
+      const Result<std::size_t> count = read_some(STDIN_FILENO, piece);
+      if (count.value_or(0) == 0) break;
+      pending_.append(piece.data(), *count);
     }
     if (pending_.empty() || interrupted()) return std::nullopt;
     return std::exchange(pending_, {});
@@ -119,7 +118,7 @@ class Conversation {
 
   Status generate(Generation* out) {
     TL_TRY_ASSIGN(const std::vector<int> prompt,
-                  engine_.encode_chat(messages_, flags_.chat_template, true));
+                  engine_.encode_chat(messages_, flags_.chat_template, true, interrupted));
     const Status fits =
         check_fits(prompt.size(), options_.context, engine_.model(), flags_.model.rope_freq_scale);
     if (!fits)

@@ -37,11 +37,12 @@ Result<std::vector<int>> encode_prompt(const Engine& engine, const PromptFlags& 
     std::vector<ChatMessage> messages;
     if (!flags.system.empty()) messages.push_back({"system", flags.system});
     messages.push_back({"user", std::move(text)});
-    return engine.encode_chat(messages, flags.chat_template, true);
+    return engine.encode_chat(messages, flags.chat_template, true, interrupted);
   }
   if (!flags.system.empty())
     return fail(ErrorCode::invalid_argument, "--system-prompt needs --chat-template auto");
-  TL_TRY_ASSIGN(std::vector<int> tokens, engine.encode(text, Engine::Special::parse, true));
+  TL_TRY_ASSIGN(std::vector<int> tokens,
+                engine.encode(text, Engine::Special::parse, true, interrupted));
   if (tokens.empty()) return fail(ErrorCode::invalid_argument, "the prompt is empty: say -p or -f");
   return tokens;
 }

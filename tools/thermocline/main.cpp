@@ -69,7 +69,10 @@ Exit run(const Command& command, const std::vector<std::string>& arguments) {
   const Result<Exit> result = command.run(arguments);
   if (result) return *result;
   const Error& error = result.error();
-  if (error.code == ErrorCode::cancelled && interrupted()) return Exit::interrupted;
+  if (error.code == ErrorCode::cancelled && interrupted()) {
+    std::fprintf(stderr, "thermocline %s: interrupted\n", command.name);
+    return Exit::interrupted;
+  }
   std::fprintf(stderr, "thermocline %s: %s\n", command.name, error.message.c_str());
   if (error.code != ErrorCode::invalid_argument) return Exit::failure;
   std::fprintf(stderr, "'thermocline %s --help' lists the options.\n", command.name);

@@ -1,11 +1,14 @@
 #include "tools/thermocline/prompt.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <array>
 #include <cerrno>
 #include <charconv>
-#include <cstdio>
 #include <cstring>
-#include <memory>
 
+#include "tools/thermocline/input.h"
 #include "tools/thermocline/interruption.h"
 
 namespace thermocline {
@@ -33,26 +36,33 @@ std::size_t character_size(std::string_view text, std::size_t at) {
   return overlong || surrogate || too_large ? 0 : size;
 }
 
-}  // namespace
-
-Result<std::string> read_text(const std::string& path) {
-  const auto close = [](std::FILE* file) { std::fclose(file); };
-  std::unique_ptr<std::FILE, decltype(close)> opened(nullptr, close);
-  if (path != "-") opened.reset(std::fopen(path.c_str(), "rb"));
-  std::FILE* file = path == "-" ? stdin : opened.get();
-  const std::string name = path == "-" ? "stdin" : path;
-  if (file == nullptr)
-    return fail(errno == ENOENT ? ErrorCode::not_found : ErrorCode::io, name, ": ",
-                std::strerror(errno));
+Result<std::string> read_all(int descriptor, const std::string& name) {
   std::string text;
-  char piece[1 << 16];
-  while (const std::size_t count = std::fread(piece, 1, sizeof piece, file)) {
-    text.append(piece, count);
+  std::array<char, 1 << 16> piece;
+  for (;;) {
+    const Result<std::size_t> count = read_some(descriptor, piece);
+    if (!count && count.error().code == ErrorCode::cancelled) return tl::unexpected(count.error());
+    if (!count) return fail(count.error().code, name, ": ", count.error().message);
+    if (*count == 0) return text;
+    text.append(piece.data(), *count);
     if (text.size() > kMostBytes)
       return fail(ErrorCode::exhausted, name, ": more than ", kMostBytes, " bytes of text");
   }
-  if (interrupted()) return fail(ErrorCode::cancelled, "interrupted");
-  if (std::ferror(file)) return fail(ErrorCode::io, name, ": ", std::strerror(errno));
+}
+
+}  // namespace
+
+Result<std::string> read_text(const std::string& path) {
+  if (path == "-") return read_all(STDIN_FILENO, "stdin");
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) {
+    // A pipe without a writer is waited for.
+    if (errno == EINTR && interrupted()) return fail(ErrorCode::cancelled, "interrupted");
+    return fail(errno == ENOENT ? ErrorCode::not_found : ErrorCode::io, path, ": ",
+                std::strerror(errno));
+  }
+  Result<std::string> text = read_all(file, path);
+  ::close(file);
   return text;
 }
 

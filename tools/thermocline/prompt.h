@@ -9,7 +9,7 @@
 
 namespace thermocline {
 
-// A whole file, or stdin where the path is "-".
+// A whole file, or stdin where the path is "-". cancelled: interrupted().
 Result<std::string> read_text(const std::string& path);
 
 // \n \t \r \\ \" \' and \xHH become what they stand for; other backslashes stay.

@@ -2,9 +2,11 @@
 """The command as a user meets it before there is a model: help, wrong words, exit codes."""
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 from command import COMMAND, SOURCE, need_command, run
@@ -170,6 +172,51 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(done.returncode, 1)
         self.assertIn(b"--json /dev/full", done.stderr)
 
+    def test_no_stretching_is_advised_that_no_model_could_follow(self):
+        done = run("generate", "-m", TINY, "-f", "-", stdin=b"hello " * 90000)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn(b"shorten it", done.stderr)
+        self.assertNotIn(b"--rope", done.stderr)
+
+    def interrupted(self, words, stdin=subprocess.DEVNULL, before=lambda process: None,
+                    after_s=0.5):
+        process = subprocess.Popen([COMMAND, *words, "-m", TINY], stdin=stdin,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        before(process)
+        time.sleep(after_s)
+        process.send_signal(signal.SIGINT)
+        text, said = process.communicate(timeout=60)
+        self.assertEqual((process.returncode, text), (130, b""), said)
+        self.assertIn(b"interrupted", said)
+
+    def test_an_interrupt_stops_the_wait_for_a_prompt(self):
+        def begin(process):
+            process.stdin.write(b"the beginning of a prompt")
+            process.stdin.flush()
+        self.interrupted(["generate", "-f", "-"], subprocess.PIPE, begin)
+
+    def test_an_interrupt_stops_the_reading_of_an_endless_prompt(self):
+        with subprocess.Popen(["yes"], stdout=subprocess.PIPE) as endless:
+            self.interrupted(["generate", "-f", "-"], endless.stdout)
+            endless.kill()
+
+    def test_an_interrupt_stops_the_wait_for_a_pipe(self):
+        with tempfile.TemporaryDirectory() as folder:
+            pipe = os.path.join(folder, "prompt")
+            os.mkfifo(pipe)
+            self.interrupted(["generate", "-f", pipe])
+            self.interrupted(["eval", "--text", pipe])
+
+    # A stop that came too late would find that the prompt does not fit: exit code 1.
+    def test_an_interrupt_stops_tokenizing(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as text:
+            for _ in range(100):
+                text.write("hello world and more of it, 12 times\n" * 27000)
+            text.flush()
+            for words in (["generate", "-f", text.name], ["eval", "--text", text.name],
+                          ["generate", "-f", text.name, "--chat-template", "chatml"]):
+                self.interrupted(words, after_s=1.5)
+
     def test_a_full_stdout_is_a_failure(self):
         for words in (["methods", "--json", "-"], ["methods"], ["--version"]):
             with open("/dev/full", "wb") as full:
@@ -181,4 +228,4 @@ class CommandLine(unittest.TestCase):
 
 if __name__ == "__main__":
     need_command()
-    unittest.main(argv=[sys.argv[0]])
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]])
