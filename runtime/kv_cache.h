@@ -92,7 +92,7 @@ class KvCache {
   // one that shares the engine's.
   static Result<std::unique_ptr<KvCache>> create(const CacheOptions& options, int threads,
                                                  const std::string& isa);
-  // What create() would take, by tier and purpose, without taking it.
+  // What create() would take, by tier and purpose, and its notes(), without taking it.
   static Result<MemoryPlan> plan(const CacheOptions& options);
   ~KvCache();
 
@@ -114,7 +114,7 @@ class KvCache {
   std::uint32_t max_positions() const;  // that a timeline can have
   CacheReport report() const;
   MemoryPlan usage() const;
-  // One line each: fallbacks that were taken and why ("io: threads, because ...").
+  // One line each: what is slower or takes more memory than was asked for, and why.
   std::span<const std::string> notes() const;
 
  private:

@@ -1,5 +1,7 @@
 #include "tools/thermocline/flags.h"
 
+#include <sys/stat.h>
+
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
@@ -18,13 +20,26 @@ namespace po = boost::program_options;
 
 constexpr std::uint32_t kMostContext = 1u << 30;
 
-// $XDG_CACHE_HOME/thermocline: on a disk, the user's own, not a shared /tmp.
-std::string cache_directory() {
-  if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache && *cache)
-    return std::string(cache) + "/thermocline/kv";
-  if (const char* home = std::getenv("HOME"); home && *home)
-    return std::string(home) + "/.cache/thermocline/kv";
-  return "/var/tmp/thermocline-kv";
+// $XDG_CACHE_HOME/thermocline/kv: on a disk, the user's own, not a shared /tmp. The library makes
+// no more than a directory's last part; what this one lies in is made here.
+Result<std::string> cache_directory() {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  std::string made;
+  if (cache && *cache)
+    made = cache;
+  else if (home && *home)
+    made = std::string(home) + "/.cache";
+  else
+    return std::string("/var/tmp/thermocline-kv");
+  for (const char* part : {"", "/thermocline"}) {
+    made += part;
+    if (::mkdir(made.c_str(), 0700) != 0 && errno != EEXIST)
+      return fail(ErrorCode::io, "the cache folder ", made,
+                  " could not be made: ", std::strerror(errno),
+                  ": name a folder on a disk with --kv-dir");
+  }
+  return made + "/kv";
 }
 
 template <typename T>
@@ -123,8 +138,8 @@ void TierFlags::add_without_budgets_to(po::options_description* group) {
   auto add = group->add_options();
   add("kv-device", value(&device, "SIZE"), "0 or auto: this build has no GPU tier");
   add("kv-dir", value(&directory, "DIR"),
-      "where the scratch file of --kv-disk lives: a folder on the disk to use, not a tmpfs (the "
-      "user's cache folder)");
+      "where the scratch file of --kv-disk lives: a folder on the disk to use, not a tmpfs, made "
+      "if only it is missing (the user's cache folder)");
   add("io-backend", value(&io_backend, "NAME"), "disk reads by auto, uring or threads (auto)");
   add("cache-type-k", value(&keys_type, "TYPE"), "f16: the method decides how keys are held");
   add("cache-type-v", value(&values_type, "TYPE"), "f16: the method decides how values are held");
@@ -160,7 +175,10 @@ Result<TierOptions> TierFlags::tier_options() const {
   TierOptions options;
   TL_TRY_ASSIGN(options.host_bytes, parse_size(host, "--kv-host"));
   TL_TRY_ASSIGN(options.disk_bytes, parse_size(disk, "--kv-disk"));
-  options.directory = directory.empty() ? cache_directory() : directory;
+  options.directory = directory;
+  if (directory.empty() && options.disk_bytes > 0) {
+    TL_TRY_ASSIGN(options.directory, cache_directory());
+  }
   options.io_backend = io_backend;
   return options;
 }

@@ -37,6 +37,7 @@ struct TierFlags {
   void add_to(CommandLine* line);
   // The options that are not budgets, for commands that sweep over those.
   void add_without_budgets_to(boost::program_options::options_description* group);
+  // Makes the user's cache folder where that is needed and missing.
   Result<TierOptions> tier_options() const;
 };
 

@@ -55,8 +55,10 @@ std::uint32_t positions_needed(std::size_t prompt, int length, std::uint32_t con
 }
 
 Result<Exit> dry_run(const Engine& engine, const GenerateFlags& flags, const CacheOptions& options,
-                     std::size_t prompt_tokens, JsonOutput* json_output) {
+                     std::size_t prompt_tokens, std::vector<std::string> notes,
+                     JsonOutput* json_output) {
   TL_TRY_ASSIGN(const MemoryPlan plan, engine.plan(options));
+  notes.insert(notes.end(), plan.notes.begin(), plan.notes.end());
   const ModelInfo& model = engine.model();
   if (!flags.output.quiet) {
     std::fprintf(stderr, "%-10s %s, %s, mapped from %s\n", "model", model.name.c_str(),
@@ -65,12 +67,13 @@ Result<Exit> dry_run(const Engine& engine, const GenerateFlags& flags, const Cac
                  format_count(prompt_tokens).c_str(), format_count(options.max_positions).c_str(),
                  format_size(model.kv_bytes_per_token).c_str());
     print_memory_plan(plan, Detail::full);
+    print_notes(notes);
   }
   nlohmann::ordered_json json{
       {"schema", "thermocline/plan/1"}, {"build", build_json()},
       {"model", model_json(model)},     {"method", options.method},
       {"prompt_tokens", prompt_tokens}, {"positions", options.max_positions},
-      {"memory", memory_json(plan)}};
+      {"memory", memory_json(plan)},    {"notes", notes}};
   TL_TRY(json_output->write(json_text(json)));
   return Exit::success;
 }
@@ -104,7 +107,8 @@ Result<Exit> generate(const GenerateFlags& flags) {
   TL_TRY(check_fits(prompt.size(), record.context, model, flags.model.rope_freq_scale));
   cache_options.max_positions =
       positions_needed(prompt.size(), flags.sampling.length, record.context);
-  if (flags.dry_run) return dry_run(*engine, flags, cache_options, prompt.size(), &json_output);
+  if (flags.dry_run)
+    return dry_run(*engine, flags, cache_options, prompt.size(), record.notes, &json_output);
 
   TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine->open_cache(cache_options));
   TL_TRY_ASSIGN(Timeline timeline, cache->start());

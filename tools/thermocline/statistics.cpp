@@ -129,7 +129,11 @@ void print_statistics(const RunRecord& record, Detail detail) {
     line("seed", std::to_string(record.seed));
     line("peak", format_size(peak_resident_bytes()) + " resident, the mapped model included");
   }
-  for (const std::string& note : record.notes) line("note", note);
+  print_notes(record.notes);
+}
+
+void print_notes(std::span<const std::string> notes) {
+  for (const std::string& note : notes) line("note", note);
 }
 
 void print_memory_plan(const MemoryPlan& plan, Detail detail) {

@@ -102,6 +102,47 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertRegex(done.stderr.decode(), rf"--threads {more}: .* so \d+ compute")
 
+    def test_a_missing_folder_is_not_made_for_a_disk_that_is_not_there(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "not", "mounted")
+            for dry in ([], ["--dry-run"]):
+                self.refused(["generate", "-m", TINY, "-p", "x", "--kv-disk", "1GiB", "--kv-dir",
+                              path, *dry], f"--kv-dir {path}", f"no {folder}/not", code=1)
+            self.assertEqual(os.listdir(folder), [])
+
+    def test_the_cache_folder_is_made_for_its_user_alone(self):
+        with tempfile.TemporaryDirectory() as folder:
+            home = os.path.join(folder, "cache")
+            done = subprocess.run([COMMAND, "generate", "-m", TINY, "-p", "x", "-n", "1",
+                                   "--kv-disk", "1GiB"], env={"XDG_CACHE_HOME": home},
+                                  capture_output=True, timeout=60, check=False)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            for path in (home, f"{home}/thermocline", f"{home}/thermocline/kv"):
+                self.assertEqual(os.stat(path).st_mode & 0o777, 0o700, path)
+
+    def notes(self, *words):
+        done = run("generate", "-m", TINY, "-n", "1", *words)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        lines = done.stderr.decode("utf-8").splitlines()
+        return [line for line in lines if line.startswith("note")]
+
+    def test_a_dry_run_has_the_notes_of_a_run(self):
+        with tempfile.NamedTemporaryFile() as prompt, tempfile.TemporaryDirectory() as folder:
+            prompt.write(b"bytes \xff")
+            prompt.flush()
+            words = ["-f", prompt.name, "-c", "1000", "-b", "7", "--kv-disk", "1GiB"]
+            notes = self.notes(*words, "--kv-dir", folder)
+            self.assertGreaterEqual(len(notes), 3, notes)
+            self.assertEqual(self.notes(*words, "--kv-dir", folder, "--dry-run"), notes)
+            plan = json.loads(run("generate", "-m", TINY, *words, "--kv-dir", folder, "--dry-run",
+                                  "--json", "-").stdout)
+            self.assertEqual(len(plan["notes"]), len(notes))
+            if os.path.isdir("/dev/shm"):
+                with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+                    said = self.notes(*words, "--kv-dir", memory)
+                    self.assertTrue(any("is in memory" in note for note in said), said)
+                    self.assertEqual(self.notes(*words, "--kv-dir", memory, "--dry-run"), said)
+
     def test_a_full_disk_is_an_error_that_names_it(self):
         mounts = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c",
                   'mount -t tmpfs -o size=256k,mode=700 tmpfs "$1" && shift && exec "$@"', "sh"]
