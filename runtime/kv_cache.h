@@ -36,7 +36,7 @@ inline constexpr std::uint64_t kAutoBytes = ~std::uint64_t{0};
 
 struct TierOptions {
   // KV and its index in host memory; auto: what is free. With a disk: the index, the tail and
-  // copies of rows.
+  // copies of rows; auto: no more of those than would make the disk cost memory.
   std::uint64_t host_bytes = kAutoBytes;
   std::uint64_t disk_bytes = 0;  // where sealed rows then live; 0: nothing goes to disk
   std::string directory = {};    // of the scratch file, on the disk to use; needed with disk_bytes

@@ -151,7 +151,8 @@ void TierFlags::add_to(CommandLine* line) {
   group.add_options()(
       "kv-host", value(&host, "SIZE"),
       "host memory for KV and its index: 512MiB, 2G or auto (auto: what is free); with "
-      "--kv-disk for the index, the tail and copies of rows");
+      "--kv-disk for the index, the tail and copies of rows (auto: at most what all of it would "
+      "take without a disk)");
   group.add_options()(
       "kv-disk", value(&disk, "SIZE"),
       "disk for the rows, all but the newest, which then live there: a size, auto, or 0 "
