@@ -12,6 +12,7 @@
 #include "tools/thermocline/input.h"
 #include "tools/thermocline/interruption.h"
 #include "tools/thermocline/json_output.h"
+#include "tools/thermocline/printable.h"
 #include "tools/thermocline/prompt.h"
 #include "tools/thermocline/size.h"
 #include "tools/thermocline/statistics.h"
@@ -168,7 +169,8 @@ Result<Exit> talk(const ChatFlags& flags, Conversation& conversation, RunRecord*
       continue;
     }
     if (message->starts_with('/') && message->find(' ') == std::string::npos) {
-      std::fprintf(stderr, "there is no command %s; /help lists them\n", message->c_str());
+      std::fprintf(stderr, "there is no command %s; /help lists them\n",
+                   printable(*message).c_str());
       continue;
     }
     last->generation = {};
@@ -176,7 +178,7 @@ Result<Exit> talk(const ChatFlags& flags, Conversation& conversation, RunRecord*
     if (!status && status.error().code == ErrorCode::io) return tl::unexpected(status.error());
     if (!last->generation.text.ends_with('\n')) TL_TRY(write_to_stdout("\n"));
     if (!status) {
-      std::fprintf(stderr, "thermocline chat: %s\n", status.error().message.c_str());
+      std::fprintf(stderr, "thermocline chat: %s\n", printable(status.error().message).c_str());
       if (!by_hand) return Exit::failure;
     } else if (!flags.output.quiet) {
       print_turn(last->generation);

@@ -8,9 +8,11 @@
 #include "tools/thermocline/generation.h"
 #include "tools/thermocline/interruption.h"
 #include "tools/thermocline/json_output.h"
+#include "tools/thermocline/printable.h"
 #include "tools/thermocline/prompt.h"
 #include "tools/thermocline/size.h"
 #include "tools/thermocline/statistics.h"
+#include "tools/thermocline/utf8.h"
 
 namespace thermocline {
 namespace {
@@ -61,8 +63,8 @@ Result<Exit> dry_run(const Engine& engine, const GenerateFlags& flags, const Cac
   notes.insert(notes.end(), plan.notes.begin(), plan.notes.end());
   const ModelInfo& model = engine.model();
   if (!flags.output.quiet) {
-    std::fprintf(stderr, "%-10s %s, %s, mapped from %s\n", "model", model.name.c_str(),
-                 format_size(model.weight_bytes).c_str(), model.path.c_str());
+    std::fprintf(stderr, "%-10s %s, %s, mapped from %s\n", "model", printable(model.name).c_str(),
+                 format_size(model.weight_bytes).c_str(), printable(model.path).c_str());
     std::fprintf(stderr, "%-10s %s tokens; planned for %s positions of %s each\n", "prompt",
                  format_count(prompt_tokens).c_str(), format_count(options.max_positions).c_str(),
                  format_size(model.kv_bytes_per_token).c_str());

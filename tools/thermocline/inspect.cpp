@@ -4,6 +4,7 @@
 #include "tools/thermocline/command.h"
 #include "tools/thermocline/flags.h"
 #include "tools/thermocline/json_output.h"
+#include "tools/thermocline/printable.h"
 #include "tools/thermocline/size.h"
 #include "tools/thermocline/statistics.h"
 
@@ -60,11 +61,12 @@ Json pairs_json(const Pairs& pairs) {
 
 void print_model(const Engine& engine, bool verbose) {
   const ModelInfo& model = engine.model();
-  std::printf("%s\n", model.path.c_str());
+  std::printf("%s\n", printable(model.path).c_str());
   std::printf(
       "  supported: yes\n  name: %s\n  architecture: %s\n  parameters: %s\n  weights: %s (%s)\n",
-      model.name.c_str(), model.architecture.c_str(), format_count(model.parameters).c_str(),
-      format_size(model.weight_bytes).c_str(), model.weight_types.c_str());
+      printable(model.name).c_str(), model.architecture.c_str(),
+      format_count(model.parameters).c_str(), format_size(model.weight_bytes).c_str(),
+      model.weight_types.c_str());
   std::printf("  vocabulary: %s tokens\n  context: %s positions\n  chat template: %s\n",
               format_count(model.vocabulary).c_str(), format_count(model.context).c_str(),
               model.has_chat_template ? "yes" : "none");

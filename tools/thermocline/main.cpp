@@ -9,6 +9,7 @@
 #include "runtime/thermocline.h"
 #include "tools/thermocline/command.h"
 #include "tools/thermocline/interruption.h"
+#include "tools/thermocline/printable.h"
 #include "tools/thermocline/suggestion.h"
 
 namespace thermocline {
@@ -54,11 +55,11 @@ Exit unknown_command(const std::string& word) {
   if (word.starts_with("-")) {
     std::fprintf(stderr,
                  "thermocline: a command comes first, as in 'thermocline generate %s ...'\n",
-                 word.c_str());
+                 printable(word).c_str());
   } else {
     std::vector<std::string> names;
     for (const Command& command : kCommands) names.emplace_back(command.name);
-    std::fprintf(stderr, "thermocline: there is no command '%s'%s\n", word.c_str(),
+    std::fprintf(stderr, "thermocline: there is no command '%s'%s\n", printable(word).c_str(),
                  suggestion(word, names).c_str());
   }
   std::fputs("'thermocline --help' lists the commands.\n", stderr);
@@ -73,7 +74,7 @@ Exit run(const Command& command, const std::vector<std::string>& arguments) {
     std::fprintf(stderr, "thermocline %s: interrupted\n", command.name);
     return Exit::interrupted;
   }
-  std::fprintf(stderr, "thermocline %s: %s\n", command.name, error.message.c_str());
+  std::fprintf(stderr, "thermocline %s: %s\n", command.name, printable(error.message).c_str());
   if (error.code != ErrorCode::invalid_argument) return Exit::failure;
   std::fprintf(stderr, "'thermocline %s --help' lists the options.\n", command.name);
   return Exit::usage;

@@ -4,6 +4,7 @@
 #include "tools/thermocline/command.h"
 #include "tools/thermocline/flags.h"
 #include "tools/thermocline/json_output.h"
+#include "tools/thermocline/printable.h"
 #include "tools/thermocline/statistics.h"
 
 namespace thermocline {
@@ -40,8 +41,8 @@ Result<Exit> run_methods(const std::vector<std::string>& arguments) {
                         {"keys_in_memory", m.keys_in_memory}});
     if (json == "-") continue;
     std::printf("%-12s %s\n%12s order: %s; watches: %s; keys in memory: %s\n%12s %s\n",
-                m.name.c_str(), m.summary.c_str(), "", m.order.c_str(), m.watches.c_str(),
-                m.keys_in_memory.c_str(), "", m.path.c_str());
+                printable(m.name).c_str(), printable(m.summary).c_str(), "", m.order.c_str(),
+                m.watches.c_str(), m.keys_in_memory.c_str(), "", printable(m.path).c_str());
   }
   TL_TRY(output.write(json_text(Json{{"schema", "thermocline/methods/1"}, {"methods", list}})));
   return Exit::success;

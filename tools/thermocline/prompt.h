@@ -15,9 +15,6 @@ Result<std::string> read_text(const std::string& path);
 // \n \t \r \\ \" \' and \xHH become what they stand for; other backslashes stay.
 std::string resolve_escapes(std::string_view text);
 
-// The offset of the first byte that is not UTF-8, or npos.
-std::size_t find_invalid_utf8(std::string_view text);
-
 struct PromptFlags {
   std::string text, file, chat_template, system;
   bool escapes = false, no_display_prompt = false;

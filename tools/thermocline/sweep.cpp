@@ -9,6 +9,7 @@
 #include "tools/thermocline/generation.h"
 #include "tools/thermocline/interruption.h"
 #include "tools/thermocline/machine.h"
+#include "tools/thermocline/printable.h"
 #include "tools/thermocline/prompt.h"
 #include "tools/thermocline/range.h"
 #include "tools/thermocline/size.h"
@@ -102,7 +103,7 @@ Result<std::vector<int>> filling(const Engine& engine, const std::string& path, 
       std::fprintf(stderr,
                    "note: %s has %zu tokens and %zu are needed: it is repeated, which flatters "
                    "caches and selection\n",
-                   path.c_str(), own, count);
+                   printable(path).c_str(), own, count);
     tokens.resize(count);
     for (std::size_t i = own; i < count; ++i) tokens[i] = tokens[i - own];
     return tokens;
@@ -311,7 +312,7 @@ class Sweep {
     forget_peak();
     TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine.open_cache(options));
     for (const std::string& note : cache->notes())
-      std::fprintf(stderr, "note: %s: %s\n", at.method.c_str(), note.c_str());
+      std::fprintf(stderr, "note: %s: %s\n", printable(at.method).c_str(), printable(note).c_str());
     Bench bench(engine, *cache, tokens, plan_.progress);
     for (const std::uint32_t depth : plan_.depths) {
       at.depth = depth;

@@ -258,6 +258,39 @@ class CommandLine(unittest.TestCase):
                           ["generate", "-f", text.name, "--chat-template", "chatml"]):
                 self.interrupted(words, after_s=1.5)
 
+    def test_a_methods_words_do_not_act_on_the_terminal(self):
+        evil = "\033[2J\033]0;owned\007"
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, f"a{evil}.conf")
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(f"summary = {evil}\n[select]\nby = everything\n")
+            broken = os.path.join(folder, "broken.conf")
+            with open(broken, "w", encoding="utf-8") as file:
+                file.write(f"[select]\nby = {evil}\n")
+            words = ["-m", TINY, "-p", "x", "-n", "1", "--method"]
+            runs = [run("generate", *words, broken), run("generate", *words, path),
+                    run("generate", "-m", f"/no/{evil}", "-p", "x"), run(f"com{evil}"),
+                    run("generate", f"--{evil}"), run("inspect", f"/no/{evil}"),
+                    run("chat", "-m", TINY, "--chat-template", "chatml", "-n", "1",
+                        stdin=f"/x{evil}\n".encode())]
+            os.remove(broken)
+            listed = run("methods", "--method-dir", folder)
+            as_json = run("methods", "--method-dir", folder, "--json", "-")
+            for done in (*runs, listed, as_json):
+                self.assertNotIn(b"\033", done.stdout + done.stderr, done.args)
+                self.assertIn(b"\\", done.stdout + done.stderr, done.args)
+            self.assertEqual(json.loads(as_json.stdout)["methods"][0]["summary"], evil)
+
+    def test_progress_is_json_whatever_the_text_is_called(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, 'a "text"\n')
+            with open(path, "w", encoding="utf-8") as file:
+                file.write("some words " * 20)
+            done = run("eval", "-m", TINY, "--text", path, "--steps", "4", "--progress", "json")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            events = [json.loads(line) for line in done.stderr.decode().splitlines()]
+            self.assertIn('a "text"\n', events[0]["prompt_progress"]["label"])
+
     def test_a_full_stdout_is_a_failure(self):
         for words in (["methods", "--json", "-"], ["methods"], ["--version"]):
             with open("/dev/full", "wb") as full:

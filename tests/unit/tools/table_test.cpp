@@ -45,6 +45,13 @@ TEST(Table, MarkdownShowsTheChosenColumns) {
   EXPECT_NE(text.find("1.00e-03 |"), std::string::npos) << text;
 }
 
+TEST(Table, NothingInACellActsOnATerminalOrEndsIt) {
+  const std::vector<Json> rows{Json{{"name", "\033[2Jb|c\n"}, {"rate", 1}}};
+  EXPECT_NE(written(TableFormat::md, rows).find(" \\x1b[2Jb\\|c\\n |"), std::string::npos);
+  EXPECT_NE(written(TableFormat::csv, rows).find("\n\\x1b[2Jb|c\\n,1\n"), std::string::npos);
+  EXPECT_EQ(Json::parse(written(TableFormat::json, rows)), Json(rows));
+}
+
 TEST(Table, ColumnsOfAFirstEmptyCellStayAligned) {
   const std::string text = written(TableFormat::csv, {Json{{"first", nullptr}, {"second", 1}}});
   EXPECT_EQ(text, "first,second\n,1\n");
