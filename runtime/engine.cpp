@@ -151,21 +151,6 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options) {
 const ModelInfo& Engine::model() const { return impl_->info; }
 std::span<const LayerSpec> Engine::layers() const { return impl_->model.spec.layers; }
 
-std::vector<std::pair<std::string, std::string>> Engine::metadata() const {
-  std::vector<std::pair<std::string, std::string>> lines;
-  for (const GgufValue& value : impl_->model.file.metadata())
-    lines.emplace_back(value.key, GgufFile::show(value));
-  return lines;
-}
-
-std::vector<std::pair<std::string, std::string>> Engine::tensors() const {
-  std::vector<std::pair<std::string, std::string>> lines;
-  for (const TensorInfo& tensor : impl_->model.file.tensors())
-    lines.emplace_back(tensor.name,
-                       std::string(thermocline::info(tensor.type).name) + " " + tensor.shape());
-  return lines;
-}
-
 Result<std::vector<int>> Engine::encode(std::string_view text, Special special, bool start,
                                         const StopAsked& stop) const {
   return impl_->model.tokenizer.encode(

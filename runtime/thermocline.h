@@ -58,6 +58,17 @@ struct ModelInfo {
   bool has_chat_template = false;
 };
 
+// What a model file says of itself, as text: whether or not it can be run.
+struct ModelFile {
+  std::string path, architecture, name;  // "" where it does not say
+  std::uint32_t version = 0;             // of GGUF
+  std::uint64_t bytes = 0;
+  std::vector<std::pair<std::string, std::string>> metadata;  // {key, value}
+  std::vector<std::pair<std::string, std::string>> tensors;   // {name, type and shape}
+};
+// Of any file whose header is sound.
+Result<ModelFile> read_model_file(const std::string& path);
+
 // Bytes to text as tokens arrive: never half a character.
 class TextStream {
  public:
@@ -93,9 +104,6 @@ class Engine {
 
   const ModelInfo& model() const;
   std::span<const LayerSpec> layers() const;
-  // Metadata and tensors as text, for inspection: {key, value} and {name, type and shape}.
-  std::vector<std::pair<std::string, std::string>> metadata() const;
-  std::vector<std::pair<std::string, std::string>> tensors() const;
 
   // Text. `special`: whether "<|im_end|>" in the text means the token or its letters. A prompt's
   // first token (BOS, where the model wants one) is added when `start` is true.

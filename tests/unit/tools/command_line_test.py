@@ -291,6 +291,37 @@ class CommandLine(unittest.TestCase):
             events = [json.loads(line) for line in done.stderr.decode().splitlines()]
             self.assertIn('a "text"\n', events[0]["prompt_progress"]["label"])
 
+    def test_inspect_shows_what_it_can_of_a_file_that_cannot_be_run(self):
+        tiny = TINY.read_bytes()
+        files = {"architecture": tiny.replace(b"llama", b"mamba"), "cut short": tiny[:-64],
+                 "tensor": tiny.replace(b"output_norm.weight", b"output_nurm.weight")}
+        with tempfile.TemporaryDirectory() as folder:
+            for what, content in files.items():
+                path = os.path.join(folder, "model.gguf")
+                with open(path, "wb") as file:
+                    file.write(content)
+                with self.subTest(what=what):
+                    shown = run("inspect", path)
+                    self.assertEqual(shown.returncode, 1)
+                    for text in ("supported: no", "GGUF version 3", "general.architecture",
+                                 "token_embd.weight"):
+                        self.assertIn(text, shown.stdout.decode())
+                    self.assertEqual(shown.stderr.count(b"\n"), 1, shown.stderr)
+                    as_json = run("inspect", path, "--json", "-")
+                    answer = json.loads(as_json.stdout)
+                    self.assertEqual((as_json.returncode, answer["supported"]), (1, False))
+                    self.assertIn(answer["reason"], as_json.stderr.decode())
+                    self.assertGreater(len(answer["tensors"]), 10)
+            with open(path, "wb") as file:
+                file.write(b"GGUF and nothing more")
+            self.refused(["inspect", path], "model.gguf", code=1)
+
+    def test_inspect_shows_whole_texts_when_asked(self):
+        whole = run("inspect", TINY, "-v").stdout.decode()
+        brief = run("inspect", TINY).stdout.decode()
+        self.assertGreater(len(whole), len(brief))
+        self.assertIn(" bytes)", brief)
+
     def test_a_full_stdout_is_a_failure(self):
         for words in (["methods", "--json", "-"], ["methods"], ["--version"]):
             with open("/dev/full", "wb") as full:
