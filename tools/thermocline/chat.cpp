@@ -29,6 +29,7 @@ struct ChatFlags {
   TierFlags tiers;
   OutputFlags output;
   std::string chat_template = "auto", system, document;
+  std::vector<std::string> notes;  // about the command line
 };
 
 constexpr const char* kHelp =
@@ -220,11 +221,14 @@ Result<Exit> chat(ChatFlags& flags) {
   record.model = &model;
   record.context = run.context;
   record.seed = run.sampling.seed;
+  record.notes = flags.notes;
+  record.notes.insert(record.notes.end(), cache->notes().begin(), cache->notes().end());
+  // Those first: an answer may be long in coming.
+  if (!flags.output.quiet && !flags.output.verbose) print_notes(record.notes);
   Conversation conversation(*engine, *cache, flags, run);
   TL_TRY(conversation.reset());
   TL_TRY_ASSIGN(const Exit exit, talk(flags, conversation, &record));
   record.memory = cache->usage();
-  for (const std::string& note : cache->notes()) record.notes.push_back(note);
   if (flags.output.verbose) print_statistics(record, Detail::full);
   TL_TRY(json_output.write(json_text(statistics_json(record))));
   return exit;
@@ -257,6 +261,9 @@ Result<Exit> run_chat(const std::vector<std::string>& arguments) {
     return fail(ErrorCode::invalid_argument, "-f -: stdin is the conversation; name a file");
   if (flags.output.json == "-")
     return fail(ErrorCode::invalid_argument, "--json -: stdout is the conversation; name a file");
+  flags.notes = flags.model.notes();
+  for (const auto& more : {flags.tiers.notes(), flags.sampling.notes(line)})
+    flags.notes.insert(flags.notes.end(), more.begin(), more.end());
   return chat(flags);
 }
 

@@ -194,6 +194,8 @@ Result<Exit> evaluate(const EvalFlags& flags) {
   if (flags.steps == 0 || flags.steps > 1000000)
     return fail(ErrorCode::invalid_argument, "--steps must be between 1 and 1000000");
 
+  print_notes(flags.model.notes());
+  print_notes(flags.tiers.notes());
   TL_TRY_ASSIGN(const std::unique_ptr<Engine> engine, flags.model.open());
   std::vector<std::vector<Json>> by_method(methods.size());
   Table table(stdout, format,

@@ -160,6 +160,14 @@ void TierFlags::add_to(CommandLine* line) {
   add_without_budgets_to(&group);
 }
 
+std::vector<std::string> TierFlags::notes() const {
+  std::vector<std::string> notes;
+  if (parse_size(disk, "--kv-disk").value_or(0) > 0) return notes;
+  if (!directory.empty()) notes.emplace_back("--kv-dir has no effect without --kv-disk");
+  if (io_backend != "auto") notes.emplace_back("--io-backend has no effect without --kv-disk");
+  return notes;
+}
+
 Result<TierOptions> TierFlags::tier_options() const {
   TL_TRY_ASSIGN(const std::uint64_t device_bytes, parse_size(device, "--kv-device"));
   TL_TRY(refuse_unless(device_bytes == 0 || device_bytes == kAutoBytes, "--kv-device", device,
@@ -219,6 +227,19 @@ void SamplingFlags::add_to(CommandLine* line) {
   add("repeat-last-n", value(&options.repeat_last_n, "N"), "how many are recent; -1: all (64)");
   add("ignore-eos", po::bool_switch(&ignore_end), "go on when the model would end its text");
   add("stop", value(&stops, "TEXT"), "end before this text; may be repeated");
+}
+
+std::vector<std::string> SamplingFlags::notes(const CommandLine& line) const {
+  std::string idle;
+  if (options.temperature == 0)
+    for (const char* name : {"seed", "top-k", "top-p", "min-p"})
+      if (line.given(name)) idle += std::string(idle.empty() ? "--" : ", --") + name;
+  std::vector<std::string> notes;
+  if (!idle.empty())
+    notes.push_back("no effect at --temp 0, which takes the likeliest token: " + idle);
+  if (line.given("repeat-last-n") && options.repeat_penalty == 1)
+    notes.emplace_back("--repeat-last-n has no effect without --repeat-penalty");
+  return notes;
 }
 
 Result<SamplingOptions> SamplingFlags::sampling_options() const {

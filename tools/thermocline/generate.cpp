@@ -27,6 +27,7 @@ struct GenerateFlags {
   TierFlags tiers;
   OutputFlags output;
   bool dry_run = false;
+  std::vector<std::string> notes;  // about the command line
 };
 
 Result<std::vector<int>> encode_prompt(const Engine& engine, const PromptFlags& flags,
@@ -41,12 +42,19 @@ Result<std::vector<int>> encode_prompt(const Engine& engine, const PromptFlags& 
     messages.push_back({"user", std::move(text)});
     return engine.encode_chat(messages, flags.chat_template, true, interrupted);
   }
-  if (!flags.system.empty())
-    return fail(ErrorCode::invalid_argument, "--system-prompt needs --chat-template auto");
   TL_TRY_ASSIGN(std::vector<int> tokens,
                 engine.encode(text, Engine::Special::parse, true, interrupted));
   if (tokens.empty()) return fail(ErrorCode::invalid_argument, "the prompt is empty: say -p or -f");
   return tokens;
+}
+
+std::vector<std::string> notes_of(const GenerateFlags& flags, const CommandLine& line) {
+  std::vector<std::string> notes = flags.model.notes();
+  for (const auto& more : {flags.tiers.notes(), flags.sampling.notes(line)})
+    notes.insert(notes.end(), more.begin(), more.end());
+  if (flags.prompt.escapes && flags.prompt.text.empty())
+    notes.emplace_back("-e has no effect without -p: a file is read as it is");
+  return notes;
 }
 
 // The positions to plan for: no more than this run can reach.
@@ -88,6 +96,8 @@ Result<Exit> generate(const GenerateFlags& flags) {
   TL_TRY_ASSIGN(run.progress, parse_progress_style(flags.output.progress));
   CacheOptions cache_options = flags.method.cache_options();
   TL_TRY_ASSIGN(cache_options.tiers, flags.tiers.tier_options());
+  if (!flags.prompt.system.empty() && flags.prompt.chat_template.empty())
+    return fail(ErrorCode::invalid_argument, "--system-prompt needs --chat-template auto");
   if (!flags.prompt.given() && !flags.dry_run)
     return fail(ErrorCode::invalid_argument, "no prompt: say -p TEXT, -f FILE or -f - for stdin");
   TL_TRY_ASSIGN(JsonOutput json_output, JsonOutput::open(flags.output.json));
@@ -96,7 +106,7 @@ Result<Exit> generate(const GenerateFlags& flags) {
   const Clock::time_point start = Clock::now();
   TL_TRY_ASSIGN(const std::unique_ptr<Engine> engine, flags.model.open());
   const ModelInfo& model = engine->model();
-  record.notes = flags.model.notes();
+  record.notes = flags.notes;
   std::vector<int> prompt;
   if (flags.prompt.given()) {
     TL_TRY_ASSIGN(prompt, encode_prompt(*engine, flags.prompt, &record.notes));
@@ -159,6 +169,7 @@ Result<Exit> run_generate(const std::vector<std::string>& arguments) {
       "print the memory that would be taken, by tier, and stop before a weight is read");
   TL_TRY_ASSIGN(const CommandLine::Outcome outcome, line.parse(arguments));
   if (outcome == CommandLine::Outcome::helped) return Exit::success;
+  flags.notes = notes_of(flags, line);
   return generate(flags);
 }
 

@@ -1,5 +1,6 @@
 // thermocline sweep: speed along contexts, methods and tier sizes, a row each.
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <optional>
@@ -350,6 +351,13 @@ Result<Exit> sweep(const SweepFlags& flags) {
     return fail(ErrorCode::invalid_argument, "nothing to measure: -p and -n are both 0");
   for (const std::string& host : plan.hosts) TL_TRY(parse_size(host, "--kv-host"));
   for (const std::string& disk : plan.disks) TL_TRY(parse_size(disk, "--kv-disk"));
+  TierFlags tiers = flags.tiers;
+  for (const std::string& disk : plan.disks)
+    if (disk != "0") tiers.disk = disk;
+  print_notes(flags.model.notes());
+  print_notes(tiers.notes());
+  if (flags.model.context != 0)
+    print_notes(std::array{std::string("-c has no effect: contexts are as long as the tests are")});
   Sweep run(flags, plan);
   TL_TRY(run.run());
   return Exit::success;

@@ -143,6 +143,34 @@ class CommandLine(unittest.TestCase):
                     self.assertTrue(any("is in memory" in note for note in said), said)
                     self.assertEqual(self.notes(*words, "--kv-dir", memory, "--dry-run"), said)
 
+    def test_what_has_no_effect_is_said(self):
+        greedy = ["-p", "x", "--temp", "0"]
+        for words, said in [
+                ([*greedy, "--kv-dir", "/tmp"], ["--kv-dir"]),
+                ([*greedy, "--io-backend", "threads"], ["--io-backend"]),
+                ([*greedy, "-s", "1", "--top-k", "3"], ["--seed, --top-k"]),
+                ([*greedy, "--repeat-last-n", "9"], ["--repeat-last-n"]),
+                ([*greedy, "-e"], []), (["-f", str(SOURCE / "LICENSE"), "-e", "-c", "9999"],
+                                        ["-e", "9,999"]),
+                (greedy, []), (["-p", "x", "-s", "1", "--top-k", "3"], [])]:
+            for dry in ([], ["--dry-run"]):
+                with self.subTest(words=words, dry=dry):
+                    if dry or "-f" not in words:
+                        notes = self.notes(*words, *dry)
+                        self.assertEqual(len(notes), len(said), notes)
+                        for note, part in zip(notes, said):
+                            self.assertIn(part, note)
+        self.assertNotIn(b"note", run("generate", "-m", TINY, "-n", "1", *greedy, "-s", "1",
+                                      "--quiet").stderr)
+        chat = run("chat", "-m", TINY, "--chat-template", "chatml", "-n", "1", "--kv-dir", "/tmp",
+                   "-b", "3", stdin=b"hello\n")
+        self.assertIn(b"--kv-dir", chat.stderr)
+        self.assertIn(b"-b and -ub", chat.stderr)
+        sweep = run("sweep", "-m", TINY, "-p", "8", "-n", "0", "-r", "1", "-c", "99", "--kv-dir",
+                    "/tmp", "--no-warmup")
+        self.assertIn(b"-c has no effect", sweep.stderr)
+        self.assertIn(b"--kv-dir", sweep.stderr)
+
     def test_a_full_disk_is_an_error_that_names_it(self):
         mounts = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c",
                   'mount -t tmpfs -o size=256k,mode=700 tmpfs "$1" && shift && exec "$@"', "sh"]
