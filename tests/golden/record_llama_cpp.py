@@ -33,8 +33,8 @@ LARGEST = 32  # logits that are recorded of a position
 ABOUT = {
     "greedy":
         "Greedy continuations of the prompts in prompts/ and prompts/long/, and the margin of "
-        "every step (first minus second logit). Tokens are the model's own (special tokens in the text "
-        "are recognised; the model's leading token is added where it asks for one). tokens_sha256: "
+        "every step (first minus second logit). Tokens are the model's own (special tokens in the "
+        "text are recognised; the model's leading token is added where it asks for one). tokens_sha256: "
         "of the token ids in decimal joined by commas; tokens_xxh128: the same under XXH3 with 128 "
         "bits. A continuation ends early after an end-of-generation token.",
     "logits":
