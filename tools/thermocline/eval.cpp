@@ -218,12 +218,12 @@ Result<Exit> evaluate(const EvalFlags& flags) {
     for (std::size_t m = 0; m < methods.size(); ++m) {
       TL_TRY_ASSIGN(Run other, prefill(*engine, passage, chosen[m], style));
       TL_TRY_ASSIGN(const Json row, compare(*engine, passage, methods[m], &full, &other));
-      table.add(row);
+      TL_TRY(table.add(row));
       by_method[m].push_back(row);
     }
   }
   if (flags.texts.size() > 1)
-    for (const std::vector<Json>& rows : by_method) table.add(mean_row(rows));
+    for (const std::vector<Json>& rows : by_method) TL_TRY(table.add(mean_row(rows)));
   return Exit::success;
 }
 

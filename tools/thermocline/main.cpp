@@ -1,9 +1,13 @@
 // thermocline: one command, a subcommand a file.
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <cstdio>
 #include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runtime/thermocline.h"
@@ -101,10 +105,19 @@ Exit dispatch(std::vector<std::string> words) {
   return run(*command, {words.begin() + 1, words.end()});
 }
 
+// A stream that we were started without: its number would go to the next file that is opened, and
+// what is printed into that file. Opened the wrong way round, so that using it stays an error.
+void occupy_closed_streams() {
+  for (const auto& [stream, mode] :
+       {std::pair{STDIN_FILENO, O_WRONLY}, {STDOUT_FILENO, O_RDONLY}, {STDERR_FILENO, O_RDONLY}})
+    if (::fcntl(stream, F_GETFD) < 0) (void)::open("/dev/null", mode);  // the lowest free number
+}
+
 }  // namespace
 }  // namespace thermocline
 
 int main(int count, char** words) {
+  thermocline::occupy_closed_streams();
   thermocline::watch_for_interruption();
   try {
     const thermocline::Exit exit = thermocline::dispatch({words + 1, words + count});

@@ -333,8 +333,7 @@ class Sweep {
     if (!samples.same_answers)
       std::fprintf(stderr, "note: %s at depth %s: repetitions did not give the same tokens\n",
                    test.name().c_str(), format_count(at.depth).c_str());
-    table_.add(row_of(at, test, samples, engine.model(), build_));
-    return {};
+    return table_.add(row_of(at, test, samples, engine.model(), build_));
   }
 
   const SweepFlags& flags_;

@@ -1,7 +1,9 @@
 #include "tools/thermocline/table.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
+#include <cstring>
 
 #include "tools/thermocline/printable.h"
 
@@ -71,7 +73,7 @@ Table::~Table() {
   std::fflush(to_);
 }
 
-void Table::add(const Json& row) {
+Status Table::add(const Json& row) {
   switch (format_) {
     case TableFormat::md:
       add_markdown(row);
@@ -87,7 +89,8 @@ void Table::add(const Json& row) {
       break;
   }
   first_ = false;
-  std::fflush(to_);
+  if (std::fflush(to_) == 0 && !std::ferror(to_)) return {};
+  return fail(ErrorCode::io, "the table could not be written: ", std::strerror(errno));
 }
 
 void Table::add_markdown(const Json& row) {

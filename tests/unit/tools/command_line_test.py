@@ -350,6 +350,26 @@ class CommandLine(unittest.TestCase):
         self.assertGreater(len(whole), len(brief))
         self.assertIn(" bytes)", brief)
 
+    def test_a_table_that_cannot_be_written_ends_a_sweep(self):
+        words = ["sweep", "-m", TINY, "-p", "4,5,6", "-n", "0", "-r", "1", "--no-warmup",
+                 "--progress", "json"]
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([COMMAND, *words], stdout=full, stderr=subprocess.PIPE,
+                                  timeout=60, check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"No space left", done.stderr)
+
+    def test_a_closed_stdout_is_no_other_files_number(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "run.json")
+            done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", COMMAND, "generate", "-m",
+                                   TINY, "-p", "x", "-n", "2", "--json", path],
+                                  capture_output=True, timeout=60, check=False)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn(b"stdout: Bad file descriptor", done.stderr)
+            with open(path, encoding="utf-8") as file:
+                self.assertEqual(json.load(file)["stop_reason"], "error")
+
     def test_a_full_stdout_is_a_failure(self):
         for words in (["methods", "--json", "-"], ["methods"], ["--version"]):
             with open("/dev/full", "wb") as full:

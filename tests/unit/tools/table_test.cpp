@@ -15,7 +15,7 @@ std::string written(TableFormat format, const std::vector<Json>& rows) {
   std::FILE* file = open_memstream(&text, &size);
   {
     Table table(file, format, {"name", "rate"});
-    for (const Json& row : rows) table.add(row);
+    for (const Json& row : rows) EXPECT_TRUE(table.add(row));
   }
   std::fclose(file);
   const std::string result(text, size);
@@ -50,6 +50,16 @@ TEST(Table, NothingInACellActsOnATerminalOrEndsIt) {
   EXPECT_NE(written(TableFormat::md, rows).find(" \\x1b[2Jb\\|c\\n |"), std::string::npos);
   EXPECT_NE(written(TableFormat::csv, rows).find("\n\\x1b[2Jb|c\\n,1\n"), std::string::npos);
   EXPECT_EQ(Json::parse(written(TableFormat::json, rows)), Json(rows));
+}
+
+TEST(Table, ARowThatCannotBeWrittenIsAnError) {
+  std::FILE* full = std::fopen("/dev/full", "w");
+  ASSERT_NE(full, nullptr);
+  {
+    Table table(full, TableFormat::csv, {"name"});
+    EXPECT_FALSE(table.add(kRows.front()));
+  }
+  std::fclose(full);
 }
 
 TEST(Table, ColumnsOfAFirstEmptyCellStayAligned) {
