@@ -34,9 +34,9 @@ ABOUT = {
     "greedy":
         "Greedy continuations of the prompts in prompts/ and prompts/long/, and the margin of "
         "every step (first minus second logit). Tokens are the model's own (special tokens in the "
-        "text are recognised; the model's leading token is added where it asks for one). tokens_sha256: "
-        "of the token ids in decimal joined by commas; tokens_xxh128: the same under XXH3 with 128 "
-        "bits. A continuation ends early after an end-of-generation token.",
+        "text are recognised; the model's leading token is added where it asks for one). "
+        "tokens_sha256: of the token ids in decimal joined by commas; tokens_xxh128: the same "
+        "under XXH3 with 128 bits. A continuation ends early after an end-of-generation token.",
     "logits":
         "The 32 largest logits (largest first) and the log-sum-exp of all after given positions of "
         "a prompt (position 0: after its first token). positions: llama.cpp. double: the same from "
@@ -265,4 +265,5 @@ def main():
             out.write_text(lines_of(answer) + "\n")
 
 
-main()
+if __name__ == "__main__":
+    main()
