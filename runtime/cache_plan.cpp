@@ -124,8 +124,35 @@ void plan_layer(const CacheOptions& options, const Method& method, const LayerSp
   plan->layers.push_back(layer);
 }
 
-// `bytes` of memory for copies of rows on the disk, and for finding them.
-void plan_row_cache(const CacheOptions& options, std::uint64_t bytes, CachePlan* plan) {
+// What does not depend on how much memory there is.
+Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method, int threads) {
+  CachePlan plan;
+  const bool has_disk = options.tiers.disk_bytes > 0;
+  plan.home = method.place->home(has_disk ? Tier::disk : Tier::host);
+  if (has_disk) plan.staging_bytes = kStagingBytes;
+  plan.step_rows = std::min<std::uint64_t>(options.max_timelines, kMaxStepRows);
+  for (std::size_t l = 0; l < options.layers.size(); ++l) {
+    TL_TRY(check_layer(options.layers[l], l));
+    plan_layer(options, method, options.layers[l], threads, &plan);
+  }
+  return plan;
+}
+
+// Of memory for a cache of rows, unasked: half of what the machine has free, and not so much that
+// the disk costs more memory than it spares.
+Result<std::uint64_t> automatic_row_cache(const CacheOptions& options, const Method& method,
+                                          int threads, const CachePlan& plan) {
+  CacheOptions without_disk = options;
+  without_disk.tiers.disk_bytes = 0;
+  TL_TRY_ASSIGN(const CachePlan in_memory, plan_layers(without_disk, method, threads));
+  const std::uint64_t needed = plan.host_bytes(), most = in_memory.host_bytes();
+  return std::min((plan.host_budget_bytes - needed) / 2, most > needed ? most - needed : 0);
+}
+
+// `bytes` of memory for copies of rows on the disk, and for finding them; for no more rows than
+// there can be.
+void plan_row_cache(const CacheOptions& options, const Method& method, std::uint64_t bytes,
+                    CachePlan* plan) {
   std::uint64_t of_row = 0, fixed = 0;  // in every layer and head that seals
   for (std::size_t l = 0; l < plan->layers.size(); ++l) {
     const CachePlan::Layer& layer = plan->layers[l];
@@ -136,8 +163,9 @@ void plan_row_cache(const CacheOptions& options, std::uint64_t bytes, CachePlan*
     fixed += heads * (one - (RowCache::table_bytes(2, layer.rows) - one));
   }
   if (of_row == 0 || bytes < fixed + of_row) return;
-  plan->row_cache_rows = static_cast<std::uint32_t>(std::min<std::uint64_t>(
-      (bytes - fixed) / of_row, std::uint64_t{options.max_positions} * options.max_timelines));
+  const std::uint64_t sealed = method.tail_begin(options.max_positions) - method.sink;
+  plan->row_cache_rows = static_cast<std::uint32_t>(
+      std::min<std::uint64_t>((bytes - fixed) / of_row, sealed * options.max_timelines));
   plan->row_cache_bytes = fixed + plan->row_cache_rows * of_row;
 }
 
@@ -186,15 +214,7 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, i
   if (options.max_positions == 0 || options.max_timelines == 0)
     return fail(ErrorCode::invalid_argument,
                 "a cache needs at least one position and one timeline");
-  CachePlan plan;
-  const bool has_disk = options.tiers.disk_bytes > 0;
-  plan.home = method.place->home(has_disk ? Tier::disk : Tier::host);
-  if (has_disk) plan.staging_bytes = kStagingBytes;
-  plan.step_rows = std::min<std::uint64_t>(options.max_timelines, kMaxStepRows);
-  for (std::size_t l = 0; l < options.layers.size(); ++l) {
-    TL_TRY(check_layer(options.layers[l], l));
-    plan_layer(options, method, options.layers[l], threads, &plan);
-  }
+  TL_TRY_ASSIGN(CachePlan plan, plan_layers(options, method, threads));
 
   TL_TRY_ASSIGN(const Topology machine, read_topology());
   const bool automatic = options.tiers.host_bytes == kAutoBytes;
@@ -204,15 +224,19 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, i
     return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
                 " positions needs ", size_text(needed), " of host memory and has ",
                 size_text(plan.host_budget_bytes), ": raise --kv-host, ",
-                has_disk ? "" : "give --kv-disk SIZE to keep rows on disk, ", "or lower -c");
+                options.tiers.disk_bytes > 0 ? "" : "give --kv-disk SIZE to keep rows on disk, ",
+                "or lower -c");
   if (plan.home == Tier::disk) {
     if (plan.rows_bytes > options.tiers.disk_bytes)
       return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
                   " positions needs ", size_text(plan.rows_bytes), " on disk and --kv-disk gives ",
                   size_text(options.tiers.disk_bytes), ": raise it or lower -c");
-    // What is left over caches rows. Unasked, no more than half of what the machine has free.
-    const std::uint64_t left = plan.host_budget_bytes - needed;
-    plan_row_cache(options, automatic ? left / 2 : left, &plan);
+    // What is left over caches rows.
+    std::uint64_t left = plan.host_budget_bytes - needed;
+    if (automatic) {
+      TL_TRY_ASSIGN(left, automatic_row_cache(options, method, threads, plan));
+    }
+    plan_row_cache(options, method, left, &plan);
   }
   return plan;
 }

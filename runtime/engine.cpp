@@ -151,25 +151,11 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options) {
 const ModelInfo& Engine::model() const { return impl_->info; }
 std::span<const LayerSpec> Engine::layers() const { return impl_->model.spec.layers; }
 
-std::vector<std::pair<std::string, std::string>> Engine::metadata() const {
-  std::vector<std::pair<std::string, std::string>> lines;
-  for (const GgufValue& value : impl_->model.file.metadata())
-    lines.emplace_back(value.key, GgufFile::show(value));
-  return lines;
-}
-
-std::vector<std::pair<std::string, std::string>> Engine::tensors() const {
-  std::vector<std::pair<std::string, std::string>> lines;
-  for (const TensorInfo& tensor : impl_->model.file.tensors())
-    lines.emplace_back(tensor.name,
-                       std::string(thermocline::info(tensor.type).name) + " " + tensor.shape());
-  return lines;
-}
-
-Result<std::vector<int>> Engine::encode(std::string_view text, Special special, bool start) const {
+Result<std::vector<int>> Engine::encode(std::string_view text, Special special, bool start,
+                                        const StopAsked& stop) const {
   return impl_->model.tokenizer.encode(
       text, special == Special::parse ? ParseSpecial::yes : ParseSpecial::no,
-      start ? AddSpecial::yes : AddSpecial::no);
+      start ? AddSpecial::yes : AddSpecial::no, stop);
 }
 
 std::string Engine::decode(std::span<const int> tokens) const {
@@ -185,15 +171,15 @@ bool Engine::ends_generation(int token) const {
 }
 
 Result<std::vector<int>> Engine::encode_chat(std::span<const ChatMessage> messages,
-                                             const std::string& template_name,
-                                             bool add_reply_start) const {
+                                             const std::string& template_name, bool add_reply_start,
+                                             const StopAsked& stop) const {
   TL_TRY_ASSIGN(const ChatTemplate chat, template_name == "auto"
                                              ? ChatTemplate::recognise(impl_->model.file)
                                              : ChatTemplate::named(template_name));
   TL_TRY_ASSIGN(
       const std::vector<TextPiece> pieces,
       chat.render(messages, add_reply_start ? GenerationPrompt::yes : GenerationPrompt::no));
-  return impl_->model.tokenizer.encode(pieces);
+  return impl_->model.tokenizer.encode(pieces, AddSpecial::yes, stop);
 }
 
 Result<std::unique_ptr<KvCache>> Engine::open_cache(CacheOptions options) const {

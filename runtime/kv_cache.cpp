@@ -60,7 +60,13 @@ Result<MemoryPlan> KvCache::plan(const CacheOptions& options, int threads) {
   TL_TRY_ASSIGN(const Method method, load_method(options.method, options.method_directory,
                                                  options.method_overrides, *cpu));
   TL_TRY_ASSIGN(const CachePlan plan, make_plan(options, method, Workers::usable(threads)));
-  return plan.lines();
+  PageTableOptions pages;
+  pages.directory = options.tiers.directory;
+  pages.disk_bytes = options.tiers.disk_bytes;
+  pages.io_backend = options.tiers.io_backend;
+  MemoryPlan lines = plan.lines();
+  TL_TRY_ASSIGN(lines.notes, PageTable::probe(pages));
+  return lines;
 }
 
 Result<Timeline> KvCache::start() {
@@ -86,7 +92,7 @@ Status KvCache::commit() { return impl_->commit(); }
 void KvCache::rollback() { impl_->rollback(); }
 std::span<const LayerSpec> KvCache::layers() const { return impl_->options.layers; }
 std::uint32_t KvCache::max_positions() const { return impl_->options.max_positions; }
-std::span<const std::string> KvCache::notes() const { return impl_->notes; }
+std::span<const std::string> KvCache::notes() const { return impl_->table->notes(); }
 
 CacheReport KvCache::report() const {
   CacheReport report = impl_->counted;
@@ -135,7 +141,6 @@ Status KvCache::Impl::open() {
   pages.io_backend = options.tiers.io_backend;
   if (plan.staging_bytes > 0) pages.staging_bytes = plan.staging_bytes;
   TL_TRY_ASSIGN(table, PageTable::create(pages, budget.get()));
-  if (!table->io_note().empty()) notes.push_back(table->io_note());
   reader = std::make_unique<Reader>(table.get());
 
   for (const LayerSpec& layer : options.layers) {

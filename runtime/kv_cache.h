@@ -13,7 +13,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -24,6 +23,7 @@
 #include "kernels/base/view.h"
 #include "runtime/layer_spec.h"
 #include "runtime/report.h"
+#include "runtime/stop_asked.h"
 
 namespace thermocline {
 
@@ -36,7 +36,7 @@ inline constexpr std::uint64_t kAutoBytes = ~std::uint64_t{0};
 
 struct TierOptions {
   // KV and its index in host memory; auto: what is free. With a disk: the index, the tail and
-  // copies of rows.
+  // copies of rows; auto: no more of those than would make the disk cost memory.
   std::uint64_t host_bytes = kAutoBytes;
   std::uint64_t disk_bytes = 0;  // where sealed rows then live; 0: nothing goes to disk
   std::string directory = {};    // of the scratch file, on the disk to use; needed with disk_bytes
@@ -62,10 +62,6 @@ inline constexpr std::size_t kMaxStepRows = 16;
 // A longer text is read in spans of so many rows, layer by layer within each, so that a layer's
 // rows are all at hand when they are sealed. Memory is planned for one span.
 inline constexpr std::uint32_t kSpanRows = 32768;
-
-// Whether to stop: asked often, by several threads at once, so it must be quick and thread-safe.
-// Empty: never.
-using StopAsked = std::function<bool()>;
 
 // One text's keys and values. Move-only; gives back what it holds when destroyed. Its cache must
 // outlive it. Not thread-safe: one thread drives a cache and all of its timelines.
@@ -102,7 +98,8 @@ class KvCache {
   // one that shares the engine's.
   static Result<std::unique_ptr<KvCache>> create(const CacheOptions& options, int threads,
                                                  const std::string& isa);
-  // What create() and its timelines would take, by tier and purpose, without taking it.
+  // What create() and its timelines would take, by tier and purpose, and its notes(), without
+  // taking it.
   static Result<MemoryPlan> plan(const CacheOptions& options, int threads = 0);
   ~KvCache();
 
@@ -124,7 +121,7 @@ class KvCache {
   std::uint32_t max_positions() const;  // that a timeline can have
   CacheReport report() const;
   MemoryPlan usage() const;
-  // One line each: fallbacks that were taken and why ("io: threads, because ...").
+  // One line each: what is slower or takes more memory than was asked for, and why.
   std::span<const std::string> notes() const;
 
  private:

@@ -109,7 +109,6 @@ struct KvCache::Impl final : SummaryRows {
   std::unique_ptr<Budget> budget;
   std::unique_ptr<PageTable> table;
   std::unique_ptr<Reader> reader;
-  std::vector<std::string> notes;
   CacheReport counted;
   std::vector<std::unique_ptr<TimelineState>> timelines;  // by id; null: free
 

@@ -135,7 +135,7 @@ Result<std::string> find_file(const std::string& name, const std::string& direct
   std::error_code ignored;
   if (name.find('/') != std::string::npos || name.ends_with(".conf")) {
     if (fs::is_regular_file(name, ignored)) return name;
-    return fail(ErrorCode::not_found, "method file '", name, "' does not exist");
+    return fail(ErrorCode::not_found, "there is no method file '", name, "'");
   }
   const std::string path = directory + "/" + name + ".conf";
   if (fs::is_regular_file(path, ignored)) return path;

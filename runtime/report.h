@@ -44,6 +44,7 @@ struct MemoryLine {
 };
 struct MemoryPlan {
   std::vector<MemoryLine> lines;
+  std::vector<std::string> notes;  // of a plan: what the cache would say (KvCache::notes)
   std::uint64_t total(const std::string& tier) const;
 };
 

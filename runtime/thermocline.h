@@ -25,6 +25,7 @@
 #include "runtime/chat_message.h"
 #include "runtime/kv_cache.h"
 #include "runtime/sampler.h"
+#include "runtime/stop_asked.h"
 
 namespace thermocline {
 
@@ -56,6 +57,17 @@ struct ModelInfo {
   std::uint64_t kv_bytes_per_token = 0;                   // f16, full-attention layers
   bool has_chat_template = false;
 };
+
+// What a model file says of itself, as text: whether or not it can be run.
+struct ModelFile {
+  std::string path, architecture, name;  // "" where it does not say
+  std::uint32_t version = 0;             // of GGUF
+  std::uint64_t bytes = 0;
+  std::vector<std::pair<std::string, std::string>> metadata;  // {key, value}
+  std::vector<std::pair<std::string, std::string>> tensors;   // {name, type and shape}
+};
+// Of any file whose header is sound.
+Result<ModelFile> read_model_file(const std::string& path);
 
 // Bytes to text as tokens arrive: never half a character.
 class TextStream {
@@ -92,22 +104,21 @@ class Engine {
 
   const ModelInfo& model() const;
   std::span<const LayerSpec> layers() const;
-  // Metadata and tensors as text, for inspection: {key, value} and {name, type and shape}.
-  std::vector<std::pair<std::string, std::string>> metadata() const;
-  std::vector<std::pair<std::string, std::string>> tensors() const;
 
   // Text. `special`: whether "<|im_end|>" in the text means the token or its letters. A prompt's
   // first token (BOS, where the model wants one) is added when `start` is true.
+  // cancelled: `stop` said yes, which is asked all along.
   enum class Special { parse, as_text };
-  Result<std::vector<int>> encode(std::string_view text, Special special, bool start) const;
+  Result<std::vector<int>> encode(std::string_view text, Special special, bool start,
+                                  const StopAsked& stop = {}) const;
   std::string decode(std::span<const int> tokens) const;
   std::unique_ptr<TextStream> stream() const;
   bool ends_generation(int token) const;
   // The conversation as the model's template (name "auto") or a named one writes it, from its first
   // token on. What messages say is text, whatever it spells: only the template ends turns.
   Result<std::vector<int>> encode_chat(std::span<const ChatMessage> messages,
-                                       const std::string& template_name,
-                                       bool add_reply_start) const;
+                                       const std::string& template_name, bool add_reply_start,
+                                       const StopAsked& stop = {}) const;
 
   // A cache for this model. options.layers is filled in; max_positions 0 means the model's context.
   Result<std::unique_ptr<KvCache>> open_cache(CacheOptions options) const;

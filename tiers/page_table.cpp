@@ -23,8 +23,18 @@ Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& opt
   if (options.disk_bytes == 0) return create(options, budget, nullptr);
   TL_TRY_ASSIGN(ChosenSink chosen, open_sink(options.io_backend, SinkOptions{}));
   TL_TRY_ASSIGN(auto table, create(options, budget, std::move(chosen.sink)));
-  table->io_note_ = std::move(chosen.note);
+  if (!chosen.note.empty()) table->notes_.push_back(std::move(chosen.note));
   return table;
+}
+
+Result<std::vector<std::string>> PageTable::probe(const PageTableOptions& options) {
+  std::vector<std::string> notes;
+  if (options.disk_bytes == 0) return notes;
+  TL_TRY_ASSIGN(ChosenSink chosen, open_sink(options.io_backend, SinkOptions{}));
+  TL_TRY_ASSIGN(std::string note, ScratchFile::probe(options.directory));
+  for (std::string* one : {&note, &chosen.note})
+    if (!one->empty()) notes.push_back(std::move(*one));
+  return notes;
 }
 
 Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& options,
@@ -44,6 +54,7 @@ Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& opt
   if (options.disk_bytes == 0) return table;
 
   TL_TRY_ASSIGN(table->file_, ScratchFile::create(options.directory, options.disk_bytes));
+  if (!table->file_.note().empty()) table->notes_.push_back(table->file_.note());
   TL_TRY_ASSIGN(table->staging_reservation_,
                 budget->reserve(Tier::host, Purpose::staging, options.staging_bytes));
   TL_TRY_ASSIGN(table->staging_, Buffer::create(options.staging_bytes));

@@ -48,6 +48,8 @@ class PageTable {
   static Result<std::unique_ptr<PageTable>> create(const PageTableOptions& options, Budget* budget,
                                                    std::unique_ptr<Sink> sink);
   ~PageTable();
+  // The notes() that create() would have, or its refusal, without anything taken.
+  static Result<std::vector<std::string>> probe(const PageTableOptions& options);
 
   // Takes a formed segment: `records` is [heads][rows] of segment.layout. On the disk it is written
   // and checksummed before this returns (its pages are made in host memory, under
@@ -63,7 +65,8 @@ class PageTable {
   // Row numbers of a layer that were ever in use: they size the row caches' tables.
   std::uint32_t numbered_rows(std::uint32_t layer) const { return layers_[layer].rows_numbered; }
   const TierCounters& counters() const { return counters_; }
-  const std::string& io_note() const { return io_note_; }
+  // One line each: what is slower or takes more memory than was asked for, and why.
+  std::span<const std::string> notes() const { return notes_; }
 
  private:
   friend class Reader;
@@ -118,7 +121,7 @@ class PageTable {
   Budget* budget_ = nullptr;
   ScratchFile file_;
   Reservation row_cache_reservation_, staging_reservation_;
-  std::string io_note_;
+  std::vector<std::string> notes_;
   Buffer staging_;
   std::vector<Abandoned> abandoned_;
   std::unique_ptr<Sink> sink_;  // goes before the memory that it may still be reading or filling

@@ -225,7 +225,7 @@ std::string TensorInfo::shape() const {
   return out;
 }
 
-Result<GgufFile> GgufFile::open(const std::string& path) {
+Result<GgufFile> GgufFile::open(const std::string& path, Extent extent) {
   // Not blocking: a pipe in the place of a model is refused below, not waited for.
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (file.number() < 0) return system_error(path, "cannot be opened");
@@ -238,7 +238,7 @@ Result<GgufFile> GgufFile::open(const std::string& path) {
   const auto size = static_cast<std::size_t>(status.st_size);
   void* mapping = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.number(), 0);
   if (mapping == MAP_FAILED) return system_error(path, "cannot be mapped");
-  auto parsed = parse({static_cast<const std::byte*>(mapping), size}, path);
+  auto parsed = parse({static_cast<const std::byte*>(mapping), size}, path, extent);
   if (!parsed) {
     ::munmap(mapping, size);
     return parsed;

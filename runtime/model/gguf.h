@@ -66,6 +66,7 @@ struct GgufValue {
 struct TensorInfo {
   std::string_view name;
   WeightType type = WeightType::f32;
+  std::string_view type_name;  // "Q4_1"; of a file whose header alone was read, any type's
   std::uint32_t rank = 0;
   std::array<std::uint64_t, kGgufMaxDims> dims{1, 1, 1, 1};
   std::uint64_t offset = 0;  // of `data` in the file
@@ -89,12 +90,16 @@ concept GgufScalar = std::same_as<T, bool> || std::same_as<T, std::string_view> 
 // model while it runs takes the process down with SIGBUS, which only the program may catch.
 class GgufFile {
  public:
+  // How much is asked of a file: all of it; or its header alone, to show what a file is that cannot
+  // be run: tensors of types that this build does not read are listed, and none has data.
+  enum class Extent : std::uint8_t { whole, header };
   // Maps the file. io / not_found: it cannot be read; corrupt: it is not sound; unsupported: a
   // version, byte order or tensor type that this build does not read, with the list of what it
   // does, or one part of a split model.
-  static Result<GgufFile> open(const std::string& path);
+  static Result<GgufFile> open(const std::string& path, Extent extent = Extent::whole);
   // The same over bytes that the caller keeps alive; `name` stands for the path in messages.
-  static Result<GgufFile> parse(std::span<const std::byte> bytes, std::string name);
+  static Result<GgufFile> parse(std::span<const std::byte> bytes, std::string name,
+                                Extent extent = Extent::whole);
 
   GgufFile(GgufFile&& other) noexcept;
   GgufFile& operator=(GgufFile&& other) noexcept;

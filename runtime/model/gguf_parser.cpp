@@ -80,12 +80,13 @@ bool printable(std::string_view name) {
 
 class GgufFile::Parser {
  public:
-  explicit Parser(GgufFile* file) : file_(*file), bytes_(file->bytes_) {}
+  Parser(GgufFile* file, Extent extent) : file_(*file), bytes_(file->bytes_), extent_(extent) {}
 
   Status run() {
     TL_TRY(read_preamble());
     TL_TRY(read_metadata());
     TL_TRY(check_alignment());
+    if (extent_ == Extent::header) return read_tensors();
     TL_TRY(check_split());
     TL_TRY(read_tensors());
     TL_TRY(check_padding());
@@ -306,11 +307,14 @@ class GgufFile::Parser {
       const auto* foreign = std::find_if(std::begin(kForeignTypes), std::end(kForeignTypes),
                                          [id](const ForeignType& t) { return t.id == id; });
       const std::string_view name = foreign == std::end(kForeignTypes) ? "unknown" : foreign->name;
+      tensor->type_name = name;
+      if (extent_ == Extent::header) return {};
       return fail(ErrorCode::unsupported, file_.name_, ": offset ", start, ": tensor ",
                   quoted(tensor->name), " has type ", name, " (", id, "), this build reads ",
                   supported_types(), ": quantise the model to one of them");
     }
     tensor->type = type->type;
+    tensor->type_name = type->name;
     if (tensor->dims[0] % type->block_values != 0)
       return bad(start, "tensor ", quoted(tensor->name), " of type ", type->name, " has rows of ",
                  tensor->dims[0], " values, not a multiple of ", type->block_values);
@@ -402,14 +406,16 @@ class GgufFile::Parser {
 
   GgufFile& file_;
   std::span<const std::byte> bytes_;
+  Extent extent_;
   std::uint64_t at_ = 0, tensor_count_ = 0, metadata_count_ = 0;
 };
 
-Result<GgufFile> GgufFile::parse(std::span<const std::byte> bytes, std::string name) {
+Result<GgufFile> GgufFile::parse(std::span<const std::byte> bytes, std::string name,
+                                 Extent extent) {
   GgufFile file;
   file.name_ = std::move(name);
   file.bytes_ = bytes;
-  TL_TRY(Parser(&file).run());
+  TL_TRY(Parser(&file, extent).run());
   return file;
 }
 

@@ -206,7 +206,7 @@ Result<PreTokenizer> PreTokenizer::create(std::span<const std::string_view> patt
   return out;
 }
 
-Status PreTokenizer::split_valid(std::string_view text, Scratch* scratch,
+Status PreTokenizer::split_valid(std::string_view text, EncodeStop* stop, Scratch* scratch,
                                  std::vector<std::string_view>* words) const {
   scratch->from.assign(1, text);
   for (std::size_t p = 0; p < patterns_.size(); ++p) {
@@ -217,6 +217,7 @@ Status PreTokenizer::split_valid(std::string_view text, Scratch* scratch,
       const auto subject = reinterpret_cast<PCRE2_SPTR>(piece.data());
       std::size_t done = 0, at = 0;
       while (at < piece.size()) {
+        TL_TRY(stop->check());
         int found =
             pcre2_match(code, subject, piece.size(), at, PCRE2_NO_UTF_CHECK, match, nullptr);
         if (found == PCRE2_ERROR_JIT_STACKLIMIT)
@@ -240,7 +241,8 @@ Status PreTokenizer::split_valid(std::string_view text, Scratch* scratch,
   return {};
 }
 
-Status PreTokenizer::split(std::string_view text, std::vector<std::string_view>* words) const {
+Status PreTokenizer::split(std::string_view text, EncodeStop* stop,
+                           std::vector<std::string_view>* words) const {
   Scratch scratch;
   for (const Pattern& pattern : patterns_) {
     scratch.match.emplace_back(pcre2_match_data_create_from_pattern(pattern.code.get(), nullptr));
@@ -249,7 +251,7 @@ Status PreTokenizer::split(std::string_view text, std::vector<std::string_view>*
   }
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t valid = stretch_end(text, at, true);
-    if (valid > at) TL_TRY(split_valid(text.substr(at, valid - at), &scratch, words));
+    if (valid > at) TL_TRY(split_valid(text.substr(at, valid - at), stop, &scratch, words));
     const std::size_t invalid = stretch_end(text, valid, false);
     if (invalid > valid) words->push_back(text.substr(valid, invalid - valid));
     at = invalid;

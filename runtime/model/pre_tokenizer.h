@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/base/error.h"
+#include "runtime/model/encode_stop.h"
 
 namespace thermocline {
 
@@ -34,13 +35,13 @@ class PreTokenizer {
 
   // Cuts the text into words that together are the text. A pattern's matches are words, and so is
   // what lies between them. Stretches that are not valid UTF-8 are words of their own.
-  Status split(std::string_view text, std::vector<std::string_view>* words) const;
+  Status split(std::string_view text, EncodeStop* stop, std::vector<std::string_view>* words) const;
 
  private:
   struct Pattern;
   struct Scratch;
   PreTokenizer();
-  Status split_valid(std::string_view text, Scratch* scratch,
+  Status split_valid(std::string_view text, EncodeStop* stop, Scratch* scratch,
                      std::vector<std::string_view>* words) const;
   std::vector<Pattern> patterns_;
 };

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/base/error.h"
+#include "runtime/model/encode_stop.h"
 
 namespace thermocline {
 
@@ -23,8 +24,10 @@ class TextEncoder {
   // What the kind does where the file does not say.
   virtual bool adds_bos() const = 0;
   virtual bool adds_space_prefix() const = 0;
-  // Appends the tokens of `text`: never a control token, whatever it spells.
-  virtual Status encode(std::string_view text, std::vector<std::int32_t>* out) const = 0;
+  // Appends the tokens of `text`: never a control token, whatever it spells. `stop` is checked
+  // for each word, merge and token.
+  virtual Status encode(std::string_view text, EncodeStop* stop,
+                        std::vector<std::int32_t>* out) const = 0;
   // Appends the bytes that a normal token of this spelling stands for.
   virtual void append_bytes(std::string_view name, std::string* out) const = 0;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "runtime/model/encode_stop.h"
 #include "runtime/model/gguf.h"
 #include "runtime/model/quoted.h"
 #include "runtime/model/special_tokens.h"
@@ -20,7 +21,7 @@ struct Tokenizer::Parts {
 
   void spell_tokens();
   // Appends the tokens of a text, special ones as `special` knows them.
-  Status encode(std::string_view text, const SpecialTokens& special,
+  Status encode(std::string_view text, const SpecialTokens& special, EncodeStop* stop,
                 std::vector<std::int32_t>* out) const;
 
   Vocabulary vocabulary;
@@ -58,10 +59,11 @@ void Tokenizer::Parts::spell_tokens() {
 }
 
 Status Tokenizer::Parts::encode(std::string_view text, const SpecialTokens& special,
-                                std::vector<std::int32_t>* out) const {
+                                EncodeStop* stop, std::vector<std::int32_t>* out) const {
   for (std::size_t at = 0; at < text.size();) {
+    TL_TRY(stop->check());
     const SpecialTokens::Match next = special.find(text, at);
-    if (next.at > at) TL_TRY(encoder->encode(text.substr(at, next.at - at), out));
+    if (next.at > at) TL_TRY(encoder->encode(text.substr(at, next.at - at), stop, out));
     if (next.token != kNoToken) out->push_back(next.token);
     at = next.at + next.bytes;
   }
@@ -97,18 +99,20 @@ Result<Tokenizer> Tokenizer::create(const GgufFile& file) {
 }
 
 Result<std::vector<std::int32_t>> Tokenizer::encode(std::string_view text, ParseSpecial parse,
-                                                    AddSpecial add) const {
+                                                    AddSpecial add, const StopAsked& asked) const {
   const Parts& p = *parts_;
+  EncodeStop stop(asked);
   std::vector<std::int32_t> out;
   if (add == AddSpecial::yes && p.adds_bos) out.push_back(*p.vocabulary.bos);
-  TL_TRY(p.encode(text, parse == ParseSpecial::yes ? p.all : p.always, &out));
+  TL_TRY(p.encode(text, parse == ParseSpecial::yes ? p.all : p.always, &stop, &out));
   if (add == AddSpecial::yes && p.adds_eos) out.push_back(*p.vocabulary.eos);
   return out;
 }
 
 Result<std::vector<std::int32_t>> Tokenizer::encode(std::span<const TextPiece> pieces,
-                                                    AddSpecial add) const {
+                                                    AddSpecial add, const StopAsked& asked) const {
   const Parts& p = *parts_;
+  EncodeStop stop(asked);
   std::vector<std::int32_t> out;
   if (add == AddSpecial::yes && p.adds_bos) out.push_back(*p.vocabulary.bos);
   std::string run;  // since the last control token, of any pieces
@@ -116,20 +120,21 @@ Result<std::vector<std::int32_t>> Tokenizer::encode(std::span<const TextPiece> p
     std::size_t done = 0;
     if (piece.parse == ParseSpecial::yes)
       for (std::size_t at = 0; at < piece.text.size();) {
+        TL_TRY(stop.check());
         const SpecialTokens::Match next = p.all.find(piece.text, at);
         at = next.at + next.bytes;
         // User-defined tokens are found in any text: with the run, which may go on.
         if (next.token == kNoToken || p.vocabulary.type(next.token) == TokenType::user_defined)
           continue;
         run.append(piece.text, done, next.at - done);
-        TL_TRY(p.encode(run, p.always, &out));
+        TL_TRY(p.encode(run, p.always, &stop, &out));
         run.clear();
         out.push_back(next.token);
         done = at;
       }
     run.append(piece.text, done);
   }
-  TL_TRY(p.encode(run, p.always, &out));
+  TL_TRY(p.encode(run, p.always, &stop, &out));
   if (add == AddSpecial::yes && p.adds_eos) out.push_back(*p.vocabulary.eos);
   return out;
 }

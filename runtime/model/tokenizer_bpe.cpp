@@ -74,16 +74,17 @@ class BpeEncoder final : public TextEncoder {
     merges_.add(l, r, {rank, result});
   }
 
-  Status encode(std::string_view text, std::vector<std::int32_t>* out) const override {
+  Status encode(std::string_view text, EncodeStop* stop,
+                std::vector<std::int32_t>* out) const override {
     std::string marked;
     if (spelling_ == Spelling::characters) {
       append_marked(text, &marked);
       text = marked;
     }
     std::vector<std::string_view> words;
-    TL_TRY(splitter_.split(text, &words));
-    Work work;
-    for (std::string_view word : words) encode_word(word, &work, out);
+    TL_TRY(splitter_.split(text, stop, &words));
+    Work work{stop};
+    for (std::string_view word : words) TL_TRY(encode_word(word, &work, out));
     return {};
   }
 
@@ -117,9 +118,10 @@ class BpeEncoder final : public TextEncoder {
   };
   // Kept from word to word for its memory.
   struct Work {
-    std::vector<Symbol> symbols;
-    std::vector<Pair> pairs;  // a heap by Later
-    std::string spelled;
+    EncodeStop* stop;
+    std::vector<Symbol> symbols = {};
+    std::vector<Pair> pairs = {};  // a heap by Later
+    std::string spelled = {};
   };
 
   // The number of a spelling, new if it has none.
@@ -149,7 +151,7 @@ class BpeEncoder final : public TextEncoder {
     return token != kNoToken && vocabulary_.ordinary(token) ? token : kNoToken;
   }
 
-  void seed(std::string_view word, Work* work, std::vector<std::int32_t>* out) const {
+  Status seed(std::string_view word, Work* work, std::vector<std::int32_t>* out) const {
     work->symbols.clear();
     const auto add = [work](std::int32_t piece) {
       const auto index = static_cast<std::int32_t>(work->symbols.size());
@@ -165,14 +167,15 @@ class BpeEncoder final : public TextEncoder {
           add(known);
         } else {
           // Nothing merges with a character that no spelling has: the word ends here and goes on.
-          merge(work);
-          emit(*work, out);
+          TL_TRY(merge(work));
+          TL_TRY(emit(*work, out));
           work->symbols.clear();
           emit_bytes(word.substr(at, bytes), out);
         }
         at += bytes;
       }
     }
+    return {};
   }
 
   std::optional<Pair> pair_at(std::int32_t left, std::int32_t right, const Work& work) const {
@@ -190,9 +193,9 @@ class BpeEncoder final : public TextEncoder {
     std::push_heap(work->pairs.begin(), work->pairs.end(), Later());
   }
 
-  void merge(Work* work) const {
+  Status merge(Work* work) const {
     std::vector<Symbol>& symbols = work->symbols;
-    if (symbols.empty()) return;
+    if (symbols.empty()) return {};
     symbols.back().next = -1;
     for (std::size_t i = 0; i + 1 < symbols.size(); ++i)
       if (const auto pair =
@@ -200,6 +203,7 @@ class BpeEncoder final : public TextEncoder {
         work->pairs.push_back(*pair);
     std::make_heap(work->pairs.begin(), work->pairs.end(), Later());
     while (!work->pairs.empty()) {
+      TL_TRY(work->stop->check());
       const Pair pair = work->pairs.front();
       std::pop_heap(work->pairs.begin(), work->pairs.end(), Later());
       work->pairs.pop_back();
@@ -216,6 +220,7 @@ class BpeEncoder final : public TextEncoder {
       push_pair(left.previous, pair.left, work);
       push_pair(pair.left, left.next, work);
     }
+    return {};
   }
 
   static std::size_t index(std::int32_t i) { return static_cast<std::size_t>(i); }
@@ -235,8 +240,9 @@ class BpeEncoder final : public TextEncoder {
     return piece >= 0 && index(piece) < vocabulary_.size() && vocabulary_.ordinary(piece);
   }
 
-  void emit(const Work& work, std::vector<std::int32_t>* out) const {
+  Status emit(const Work& work, std::vector<std::int32_t>* out) const {
     for (std::int32_t i = work.symbols.empty() ? -1 : 0; i >= 0; i = work.symbols[index(i)].next) {
+      TL_TRY(work.stop->check());
       const std::int32_t piece = work.symbols[index(i)].piece;
       if (is_token(piece)) {
         out->push_back(piece);
@@ -252,19 +258,21 @@ class BpeEncoder final : public TextEncoder {
         append_bytes(text, &bytes);
       emit_bytes(bytes, out);
     }
+    return {};
   }
 
-  void encode_word(std::string_view word, Work* work, std::vector<std::int32_t>* out) const {
+  Status encode_word(std::string_view word, Work* work, std::vector<std::int32_t>* out) const {
+    TL_TRY(work->stop->check());
     const bool lines = spelling_ == Spelling::characters && word.front() == '\n';
     if (spec_.whole_words || lines) {
       if (const std::int32_t token = whole_token(word, work); token != kNoToken) {
         out->push_back(token);
-        return;
+        return {};
       }
     }
-    seed(word, work, out);
-    merge(work);
-    emit(*work, out);
+    TL_TRY(seed(word, work, out));
+    TL_TRY(merge(work));
+    return emit(*work, out);
   }
 
   const Vocabulary& vocabulary_;

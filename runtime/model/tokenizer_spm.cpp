@@ -33,7 +33,8 @@ class SpmEncoder final : public TextEncoder {
     append_unmarked(name, out);
   }
 
-  Status encode(std::string_view text, std::vector<std::int32_t>* out) const override {
+  Status encode(std::string_view text, EncodeStop* stop,
+                std::vector<std::int32_t>* out) const override {
     std::string marked;
     marked.reserve(text.size() + text.size() / 2 + kSpaceMark.size());
     if (space_prefix_) marked += kSpaceMark;
@@ -41,12 +42,12 @@ class SpmEncoder final : public TextEncoder {
     if (marked.size() > INT32_MAX)
       return fail(ErrorCode::exhausted, "a text of ", text.size(),
                   " bytes is too long to encode at once: encode it in parts");
-    Work work;
+    Work work{stop};
     for (std::size_t at = 0; at < marked.size();) {
       const std::size_t end = word_end(marked, at);
       work.text = std::string_view(marked).substr(at, end - at);
       seed(&work);
-      merge(&work);
+      TL_TRY(merge(&work));
       TL_TRY(emit(work, out));
       at = end;
     }
@@ -68,9 +69,10 @@ class SpmEncoder final : public TextEncoder {
     }
   };
   struct Work {
-    std::string_view text;
-    std::vector<Symbol> symbols;
-    std::vector<Pair> pairs;  // a heap by Later
+    EncodeStop* stop;
+    std::string_view text = {};
+    std::vector<Symbol> symbols = {};
+    std::vector<Pair> pairs = {};  // a heap by Later
   };
 
   // Where a merge can never cross: before a mark that follows a byte which no token has before one.
@@ -124,8 +126,9 @@ class SpmEncoder final : public TextEncoder {
     std::push_heap(work->pairs.begin(), work->pairs.end(), Later());
   }
 
-  void merge(Work* work) const {
+  Status merge(Work* work) const {
     while (!work->pairs.empty()) {
+      TL_TRY(work->stop->check());
       const Pair pair = work->pairs.front();
       std::pop_heap(work->pairs.begin(), work->pairs.end(), Later());
       work->pairs.pop_back();
@@ -140,10 +143,12 @@ class SpmEncoder final : public TextEncoder {
       push_pair(left.previous, work);
       push_pair(pair.left, work);
     }
+    return {};
   }
 
   Status emit(const Work& work, std::vector<std::int32_t>* out) const {
     for (std::int32_t i = work.symbols.empty() ? -1 : 0; i >= 0; i = work.symbols[index(i)].next) {
+      TL_TRY(work.stop->check());
       const Symbol& symbol = work.symbols[index(i)];
       const std::string_view text = work.text.substr(index(symbol.start), index(symbol.bytes));
       if (const std::int32_t token = token_of(text); token != kNoToken) {

@@ -150,7 +150,11 @@ void touch(std::span<const std::byte> bytes) {
 
 void fuzz_gguf(std::span<const std::byte> input) {
   const auto file = GgufFile::parse(input, "fuzz");
+  const auto header = GgufFile::parse(input, "fuzz", GgufFile::Extent::header);
+  TL_CHECK(header || !file);
+  if (!header) check_refusal(header.error());
   if (!file) return check_refusal(file.error());
+  TL_CHECK(header->tensors().size() == file->tensors().size());
   for (const GgufValue& value : file->metadata()) {
     touch(value.bytes);
     TL_CHECK(file->find(value.key) == &value);

@@ -1,8 +1,10 @@
 #include "tiers/store/scratch_file.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -18,24 +20,29 @@
 namespace thermocline {
 namespace {
 
-Status make_directories(const std::string& directory) {
-  for (std::size_t at = 1; at <= directory.size(); ++at) {
-    if (at < directory.size() && directory[at] != '/') continue;
-    const std::string prefix = directory.substr(0, at);
-    if (::mkdir(prefix.c_str(), 0700) == 0 || errno == EEXIST) continue;
-    return fail(ErrorCode::io, "--kv-dir ", directory, ": could not make ", prefix, ": ",
-                errno_text(errno));
-  }
-  return {};
+// With a slash at its end a symbolic link would be followed.
+Result<std::string> without_slashes(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  if (path.empty()) return fail(ErrorCode::invalid_argument, "--kv-dir: no directory was named");
+  return path;
+}
+
+std::string parent_of(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
+}
+
+// One directory and no more: a whole path that is missing is a misspelt one, or a disk that is not
+// mounted.
+tl::unexpected<Error> cannot_make(const std::string& path, int refusal) {
+  if (refusal == ENOENT)
+    return fail(ErrorCode::not_found, "--kv-dir ", path, ": there is no ", parent_of(path),
+                " to make it in: make that, or name another");
+  return fail(ErrorCode::io, "--kv-dir ", path, ": could not make it: ", errno_text(refusal));
 }
 
 // The cache holds the user's text: nobody else may be able to put something in its place.
-Result<Descriptor> open_private_directory(const std::string& directory) {
-  // With a slash at its end a symbolic link would be followed.
-  std::string path = directory;
-  while (path.size() > 1 && path.back() == '/') path.pop_back();
-  if (path.empty()) return fail(ErrorCode::invalid_argument, "--kv-dir: no directory was named");
-  TL_TRY(make_directories(path));
+Result<Descriptor> open_private_directory(const std::string& path) {
   struct stat found {};
   if (::lstat(path.c_str(), &found) == 0 && S_ISLNK(found.st_mode))
     return fail(ErrorCode::invalid_argument, "--kv-dir ", path,
@@ -93,6 +100,12 @@ bool direct_pages_work(const Descriptor& file) {
   return ::ftruncate(file.number(), 0) == 0 && works;
 }
 
+bool in_memory(const Descriptor& file) {
+  struct statfs found {};
+  return ::fstatfs(file.number(), &found) == 0 &&
+         (found.f_type == TMPFS_MAGIC || found.f_type == RAMFS_MAGIC);
+}
+
 std::uint64_t free_on_filesystem(int file) {
   struct statvfs found {};
   return ::fstatvfs(file, &found) == 0 ? std::uint64_t{found.f_bavail} * found.f_frsize : 0;
@@ -101,10 +114,31 @@ std::uint64_t free_on_filesystem(int file) {
 }  // namespace
 
 Result<ScratchFile> ScratchFile::create(const std::string& directory, std::uint64_t budget_bytes) {
+  TL_TRY_ASSIGN(const std::string path, without_slashes(directory));
+  if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return cannot_make(path, errno);
+  TL_TRY_ASSIGN(const Descriptor opened, open_private_directory(path));
+  TL_TRY_ASSIGN(ScratchFile scratch, open_in(opened, path));
+  scratch.budget_bytes_ = budget_bytes;
+  return scratch;
+}
+
+Result<std::string> ScratchFile::probe(const std::string& directory) {
+  TL_TRY_ASSIGN(const std::string path, without_slashes(directory));
+  struct stat found {};
+  Descriptor opened;
+  if (::lstat(path.c_str(), &found) == 0 || errno != ENOENT) {
+    TL_TRY_ASSIGN(opened, open_private_directory(path));
+  } else {
+    opened = Descriptor(::open(parent_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!opened.open()) return cannot_make(path, errno);
+  }
+  TL_TRY_ASSIGN(const ScratchFile scratch, open_in(opened, path));
+  return scratch.note_;
+}
+
+Result<ScratchFile> ScratchFile::open_in(const Descriptor& opened, const std::string& directory) {
   ScratchFile scratch;
   scratch.directory_ = directory;
-  scratch.budget_bytes_ = budget_bytes;
-  TL_TRY_ASSIGN(const Descriptor opened, open_private_directory(directory));
   scratch.file_ = open_unnamed(opened, O_DIRECT);
   scratch.direct_ = scratch.file_.open() && direct_pages_work(scratch.file_);
   if (!scratch.direct_ && (scratch.file_.open() || errno == EINVAL))
@@ -114,6 +148,13 @@ Result<ScratchFile> ScratchFile::create(const std::string& directory, std::uint6
                 ": could not create a scratch file: ", errno_text(errno));
   // The umask may have taken even the owner's permissions; nothing may have added any.
   (void)::fchmod(scratch.file_.number(), 0600);
+  if (in_memory(scratch.file_))
+    scratch.note_ = "--kv-dir " + directory +
+                    " is in memory (tmpfs): what goes there takes memory, beside --kv-host; name a "
+                    "folder on a disk";
+  else if (!scratch.direct_)
+    scratch.note_ = "--kv-dir " + directory +
+                    ": its filesystem cannot be read past the page cache, which takes memory too";
   return scratch;
 }
 

@@ -12,7 +12,7 @@
 namespace thermocline {
 
 // O_TMPFILE in `directory` (else created 0600 and unlinked at once), O_DIRECT where the filesystem
-// allows it for whole pages. A missing directory is made, 0700, with its missing parents; one that
+// allows it for whole pages. A missing directory is made, 0700, in a parent that is there; one that
 // is a symbolic link, that another user owns or that others may write to is refused. Space is taken
 // with take(), in whole pages, never beyond `budget_bytes`, and allocated on the filesystem before
 // it is promised: a full disk is an error here, not a later EIO. What is given back leaves the
@@ -21,10 +21,15 @@ namespace thermocline {
 class ScratchFile {
  public:
   static Result<ScratchFile> create(const std::string& directory, std::uint64_t budget_bytes);
+  // What create() would say of the directory, an error or note(), with nothing made that stays.
+  static Result<std::string> probe(const std::string& directory);
   ScratchFile() = default;
 
   int descriptor() const { return file_.number(); }
   bool direct() const { return direct_; }  // else through the page cache
+  // What whoever named the directory should know: that it is memory, or read through the page
+  // cache; "": nothing.
+  const std::string& note() const { return note_; }
   std::uint64_t budget_bytes() const { return budget_bytes_; }
   std::uint64_t held_bytes() const { return held_bytes_; }
 
@@ -37,6 +42,7 @@ class ScratchFile {
   void give(std::uint64_t offset, std::uint64_t bytes);
 
  private:
+  static Result<ScratchFile> open_in(const Descriptor& opened, const std::string& directory);
   Status allocate(std::uint64_t offset, std::uint64_t bytes) const;
   bool release(std::uint64_t offset, std::uint64_t bytes) const;
 
@@ -45,7 +51,7 @@ class ScratchFile {
   bool punches_ = true;  // the filesystem can make holes; if not, free extents still occupy it
   std::uint64_t budget_bytes_ = 0, held_bytes_ = 0, end_ = 0;
   std::map<std::uint64_t, std::uint64_t> free_;  // offset -> bytes; neither touching nor empty
-  std::string directory_;
+  std::string directory_, note_;
 };
 
 }  // namespace thermocline

@@ -2,7 +2,6 @@
 #include <unistd.h>
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <optional>
@@ -10,7 +9,10 @@
 #include "tools/thermocline/command.h"
 #include "tools/thermocline/flags.h"
 #include "tools/thermocline/generation.h"
+#include "tools/thermocline/input.h"
 #include "tools/thermocline/interruption.h"
+#include "tools/thermocline/json_output.h"
+#include "tools/thermocline/printable.h"
 #include "tools/thermocline/prompt.h"
 #include "tools/thermocline/size.h"
 #include "tools/thermocline/statistics.h"
@@ -27,6 +29,7 @@ struct ChatFlags {
   TierFlags tiers;
   OutputFlags output;
   std::string chat_template = "auto", system, document;
+  std::vector<std::string> notes;  // about the command line
 };
 
 constexpr const char* kHelp =
@@ -35,7 +38,7 @@ constexpr const char* kHelp =
     "/exit   leave (Ctrl-D does the same)\n"
     "A line that ends in \\ goes on in the next. Ctrl-C stops an answer.\n";
 
-// Lines of stdin. Not std::getline: an interrupted read must come back to us.
+// Lines of stdin. Not std::getline: it would not come back when we are interrupted.
 class LineReader {
  public:
   // A message, of several lines where they end in a backslash; nothing at the end of the input.
@@ -60,10 +63,9 @@ class LineReader {
         return line;
       }
       std::array<char, 4096> piece;
-      const ssize_t count = read(STDIN_FILENO, piece.data(), piece.size());
-      if (count < 0 && errno == EINTR && !interrupted()) continue;
-      if (count <= 0) break;
-      pending_.append(piece.data(), static_cast<std::size_t>(count));
+      const Result<std::size_t> count = read_some(STDIN_FILENO, piece);
+      if (count.value_or(0) == 0) break;
+      pending_.append(piece.data(), *count);
     }
     if (pending_.empty() || interrupted()) return std::nullopt;
     return std::exchange(pending_, {});
@@ -118,7 +120,7 @@ class Conversation {
 
   Status generate(Generation* out) {
     TL_TRY_ASSIGN(const std::vector<int> prompt,
-                  engine_.encode_chat(messages_, flags_.chat_template, true));
+                  engine_.encode_chat(messages_, flags_.chat_template, true, interrupted));
     const Status fits =
         check_fits(prompt.size(), options_.context, engine_.model(), flags_.model.rope_freq_scale);
     if (!fits)
@@ -146,10 +148,11 @@ class Conversation {
 
 void print_turn(const Generation& g) {
   std::fprintf(
-      stderr, "[%s tokens known, %s read, %s generated at %.1f tokens/s, %.1f %% of rows read]\n",
+      stderr, "[%s tokens known, %s read, %s generated at %.1f tokens/s, %.1f %% of rows read%s]\n",
       format_count(g.cached_tokens).c_str(), format_count(g.prefilled_tokens).c_str(),
       format_count(g.tokens.size()).c_str(), g.decode_ms > 0 ? g.steps / g.decode_ms * 1e3 : 0.0,
-      share_of(g.decode_cost.rows_attended, g.decode_cost.rows_held) * 100);
+      share_of(g.decode_cost.rows_attended, g.decode_cost.rows_held) * 100,
+      g.reason == StopReason::interruption ? ", interrupted" : "");
 }
 
 Result<Exit> talk(const ChatFlags& flags, Conversation& conversation, RunRecord* last) {
@@ -168,7 +171,8 @@ Result<Exit> talk(const ChatFlags& flags, Conversation& conversation, RunRecord*
       continue;
     }
     if (message->starts_with('/') && message->find(' ') == std::string::npos) {
-      std::fprintf(stderr, "there is no command %s; /help lists them\n", message->c_str());
+      std::fprintf(stderr, "there is no command %s; /help lists them\n",
+                   printable(*message).c_str());
       continue;
     }
     last->generation = {};
@@ -176,7 +180,7 @@ Result<Exit> talk(const ChatFlags& flags, Conversation& conversation, RunRecord*
     if (!status && status.error().code == ErrorCode::io) return tl::unexpected(status.error());
     if (!last->generation.text.ends_with('\n')) TL_TRY(write_to_stdout("\n"));
     if (!status) {
-      std::fprintf(stderr, "thermocline chat: %s\n", status.error().message.c_str());
+      std::fprintf(stderr, "thermocline chat: %s\n", printable(status.error().message).c_str());
       if (!by_hand) return Exit::failure;
     } else if (!flags.output.quiet) {
       print_turn(last->generation);
@@ -194,6 +198,7 @@ Result<Exit> chat(ChatFlags& flags) {
   TL_TRY_ASSIGN(run.progress, parse_progress_style(flags.output.progress));
   CacheOptions options = flags.method.cache_options();
   TL_TRY_ASSIGN(options.tiers, flags.tiers.tier_options());
+  TL_TRY_ASSIGN(JsonOutput json_output, JsonOutput::open(flags.output.json));
   if (!flags.document.empty()) {
     TL_TRY_ASSIGN(const std::string document, read_text(flags.document));
     flags.system += (flags.system.empty() ? "" : "\n\n") + document;
@@ -217,13 +222,16 @@ Result<Exit> chat(ChatFlags& flags) {
   record.model = &model;
   record.context = run.context;
   record.seed = run.sampling.seed;
+  record.notes = flags.notes;
+  record.notes.insert(record.notes.end(), cache->notes().begin(), cache->notes().end());
+  // Those first: an answer may be long in coming.
+  if (!flags.output.quiet && !flags.output.verbose) print_notes(record.notes);
   Conversation conversation(*engine, *cache, flags, run);
   TL_TRY(conversation.reset());
   TL_TRY_ASSIGN(const Exit exit, talk(flags, conversation, &record));
   record.memory = cache->usage();
-  for (const std::string& note : cache->notes()) record.notes.push_back(note);
   if (flags.output.verbose) print_statistics(record, Detail::full);
-  TL_TRY(flags.output.write_json(json_text(statistics_json(record))));
+  TL_TRY(json_output.write(json_text(statistics_json(record))));
   return exit;
 }
 
@@ -254,6 +262,9 @@ Result<Exit> run_chat(const std::vector<std::string>& arguments) {
     return fail(ErrorCode::invalid_argument, "-f -: stdin is the conversation; name a file");
   if (flags.output.json == "-")
     return fail(ErrorCode::invalid_argument, "--json -: stdout is the conversation; name a file");
+  flags.notes = flags.model.notes();
+  for (const auto& more : {flags.tiers.notes(), flags.sampling.notes(line)})
+    flags.notes.insert(flags.notes.end(), more.begin(), more.end());
   return chat(flags);
 }
 

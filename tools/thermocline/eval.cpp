@@ -63,7 +63,7 @@ Result<Passage> read_passage(const Engine& engine, const EvalFlags& flags,
   Passage passage;
   passage.name = std::filesystem::path(path).filename();
   TL_TRY_ASSIGN(const std::string text, read_text(path));
-  TL_TRY_ASSIGN(passage.tokens, engine.encode(text, Engine::Special::as_text, true));
+  TL_TRY_ASSIGN(passage.tokens, engine.encode(text, Engine::Special::as_text, true, interrupted));
   passage.steps = flags.steps;
   // The last step is held against the token after the one that it is fed.
   const std::size_t needed = std::size_t{flags.prompt_tokens} + flags.steps + 1;
@@ -194,6 +194,8 @@ Result<Exit> evaluate(const EvalFlags& flags) {
   if (flags.steps == 0 || flags.steps > 1000000)
     return fail(ErrorCode::invalid_argument, "--steps must be between 1 and 1000000");
 
+  print_notes(flags.model.notes());
+  print_notes(flags.tiers.notes());
   TL_TRY_ASSIGN(const std::unique_ptr<Engine> engine, flags.model.open());
   std::vector<std::vector<Json>> by_method(methods.size());
   Table table(stdout, format,
@@ -216,12 +218,12 @@ Result<Exit> evaluate(const EvalFlags& flags) {
     for (std::size_t m = 0; m < methods.size(); ++m) {
       TL_TRY_ASSIGN(Run other, prefill(*engine, passage, chosen[m], style));
       TL_TRY_ASSIGN(const Json row, compare(*engine, passage, methods[m], &full, &other));
-      table.add(row);
+      TL_TRY(table.add(row));
       by_method[m].push_back(row);
     }
   }
   if (flags.texts.size() > 1)
-    for (const std::vector<Json>& rows : by_method) table.add(mean_row(rows));
+    for (const std::vector<Json>& rows : by_method) TL_TRY(table.add(mean_row(rows)));
   return Exit::success;
 }
 

@@ -1,12 +1,13 @@
 #include "tools/thermocline/flags.h"
 
+#include <sys/stat.h>
+
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <random>
 
 #include "tools/thermocline/machine.h"
@@ -19,13 +20,26 @@ namespace po = boost::program_options;
 
 constexpr std::uint32_t kMostContext = 1u << 30;
 
-// $XDG_CACHE_HOME/thermocline: on a disk, the user's own, not a shared /tmp.
-std::string cache_directory() {
-  if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache && *cache)
-    return std::string(cache) + "/thermocline/kv";
-  if (const char* home = std::getenv("HOME"); home && *home)
-    return std::string(home) + "/.cache/thermocline/kv";
-  return "/var/tmp/thermocline-kv";
+// $XDG_CACHE_HOME/thermocline/kv: on a disk, the user's own, not a shared /tmp. The library makes
+// no more than a directory's last part; what this one lies in is made here.
+Result<std::string> cache_directory() {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  std::string made;
+  if (cache && *cache)
+    made = cache;
+  else if (home && *home)
+    made = std::string(home) + "/.cache";
+  else
+    return std::string("/var/tmp/thermocline-kv");
+  for (const char* part : {"", "/thermocline"}) {
+    made += part;
+    if (::mkdir(made.c_str(), 0700) != 0 && errno != EEXIST)
+      return fail(ErrorCode::io, "the cache folder ", made,
+                  " could not be made: ", std::strerror(errno),
+                  ": name a folder on a disk with --kv-dir");
+  }
+  return made + "/kv";
 }
 
 template <typename T>
@@ -124,8 +138,8 @@ void TierFlags::add_without_budgets_to(po::options_description* group) {
   auto add = group->add_options();
   add("kv-device", value(&device, "SIZE"), "0 or auto: this build has no GPU tier");
   add("kv-dir", value(&directory, "DIR"),
-      "where the scratch file of --kv-disk lives: a folder on the disk to use, not a tmpfs (the "
-      "user's cache folder)");
+      "where the scratch file of --kv-disk lives: a folder on the disk to use, not a tmpfs, made "
+      "if only it is missing (the user's cache folder)");
   add("io-backend", value(&io_backend, "NAME"), "disk reads by auto, uring or threads (auto)");
   add("cache-type-k", value(&keys_type, "TYPE"), "f16: the method decides how keys are held");
   add("cache-type-v", value(&values_type, "TYPE"), "f16: the method decides how values are held");
@@ -137,12 +151,21 @@ void TierFlags::add_to(CommandLine* line) {
   group.add_options()(
       "kv-host", value(&host, "SIZE"),
       "host memory for KV and its index: 512MiB, 2G or auto (auto: what is free); with "
-      "--kv-disk for the index, the tail and copies of rows");
+      "--kv-disk for the index, the tail and copies of rows (auto: at most what all of it would "
+      "take without a disk)");
   group.add_options()(
       "kv-disk", value(&disk, "SIZE"),
       "disk for the rows, all but the newest, which then live there: a size, auto, or 0 "
       "for none (0)");
   add_without_budgets_to(&group);
+}
+
+std::vector<std::string> TierFlags::notes() const {
+  std::vector<std::string> notes;
+  if (parse_size(disk, "--kv-disk").value_or(0) > 0) return notes;
+  if (!directory.empty()) notes.emplace_back("--kv-dir has no effect without --kv-disk");
+  if (io_backend != "auto") notes.emplace_back("--io-backend has no effect without --kv-disk");
+  return notes;
 }
 
 Result<TierOptions> TierFlags::tier_options() const {
@@ -161,7 +184,10 @@ Result<TierOptions> TierFlags::tier_options() const {
   TierOptions options;
   TL_TRY_ASSIGN(options.host_bytes, parse_size(host, "--kv-host"));
   TL_TRY_ASSIGN(options.disk_bytes, parse_size(disk, "--kv-disk"));
-  options.directory = directory.empty() ? cache_directory() : directory;
+  options.directory = directory;
+  if (directory.empty() && options.disk_bytes > 0) {
+    TL_TRY_ASSIGN(options.directory, cache_directory());
+  }
   options.io_backend = io_backend;
   return options;
 }
@@ -203,6 +229,19 @@ void SamplingFlags::add_to(CommandLine* line) {
   add("stop", value(&stops, "TEXT"), "end before this text; may be repeated");
 }
 
+std::vector<std::string> SamplingFlags::notes(const CommandLine& line) const {
+  std::string idle;
+  if (options.temperature == 0)
+    for (const char* name : {"seed", "top-k", "top-p", "min-p"})
+      if (line.given(name)) idle += std::string(idle.empty() ? "--" : ", --") + name;
+  std::vector<std::string> notes;
+  if (!idle.empty())
+    notes.push_back("no effect at --temp 0, which takes the likeliest token: " + idle);
+  if (line.given("repeat-last-n") && options.repeat_penalty == 1)
+    notes.emplace_back("--repeat-last-n has no effect without --repeat-penalty");
+  return notes;
+}
+
 Result<SamplingOptions> SamplingFlags::sampling_options() const {
   SamplingOptions chosen = options;
   const auto within = [](float x, float low, float high) { return x >= low && x <= high; };
@@ -225,20 +264,12 @@ Result<SamplingOptions> SamplingFlags::sampling_options() const {
 
 void OutputFlags::add_to(CommandLine* line) {
   auto add = line->group("Output").add_options();
-  add("json", value(&json, "FILE"), "write the statistics there as JSON; -: to stdout");
+  add("json", value(&json, "FILE"),
+      "write the statistics there as JSON, at the end: what lies there is replaced then; -: to "
+      "stdout");
   add("progress", value(&progress, "STYLE"), "bar, json, none or auto: a bar on a terminal (auto)");
   add("quiet", po::bool_switch(&quiet), "no statistics and no notes on stderr");
   add("verbose,v", po::bool_switch(&verbose), "memory by purpose, and more counters");
-}
-
-Status OutputFlags::write_json(const std::string& text) const {
-  if (json.empty()) return {};
-  if (json == "-") return write_to_stdout(text);
-  std::ofstream file(json, std::ios::binary | std::ios::trunc);
-  file << text;
-  file.close();
-  if (!file) return fail(ErrorCode::io, "--json ", json, " could not be written");
-  return {};
 }
 
 Status write_to_stdout(std::string_view text) {

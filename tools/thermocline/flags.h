@@ -37,6 +37,9 @@ struct TierFlags {
   void add_to(CommandLine* line);
   // The options that are not budgets, for commands that sweep over those.
   void add_without_budgets_to(boost::program_options::options_description* group);
+  // What was asked for and has no effect, a line each.
+  std::vector<std::string> notes() const;
+  // Makes the user's cache folder where that is needed and missing.
   Result<TierOptions> tier_options() const;
 };
 
@@ -58,6 +61,8 @@ struct SamplingFlags {
   std::vector<std::string> stops;
 
   void add_to(CommandLine* line);
+  // What was asked for and has no effect, a line each; `line` was parsed.
+  std::vector<std::string> notes(const CommandLine& line) const;
   // Draws the seed when none was given.
   Result<SamplingOptions> sampling_options() const;
 };
@@ -67,8 +72,6 @@ struct OutputFlags {
   bool quiet = false, verbose = false;
 
   void add_to(CommandLine* line);
-  // Writes text to --json's file ("-": stdout); nothing when the option was not given.
-  Status write_json(const std::string& text) const;
 };
 
 // At once: text is seen as it comes.

@@ -7,9 +7,12 @@
 #include "tools/thermocline/flags.h"
 #include "tools/thermocline/generation.h"
 #include "tools/thermocline/interruption.h"
+#include "tools/thermocline/json_output.h"
+#include "tools/thermocline/printable.h"
 #include "tools/thermocline/prompt.h"
 #include "tools/thermocline/size.h"
 #include "tools/thermocline/statistics.h"
+#include "tools/thermocline/utf8.h"
 
 namespace thermocline {
 namespace {
@@ -24,6 +27,7 @@ struct GenerateFlags {
   TierFlags tiers;
   OutputFlags output;
   bool dry_run = false;
+  std::vector<std::string> notes;  // about the command line
 };
 
 Result<std::vector<int>> encode_prompt(const Engine& engine, const PromptFlags& flags,
@@ -36,13 +40,21 @@ Result<std::vector<int>> encode_prompt(const Engine& engine, const PromptFlags& 
     std::vector<ChatMessage> messages;
     if (!flags.system.empty()) messages.push_back({"system", flags.system});
     messages.push_back({"user", std::move(text)});
-    return engine.encode_chat(messages, flags.chat_template, true);
+    return engine.encode_chat(messages, flags.chat_template, true, interrupted);
   }
-  if (!flags.system.empty())
-    return fail(ErrorCode::invalid_argument, "--system-prompt needs --chat-template auto");
-  TL_TRY_ASSIGN(std::vector<int> tokens, engine.encode(text, Engine::Special::parse, true));
+  TL_TRY_ASSIGN(std::vector<int> tokens,
+                engine.encode(text, Engine::Special::parse, true, interrupted));
   if (tokens.empty()) return fail(ErrorCode::invalid_argument, "the prompt is empty: say -p or -f");
   return tokens;
+}
+
+std::vector<std::string> notes_of(const GenerateFlags& flags, const CommandLine& line) {
+  std::vector<std::string> notes = flags.model.notes();
+  for (const auto& more : {flags.tiers.notes(), flags.sampling.notes(line)})
+    notes.insert(notes.end(), more.begin(), more.end());
+  if (flags.prompt.escapes && flags.prompt.text.empty())
+    notes.emplace_back("-e has no effect without -p: a file is read as it is");
+  return notes;
 }
 
 // The positions to plan for: no more than this run can reach.
@@ -53,23 +65,26 @@ std::uint32_t positions_needed(std::size_t prompt, int length, std::uint32_t con
 }
 
 Result<Exit> dry_run(const Engine& engine, const GenerateFlags& flags, const CacheOptions& options,
-                     std::size_t prompt_tokens) {
+                     std::size_t prompt_tokens, std::vector<std::string> notes,
+                     JsonOutput* json_output) {
   TL_TRY_ASSIGN(const MemoryPlan plan, engine.plan(options));
+  notes.insert(notes.end(), plan.notes.begin(), plan.notes.end());
   const ModelInfo& model = engine.model();
   if (!flags.output.quiet) {
-    std::fprintf(stderr, "%-10s %s, %s, mapped from %s\n", "model", model.name.c_str(),
-                 format_size(model.weight_bytes).c_str(), model.path.c_str());
+    std::fprintf(stderr, "%-10s %s, %s, mapped from %s\n", "model", printable(model.name).c_str(),
+                 format_size(model.weight_bytes).c_str(), printable(model.path).c_str());
     std::fprintf(stderr, "%-10s %s tokens; planned for %s positions of %s each\n", "prompt",
                  format_count(prompt_tokens).c_str(), format_count(options.max_positions).c_str(),
                  format_size(model.kv_bytes_per_token).c_str());
     print_memory_plan(plan, Detail::full);
+    print_notes(notes);
   }
   nlohmann::ordered_json json{
       {"schema", "thermocline/plan/1"}, {"build", build_json()},
       {"model", model_json(model)},     {"method", options.method},
       {"prompt_tokens", prompt_tokens}, {"positions", options.max_positions},
-      {"memory", memory_json(plan)}};
-  TL_TRY(flags.output.write_json(json_text(json)));
+      {"memory", memory_json(plan)},    {"notes", notes}};
+  TL_TRY(json_output->write(json_text(json)));
   return Exit::success;
 }
 
@@ -81,14 +96,17 @@ Result<Exit> generate(const GenerateFlags& flags) {
   TL_TRY_ASSIGN(run.progress, parse_progress_style(flags.output.progress));
   CacheOptions cache_options = flags.method.cache_options();
   TL_TRY_ASSIGN(cache_options.tiers, flags.tiers.tier_options());
+  if (!flags.prompt.system.empty() && flags.prompt.chat_template.empty())
+    return fail(ErrorCode::invalid_argument, "--system-prompt needs --chat-template auto");
   if (!flags.prompt.given() && !flags.dry_run)
     return fail(ErrorCode::invalid_argument, "no prompt: say -p TEXT, -f FILE or -f - for stdin");
+  TL_TRY_ASSIGN(JsonOutput json_output, JsonOutput::open(flags.output.json));
 
   RunRecord record;
   const Clock::time_point start = Clock::now();
   TL_TRY_ASSIGN(const std::unique_ptr<Engine> engine, flags.model.open());
   const ModelInfo& model = engine->model();
-  record.notes = flags.model.notes();
+  record.notes = flags.notes;
   std::vector<int> prompt;
   if (flags.prompt.given()) {
     TL_TRY_ASSIGN(prompt, encode_prompt(*engine, flags.prompt, &record.notes));
@@ -101,7 +119,8 @@ Result<Exit> generate(const GenerateFlags& flags) {
   TL_TRY(check_fits(prompt.size(), record.context, model, flags.model.rope_freq_scale));
   cache_options.max_positions =
       positions_needed(prompt.size(), flags.sampling.length, record.context);
-  if (flags.dry_run) return dry_run(*engine, flags, cache_options, prompt.size());
+  if (flags.dry_run)
+    return dry_run(*engine, flags, cache_options, prompt.size(), record.notes, &json_output);
 
   TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine->open_cache(cache_options));
   TL_TRY_ASSIGN(Timeline timeline, cache->start());
@@ -126,7 +145,7 @@ Result<Exit> generate(const GenerateFlags& flags) {
   if (!status) record.error = status.error().message;
   if (!flags.output.quiet)
     print_statistics(record, flags.output.verbose ? Detail::full : Detail::brief);
-  TL_TRY(flags.output.write_json(json_text(statistics_json(record))));
+  TL_TRY(json_output.write(json_text(statistics_json(record))));
   TL_TRY(status);
   return interrupted() ? Exit::interrupted : Exit::success;
 }
@@ -150,6 +169,7 @@ Result<Exit> run_generate(const std::vector<std::string>& arguments) {
       "print the memory that would be taken, by tier, and stop before a weight is read");
   TL_TRY_ASSIGN(const CommandLine::Outcome outcome, line.parse(arguments));
   if (outcome == CommandLine::Outcome::helped) return Exit::success;
+  flags.notes = notes_of(flags, line);
   return generate(flags);
 }
 

@@ -93,6 +93,10 @@ Status check_fits(std::size_t prompt_tokens, std::uint32_t context, const ModelI
                 " or more (the model was trained for ", format_count(model.context), ")");
   const double now = freq_scale > 0 ? static_cast<double>(freq_scale) : 1.0;
   const double scale = now * static_cast<double>(model.context) / static_cast<double>(needed);
+  constexpr double kLeast = 0.01;  // beyond it no model makes sense of a text
+  if (scale < kLeast)
+    return fail(ErrorCode::exhausted, "the prompt has ", format_count(prompt_tokens),
+                " tokens and the context ", format_count(context), ": shorten it");
   return fail(ErrorCode::exhausted, "the prompt has ", format_count(prompt_tokens),
               " tokens and the context ", format_count(context), " (the model was trained for ",
               format_count(model.context),

@@ -3,6 +3,8 @@
 
 #include "tools/thermocline/command.h"
 #include "tools/thermocline/flags.h"
+#include "tools/thermocline/json_output.h"
+#include "tools/thermocline/printable.h"
 #include "tools/thermocline/size.h"
 #include "tools/thermocline/statistics.h"
 
@@ -33,21 +35,17 @@ void print_layers(std::span<const LayerSpec> layers) {
 }
 
 // Long values (vocabularies, templates) are cut to a line.
-void print_pairs(const char* title, const Pairs& pairs, bool whole) {
+void print_pairs(const char* title, const Pairs& pairs, Detail detail) {
   constexpr std::size_t kShown = 80;
   std::printf("\n%s (%zu)\n", title, pairs.size());
   for (const auto& [key, value] : pairs) {
     std::string text = value;
-    if (!whole) {
-      for (char& c : text)
-        if (c == '\n') c = ' ';
-      if (text.size() > kShown) {
-        std::size_t end = kShown;
-        while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0u) == 0x80u) --end;
-        text = text.substr(0, end) + " ... (" + format_count(value.size()) + " bytes)";
-      }
+    if (detail == Detail::brief && text.size() > kShown) {
+      std::size_t end = kShown;
+      while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0u) == 0x80u) --end;
+      text = text.substr(0, end) + " ... (" + format_count(value.size()) + " bytes)";
     }
-    std::printf("  %-44s %s\n", key.c_str(), text.c_str());
+    std::printf("  %-44s %s\n", printable(key).c_str(), printable(text).c_str());
   }
 }
 
@@ -57,13 +55,10 @@ Json pairs_json(const Pairs& pairs) {
   return json;
 }
 
-void print_model(const Engine& engine, bool verbose) {
+void print_model(const Engine& engine) {
   const ModelInfo& model = engine.model();
-  std::printf("%s\n", model.path.c_str());
-  std::printf(
-      "  supported: yes\n  name: %s\n  architecture: %s\n  parameters: %s\n  weights: %s (%s)\n",
-      model.name.c_str(), model.architecture.c_str(), format_count(model.parameters).c_str(),
-      format_size(model.weight_bytes).c_str(), model.weight_types.c_str());
+  std::printf("  parameters: %s\n  weights: %s (%s)\n", format_count(model.parameters).c_str(),
+              format_size(model.weight_bytes).c_str(), model.weight_types.c_str());
   std::printf("  vocabulary: %s tokens\n  context: %s positions\n  chat template: %s\n",
               format_count(model.vocabulary).c_str(), format_count(model.context).c_str(),
               model.has_chat_template ? "yes" : "none");
@@ -74,40 +69,61 @@ void print_model(const Engine& engine, bool verbose) {
                 static_cast<unsigned long long>(tokens / 1024));
   std::printf("\n\nlayers (%u)\n", model.layers);
   print_layers(engine.layers());
-  print_pairs("metadata", engine.metadata(), verbose);
-  print_pairs("tensors", engine.tensors(), verbose);
 }
 
-Result<Exit> inspect(const ModelFlags& flags, const std::string& json_path, bool verbose) {
-  OutputFlags output;
-  output.json = json_path;
-  const Result<std::unique_ptr<Engine>> engine = flags.open();
-  if (!engine) {
-    Json json{{"schema", "thermocline/inspect/1"},
-              {"path", flags.model},
-              {"supported", false},
-              {"reason", engine.error().message}};
-    if (engine.error().code != ErrorCode::invalid_argument)
-      TL_TRY(output.write_json(json_text(json)));
-    return tl::unexpected(engine.error());
-  }
-  if (json_path != "-") print_model(**engine, verbose);
+// `engine`: null where the file cannot be run.
+void print_file(const ModelFile& file, const Engine* engine, Detail detail) {
+  const auto said = [](const std::string& text) {
+    return text.empty() ? std::string("not said") : printable(text);
+  };
+  std::printf("%s\n  supported: %s\n  file: GGUF version %u, %s\n", printable(file.path).c_str(),
+              engine != nullptr ? "yes" : "no", file.version, format_size(file.bytes).c_str());
+  std::printf("  name: %s\n  architecture: %s\n", said(file.name).c_str(),
+              said(file.architecture).c_str());
+  if (engine != nullptr) print_model(*engine);
+  print_pairs("metadata", file.metadata, detail);
+  print_pairs("tensors", file.tensors, detail);
+}
+
+void add_model(const Engine& engine, Json* json) {
   Json layers = Json::array();
-  for (const LayerSpec& layer : (*engine)->layers())
+  for (const LayerSpec& layer : engine.layers())
     layers.push_back(Json{{"q_heads", layer.q_heads},
                           {"kv_heads", layer.kv_heads},
                           {"key_dim", layer.key_dim},
                           {"value_dim", layer.value_dim},
                           {"window", layer.window}});
-  TL_TRY(output.write_json(json_text(Json{{"schema", "thermocline/inspect/1"},
-                                          {"path", flags.model},
-                                          {"supported", true},
-                                          {"model", model_json((*engine)->model())},
-                                          {"chat_template", (*engine)->model().has_chat_template},
-                                          {"layers", layers},
-                                          {"metadata", pairs_json((*engine)->metadata())},
-                                          {"tensors", pairs_json((*engine)->tensors())}})));
-  return Exit::success;
+  (*json)["model"] = model_json(engine.model());
+  (*json)["chat_template"] = engine.model().has_chat_template;
+  (*json)["layers"] = layers;
+}
+
+// Why a file cannot be run comes last, after all that it says of itself.
+Result<Exit> inspect(const ModelFlags& flags, const std::string& json_path, Detail detail) {
+  TL_TRY(flags.engine_options());
+  TL_TRY_ASSIGN(JsonOutput output, JsonOutput::open(json_path));
+  const Result<ModelFile> file = read_model_file(flags.model);
+  const Result<std::unique_ptr<Engine>> engine = flags.open();
+  if (!engine && engine.error().code == ErrorCode::invalid_argument)
+    return tl::unexpected(engine.error());
+  Json json{{"schema", "thermocline/inspect/1"},
+            {"path", flags.model},
+            {"supported", engine.has_value()}};
+  if (!engine) json["reason"] = engine.error().message;
+  if (engine) add_model(**engine, &json);
+  if (file) {
+    if (json_path != "-") print_file(*file, engine ? engine->get() : nullptr, detail);
+    json["gguf_version"] = file->version;
+    json["bytes"] = file->bytes;
+    json["architecture"] = file->architecture;
+    json["name"] = file->name;
+    json["metadata"] = pairs_json(file->metadata);
+    json["tensors"] = pairs_json(file->tensors);
+  }
+  TL_TRY(output.write(json_text(json)));
+  if (engine) return Exit::success;
+  std::fflush(stdout);  // before what stderr says
+  return tl::unexpected(engine.error());
 }
 
 }  // namespace
@@ -120,19 +136,20 @@ Result<Exit> run_inspect(const std::vector<std::string>& arguments) {
   CommandLine line(
       "inspect", "FILE.gguf [options]",
       "Prints a model file's facts, metadata and tensors, the size of its KV cache, and "
-      "whether it can be run here or why not.");
+      "whether it can be run here. Of one that cannot, what can be read of it, and why: exit code "
+      "1.");
   line.accept_positional(&files, 1);
   flags.add_to(&line);
   auto add = line.group("Output").add_options();
   add("json", po::value(&json)->value_name("FILE"),
       "write all of it as JSON; -: to stdout instead");
-  add("verbose,v", po::bool_switch(&verbose), "whole values, however long");
+  add("verbose,v", po::bool_switch(&verbose), "whole texts, however long");
   TL_TRY_ASSIGN(const CommandLine::Outcome outcome, line.parse(arguments));
   if (outcome == CommandLine::Outcome::helped) return Exit::success;
   if (!files.empty() && !flags.model.empty())
     return fail(ErrorCode::invalid_argument, "-m and '", files.front(), "': one file at a time");
   if (!files.empty()) flags.model = files.front();
-  return inspect(flags, json, verbose);
+  return inspect(flags, json, verbose ? Detail::full : Detail::brief);
 }
 
 }  // namespace thermocline

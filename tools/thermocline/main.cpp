@@ -1,14 +1,19 @@
 // thermocline: one command, a subcommand a file.
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <cstdio>
 #include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runtime/thermocline.h"
 #include "tools/thermocline/command.h"
 #include "tools/thermocline/interruption.h"
+#include "tools/thermocline/printable.h"
 #include "tools/thermocline/suggestion.h"
 
 namespace thermocline {
@@ -54,11 +59,11 @@ Exit unknown_command(const std::string& word) {
   if (word.starts_with("-")) {
     std::fprintf(stderr,
                  "thermocline: a command comes first, as in 'thermocline generate %s ...'\n",
-                 word.c_str());
+                 printable(word).c_str());
   } else {
     std::vector<std::string> names;
     for (const Command& command : kCommands) names.emplace_back(command.name);
-    std::fprintf(stderr, "thermocline: there is no command '%s'%s\n", word.c_str(),
+    std::fprintf(stderr, "thermocline: there is no command '%s'%s\n", printable(word).c_str(),
                  suggestion(word, names).c_str());
   }
   std::fputs("'thermocline --help' lists the commands.\n", stderr);
@@ -69,8 +74,11 @@ Exit run(const Command& command, const std::vector<std::string>& arguments) {
   const Result<Exit> result = command.run(arguments);
   if (result) return *result;
   const Error& error = result.error();
-  if (error.code == ErrorCode::cancelled && interrupted()) return Exit::interrupted;
-  std::fprintf(stderr, "thermocline %s: %s\n", command.name, error.message.c_str());
+  if (error.code == ErrorCode::cancelled && interrupted()) {
+    std::fprintf(stderr, "thermocline %s: interrupted\n", command.name);
+    return Exit::interrupted;
+  }
+  std::fprintf(stderr, "thermocline %s: %s\n", command.name, printable(error.message).c_str());
   if (error.code != ErrorCode::invalid_argument) return Exit::failure;
   std::fprintf(stderr, "'thermocline %s --help' lists the options.\n", command.name);
   return Exit::usage;
@@ -97,10 +105,19 @@ Exit dispatch(std::vector<std::string> words) {
   return run(*command, {words.begin() + 1, words.end()});
 }
 
+// A stream that we were started without: its number would go to the next file that is opened, and
+// what is printed into that file. Opened the wrong way round, so that using it stays an error.
+void occupy_closed_streams() {
+  for (const auto& [stream, mode] :
+       {std::pair{STDIN_FILENO, O_WRONLY}, {STDOUT_FILENO, O_RDONLY}, {STDERR_FILENO, O_RDONLY}})
+    if (::fcntl(stream, F_GETFD) < 0) (void)::open("/dev/null", mode);  // the lowest free number
+}
+
 }  // namespace
 }  // namespace thermocline
 
 int main(int count, char** words) {
+  thermocline::occupy_closed_streams();
   thermocline::watch_for_interruption();
   try {
     const thermocline::Exit exit = thermocline::dispatch({words + 1, words + count});

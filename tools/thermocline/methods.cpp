@@ -3,6 +3,8 @@
 
 #include "tools/thermocline/command.h"
 #include "tools/thermocline/flags.h"
+#include "tools/thermocline/json_output.h"
+#include "tools/thermocline/printable.h"
 #include "tools/thermocline/statistics.h"
 
 namespace thermocline {
@@ -14,8 +16,7 @@ using Json = nlohmann::ordered_json;
 }  // namespace
 
 Result<Exit> run_methods(const std::vector<std::string>& arguments) {
-  std::string directory;
-  OutputFlags output;
+  std::string directory, json;
   CommandLine line(
       "methods", "[options]",
       "Lists the methods that can be named with --method, and three facts that say how "
@@ -24,10 +25,11 @@ Result<Exit> run_methods(const std::vector<std::string>& arguments) {
   auto add = line.group("Options").add_options();
   add("method-dir", po::value(&directory)->value_name("DIR"),
       "where they are (the installed ones)");
-  add("json", po::value(&output.json)->value_name("FILE"), "write them as JSON; -: to stdout");
+  add("json", po::value(&json)->value_name("FILE"), "write them as JSON; -: to stdout");
   TL_TRY_ASSIGN(const CommandLine::Outcome outcome, line.parse(arguments));
   if (outcome == CommandLine::Outcome::helped) return Exit::success;
 
+  TL_TRY_ASSIGN(JsonOutput output, JsonOutput::open(json));
   TL_TRY_ASSIGN(const std::vector<MethodLine> methods, list_methods(method_directory(directory)));
   Json list = Json::array();
   for (const MethodLine& m : methods) {
@@ -37,13 +39,12 @@ Result<Exit> run_methods(const std::vector<std::string>& arguments) {
                         {"order", m.order},
                         {"watches", m.watches},
                         {"keys_in_memory", m.keys_in_memory}});
-    if (output.json == "-") continue;
+    if (json == "-") continue;
     std::printf("%-12s %s\n%12s order: %s; watches: %s; keys in memory: %s\n%12s %s\n",
-                m.name.c_str(), m.summary.c_str(), "", m.order.c_str(), m.watches.c_str(),
-                m.keys_in_memory.c_str(), "", m.path.c_str());
+                printable(m.name).c_str(), printable(m.summary).c_str(), "", m.order.c_str(),
+                m.watches.c_str(), m.keys_in_memory.c_str(), "", printable(m.path).c_str());
   }
-  TL_TRY(
-      output.write_json(json_text(Json{{"schema", "thermocline/methods/1"}, {"methods", list}})));
+  TL_TRY(output.write(json_text(Json{{"schema", "thermocline/methods/1"}, {"methods", list}})));
   return Exit::success;
 }
 

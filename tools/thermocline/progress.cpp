@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <nlohmann/json.hpp>
+
+#include "tools/thermocline/printable.h"
 
 namespace thermocline {
 namespace {
@@ -61,11 +64,13 @@ void Progress::update(std::uint64_t done) {
   const double seconds = seconds_between(start_, now);
   if (style_ == ProgressStyle::json)
     std::fprintf(stderr,
-                 "{\"prompt_progress\":{\"label\":\"%s\",\"total\":%llu,\"cache\":%llu,"
+                 "{\"prompt_progress\":{\"label\":%s,\"total\":%llu,\"cache\":%llu,"
                  "\"processed\":%llu,\"time_ms\":%.0f}}\n",
-                 label_.c_str(), static_cast<unsigned long long>(total_),
-                 static_cast<unsigned long long>(cached_), static_cast<unsigned long long>(done),
-                 seconds * 1e3);
+                 nlohmann::json(label_)
+                     .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
+                     .c_str(),
+                 static_cast<unsigned long long>(total_), static_cast<unsigned long long>(cached_),
+                 static_cast<unsigned long long>(done), seconds * 1e3);
   else
     draw_bar(seconds, done);
 }
@@ -79,8 +84,8 @@ void Progress::draw_bar(double seconds, std::uint64_t done) {
   const double left = static_cast<double>(total_ > done ? total_ - done : 0);
   const auto filled = static_cast<std::size_t>(share * static_cast<double>(kWidth));
   const std::string bar = std::string(filled, '#') + std::string(kWidth - filled, '.');
-  std::fprintf(stderr, "\r%s [%s] %3.0f %%  %.0f tokens/s  %s left\033[K", label_.c_str(),
-               bar.c_str(), share * 100, rate,
+  std::fprintf(stderr, "\r%s [%s] %3.0f %%  %.0f tokens/s  %s left\033[K",
+               printable(label_).c_str(), bar.c_str(), share * 100, rate,
                rate > 0 ? format_time_left(left / rate).c_str() : "?");
   on_screen_ = true;
 }

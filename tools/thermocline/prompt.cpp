@@ -1,11 +1,14 @@
 #include "tools/thermocline/prompt.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <array>
 #include <cerrno>
 #include <charconv>
-#include <cstdio>
 #include <cstring>
-#include <memory>
 
+#include "tools/thermocline/input.h"
 #include "tools/thermocline/interruption.h"
 
 namespace thermocline {
@@ -15,44 +18,33 @@ namespace po = boost::program_options;
 
 constexpr std::size_t kMostBytes = std::size_t{1} << 30;
 
-// The bytes of a UTF-8 character that begins at text[at], 0 where none does.
-std::size_t character_size(std::string_view text, std::size_t at) {
-  const auto byte = [&](std::size_t i) {
-    return at + i < text.size() ? static_cast<unsigned char>(text[at + i]) : 0u;
-  };
-  const unsigned lead = byte(0);
-  if (lead < 0x80) return 1;
-  const std::size_t size = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
-  if (lead < 0xc2 || lead > 0xf4) return 0;
-  for (std::size_t i = 1; i < size; ++i)
-    if ((byte(i) & 0xc0u) != 0x80u) return 0;
-  const unsigned second = byte(1);
-  const bool overlong = (lead == 0xe0 && second < 0xa0) || (lead == 0xf0 && second < 0x90);
-  const bool surrogate = lead == 0xed && second > 0x9f;
-  const bool too_large = lead == 0xf4 && second > 0x8f;
-  return overlong || surrogate || too_large ? 0 : size;
+Result<std::string> read_all(int descriptor, const std::string& name) {
+  std::string text;
+  std::array<char, 1 << 16> piece;
+  for (;;) {
+    const Result<std::size_t> count = read_some(descriptor, piece);
+    if (!count && count.error().code == ErrorCode::cancelled) return tl::unexpected(count.error());
+    if (!count) return fail(count.error().code, name, ": ", count.error().message);
+    if (*count == 0) return text;
+    text.append(piece.data(), *count);
+    if (text.size() > kMostBytes)
+      return fail(ErrorCode::exhausted, name, ": more than ", kMostBytes, " bytes of text");
+  }
 }
 
 }  // namespace
 
 Result<std::string> read_text(const std::string& path) {
-  const auto close = [](std::FILE* file) { std::fclose(file); };
-  std::unique_ptr<std::FILE, decltype(close)> opened(nullptr, close);
-  if (path != "-") opened.reset(std::fopen(path.c_str(), "rb"));
-  std::FILE* file = path == "-" ? stdin : opened.get();
-  const std::string name = path == "-" ? "stdin" : path;
-  if (file == nullptr)
-    return fail(errno == ENOENT ? ErrorCode::not_found : ErrorCode::io, name, ": ",
+  if (path == "-") return read_all(STDIN_FILENO, "stdin");
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) {
+    // A pipe without a writer is waited for.
+    if (errno == EINTR && interrupted()) return fail(ErrorCode::cancelled, "interrupted");
+    return fail(errno == ENOENT ? ErrorCode::not_found : ErrorCode::io, path, ": ",
                 std::strerror(errno));
-  std::string text;
-  char piece[1 << 16];
-  while (const std::size_t count = std::fread(piece, 1, sizeof piece, file)) {
-    text.append(piece, count);
-    if (text.size() > kMostBytes)
-      return fail(ErrorCode::exhausted, name, ": more than ", kMostBytes, " bytes of text");
   }
-  if (interrupted()) return fail(ErrorCode::cancelled, "interrupted");
-  if (std::ferror(file)) return fail(ErrorCode::io, name, ": ", std::strerror(errno));
+  Result<std::string> text = read_all(file, path);
+  ::close(file);
   return text;
 }
 
@@ -84,15 +76,6 @@ std::string resolve_escapes(std::string_view text) {
     }
   }
   return out;
-}
-
-std::size_t find_invalid_utf8(std::string_view text) {
-  for (std::size_t at = 0; at < text.size();) {
-    const std::size_t size = character_size(text, at);
-    if (size == 0) return at;
-    at += size;
-  }
-  return std::string_view::npos;
 }
 
 void PromptFlags::add_to(CommandLine* line) {

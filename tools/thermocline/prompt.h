@@ -9,14 +9,11 @@
 
 namespace thermocline {
 
-// A whole file, or stdin where the path is "-".
+// A whole file, or stdin where the path is "-". cancelled: interrupted().
 Result<std::string> read_text(const std::string& path);
 
 // \n \t \r \\ \" \' and \xHH become what they stand for; other backslashes stay.
 std::string resolve_escapes(std::string_view text);
-
-// The offset of the first byte that is not UTF-8, or npos.
-std::size_t find_invalid_utf8(std::string_view text);
 
 struct PromptFlags {
   std::string text, file, chat_template, system;

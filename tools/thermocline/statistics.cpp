@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "tools/thermocline/machine.h"
+#include "tools/thermocline/printable.h"
 #include "tools/thermocline/size.h"
 
 namespace thermocline {
@@ -26,7 +27,7 @@ std::string format_time(double ms) {
 double per_second(double count, double ms) { return ms > 0 ? count / ms * 1e3 : 0; }
 
 void line(const char* title, const std::string& text) {
-  std::fprintf(stderr, "%-10s %s\n", title, text.c_str());
+  std::fprintf(stderr, "%-10s %s\n", title, printable(text).c_str());
 }
 
 std::string format_number(const char* format, double value) {
@@ -129,7 +130,11 @@ void print_statistics(const RunRecord& record, Detail detail) {
     line("seed", std::to_string(record.seed));
     line("peak", format_size(peak_resident_bytes()) + " resident, the mapped model included");
   }
-  for (const std::string& note : record.notes) line("note", note);
+  print_notes(record.notes);
+}
+
+void print_notes(std::span<const std::string> notes) {
+  for (const std::string& note : notes) line("note", note);
 }
 
 void print_memory_plan(const MemoryPlan& plan, Detail detail) {

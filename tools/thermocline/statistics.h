@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,7 @@ enum class Detail : std::uint8_t { brief, full };
 void print_statistics(const RunRecord& record, Detail detail);
 nlohmann::ordered_json statistics_json(const RunRecord& record);
 
+void print_notes(std::span<const std::string> notes);
 void print_memory_plan(const MemoryPlan& plan, Detail detail);
 nlohmann::ordered_json memory_json(const MemoryPlan& plan);
 nlohmann::ordered_json model_json(const ModelInfo& model);

@@ -1,5 +1,6 @@
 // thermocline sweep: speed along contexts, methods and tier sizes, a row each.
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <optional>
@@ -9,6 +10,7 @@
 #include "tools/thermocline/generation.h"
 #include "tools/thermocline/interruption.h"
 #include "tools/thermocline/machine.h"
+#include "tools/thermocline/printable.h"
 #include "tools/thermocline/prompt.h"
 #include "tools/thermocline/range.h"
 #include "tools/thermocline/size.h"
@@ -95,14 +97,14 @@ Result<std::vector<int>> filling(const Engine& engine, const std::string& path, 
   std::vector<int> tokens;
   if (!path.empty()) {
     TL_TRY_ASSIGN(const std::string text, read_text(path));
-    TL_TRY_ASSIGN(tokens, engine.encode(text, Engine::Special::as_text, true));
+    TL_TRY_ASSIGN(tokens, engine.encode(text, Engine::Special::as_text, true, interrupted));
     if (tokens.empty()) return fail(ErrorCode::invalid_argument, path, ": no text in it");
     const std::size_t own = tokens.size();
     if (own < count)
       std::fprintf(stderr,
                    "note: %s has %zu tokens and %zu are needed: it is repeated, which flatters "
                    "caches and selection\n",
-                   path.c_str(), own, count);
+                   printable(path).c_str(), own, count);
     tokens.resize(count);
     for (std::size_t i = own; i < count; ++i) tokens[i] = tokens[i - own];
     return tokens;
@@ -311,7 +313,7 @@ class Sweep {
     forget_peak();
     TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine.open_cache(options));
     for (const std::string& note : cache->notes())
-      std::fprintf(stderr, "note: %s: %s\n", at.method.c_str(), note.c_str());
+      std::fprintf(stderr, "note: %s: %s\n", printable(at.method).c_str(), printable(note).c_str());
     Bench bench(engine, *cache, tokens, plan_.progress);
     for (const std::uint32_t depth : plan_.depths) {
       at.depth = depth;
@@ -331,8 +333,7 @@ class Sweep {
     if (!samples.same_answers)
       std::fprintf(stderr, "note: %s at depth %s: repetitions did not give the same tokens\n",
                    test.name().c_str(), format_count(at.depth).c_str());
-    table_.add(row_of(at, test, samples, engine.model(), build_));
-    return {};
+    return table_.add(row_of(at, test, samples, engine.model(), build_));
   }
 
   const SweepFlags& flags_;
@@ -349,6 +350,13 @@ Result<Exit> sweep(const SweepFlags& flags) {
     return fail(ErrorCode::invalid_argument, "nothing to measure: -p and -n are both 0");
   for (const std::string& host : plan.hosts) TL_TRY(parse_size(host, "--kv-host"));
   for (const std::string& disk : plan.disks) TL_TRY(parse_size(disk, "--kv-disk"));
+  TierFlags tiers = flags.tiers;
+  for (const std::string& disk : plan.disks)
+    if (disk != "0") tiers.disk = disk;
+  print_notes(flags.model.notes());
+  print_notes(tiers.notes());
+  if (flags.model.context != 0)
+    print_notes(std::array{std::string("-c has no effect: contexts are as long as the tests are")});
   Sweep run(flags, plan);
   TL_TRY(run.run());
   return Exit::success;

@@ -1,7 +1,11 @@
 #include "tools/thermocline/table.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
+#include <cstring>
+
+#include "tools/thermocline/printable.h"
 
 namespace thermocline {
 namespace {
@@ -32,14 +36,22 @@ std::string cell(const Json& value) {
   return text;
 }
 
+// On a line of a table: a bar would be its end.
+std::string markdown_cell(const Json& value) {
+  std::string out;
+  for (const char c : printable(cell(value)))
+    out += c == '|' ? std::string("\\|") : std::string(1, c);
+  return out;
+}
+
 std::string csv_cell(const Json& value) {
   if (value.is_null()) return "";
-  std::string text = value.is_string() ? value.get<std::string>() : dump(value);
+  std::string text = value.is_string() ? printable(value.get<std::string>()) : dump(value);
   if (value.is_array()) {
     text.clear();
-    for (const Json& one : value) text += (text.empty() ? "" : " ") + cell(one);
+    for (const Json& one : value) text += (text.empty() ? "" : " ") + printable(cell(one));
   }
-  if (text.find_first_of(",\"\n\r") == std::string::npos) return text;
+  if (text.find_first_of(",\"") == std::string::npos) return text;
   std::string quoted = "\"";
   for (const char c : text) quoted += c == '"' ? std::string("\"\"") : std::string(1, c);
   return quoted + "\"";
@@ -61,7 +73,7 @@ Table::~Table() {
   std::fflush(to_);
 }
 
-void Table::add(const Json& row) {
+Status Table::add(const Json& row) {
   switch (format_) {
     case TableFormat::md:
       add_markdown(row);
@@ -77,7 +89,8 @@ void Table::add(const Json& row) {
       break;
   }
   first_ = false;
-  std::fflush(to_);
+  if (std::fflush(to_) == 0 && !std::ferror(to_)) return {};
+  return fail(ErrorCode::io, "the table could not be written: ", std::strerror(errno));
 }
 
 void Table::add_markdown(const Json& row) {
@@ -86,7 +99,7 @@ void Table::add_markdown(const Json& row) {
     for (const std::string& name : shown_) {
       // Later rows may be wider than the first: leave them room.
       widths_.push_back(
-          std::max({name.size(), cell(row.value(name, Json())).size() + 1, kNarrowest}));
+          std::max({name.size(), markdown_cell(row.value(name, Json())).size() + 1, kNarrowest}));
       titles += " " + name + std::string(widths_.back() - name.size(), ' ') + " |";
       rule += " " + std::string(widths_.back() - 1, '-') + ": |";
     }
@@ -94,7 +107,7 @@ void Table::add_markdown(const Json& row) {
   }
   std::string line = "|";
   for (std::size_t c = 0; c < shown_.size(); ++c) {
-    const std::string text = cell(row.value(shown_[c], Json()));
+    const std::string text = markdown_cell(row.value(shown_[c], Json()));
     line += " " + std::string(widths_[c] - std::min(widths_[c], text.size()), ' ') + text + " |";
   }
   std::fprintf(to_, "%s\n", line.c_str());

@@ -23,7 +23,8 @@ class Table {
   Table(const Table&) = delete;
   Table& operator=(const Table&) = delete;
 
-  void add(const nlohmann::ordered_json& row);
+  // At once: a row may be the work of hours, and the next of more. io: it could not be written.
+  Status add(const nlohmann::ordered_json& row);
 
  private:
   void add_markdown(const nlohmann::ordered_json& row);

@@ -419,6 +419,37 @@ std::vector<Bad> bad_files() {
   return out;
 }
 
+// To show what cannot be run: a type that we do not read, data that are not there.
+TEST(Gguf, TheHeaderAloneIsReadOfMoreFiles) {
+  GgufWriter w;
+  w.add_string("general.architecture", "mamba").add_u64("split.count", 3);
+  w.add_raw_tensor("known", 2, {32, 5}, 0).add_raw_tensor("foreign", 10, {256, 7}, 96);
+  w.add_raw_tensor("new", 99, {3}, 1024);
+  const Bytes bytes = w.bytes();
+  EXPECT_FALSE(GgufFile::parse(bytes, kName));
+  const auto file = GgufFile::parse(bytes, kName, GgufFile::Extent::header);
+  ASSERT_TRUE(file) << file.error().message;
+  EXPECT_EQ(file->get<std::string_view>("general.architecture").value(), "mamba");
+  std::vector<std::string> shown;
+  for (const TensorInfo& t : file->tensors()) {
+    shown.push_back(std::string(t.type_name) + " " + t.shape());
+    EXPECT_TRUE(t.data.empty());
+  }
+  EXPECT_EQ(shown, (std::vector<std::string>{"Q4_0 32 x 5", "Q2_K 256 x 7", "unknown 3"}));
+}
+
+TEST(GgufHostile, AHeaderIsRefusedOrReadWithoutItsData) {
+  for (const Bad& bad : bad_files()) {
+    const auto file = GgufFile::parse(bad.bytes, kName, GgufFile::Extent::header);
+    if (!file) {
+      EXPECT_TRUE(file.error().message.starts_with(kName)) << file.error().message;
+      continue;
+    }
+    for (const GgufValue& value : file->metadata()) (void)GgufFile::show(value);
+    for (const TensorInfo& t : file->tensors()) EXPECT_TRUE(t.data.empty()) << bad.what;
+  }
+}
+
 TEST(GgufHostile, EveryKindIsRefused) {
   const std::vector<Bad> cases = bad_files();
   EXPECT_GE(cases.size(), 200u);

@@ -50,6 +50,12 @@ std::uint64_t planned(const CacheOptions& options, const std::string& tier) {
   return bytes;
 }
 
+std::uint64_t row_cache_of(const CacheOptions& options) {
+  const auto plan = KvCache::plan(options);
+  EXPECT_TRUE(plan) << (plan ? "" : plan.error().message);
+  return plan->total("host") - planned(options, "host");
+}
+
 // A timeline and its layers' oracles, which take rows only once they are committed.
 class Text {
  public:
@@ -123,6 +129,35 @@ TEST(KvSpace, ADiskThatIsTooSmallIsRefusedAtTheStart) {
   EXPECT_TRUE(KvCache::create(options, 1, "auto"));
   --options.tiers.disk_bytes;
   EXPECT_FALSE(KvCache::create(options, 1, "auto"));
+}
+
+TEST(KvSpace, UnaskedADiskCostsNoMoreMemoryThanItSpares) {
+  for (const char* method : {"exact", "sketch"})
+    for (const std::uint32_t positions : {3000u, 20000u, 200000u}) {
+      SCOPED_TRACE(std::string(method) + ", " + std::to_string(positions) + " positions");
+      auto options = options_for({layer(8, 4, 64, 64), layer(8, 4, 64, 64, 512)}, positions, 0);
+      options.method = method;
+      options.tiers.host_bytes = kAutoBytes;
+      const std::uint64_t in_memory = planned(options, "host");
+      options.tiers.disk_bytes = 4096 * kMiB;
+      const std::uint64_t least = planned(options, "host"), cached = row_cache_of(options);
+      EXPECT_LE(least + cached, std::max(in_memory, least));
+      if (positions > 100000) {
+        EXPECT_GT(cached, planned(options, "disk") / 2);
+      }
+    }
+}
+
+TEST(KvSpace, NoMoreRowsAreCachedThanThereAre) {
+  auto options = options_for({layer(8, 4, 64, 64)}, 20000, 4096 * kMiB);
+  options.max_timelines = 2;
+  options.tiers.host_bytes = 4096 * kMiB;
+  // Sinks and the tail are never on the disk: 4 and at least 32 rows.
+  const std::uint64_t rows = 2 * 4 * ((20000 - 4 - 32) / 512 * 512), row_bytes = 256;
+  // A slot's bookkeeping takes some bytes, and finding each row of whole blocks four.
+  const std::uint64_t table_bytes = 2 * 4 * 20032 * 4 + rows * 24;
+  EXPECT_GT(row_cache_of(options), rows * row_bytes);
+  EXPECT_LE(row_cache_of(options), rows * row_bytes + table_bytes);
 }
 
 // To the last position of every timeline with not a byte more than was planned.

@@ -86,9 +86,11 @@ TEST(Bpe, WordsAreCutBeforeMerging) {
 TEST(PreTokenizer, SpacesAreUnicodes) {
   constexpr std::string_view kSpaces[] = {R"(\s+)"};
   const PreTokenizer splitter = PreTokenizer::create(kSpaces).value();
+  const StopAsked never;
+  EncodeStop stop(never);
   const auto words = [&](std::string_view text) {
     std::vector<std::string_view> out;
-    EXPECT_TRUE(splitter.split(text, &out));
+    EXPECT_TRUE(splitter.split(text, &stop, &out));
     return out.size();
   };
   EXPECT_EQ(words("a b"), 3u);
@@ -231,6 +233,33 @@ TEST(Tokenizer, LongRunsAreNotQuadratic) {
       EXPECT_LT(seconds, 30) << t->kind() << " on a run of " << static_cast<int>(c);
     }
   }
+}
+
+TEST(Tokenizer, StopsInTheMidstOfAnyText) {
+  const Tokenizer bpe = tiny<TinyBpe>(), spm = tiny<TinySpm>();
+  const std::pair<const char*, std::string> kinds[] = {{"words", "hello world\n"},
+                                                       {"one word", "a"},
+                                                       {"BPE's special tokens", "<|im_end|>"},
+                                                       {"SentencePiece's", "</s>"}};
+  for (const Tokenizer* t : {&bpe, &spm})
+    for (const auto& [kind, piece] : kinds) {
+      SCOPED_TRACE(std::string(t->kind()) + ", " + kind);
+      std::string text;
+      for (int i = 0; i < 20000; ++i) text += piece;
+      int asked = 0, yes = 10;
+      const StopAsked stop = [&] { return ++asked == yes; };
+      const auto stopped = t->encode(text, ParseSpecial::yes, AddSpecial::yes, stop);
+      ASSERT_FALSE(stopped);
+      EXPECT_EQ(stopped.error().code, ErrorCode::cancelled);
+      EXPECT_EQ(asked, yes);
+      asked = 0;
+      const std::vector<TextPiece> pieces = {{text, ParseSpecial::yes}, {text, ParseSpecial::no}};
+      EXPECT_FALSE(t->encode(pieces, AddSpecial::yes, stop));
+      EXPECT_EQ(asked, yes);
+      yes = -1;
+      EXPECT_EQ(t->encode(text, ParseSpecial::yes, AddSpecial::no, stop).value(),
+                encode(*t, text, ParseSpecial::yes));
+    }
 }
 
 // Entries are added to an otherwise sound file that lacks them.

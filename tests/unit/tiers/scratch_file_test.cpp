@@ -2,9 +2,11 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/magic.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -56,11 +58,10 @@ std::string refusal(const std::string& directory) {
 }
 
 TEST_F(ScratchFileTest, LeavesNothingInItsDirectory) {
-  const std::string directory = root_ + "/new/deep/";
+  const std::string directory = root_ + "/new/";
   auto scratch = ScratchFile::create(directory, kMiB);
   ASSERT_TRUE(scratch) << scratch.error().message;
   EXPECT_TRUE(fs::is_empty(directory));
-  EXPECT_EQ(mode_of(root_ + "/new"), 0700u);
   EXPECT_EQ(mode_of(directory), 0700u);
   struct stat found {};
   ASSERT_EQ(::fstat(scratch->descriptor(), &found), 0);
@@ -109,6 +110,51 @@ TEST_F(ScratchFileTest, RefusesUnsafeDirectories) {
   for (const std::string& message :
        {refusal(""), refusal("/dev/null"), refusal("/proc/nowhere"), refusal(root_ + "/link")})
     EXPECT_NE(message.find("--kv-dir"), std::string::npos) << message;
+}
+
+TEST_F(ScratchFileTest, MakesOneDirectoryAndNoMore) {
+  for (const char* end : {"", "//"}) {
+    const std::string path = root_ + "/no/such" + end;
+    const auto probed = ScratchFile::probe(path);
+    ASSERT_FALSE(probed);
+    for (const std::string& message : {refusal(path), probed.error().message})
+      EXPECT_NE(message.find("there is no " + root_ + "/no to make it in"), std::string::npos)
+          << message;
+    EXPECT_FALSE(fs::exists(root_ + "/no"));
+  }
+}
+
+TEST_F(ScratchFileTest, AProbeSaysTheSameAndLeavesNothing) {
+  EXPECT_TRUE(ScratchFile::probe(root_ + "/new")) << "could be made";
+  EXPECT_TRUE(ScratchFile::probe(root_));
+  EXPECT_TRUE(fs::is_empty(root_));
+  fs::create_directory_symlink(root_, root_ + "/link");
+  for (const std::string& path : {std::string(), root_ + "/link", std::string("/dev/null")}) {
+    const auto probed = ScratchFile::probe(path);
+    ASSERT_FALSE(probed);
+    EXPECT_EQ(probed.error().message, refusal(path));
+  }
+}
+
+TEST_F(ScratchFileTest, MemoryIsNoDiskAndItSaysSo) {
+  struct statfs found {};
+  ASSERT_EQ(::statfs(root_.c_str(), &found), 0);
+  if (found.f_type != TMPFS_MAGIC) {
+    EXPECT_EQ(ScratchFile::create(root_, kMiB)->note().find("memory (tmpfs)"), std::string::npos);
+  }
+  std::string pattern = "/dev/shm/scratch-XXXXXX";
+  if (::statfs("/dev/shm", &found) != 0 || found.f_type != TMPFS_MAGIC ||
+      ::mkdtemp(pattern.data()) == nullptr)
+    GTEST_SKIP() << "/dev/shm is no tmpfs here";
+  const auto scratch = ScratchFile::create(pattern, kMiB);
+  const auto probed = ScratchFile::probe(pattern), to_be_made = ScratchFile::probe(pattern + "/x");
+  fs::remove_all(pattern);
+  ASSERT_TRUE(scratch && probed && to_be_made);
+  EXPECT_NE(scratch->note().find("--kv-dir " + pattern + " is in memory (tmpfs)"),
+            std::string::npos)
+      << scratch->note();
+  EXPECT_EQ(*probed, scratch->note());
+  EXPECT_NE(to_be_made->find("is in memory"), std::string::npos);
 }
 
 TEST_F(ScratchFileTest, TheBudgetIsAPromise) {

@@ -2,9 +2,11 @@
 """The command as a user meets it before there is a model: help, wrong words, exit codes."""
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 from command import COMMAND, SOURCE, need_command, run
@@ -100,6 +102,75 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertRegex(done.stderr.decode(), rf"--threads {more}: .* so \d+ compute")
 
+    def test_a_missing_folder_is_not_made_for_a_disk_that_is_not_there(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "not", "mounted")
+            for dry in ([], ["--dry-run"]):
+                self.refused(["generate", "-m", TINY, "-p", "x", "--kv-disk", "1GiB", "--kv-dir",
+                              path, *dry], f"--kv-dir {path}", f"no {folder}/not", code=1)
+            self.assertEqual(os.listdir(folder), [])
+
+    def test_the_cache_folder_is_made_for_its_user_alone(self):
+        with tempfile.TemporaryDirectory() as folder:
+            home = os.path.join(folder, "cache")
+            done = subprocess.run([COMMAND, "generate", "-m", TINY, "-p", "x", "-n", "1",
+                                   "--kv-disk", "1GiB"], env={"XDG_CACHE_HOME": home},
+                                  capture_output=True, timeout=60, check=False)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            for path in (home, f"{home}/thermocline", f"{home}/thermocline/kv"):
+                self.assertEqual(os.stat(path).st_mode & 0o777, 0o700, path)
+
+    def notes(self, *words):
+        done = run("generate", "-m", TINY, "-n", "1", *words)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        lines = done.stderr.decode("utf-8").splitlines()
+        return [line for line in lines if line.startswith("note")]
+
+    def test_a_dry_run_has_the_notes_of_a_run(self):
+        with tempfile.NamedTemporaryFile() as prompt, tempfile.TemporaryDirectory() as folder:
+            prompt.write(b"bytes \xff")
+            prompt.flush()
+            words = ["-f", prompt.name, "-c", "1000", "-b", "7", "--kv-disk", "1GiB"]
+            notes = self.notes(*words, "--kv-dir", folder)
+            self.assertGreaterEqual(len(notes), 3, notes)
+            self.assertEqual(self.notes(*words, "--kv-dir", folder, "--dry-run"), notes)
+            plan = json.loads(run("generate", "-m", TINY, *words, "--kv-dir", folder, "--dry-run",
+                                  "--json", "-").stdout)
+            self.assertEqual(len(plan["notes"]), len(notes))
+            if os.path.isdir("/dev/shm"):
+                with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+                    said = self.notes(*words, "--kv-dir", memory)
+                    self.assertTrue(any("is in memory" in note for note in said), said)
+                    self.assertEqual(self.notes(*words, "--kv-dir", memory, "--dry-run"), said)
+
+    def test_what_has_no_effect_is_said(self):
+        greedy = ["-p", "x", "--temp", "0"]
+        for words, said in [
+                ([*greedy, "--kv-dir", "/tmp"], ["--kv-dir"]),
+                ([*greedy, "--io-backend", "threads"], ["--io-backend"]),
+                ([*greedy, "-s", "1", "--top-k", "3"], ["--seed, --top-k"]),
+                ([*greedy, "--repeat-last-n", "9"], ["--repeat-last-n"]),
+                ([*greedy, "-e"], []), (["-f", str(SOURCE / "LICENSE"), "-e", "-c", "9999"],
+                                        ["-e", "9,999"]),
+                (greedy, []), (["-p", "x", "-s", "1", "--top-k", "3"], [])]:
+            for dry in ([], ["--dry-run"]):
+                with self.subTest(words=words, dry=dry):
+                    if dry or "-f" not in words:
+                        notes = self.notes(*words, *dry)
+                        self.assertEqual(len(notes), len(said), notes)
+                        for note, part in zip(notes, said):
+                            self.assertIn(part, note)
+        self.assertNotIn(b"note", run("generate", "-m", TINY, "-n", "1", *greedy, "-s", "1",
+                                      "--quiet").stderr)
+        chat = run("chat", "-m", TINY, "--chat-template", "chatml", "-n", "1", "--kv-dir", "/tmp",
+                   "-b", "3", stdin=b"hello\n")
+        self.assertIn(b"--kv-dir", chat.stderr)
+        self.assertIn(b"-b and -ub", chat.stderr)
+        sweep = run("sweep", "-m", TINY, "-p", "8", "-n", "0", "-r", "1", "-c", "99", "--kv-dir",
+                    "/tmp", "--no-warmup")
+        self.assertIn(b"-c has no effect", sweep.stderr)
+        self.assertIn(b"--kv-dir", sweep.stderr)
+
     def test_a_full_disk_is_an_error_that_names_it(self):
         mounts = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c",
                   'mount -t tmpfs -o size=256k,mode=700 tmpfs "$1" && shift && exec "$@"', "sh"]
@@ -135,6 +206,170 @@ class CommandLine(unittest.TestCase):
                 self.assertTrue(method[fact], f"{method['name']} does not say its {fact}")
         self.assertIn("exact", run("methods").stdout.decode())
 
+    def test_a_json_file_that_cannot_be_written_costs_no_run(self):
+        with tempfile.TemporaryDirectory() as folder:
+            missing = os.path.join(folder, "missing", "run.json")
+            for path, why in ((missing, "No such file"), (folder, "Is a directory")):
+                for words in (["generate", "-m", "/nowhere.gguf", "-p", "x"],
+                              ["chat", "-m", "/nowhere.gguf"], ["inspect", "/nowhere.gguf"],
+                              ["methods"]):
+                    with self.subTest(words=words, path=path):
+                        self.refused([*words, "--json", path], f"--json {path}", why, code=1)
+
+    def test_a_failed_run_leaves_the_json_file_as_it_was(self):
+        with tempfile.TemporaryDirectory() as folder:
+            old, new = os.path.join(folder, "old.json"), os.path.join(folder, "new.json")
+            with open(old, "w", encoding="utf-8") as file:
+                file.write("what was measured yesterday, and longer than what comes now" * 99)
+            before = os.stat(old)
+            for path in (old, new):
+                self.refused(["generate", "-m", "/nowhere.gguf", "-p", "x", "--json", path],
+                             "/nowhere.gguf", code=1)
+            self.assertEqual(os.listdir(folder), ["old.json"])
+            self.assertEqual(os.stat(old).st_mtime_ns, before.st_mtime_ns)
+            for path in (old, new):
+                done = run("generate", "-m", TINY, "-p", "x", "-n", "1", "--json", path)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                with open(path, encoding="utf-8") as file:
+                    self.assertEqual(json.load(file)["generated_tokens"], 1)
+
+    def test_a_json_file_may_be_a_pipe(self):
+        done = run("generate", "-m", TINY, "-p", "x", "-n", "1", "--json", "/dev/stderr", "--quiet")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(json.loads(done.stderr)["generated_tokens"], 1)
+        done = run("generate", "-m", TINY, "-p", "x", "-n", "1", "--json", "/dev/full", "--quiet")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"--json /dev/full", done.stderr)
+
+    def test_no_stretching_is_advised_that_no_model_could_follow(self):
+        done = run("generate", "-m", TINY, "-f", "-", stdin=b"hello " * 90000)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn(b"shorten it", done.stderr)
+        self.assertNotIn(b"--rope", done.stderr)
+
+    def interrupted(self, words, stdin=subprocess.DEVNULL, before=lambda process: None,
+                    after_s=0.5):
+        process = subprocess.Popen([COMMAND, *words, "-m", TINY], stdin=stdin,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        before(process)
+        time.sleep(after_s)
+        process.send_signal(signal.SIGINT)
+        text, said = process.communicate(timeout=60)
+        self.assertEqual((process.returncode, text), (130, b""), said)
+        self.assertIn(b"interrupted", said)
+
+    def test_an_interrupt_stops_the_wait_for_a_prompt(self):
+        def begin(process):
+            process.stdin.write(b"the beginning of a prompt")
+            process.stdin.flush()
+        self.interrupted(["generate", "-f", "-"], subprocess.PIPE, begin)
+
+    def test_an_interrupt_stops_the_reading_of_an_endless_prompt(self):
+        with subprocess.Popen(["yes"], stdout=subprocess.PIPE) as endless:
+            self.interrupted(["generate", "-f", "-"], endless.stdout)
+            endless.kill()
+
+    def test_an_interrupt_stops_the_wait_for_a_pipe(self):
+        with tempfile.TemporaryDirectory() as folder:
+            pipe = os.path.join(folder, "prompt")
+            os.mkfifo(pipe)
+            self.interrupted(["generate", "-f", pipe])
+            self.interrupted(["eval", "--text", pipe])
+
+    # A stop that came too late would find that the prompt does not fit: exit code 1.
+    def test_an_interrupt_stops_tokenizing(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as text:
+            for _ in range(100):
+                text.write("hello world and more of it, 12 times\n" * 27000)
+            text.flush()
+            for words in (["generate", "-f", text.name], ["eval", "--text", text.name],
+                          ["generate", "-f", text.name, "--chat-template", "chatml"]):
+                self.interrupted(words, after_s=1.5)
+
+    def test_a_methods_words_do_not_act_on_the_terminal(self):
+        evil = "\033[2J\033]0;owned\007"
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, f"a{evil}.conf")
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(f"summary = {evil}\n[select]\nby = everything\n")
+            broken = os.path.join(folder, "broken.conf")
+            with open(broken, "w", encoding="utf-8") as file:
+                file.write(f"[select]\nby = {evil}\n")
+            words = ["-m", TINY, "-p", "x", "-n", "1", "--method"]
+            runs = [run("generate", *words, broken), run("generate", *words, path),
+                    run("generate", "-m", f"/no/{evil}", "-p", "x"), run(f"com{evil}"),
+                    run("generate", f"--{evil}"), run("inspect", f"/no/{evil}"),
+                    run("chat", "-m", TINY, "--chat-template", "chatml", "-n", "1",
+                        stdin=f"/x{evil}\n".encode())]
+            os.remove(broken)
+            listed = run("methods", "--method-dir", folder)
+            as_json = run("methods", "--method-dir", folder, "--json", "-")
+            for done in (*runs, listed, as_json):
+                self.assertNotIn(b"\033", done.stdout + done.stderr, done.args)
+                self.assertIn(b"\\", done.stdout + done.stderr, done.args)
+            self.assertEqual(json.loads(as_json.stdout)["methods"][0]["summary"], evil)
+
+    def test_progress_is_json_whatever_the_text_is_called(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, 'a "text"\n')
+            with open(path, "w", encoding="utf-8") as file:
+                file.write("some words " * 20)
+            done = run("eval", "-m", TINY, "--text", path, "--steps", "4", "--progress", "json")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            events = [json.loads(line) for line in done.stderr.decode().splitlines()]
+            self.assertIn('a "text"\n', events[0]["prompt_progress"]["label"])
+
+    def test_inspect_shows_what_it_can_of_a_file_that_cannot_be_run(self):
+        tiny = TINY.read_bytes()
+        files = {"architecture": tiny.replace(b"llama", b"mamba"), "cut short": tiny[:-64],
+                 "tensor": tiny.replace(b"output_norm.weight", b"output_nurm.weight")}
+        with tempfile.TemporaryDirectory() as folder:
+            for what, content in files.items():
+                path = os.path.join(folder, "model.gguf")
+                with open(path, "wb") as file:
+                    file.write(content)
+                with self.subTest(what=what):
+                    shown = run("inspect", path)
+                    self.assertEqual(shown.returncode, 1)
+                    for text in ("supported: no", "GGUF version 3", "general.architecture",
+                                 "token_embd.weight"):
+                        self.assertIn(text, shown.stdout.decode())
+                    self.assertEqual(shown.stderr.count(b"\n"), 1, shown.stderr)
+                    as_json = run("inspect", path, "--json", "-")
+                    answer = json.loads(as_json.stdout)
+                    self.assertEqual((as_json.returncode, answer["supported"]), (1, False))
+                    self.assertIn(answer["reason"], as_json.stderr.decode())
+                    self.assertGreater(len(answer["tensors"]), 10)
+            with open(path, "wb") as file:
+                file.write(b"GGUF and nothing more")
+            self.refused(["inspect", path], "model.gguf", code=1)
+
+    def test_inspect_shows_whole_texts_when_asked(self):
+        whole = run("inspect", TINY, "-v").stdout.decode()
+        brief = run("inspect", TINY).stdout.decode()
+        self.assertGreater(len(whole), len(brief))
+        self.assertIn(" bytes)", brief)
+
+    def test_a_table_that_cannot_be_written_ends_a_sweep(self):
+        words = ["sweep", "-m", TINY, "-p", "4,5,6", "-n", "0", "-r", "1", "--no-warmup",
+                 "--progress", "json"]
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([COMMAND, *words], stdout=full, stderr=subprocess.PIPE,
+                                  timeout=60, check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"No space left", done.stderr)
+
+    def test_a_closed_stdout_is_no_other_files_number(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "run.json")
+            done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", COMMAND, "generate", "-m",
+                                   TINY, "-p", "x", "-n", "2", "--json", path],
+                                  capture_output=True, timeout=60, check=False)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn(b"stdout: Bad file descriptor", done.stderr)
+            with open(path, encoding="utf-8") as file:
+                self.assertEqual(json.load(file)["stop_reason"], "error")
+
     def test_a_full_stdout_is_a_failure(self):
         for words in (["methods", "--json", "-"], ["methods"], ["--version"]):
             with open("/dev/full", "wb") as full:
@@ -146,4 +381,4 @@ class CommandLine(unittest.TestCase):
 
 if __name__ == "__main__":
     need_command()
-    unittest.main(argv=[sys.argv[0]])
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]])

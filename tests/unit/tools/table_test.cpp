@@ -15,7 +15,7 @@ std::string written(TableFormat format, const std::vector<Json>& rows) {
   std::FILE* file = open_memstream(&text, &size);
   {
     Table table(file, format, {"name", "rate"});
-    for (const Json& row : rows) table.add(row);
+    for (const Json& row : rows) EXPECT_TRUE(table.add(row));
   }
   std::fclose(file);
   const std::string result(text, size);
@@ -43,6 +43,23 @@ TEST(Table, MarkdownShowsTheChosenColumns) {
   EXPECT_EQ(text.find("more"), std::string::npos);
   EXPECT_NE(text.find(" 12.3 |"), std::string::npos) << text;
   EXPECT_NE(text.find("1.00e-03 |"), std::string::npos) << text;
+}
+
+TEST(Table, NothingInACellActsOnATerminalOrEndsIt) {
+  const std::vector<Json> rows{Json{{"name", "\033[2Jb|c\n"}, {"rate", 1}}};
+  EXPECT_NE(written(TableFormat::md, rows).find(" \\x1b[2Jb\\|c\\n |"), std::string::npos);
+  EXPECT_NE(written(TableFormat::csv, rows).find("\n\\x1b[2Jb|c\\n,1\n"), std::string::npos);
+  EXPECT_EQ(Json::parse(written(TableFormat::json, rows)), Json(rows));
+}
+
+TEST(Table, ARowThatCannotBeWrittenIsAnError) {
+  std::FILE* full = std::fopen("/dev/full", "w");
+  ASSERT_NE(full, nullptr);
+  {
+    Table table(full, TableFormat::csv, {"name"});
+    EXPECT_FALSE(table.add(kRows.front()));
+  }
+  std::fclose(full);
 }
 
 TEST(Table, ColumnsOfAFirstEmptyCellStayAligned) {
