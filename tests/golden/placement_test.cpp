@@ -45,7 +45,7 @@ std::uint64_t host_bytes(const Engine& engine, const CacheOptions& options, Cach
   if (!plan) throw std::runtime_error(plan.error().message);
   std::uint64_t fixed = 0;
   for (const MemoryLine& line : plan->lines)
-    if (line.tier == "host" && line.purpose != "row cache") fixed += line.bytes;
+    if (line.tier == "host" && line.purpose != "row_cache") fixed += line.bytes;
   return fixed + plan->total("disk") * static_cast<std::uint32_t>(cached) / 1000;
 }
 
