@@ -103,6 +103,7 @@ struct KvCache::Impl final : SummaryRows {
   CacheOptions options;
   std::unique_ptr<Workers> own_workers;
   const Workers* workers = nullptr;
+  Workers::Attention attention;  // in a decode step: its loops are short
   const CpuTable* cpu = nullptr;
   Method method;
   CachePlan plan;

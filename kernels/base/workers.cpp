@@ -7,6 +7,8 @@
 #include <oneapi/tbb/parallel_for.h>
 #include <oneapi/tbb/task_arena.h>
 
+#include "kernels/base/team.h"
+
 namespace thermocline {
 
 struct Workers::Arena {
@@ -21,7 +23,9 @@ int Workers::usable(int threads) {
 }
 
 Workers::Workers(int threads)
-    : arena_(std::make_unique<Arena>(usable(threads))), threads_(usable(threads)) {}
+    : arena_(std::make_unique<Arena>(usable(threads))),
+      team_(std::make_shared<Team>(usable(threads) - 1)),
+      threads_(usable(threads)) {}
 
 Workers::~Workers() = default;
 
@@ -29,13 +33,27 @@ namespace {
 thread_local bool inside_a_body = false;
 }
 
+Workers::Attention::Attention(const Workers& workers) : team_(workers.team_) {
+  // A watcher is a task of the arena's, in which the caller's slot is reserved for the caller.
+  for (int missing = team_->summon(); missing > 0; --missing)
+    workers.arena_->arena.enqueue([team = team_] { team->watch(); });
+}
+Workers::Attention::~Attention() {
+  if (team_) team_->dismiss();
+}
+
 std::size_t Workers::slot() {
+  if (Team::leading()) return 0;
   const int slot = tbb::this_task_arena::current_thread_index();
   return slot < 0 ? 0 : static_cast<std::size_t>(slot);
 }
 
 void Workers::run(std::size_t count, std::size_t grain, Call call, const void* body) const {
   if (count == 0) return;
+  if (Team::inside() || (!inside_a_body && team_->watched())) {
+    team_->run(count, grain, call, body);
+    return;
+  }
   if (threads_ == 1 || count <= grain) {
     arena_->arena.execute([&] { call(body, 0, count); });
     return;

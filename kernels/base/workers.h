@@ -5,10 +5,13 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <utility>
 
 #include "kernels/base/error.h"
 
 namespace thermocline {
+
+class Team;
 
 class Workers {
  public:
@@ -37,6 +40,23 @@ class Workers {
         &body);
   }
 
+  // While one lives, the other threads watch for loops (team.h): for work that has many short ones.
+  // Move-only; one at a time; of the thread that calls parallel().
+  class Attention {
+   public:
+    Attention() = default;
+    explicit Attention(const Workers& workers);
+    ~Attention();
+    Attention(Attention&& other) noexcept : team_(std::exchange(other.team_, nullptr)) {}
+    Attention& operator=(Attention&& other) noexcept {
+      std::swap(team_, other.team_);
+      return *this;
+    }
+
+   private:
+    std::shared_ptr<Team> team_;
+  };
+
   // Which of [0, threads) the calling thread is, inside a body: for per-thread scratch.
   static std::size_t slot();
 
@@ -46,6 +66,7 @@ class Workers {
 
   struct Arena;
   std::unique_ptr<Arena> arena_;
+  std::shared_ptr<Team> team_;  // a watcher that is late may outlive us
   int threads_;
 };
 
