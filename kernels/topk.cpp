@@ -1,9 +1,7 @@
 #include "kernels/topk.h"
 
 #include <algorithm>
-#include <array>
 #include <bit>
-#include <functional>
 
 #include "kernels/base/error.h"
 
@@ -12,53 +10,44 @@ namespace {
 
 // Values that are not negative are ordered as their bits are.
 std::uint32_t key_of(float value) { return std::bit_cast<std::uint32_t>(value + 0.0f); }
+float value_of(std::uint32_t key) { return std::bit_cast<float>(key); }
+
+// Passes over more values than this are worth making fewer.
+constexpr std::size_t kMany = 8192;
 
 struct Threshold {
-  std::uint32_t key = 0;   // the k-th largest
-  std::size_t equals = 0;  // how many of those equal to it belong to the k
+  float least = 0;          // of the k
+  std::size_t surplus = 0;  // how many more than k reach it: all of them are equal to it
 };
 
-// Selection by counting: first quarters of an octave below the largest, then a byte at a time. Keys
-// that are still in play move to the front, and are sorted when they are few.
-Threshold kth_largest(std::span<std::uint32_t> keys, std::size_t k) {
-  TL_CHECK(k >= 1 && k <= keys.size());
-  constexpr std::size_t kFew = 24;
-  constexpr std::uint32_t kBins = 256, kExponent = 21;  // above two bits of the mantissa
-  std::size_t left = keys.size();
-  const auto keep = [&](const auto& bin_of) {  // the bin of the k-th; bin 0 has the largest keys
-    std::array<std::uint32_t, kBins> bin{};
-    for (std::size_t i = 0; i < left; ++i) ++bin[bin_of(keys[i])];
-    std::uint32_t wanted = 0;
-    for (; bin[wanted] < k; ++wanted) k -= bin[wanted];
-    std::size_t kept = 0;
-    for (std::size_t i = 0; i < left; ++i) {
-      keys[kept] = keys[i];
-      kept += bin_of(keys[i]) == wanted;
+// By halving the range of keys that the k-th largest can have: a pass that only counts costs less
+// than one that moves. `reach_low` values are not negative, more than k.
+Threshold kth_largest(const TopkOps& ops, std::span<const float> value, std::size_t k,
+                      std::size_t reach_low, TopRowsScratch* scratch) {
+  std::uint32_t low = 0;  // reached by more than k
+  std::uint32_t high = key_of(ops.largest(value.data(), value.size())) + 1;  // by fewer
+  std::size_t reach_high = 0;
+  while (high - low > 1) {
+    const std::uint32_t middle = low + (high - low) / 2;
+    const std::size_t reach = ops.count_reaching(value.data(), value.size(), value_of(middle));
+    if (reach == k) return {value_of(middle), 0};
+    (reach > k ? low : high) = middle;
+    (reach > k ? reach_low : reach_high) = reach;
+    if (value.size() > kMany && (reach_low - reach_high) * 4 < value.size()) {
+      std::vector<float>& left = scratch->in_play;
+      if (left.size() < value.size()) left.resize(value.size());
+      std::size_t kept = 0;
+      for (const float v : value) {
+        left[kept] = v;
+        kept += v >= value_of(low) && !(v >= value_of(high));
+      }
+      value = {left.data(), kept};
+      k -= reach_high;
+      reach_low = kept;
+      reach_high = 0;
     }
-    left = kept;
-  };
-  if (left > kFew) {
-    const std::uint32_t top = *std::max_element(keys.begin(), keys.end()) >> kExponent;
-    keep([&](std::uint32_t key) { return std::min(top - (key >> kExponent), kBins - 1); });
   }
-  // What is far below the largest is in one bin: its keys may differ in every bit.
-  for (int shift = 24; shift >= 0 && left > kFew; shift -= 8)
-    keep([&](std::uint32_t key) { return kBins - 1 - (key >> shift & (kBins - 1)); });
-  std::sort(keys.begin(), keys.begin() + static_cast<std::ptrdiff_t>(left), std::greater<>());
-  const std::uint32_t key = keys[k - 1];
-  std::size_t above = 0;
-  while (keys[above] > key) ++above;
-  return {key, k - above};
-}
-
-// At least k values reach the k-th largest of the parts' largest, and few others do.
-float lower_bound(std::span<const float> most, std::size_t k, std::span<std::uint32_t> keys) {
-  std::size_t found = 0;
-  for (const float m : most) {
-    keys[found] = key_of(m);
-    found += m >= 0.0f;
-  }
-  return found < k ? 0.0f : std::bit_cast<float>(kth_largest(keys.first(found), k).key);
+  return {value_of(low), reach_low - k};
 }
 
 }  // namespace
@@ -70,33 +59,21 @@ std::size_t top_rows(const TopkOps& ops, std::span<const float> value, std::size
     std::fill(rows.begin(), rows.end(), RowSet{0});
     return 0;
   }
-  const std::size_t blocks = value.size() / kBlockRows;
-  scratch->most.resize(blocks * ops.parts);
-  if (scratch->keys.size() < value.size()) {
-    scratch->keys.resize(value.size());
-    scratch->rows.resize(value.size());
+  const std::size_t all = ops.count_reaching(value.data(), value.size(), 0.0f);
+  if (all <= k) {
+    ops.reaching(value.data(), value.size(), 0.0f, rows.data());
+    return all;
   }
-  const std::span<std::uint32_t> keys = scratch->keys, found_rows = scratch->rows;
-  ops.largest(value.data(), blocks, scratch->most.data());
-  ops.reaching(value.data(), value.size(), lower_bound(scratch->most, k, keys), rows.data());
-  std::size_t found = 0;
-  for (std::size_t word = 0; word < rows.size(); ++word)
-    for (RowSet left = rows[word]; left != 0; left &= left - 1, ++found) {
-      const std::size_t r = word * kBlockRows + static_cast<std::size_t>(std::countr_zero(left));
-      found_rows[found] = static_cast<std::uint32_t>(r);
-      keys[found] = key_of(value[r]);
+  auto [least, surplus] = kth_largest(ops, value, k, all, scratch);
+  ops.reaching(value.data(), value.size(), least, rows.data());
+  for (std::size_t word = rows.size(); surplus > 0;)
+    for (RowSet left = rows[--word]; left != 0 && surplus > 0;) {
+      const int bit = std::bit_width(left) - 1;
+      left ^= RowSet{1} << bit;
+      if (value[word * kBlockRows + static_cast<std::size_t>(bit)] != least) continue;
+      rows[word] ^= RowSet{1} << bit;
+      --surplus;
     }
-  if (found <= k) return found;
-  Threshold least = kth_largest(keys.first(found), k);
-  for (const std::uint32_t r : found_rows.first(found)) {
-    const std::uint32_t key = key_of(value[r]);
-    if (key > least.key) continue;
-    if (key == least.key && least.equals > 0) {
-      --least.equals;
-    } else {
-      rows[r / kBlockRows] &= ~(RowSet{1} << r % kBlockRows);
-    }
-  }
   return k;
 }
 

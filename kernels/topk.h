@@ -12,15 +12,15 @@ namespace thermocline {
 
 // Scratch of one thread; it grows to the longest input.
 struct TopRowsScratch {
-  std::vector<float> most;
-  std::vector<std::uint32_t> keys, rows;
+  std::vector<float> in_play;
 };
 
+// What is negative, or not a number, is passed over.
 struct TopkOps {
-  // Parts each 64 values into `parts` sets of as many, whichever, and writes the largest of each
-  // to most[block * parts ...]; -1 where none is above that. `blocks` whole blocks.
-  void (*largest)(const float* value, std::size_t blocks, float* most);
-  std::size_t parts;
+  // The largest value; -1 where there is none.
+  float (*largest)(const float* value, std::size_t count);
+  // How many values are at least `bound`.
+  std::size_t (*count_reaching)(const float* value, std::size_t count, float bound);
   // Sets bit r % 64 of rows[r / 64] where value[r] >= bound, clears the others.
   void (*reaching)(const float* value, std::size_t count, float bound, RowSet* rows);
 };

@@ -1,5 +1,7 @@
-// TopkOps over a Vec. The sets of a block are the lanes, so that no sum across lanes is needed.
+// TopkOps over a Vec. Comparisons with what is not a number are false, and max passes it over.
 #pragma once
+
+#include <bit>
 
 #include "kernels/cpu/vec.h"
 #include "kernels/topk.h"
@@ -12,13 +14,23 @@ struct Topk {
   using F = typename V::F;
   static constexpr int L = V::lanes;
 
-  static void largest(const float* value, std::size_t blocks, float* most) {
-    for (std::size_t b = 0; b < blocks; ++b, value += kBlockRows, most += L) {
-      F lanes = V::set(-1.0f);
-      // In this order what is not a number is passed over.
-      for (int i = 0; i < kBlockRows; i += L) lanes = V::max(V::load(value + i), lanes);
-      V::store(most, lanes);
-    }
+  static float largest(const float* value, std::size_t count) {
+    constexpr float kNone = -1.0f;
+    F lanes = V::set(kNone);
+    std::size_t i = 0;
+    for (; i + L <= count; i += L) lanes = V::max(V::load(value + i), lanes);
+    float most = V::largest(lanes);
+    for (; i < count; ++i) most = value[i] > most ? value[i] : most;
+    return most;
+  }
+
+  static std::size_t count_reaching(const float* value, std::size_t count, float bound) {
+    const F least = V::set(bound);
+    std::size_t reach = 0, i = 0;
+    for (; i + L <= count; i += L)
+      reach += static_cast<std::size_t>(std::popcount(V::reaching(V::load(value + i), least)));
+    for (; i < count; ++i) reach += value[i] >= bound;
+    return reach;
   }
 
   static void reaching(const float* value, std::size_t count, float bound, RowSet* rows) {
@@ -39,7 +51,7 @@ struct Topk {
 
 template <typename V>
 constexpr TopkOps make_topk() {
-  return {&Topk<V>::largest, static_cast<std::size_t>(V::lanes), &Topk<V>::reaching};
+  return {&Topk<V>::largest, &Topk<V>::count_reaching, &Topk<V>::reaching};
 }
 
 }  // namespace
