@@ -13,6 +13,7 @@
 #include "kernels/base/half.h"
 #include "kernels/base/view.h"
 #include "kernels/format/row.h"
+#include "kernels/gemm_type.h"
 
 namespace thermocline {
 
@@ -61,7 +62,7 @@ struct HeadShape {
 // A tile of query rows of one KV head (prefill): rotated, scaled, and *transposed* to
 // [key_dim][rows], with rows a multiple of kTileLanes (padding rows: any finite values). The state
 // runs on from fold to fold: max and sum are [rows], acc is [value_dim][rows].
-inline constexpr int kTileLanes = 16;
+inline constexpr int kTileLanes = 32;
 struct QueryTile {
   const float* query = nullptr;
   const std::uint32_t* position = nullptr;  // [rows]
@@ -84,14 +85,17 @@ struct AttendOps {
   void (*attend)(const float* query, HeadShape shape, const Fold& fold, AttnState* states);
   // into = into (+) from; commutative up to rounding, so callers keep list order.
   void (*merge)(const AttnState& from, std::uint32_t value_dim, AttnState* into);
-  // One fold for a tile of queries. scratch: tile_scratch_floats(shape).
+  // One fold for a tile of queries. scratch: tile_scratch_floats(shape). Queries, keys, values and
+  // weights are rounded to tile_type; scores, sums and the softmax are floats.
+  GemmType tile_type;
   void (*attend_tile)(const QueryTile& tile, HeadShape shape, const Fold& fold,
                       const Visibility& visible, float* scratch);
 };
 
-// K and V of a fold as floats, and one panel of scores.
+// K and V of a fold, the queries of a panel of kTileLanes, and their scores.
 constexpr std::size_t tile_scratch_floats(HeadShape shape) {
-  return std::size_t{kFoldRows} * (shape.key_dim + shape.value_dim + kTileLanes);
+  return std::size_t{kFoldRows} * (shape.key_dim + shape.value_dim + kTileLanes) +
+         std::size_t{kTileLanes} * shape.key_dim;
 }
 
 // out = acc / sum; zeros when nothing was attended.

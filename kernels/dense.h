@@ -23,6 +23,8 @@ struct DenseOps {
   void (*gelu_mul)(const float* gate, const float* up, std::size_t n, float* out);  // tanh form
   // Rounds to f16, to nearest even.
   void (*to_half)(const float* x, std::size_t n, void* out);
+  // Rounds to bf16, to nearest even.
+  void (*to_bfloat)(const float* x, std::size_t n, void* out);
   // f16 as floats, exactly.
   void (*from_half)(const void* x, std::size_t n, float* out);
 };

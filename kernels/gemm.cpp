@@ -1,8 +1,8 @@
 #include "kernels/gemm.h"
 
 #include <omp.h>
-#include <oneapi/dnnl/dnnl.h>
 #include <signal.h>
+#include <oneapi/dnnl/dnnl.hpp>
 
 #include <algorithm>
 #include <utility>
@@ -41,6 +41,8 @@ constexpr std::pair<std::string_view, dnnl_cpu_isa_t> kBound[] = {
     {"scalar", dnnl_cpu_isa_sse41},
     {"avx2", dnnl_cpu_isa_avx2},
     {"avx512", dnnl_cpu_isa_avx512_core_vnni},
+    {"avx512_bf16", dnnl_cpu_isa_avx512_core_bf16},
+    {"avx512_amx", dnnl_cpu_isa_avx512_core_amx},
 };
 
 }  // namespace
@@ -57,24 +59,65 @@ Status bind_gemm(std::string_view isa) {
   return fail(ErrorCode::invalid_argument, "oneDNN cannot be held to instruction set ", isa);
 }
 
-Status gemm_tile(const MatvecOps& ops, WeightView w, std::size_t tile, MatView<const float> x,
-                 MatView<float> out, std::span<float> scratch) {
+namespace {
+
+// The tile's weights in scratch, as x's type.
+void read_tile(const CpuTable& cpu, WeightView w, std::size_t first, std::size_t rows,
+               GemmType type, std::byte* scratch) {
+  if (type == GemmType::f32) {
+    auto* out = reinterpret_cast<float*>(scratch);
+    for (std::size_t r = 0; r < rows; ++r) cpu.matvec.dequantize(w, first + r, out + r * w.cols);
+    return;
+  }
+  auto* row = reinterpret_cast<float*>(scratch);
+  auto* out = reinterpret_cast<bf16*>(row + w.cols);
+  for (std::size_t r = 0; r < rows; ++r) {
+    cpu.matvec.dequantize(w, first + r, row);
+    cpu.dense.to_bfloat(row, w.cols, out + r * w.cols);
+  }
+}
+
+// out = x * weights^T. oneDNN keeps the code that it makes for a shape, so that describing a
+// product anew costs 4 us of the 200 or more that it takes.
+void multiply(const GemmRows& x, const void* weights, MatView<float> out) {
+  using dnnl::memory;
+  static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  const auto size = [](std::size_t n) { return static_cast<memory::dim>(n); };
+  const auto type = x.type == GemmType::f32 ? memory::data_type::f32 : memory::data_type::bf16;
+  const memory::desc x_shape({size(x.rows), size(x.cols)}, type, memory::dims{size(x.stride), 1});
+  const memory::desc w_shape({size(x.cols), size(out.cols())}, type, memory::dims{1, size(x.cols)});
+  const memory::desc out_shape({size(x.rows), size(out.cols())}, memory::data_type::f32,
+                               memory::dims{size(out.stride()), 1});
+  const dnnl::matmul product(
+      dnnl::matmul::primitive_desc(dnnl::matmul::desc(x_shape, w_shape, out_shape), engine));
+  dnnl::stream stream(engine);
+  product.execute(stream, {{DNNL_ARG_SRC, memory(x_shape, engine, const_cast<void*>(x.data))},
+                           {DNNL_ARG_WEIGHTS, memory(w_shape, engine, const_cast<void*>(weights))},
+                           {DNNL_ARG_DST, memory(out_shape, engine, out.data())}});
+  stream.wait();
+}
+
+}  // namespace
+
+Status gemm_tile(const CpuTable& cpu, WeightView w, std::size_t tile, const GemmRows& x,
+                 MatView<float> out, std::span<std::byte> scratch) {
   TL_CHECK(tile < gemm_tiles(w.rows));
-  TL_CHECK(x.cols() == w.cols && out.cols() == w.rows && out.rows() == x.rows());
-  TL_CHECK(scratch.size() >= gemm_scratch(w.cols));
-  if (x.rows() == 0 || w.cols == 0) return {};
+  TL_CHECK(x.cols == w.cols && out.cols() == w.rows && out.rows() == x.rows);
+  TL_CHECK(scratch.size() >= gemm_scratch(x.type, w.cols));
+  if (x.rows == 0 || w.cols == 0) return {};
   const std::size_t first = tile * kGemmTileRows;
   const std::size_t rows = std::min(kGemmTileRows, w.rows - first);
-  for (std::size_t r = 0; r < rows; ++r) ops.dequantize(w, first + r, scratch.data() + r * w.cols);
+  read_tile(cpu, w, first, rows, x.type, scratch.data());
+  const std::byte* weights =
+      scratch.data() + (x.type == GemmType::f32 ? 0 : w.cols * sizeof(float));
 
   const OneDnnCall call;
-  const auto size = [](std::size_t n) { return static_cast<dnnl_dim_t>(n); };
-  const dnnl_status_t status = dnnl_sgemm('N', 'T', size(x.rows()), size(rows), size(w.cols), 1.0f,
-                                          x.data(), size(x.stride()), scratch.data(), size(w.cols),
-                                          0.0f, out.data() + first, size(out.stride()));
-  if (status != dnnl_success)
-    return fail(ErrorCode::exhausted, "oneDNN could not multiply ", x.rows(), " x ", w.cols, " by ",
-                rows, " rows: status ", static_cast<int>(status));
+  try {
+    multiply(x, weights, {out.data() + first, out.rows(), rows, out.stride()});
+  } catch (const dnnl::error& error) {
+    return fail(ErrorCode::exhausted, "oneDNN could not multiply ", x.rows, " x ", w.cols, " by ",
+                rows, " rows: ", error.what(), " (status ", static_cast<int>(error.status), ")");
+  }
   return {};
 }
 

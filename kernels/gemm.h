@@ -11,8 +11,8 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/view.h"
+#include "kernels/cpu/table.h"
 #include "kernels/format/weight.h"
-#include "kernels/matvec.h"
 
 namespace thermocline {
 
@@ -23,15 +23,28 @@ inline constexpr std::size_t kGemmTileRows = 64;
 constexpr std::size_t gemm_tiles(std::size_t rows) {
   return (rows + kGemmTileRows - 1) / kGemmTileRows;
 }
-// Floats that a tile of weights needs while it is multiplied.
-constexpr std::size_t gemm_scratch(std::size_t cols) { return kGemmTileRows * cols; }
 
-// out[t][r] = dot(w row r, x row t) for the rows r of one tile; x [tokens][w.cols], out
-// [tokens][w.rows], scratch gemm_scratch(w.cols). `ops` reads the weights. Any thread may call it,
-// and several at once with scratch of their own; it never starts one. An error of oneDNN's (memory)
-// comes back as `exhausted`.
-Status gemm_tile(const MatvecOps& ops, WeightView w, std::size_t tile, MatView<const float> x,
-                 MatView<float> out, std::span<float> scratch);
+// Activation rows as they are multiplied: [rows][cols] of `type`, one after the other.
+struct GemmRows {
+  GemmType type = GemmType::f32;
+  const void* data = nullptr;
+  std::size_t rows = 0, cols = 0;
+  std::size_t stride = 0;  // values between rows
+};
+
+// Bytes that a tile of weights with `cols` columns needs while it is multiplied.
+constexpr std::size_t gemm_scratch(GemmType type, std::size_t cols) {
+  return kGemmTileRows * cols * value_bytes(type) +
+         (type == GemmType::f32 ? 0 : cols * sizeof(float));
+}
+
+// out[t][r] = dot(w row r, x row t) for the rows r of one tile; x has w.cols columns, out is
+// [x.rows][w.rows], scratch gemm_scratch(x.type, w.cols), aligned to a float. `cpu` reads and
+// rounds the weights. Any thread may call it, and several at once with scratch of their own; it
+// never starts one. An error of oneDNN's (memory, or that it has no bf16 on this machine) comes
+// back as `exhausted`.
+Status gemm_tile(const CpuTable& cpu, WeightView w, std::size_t tile, const GemmRows& x,
+                 MatView<float> out, std::span<std::byte> scratch);
 
 // Holds oneDNN to the instruction set of the CPU table of this name; to SSE4.1, its least, for
 // "scalar". oneDNN keeps one for the process, from its first product on: unsupported, where that

@@ -1,9 +1,11 @@
-// AttendOps over a Vec. Decode walks rows and keeps lanes along the head size; prefill keeps lanes
-// along the queries of a tile, so neither softmax nor the products need a sum across lanes. How
-// rows are coded is asked once for each side of a fold.
+// AttendOps over a Vec. Decode walks rows and keeps lanes along the head size; prefill
+// (attend_tile.h) keeps them along queries. How rows are coded is asked once for each side of a
+// fold.
 #pragma once
 
 #include "kernels/attend.h"
+#include "kernels/cpu/attend_tile.h"
+#include "kernels/cpu/fold_rows.h"
 #include "kernels/cpu/vec.h"
 #include "kernels/format/visit_row.h"
 
@@ -15,42 +17,7 @@ struct Attend {
   using F = typename V::F;
   static constexpr int L = V::lanes;
 
-  // The rows of a fold by rank: address of each row's key and value, and its log weight.
-  struct Rows {
-    int count = 0;
-    const std::byte* key[kFoldRows];
-    const std::byte* value[kFoldRows];
-    float log_weight[kFoldRows];
-    const float* scores[kFoldRows];  // of the query heads; only in a scored fold
-  };
-
-  static void list_rows(const Fold& fold, std::uint32_t heads, Rows* rows) {
-    int n = 0;
-    for (const BlockView& block : fold.blocks) {
-      const int before = n;
-      for (RowSet left = block.rows; left != 0;) {  // a stretch of neighbours at a time
-        const int first = std::countr_zero(left);
-        const int stretch = std::countr_one(left >> first);
-        const std::byte* key = block.key + static_cast<std::size_t>(first) * fold.key_stride;
-        const std::byte* value = block.value + static_cast<std::size_t>(first) * fold.value_stride;
-        for (int i = 0; i < stretch; ++i, ++n) {
-          rows->key[n] = key;
-          rows->value[n] = value;
-          key += fold.key_stride;
-          value += fold.value_stride;
-        }
-        left &= ~(first_rows(stretch) << first);
-      }
-      if (fold.scored)
-        for (int r = before; r < n; ++r)
-          rows->scores[r] = block.log_weight + static_cast<std::size_t>(r - before) * heads;
-      else if (block.log_weight)
-        std::copy_n(block.log_weight, n - before, rows->log_weight + before);
-      else
-        std::fill(rows->log_weight + before, rows->log_weight + n, 0.0f);
-    }
-    rows->count = n;
-  }
+  using Rows = FoldRows;
 
   // score[h][r] for rows [first, first + kRows) and kHeads query heads: a key is converted once for
   // all heads, a query loaded once for all rows.
@@ -59,28 +26,30 @@ struct Attend {
                          float (*score)[kFoldRows]) {
     using Reader = typename Format::template Reader<V>;
     const auto key = [&](int r) { return Reader(rows.key[first + (r < kRows ? r : 0)], dim); };
-    const Reader keys[3] = {key(0), key(1), key(2)};
-    F sum[kRows][kHeads];
-    for (int r = 0; r < kRows; ++r)
-      for (int h = 0; h < kHeads; ++h) sum[r][h] = V::zero();
+    const Reader keys[4] = {key(0), key(1), key(2), key(3)};
+    F sum[kHeads][kRows];
+    for (int h = 0; h < kHeads; ++h)
+      for (int r = 0; r < kRows; ++r) sum[h][r] = V::zero();
     for (std::uint32_t i = 0; i < dim; i += L) {
       F k[kRows];
       for (int r = 0; r < kRows; ++r) k[r] = keys[r].load(i);
       for (int h = 0; h < kHeads; ++h) {
         const F q = V::load(query + h * dim + i);
-        for (int r = 0; r < kRows; ++r) sum[r][h] = V::fma(k[r], q, sum[r][h]);
+        for (int r = 0; r < kRows; ++r) sum[h][r] = V::fma(k[r], q, sum[h][r]);
       }
     }
-    for (int r = 0; r < kRows; ++r)
-      for (int h = 0; h < kHeads; ++h)
-        score[h][first + r] = V::sum(sum[r][h]) + rows.log_weight[first + r];
+    for (int h = 0; h < kHeads; ++h)
+      if constexpr (kRows == 4)
+        V::sums4(sum[h], score[h] + first);
+      else
+        for (int r = 0; r < kRows; ++r) score[h][first + r] = V::sum(sum[h][r]);
   }
 
   template <typename Format, int kHeads>
   static void score(const float* query, std::uint32_t dim, const Rows& rows,
                     float (*score)[kFoldRows]) {
-    constexpr int kRows = kHeads <= 3 ? 3 : 2;  // sums that fit the register file
-    constexpr int kAhead = 9;                   // rows: covers the latency of a scattered row
+    constexpr int kRows = L == 16 ? 4 : kHeads <= 3 ? 3 : 2;  // sums that fit the register file
+    constexpr int kAhead = 9;  // rows: covers the latency of a scattered row
     const std::uint32_t bytes = Format::bytes(dim);
     // Inlined by force: the compiler takes a function that only prefetches for one without effect.
     const auto fetch = [&](int first, int end) __attribute__((always_inline)) {
@@ -97,6 +66,9 @@ struct Attend {
       score_rows<Format, kHeads, kRows>(query, dim, rows, r, score);
     }
     for (; r < rows.count; ++r) score_rows<Format, kHeads, 1>(query, dim, rows, r, score);
+    if (!rows.weighted) return;
+    for (int h = 0; h < kHeads; ++h)
+      for (r = 0; r < rows.count; ++r) score[h][r] += rows.log_weight[r];
   }
 
   // score[h][r] of a scored fold, from query head `first` on.
@@ -178,7 +150,7 @@ struct Attend {
 
   static void attend(const float* query, HeadShape shape, const Fold& fold, AttnState* states) {
     Rows rows;
-    list_rows(fold, shape.heads, &rows);
+    rows.list(fold, shape.heads);
     if (rows.count == 0) {
       for (std::uint32_t h = 0; h < shape.heads; ++h) {
         states[h].max = -std::numeric_limits<float>::infinity();
@@ -215,150 +187,12 @@ struct Attend {
     for (std::uint32_t i = 0; i < value_dim; i += L)
       V::store(into->acc + i, V::fma(V::load(from.acc + i), b, V::mul(V::load(into->acc + i), a)));
   }
-
-  // Lanes of a panel: kTileLanes queries are `kWide` vectors.
-  static constexpr int kWide = kTileLanes / L;
-  static_assert(kTileLanes % L == 0);
-
-  static void to_floats(RowFormat format, const std::byte* const* rows, int n, std::uint32_t dim,
-                        float* out) {
-    visit_row(format, [&](auto coded) {
-      for (int r = 0; r < n; ++r) {
-        const typename decltype(coded)::template Reader<V> row(rows[r], dim);
-        for (std::uint32_t i = 0; i < dim; i += L)
-          V::store(out + std::size_t(r) * dim + i, row.load(i));
-      }
-    });
-  }
-
-  // out[r][lane] = sum_i a[r][i] * b[i][lane] for kRows rows; b has `stride` floats between i.
-  template <int kRows>
-  static void panel(const float* a, std::size_t a_stride, const float* b, std::size_t b_stride,
-                    std::uint32_t inner, float* out, std::size_t out_stride) {
-    F acc[kRows][kWide];
-    for (int r = 0; r < kRows; ++r)
-      for (int w = 0; w < kWide; ++w) acc[r][w] = V::zero();
-    for (std::uint32_t i = 0; i < inner; ++i) {
-      F lane[kWide];
-      for (int w = 0; w < kWide; ++w) lane[w] = V::load(b + i * b_stride + w * L);
-      for (int r = 0; r < kRows; ++r) {
-        const F x = V::set(a[r * a_stride + i]);
-        for (int w = 0; w < kWide; ++w) acc[r][w] = V::fma(x, lane[w], acc[r][w]);
-      }
-    }
-    for (int r = 0; r < kRows; ++r)
-      for (int w = 0; w < kWide; ++w) V::store(out + r * out_stride + w * L, acc[r][w]);
-  }
-
-  // out[j][lane] += sum_r a[r][j] * p[r][lane] for kCols columns j of a row-major a.
-  template <int kCols>
-  static void panel_transposed(const float* a, std::size_t a_stride, const float* p, int rows,
-                               float* out, std::size_t out_stride) {
-    F acc[kCols][kWide];
-    for (int j = 0; j < kCols; ++j)
-      for (int w = 0; w < kWide; ++w) acc[j][w] = V::load(out + j * out_stride + w * L);
-    for (int r = 0; r < rows; ++r) {
-      F lane[kWide];
-      for (int w = 0; w < kWide; ++w) lane[w] = V::load(p + r * kTileLanes + w * L);
-      for (int j = 0; j < kCols; ++j) {
-        const F x = V::set(a[r * a_stride + j]);
-        for (int w = 0; w < kWide; ++w) acc[j][w] = V::fma(x, lane[w], acc[j][w]);
-      }
-    }
-    for (int j = 0; j < kCols; ++j)
-      for (int w = 0; w < kWide; ++w) V::store(out + j * out_stride + w * L, acc[j][w]);
-  }
-
-  static void attend_tile(const QueryTile& tile, HeadShape shape, const Fold& fold,
-                          const Visibility& visible, float* scratch) {
-    constexpr float kNone = -std::numeric_limits<float>::infinity();
-    constexpr int kRows = kWide >= 4 ? 2 : 6;  // accumulators that fit the register file
-    Rows rows;
-    list_rows(fold, shape.heads, &rows);
-    if (rows.count == 0) return;
-    float* keys = scratch;
-    float* values = keys + std::size_t{kFoldRows} * shape.key_dim;
-    float* score = values + std::size_t{kFoldRows} * shape.value_dim;
-    to_floats(fold.key_format, rows.key, rows.count, shape.key_dim, keys);
-    to_floats(fold.value_format, rows.value, rows.count, shape.value_dim, values);
-
-    for (std::size_t first = 0; first < tile.rows; first += kTileLanes) {
-      int n = rows.count;
-      if (visible.masked) {  // rows after the panel's last query are seen by none of it
-        std::uint32_t last = 0;
-        for (int q = 0; q < kTileLanes; ++q) last = std::max(last, tile.position[first + q]);
-        if (last < visible.first_position) continue;
-        const std::uint32_t seen = last - visible.first_position + 1;
-        if (seen < static_cast<std::uint32_t>(n)) n = static_cast<int>(seen);
-      }
-      const float* query = tile.query + first;
-      int r = 0;
-      for (; r + kRows <= n; r += kRows)
-        panel<kRows>(keys + std::size_t(r) * shape.key_dim, shape.key_dim, query, tile.rows,
-                     shape.key_dim, score + r * kTileLanes, kTileLanes);
-      for (; r < n; ++r)
-        panel<1>(keys + std::size_t(r) * shape.key_dim, shape.key_dim, query, tile.rows,
-                 shape.key_dim, score + r * kTileLanes, kTileLanes);
-      for (r = 0; r < n; ++r)
-        if (rows.log_weight[r] != 0.0f)
-          for (int q = 0; q < kTileLanes; ++q) score[r * kTileLanes + q] += rows.log_weight[r];
-      if (visible.masked) mask(tile.position + first, visible, n, score);
-
-      F max[kWide], sum[kWide], keep[kWide], base[kWide];
-      for (int w = 0; w < kWide; ++w) {
-        const F before = V::load(tile.max + first + w * L);
-        max[w] = before;
-        for (r = 0; r < n; ++r) max[w] = V::max(max[w], V::load(score + r * kTileLanes + w * L));
-        // A query that has seen nothing yet has max -inf: subtract a finite base instead.
-        base[w] = V::max(max[w], V::set(-1e30f));
-        keep[w] = exp_bounded<V>(V::sub(before, base[w]));
-        sum[w] = V::mul(V::load(tile.sum + first + w * L), keep[w]);
-      }
-      for (r = 0; r < n; ++r)
-        for (int w = 0; w < kWide; ++w) {
-          float* at = score + r * kTileLanes + w * L;
-          const F s = V::load(at);
-          const F e = V::keep_where_above(s, kNone, exp_bounded<V>(V::sub(s, base[w])));
-          V::store(at, e);
-          sum[w] = V::add(sum[w], e);
-        }
-      for (int w = 0; w < kWide; ++w) {
-        V::store(tile.max + first + w * L, max[w]);
-        V::store(tile.sum + first + w * L, sum[w]);
-      }
-      float* acc = tile.acc + first;
-      for (std::uint32_t j = 0; j < shape.value_dim; ++j)
-        for (int w = 0; w < kWide; ++w) {
-          float* at = acc + j * tile.rows + w * L;
-          V::store(at, V::mul(V::load(at), keep[w]));
-        }
-      std::uint32_t j = 0;
-      for (; j + kRows <= shape.value_dim; j += kRows)
-        panel_transposed<kRows>(values + j, shape.value_dim, score, n, acc + j * tile.rows,
-                                tile.rows);
-      for (; j < shape.value_dim; ++j)
-        panel_transposed<1>(values + j, shape.value_dim, score, n, acc + j * tile.rows, tile.rows);
-    }
-  }
-
-  static void mask(const std::uint32_t* position, const Visibility& visible, int n, float* score) {
-    constexpr float kNone = -std::numeric_limits<float>::infinity();
-    for (int q = 0; q < kTileLanes; ++q) {
-      const std::int64_t at = position[q];
-      const std::int64_t start = visible.first_position;
-      const std::int64_t seen_end = at - start + 1;  // first rank that is not yet visible
-      const std::int64_t seen_first = visible.window == 0 ? 0 : at - visible.window + 1 - start;
-      for (std::int64_t r = 0; r < std::min<std::int64_t>(seen_first, n); ++r)
-        score[r * kTileLanes + q] = kNone;
-      for (std::int64_t r = std::max<std::int64_t>(seen_end, 0); r < n; ++r)
-        score[r * kTileLanes + q] = kNone;
-    }
-  }
 };
 
 template <typename V>
 constexpr AttendOps make_attend() {
-  return {&Attend<V>::attend, &Attend<V>::merge, &Attend<V>::attend_tile};
+  return {&Attend<V>::attend, &Attend<V>::merge, AttendTile<V>::Terms::kType,
+          &AttendTile<V>::attend};
 }
 
 }  // namespace

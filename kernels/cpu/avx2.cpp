@@ -12,6 +12,7 @@ namespace thermocline {
 extern const CpuTable kAvx2Table;
 constinit const CpuTable kAvx2Table{
     .name = VecAvx2::name,
+    .gemm = GemmType::f32,
     .attend = make_attend<VecAvx2>(),
     .dense = make_dense<VecAvx2>(),
     .matvec = make_matvec<VecAvx2>(),

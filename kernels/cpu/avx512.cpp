@@ -9,9 +9,23 @@
 
 namespace thermocline {
 
-extern const CpuTable kAvx512Table;
+extern const CpuTable kAvx512Table, kAvx512AmxTable;
 constinit const CpuTable kAvx512Table{
     .name = VecAvx512::name,
+    .gemm = GemmType::f32,
+    .attend = make_attend<VecAvx512>(),
+    .dense = make_dense<VecAvx512>(),
+    .matvec = make_matvec<VecAvx512>(),
+    .nearest = make_nearest<VecAvx512>(),
+    .sketch = make_sketch<VecAvx512>(),
+    .topk = make_topk<VecAvx512>(),
+};
+
+// Where there is AMX, bf16 is fast in oneDNN's tiles, and pairs of it are half as fast as floats in
+// vector registers (Sapphire Rapids): so attention stays with floats.
+constinit const CpuTable kAvx512AmxTable{
+    .name = "avx512_amx",
+    .gemm = GemmType::bf16,
     .attend = make_attend<VecAvx512>(),
     .dense = make_dense<VecAvx512>(),
     .matvec = make_matvec<VecAvx512>(),

@@ -122,6 +122,15 @@ void to_half(const float* x, std::size_t n, void* out) {
 }
 
 template <typename V>
+void to_bfloat(const float* x, std::size_t n, void* out) {
+  bf16* bfloat = static_cast<bf16*>(out);
+  std::size_t i = 0;
+  if constexpr (requires { V::store(bfloat, V::zero()); })
+    for (; i + V::lanes <= n; i += V::lanes) V::store(bfloat + i, V::load(x + i));
+  for (; i < n; ++i) bfloat[i] = to_bf16(x[i]);
+}
+
+template <typename V>
 void from_half(const void* x, std::size_t n, float* out) {
   const f16* half = static_cast<const f16*>(x);
   std::size_t i = 0;
@@ -131,8 +140,8 @@ void from_half(const void* x, std::size_t n, float* out) {
 
 template <typename V>
 constexpr DenseOps make_dense() {
-  return {rms_norm<V>, rope<V>,     add<V>,     scale<V>,
-          silu_mul<V>, gelu_mul<V>, to_half<V>, from_half<V>};
+  return {rms_norm<V>, rope<V>,    add<V>,       scale<V>,    silu_mul<V>,
+          gelu_mul<V>, to_half<V>, to_bfloat<V>, from_half<V>};
 }
 
 }  // namespace

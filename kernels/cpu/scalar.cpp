@@ -12,6 +12,7 @@ namespace thermocline {
 extern const CpuTable kScalarTable;
 constinit const CpuTable kScalarTable{
     .name = VecScalar::name,
+    .gemm = GemmType::f32,
     .attend = make_attend<VecScalar>(),
     .dense = make_dense<VecScalar>(),
     .matvec = make_matvec<VecScalar>(),

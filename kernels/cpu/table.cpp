@@ -11,21 +11,22 @@ namespace thermocline {
 
 extern const CpuTable kScalarTable;
 #if defined(__x86_64__)
-extern const CpuTable kAvx2Table, kAvx512Table;
+extern const CpuTable kAvx2Table, kAvx512Table, kAvx512Bf16Table, kAvx512AmxTable;
 #endif
 
 namespace {
 
 #if defined(__x86_64__)
-constexpr std::array<const CpuTable*, 3> kTables{&kScalarTable, &kAvx2Table, &kAvx512Table};
+constexpr std::array<const CpuTable*, 5> kTables{&kScalarTable, &kAvx2Table, &kAvx512Table,
+                                                 &kAvx512Bf16Table, &kAvx512AmxTable};
 
 struct CpuidLeaf {
   std::uint32_t a = 0, b = 0, c = 0, d = 0;
 };
 
-CpuidLeaf cpuid(std::uint32_t leaf) {
+CpuidLeaf cpuid(std::uint32_t leaf, std::uint32_t part = 0) {
   CpuidLeaf r;  // stays zero where the leaf does not exist
-  __get_cpuid_count(leaf, 0, &r.a, &r.b, &r.c, &r.d);
+  __get_cpuid_count(leaf, part, &r.a, &r.b, &r.c, &r.d);
   return r;
 }
 
@@ -63,6 +64,26 @@ std::string_view lacking_for_avx512() {
     return "the operating system's support for zmm registers";
   return {};
 }
+
+// And in avx512_bf16.cpp.
+std::string_view lacking_for_avx512_bf16() {
+  if (const std::string_view what = lacking_for_avx512(); !what.empty()) return what;
+  if (!(cpuid(7, 1).a & bit_AVX512BF16)) return "AVX512_BF16";
+  return {};
+}
+
+// oneDNN asks the system for the tiles' registers itself.
+std::string_view lacking_for_avx512_amx() {
+  if (const std::string_view what = lacking_for_avx512(); !what.empty()) return what;
+  constexpr std::uint32_t kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;  // of leaf 7's d
+  constexpr std::uint64_t kTileState = 0x60000;
+  const CpuidLeaf seven = cpuid(7);
+  if (!(seven.d & kAmxTile)) return "AMX_TILE";
+  if (!(seven.d & kAmxBf16)) return "AMX_BF16";
+  if ((saved_registers() & kTileState) != kTileState)
+    return "the operating system's support for AMX tiles";
+  return {};
+}
 #else
 constexpr std::array<const CpuTable*, 1> kTables{&kScalarTable};
 #endif
@@ -75,6 +96,8 @@ std::string_view lacking([[maybe_unused]] const CpuTable& table) {
 #if defined(__x86_64__)
   if (&table == &kAvx2Table) return lacking_for_avx2();
   if (&table == &kAvx512Table) return lacking_for_avx512();
+  if (&table == &kAvx512Bf16Table) return lacking_for_avx512_bf16();
+  if (&table == &kAvx512AmxTable) return lacking_for_avx512_amx();
 #endif
   return {};
 }

@@ -8,6 +8,7 @@
 #include "kernels/attend.h"
 #include "kernels/base/error.h"
 #include "kernels/dense.h"
+#include "kernels/gemm_type.h"
 #include "kernels/matvec.h"
 #include "kernels/nearest.h"
 #include "kernels/sketch.h"
@@ -18,6 +19,7 @@ namespace thermocline {
 // Functions without state: any thread may call them, on memory that no other one writes to.
 struct CpuTable {
   std::string_view name;
+  GemmType gemm;  // what matrix products round their operands to: bf16 where that is faster
   AttendOps attend;
   DenseOps dense;
   MatvecOps matvec;

@@ -65,6 +65,9 @@ struct VecAvx2 {
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
   }
+  static void sums4(const F* v, float* out) {
+    for (int i = 0; i < 4; ++i) out[i] = sum(v[i]);
+  }
   static float largest(F v) {
     __m128 s = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
@@ -75,11 +78,16 @@ struct VecAvx2 {
     const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
   }
+  static F exp_coarse(F x) { return exp_bounded<VecAvx2>(x); }
   static I izero() { return _mm256_setzero_si256(); }
   static I iset(int x) { return _mm256_set1_epi16(static_cast<short>(x)); }
   static I load_i16(const std::int16_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
+  static I load_words(const std::int8_t* p) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static I madd_to(I sums, I a, I b) { return add32(sums, madd(a, b)); }
   static void store_i16(std::int16_t* p, F v) {
     const __m256i wide = _mm256_cvtps_epi32(v);
     _mm_storeu_si128(

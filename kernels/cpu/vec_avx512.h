@@ -66,7 +66,21 @@ struct VecAvx512 {
   static F where_negative(F x, F a, F b) {
     return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(x)), b, a);
   }
-  static float sum(F v) { return _mm512_reduce_add_ps(v); }
+  // Within each 128 bits first, so that four sums can be taken together with the same bits.
+  static float sum(F v) {
+    const F halves = _mm512_add_ps(v, _mm512_permute_ps(v, 0x4e));
+    return quarter_sums(_mm512_add_ps(halves, _mm512_permute_ps(halves, 0xb1)))[0];
+  }
+  static void sums4(const F* v, float* out) {
+    const F ab = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+    const F cd = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+    const F abcd = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    _mm_storeu_ps(out, quarter_sums(abcd));
+  }
+  static __m128 quarter_sums(F v) {
+    const __m256 halves = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
+  }
   static float largest(F v) { return _mm512_reduce_max_ps(v); }
   static F round(F v) {
     return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -75,11 +89,23 @@ struct VecAvx512 {
     const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
     return _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23));
   }
+  static F exp_coarse(F x) {
+    const F t = max(mul(x, set(1.44269504f)), set(-200.0f));
+    const F n = round(t), f = sub(t, n);
+    F p = fma(set(0.0550089255f), f, set(0.2422109544f));
+    p = fma(p, f, set(0.6932829022f));
+    p = fma(p, f, set(1.0f));
+    return _mm512_scalef_ps(p, n);
+  }
   static I izero() { return _mm512_setzero_si512(); }
   static I iset(int x) { return _mm512_set1_epi16(static_cast<short>(x)); }
   static I load_i16(const std::int16_t* p) {
     return _mm512_loadu_si512(reinterpret_cast<const void*>(p));
   }
+  static I load_words(const std::int8_t* p) {
+    return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static I madd_to(I sums, I a, I b) { return _mm512_dpwssd_epi32(sums, a, b); }
   static void store_i16(std::int16_t* p, F v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                         _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(v)));

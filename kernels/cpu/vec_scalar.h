@@ -39,14 +39,20 @@ struct VecScalar {
   static F keep_where_above(F x, float bound, F v) { return x > bound ? v : 0.0f; }
   static F where_negative(F x, F a, F b) { return std::signbit(x) ? a : b; }
   static float sum(F v) { return v; }
+  static void sums4(const F* v, float* out) {
+    for (int i = 0; i < 4; ++i) out[i] = sum(v[i]);
+  }
   static float largest(F v) { return v; }
   static F round(F v) { return std::nearbyintf(v); }
   static F exp2i(F n) {
     return std::bit_cast<float>(static_cast<std::uint32_t>(static_cast<int>(n) + 127) << 23);
   }
+  static F exp_coarse(F x) { return exp_bounded<VecScalar>(x); }
   static I izero() { return {0, 0}; }
   static I iset(int x) { return {x, x}; }
   static I load_i16(const std::int16_t* p) { return {p[0], p[1]}; }
+  static I load_words(const std::int8_t* p) { return {p[0], p[1]}; }
+  static I madd_to(I sums, I a, I b) { return add32(sums, madd(a, b)); }
   static void store_i16(std::int16_t* p, F v) { *p = static_cast<std::int16_t>(v); }
   static I add16(I x, I y) { return {x.a + y.a, x.b + y.b}; }
   static I sub16(I x, I y) { return {x.a - y.a, x.b - y.b}; }

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <mutex>
 
-#include "kernels/gemm.h"
-
 namespace thermocline {
 namespace {
+
+constexpr std::size_t kRowGrain = 16;  // rows of activations that a task rounds
 
 // Weights that one task of decode multiplies: about 5 us, so that a small model's layer still
 // splits and what a task costs does not show.
@@ -53,11 +53,26 @@ Result<ProductScratch> ProductScratch::create(const Machine& machine, std::size_
   scratch.rounded_.scale = reinterpret_cast<float*>(memory + values);
   scratch.rounded_.sum = reinterpret_cast<float*>(memory + values + scales);
   if (rows <= kFewRows) return scratch;
+  const GemmType type = machine.cpu->gemm;
+  if (type == GemmType::bf16) {
+    TL_TRY_ASSIGN(scratch.bfloats_, Buffer::create(rows * cols * sizeof(bf16)));
+  }
   for (int t = 0; t < machine.workers->threads(); ++t) {
-    TL_TRY_ASSIGN(Buffer panel, Buffer::create(gemm_scratch(cols) * sizeof(float)));
+    TL_TRY_ASSIGN(Buffer panel, Buffer::create(gemm_scratch(type, cols)));
     scratch.panels_.push_back(std::move(panel));
   }
   return scratch;
+}
+
+GemmRows ProductScratch::gemm_rows(const Machine& machine, MatView<const float> x) {
+  if (machine.cpu->gemm == GemmType::f32)
+    return {GemmType::f32, x.data(), x.rows(), x.cols(), x.stride()};
+  bf16* rounded = bfloats_.as<bf16>().data();
+  machine.workers->parallel(x.rows(), kRowGrain, [&](std::size_t first, std::size_t last) {
+    for (std::size_t r = first; r < last; ++r)
+      machine.cpu->dense.to_bfloat(x.row(r), x.cols(), rounded + r * x.cols());
+  });
+  return {GemmType::bf16, rounded, x.rows(), x.cols(), x.cols()};
 }
 
 // Calls body(i, tile) for every tile of every weight: one region for all.
@@ -67,6 +82,8 @@ Status ProductScratch::for_tiles(const Machine& machine, MatView<const float> x,
   if (x.rows() <= kFewRows) {
     rounded_.real = x;
     machine.cpu->matvec.round_activations(rounded_);
+  } else {
+    many_ = gemm_rows(machine, x);
   }
   const std::size_t rows = tile_rows(x.rows(), x.cols());
   const auto tiles = [&](const WeightView& w) { return (w.rows + rows - 1) / rows; };
@@ -89,8 +106,8 @@ Status ProductScratch::multiply_tile(const Machine& machine, WeightView w, Tile 
     machine.cpu->matvec.multiply(w, tile.first, tile.last, rounded_, out);
     return {};
   }
-  return gemm_tile(machine.cpu->matvec, w, tile.first / kGemmTileRows, x, out,
-                   panels_[Workers::slot()].as<float>());
+  return gemm_tile(*machine.cpu, w, tile.first / kGemmTileRows, many_, out,
+                   panels_[Workers::slot()].bytes());
 }
 
 Status ProductScratch::multiply(const Machine& machine, MatView<const float> x,

@@ -13,6 +13,7 @@
 #include "kernels/base/view.h"
 #include "kernels/base/workers.h"
 #include "kernels/cpu/table.h"
+#include "kernels/gemm.h"
 #include "runtime/model/architecture.h"
 
 namespace thermocline {
@@ -60,9 +61,13 @@ class ProductScratch {
   Status multiply_tile(const Machine& machine, WeightView w, Tile tile, MatView<const float> x,
                        MatView<float> out);
 
+  GemmRows gemm_rows(const Machine& machine, MatView<const float> x);
+
   Buffer memory_;
   Activations rounded_;         // of at most kFewRows rows
-  std::vector<Buffer> panels_;  // a thread's: a tile of weights as floats, where rows can be many
+  GemmRows many_;               // of more, as the machine multiplies them
+  Buffer bfloats_;              // that many_ may be in
+  std::vector<Buffer> panels_;  // a thread's: a tile of weights, where rows can be many
 };
 
 }  // namespace thermocline

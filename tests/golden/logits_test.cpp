@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/float_table.h"
 #include "tests/support/models.h"
 #include "tests/support/reader.h"
 
@@ -54,7 +55,7 @@ TEST(Logits, TinyModelsOfEveryArchitecture) {
   const json golden = test::read_expectations("tiny/logits.json");
   ASSERT_GE(golden["models"].size(), 7u);
   for (const auto& [name, model] : golden["models"].items()) {
-    test::Reader reader(kFolder + "tiny/" + name, 256);
+    test::Reader reader(kFolder + "tiny/" + name, 256, "exact", {}, test::float_isa());
     for (const json& sequence : model["sequences"]) {
       const auto tokens = sequence["tokens"].get<std::vector<int>>();
       const auto expected = sequence["logits_double"].get<std::vector<double>>();
@@ -68,11 +69,12 @@ TEST(Logits, TinyModelsOfEveryArchitecture) {
 
 // `bound`: what a logit may differ by from double precision, or from llama.cpp in float32 where a
 // text was too long for that: f16 keys and values, 16-bit activations in decode.
-void check_real_model(const std::string& model, const std::string& expectations, double bound) {
+void check_real_model(const std::string& model, const std::string& expectations, double bound,
+                      const std::string& isa) {
   const auto path = test::find_model(model);
   if (!path) GTEST_SKIP() << test::model_missing(model);
   const json golden = test::read_expectations(expectations);
-  test::Reader reader(*path, 8192);
+  test::Reader reader(*path, 8192, "exact", {}, isa);
   double worst = 0;
   for (const auto& [name, prompt] : golden["prompts"].items()) {
     const auto tokens = prompt["tokens"].get<std::vector<int>>();
@@ -98,10 +100,26 @@ void check_real_model(const std::string& model, const std::string& expectations,
   std::printf("%s: largest difference %.4f\n", model.c_str(), worst);
 }
 
+constexpr const char* kSmolLm2 = "SmolLM2-135M-Instruct.Q4_1.gguf";
+constexpr const char* kGemma3 = "gemma-3-270m-q4_k_m.gguf";
+
 TEST(Logits, SmolLm2) {  // measured: 0.0094
-  check_real_model("SmolLM2-135M-Instruct.Q4_1.gguf", "logits_smollm2.json", 0.02);
+  check_real_model(kSmolLm2, "logits_smollm2.json", 0.02, test::float_isa());
 }
-TEST(Logits, Gemma3) { check_real_model("gemma-3-270m-q4_k_m.gguf", "logits_gemma3.json", 0.05); }
+TEST(Logits, Gemma3) { check_real_model(kGemma3, "logits_gemma3.json", 0.05, test::float_isa()); }
+
+// Where a prefill's operands are rounded to bf16. Of all logits at 1,002 positions the largest
+// error was 0.61, at 563 of Gemma's 0.41 (logit_error.json); at these: see what is printed.
+TEST(Logits, SmolLm2Rounded) {
+  if (test::prefill_rounding() == "f32")
+    GTEST_SKIP() << "this machine has no bf16 products: its prefill is the one above";
+  check_real_model(kSmolLm2, "logits_smollm2.json", 0.45, "auto");
+}
+TEST(Logits, Gemma3Rounded) {
+  if (test::prefill_rounding() == "f32")
+    GTEST_SKIP() << "this machine has no bf16 products: its prefill is the one above";
+  check_real_model(kGemma3, "logits_gemma3.json", 0.3, "auto");
+}
 
 }  // namespace
 }  // namespace thermocline

@@ -11,6 +11,7 @@
 
 #include "runtime/kv_cache.h"
 #include "tests/support/dense_oracle.h"
+#include "tests/support/float_table.h"
 
 namespace thermocline {
 namespace {
@@ -106,7 +107,10 @@ class Performance {
  public:
   Performance(const CacheOptions& options, const Weather& weather, unsigned seed, bool compare)
       : chance_(seed), rows_(seed + 1000), compare_(compare) {
-    auto made = KvCache::create(options, weather.threads, "auto");
+    // What is held to full attention in double must round nothing; the same bits are the same
+    // anywhere.
+    auto made = KvCache::create(options, weather.threads,
+                                options.method == "exact" ? test::float_isa() : "auto");
     if (!made) {
       ADD_FAILURE() << made.error().message;
       return;

@@ -66,9 +66,10 @@ double surprise_of(std::span<const float> logits, int token) {
 }
 
 Reader::Reader(const std::string& path, std::uint32_t positions, const std::string& method,
-               const std::vector<std::string>& overrides) {
+               const std::vector<std::string>& overrides, const std::string& isa) {
   EngineOptions options;
   options.model_path = path;
+  options.isa = isa;
   options.threads = 2;
   engine_ = take(Engine::open(options));
   CacheOptions cache;

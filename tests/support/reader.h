@@ -30,9 +30,10 @@ class Reader {
   // Called with a position and the logits after it.
   using OnLogits = std::function<void(std::size_t position, std::span<const float> logits)>;
 
-  // Caches hold `positions` and follow `method`, with "key=value" over its file.
+  // Caches hold `positions` and follow `method`, with "key=value" over its file. isa: as
+  // EngineOptions has it.
   Reader(const std::string& path, std::uint32_t positions, const std::string& method = "exact",
-         const std::vector<std::string>& overrides = {});
+         const std::vector<std::string>& overrides = {}, const std::string& isa = "auto");
 
   const ModelInfo& model() const { return engine_->model(); }
   // As the reference was given them: special tokens are recognised, a leading one is added where

@@ -180,6 +180,25 @@ TEST_P(Dense, ToHalfRoundsToNearestEven) {
   for (int i = 0; i < 16; ++i) EXPECT_EQ(out[i].bits, to_f16(special[i]).bits) << special[i];
 }
 
+TEST_P(Dense, ToBfloatRoundsToNearestEven) {
+  for (const std::size_t n : kSizes) {
+    std::vector<float> x = random_values(n, rng_);
+    for (float& v : x) v *= std::ldexp(1.0f, static_cast<int>(rng_() % 50) - 30);
+    x[0] = 1.0f + 0x1p-8f;  // halfway: to even
+    std::vector<bf16> out(n + 1, bf16{0xbeef});
+    ops().to_bfloat(x.data(), n, out.data());
+    for (std::size_t i = 0; i < n; ++i)
+      ASSERT_EQ(out[i].bits, to_bf16(x[i]).bits) << n << " " << x[i];
+    EXPECT_EQ(out[n].bits, 0xbeef) << "past the end of " << n;
+  }
+  std::vector<float> special(32, std::numeric_limits<float>::quiet_NaN());
+  for (std::size_t i = 0; i < 32; i += 2) special[i] = std::numeric_limits<float>::infinity();
+  std::vector<bf16> out(32);
+  ops().to_bfloat(special.data(), 32, out.data());
+  for (std::size_t i = 0; i < 32; ++i)
+    EXPECT_EQ(std::isnan(to_float(out[i])), i % 2 == 1) << "an infinity stays one: " << i;
+}
+
 INSTANTIATE_TEST_SUITE_P(Cpu, Dense, ::testing::ValuesIn(all_cpu_tables()),
                          [](const auto& it) { return std::string(it.param->name); });
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "runtime/thermocline.h"
+#include "tests/support/float_table.h"
 
 namespace thermocline {
 namespace {
@@ -19,6 +20,7 @@ class EngineTest : public testing::Test {
     EngineOptions options;
     options.model_path = kTiny + file;
     options.threads = threads;
+    options.isa = test::float_isa();
     auto engine = Engine::open(options);
     EXPECT_TRUE(engine) << engine.error().message;
     return std::move(*engine);

@@ -11,6 +11,7 @@
 #include "kernels/attend.h"
 #include "kernels/base/workers.h"
 #include "tests/support/dense_oracle.h"
+#include "tests/support/float_table.h"
 
 namespace thermocline {
 namespace {
@@ -33,7 +34,7 @@ class Driver {
  public:
   Driver(CacheOptions options, int threads, unsigned seed = 1) : random_(seed) {
     options.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
-    auto made = KvCache::create(options, threads, "auto");
+    auto made = KvCache::create(options, threads, test::float_isa());
     if (!made) {
       ADD_FAILURE() << made.error().message;
       return;

@@ -10,6 +10,7 @@
 
 #include "runtime/kv_cache.h"
 #include "tests/support/dense_oracle.h"
+#include "tests/support/float_table.h"
 
 namespace thermocline {
 namespace {
@@ -119,16 +120,16 @@ std::string message(const Status& status) { return status ? "" : status.error().
 
 TEST(KvSpace, ADiskThatIsTooSmallIsRefusedAtTheStart) {
   auto options = options_for({layer(4, 2, 32, 32)}, 20000, 1 * kMiB);
-  const auto refused = KvCache::create(options, 1, "auto");
+  const auto refused = KvCache::create(options, 1, test::float_isa());
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
   for (const char* part : {"20000 positions", "4.88 MiB", "1 MiB", "--kv-disk", "-c"})
     EXPECT_NE(refused.error().message.find(part), std::string::npos) << refused.error().message;
   EXPECT_FALSE(KvCache::plan(options));
   options.tiers.disk_bytes = 20000 * 256;
-  EXPECT_TRUE(KvCache::create(options, 1, "auto"));
+  EXPECT_TRUE(KvCache::create(options, 1, test::float_isa()));
   --options.tiers.disk_bytes;
-  EXPECT_FALSE(KvCache::create(options, 1, "auto"));
+  EXPECT_FALSE(KvCache::create(options, 1, test::float_isa()));
 }
 
 TEST(KvSpace, UnaskedADiskCostsNoMoreMemoryThanItSpares) {
@@ -176,7 +177,7 @@ TEST(KvSpace, WhatWasPlannedIsEnough) {
                                     "steady.sink=0"};
         options.tiers.host_bytes = planned(options, "host");
         if (disk) options.tiers.disk_bytes = std::max<std::uint64_t>(1, planned(options, "disk"));
-        auto cache = KvCache::create(options, 1, "auto");
+        auto cache = KvCache::create(options, 1, test::float_isa());
         ASSERT_TRUE(cache) << cache.error().message;
         Text texts[2] = {Text(cache->get(), 1), Text(cache->get(), 2)};
         for (Text& text : texts) text.check = false;
@@ -213,7 +214,7 @@ TEST(KvSpace, APlanIsWhatIsTaken) {
       options.method = method;
       const auto plan = KvCache::plan(options, 1);
       ASSERT_TRUE(plan);
-      auto cache = KvCache::create(options, 1, "auto");
+      auto cache = KvCache::create(options, 1, test::float_isa());
       ASSERT_TRUE(cache) << cache.error().message;
       Text text(cache->get());
       text.check = false;
@@ -228,7 +229,7 @@ TEST(KvSpace, TheSpanOfTheLargestLayerIsPlanned) {
   auto options = options_for({layer(1, 1, 16, 16, 8), layer(1, 1, 16, 16)}, 80000, 64 * kMiB);
   options.method_overrides = {"steady.recent=20000"};
   options.tiers.host_bytes = planned(options, "host");
-  auto cache = KvCache::create(options, 1, "auto");
+  auto cache = KvCache::create(options, 1, test::float_isa());
   ASSERT_TRUE(cache) << cache.error().message;
   Text text(cache->get());
   text.check = false;
@@ -255,7 +256,7 @@ TEST(KvSpace, AStepMayBeGivenUpForWantOfDiskAndTheTimelineGoesOn) {
   {
     auto options = options_for({layer(4, 2, 32, 32), layer(2, 1, 16, 16)}, 20000, 64 * kMiB);
     options.tiers.directory = directory;
-    auto cache = KvCache::create(options, 2, "auto");
+    auto cache = KvCache::create(options, 2, test::float_isa());
     ASSERT_TRUE(cache) << cache.error().message;
     Text text(cache->get());
     ASSERT_TRUE(text.advance(1000));
@@ -300,7 +301,7 @@ TEST(KvSpace, AFullDiskRefusesACutOrMakesIt) {
   int made = 0;
   for (const std::uint32_t length : {3999u, 3900u, 3000u, 2000u, 500u, 3u, 0u}) {
     SCOPED_TRACE(length);
-    auto cache = KvCache::create(options, 1, "auto");
+    auto cache = KvCache::create(options, 1, test::float_isa());
     ASSERT_TRUE(cache) << cache.error().message;
     Text text(cache->get());
     ASSERT_TRUE(text.advance(4000));
@@ -320,7 +321,7 @@ TEST(KvSpace, AFullDiskRefusesACutOrMakesIt) {
 
 TEST(KvSpace, ATimelineMayStartWhileAStepIsInProgress) {
   const auto options = options_for({layer(2, 1, 32, 32)}, 2000, 0);
-  auto cache = KvCache::create(options, 1, "auto");
+  auto cache = KvCache::create(options, 1, test::float_isa());
   ASSERT_TRUE(cache);
   Text text(cache->get());
   const Token at{text.timeline.id(), 0};
