@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/attend.h"
 #include "kernels/base/half.h"
 #include "kernels/format/row.h"
 
@@ -47,17 +48,23 @@ struct SketchScan {
 };
 
 struct SketchOps {
-  // score[h * stride + r] = query h . key r for the keys of `count` rows, `row_bytes` apart; query
-  // is [heads][key_dim], key_dim a multiple of 16.
+  // score[h * stride + r] = query h . key r, where queries that meet bytes may be rounded to 15
+  // bits, for the keys of `count` rows, `row_bytes` apart; query is [heads][key_dim], key_dim a
+  // multiple of 16.
   void (*exact)(RowFormat format, const std::byte* keys, std::size_t row_bytes, std::size_t count,
                 std::size_t key_dim, const float* query, int heads, float* score,
                 std::size_t stride);
-  // weight[h * stride + r] = e^(score - shift[h]) for rows first + r, r < count; score is that of
-  // the row's cluster and of its sketch, at most kSketchMostAbove above the shift. first is a
-  // multiple of kSketchGroup and lies in `cluster`. Up to the end of the last group weights are 0.
-  // Adds each head's weights to sum[h].
+  // weight[h * stride + r] = e^(score - shift[h]), within 1.1e-4 of it (what ranks rows by two bits
+  // a channel needs no more), for rows first + r, r < count; score is that of the row's cluster and
+  // of its sketch, at most kSketchMostAbove above the shift. first is a multiple of kSketchGroup
+  // and lies in `cluster`. Up to the end of the last group weights are 0. Adds each head's weights
+  // to sum[h].
   void (*weigh_rows)(const SketchScan& scan, std::size_t first, std::size_t count,
                      std::size_t cluster, float* weight, std::size_t stride, float* sum);
+  // unread[c] = how many rows of cluster c are not in `sets`, which has a bit for each row; sets
+  // bit c % 64 of estimated[c / 64] where there are any and mass[c] * unread[c] >= least.
+  void (*find_unread)(const RowSet* sets, const std::uint16_t* starts, const float* mass,
+                      std::size_t clusters, float least, std::uint16_t* unread, RowSet* estimated);
   // out[i] = sum over h of weight[h * stride + i] * share[h]; out may be weight.
   void (*add_heads)(const float* weight, std::size_t count, std::size_t stride, const float* share,
                     int heads, float* out);

@@ -110,10 +110,14 @@ Status KvCache::Impl::attend_runs(LayerId l, const float* rotated) {
     const Token& row = rows[list / s.kv_heads];
     const LayerState& layer = layer_state(row.timeline, l);
     read_lists[list].clear();
+    std::uint32_t steady_rows = 0;
+    for (std::uint32_t f = first_partial[list]; f < first_partial[list + 1]; ++f)
+      steady_rows += steady_folds[f].count;
     list_queries.push_back({static_cast<std::uint32_t>(list % s.kv_heads),
                             row.position + 1,
                             rotated + list * heads.heads * s.key_dim,
                             {steady_states.data() + list * heads.heads, heads.heads},
+                            steady_rows,
                             layer.runs});
     any = any || !layer.runs.empty();
   }

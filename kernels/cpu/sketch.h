@@ -4,7 +4,10 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "kernels/cpu/vec.h"
 #include "kernels/format/visit_row.h"
@@ -27,37 +30,63 @@ struct Sketch {
   alignas(64) static constexpr float kRank[kSketchGroup] = {0, 1, 2,  3,  4,  5,  6,  7,
                                                             8, 9, 10, 11, 12, 13, 14, 15};
 
-  // The integer dot products of one group with `heads` queries.
-  template <int heads>
-  static void group_dots(const std::uint8_t* group, std::size_t words, const SketchQuery* queries,
-                         I (&total)[heads][kParts]) {
+  // Calls body(how many at once, first of them) for all heads, up to four at once.
+  template <typename Body>
+  static void for_heads(int heads, const Body& body) {
+    int h = 0;
+    for (; h + 4 <= heads; h += 4) body(std::integral_constant<int, 4>(), h);
+    switch (heads - h) {
+      case 3:
+        return body(std::integral_constant<int, 3>(), h);
+      case 2:
+        return body(std::integral_constant<int, 2>(), h);
+      case 1:
+        return body(std::integral_constant<int, 1>(), h);
+      default:
+        return;
+    }
+  }
+
+  // Groups that are taken together: as many as their sums leave room for in the register file,
+  // since they share the loads of the queries.
+  static constexpr int kTogether = L == 16 ? 2 : 1;
+  static constexpr std::size_t kAheadRows = 64;
+
+  // The integer dot products of `groups` neighbouring groups with `heads` queries.
+  template <int heads, int groups>
+  static void group_dots(const std::uint8_t* codes, std::size_t words, const SketchQuery* queries,
+                         I (&total)[heads][groups * kParts]) {
+    constexpr int kAll = groups * kParts;
+    const auto part_of_word = [&](int p, std::size_t w) {
+      return codes + (std::size_t(p / kParts) * words + w) * kWordBytes +
+             std::size_t(p % kParts) * 4 * L;
+    };
     for (int h = 0; h < heads; ++h)
-      for (int p = 0; p < kParts; ++p) total[h][p] = V::izero();
+      for (int p = 0; p < kAll; ++p) total[h][p] = V::izero();
     for (std::size_t from = 0; from < words; from += kWordsAtOnce) {
       const std::size_t to = from + kWordsAtOnce < words ? from + kWordsAtOnce : words;
-      I sums[heads][kParts];
+      I sums[heads][kAll];
       for (int h = 0; h < heads; ++h)
-        for (int p = 0; p < kParts; ++p) sums[h][p] = V::izero();
+        for (int p = 0; p < kAll; ++p) sums[h][p] = V::izero();
       for (std::size_t w = from; w < to; ++w) {
-        B word[kParts];
-        for (int p = 0; p < kParts; ++p)
-          word[p] = V::load_bytes(group + w * kWordBytes + std::size_t(p) * 4 * L);
+        B word[kAll];
+        for (int p = 0; p < kAll; ++p) word[p] = V::load_bytes(part_of_word(p, w));
           // Not unrolled: the compiler would turn the sums into a tree and spill its leaves.
 #pragma GCC unroll 1
         for (std::size_t channel = 16 * w; channel < 16 * (w + 1); channel += 4) {
-          B codes[kParts];
-          for (int p = 0; p < kParts; ++p) {
-            codes[p] = V::crumbs(word[p]);
+          B crumbs[kAll];
+          for (int p = 0; p < kAll; ++p) {
+            crumbs[p] = V::crumbs(word[p]);
             word[p] = V::next_crumbs(word[p]);
           }
           for (int h = 0; h < heads; ++h) {
             const B quad = V::quad(queries[h].code + channel);
-            for (int p = 0; p < kParts; ++p) sums[h][p] = V::dot4(sums[h][p], codes[p], quad);
+            for (int p = 0; p < kAll; ++p) sums[h][p] = V::dot4(sums[h][p], crumbs[p], quad);
           }
         }
       }
       for (int h = 0; h < heads; ++h)
-        for (int p = 0; p < kParts; ++p)
+        for (int p = 0; p < kAll; ++p)
           total[h][p] = V::add32(total[h][p], V::dot4_total(sums[h][p]));
     }
   }
@@ -89,59 +118,102 @@ struct Sketch {
     }
   }
 
+  // A pass over rows for some of the heads.
   template <int heads>
-  static void weigh_heads(const SketchScan& scan, int head, std::size_t first, std::size_t count,
-                          std::size_t cluster, float* weight, std::size_t stride, float* sum) {
-    const std::size_t words = scan.key_dim / 16, group_bytes = words * kWordBytes;
-    const SketchQuery* queries = scan.queries + head;
-    weight += std::size_t(head) * stride;
+  struct Pass {
+    const SketchScan& scan;
+    const int head;  // the first
+    const std::size_t end;
+    std::size_t cluster;
     F scale[heads], middle[heads], total[heads];
-    for (int h = 0; h < heads; ++h) {
-      scale[h] = V::set(queries[h].scale);
-      middle[h] = V::set(kSketchOffset * static_cast<float>(queries[h].sum));
-      total[h] = V::zero();
+
+    Pass(const SketchScan& all, int first_head, std::size_t last, std::size_t first_cluster)
+        : scan(all), head(first_head), end(last), cluster(first_cluster) {
+      for (int h = 0; h < heads; ++h) {
+        const SketchQuery& query = scan.queries[head + h];
+        scale[h] = V::set(query.scale);
+        middle[h] = V::set(kSketchOffset * static_cast<float>(query.sum));
+        total[h] = V::zero();
+      }
     }
-    const std::size_t end = first + count;
-    for (std::size_t row = first; row < end; row += kSketchGroup) {
-      const std::size_t group_end = row + kSketchGroup < end ? row + kSketchGroup : end;
-      const std::uint8_t* codes = scan.codes + row / kSketchGroup * group_bytes;
-      F score[heads][kParts];
-      cluster_scores<heads>(scan, head, row, group_end, &cluster, score);
-      I dots[heads][kParts];
-      group_dots<heads>(codes, words, queries, dots);
-      for (int p = 0; p < kParts; ++p) {
-        const F row_scale = V::load(scan.scales + row + std::size_t(p) * L);
-        const F past = V::sub(V::load(kRank + p * L), V::set(static_cast<float>(group_end - row)));
-        for (int h = 0; h < heads; ++h) {
-          const F dot = V::mul(V::sub(V::to_float(dots[h][p]), middle[h]), scale[h]);
-          // Not a number: weight 0.
-          const F s = V::min(V::set(kSketchMostAbove), V::fma(dot, row_scale, score[h][p]));
-          const F e = V::where_negative(past, exp_bounded<V>(s), V::zero());
-          total[h] = V::add(total[h], e);
-          V::store(weight + std::size_t(h) * stride + (row - first) + std::size_t(p) * L, e);
+
+    // Weights of the groups from `row` on, to weight [heads][stride].
+    template <int groups>
+    void weigh(std::size_t row, float* weight, std::size_t stride) {
+      const std::size_t words = scan.key_dim / 16;
+      const std::uint8_t* codes = scan.codes + row / kSketchGroup * words * kWordBytes;
+      // The hardware's own prefetching stops at the end of a page: 256 rows of 64 channels.
+      if (row + kAheadRows < end) {
+        __builtin_prefetch(scan.scales + row + kAheadRows);
+        for (std::size_t w = 0; w < groups * words; ++w)
+          __builtin_prefetch(codes + (kAheadRows / kSketchGroup * words + w) * kWordBytes);
+      }
+      I dots[heads][groups * kParts];
+      group_dots<heads, groups>(codes, words, scan.queries + head, dots);
+      for (int g = 0; g < groups; ++g, row += kSketchGroup) {
+        const std::size_t group_end = std::min(row + kSketchGroup, end);
+        F score[heads][kParts];
+        cluster_scores<heads>(scan, head, row, group_end, &cluster, score);
+        for (int p = 0; p < kParts; ++p, weight += L) {
+          const F row_scale = V::load(scan.scales + row + std::size_t(p) * L);
+          const F past =
+              V::sub(V::load(kRank + p * L), V::set(static_cast<float>(group_end - row)));
+          for (int h = 0; h < heads; ++h) {
+            const F dot = V::mul(V::sub(V::to_float(dots[h][g * kParts + p]), middle[h]), scale[h]);
+            // Not a number: weight 0.
+            const F s = V::min(V::set(kSketchMostAbove), V::fma(dot, row_scale, score[h][p]));
+            const F e = V::where_negative(past, V::exp_coarse(s), V::zero());
+            total[h] = V::add(total[h], e);
+            V::store(weight + std::size_t(h) * stride, e);
+          }
         }
       }
     }
-    for (int h = 0; h < heads; ++h) sum[head + h] += V::sum(total[h]);
+  };
+
+  template <int heads>
+  static void weigh_heads(const SketchScan& scan, int head, std::size_t first, std::size_t count,
+                          std::size_t cluster, float* weight, std::size_t stride, float* sum) {
+    constexpr std::size_t kRows = kTogether * kSketchGroup;
+    weight += std::size_t(head) * stride;
+    const std::size_t end = first + count;
+    Pass<heads> pass(scan, head, end, cluster);
+    std::size_t row = first;
+    // The last groups may begin where no row is left.
+    for (; row + kRows - kSketchGroup < end; row += kRows, weight += kRows)
+      pass.template weigh<kTogether>(row, weight, stride);
+    if (row < end) pass.template weigh<1>(row, weight, stride);
+    for (int h = 0; h < heads; ++h) sum[head + h] += V::sum(pass.total[h]);
   }
 
   static void weigh_rows(const SketchScan& scan, std::size_t first, std::size_t count,
                          std::size_t cluster, float* weight, std::size_t stride, float* sum) {
-    int h = 0;
-    for (; h + 4 <= scan.heads; h += 4)
-      weigh_heads<4>(scan, h, first, count, cluster, weight, stride, sum);
-    switch (scan.heads - h) {
-      case 3:
-        weigh_heads<3>(scan, h, first, count, cluster, weight, stride, sum);
-        break;
-      case 2:
-        weigh_heads<2>(scan, h, first, count, cluster, weight, stride, sum);
-        break;
-      case 1:
-        weigh_heads<1>(scan, h, first, count, cluster, weight, stride, sum);
-        break;
-      default:
-        break;
+    for_heads(scan.heads, [&](auto at_once, int h) {
+      weigh_heads<decltype(at_once)::value>(scan, h, first, count, cluster, weight, stride, sum);
+    });
+  }
+
+  static void find_unread(const RowSet* sets, const std::uint16_t* starts, const float* mass,
+                          std::size_t clusters, float least, std::uint16_t* unread,
+                          RowSet* estimated) {
+    unsigned before_word = 0, word = 0, before_cluster = 0;  // taken rows
+    for (std::size_t c = 0; c < clusters; ++c) {
+      const unsigned end = starts[c + 1];
+      for (; (word + 1) * kBlockRows <= end; ++word)
+        before_word += static_cast<unsigned>(std::popcount(sets[word]));
+      const int in_word = static_cast<int>(end - word * kBlockRows);
+      const RowSet before = in_word == 0 ? 0 : sets[word] & first_rows(in_word);
+      const unsigned before_end = before_word + static_cast<unsigned>(std::popcount(before));
+      unread[c] = static_cast<std::uint16_t>(end - starts[c] - (before_end - before_cluster));
+      before_cluster = before_end;
+    }
+    for (std::size_t first = 0; first < clusters; first += kBlockRows) {
+      RowSet set = 0;
+      const std::size_t end = std::min<std::size_t>(first + kBlockRows, clusters);
+      for (std::size_t c = first; c < end; ++c)
+        set |= RowSet{unread[c] != 0 && mass[c] * static_cast<float>(unread[c]) >= least}
+               << (c - first);
+      estimated[first / kBlockRows] = set;
     }
   }
 
@@ -169,27 +241,31 @@ struct Sketch {
     using Reader = typename Format::template Reader<V>;
     const auto dim = static_cast<std::uint32_t>(key_dim);
     const auto key = [&](int r) { return Reader(keys + std::size_t(r) * row_bytes, dim); };
-    const Reader first = key(0), second = key(rows > 1 ? 1 : 0), third = key(rows > 2 ? 2 : 0);
-    F sum[rows][heads];
-    for (int r = 0; r < rows; ++r)
-      for (int h = 0; h < heads; ++h) sum[r][h] = V::zero();
+    const Reader each[4] = {key(0), key(rows > 1 ? 1 : 0), key(rows > 2 ? 2 : 0),
+                            key(rows > 3 ? 3 : 0)};
+    F sum[heads][rows];
+    for (int h = 0; h < heads; ++h)
+      for (int r = 0; r < rows; ++r) sum[h][r] = V::zero();
     for (std::uint32_t i = 0; i < dim; i += L) {
       F k[rows];
-      for (int r = 0; r < rows; ++r) k[r] = (r == 0 ? first : r == 1 ? second : third).load(i);
+      for (int r = 0; r < rows; ++r) k[r] = each[r].load(i);
       for (int h = 0; h < heads; ++h) {
         const F q = V::load(query + std::size_t(h) * key_dim + i);
-        for (int r = 0; r < rows; ++r) sum[r][h] = V::fma(k[r], q, sum[r][h]);
+        for (int r = 0; r < rows; ++r) sum[h][r] = V::fma(k[r], q, sum[h][r]);
       }
     }
-    for (int r = 0; r < rows; ++r)
-      for (int h = 0; h < heads; ++h) score[std::size_t(h) * stride + r] = V::sum(sum[r][h]);
+    for (int h = 0; h < heads; ++h)
+      if constexpr (rows == 4)
+        V::sums4(sum[h], score + std::size_t(h) * stride);
+      else
+        for (int r = 0; r < rows; ++r) score[std::size_t(h) * stride + r] = V::sum(sum[h][r]);
   }
 
   template <typename Format, int heads>
   static void exact_heads(const std::byte* keys, std::size_t row_bytes, std::size_t count,
                           std::size_t key_dim, const float* query, float* score,
                           std::size_t stride) {
-    constexpr int kRows = heads <= 3 ? 3 : 2;
+    constexpr int kRows = L == 16 ? 4 : heads <= 3 ? 3 : 2;
     std::size_t r = 0;
     constexpr std::size_t kAhead = 9;  // rows: their stride defeats the hardware's prefetching
     const std::size_t bytes = Format::bytes(static_cast<std::uint32_t>(key_dim));
@@ -204,35 +280,96 @@ struct Sketch {
                                    stride);
   }
 
-  template <typename Format>
-  static void exact_of(const std::byte* keys, std::size_t row_bytes, std::size_t count,
-                       std::size_t key_dim, const float* query, int heads, float* out,
-                       std::size_t stride) {
-    int h = 0;
-    const auto at = [&](int head) { return query + std::size_t(head) * key_dim; };
-    const auto to = [&](int head) { return out + std::size_t(head) * stride; };
-    for (; h + 4 <= heads; h += 4)
-      exact_heads<Format, 4>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
-    switch (heads - h) {
-      case 3:
-        exact_heads<Format, 3>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
-        break;
-      case 2:
-        exact_heads<Format, 2>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
-        break;
-      case 1:
-        exact_heads<Format, 1>(keys, row_bytes, count, key_dim, at(h), to(h), stride);
-        break;
-      default:
-        break;
+  // Of bytes: a product of integers takes a third of the instructions. The queries are rounded to
+  // 16 bits: no sum of kMostIntegers products with bytes overflows.
+  static constexpr std::size_t kMostIntegers = 512;
+  static constexpr bool fits_integers(std::size_t key_dim) {
+    return key_dim % (2 * L) == 0 && key_dim <= kMostIntegers;
+  }
+  struct IntegerQuery {
+    alignas(64) std::int16_t code[kMostIntegers];
+    float scale;
+  };
+
+  static void round_query(const float* query, std::size_t key_dim, IntegerQuery* out) {
+    constexpr float kLargest = 32767.0f;
+    float largest = 0.0f, poison = 0.0f;
+    for (std::size_t i = 0; i < key_dim; ++i) {
+      largest = std::max(largest, std::abs(query[i]));
+      poison += query[i] * 0.0f;  // NaN once a value is not finite
     }
+    const bool tiny = !(largest > std::numeric_limits<float>::min()) || poison != 0.0f;
+    const F by = V::set(tiny ? 0.0f : kLargest / largest);
+    for (std::size_t i = 0; i < key_dim; i += L)
+      V::store_i16(out->code + i, tiny ? V::zero() : V::round(V::mul(V::load(query + i), by)));
+    out->scale = largest / kLargest + poison;
+  }
+
+  template <int heads, int rows>
+  static void integer_rows(const std::byte* keys, std::size_t row_bytes, std::size_t key_dim,
+                           const IntegerQuery* query, float* score, std::size_t stride) {
+    const std::int8_t* key[rows];
+    for (int r = 0; r < rows; ++r) key[r] = RowInt8::codes(keys + std::size_t(r) * row_bytes);
+    I sum[heads][rows];
+    for (int h = 0; h < heads; ++h)
+      for (int r = 0; r < rows; ++r) sum[h][r] = V::izero();
+    for (std::size_t i = 0; i < key_dim; i += 2 * L) {
+      I k[rows];
+      for (int r = 0; r < rows; ++r) k[r] = V::load_words(key[r] + i);
+      for (int h = 0; h < heads; ++h) {
+        const I q = V::load_i16(query[h].code + i);
+        for (int r = 0; r < rows; ++r) sum[h][r] = V::madd_to(sum[h][r], k[r], q);
+      }
+    }
+    float scale[rows];
+    for (int r = 0; r < rows; ++r)
+      scale[r] = V::to_float(
+          RowInt8::scale(keys + std::size_t(r) * row_bytes, static_cast<std::uint32_t>(key_dim)));
+    for (int h = 0; h < heads; ++h) {
+      F lanes[rows];
+      float dot[rows];
+      for (int r = 0; r < rows; ++r) lanes[r] = V::to_float(sum[h][r]);
+      if constexpr (rows == 4)
+        V::sums4(lanes, dot);
+      else
+        dot[0] = V::sum(lanes[0]);
+      for (int r = 0; r < rows; ++r)
+        score[std::size_t(h) * stride + r] = dot[r] * (query[h].scale * scale[r]);
+    }
+  }
+
+  template <int heads>
+  static void integer_heads(const std::byte* keys, std::size_t row_bytes, std::size_t count,
+                            std::size_t key_dim, const float* query, float* score,
+                            std::size_t stride) {
+    IntegerQuery rounded[heads];
+    for (int h = 0; h < heads; ++h)
+      round_query(query + std::size_t(h) * key_dim, key_dim, &rounded[h]);
+    constexpr std::size_t kAhead = 12;  // rows: their stride defeats the hardware's prefetching
+    std::size_t r = 0;
+    for (; r + 4 <= count; r += 4) {
+      for (std::size_t p = r + kAhead; p < std::min(r + kAhead + 4, count); ++p)
+        for (std::size_t i = 0; i <= key_dim; i += 64) __builtin_prefetch(keys + p * row_bytes + i);
+      integer_rows<heads, 4>(keys + r * row_bytes, row_bytes, key_dim, rounded, score + r, stride);
+    }
+    for (; r < count; ++r)
+      integer_rows<heads, 1>(keys + r * row_bytes, row_bytes, key_dim, rounded, score + r, stride);
   }
 
   static void exact(RowFormat format, const std::byte* keys, std::size_t row_bytes,
                     std::size_t count, std::size_t key_dim, const float* query, int heads,
                     float* out, std::size_t stride) {
-    visit_row(format, [&](auto coded) {
-      exact_of<decltype(coded)>(keys, row_bytes, count, key_dim, query, heads, out, stride);
+    for_heads(heads, [&](auto at_once, int h) {
+      constexpr int kHeads = decltype(at_once)::value;
+      const float* q = query + std::size_t(h) * key_dim;
+      float* score = out + std::size_t(h) * stride;
+      if (format == RowFormat::int8 && fits_integers(key_dim)) {
+        integer_heads<kHeads>(keys, row_bytes, count, key_dim, q, score, stride);
+      } else {
+        visit_row(format, [&](auto coded) {
+          exact_heads<decltype(coded), kHeads>(keys, row_bytes, count, key_dim, q, score, stride);
+        });
+      }
     });
   }
 
@@ -320,8 +457,8 @@ struct Sketch {
 
 template <typename V>
 constexpr SketchOps make_sketch() {
-  return {&Sketch<V>::exact, &Sketch<V>::weigh_rows, &Sketch<V>::add_heads, &Sketch<V>::encode,
-          &Sketch<V>::weigh};
+  return {&Sketch<V>::exact,     &Sketch<V>::weigh_rows, &Sketch<V>::find_unread,
+          &Sketch<V>::add_heads, &Sketch<V>::encode,     &Sketch<V>::weigh};
 }
 
 }  // namespace

@@ -49,6 +49,7 @@ struct ListQuery {
   std::uint32_t length = 0;           // positions of the timeline, this row included
   const float* query = nullptr;       // [heads][key_dim], rotated and scaled
   std::span<const AttnState> steady;  // [heads]: sinks and tail, exact
+  std::uint32_t steady_rows = 0;      // how many those are
   std::span<const Run> runs;
 };
 

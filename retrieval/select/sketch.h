@@ -27,12 +27,14 @@ namespace thermocline {
 
 // Ranges: SketchSelector::parameters().
 struct SketchOptions {
-  double share = 0.02;          // of a timeline's length that is read in each KV head
-  std::uint32_t min_rows = 64;  // and at least so many rows
+  double share = 0.02;          // of a timeline's length that is read in each KV head, sinks and
+                                // tail included
+  std::uint32_t min_rows = 64;  // and at least so many sealed rows
   std::uint32_t cluster = 16;   // rows a cluster, on average
-  double candidates = 12;       // rows that are looked at, as a multiple of the budget
-  double reach = 1;             // their clusters are those best if a row's score may be so many
-                                // deviations above its mean's
+  double candidates = 16;  // rows that are looked at, as a multiple of the budget; all of them,
+                           // where those would be a third of all
+  double reach = 2.5;      // their clusters are those best if a row's score may be so many
+                           // deviations above its mean's
   KmeansOptions kmeans = {};
 };
 
@@ -64,6 +66,7 @@ class SketchSelector final : public Selector {
     std::uint32_t budget = 0;
     bool everything = false;
     std::size_t clusters = 0;
+    std::uint64_t sealed_rows = 0;
     std::size_t rows = 0;  // laid out on the board, padding included
     std::vector<float> rotated;
     std::vector<std::int8_t> query_code;
@@ -72,12 +75,13 @@ class SketchSelector final : public Selector {
     std::vector<float> cluster_size, cluster_mass;             // [clusters]
     std::vector<float> shift, beside, share, rating_share;     // [heads]; beside: of steady rows
     std::vector<Stretch> stretches;
-    std::vector<std::uint32_t> jobs;  // job j is the stretches [jobs[j], jobs[j + 1])
-    std::vector<float> job_sum;       // [job][heads]
-    std::vector<float> weight;        // [heads][rows]
-    std::vector<RowSet> taken;        // scratch: of clusters, then of the board's rows
-    std::vector<RowSet> sets;         // rows to read: a word for each 64 rows of each run
-    std::uint64_t bytes = 0;          // of codes and summaries looked at
+    std::vector<std::uint32_t> jobs;    // job j is the stretches [jobs[j], jobs[j + 1])
+    std::vector<float> job_sum;         // [job][heads]
+    std::vector<float> weight;          // [heads][rows]
+    std::vector<std::uint16_t> unread;  // [clusters], of the run at hand
+    std::vector<RowSet> taken;          // scratch: of clusters, of the board's rows, of clusters
+    std::vector<RowSet> sets;           // rows to read: a word for each 64 rows of each run
+    std::uint64_t bytes = 0;            // of codes and summaries looked at
     TopRowsScratch top;
   };
 
@@ -93,7 +97,11 @@ class SketchSelector final : public Selector {
                       const Workers* helpers, Board* board) const;
   void weigh_clusters(HeadShape shape, const ListQuery& list, Board* board) const;
   void rate_clusters(HeadShape shape, const ListQuery& list, Board* board) const;
-  void pick_clusters(const ListQuery& list, Board* board) const;
+  bool looks_at_all(const Board& board) const;
+  void look_at_all(const ListQuery& list, Board* board) const;
+  void look_at_best(const ListQuery& list, Board* board) const;
+  static void look_at(std::uint32_t run, const SketchIndex& index, std::uint32_t head,
+                      std::uint32_t first, std::uint32_t end, std::uint32_t cluster, Board* board);
   void count_uncovered(const ListQuery& list, Board* board) const;
   void lay_out_jobs(HeadShape shape, Board* board) const;
   static void fetch(HeadShape shape, const ListQuery& list, const Stretch& stretch);

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -8,8 +9,11 @@ namespace thermocline {
 namespace {
 
 // Fixed cuts: sums of weights are taken job by job.
-constexpr std::uint32_t kJobRows = 1024;
-constexpr std::uint32_t kJobClusters = 128;
+constexpr std::uint32_t kJobRows = 256;
+constexpr std::uint32_t kJobClusters = 64;
+// Shorter loops than these are over before another thread has begun to help.
+constexpr std::size_t kSharedClusters = 256;
+constexpr std::size_t kSharedRows = 1024;
 constexpr float kNoRow = -1.0f;
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 // A cluster whose unread rows have less than this share of the query heads' attention together is
@@ -26,18 +30,6 @@ AttnState steady_of(const ListQuery& list, std::uint32_t head) {
 }
 
 std::uint32_t groups_of(std::uint32_t rows) { return (rows + kSketchGroup - 1) / kSketchGroup; }
-
-// How many of the rows [first, last) are in `sets`, which has a word for each 64 rows.
-int taken_rows(const RowSet* sets, std::uint32_t first, std::uint32_t last) {
-  int taken = 0;
-  for (std::uint32_t at = first; at < last;) {
-    const std::uint32_t in_word = std::min(last - at, kBlockRows - at % kBlockRows);
-    taken +=
-        count(sets[at / kBlockRows] >> at % kBlockRows & first_rows(static_cast<int>(in_word)));
-    at += in_word;
-  }
-  return taken;
-}
 
 // body(first, last) over [0, jobs), with the helpers if there are any.
 template <typename Body>
@@ -69,6 +61,8 @@ void grow(std::vector<T>* to, std::size_t size) {
 void SketchSelector::lay_out(HeadShape shape, const ListQuery& list, Board* board) const {
   std::uint64_t rows = 0;
   board->clusters = 0;
+  board->rows = 0;
+  board->stretches.clear();
   std::size_t sets = 0;
   for (const Run& run : list.runs) {
     const SketchIndex* index = index_of(run);
@@ -79,8 +73,9 @@ void SketchSelector::lay_out(HeadShape shape, const ListQuery& list, Board* boar
     board->clusters += index->clusters();
     sets += run.rows->blocks();
   }
-  const double share = options_.share * list.length;
-  board->budget = std::max(options_.min_rows, static_cast<std::uint32_t>(share));
+  const double selected = std::max(0.0, options_.share * list.length - list.steady_rows);
+  board->budget = std::max(options_.min_rows, static_cast<std::uint32_t>(selected));
+  board->sealed_rows = rows;
   board->everything = board->budget >= rows;
   board->bytes = 0;
   if (board->everything) return;
@@ -90,6 +85,7 @@ void SketchSelector::lay_out(HeadShape shape, const ListQuery& list, Board* boar
   grow(&board->rating_share, shape.heads);
   grow(&board->cluster_size, board->clusters);
   grow(&board->cluster_mass, board->clusters);
+  grow(&board->unread, board->clusters);
   grow(&board->weight, (rows + kSketchGroup * list.runs.size()) * shape.heads);
   board->sets.assign(sets, 0);
   grow(&board->shift, shape.heads);
@@ -185,32 +181,50 @@ void SketchSelector::rate_clusters(HeadShape shape, const ListQuery& list, Board
                         static_cast<int>(shape.heads), rating);
 }
 
+// Puts whole groups of a run's rows on the board, from `first` on, a row of cluster `cluster`.
+void SketchSelector::look_at(std::uint32_t run, const SketchIndex& index, std::uint32_t head,
+                             std::uint32_t first, std::uint32_t end, std::uint32_t cluster,
+                             Board* board) {
+  const std::span<const std::uint16_t> starts = index.starts(head);
+  end = groups_of(end) * kSketchGroup;
+  for (; first < end; first += kJobRows) {
+    while (starts[cluster + 1] <= first) ++cluster;
+    const std::uint32_t last = std::min(end, first + kJobRows);
+    board->stretches.push_back({run, cluster, first, std::min(last, index.rows()) - first,
+                                static_cast<std::uint32_t>(board->rows)});
+    board->rows += last - first;
+  }
+}
+
+// Clusters lie anywhere in the groups of rows that a look takes whole: those that hold a third of
+// the rows touch most groups, and one look at everything in order costs less.
+bool SketchSelector::looks_at_all(const Board& board) const {
+  return 3 * options_.candidates * board.budget >= static_cast<double>(board.sealed_rows);
+}
+
+void SketchSelector::look_at_all(const ListQuery& list, Board* board) const {
+  for (std::uint32_t r = 0; r < list.runs.size(); ++r)
+    if (const SketchIndex* index = index_of(list.runs[r]))
+      look_at(r, *index, list.head, 0, index->rows(), 0, board);
+}
+
 // The clusters whose rows are worth a look: the best rated, as many as hold `candidates` times the
-// budget. Whole groups of rows are looked at: they become the board's stretches.
-void SketchSelector::pick_clusters(const ListQuery& list, Board* board) const {
+// budget.
+void SketchSelector::look_at_best(const ListQuery& list, Board* board) const {
   const double wanted = options_.candidates * board->budget / options_.cluster;
   const auto most = static_cast<std::size_t>(
       std::min<double>(std::ceil(wanted), static_cast<double>(board->clusters)));
   board->taken.resize((board->clusters + kBlockRows - 1) / kBlockRows);
   top_rows(cpu_.topk, {board->rating.data(), board->clusters}, most, &board->top, board->taken);
 
-  board->stretches.clear();
   std::size_t cluster = 0;
-  std::uint32_t at = 0;
   for (std::uint32_t r = 0; r < list.runs.size(); ++r) {
     const SketchIndex* index = index_of(list.runs[r]);
     if (!index) continue;
     const std::span<const std::uint16_t> starts = index->starts(list.head);
     std::uint32_t from = 0, to = 0, from_cluster = 0;  // the stretch at hand, in groups
     const auto close = [&] {
-      for (std::uint32_t first = from * kSketchGroup; first < to * kSketchGroup;
-           first += kJobRows) {
-        while (starts[from_cluster + 1] <= first) ++from_cluster;
-        const std::uint32_t end = std::min(to * kSketchGroup, first + kJobRows);
-        board->stretches.push_back(
-            {r, from_cluster, first, std::min(end, index->rows()) - first, at});
-        at += end - first;
-      }
+      look_at(r, *index, list.head, from * kSketchGroup, to * kSketchGroup, from_cluster, board);
     };
     for (std::uint32_t c = 0; c < index->clusters(); ++c, ++cluster) {
       if (starts[c] == starts[c + 1] ||
@@ -227,7 +241,6 @@ void SketchSelector::pick_clusters(const ListQuery& list, Board* board) const {
     }
     close();
   }
-  board->rows = at;
 }
 
 // The rows of clusters that no stretch covers: they have their clusters' weight each.
@@ -280,7 +293,7 @@ void SketchSelector::fetch(HeadShape shape, const ListQuery& list, const Stretch
 
 void SketchSelector::weigh_rows(HeadShape shape, const ListQuery& list, std::size_t job,
                                 Board* board) const {
-  constexpr std::uint32_t kAhead = 2;
+  constexpr std::uint32_t kAhead = 4;
   for (std::uint32_t s = board->jobs[job]; s < board->jobs[job + 1]; ++s)
     if (s < board->jobs[job] + kAhead) fetch(shape, list, board->stretches[s]);
   std::size_t run_clusters = 0;  // before the stretch's run
@@ -375,8 +388,10 @@ void SketchSelector::write_summaries(std::uint32_t heads, const ListQuery& list,
     const Run& run = list.runs[r];
     const SketchIndex* index = index_of(run);
     if (!index) continue;
-    const std::span<const std::uint16_t> starts = index->starts(list.head);
     const float* first_weight = weight;
+    grow(&board->taken, run.summaries->blocks());
+    cpu_.sketch.find_unread(sets, index->starts(list.head).data(), mass, index->clusters(),
+                            kNegligible, board->unread.data(), board->taken.data());
     Read read{.run = r,
               .form = Form::summaries,
               .first = static_cast<std::uint32_t>(out->picks.size()),
@@ -384,18 +399,15 @@ void SketchSelector::write_summaries(std::uint32_t heads, const ListQuery& list,
               .scored = true,
               .first_weight = static_cast<std::uint32_t>(weight - out->log_weight.data())};
     for (std::uint32_t block = 0; block < run.summaries->blocks(); ++block) {
-      const std::uint32_t first = block * kBlockRows;
-      const std::uint32_t end = std::min(first + kBlockRows, index->clusters());
-      RowSet estimated = 0;
-      for (std::uint32_t c = first; c < end; ++c) {
-        const int unread = starts[c + 1] - starts[c] - taken_rows(sets, starts[c], starts[c + 1]);
-        const bool counts = unread != 0 && mass[c] * static_cast<float>(unread) >= kNegligible;
+      const RowSet estimated = board->taken[block];
+      if (estimated == 0) continue;
+      out->picks.push_back({block, estimated});
+      for (RowSet left = estimated; left != 0; left &= left - 1) {
+        const std::size_t c =
+            std::size_t{block} * kBlockRows + static_cast<std::size_t>(std::countr_zero(left));
         for (std::uint32_t h = 0; h < heads; ++h)
-          weight[h] = score[h * board->clusters + c] + log_[static_cast<std::size_t>(unread)];
-        weight += counts ? heads : 0;
-        estimated |= RowSet{counts} << (c - first);
+          *weight++ = score[h * board->clusters + c] + log_[board->unread[c]];
       }
-      if (estimated != 0) out->picks.push_back({block, estimated});
     }
     sets += run.rows->blocks();
     mass += index->clusters();
@@ -419,15 +431,21 @@ void SketchSelector::choose_list(HeadShape shape, const ListQuery& list,
     return;
   }
   prepare_queries(shape, list, board);
-  score_clusters(shape, list, summaries, helpers, board);
+  score_clusters(shape, list, summaries, board->clusters < kSharedClusters ? nullptr : helpers,
+                 board);
   weigh_clusters(shape, list, board);
-  rate_clusters(shape, list, board);
-  pick_clusters(list, board);
+  if (looks_at_all(*board)) {
+    look_at_all(list, board);
+  } else {
+    rate_clusters(shape, list, board);
+    look_at_best(list, board);
+  }
   count_uncovered(list, board);
   lay_out_jobs(shape, board);
-  spread(board->jobs.size() - 1, helpers, [&](std::size_t first, std::size_t last) {
-    for (std::size_t j = first; j < last; ++j) weigh_rows(shape, list, j, board);
-  });
+  spread(board->jobs.size() - 1, board->rows < kSharedRows ? nullptr : helpers,
+         [&](std::size_t first, std::size_t last) {
+           for (std::size_t j = first; j < last; ++j) weigh_rows(shape, list, j, board);
+         });
   add_heads(shape, board);
   take_rows(list, board);
   write_rows(list, *board, out);

@@ -4,8 +4,8 @@
 //   decode_bench MODEL TEXT ROUNDS METHOD:DEPTH...     (exact:0 sketch:7600)
 //
 // Every round decodes kTokens greedily on each and forgets them again. Printed: the median rate of
-// each, and the median over rounds of its ratio to the first. Every round must give the same
-// tokens.
+// each, the median over rounds of its ratio to the first, and both of the best rounds, which other
+// programs disturbed least. Every round must give the same tokens.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -110,8 +110,13 @@ int run(int argc, char** argv) {
     for (std::size_t r = 0; r < subject.rates.size(); ++r)
       ratios.push_back(subject.rates[r] / subjects[0].rates[r]);
     const auto [least, most] = std::minmax_element(ratios.begin(), ratios.end());
-    std::printf("%-20s %7.1f tokens/s, %.3f of %s (%.3f to %.3f)\n", subject.name.c_str(),
-                median(subject.rates), median(ratios), subjects[0].name.c_str(), *least, *most);
+    const auto best = [](const Subject& of) {
+      return *std::max_element(of.rates.begin(), of.rates.end());
+    };
+    std::printf("%-20s %7.1f tokens/s, %.3f of %s (%.3f to %.3f); best round %7.1f, %.3f\n",
+                subject.name.c_str(), median(subject.rates), median(ratios),
+                subjects[0].name.c_str(), *least, *most, best(subject),
+                best(subject) / best(subjects[0]));
   }
   return 0;
 }

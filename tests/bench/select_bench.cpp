@@ -52,7 +52,7 @@ int run(std::uint32_t rows, std::uint32_t layers, int threads, int passes) {
       layer.query.push_back(normal(random));
     for (std::uint32_t h = 0; h < kKvHeads; ++h)
       layer.lists.push_back({h, rows + 20, &layer.query[h * kShape.heads * kShape.key_dim], steady,
-                             layer.sealed.runs()});
+                             20, layer.sealed.runs()});
   }
   std::vector<ReadList> out(kKvHeads);
   std::vector<double> times;

@@ -14,42 +14,78 @@ namespace thermocline {
 namespace {
 
 constexpr const char* kModel = "SmolLM2-135M-Instruct.Q4_1.gguf";
-constexpr std::size_t kSteps = 64;
+constexpr std::size_t kSteps = 128;
 
-// A copied passage: what goes wrong first when the wrong rows are read, or the unread ones are not
-// estimated. Prose hides both.
-TEST(Fidelity, SketchOnACopiedPassage) {
+// What a method's steps at the end of a passage are like, beside full attention's.
+struct Fidelity {
+  double divergence = 0, read = 0;  // mean KL(full || method) in nats; share of rows
+  std::size_t near = 0;             // steps whose first token full attention rates within 0.1 nats
+};
+
+// A passage of 7K tokens, read by full attention once.
+class Passage {
+ public:
+  Passage(const std::string& model, const std::string& name) : model_(model) {
+    test::Reader full(model, kPositions);
+    tokens_ = full.tokens(test::read_prompt(name));
+    full.prefill(std::span(tokens_).first(before()));
+    full.decode(steps(), [&](std::size_t, std::span<const float> logits) {
+      expected_.emplace_back(logits.begin(), logits.end());
+    });
+  }
+
+  Fidelity of(const std::string& method, const std::vector<std::string>& overrides) const {
+    test::Reader reader(model_, kPositions, method, overrides);
+    reader.prefill(std::span(tokens_).first(before()));
+    const CacheReport start = reader.report();
+    Fidelity fidelity;
+    reader.decode(steps(), [&](std::size_t position, std::span<const float> logits) {
+      const StepFidelity step =
+          compare_logits(expected_[position - before()], logits, tokens_[position + 1]);
+      fidelity.divergence += step.divergence / kSteps;
+      fidelity.near += step.regret <= 0.1;
+    });
+    const CacheReport end = reader.report();
+    fidelity.read = static_cast<double>(end.rows_attended - start.rows_attended) /
+                    static_cast<double>(end.rows_held - start.rows_held);
+    return fidelity;
+  }
+
+ private:
+  static constexpr std::uint32_t kPositions = 8192;
+  std::size_t before() const { return tokens_.size() - 1 - kSteps; }
+  std::span<const int> steps() const { return std::span(tokens_).subspan(before(), kSteps); }
+
+  std::string model_;
+  std::vector<int> tokens_;
+  std::vector<std::vector<float>> expected_;
+};
+
+class OnAPassage : public testing::TestWithParam<const char*> {};
+
+// The method as it ships, and at 5 % read. A list of keys and values whose entries are asked again
+// and a copied passage are what goes wrong first when the wrong rows are read or the unread ones
+// are not estimated (0.022 on 4K tokens copied); prose hides both. Measured on AVX-512 with BF16,
+// in this order: 0.0048, 0.0071, 0.0064, 0.0032 at 2 %.
+TEST_P(OnAPassage, SketchStaysNearFullAttention) {
   const auto path = test::find_model(kModel);
   if (!path) GTEST_SKIP() << test::model_missing(kModel);
-  test::Reader full(*path, 4096), sketch(*path, 4096, "sketch");
-  const std::vector<int> tokens = full.tokens(test::read_prompt("copy_4k"));
-  const std::size_t fed = tokens.size() - 1, before = fed - kSteps;
-  std::vector<std::vector<float>> expected;
-  full.prefill(std::span(tokens).first(before));
-  full.decode(std::span(tokens).subspan(before, kSteps),
-              [&](std::size_t, std::span<const float> logits) {
-                expected.emplace_back(logits.begin(), logits.end());
-              });
-  sketch.prefill(std::span(tokens).first(before));
-  const CacheReport start = sketch.report();
-  double divergence = 0;
-  std::size_t near = 0;
-  sketch.decode(std::span(tokens).subspan(before, kSteps),
-                [&](std::size_t position, std::span<const float> logits) {
-                  const StepFidelity step =
-                      compare_logits(expected[position - before], logits, tokens[position + 1]);
-                  divergence += step.divergence / kSteps;
-                  near += step.regret <= 0.1;
-                });
-  const CacheReport end = sketch.report();
-  const double read = static_cast<double>(end.rows_attended - start.rows_attended) /
-                      static_cast<double>(end.rows_held - start.rows_held);
-  std::printf("KL %.4f, within 0.1 nats of the best %zu of %zu, rows read %.4f\n", divergence, near,
-              kSteps, read);
-  EXPECT_LT(divergence, 0.01);  // measured: 0.004; without the estimate: 0.022
-  EXPECT_GE(near, kSteps - 3);
-  EXPECT_LT(read, 0.06);
+  const Passage passage(*path, GetParam());
+  const Fidelity two = passage.of("sketch", {}), five = passage.of("sketch", {"select.share=0.05"});
+  for (const Fidelity& at : {two, five})
+    std::printf("KL %.4f, within 0.1 nats of the best %zu of %zu, rows read %.4f\n", at.divergence,
+                at.near, kSteps, at.read);
+  EXPECT_LE(two.divergence, 0.008);
+  EXPECT_LE(two.read, 0.0201);
+  EXPECT_GE(two.near, kSteps - 5);
+  EXPECT_LE(five.divergence, 0.003);
+  EXPECT_LE(five.read, 0.0501);
+  EXPECT_GE(five.near, kSteps - 2);
 }
+
+std::string name_of(const testing::TestParamInfo<const char*>& info) { return info.param; }
+INSTANTIATE_TEST_SUITE_P(Fidelity, OnAPassage,
+                         testing::Values("keys_7k", "copy_7k", "code_7k", "license_7k"), name_of);
 
 }  // namespace
 }  // namespace thermocline

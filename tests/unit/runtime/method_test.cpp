@@ -84,7 +84,7 @@ TEST(Methods, OverridesWinAndTheLastOneMost) {
   ASSERT_TRUE(method) << method.error().message;
   EXPECT_EQ(method->seal, 128u);
   EXPECT_EQ(method->sink, 7u);
-  EXPECT_EQ(method->recent, 32u);
+  EXPECT_EQ(method->recent, 16u);
 }
 
 TEST(Methods, RowsLeaveTheTailOnAGridThatBeginsAfterTheSinks) {
