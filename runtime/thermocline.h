@@ -42,7 +42,8 @@ enum class RopeScaling { from_model, none, linear, yarn };
 struct EngineOptions {
   std::string model_path = {};
   int threads = 0;  // 0: as many as this process may run on
-  // auto, scalar, avx2, avx512. A forced one is the process's: oneDNN has one for all engines.
+  // auto, scalar, avx2, avx512; avx512_bf16 and avx512_amx, whose prefill is rounded to bf16. A
+  // forced one is the process's: oneDNN has one for all engines.
   std::string isa = "auto";
   RopeScaling rope_scaling = RopeScaling::from_model;
   float rope_freq_scale = 0;  // 0: the model's; 0.25 stretches the context four times (linear)

@@ -53,7 +53,9 @@ void add_model_options(po::options_description* group, ModelFlags* flags, bool w
   if (with_threads)
     add("threads,t", value(&flags->threads, "N"), "threads; 0: as many as may be used (0)");
   add("ctx-size,c", value(&flags->context, "N"), "context in tokens; 0: the model's own (0)");
-  add("isa", value(&flags->isa, "NAME"), "instruction set: auto, scalar, avx2 or avx512 (auto)");
+  add("isa", value(&flags->isa, "NAME"),
+      "instruction set: auto, scalar, avx2, avx512, avx512_bf16 or avx512_amx; the last two round "
+      "a prefill to bf16 (auto)");
   add("rope-scaling", value(&flags->rope_scaling, "KIND"),
       "stretch positions beyond the model's context: none, linear or yarn (the model's own)");
   add("rope-freq-scale", value(&flags->rope_freq_scale, "X"),
