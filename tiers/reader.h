@@ -104,7 +104,9 @@ class Reader {
   void plan_rows(const Segment& segment, std::uint32_t list, std::uint32_t head,
                  std::uint32_t block, RowSet rows, Weights weights, bool keep);
   void open_fold(const Segment& segment, std::uint32_t list, std::uint32_t head, bool scored);
-  void add_host_rows(Planned* fold, std::uint32_t block, RowSet rows, const float* log_weight);
+  // `n`: how many rows those are.
+  void add_host_rows(Planned* fold, std::uint32_t block, RowSet rows, int n,
+                     const float* log_weight);
   void add_disk_rows(Planned* fold, std::uint32_t block, RowSet rows, Weights weights, bool keep);
   void add_view(const Planned& fold, const std::byte* row0, RowSet rows, const float* log_weight);
   std::uint64_t stage_page(Planned* fold, std::uint64_t page);

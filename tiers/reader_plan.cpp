@@ -53,18 +53,19 @@ void Reader::plan_rows(const Segment& segment, std::uint32_t list, std::uint32_t
     Planned* fold = &planned_.back();
     const int room = kFoldRows - static_cast<int>(fold->rows);
     RowSet taken = rows;
-    while (count(taken) > room) taken &= ~(RowSet{1} << (63 - std::countl_zero(taken)));
+    int n = count(taken);  // a call where the processor's instruction may not be used
+    for (; n > room; --n) taken &= ~(RowSet{1} << (63 - std::countl_zero(taken)));
     if (table_.places_[fold->place].home == Tier::host)
-      add_host_rows(fold, block, taken, weights.next);
+      add_host_rows(fold, block, taken, n, weights.next);
     else
       add_disk_rows(fold, block, taken, weights, keep);
-    fold->rows += static_cast<std::uint32_t>(count(taken));
+    fold->rows += static_cast<std::uint32_t>(n);
     fold->last_view = static_cast<std::uint32_t>(views_.size());
     fold->last_patch = static_cast<std::uint32_t>(patches_.size());
     fold->last_check = static_cast<std::uint32_t>(checks_.size());
     fold->last_extent = static_cast<std::uint32_t>(extents_.size());
     fold->last_miss = static_cast<std::uint32_t>(misses_.size());
-    weights.next += static_cast<std::uint32_t>(count(taken)) * weights.a_row;
+    weights.next += static_cast<std::uint32_t>(n) * weights.a_row;
     rows &= ~taken;
   }
 }
@@ -95,7 +96,7 @@ void Reader::add_view(const Planned& fold, const std::byte* row0, RowSet rows,
   views_.push_back({row0, row0 + fold.key_bytes, rows, log_weight});
 }
 
-void Reader::add_host_rows(Planned* fold, std::uint32_t block, RowSet rows,
+void Reader::add_host_rows(Planned* fold, std::uint32_t block, RowSet rows, int n,
                            const float* log_weight) {
   const PageTable::Place& place = table_.places_[fold->place];
   const std::size_t row_bytes = fold->ready.fold.key_stride;
@@ -103,7 +104,8 @@ void Reader::add_host_rows(Planned* fold, std::uint32_t block, RowSet rows,
            place.host.data() + fold->head * place.head_bytes + block * kBlockRows * row_bytes, rows,
            log_weight);
   // Summaries are part of an index, and counted by who scanned it.
-  if (place.purpose == Purpose::rows) table_.counters_.host_bytes_read += count(rows) * row_bytes;
+  if (place.purpose == Purpose::rows)
+    table_.counters_.host_bytes_read += static_cast<std::size_t>(n) * row_bytes;
 }
 
 // Row by row: from the row cache, or from a page that is to be read. Rows in sequence that have one

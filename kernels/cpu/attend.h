@@ -19,6 +19,18 @@ struct Attend {
 
   using Rows = FoldRows;
 
+  // Rows that are asked for before they are met: covers the latency of scattered ones. Values come
+  // with their keys, since rows are read from memory faster from one end to the other; a long
+  // fold's have left the first cache when their turn comes, and are asked for again.
+  static constexpr int kAhead = 16;
+
+  // Bytes [from, to) of a row. Inlined by force: the compiler takes a function that only prefetches
+  // for one without effect.
+  __attribute__((always_inline)) static void fetch_row(const std::byte* row, std::uint32_t from,
+                                                       std::uint32_t to) {
+    for (std::uint32_t i = from; i < to; i += 64) __builtin_prefetch(row + i);
+  }
+
   // score[h][r] for rows [first, first + kRows) and kHeads query heads: a key is converted once for
   // all heads, a query loaded once for all rows.
   template <typename Format, int kHeads, int kRows>
@@ -49,15 +61,12 @@ struct Attend {
   static void score(const float* query, std::uint32_t dim, const Rows& rows,
                     float (*score)[kFoldRows]) {
     constexpr int kRows = L == 16 ? 4 : kHeads <= 3 ? 3 : 2;  // sums that fit the register file
-    constexpr int kAhead = 9;  // rows: covers the latency of a scattered row
     const std::uint32_t bytes = Format::bytes(dim);
-    // Inlined by force: the compiler takes a function that only prefetches for one without effect.
     const auto fetch = [&](int first, int end) __attribute__((always_inline)) {
-      for (int r = first; r < std::min(end, rows.count); ++r)
-        for (std::uint32_t i = 0; i < bytes; i += 64) {  // the values' turn comes right after
-          __builtin_prefetch(rows.key[r] + i);
-          __builtin_prefetch(rows.value[r] + i);
-        }
+      for (int r = first; r < std::min(end, rows.count); ++r) {
+        fetch_row(rows.key[r], 0, bytes);
+        fetch_row(rows.value[r], 0, bytes);
+      }
     };
     fetch(0, kAhead);
     int r = 0;
@@ -87,7 +96,11 @@ struct Attend {
     F acc[kHeads][kVecs];
     for (int h = 0; h < kHeads; ++h)
       for (int v = 0; v < kVecs; ++v) acc[h][v] = V::zero();
+    // Their part of a row's bytes, or so: a format may keep a scale at its end.
+    const std::uint32_t from = Format::bytes(dim) * first / dim;
+    const std::uint32_t to = Format::bytes(dim) * (first + kVecs * L) / dim;
     for (int r = 0; r < rows.count; ++r) {
+      if (r + kAhead < rows.count) fetch_row(rows.value[r + kAhead], from, to);
       const typename Format::template Reader<V> row(rows.value[r], dim);
       F weight[kHeads];
       for (int h = 0; h < kHeads; ++h) weight[h] = V::set(p[h][r]);

@@ -21,7 +21,8 @@
 namespace thermocline {
 namespace {
 
-constexpr int kTokens = 24;
+// As many as `sketch` seals at a time: each round seals once, as 64 tokens of a long answer do.
+constexpr int kTokens = 64;
 
 struct Subject {
   std::string name;
