@@ -38,7 +38,7 @@ def main():
             finally:
                 neighbour.kill()
     idle, busy = statistics.median(alone), statistics.median(beside)
-    print(f"alone {idle:.1f} tokens/s ({min(alone):.1f} to {max(alone):.1f}), beside a busy process "
+    print(f"alone {idle:.1f} tokens/s ({min(alone):.1f} to {max(alone):.1f}), beside a busy one "
           f"{busy:.1f} ({min(beside):.1f} to {max(beside):.1f}): {busy / idle:.2f} of it")
     return 0 if busy >= LEAST_KEPT * idle else 1
 
