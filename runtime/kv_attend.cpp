@@ -124,8 +124,8 @@ Status KvCache::Impl::attend_runs(LayerId l, const float* rotated) {
   if (!any) return {};
   {
     const Stopwatch watch(&counted.select_ms);
-    const Chosen chosen = method.select->choose({l, heads, list_queries, *this}, *workers,
-                                                {read_lists.data(), lists});
+    const Chosen chosen =
+        method.select->choose({l, heads, list_queries}, *workers, {read_lists.data(), lists});
     counted.index_bytes_read += chosen.index_bytes;
   }
   requests.clear();

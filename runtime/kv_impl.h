@@ -78,7 +78,7 @@ class StopSign {
   mutable std::atomic<bool> seen_ = false;
 };
 
-struct KvCache::Impl final : SummaryRows {
+struct KvCache::Impl {
   // What of one layer the step in progress will change when it ends, beside its new rows.
   struct Pending {
     // Where the rows are that stay raw: in the tail, which stays as it is; behind those that leave
@@ -180,9 +180,6 @@ struct KvCache::Impl final : SummaryRows {
   Status attend_steady(LayerId l, const float* rotated);
   Status attend_runs(LayerId l, const float* rotated);
   Status attend_wave(LayerId l, const float* rotated, std::span<const ReadyFold> wave);
-  const std::byte* summaries(const Segment& segment, std::uint32_t head) const override {
-    return table->host_rows(segment, head);
-  }
 
   // kv_prefill.cpp
   Status prefill_attend(LayerId l, MatView<const float> queries, MatView<float> out,

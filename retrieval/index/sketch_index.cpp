@@ -14,8 +14,9 @@ std::uint64_t scale_bytes(std::uint32_t rows) { return round_up(rows, kSketchGro
 std::uint64_t SketchIndex::head_bytes(std::uint32_t rows, std::uint32_t key_dim,
                                       std::uint32_t clusters) {
   const std::uint64_t starts = (std::uint64_t{clusters} + 1) * sizeof(std::uint16_t);
-  const std::uint64_t spreads = std::uint64_t{clusters} * sizeof(float);
-  return round_up(spreads + sketch_bytes(rows, key_dim) + scale_bytes(rows) + starts, kLine);
+  const std::uint64_t of_cluster = row_bytes(kMeanFormat, key_dim) + sizeof(float);
+  return round_up(sketch_bytes(rows, key_dim) + scale_bytes(rows) + clusters * of_cluster + starts,
+                  kLine);
 }
 
 Result<std::shared_ptr<SketchIndex>> SketchIndex::create(std::uint32_t heads, std::uint32_t rows,
@@ -26,7 +27,9 @@ Result<std::shared_ptr<SketchIndex>> SketchIndex::create(std::uint32_t heads, st
   index->rows_ = rows;
   index->clusters_ = clusters;
   index->scales_at_ = sketch_bytes(rows, key_dim);
-  index->spreads_at_ = index->scales_at_ + scale_bytes(rows);
+  index->mean_bytes_ = row_bytes(kMeanFormat, key_dim);
+  index->means_at_ = index->scales_at_ + scale_bytes(rows);
+  index->spreads_at_ = index->means_at_ + std::uint64_t{clusters} * index->mean_bytes_;
   index->starts_at_ = index->spreads_at_ + clusters * sizeof(float);
   index->head_stride_ = head_bytes(rows, key_dim, clusters);
   TL_TRY_ASSIGN(index->buffer_, Buffer::create(heads * index->head_stride_));
@@ -41,6 +44,8 @@ std::uint8_t* SketchIndex::codes(std::uint32_t h) const {
 f16* SketchIndex::scales(std::uint32_t h) const {
   return reinterpret_cast<f16*>(head(h) + scales_at_);
 }
+
+std::byte* SketchIndex::means(std::uint32_t h) const { return head(h) + means_at_; }
 
 std::span<float> SketchIndex::spreads(std::uint32_t h) const {
   return {reinterpret_cast<float*>(head(h) + spreads_at_), clusters_};

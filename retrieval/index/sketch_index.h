@@ -15,6 +15,9 @@ namespace thermocline {
 // Filled by one thread at sealing; immutable afterwards, when any thread may read it.
 class SketchIndex final : public SegmentIndex {
  public:
+  // How mean keys are coded: their rounding is nothing beside their rows' spread.
+  static constexpr RowFormat kMeanFormat = RowFormat::int8;
+
   // Zeroed. key_dim is a multiple of 16, rows at most kSegmentRows.
   static Result<std::shared_ptr<SketchIndex>> create(std::uint32_t heads, std::uint32_t rows,
                                                      std::uint32_t key_dim, std::uint32_t clusters);
@@ -26,6 +29,9 @@ class SketchIndex final : public SegmentIndex {
   std::uint32_t rows() const { return rows_; }
   std::uint32_t clusters() const { return clusters_; }
 
+  // [clusters] mean keys, mean_bytes() apart: beside nothing else, since a step reads all of them.
+  std::byte* means(std::uint32_t head) const;
+  std::uint32_t mean_bytes() const { return mean_bytes_; }
   // Whole groups of kSketchGroup rows, as kernels/sketch.h lays them out.
   std::uint8_t* codes(std::uint32_t head) const;
   // [rows, in whole groups]: the scale of each row's codes.
@@ -39,9 +45,9 @@ class SketchIndex final : public SegmentIndex {
   SketchIndex() = default;
   std::byte* head(std::uint32_t h) const { return buffer_.data() + h * head_stride_; }
 
-  Buffer buffer_;  // [heads] codes, scales, spreads, starts
-  std::uint64_t head_stride_ = 0, scales_at_ = 0, spreads_at_ = 0, starts_at_ = 0;
-  std::uint32_t rows_ = 0, clusters_ = 0;
+  Buffer buffer_;  // [heads] codes, scales, means, spreads, starts
+  std::uint64_t head_stride_ = 0, scales_at_ = 0, means_at_ = 0, spreads_at_ = 0, starts_at_ = 0;
+  std::uint32_t rows_ = 0, clusters_ = 0, mean_bytes_ = 0;
 };
 
 }  // namespace thermocline

@@ -53,20 +53,11 @@ struct ListQuery {
   std::span<const Run> runs;
 };
 
-// How a selector reaches a run's summary rows.
-class SummaryRows {
- public:
-  virtual ~SummaryRows() = default;
-  // [rows] records of segment.layout of one head: summaries are always in host memory. Any thread.
-  virtual const std::byte* summaries(const Segment& segment, std::uint32_t head) const = 0;
-};
-
 // What a step asks of one layer: all lists of all its rows and KV heads at once.
 struct LayerQuery {
   LayerId layer{};
   HeadShape shape;  // heads: query heads a KV head
   std::span<const ListQuery> lists;
-  const SummaryRows& summaries;
 };
 
 // What choosing cost.

@@ -13,12 +13,14 @@ constexpr std::size_t kTaskRows = 256;  // whole groups of the sketch's layout
 constexpr std::size_t kTaskClusters = 32;
 using SummaryCodec = Int8Codec;  // a mean's rounding is nothing beside its rows' spread
 
+// Values alone: a summary's key is in the index, and its score comes with the read.
 RowLayout summary_layout(HeadShape shape) {
   const RowFormat format = SummaryCodec().format();
-  return {format, format, row_bytes(format, shape.key_dim), row_bytes(format, shape.value_dim)};
+  return {format, format, 0, row_bytes(format, shape.value_dim)};
 }
 
 // One KV head at sealing. Every sum is taken in an order that the rows alone decide.
+static_assert(SketchIndex::kMeanFormat == RowFormat::int8);  // what SummaryCodec writes
 class HeadForming {
  public:
   HeadForming(const Sealing& sealing, std::uint32_t head, std::uint32_t clusters,
@@ -45,9 +47,11 @@ class HeadForming {
     for (std::uint32_t r = 0; r < rows_; ++r) order[next[of_row_[r]]++] = r;
   }
 
-  // The means of each cluster's keys and values, as records of `layout`; zeros where it is empty.
-  void average(const std::uint32_t* order, std::span<const std::uint16_t> starts,
-               const RowLayout& layout, std::byte* summaries) const {
+  // The means of each cluster's keys, to the index, and of its values, as records of `layout`;
+  // zeros where it is empty.
+  void average(const std::uint32_t* order, const SketchIndex& index, const RowLayout& layout,
+               std::byte* summaries) const {
+    const std::span<const std::uint16_t> starts = index.starts(head_);
     const std::size_t value_dim = sealing_.shape.value_dim;
     const SummaryCodec codec;
     parallel(clusters_, kTaskClusters, [&](std::size_t first, std::size_t last) {
@@ -65,22 +69,22 @@ class HeadForming {
         const float share = 1.0f / static_cast<float>(std::max(1, starts[c + 1] - starts[c]));
         for (std::size_t d = 0; d < dim_; ++d) mean_key[d] *= share;
         for (std::size_t d = 0; d < value_dim; ++d) mean_value[d] *= share;
-        std::byte* record = summaries + c * layout.bytes();
         cpu_.dense.to_half(mean_key.data(), dim_, half.data());
-        codec.encode(half.data(), static_cast<std::uint32_t>(dim_), record);
+        codec.encode(half.data(), static_cast<std::uint32_t>(dim_),
+                     index.means(head_) + c * index.mean_bytes());
         cpu_.dense.to_half(mean_value.data(), value_dim, half.data());
-        codec.encode(half.data(), static_cast<std::uint32_t>(value_dim), record + layout.key_bytes);
+        codec.encode(half.data(), static_cast<std::uint32_t>(value_dim),
+                     summaries + c * layout.bytes());
       }
     });
   }
 
-  // Codes each row's residual to its cluster's mean, as the mean is stored in `summaries`.
-  void encode(const std::uint32_t* order, const RowLayout& layout, const std::byte* summaries,
-              std::uint8_t* codes, f16* scales) const {
+  // Codes each row's residual to its cluster's mean, as the index has it.
+  void encode(const std::uint32_t* order, const SketchIndex& index) const {
     std::vector<float> stored(clusters_ * dim_);
     for (std::size_t c = 0; c < clusters_; ++c)
-      read_row(layout.key_format, summaries + c * layout.bytes(), static_cast<std::uint32_t>(dim_),
-               stored.data() + c * dim_);
+      read_row(SketchIndex::kMeanFormat, index.means(head_) + c * index.mean_bytes(),
+               static_cast<std::uint32_t>(dim_), stored.data() + c * dim_);
     parallel(rows_, kTaskRows, [&](std::size_t first, std::size_t last) {
       std::vector<float> residual((last - first) * dim_);
       for (std::size_t i = first; i < last; ++i) {
@@ -90,7 +94,8 @@ class HeadForming {
         for (std::size_t d = 0; d < dim_; ++d) to[d] = key[d] - mean[d];
         hadamard(to, dim_);
       }
-      cpu_.sketch.encode(residual.data(), dim_, first, last - first, codes, scales);
+      cpu_.sketch.encode(residual.data(), dim_, first, last - first, index.codes(head_),
+                         index.scales(head_));
     });
   }
 
@@ -223,9 +228,8 @@ Result<Formation> SketchSelector::form(const Sealing& sealing, const Workers& wo
     std::byte* summaries = formation.summary_rows.data() + head * head_bytes;
     HeadForming forming(sealing, head, count, cpu_, workers);
     forming.cluster(options_.kmeans, order, index->starts(head));
-    forming.average(order, index->starts(head), formation.summary_layout, summaries);
-    forming.encode(order, formation.summary_layout, summaries, index->codes(head),
-                   index->scales(head));
+    forming.average(order, *index, formation.summary_layout, summaries);
+    forming.encode(order, *index);
     find_spreads(*index, head);
   }
   formation.index = index;

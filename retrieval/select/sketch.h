@@ -89,12 +89,12 @@ class SketchSelector final : public Selector {
   std::uint64_t clusters(std::uint64_t rows) const;
   // The steps of choosing for one list, in their order; long loops are shared with `helpers`, if
   // any.
-  void choose_list(HeadShape shape, const ListQuery& list, const SummaryRows& summaries,
-                   const Workers* helpers, Board* board, ReadList* out) const;
+  void choose_list(HeadShape shape, const ListQuery& list, const Workers* helpers, Board* board,
+                   ReadList* out) const;
   void lay_out(HeadShape shape, const ListQuery& list, Board* board) const;
   void prepare_queries(HeadShape shape, const ListQuery& list, Board* board) const;
-  void score_clusters(HeadShape shape, const ListQuery& list, const SummaryRows& summaries,
-                      const Workers* helpers, Board* board) const;
+  void score_clusters(HeadShape shape, const ListQuery& list, const Workers* helpers,
+                      Board* board) const;
   void weigh_clusters(HeadShape shape, const ListQuery& list, Board* board) const;
   void rate_clusters(HeadShape shape, const ListQuery& list, Board* board) const;
   bool looks_at_all(const Board& board) const;

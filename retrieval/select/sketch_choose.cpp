@@ -103,21 +103,19 @@ void SketchSelector::prepare_queries(HeadShape shape, const ListQuery& list, Boa
                       board->rotated.data(), board->query_code.data() + h * shape.key_dim);
 }
 
-void SketchSelector::score_clusters(HeadShape shape, const ListQuery& list,
-                                    const SummaryRows& summaries, const Workers* helpers,
+void SketchSelector::score_clusters(HeadShape shape, const ListQuery& list, const Workers* helpers,
                                     Board* board) const {
   std::size_t at = 0;
   for (const Run& run : list.runs) {
     const SketchIndex* index = index_of(run);
     if (!index) continue;
-    const RowLayout& layout = run.summaries->layout;
-    const std::size_t row_bytes = layout.bytes();
-    const std::byte* rows = summaries.summaries(*run.summaries, list.head);
+    const std::size_t mean_bytes = index->mean_bytes();
+    const std::byte* means = index->means(list.head);
     const std::size_t jobs = (index->clusters() + kJobClusters - 1) / kJobClusters;
     spread(jobs, helpers, [&](std::size_t from, std::size_t to) {
       const std::size_t first = from * kJobClusters;
       const std::size_t count = std::min<std::size_t>(to * kJobClusters, index->clusters()) - first;
-      cpu_.sketch.exact(layout.key_format, rows + first * row_bytes, row_bytes, count,
+      cpu_.sketch.exact(SketchIndex::kMeanFormat, means + first * mean_bytes, mean_bytes, count,
                         shape.key_dim, list.query, static_cast<int>(shape.heads),
                         board->cluster_score.data() + at + first, board->clusters);
     });
@@ -414,16 +412,15 @@ void SketchSelector::write_summaries(std::uint32_t heads, const ListQuery& list,
     score += index->clusters();
     read.last = static_cast<std::uint32_t>(out->picks.size());
     if (read.first != read.last) out->reads.push_back(read);
-    const RowLayout& layout = run.summaries->layout;
-    board->bytes += std::uint64_t{index->clusters()} * layout.key_bytes +
-                    static_cast<std::uint64_t>(weight - first_weight) / heads * layout.value_bytes;
+    board->bytes += std::uint64_t{index->clusters()} * index->mean_bytes() +
+                    static_cast<std::uint64_t>(weight - first_weight) / heads *
+                        run.summaries->layout.value_bytes;
   }
   out->log_weight.resize(static_cast<std::size_t>(weight - out->log_weight.data()));
 }
 
-void SketchSelector::choose_list(HeadShape shape, const ListQuery& list,
-                                 const SummaryRows& summaries, const Workers* helpers, Board* board,
-                                 ReadList* out) const {
+void SketchSelector::choose_list(HeadShape shape, const ListQuery& list, const Workers* helpers,
+                                 Board* board, ReadList* out) const {
   out->clear();
   lay_out(shape, list, board);
   if (board->everything) {
@@ -431,8 +428,7 @@ void SketchSelector::choose_list(HeadShape shape, const ListQuery& list,
     return;
   }
   prepare_queries(shape, list, board);
-  score_clusters(shape, list, summaries, board->clusters < kSharedClusters ? nullptr : helpers,
-                 board);
+  score_clusters(shape, list, board->clusters < kSharedClusters ? nullptr : helpers, board);
   weigh_clusters(shape, list, board);
   if (looks_at_all(*board)) {
     look_at_all(list, board);
@@ -463,8 +459,7 @@ Chosen SketchSelector::choose(const LayerQuery& query, const Workers& workers,
   const std::size_t whole = lists.size() / threads * threads;
   workers.parallel(lists.size(), 1, [&](std::size_t first, std::size_t last) {
     for (std::size_t l = first; l < last; ++l)
-      choose_list(query.shape, lists[l], query.summaries, l < whole ? nullptr : &workers,
-                  &boards_[l], &out[l]);
+      choose_list(query.shape, lists[l], l < whole ? nullptr : &workers, &boards_[l], &out[l]);
   });
   Chosen chosen;
   for (std::size_t l = 0; l < lists.size(); ++l) chosen.index_bytes += boards_[l].bytes;

@@ -58,7 +58,7 @@ class SyntheticRows {
 };
 
 // Runs as the cache would make them of formations, and their bytes.
-class SealedRuns final : public SummaryRows {
+class SealedRuns {
  public:
   void add(const Sealing& sealing, const Formation& formation) {
     const RawRows& raw = sealing.rows;
@@ -87,13 +87,14 @@ class SealedRuns final : public SummaryRows {
   }
 
   const std::vector<Run>& runs() const { return runs_; }
-  const std::byte* summaries(const Segment& segment, std::uint32_t head) const override {
+  // The records of one head of a segment.
+  const std::byte* records(const Segment& segment, std::uint32_t head) const {
     return &bytes_[segment.id][std::size_t{head} * segment.rows * segment.layout.bytes()];
   }
   std::vector<RunKeys> keys(std::uint32_t head) const {
     std::vector<RunKeys> out;
     for (const Run& run : runs_)
-      out.push_back({run.rows->layout, run.rows->rows, summaries(*run.rows, head)});
+      out.push_back({run.rows->layout, run.rows->rows, records(*run.rows, head)});
     return out;
   }
 

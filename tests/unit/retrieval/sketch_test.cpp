@@ -60,7 +60,7 @@ struct Scene {
   std::vector<ReadList> choose(Selector* selector, const Workers& workers,
                                Chosen* chosen = nullptr) const {
     std::vector<ReadList> out(heads);
-    const Chosen cost = selector->choose({{}, shape, lists(), sealed}, workers, out);
+    const Chosen cost = selector->choose({{}, shape, lists()}, workers, out);
     if (chosen) *chosen = cost;
     return out;
   }
@@ -140,7 +140,7 @@ TEST(SketchForm, OrdersRowsByClusterAndAveragesThem) {
             formed.summary_rows.data() + (std::size_t{h} * formed.summaries + c) * record;
         const auto expect_mean = [&](auto side, std::uint32_t dim, const std::byte* row) {
           std::vector<float> got(dim);
-          read_row(formed.summary_layout.key_format, row, dim, got.data());
+          read_row(SketchIndex::kMeanFormat, row, dim, got.data());
           std::vector<double> mean(dim);
           double largest = 0;
           for (std::uint32_t d = 0; d < dim; ++d) {
@@ -152,9 +152,10 @@ TEST(SketchForm, OrdersRowsByClusterAndAveragesThem) {
           const double bound = (0.5 / 127 * (1 + 0x1p-10) + 0x1p-11) * largest + 1e-5;
           for (std::uint32_t d = 0; d < dim; ++d) EXPECT_NEAR(got[d], mean[d], bound);
         };
-        expect_mean([&](std::uint32_t r) { return sealing.rows.key(h, r); }, shape.key_dim, kept);
+        expect_mean([&](std::uint32_t r) { return sealing.rows.key(h, r); }, shape.key_dim,
+                    index->means(h) + c * index->mean_bytes());
         expect_mean([&](std::uint32_t r) { return sealing.rows.value(h, r); }, shape.value_dim,
-                    kept + formed.summary_layout.key_bytes);
+                    kept);
       }
     }
   }
@@ -214,7 +215,7 @@ TEST(SketchForm, TakesHostileKeys) {
   const std::vector<float> query(64, 0.1f);
   const ListQuery list{0, 300, query.data(), {}, 0, sealed.runs()};
   std::vector<ReadList> out(1);
-  selector->choose({{}, shape, {&list, 1}, sealed}, Workers(2), out);
+  selector->choose({{}, shape, {&list, 1}}, Workers(2), out);
   expect_well_formed(out[0], sealed.runs());
 }
 
@@ -245,6 +246,13 @@ TEST(SketchOptions, AreChecked) {
   }
 }
 
+// The mean key of a cluster, as the index has it.
+void read_mean(const Run& run, std::uint32_t head, std::uint32_t cluster, std::vector<float>* key) {
+  const auto index = std::static_pointer_cast<const SketchIndex>(run.index);
+  read_row(SketchIndex::kMeanFormat, index->means(head) + cluster * index->mean_bytes(),
+           static_cast<std::uint32_t>(key->size()), key->data());
+}
+
 // For each run and cluster: how many rows its summary stands for, as its scores say, which must be
 // those of the mean key, whatever the query head. 0: it is not read.
 std::vector<std::vector<double>> estimated_rows(const Scene& scene, std::uint32_t head,
@@ -258,15 +266,12 @@ std::vector<std::vector<double>> estimated_rows(const Scene& scene, std::uint32_
     if (read.form != Form::summaries) continue;
     EXPECT_TRUE(read.scored);
     EXPECT_EQ(read.weights_a_row, shape.heads);
-    const Segment& segment = *scene.sealed.runs()[read.run].summaries;
     const float* score = &list.log_weight[read.first_weight];
     for (std::uint32_t p = read.first; p < read.last; ++p)
       for (RowSet left = list.picks[p].rows; left != 0; left &= left - 1, score += shape.heads) {
         const std::uint32_t c =
             list.picks[p].block * 64 + static_cast<std::uint32_t>(std::countr_zero(left));
-        read_row(segment.layout.key_format,
-                 scene.sealed.summaries(segment, head) + c * segment.layout.bytes(), shape.key_dim,
-                 key.data());
+        read_mean(scene.sealed.runs()[read.run], head, c, &key);
         for (std::uint32_t h = 0; h < shape.heads; ++h) {
           double dot = 0;
           for (std::uint32_t d = 0; d < shape.key_dim; ++d)
@@ -301,10 +306,7 @@ double left_out_mass(const Scene& scene, std::uint32_t head, const ReadList& lis
       const auto starts = std::static_pointer_cast<const SketchIndex>(run.index)->starts(head);
       std::vector<float> key(shape.key_dim);
       for (std::uint32_t c = 0; c < run.summaries->rows; ++c) {
-        const RowLayout& layout = run.summaries->layout;
-        read_row(layout.key_format,
-                 scene.sealed.summaries(*run.summaries, head) + c * layout.bytes(), shape.key_dim,
-                 key.data());
+        read_mean(run, head, c, &key);
         double score = 0;
         for (std::uint32_t d = 0; d < shape.key_dim; ++d)
           score += double{query.query[h * shape.key_dim + d]} * key[d];
@@ -474,11 +476,10 @@ TEST(SketchChoose, IsTheSameInABatch) {
       b(*selector, {3, 64, 64}, 2, {50, 2000}, workers, 9);
   const std::vector<ReadList> alone_a = a.choose(selector.get(), workers),
                               alone_b = b.choose(selector.get(), workers);
-  // Both of one size, so that their segments can stand in one table: only a's summaries are asked.
   std::vector<ListQuery> both = a.lists();
   for (const ListQuery& l : a.lists()) both.push_back(l);
   std::vector<ReadList> out(4);
-  selector->choose({{}, a.shape, both, a.sealed}, workers, out);
+  selector->choose({{}, a.shape, both}, workers, out);
   for (std::uint32_t h = 0; h < 4; ++h) EXPECT_TRUE(same(out[h], alone_a[h % 2]));
   EXPECT_FALSE(same(alone_a[0], alone_b[0]));
 }
@@ -523,10 +524,10 @@ TEST(SketchChoose, AllocatesNothingTheSecondTime) {
   const Scene scene(*selector, {3, 64, 64}, 2, {3000}, workers);
   std::vector<ReadList> out(2);
   const std::vector<ListQuery> lists = scene.lists();
-  selector->choose({{}, scene.shape, lists, scene.sealed}, workers, out);
+  selector->choose({{}, scene.shape, lists}, workers, out);
   const Pick* picks = out[0].picks.data();
   const std::size_t capacity = out[0].picks.capacity();
-  selector->choose({{}, scene.shape, lists, scene.sealed}, workers, out);
+  selector->choose({{}, scene.shape, lists}, workers, out);
   EXPECT_EQ(out[0].picks.data(), picks);
   EXPECT_EQ(out[0].picks.capacity(), capacity);
 }
