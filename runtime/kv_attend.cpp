@@ -98,13 +98,42 @@ Status KvCache::Impl::attend_steady(LayerId l, const float* rotated) {
   return {};
 }
 
-// Merges into steady_states, in list order, what the selector asks for in the sealed runs.
+// Merges into steady_states, in list order, what the selector asks for in the sealed runs. Lists
+// are chosen in batches: while one is, what those before it ask for is attended, or on its way.
 Status KvCache::Impl::attend_runs(LayerId l, const float* rotated) {
+  if (!list_queries_of(l, rotated)) return {};
+  const std::size_t lists = list_queries.size();
+  TL_TRY(reader->start(index(l), FoldOrder::any));
+  first_partial.assign(1, 0);
+  partials.clear();
+  // At least two batches, unless there are threads for all lists at once; no more, since each has
+  // an end that is waited for.
+  const auto threads = static_cast<std::size_t>(workers->threads());
+  const std::size_t batch = (lists + 2 * threads - 1) / (2 * threads) * threads;
+  for (std::size_t first = 0; first < lists; first += batch) {
+    const std::size_t last = std::min(lists, first + batch);
+    TL_TRY_ASSIGN(const auto wave, reader->ready());
+    TL_TRY(choose_and_attend(l, first, last, wave));
+    TL_TRY(plan_reads(l, first, last));
+  }
+  while (true) {
+    TL_TRY_ASSIGN(const auto wave, reader->next());
+    if (wave.empty()) break;
+    TL_TRY(choose_and_attend(l, lists, lists, wave));
+  }
+  merge_partials(l);
+  count_reads();
+  return {};
+}
+
+// False if no list has a sealed run.
+bool KvCache::Impl::list_queries_of(LayerId l, const float* rotated) {
   const LayerSpec& s = spec(l);
   const HeadShape heads = shape(l);
   const std::size_t lists = rows.size() * s.kv_heads;
-  list_queries.clear();
   if (read_lists.size() < lists) read_lists.resize(lists);
+  choices.assign(lists, {});
+  list_queries.clear();
   bool any = false;
   for (std::size_t list = 0; list < lists; ++list) {
     const Token& row = rows[list / s.kv_heads];
@@ -121,50 +150,85 @@ Status KvCache::Impl::attend_runs(LayerId l, const float* rotated) {
                             layer.runs});
     any = any || !layer.runs.empty();
   }
-  if (!any) return {};
-  {
-    const Stopwatch watch(&counted.select_ms);
-    const Chosen chosen =
-        method.select->choose({l, heads, list_queries}, *workers, {read_lists.data(), lists});
-    counted.index_bytes_read += chosen.index_bytes;
-  }
-  requests.clear();
-  for (std::size_t list = 0; list < lists; ++list)
-    requests.push_back({list_queries[list].head, list_queries[list].runs, &read_lists[list]});
-  TL_TRY(reader->start(index(l), requests, FoldOrder::any));
+  return any;
+}
 
-  std::uint32_t folds = 0;
-  first_partial.clear();
-  for (std::uint32_t list = 0; list < lists; ++list) {
-    first_partial.push_back(folds);
-    folds += reader->folds(list);
+void KvCache::Impl::choose(LayerId l, std::size_t list) {
+  const Stopwatch watch(&choices[list].ms);
+  const LayerQuery query{l, shape(l), {&list_queries[list], 1}};
+  choices[list].cost = method.select->choose(query, *workers, {&read_lists[list], 1});
+}
+
+// Chooses for the lists [first, last), and attends a wave of folds, each on some thread, its pages
+// verified there first. Damaged ones are read once more.
+Status KvCache::Impl::choose_and_attend(LayerId l, std::size_t first, std::size_t last,
+                                        std::span<const ReadyFold> wave) {
+  const HeadShape heads = shape(l);
+  const auto attend_fold = [&](const ReadyFold& ready) {
+    cpu->attend.attend(list_queries[ready.list].query, heads, ready.fold,
+                       partials.data() + (first_partial[ready.list] + ready.ordinal) * heads.heads);
+  };
+  damaged.assign(wave.size(), 0);
+  // Choosing takes longer than a fold, so it is begun first.
+  const std::size_t lists = last - first;
+  workers->parallel(lists + wave.size(), 1, [&](std::size_t from, std::size_t to) {
+    for (std::size_t i = from; i < to; ++i) {
+      if (i < lists) {
+        choose(l, first + i);
+      } else if (verify(wave[i - lists])) {
+        attend_fold(wave[i - lists]);
+      } else {
+        damaged[i - lists] = 1;
+      }
+    }
+  });
+  for (std::size_t f = 0; f < wave.size(); ++f) {
+    if (!damaged[f]) continue;
+    TL_TRY(reader->read_again(wave[f]));
+    attend_fold(wave[f]);
   }
-  first_partial.push_back(folds);
-  // The steady states' memory is at the front of the scratch: the partials follow it.
-  const std::size_t steady_floats = lists * heads.heads * s.value_dim;
-  const std::size_t run_floats = std::size_t{folds} * heads.heads * s.value_dim;
-  TL_TRY_ASSIGN(float* acc, partial_scratch.floats(steady_floats + run_floats, steady_floats));
-  for (std::size_t i = 0; i < steady_states.size(); ++i)
-    steady_states[i].acc = acc + i * s.value_dim;
-  partials.assign(std::size_t{folds} * heads.heads, AttnState{});
-  acc += steady_floats;
-  for (AttnState& state : partials) {
-    state.acc = acc;
-    acc += s.value_dim;
-  }
-  while (true) {
-    TL_TRY_ASSIGN(const auto wave, reader->next());
-    if (wave.empty()) break;
-    TL_TRY(attend_wave(l, rotated, wave));
-  }
-  workers->parallel(lists, 1, [&](std::size_t first, std::size_t last) {
+  return {};
+}
+
+// Has what was chosen for the lists [first, last) read, and makes room for the states of its folds.
+Status KvCache::Impl::plan_reads(LayerId l, std::size_t first, std::size_t last) {
+  const HeadShape heads = shape(l);
+  requests.clear();
+  for (std::size_t list = first; list < last; ++list)
+    requests.push_back({list_queries[list].head, list_queries[list].runs, &read_lists[list]});
+  TL_TRY(reader->add(requests));
+  const std::size_t before = steady_states.size() + partials.size();
+  for (std::size_t list = first; list < last; ++list)
+    first_partial.push_back(first_partial.back() + reader->folds(static_cast<std::uint32_t>(list)));
+  partials.resize(std::size_t{first_partial.back()} * heads.heads);
+  const std::size_t states = steady_states.size() + partials.size();
+  // It may lie elsewhere now, and the states' vectors with it.
+  TL_TRY_ASSIGN(float* acc,
+                partial_scratch.floats(states * heads.value_dim, before * heads.value_dim));
+  for (std::vector<AttnState>* of : {&steady_states, &partials})
+    for (AttnState& state : *of) {
+      state.acc = acc;
+      acc += heads.value_dim;
+    }
+  return {};
+}
+
+void KvCache::Impl::merge_partials(LayerId l) {
+  const HeadShape heads = shape(l);
+  workers->parallel(list_queries.size(), 1, [&](std::size_t first, std::size_t last) {
     for (std::size_t list = first; list < last; ++list)
       for (std::uint32_t f = first_partial[list]; f < first_partial[list + 1]; ++f)
         for (std::uint32_t g = 0; g < heads.heads; ++g)
-          cpu->attend.merge(partials[std::size_t{f} * heads.heads + g], s.value_dim,
+          cpu->attend.merge(partials[std::size_t{f} * heads.heads + g], heads.value_dim,
                             &steady_states[list * heads.heads + g]);
   });
-  for (std::size_t list = 0; list < lists; ++list)
+}
+
+// What choosing and attending in the runs took, of all lists.
+void KvCache::Impl::count_reads() {
+  for (std::size_t list = 0; list < list_queries.size(); ++list) {
+    counted.index_bytes_read += choices[list].cost.index_bytes;
+    counted.select_ms += choices[list].ms;
     for (const Read& read : read_lists[list].reads) {
       const Run& run = list_queries[list].runs[read.run];
       std::uint64_t n = 0;
@@ -176,34 +240,7 @@ Status KvCache::Impl::attend_runs(LayerId l, const float* rotated) {
       }
       (read.form == Form::rows ? counted.rows_attended : counted.summaries_attended) += n;
     }
-  return {};
-}
-
-// Each fold on some thread, its pages verified there first. Damaged ones are read once more.
-Status KvCache::Impl::attend_wave(LayerId l, const float* rotated,
-                                  std::span<const ReadyFold> wave) {
-  const HeadShape heads = shape(l);
-  const auto attend_fold = [&](const ReadyFold& ready) {
-    cpu->attend.attend(rotated + std::size_t{ready.list} * heads.heads * heads.key_dim, heads,
-                       ready.fold,
-                       partials.data() + (first_partial[ready.list] + ready.ordinal) * heads.heads);
-  };
-  damaged.assign(wave.size(), 0);
-  workers->parallel(wave.size(), 1, [&](std::size_t first, std::size_t last) {
-    for (std::size_t f = first; f < last; ++f) {
-      if (!verify(wave[f])) {
-        damaged[f] = 1;
-        continue;
-      }
-      attend_fold(wave[f]);
-    }
-  });
-  for (std::size_t f = 0; f < wave.size(); ++f) {
-    if (!damaged[f]) continue;
-    TL_TRY(reader->read_again(wave[f]));
-    attend_fold(wave[f]);
   }
-  return {};
 }
 
 }  // namespace thermocline

@@ -100,6 +100,11 @@ struct KvCache::Impl {
     std::uint32_t first = 0, count = 0;  // of `rows`, in the list's head
   };
 
+  struct Choice {  // what one took
+    Chosen cost;
+    double ms = 0;
+  };
+
   CacheOptions options;
   std::unique_ptr<Workers> own_workers;
   const Workers* workers = nullptr;
@@ -136,6 +141,7 @@ struct KvCache::Impl {
   std::vector<std::uint32_t> first_partial;  // of each list
   std::vector<ListQuery> list_queries;
   std::vector<ReadList> read_lists;
+  std::vector<Choice> choices;  // by list
   std::vector<ReadRequest> requests;
   std::vector<std::uint8_t> damaged;
   std::vector<std::uint32_t> tile_positions;
@@ -179,7 +185,13 @@ struct KvCache::Impl {
   void list_steady(LayerId l);
   Status attend_steady(LayerId l, const float* rotated);
   Status attend_runs(LayerId l, const float* rotated);
-  Status attend_wave(LayerId l, const float* rotated, std::span<const ReadyFold> wave);
+  bool list_queries_of(LayerId l, const float* rotated);
+  void choose(LayerId l, std::size_t list);
+  Status choose_and_attend(LayerId l, std::size_t first, std::size_t last,
+                           std::span<const ReadyFold> wave);
+  Status plan_reads(LayerId l, std::size_t first, std::size_t last);
+  void merge_partials(LayerId l);
+  void count_reads();
 
   // kv_prefill.cpp
   Status prefill_attend(LayerId l, MatView<const float> queries, MatView<float> out,

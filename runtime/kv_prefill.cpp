@@ -87,7 +87,8 @@ Status KvCache::Impl::tiles_read_runs(LayerId l, const QueryTiles& tiles, const 
       read_lists[h].reads.push_back({.run = r, .everything = true});
     requests.push_back({h, layer.runs, &read_lists[h]});
   }
-  TL_TRY(reader->start(index(l), requests, FoldOrder::in_list));
+  TL_TRY(reader->start(index(l), FoldOrder::in_list));
+  TL_TRY(reader->add(requests));
   while (true) {
     TL_TRY_ASSIGN(const auto wave, reader->next());
     if (wave.empty()) return {};

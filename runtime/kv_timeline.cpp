@@ -108,7 +108,8 @@ Status KvCache::Impl::read_back(LayerId l, const Run& run, std::uint32_t first, 
   everything.reads.push_back({.everything = true});
   std::vector<ReadRequest> heads;
   for (std::uint32_t h = 0; h < spec(l).kv_heads; ++h) heads.push_back({h, {&run, 1}, &everything});
-  TL_TRY(reader->start(index(l), heads, FoldOrder::in_list));
+  TL_TRY(reader->start(index(l), FoldOrder::in_list));
+  TL_TRY(reader->add(heads));
   while (true) {
     TL_TRY_ASSIGN(const auto wave, reader->next());
     if (wave.empty()) return {};

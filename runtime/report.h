@@ -19,7 +19,9 @@ struct CacheReport : TierCounters {
   std::uint64_t rows_held = 0;           // rows that full attention would have read there
   std::uint64_t summaries_attended = 0;  // estimate rows read
   std::uint64_t index_bytes_read = 0;    // codes and summaries scanned
-  double attend_ms = 0, select_ms = 0, seal_ms = 0;
+  double attend_ms = 0;                  // of attend(), selecting included
+  double select_ms = 0;                  // selecting, of all threads together
+  double seal_ms = 0;
   std::uint64_t rows_sealed = 0;
 };
 

@@ -20,7 +20,7 @@ bool verify(const ReadyFold& fold) {
   return true;
 }
 
-Status Reader::start(std::uint32_t layer, std::span<const ReadRequest> requests, FoldOrder order) {
+Status Reader::start(std::uint32_t layer, FoldOrder order) {
   TL_TRY(table_.quiesce());
   layer_ = layer;
   order_ = order;
@@ -37,26 +37,35 @@ Status Reader::start(std::uint32_t layer, std::span<const ReadRequest> requests,
   oldest_stage_ = 0;
   next_to_submit_ = 0;
   handed_out_ = 0;
-  folds_of_list_.assign(requests.size(), 0);
-  first_of_list_.assign(requests.size(), 0);
+  folds_of_list_.clear();
+  first_of_list_.clear();
+  cursor_of_list_.clear();
   for (RowCache& cache : table_.layers_[layer].row_cache) cache.begin_step();
+  return {};
+}
 
-  for (std::uint32_t list = 0; list < requests.size(); ++list) {
-    first_of_list_[list] = static_cast<std::uint32_t>(planned_.size());
-    plan(list, requests[list]);
-    folds_of_list_[list] = static_cast<std::uint32_t>(planned_.size()) - first_of_list_[list];
+Status Reader::add(std::span<const ReadRequest> requests) {
+  retire();
+  const auto first_new = static_cast<std::uint32_t>(planned_.size());
+  for (const ReadRequest& request : requests) {
+    const auto first = static_cast<std::uint32_t>(planned_.size());
+    first_of_list_.push_back(first);
+    cursor_of_list_.push_back(first);
+    plan(static_cast<std::uint32_t>(folds_of_list_.size()), request);
+    folds_of_list_.push_back(static_cast<std::uint32_t>(planned_.size()) - first);
   }
-  cursor_of_list_ = first_of_list_;
-  // Only now do views_ and checks_ stay where they are.
-  for (std::uint32_t id = 0; id < planned_.size(); ++id) {
+  for (std::uint32_t id = first_new; id < planned_.size(); ++id) {
     Planned& fold = planned_[id];
     fold.ready.id = id;
-    fold.ready.fold.blocks = {views_.data() + fold.first_view, fold.last_view - fold.first_view};
-    fold.ready.pages = {checks_.data() + fold.first_check, fold.last_check - fold.first_check};
     if (fold.first_extent == fold.last_extent) {
       fold.is_ready = true;
       if (order_ == FoldOrder::any) ready_ids_.push_back(id);
     }
+  }
+  // Until the next add(), views_ and checks_ stay where they are now.
+  for (Planned& fold : planned_) {
+    fold.ready.fold.blocks = {views_.data() + fold.first_view, fold.last_view - fold.first_view};
+    fold.ready.pages = {checks_.data() + fold.first_check, fold.last_check - fold.first_check};
   }
   return submit();
 }
@@ -147,23 +156,33 @@ Status Reader::wait_for_some() {
   return {};
 }
 
-Result<std::span<const ReadyFold>> Reader::next() {
-  retire();
-  TL_TRY(submit());
-  while (wave_.empty() && handed_out_ < planned_.size()) {
-    if (order_ == FoldOrder::any) {
-      for (const std::uint32_t id : ready_ids_) wave_.push_back(planned_[id].ready);
-      ready_ids_.clear();
-    } else {
-      for (std::size_t list = 0; list < folds_of_list_.size(); ++list) {
-        const std::uint32_t end = first_of_list_[list] + folds_of_list_[list];
-        for (std::uint32_t& id = cursor_of_list_[list]; id < end && planned_[id].is_ready; ++id)
-          wave_.push_back(planned_[id].ready);
-      }
+void Reader::collect() {
+  if (order_ == FoldOrder::any) {
+    for (const std::uint32_t id : ready_ids_) wave_.push_back(planned_[id].ready);
+    ready_ids_.clear();
+  } else {
+    for (std::size_t list = 0; list < folds_of_list_.size(); ++list) {
+      const std::uint32_t end = first_of_list_[list] + folds_of_list_[list];
+      for (std::uint32_t& id = cursor_of_list_[list]; id < end && planned_[id].is_ready; ++id)
+        wave_.push_back(planned_[id].ready);
     }
-    if (wave_.empty()) TL_TRY(wait_for_some());
   }
   handed_out_ += wave_.size();
+}
+
+Result<std::span<const ReadyFold>> Reader::ready() {
+  retire();
+  TL_TRY(submit());
+  collect();
+  return std::span<const ReadyFold>(wave_);
+}
+
+Result<std::span<const ReadyFold>> Reader::next() {
+  TL_TRY(ready());
+  while (wave_.empty() && handed_out_ < planned_.size()) {
+    TL_TRY(wait_for_some());
+    collect();
+  }
   return std::span<const ReadyFold>(wave_);
 }
 

@@ -39,20 +39,25 @@ enum class FoldOrder : std::uint8_t {
 };
 
 // Belongs to the thread that drives the page table; reused from layer to layer, so it allocates
-// nothing once it has seen the longest lists. What next() gave is valid until the call after it.
+// nothing once it has seen the longest lists. A wave is valid until the next call but read_again().
 class Reader {
  public:
   explicit Reader(PageTable* table) : table_(*table) {}
   Reader(const Reader&) = delete;
   Reader& operator=(const Reader&) = delete;
 
-  // Plans the folds of all lists and hands the first reads to the disk.
-  Status start(std::uint32_t layer, std::span<const ReadRequest> requests, FoldOrder order);
-  // Of request `list`: how many folds it has.
+  // Begins a layer's reading. It fails where reads of an earlier one take too long to finish.
+  Status start(std::uint32_t layer, FoldOrder order);
+  // Plans the folds of more lists, numbered on from those before, and hands reads to the disk. Not
+  // while a wave is being attended.
+  Status add(std::span<const ReadRequest> requests);
+  // How many folds list `list` has.
   std::uint32_t folds(std::uint32_t list) const { return folds_of_list_[list]; }
-  // The next wave; empty when all folds have been handed out. Waits for the disk only when nothing
-  // else is ready. On an error the reading is over and start() begins anew (once what is in flight
-  // has finished; it fails where that takes too long).
+  // The next wave: what is ready of the lists so far, which may be nothing. On an error of this,
+  // next() or add() the reading is over, and start() begins anew.
+  Result<std::span<const ReadyFold>> ready();
+  // The same, but it waits for the disk when nothing is ready: empty when all folds have been
+  // handed out.
   Result<std::span<const ReadyFold>> next();
   // For a fold whose verify() failed: reads its pages once more, at once. An error names the page
   // when that does not help.
@@ -112,6 +117,7 @@ class Reader {
   std::uint64_t stage_page(Planned* fold, std::uint64_t page);
   // reader.cpp
   Status submit();
+  void collect();
   bool take_staging(Planned* fold);
   void list_transfers(const Planned& fold);
   Status complete(const Completion& completion);

@@ -53,7 +53,7 @@ struct ListQuery {
   std::span<const Run> runs;
 };
 
-// What a step asks of one layer: all lists of all its rows and KV heads at once.
+// What a step asks of one layer: lists of its rows and KV heads.
 struct LayerQuery {
   LayerId layer{};
   HeadShape shape;  // heads: query heads a KV head
@@ -65,7 +65,7 @@ struct Chosen {
   std::uint64_t index_bytes = 0;  // of codes and summaries that were scanned
 };
 
-// One for all layers and timelines of a cache, driven by its thread.
+// One for all layers and timelines of a cache.
 class Selector {
  public:
   virtual ~Selector() = default;
@@ -75,8 +75,9 @@ class Selector {
   // formation does not depend on the number of threads.
   virtual Result<Formation> form(const Sealing& sealing, const Workers& workers) const = 0;
 
-  // Fills out[i] for query.lists[i]. Allocates nothing once scratch has grown to the longest
-  // timeline. Equal scores go to the lower row.
+  // Fills out[i] for query.lists[i], whatever other lists there are. Threads of `workers` may call
+  // it at the same time, each for lists of its own. Allocates nothing once scratch has grown to the
+  // longest timeline. Equal scores go to the lower row.
   virtual Chosen choose(const LayerQuery& query, const Workers& workers,
                         std::span<ReadList> out) = 0;
 

@@ -180,7 +180,10 @@ Result<std::unique_ptr<SketchSelector>> SketchSelector::create(const SketchOptio
 }
 
 SketchSelector::SketchSelector(const SketchOptions& options, const CpuTable& cpu)
-    : options_(options), cpu_(cpu), log_(kSegmentRows + 1) {
+    : options_(options),
+      cpu_(cpu),
+      log_(kSegmentRows + 1),
+      boards_(static_cast<std::size_t>(Workers::usable(0))) {
   for (std::uint32_t n = 1; n <= kSegmentRows; ++n)
     log_[n] = static_cast<float>(std::log(static_cast<double>(n)));
 }

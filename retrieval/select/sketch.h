@@ -62,7 +62,7 @@ class SketchSelector final : public Selector {
   };
   // What one list is chosen with; grows with the timeline. `clusters` and `rows` are of all its
   // runs with a sketch, one after the other.
-  struct Board {
+  struct alignas(64) Board {
     std::uint32_t budget = 0;
     bool everything = false;
     std::size_t clusters = 0;
@@ -87,13 +87,12 @@ class SketchSelector final : public Selector {
 
   SketchSelector(const SketchOptions& options, const CpuTable& cpu);
   std::uint64_t clusters(std::uint64_t rows) const;
-  // The steps of choosing for one list, in their order; long loops are shared with `helpers`, if
-  // any.
-  void choose_list(HeadShape shape, const ListQuery& list, const Workers* helpers, Board* board,
+  // The steps of choosing for one list, in their order; long loops are shared.
+  void choose_list(HeadShape shape, const ListQuery& list, const Workers& workers, Board* board,
                    ReadList* out) const;
   void lay_out(HeadShape shape, const ListQuery& list, Board* board) const;
   void prepare_queries(HeadShape shape, const ListQuery& list, Board* board) const;
-  void score_clusters(HeadShape shape, const ListQuery& list, const Workers* helpers,
+  void score_clusters(HeadShape shape, const ListQuery& list, const Workers& workers,
                       Board* board) const;
   void weigh_clusters(HeadShape shape, const ListQuery& list, Board* board) const;
   void rate_clusters(HeadShape shape, const ListQuery& list, Board* board) const;
@@ -116,7 +115,7 @@ class SketchSelector final : public Selector {
   SketchOptions options_;
   const CpuTable& cpu_;
   std::vector<float> log_;     // [kSegmentRows + 1]
-  std::vector<Board> boards_;  // a list's, in choose()
+  std::vector<Board> boards_;  // a thread's, by Workers::slot()
 };
 
 }  // namespace thermocline

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -12,8 +13,8 @@ namespace {
 constexpr std::uint32_t kJobRows = 256;
 constexpr std::uint32_t kJobClusters = 64;
 // Shorter loops than these are over before another thread has begun to help.
-constexpr std::size_t kSharedClusters = 256;
-constexpr std::size_t kSharedRows = 1024;
+constexpr std::size_t kSharedClusters = 2048;
+constexpr std::size_t kSharedRows = 8192;
 constexpr float kNoRow = -1.0f;
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 // A cluster whose unread rows have less than this share of the query heads' attention together is
@@ -31,11 +32,11 @@ AttnState steady_of(const ListQuery& list, std::uint32_t head) {
 
 std::uint32_t groups_of(std::uint32_t rows) { return (rows + kSketchGroup - 1) / kSketchGroup; }
 
-// body(first, last) over [0, jobs), with the helpers if there are any.
+// body(first, last) over [0, jobs), with other threads' help if `shared`.
 template <typename Body>
-void spread(std::size_t jobs, const Workers* helpers, const Body& body) {
-  if (helpers)
-    helpers->parallel(jobs, 1, body);
+void spread(std::size_t jobs, const Workers& workers, bool shared, const Body& body) {
+  if (shared)
+    workers.parallel(jobs, 1, body);
   else if (jobs > 0)
     body(0, jobs);
 }
@@ -103,7 +104,7 @@ void SketchSelector::prepare_queries(HeadShape shape, const ListQuery& list, Boa
                       board->rotated.data(), board->query_code.data() + h * shape.key_dim);
 }
 
-void SketchSelector::score_clusters(HeadShape shape, const ListQuery& list, const Workers* helpers,
+void SketchSelector::score_clusters(HeadShape shape, const ListQuery& list, const Workers& workers,
                                     Board* board) const {
   std::size_t at = 0;
   for (const Run& run : list.runs) {
@@ -112,13 +113,15 @@ void SketchSelector::score_clusters(HeadShape shape, const ListQuery& list, cons
     const std::size_t mean_bytes = index->mean_bytes();
     const std::byte* means = index->means(list.head);
     const std::size_t jobs = (index->clusters() + kJobClusters - 1) / kJobClusters;
-    spread(jobs, helpers, [&](std::size_t from, std::size_t to) {
-      const std::size_t first = from * kJobClusters;
-      const std::size_t count = std::min<std::size_t>(to * kJobClusters, index->clusters()) - first;
-      cpu_.sketch.exact(SketchIndex::kMeanFormat, means + first * mean_bytes, mean_bytes, count,
-                        shape.key_dim, list.query, static_cast<int>(shape.heads),
-                        board->cluster_score.data() + at + first, board->clusters);
-    });
+    spread(jobs, workers, board->clusters >= kSharedClusters,
+           [&](std::size_t from, std::size_t to) {
+             const std::size_t first = from * kJobClusters;
+             const std::size_t count =
+                 std::min<std::size_t>(to * kJobClusters, index->clusters()) - first;
+             cpu_.sketch.exact(SketchIndex::kMeanFormat, means + first * mean_bytes, mean_bytes,
+                               count, shape.key_dim, list.query, static_cast<int>(shape.heads),
+                               board->cluster_score.data() + at + first, board->clusters);
+           });
     const std::span<const std::uint16_t> starts = index->starts(list.head);
     for (std::uint32_t c = 0; c < index->clusters(); ++c) {
       board->cluster_size[at + c] = static_cast<float>(starts[c + 1] - starts[c]);
@@ -419,7 +422,7 @@ void SketchSelector::write_summaries(std::uint32_t heads, const ListQuery& list,
   out->log_weight.resize(static_cast<std::size_t>(weight - out->log_weight.data()));
 }
 
-void SketchSelector::choose_list(HeadShape shape, const ListQuery& list, const Workers* helpers,
+void SketchSelector::choose_list(HeadShape shape, const ListQuery& list, const Workers& workers,
                                  Board* board, ReadList* out) const {
   out->clear();
   lay_out(shape, list, board);
@@ -428,7 +431,7 @@ void SketchSelector::choose_list(HeadShape shape, const ListQuery& list, const W
     return;
   }
   prepare_queries(shape, list, board);
-  score_clusters(shape, list, board->clusters < kSharedClusters ? nullptr : helpers, board);
+  score_clusters(shape, list, workers, board);
   weigh_clusters(shape, list, board);
   if (looks_at_all(*board)) {
     look_at_all(list, board);
@@ -438,7 +441,7 @@ void SketchSelector::choose_list(HeadShape shape, const ListQuery& list, const W
   }
   count_uncovered(list, board);
   lay_out_jobs(shape, board);
-  spread(board->jobs.size() - 1, board->rows < kSharedRows ? nullptr : helpers,
+  spread(board->jobs.size() - 1, workers, board->rows >= kSharedRows,
          [&](std::size_t first, std::size_t last) {
            for (std::size_t j = first; j < last; ++j) weigh_rows(shape, list, j, board);
          });
@@ -453,17 +456,15 @@ Chosen SketchSelector::choose(const LayerQuery& query, const Workers& workers,
                               std::span<ReadList> out) {
   const std::span<const ListQuery> lists = query.lists;
   TL_CHECK(lists.size() == out.size());
-  grow(&boards_, lists.size());
-  // As many lists at a time as there are threads; the threads share those that are left over.
-  const auto threads = static_cast<std::size_t>(workers.threads());
-  const std::size_t whole = lists.size() / threads * threads;
+  std::atomic<std::uint64_t> index_bytes{0};
   workers.parallel(lists.size(), 1, [&](std::size_t first, std::size_t last) {
-    for (std::size_t l = first; l < last; ++l)
-      choose_list(query.shape, lists[l], l < whole ? nullptr : &workers, &boards_[l], &out[l]);
+    Board& board = boards_[Workers::slot()];
+    for (std::size_t l = first; l < last; ++l) {
+      choose_list(query.shape, lists[l], workers, &board, &out[l]);
+      index_bytes.fetch_add(board.bytes, std::memory_order_relaxed);
+    }
   });
-  Chosen chosen;
-  for (std::size_t l = 0; l < lists.size(); ++l) chosen.index_bytes += boards_[l].bytes;
-  return chosen;
+  return {index_bytes.load()};
 }
 
 }  // namespace thermocline

@@ -194,17 +194,11 @@ Result<std::vector<ListRead>> read_all(Reader* reader, std::uint32_t layer,
                                        std::span<const Wanted> wanted, FoldOrder order) {
   std::vector<ReadRequest> requests;
   for (const Wanted& w : wanted) requests.push_back({w.head, w.runs, &w.list});
-  TL_TRY(reader->start(layer, requests, order));
-  std::vector<ListRead> lists(wanted.size());
-  std::vector<std::vector<int>> times(wanted.size());
+  TL_TRY(reader->start(layer, order));
+  std::vector<ListRead> lists;
+  std::vector<std::vector<int>> times;
   std::vector<std::uint32_t> next(wanted.size(), 0);
-  for (std::uint32_t list = 0; list < wanted.size(); ++list) {
-    lists[list].resize(reader->folds(list));
-    times[list].resize(reader->folds(list));
-  }
-  for (;;) {
-    TL_TRY_ASSIGN(const auto wave, reader->next());
-    if (wave.empty()) break;
+  const auto take = [&](std::span<const ReadyFold> wave) -> Status {
     for (const ReadyFold& ready : wave) {
       if (!verify(ready)) TL_TRY(reader->read_again(ready));
       ++times[ready.list].at(ready.ordinal);
@@ -214,6 +208,24 @@ Result<std::vector<ListRead>> read_all(Reader* reader, std::uint32_t layer,
       const RowLayout layout = wanted[ready.list].runs[0].rows->layout;
       lists[ready.list].at(ready.ordinal) = content(ready.fold, layout);
     }
+    return {};
+  };
+  constexpr std::size_t kPart = 3;
+  for (std::size_t first = 0; first < requests.size(); first += kPart) {
+    TL_TRY_ASSIGN(const auto wave, reader->ready());
+    TL_TRY(take(wave));
+    TL_TRY(reader->add(
+        std::span(requests).subspan(first).first(std::min(kPart, requests.size() - first))));
+    while (lists.size() < std::min(requests.size(), first + kPart)) {
+      const std::uint32_t folds = reader->folds(static_cast<std::uint32_t>(lists.size()));
+      lists.emplace_back(folds);
+      times.emplace_back(folds);
+    }
+  }
+  while (true) {
+    TL_TRY_ASSIGN(const auto wave, reader->next());
+    if (wave.empty()) break;
+    TL_TRY(take(wave));
   }
   for (const auto& folds : times)
     for (const int n : folds) EXPECT_EQ(n, 1) << "a fold that came not once";

@@ -69,8 +69,9 @@ Wanted whole(const Stored& stored, std::uint32_t head);
 
 ListRead expected(const Wanted& wanted);
 
-// Reads everything that is wanted, verifies it and reads again what does not verify. Expects that
-// each fold comes once, and, in_list, in order.
+// Reads everything that is wanted, asked for in a few parts with what is ready taken between them,
+// verifies it and reads again what does not verify. Expects that each fold comes once, and,
+// in_list, in order.
 Result<std::vector<ListRead>> read_all(Reader* reader, std::uint32_t layer,
                                        std::span<const Wanted> wanted, FoldOrder order);
 

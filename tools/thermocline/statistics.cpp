@@ -126,7 +126,8 @@ void print_statistics(const RunRecord& record, Detail detail) {
     const CacheReport& d = g.decode_cost;
     line("time", "loading " + format_time(record.load_ms) + ", sealing " +
                      format_time(g.prefill_cost.seal_ms + d.seal_ms) + ", decode: attending " +
-                     format_time(d.attend_ms) + ", selecting " + format_time(d.select_ms));
+                     format_time(d.attend_ms) + ", selecting " + format_time(d.select_ms) +
+                     " in all threads");
     line("seed", std::to_string(record.seed));
     line("peak", format_size(peak_resident_bytes()) + " resident, the mapped model included");
   }

@@ -275,7 +275,8 @@ TEST(Reader, EveryFlippedBitIsFound) {
     const std::size_t bit = page * 8 + random() % (kPageBytes * 8);
     disk[bit / 8] ^= std::byte{1} << bit % 8;
     const ReadRequest request{wanted.head, wanted.runs, &wanted.list};
-    ASSERT_TRUE(reader.start(0, {&request, 1}, FoldOrder::any));
+    ASSERT_TRUE(reader.start(0, FoldOrder::any));
+    ASSERT_TRUE(reader.add({&request, 1}));
     const auto wave = reader.next();
     ASSERT_TRUE(wave && wave->size() == 1);
     found += !verify((*wave)[0]);
