@@ -8,19 +8,21 @@
 //   F load(p) of bf16 and of signed bytes
 //   F add, sub, mul, div, fma(a, b, c) = a * b + c, max, min; float sum(v), float largest(v)
 //   sums4(const F* v, out): the sums of four, each with the bits of sum(v)
-//   set_two(const f16* p, F* a, F* b): all of a p[0], all of b p[1]
 //   F where_negative(x, a, b): a in the lanes where x's sign bit is set, b in the others
 //   F load_tail(p, n), store_tail(p, v, n) for the first n < lanes floats
 //   uint32_t reaching(x, bound): bit i where lane i of x is at least bound's
 //   F keep_where_above(x, bound, v): v where x > bound, else 0
 //   F exp2i(F n): 2^n for integral n in [-126, 127], 0 for -127; F round(v) to nearest even
 //   F exp_coarse(F x): e^x for x <= 60 within 1.1e-4 of it, exact for 0; 0 below -138
-//   I izero(), iset(x): every word x; I load_i16(const int16_t* p)
+//   I izero(); I load_i16(const int16_t* p)
 //   store_i16(int16_t* p, F v): lanes integral floats as words
-//   I add16, sub16, mul16 (the low half) of words
-//   I madd(I a, I b): 32-bit sums of neighbouring words' products; I add32(I a, I b);
-//   I madd_to(I sums, I a, I b): both; I load_words(const int8_t* p): signed bytes as words
+//   I madd_to(I sums, I a, I b): adds 32-bit sums of neighbouring words' products;
+//   I add32(I a, I b); I load_words(const int8_t* p): signed bytes as words
 //   F to_float(I sums) of the 32-bit lanes
+// and, where matvec.h is made of it,
+//   set_two(const f16* p, F* a, F* b): all of a p[0], all of b p[1]
+//   I iset(x): every word x; I add16, sub16, mul16 (the low half) of words
+//   I madd(I a, I b): 32-bit sums of neighbouring words' products
 // and 32 words at once, a group, in the 16 / lanes registers I* out: those of even numbers first,
 // then those of odd ones, because that is how bytes fall apart without crossing lanes:
 //   nibbles(const uint8_t* p, out): 16 bytes: word i is the low half of byte i or, from 16 on, the

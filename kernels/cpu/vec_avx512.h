@@ -25,13 +25,6 @@ struct VecAvx512 {
   static F zero() { return _mm512_setzero_ps(); }
   static F set(float x) { return _mm512_set1_ps(x); }
   static F set(f16 x) { return _mm512_cvtph_ps(_mm256_set1_epi16(static_cast<short>(x.bits))); }
-  static void set_two(const f16* p, F* a, F* b) {
-    int both;
-    std::memcpy(&both, p, sizeof both);
-    const F by_turns = _mm512_cvtph_ps(_mm256_set1_epi32(both));
-    *a = _mm512_moveldup_ps(by_turns);
-    *b = _mm512_movehdup_ps(by_turns);
-  }
   static F load(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, F v) { _mm512_storeu_ps(p, v); }
   static F load(const f16* p) {
@@ -98,7 +91,6 @@ struct VecAvx512 {
     return _mm512_scalef_ps(p, n);
   }
   static I izero() { return _mm512_setzero_si512(); }
-  static I iset(int x) { return _mm512_set1_epi16(static_cast<short>(x)); }
   static I load_i16(const std::int16_t* p) {
     return _mm512_loadu_si512(reinterpret_cast<const void*>(p));
   }
@@ -110,54 +102,6 @@ struct VecAvx512 {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                         _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(v)));
   }
-  static I add16(I a, I b) { return _mm512_add_epi16(a, b); }
-  static I sub16(I a, I b) { return _mm512_sub_epi16(a, b); }
-  static I mul16(I a, I b) { return _mm512_mullo_epi16(a, b); }
-  // One of a, b, c, d in all words of each 128 bits.
-  static I quarters(int a, int b, int c, int d) {
-    const auto words = [](int x) { return _mm_set1_epi16(static_cast<short>(x)); };
-    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_set_m128i(words(b), words(a))),
-                              _mm256_set_m128i(words(d), words(c)), 1);
-  }
-  static I both_halves(const void* p) {
-    return _mm512_broadcast_i64x4(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
-  }
-  static void nibbles(const std::uint8_t* p, I* out) {
-    const I bytes = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-    out[0] = _mm512_and_si512(_mm512_srlv_epi16(bytes, quarters(0, 4, 8, 12)), iset(15));
-  }
-  static void pick(const std::uint8_t* p, int shift, int mask, I* out) {
-    I bytes = both_halves(p);
-    if (shift < 0) bytes = _mm512_sllv_epi16(bytes, quarters(-shift, -shift, 0, 0));
-    const int even = shift < 0 ? 0 : shift, odd = 8 + shift;
-    bytes = _mm512_srlv_epi16(bytes, quarters(even, even, odd, odd));
-    out[0] = _mm512_and_si512(bytes, iset(mask));
-  }
-  static void i8(const std::int8_t* p, I* out) {
-    const I topmost = _mm512_sllv_epi16(both_halves(p), quarters(8, 8, 0, 0));
-    out[0] = _mm512_srai_epi16(topmost, 8);
-  }
-  static void bits(const std::uint8_t* p, int value, I* out) {
-    int all;
-    std::memcpy(&all, p, sizeof all);
-    // 16 of the bits a quarter: words 0 to 15 of even number, 16 to 31, and so for odd ones.
-    const I here =
-        _mm512_shuffle_epi8(_mm512_set1_epi32(all), quarters(0x0100, 0x0302, 0x0100, 0x0302));
-    const I each = _mm512_sllv_epi16(
-        _mm512_broadcast_i32x4(_mm_setr_epi16(1, 4, 16, 64, 256, 1024, 4096, 16384)),
-        quarters(0, 0, 1, 1));
-    out[0] = _mm512_maskz_set1_epi16(_mm512_test_epi16_mask(here, each), static_cast<short>(value));
-  }
-  static void halves(const std::int8_t* p, I* out) { out[0] = quarters(p[0], p[1], p[0], p[1]); }
-  static void floats(const I* words, F* out) {
-    const __m256i even = _mm512_castsi512_si256(words[0]);
-    const __m256i odd = _mm512_extracti64x4_epi64(words[0], 1);
-    const __m256i low = _mm256_unpacklo_epi16(even, odd);  // 0 to 7, 16 to 23
-    const __m256i high = _mm256_unpackhi_epi16(even, odd);
-    out[0] = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_permute2x128_si256(low, high, 0x20)));
-    out[1] = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_permute2x128_si256(low, high, 0x31)));
-  }
-  static I madd(I a, I b) { return _mm512_madd_epi16(a, b); }
   static I add32(I a, I b) { return _mm512_add_epi32(a, b); }
   static F to_float(I sums) { return _mm512_cvtepi32_ps(sums); }
   using B = __m512i;
