@@ -218,6 +218,7 @@ Status Engine::step(std::span<const Feed> rows, MatView<float> logits) {
   if (logits.rows() != rows.size() || logits.cols() != impl_->model.weights.vocabulary())
     return fail(ErrorCode::invalid_argument, "room for ", logits.rows(), " x ", logits.cols(),
                 " logits, the step gives ", rows.size(), " x ", impl_->model.weights.vocabulary());
+  const Workers::Attention attention(impl_->workers);  // a step is hundreds of short loops
   return thermocline::step(impl_->view(), *rows[0].timeline->cache(), impl_->at, impl_->tokens,
                            impl_->rows, &impl_->scratch, logits);
 }

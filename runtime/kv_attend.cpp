@@ -7,6 +7,7 @@
 
 namespace thermocline {
 Status KvCache::Impl::attend(LayerId l, MatView<const float> queries, MatView<float> out) {
+  const Workers::Attention attention(*workers);  // these loops are short
   const LayerSpec& s = spec(l);
   const std::size_t lists = rows.size() * s.kv_heads;
   const std::size_t row_floats = std::size_t{s.q_heads} * s.key_dim;

@@ -186,7 +186,6 @@ Status KvCache::Impl::begin(std::span<const Token> step_rows, Pass step_pass) {
   pass = step_pass;
   rows.assign(step_rows.begin(), step_rows.end());
   stages.assign(options.layers.size(), Stage::due);
-  if (pass == Pass::decode) attention = Workers::Attention(*workers);
   compute_angles();
   return {};
 }
@@ -274,7 +273,6 @@ Status KvCache::Impl::commit() {
     for (std::uint32_t i = 0; i < layers; ++i) take_over(t, i, timelines[t]->length);
   }
   rows.clear();
-  attention = {};
   return {};
 }
 
@@ -297,7 +295,6 @@ void KvCache::Impl::take_over(std::uint32_t timeline, std::uint32_t layer_index,
 void KvCache::Impl::rollback() {
   for (Pending& p : pending) p = Pending{};
   rows.clear();
-  attention = {};
 }
 
 }  // namespace thermocline

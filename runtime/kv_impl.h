@@ -108,7 +108,6 @@ struct KvCache::Impl {
   CacheOptions options;
   std::unique_ptr<Workers> own_workers;
   const Workers* workers = nullptr;
-  Workers::Attention attention;  // in a decode step: its loops are short
   const CpuTable* cpu = nullptr;
   Method method;
   CachePlan plan;

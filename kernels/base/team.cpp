@@ -68,7 +68,7 @@ bool Team::Loop::visit() {
 }
 
 int Team::summon() {
-  wanted_.store(true, std::memory_order_release);
+  wanted_.fetch_add(1, std::memory_order_release);
   const int missing = most_ - summoned_.load(std::memory_order_acquire);
   summoned_.fetch_add(missing, std::memory_order_acq_rel);
   return missing;
@@ -77,14 +77,14 @@ int Team::summon() {
 void Team::watch() {
   watchers_.fetch_add(1, std::memory_order_acq_rel);
   Patience patience;
-  while (wanted_.load(std::memory_order_acquire) && !patience.at_end()) {
+  while (wanted_.load(std::memory_order_acquire) > 0 && !patience.at_end()) {
     const bool outer = outer_.visit();
     const bool inner = inner_.visit();
     if (outer || inner) patience.renew();
     patience.wait();
   }
   watchers_.fetch_sub(1, std::memory_order_acq_rel);
-  summoned_.fetch_sub(1, std::memory_order_acq_rel);
+  stay_away();
 }
 
 void Team::run_in(Loop* loop, std::size_t count, std::size_t grain, Call call, const void* body) {

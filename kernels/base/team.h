@@ -16,13 +16,15 @@ class Team {
 
   explicit Team(int watchers) : most_(watchers) {}
 
-  // The leader's: how many threads are to be sent to watch(), for there to be `watchers`. They
-  // leave when they are dismissed, or have waited for some milliseconds.
+  // How many threads are to be sent to watch(), for there to be `watchers`. They leave when each
+  // summon() has been followed by a dismiss(), or they have waited for some milliseconds.
   int summon();
-  void dismiss() { wanted_.store(false, std::memory_order_release); }
+  void dismiss() { wanted_.fetch_sub(1, std::memory_order_release); }
 
-  // A watcher's, once for each that summon() asked for: takes part in loops until it is to leave.
+  // A watcher's, once for each that summon() asked for: takes part in loops until it is to leave,
+  // or does not come.
   void watch();
+  void stay_away() { summoned_.fetch_sub(1, std::memory_order_acq_rel); }
 
   bool watched() const { return watchers_.load(std::memory_order_acquire) > 0; }
   // Inside a body of one of its loops, on this thread; and whether as their leader.
@@ -54,7 +56,7 @@ class Team {
   Loop outer_, inner_;
   std::atomic<bool> inner_taken_{false};
   const int most_;
-  std::atomic<bool> wanted_{false};
+  std::atomic<int> wanted_{0};    // summoned so often more than dismissed
   std::atomic<int> summoned_{0};  // sent for, or here
   std::atomic<int> watchers_{0};  // here
 };

@@ -1,6 +1,7 @@
 #include "kernels/base/workers.h"
 
 #include <algorithm>
+#include <utility>
 
 #include <oneapi/tbb/blocked_range.h>
 #include <oneapi/tbb/info.h>
@@ -30,17 +31,37 @@ Workers::Workers(int threads)
 Workers::~Workers() = default;
 
 namespace {
-thread_local bool inside_a_body = false;
-}
 
+// Inside a loop of the arena's: in a body, or, for who began it, waiting for its end.
+thread_local bool busy = false;
+
+class Busy {
+ public:
+  Busy() : before_(std::exchange(busy, true)) {}
+  ~Busy() { busy = before_; }
+  Busy(const Busy&) = delete;
+  Busy& operator=(const Busy&) = delete;
+
+ private:
+  const bool before_;
+};
+
+}  // namespace
+
+// A watcher is a task of the arena's, in which the caller's slot is reserved for the caller. Who
+// waits for the end of a loop may be given the task, but has to go on as soon as the loop ends.
 Workers::Attention::Attention(const Workers& workers) : team_(workers.team_) {
-  // A watcher is a task of the arena's, in which the caller's slot is reserved for the caller.
   for (int missing = team_->summon(); missing > 0; --missing)
-    workers.arena_->arena.enqueue([team = team_] { team->watch(); });
+    workers.arena_->arena.enqueue([team = team_] {
+      if (busy)
+        team->stay_away();
+      else
+        team->watch();
+    });
 }
-Workers::Attention::~Attention() {
-  if (team_) team_->dismiss();
-}
+Workers::Attention::~Attention() { team_->dismiss(); }
+
+bool Workers::watched() const { return team_->watched(); }
 
 std::size_t Workers::slot() {
   if (Team::leading()) return 0;
@@ -50,10 +71,12 @@ std::size_t Workers::slot() {
 
 void Workers::run(std::size_t count, std::size_t grain, Call call, const void* body) const {
   if (count == 0) return;
-  if (Team::inside() || (!inside_a_body && team_->watched())) {
+  if (Team::inside() || (!busy && team_->watched())) {
     team_->run(count, grain, call, body);
     return;
   }
+  const bool within = busy;
+  const Busy here;
   if (threads_ == 1 || count <= grain) {
     arena_->arena.execute([&] { call(body, 0, count); });
     return;
@@ -62,17 +85,15 @@ void Workers::run(std::size_t count, std::size_t grain, Call call, const void* b
     tbb::parallel_for(
         tbb::blocked_range<std::size_t>(0, count, grain),
         [&](const tbb::blocked_range<std::size_t>& range) {
-          const bool outermost = !inside_a_body;
-          inside_a_body = true;
+          const Busy there;
           call(body, range.begin(), range.end());
-          if (outermost) inside_a_body = false;
         },
         tbb::simple_partitioner{});
   };
   arena_->arena.execute([&] {
     // A loop inside of a body is isolated: who waits at its end takes no other body of the loop
     // around it. Who waits at the end of that one may well help with a loop inside.
-    if (inside_a_body)
+    if (within)
       tbb::this_task_arena::isolate(loop);
     else
       loop();

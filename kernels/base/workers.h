@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
-#include <utility>
 
 #include "kernels/base/error.h"
 
@@ -41,21 +40,19 @@ class Workers {
   }
 
   // While one lives, the other threads watch for loops (team.h): for work that has many short ones.
-  // Move-only; one at a time; of the thread that calls parallel().
+  // They leave when they have waited for milliseconds; a new one brings them again, and may live
+  // within another. Of the thread that calls parallel().
   class Attention {
    public:
-    Attention() = default;
     explicit Attention(const Workers& workers);
     ~Attention();
-    Attention(Attention&& other) noexcept : team_(std::exchange(other.team_, nullptr)) {}
-    Attention& operator=(Attention&& other) noexcept {
-      std::swap(team_, other.team_);
-      return *this;
-    }
+    Attention(const Attention&) = delete;
+    Attention& operator=(const Attention&) = delete;
 
    private:
-    std::shared_ptr<Team> team_;
+    const std::shared_ptr<Team> team_;
   };
+  bool watched() const;  // whether a thread watches now
 
   // Which of [0, threads) the calling thread is, inside a body: for per-thread scratch.
   static std::size_t slot();

@@ -10,8 +10,6 @@
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 
-#include <cstring>
-
 #include "kernels/cpu/vec.h"
 
 namespace thermocline {
