@@ -136,7 +136,8 @@ Status Reader::complete(const Completion& completion) {
     transfer.tag = completion.tag;
     return table_.sink_->submit({&transfer, 1});
   }
-  if (--fold.waiting == 0) {
+  // One that is read again has been ready, and handed out: it must not be a second time.
+  if (--fold.waiting == 0 && !fold.is_ready) {
     fold.is_ready = true;
     if (order_ == FoldOrder::any) ready_ids_.push_back(fold.ready.id);
   }
@@ -223,8 +224,6 @@ Status Reader::read_again(const ReadyFold& failed) {
   transfers_.clear();
   list_transfers(fold);
   table_.counters_.pages_read_again += fold.last_check - fold.first_check;
-  const FoldOrder order = order_;
-  order_ = FoldOrder::in_list;  // it has been handed out: it must not become ready a second time
   fold.waiting = fold.last_extent - fold.first_extent;
   Status status = table_.sink_->submit(transfers_);
   while (status && fold.waiting > 0) {
@@ -237,15 +236,9 @@ Status Reader::read_again(const ReadyFold& failed) {
       status = fail(ErrorCode::io, "scratch file: a read did not finish within ",
                     table_.options_.disk_deadline.count(), " ms");
     } else {
-      for (std::size_t i = 0; i < *n && status; ++i) {
-        const std::uint32_t owner = extents_[done[i].tag].fold;
-        status = complete(done[i]);
-        if (status && owner != failed.id && order == FoldOrder::any && planned_[owner].is_ready)
-          ready_ids_.push_back(owner);
-      }
+      for (std::size_t i = 0; i < *n && status; ++i) status = complete(done[i]);
     }
   }
-  order_ = order;
   TL_TRY(status);
   if (!verify(failed))
     return fail(ErrorCode::corrupt, "scratch file: ", fold.last_check - fold.first_check,
