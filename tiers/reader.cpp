@@ -129,11 +129,7 @@ Status Reader::complete(const Completion& completion) {
                   extent.file_offset, " failed twice: ", std::strerror(completion.error));
     extent.again = true;
     table_.counters_.pages_read_again += extent.bytes / kPageBytes;
-    Transfer transfer;
-    transfer.file = table_.file_.descriptor();
-    transfer.offset = extent.file_offset;
-    transfer.bytes = {table_.staging_.data() + fold.staging_at + extent.at, extent.bytes};
-    transfer.tag = completion.tag;
+    const Transfer transfer = transfer_of(static_cast<std::uint32_t>(completion.tag));
     return table_.sink_->submit({&transfer, 1});
   }
   // One that is read again has been ready, and handed out: it must not be a second time.
@@ -206,17 +202,21 @@ void Reader::retire() {
   wave_.clear();
 }
 
-// Adds a fold's reads, to where it has staging memory.
+// The read of an extent, to where its fold has staging memory.
+Transfer Reader::transfer_of(std::uint32_t extent) const {
+  const Extent& from = extents_[extent];
+  const Planned& fold = planned_[from.fold];
+  Transfer transfer;
+  transfer.file = table_.places_[fold.place].slot.space().file;
+  transfer.offset = from.file_offset;
+  transfer.bytes = {table_.staging_.data() + fold.staging_at + from.at, from.bytes};
+  transfer.tag = extent;
+  return transfer;
+}
+
 void Reader::list_transfers(const Planned& fold) {
-  std::byte* staging = table_.staging_.data() + fold.staging_at;
-  for (std::uint32_t e = fold.first_extent; e < fold.last_extent; ++e) {
-    Transfer transfer;
-    transfer.file = table_.file_.descriptor();
-    transfer.offset = extents_[e].file_offset;
-    transfer.bytes = {staging + extents_[e].at, extents_[e].bytes};
-    transfer.tag = e;
-    transfers_.push_back(transfer);
-  }
+  for (std::uint32_t e = fold.first_extent; e < fold.last_extent; ++e)
+    transfers_.push_back(transfer_of(e));
 }
 
 Status Reader::read_again(const ReadyFold& failed) {

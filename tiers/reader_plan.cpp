@@ -55,10 +55,10 @@ void Reader::plan_rows(const Segment& segment, std::uint32_t list, std::uint32_t
     RowSet taken = rows;
     int n = count(taken);  // a call where the processor's instruction may not be used
     for (; n > room; --n) taken &= ~(RowSet{1} << (63 - std::countl_zero(taken)));
-    if (table_.places_[fold->place].home == Tier::host)
-      add_host_rows(fold, block, taken, n, weights.next);
+    if (table_.places_[fold->place].home.reach == Reach::memory)
+      add_rows_in_memory(fold, block, taken, n, weights.next);
     else
-      add_disk_rows(fold, block, taken, weights, misses);
+      add_rows_in_pages(fold, block, taken, weights, misses);
     fold->rows += static_cast<std::uint32_t>(n);
     fold->last_view = static_cast<std::uint32_t>(views_.size());
     fold->last_patch = static_cast<std::uint32_t>(patches_.size());
@@ -96,22 +96,23 @@ void Reader::add_view(const Planned& fold, const std::byte* row0, RowSet rows,
   views_.push_back({row0, row0 + fold.key_bytes, rows, log_weight});
 }
 
-void Reader::add_host_rows(Planned* fold, std::uint32_t block, RowSet rows, int n,
-                           const float* log_weight) {
+void Reader::add_rows_in_memory(Planned* fold, std::uint32_t block, RowSet rows, int n,
+                                const float* log_weight) {
   const PageTable::Place& place = table_.places_[fold->place];
   const std::size_t row_bytes = fold->ready.fold.key_stride;
-  add_view(*fold,
-           place.host.data() + fold->head * place.head_bytes + block * kBlockRows * row_bytes, rows,
-           log_weight);
+  add_view(
+      *fold,
+      place.slot.space().address + fold->head * place.head_bytes + block * kBlockRows * row_bytes,
+      rows, log_weight);
   // Summaries are part of an index, and counted by who scanned it.
-  if (place.purpose == Purpose::rows)
+  if (place.purpose == Purpose::rows && place.home.tier == Tier::host)
     table_.counters_.host_bytes_read += static_cast<std::size_t>(n) * row_bytes;
 }
 
 // Row by row: from the row cache, or from a page that is to be read. Rows in sequence that have one
 // base (a page's rows; neighbouring slots) share a view.
-void Reader::add_disk_rows(Planned* fold, std::uint32_t block, RowSet rows, Weights weights,
-                           Misses misses) {
+void Reader::add_rows_in_pages(Planned* fold, std::uint32_t block, RowSet rows, Weights weights,
+                               Misses misses) {
   const PageTable::Place& place = table_.places_[fold->place];
   RowCache& cache = table_.layers_[layer_].row_cache[fold->head];
   const std::int64_t row_bytes = fold->ready.fold.key_stride;
@@ -161,7 +162,7 @@ void Reader::add_disk_rows(Planned* fold, std::uint32_t block, RowSet rows, Weig
 std::uint64_t Reader::stage_page(Planned* fold, std::uint64_t page) {
   const PageTable::Place& place = table_.places_[fold->place];
   const std::uint64_t page_of_segment = fold->head * (place.head_bytes / kPageBytes) + page;
-  const std::uint64_t file_offset = place.file_offset + page_of_segment * kPageBytes;
+  const std::uint64_t file_offset = place.slot.space().offset + page_of_segment * kPageBytes;
   const bool first = extents_.size() == fold->first_extent;
   if (!first) {
     Extent& last = extents_.back();
