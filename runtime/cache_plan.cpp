@@ -47,7 +47,7 @@ void plan_sealed(const CacheOptions& options, const Method& method, const LayerS
   layer->rows = static_cast<std::uint32_t>(blocks * kBlockRows);
   std::uint64_t rows_bytes = std::uint64_t{options.max_positions} * options.max_timelines *
                              layer->sealed.bytes() * spec.kv_heads;
-  if (plan->home == Tier::disk) {
+  if (plan->home.reach == Reach::pages) {
     // Each head of a segment begins a page.
     if (layer->sealed.bytes() * kBlockRows % kPageBytes != 0) {
       const std::uint64_t segments = options.max_positions / method.seal_rows() + 1;
@@ -62,7 +62,7 @@ void plan_sealed(const CacheOptions& options, const Method& method, const LayerS
       std::min(method.cell_rows(), method.tail_begin(options.max_positions) - method.sink);
   const std::uint64_t head_bytes = longest * layer->sealed.bytes();
   const std::uint64_t page_bytes =
-      plan->home == Tier::disk ? round_up(head_bytes, kPageBytes) : std::uint64_t{0};
+      plan->home.reach == Reach::pages ? round_up(head_bytes, kPageBytes) : std::uint64_t{0};
   plan->coding_bytes = std::max(plan->coding_bytes, spec.kv_heads * (head_bytes + page_bytes));
   plan->index_bytes += spec.kv_heads * blocks *
                        (method.select->index_bytes(shape, kBlockRows) +
@@ -124,12 +124,13 @@ void plan_layer(const CacheOptions& options, const Method& method, const LayerSp
   plan->layers.push_back(layer);
 }
 
-// What does not depend on how much memory there is.
-Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method, int threads) {
+// What does not depend on how much memory there is, with sealed rows at home in `home`.
+Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method, int threads,
+                              const StoreOptions& stores, StoreFacts home) {
   CachePlan plan;
-  const bool has_disk = options.tiers.disk_bytes > 0;
-  plan.home = method.place->home(has_disk ? Tier::disk : Tier::host);
-  if (has_disk) plan.staging_bytes = kStagingBytes;
+  plan.stores = stores;
+  plan.home = home;
+  if (any_in_pages(stores)) plan.staging_bytes = kStagingBytes;
   plan.step_rows = std::min<std::uint64_t>(options.max_timelines, kMaxStepRows);
   for (std::size_t l = 0; l < options.layers.size(); ++l) {
     TL_TRY(check_layer(options.layers[l], l));
@@ -142,11 +143,40 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
 // the disk costs more memory than it spares.
 Result<std::uint64_t> automatic_row_cache(const CacheOptions& options, const Method& method,
                                           int threads, const CachePlan& plan) {
-  CacheOptions without_disk = options;
-  without_disk.tiers.disk_bytes = 0;
-  TL_TRY_ASSIGN(const CachePlan in_memory, plan_layers(without_disk, method, threads));
+  TL_TRY_ASSIGN(const CachePlan in_memory,
+                plan_layers(options, method, threads, StoreOptions{}, StoreFacts{}));
   const std::uint64_t needed = plan.host_bytes(), most = in_memory.host_bytes();
-  return std::min((plan.host_budget_bytes - needed) / 2, most > needed ? most - needed : 0);
+  const std::uint64_t left = plan.bytes_of(Tier::host) - needed;
+  return std::min(left / 2, most > needed ? most - needed : 0);
+}
+
+// What each tier may hold. Host memory, unasked: what the machine has free.
+Result<StoreOptions> stores_for(const TierOptions& tiers) {
+  TL_TRY_ASSIGN(const Topology machine, read_topology());
+  StoreOptions stores;
+  stores.bytes[static_cast<std::size_t>(Tier::host)] =
+      tiers.host_bytes == kAutoBytes ? machine.available_bytes : tiers.host_bytes;
+  stores.bytes[static_cast<std::size_t>(Tier::disk)] = tiers.disk_bytes;
+  stores.directory = tiers.directory;
+  return stores;
+}
+
+// Where the method's sealed rows are at home.
+Result<StoreFacts> home_of(const Method& method, const StoreOptions& stores) {
+  Tier lowest = Tier::host;
+  std::string served;
+  for (const Tier tier : kAllTiers) {
+    if (!reach_of(stores, tier)) continue;
+    lowest = tier;
+    served += (served.empty() ? "" : ", ") + std::string(name_of(tier));
+  }
+  const Tier home = method.place->home(lowest);
+  const std::optional<Reach> reach = reach_of(stores, home);
+  if (!reach)
+    return fail(ErrorCode::unsupported, "place.rows = ", method.place->name(), " puts rows in the ",
+                name_of(home), " tier, and this cache has stores for ", served,
+                ": name another place.rows");
+  return StoreFacts{home, *reach};
 }
 
 // `bytes` of memory for copies of rows on the disk, and for finding them; for no more rows than
@@ -173,7 +203,7 @@ void plan_row_cache(const CacheOptions& options, const Method& method, std::uint
 
 std::uint64_t CachePlan::host_bytes() const {
   return tail_bytes + index_bytes + sealing_bytes() + staging_bytes + tables_bytes +
-         row_cache_bytes + (home == Tier::host ? rows_bytes : 0);
+         row_cache_bytes + (home.tier == Tier::host ? rows_bytes : 0);
 }
 
 std::uint64_t CachePlan::workspace_bytes() const {
@@ -189,14 +219,16 @@ MemoryPlan CachePlan::lines() const {
       plan.lines.push_back(
           {std::string(name_of(tier)), std::string(name_of(purpose)), bytes, bytes});
   };
-  if (home == Tier::host) add(Tier::host, Purpose::rows, rows_bytes);
-  add(Tier::host, Purpose::index, index_bytes);
-  add(Tier::host, Purpose::tail, tail_bytes);
-  add(Tier::host, Purpose::row_cache, row_cache_bytes);
-  add(Tier::host, Purpose::staging, staging_bytes);
-  add(Tier::host, Purpose::sealing, sealing_bytes());
-  add(Tier::host, Purpose::tables, tables_bytes);
-  if (home == Tier::disk) add(Tier::disk, Purpose::rows, rows_bytes);
+  for (const Tier tier : kAllTiers) {
+    if (tier == home.tier) add(tier, Purpose::rows, rows_bytes);
+    if (tier != Tier::host) continue;
+    add(tier, Purpose::index, index_bytes);
+    add(tier, Purpose::tail, tail_bytes);
+    add(tier, Purpose::row_cache, row_cache_bytes);
+    add(tier, Purpose::staging, staging_bytes);
+    add(tier, Purpose::sealing, sealing_bytes());
+    add(tier, Purpose::tables, tables_bytes);
+  }
   plan.lines.push_back({kWorkspace, "attention", workspace_bytes(), workspace_bytes()});
   return plan;
 }
@@ -214,26 +246,25 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, i
   if (options.max_positions == 0 || options.max_timelines == 0)
     return fail(ErrorCode::invalid_argument,
                 "a cache needs at least one position and one timeline");
-  TL_TRY_ASSIGN(CachePlan plan, plan_layers(options, method, threads));
+  TL_TRY_ASSIGN(const StoreOptions stores, stores_for(options.tiers));
+  TL_TRY_ASSIGN(const StoreFacts home, home_of(method, stores));
+  TL_TRY_ASSIGN(CachePlan plan, plan_layers(options, method, threads, stores, home));
 
-  TL_TRY_ASSIGN(const Topology machine, read_topology());
-  const bool automatic = options.tiers.host_bytes == kAutoBytes;
-  plan.host_budget_bytes = automatic ? machine.available_bytes : options.tiers.host_bytes;
-  const std::uint64_t needed = plan.host_bytes();
-  if (needed > plan.host_budget_bytes)
+  const std::uint64_t needed = plan.host_bytes(), host = plan.bytes_of(Tier::host);
+  if (needed > host)
     return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
-                " positions needs ", size_text(needed), " of host memory and has ",
-                size_text(plan.host_budget_bytes), ": raise --kv-host, ",
+                " positions needs ", size_text(needed), " of host memory and has ", size_text(host),
+                ": raise --kv-host, ",
                 options.tiers.disk_bytes > 0 ? "" : "give --kv-disk SIZE to keep rows on disk, ",
                 "or lower -c");
-  if (plan.home == Tier::disk) {
-    if (plan.rows_bytes > options.tiers.disk_bytes)
-      return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
-                  " positions needs ", size_text(plan.rows_bytes), " on disk and --kv-disk gives ",
-                  size_text(options.tiers.disk_bytes), ": raise it or lower -c");
-    // What is left over caches rows.
-    std::uint64_t left = plan.host_budget_bytes - needed;
-    if (automatic) {
+  if (home.tier != Tier::host && plan.rows_bytes > plan.bytes_of(home.tier))
+    return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
+                " positions needs ", size_text(plan.rows_bytes), " on ", name_of(home.tier),
+                " and ", flag_of(home.tier), " gives ", size_text(plan.bytes_of(home.tier)),
+                ": raise it or lower -c");
+  if (home.reach == Reach::pages) {  // what is left over caches rows
+    std::uint64_t left = host - needed;
+    if (options.tiers.host_bytes == kAutoBytes) {
       TL_TRY_ASSIGN(left, automatic_row_cache(options, method, threads, plan));
     }
     plan_row_cache(options, method, left, &plan);

@@ -8,6 +8,7 @@
 #include "runtime/kv_cache.h"
 #include "runtime/method.h"
 #include "tiers/block.h"
+#include "tiers/store/stores.h"
 
 namespace thermocline {
 
@@ -22,15 +23,15 @@ struct CachePlan {
     std::uint32_t rows = 0;  // sealed rows a KV head, at most, all timelines together
   };
   std::vector<Layer> layers;
-  Tier home = Tier::host;
+  StoreFacts home;  // of sealed rows
   std::uint64_t tail_bytes = 0, index_bytes = 0, staging_bytes = 0, tables_bytes = 0;
   std::uint64_t spare_tail_bytes = 0;  // a second tail for one timeline, of every layer
   std::uint64_t span_bytes = 0;        // raw rows of the layer in hand
-  std::uint64_t coding_bytes = 0;      // of one segment: its coded rows, and its pages for the disk
-  std::uint64_t rows_bytes = 0;        // of all sealed rows, in the home tier
-  std::uint32_t row_cache_rows = 0;    // a layer and KV head
+  std::uint64_t coding_bytes = 0;  // of one segment: its coded rows, and the pages that they go to
+  std::uint64_t rows_bytes = 0;    // of all sealed rows, in the home tier
+  std::uint32_t row_cache_rows = 0;  // a layer and KV head
   std::uint64_t row_cache_bytes = 0;
-  std::uint64_t host_budget_bytes = 0;  // what the ledger will allow
+  StoreOptions stores;  // what the ledger will allow in each tier
   // Attention's workspace, beside the budget. Of a prefill's longest span: the tiles' queries and
   // states, and what each thread computes in. Of each row of a decode step: its rotated queries,
   // and a state for every list and every fold that may be read. All in the layer that takes most.
@@ -38,6 +39,7 @@ struct CachePlan {
   std::uint64_t decode_query_floats = 0, decode_states = 0, decode_state_floats = 0;
   std::uint64_t step_rows = 0;  // rows of a decode step: one for each timeline, at most
 
+  std::uint64_t bytes_of(Tier tier) const { return stores.bytes[static_cast<std::size_t>(tier)]; }
   std::uint64_t sealing_bytes() const { return spare_tail_bytes + span_bytes + coding_bytes; }
   std::uint64_t host_bytes() const;
   std::uint64_t workspace_bytes() const;

@@ -61,8 +61,7 @@ Result<MemoryPlan> KvCache::plan(const CacheOptions& options, int threads) {
                                                  options.method_overrides, *cpu));
   TL_TRY_ASSIGN(const CachePlan plan, make_plan(options, method, Workers::usable(threads)));
   PageTableOptions pages;
-  pages.directory = options.tiers.directory;
-  pages.disk_bytes = options.tiers.disk_bytes;
+  pages.stores = plan.stores;
   pages.io_backend = options.tiers.io_backend;
   MemoryPlan lines = plan.lines();
   TL_TRY_ASSIGN(lines.notes, PageTable::probe(pages));
@@ -127,17 +126,13 @@ Status KvCache::Impl::open() {
   TL_TRY_ASSIGN(method, load_method(options.method, options.method_directory,
                                     options.method_overrides, *cpu));
   TL_TRY_ASSIGN(plan, make_plan(options, method, workers->threads()));
-  std::array<std::uint64_t, kTiers> totals{};
-  totals[static_cast<std::size_t>(Tier::host)] = plan.host_budget_bytes;
-  totals[static_cast<std::size_t>(Tier::disk)] = options.tiers.disk_bytes;
-  budget = std::make_unique<Budget>(totals);
+  budget = std::make_unique<Budget>(plan.stores.bytes);
 
   PageTableOptions pages;
   for (std::size_t l = 0; l < options.layers.size(); ++l)
     pages.layers.push_back({plan.layers[l].sealed, options.layers[l].kv_heads,
                             plan.layers[l].seals ? plan.row_cache_rows : 0, plan.layers[l].rows});
-  pages.directory = options.tiers.directory;
-  pages.disk_bytes = options.tiers.disk_bytes;
+  pages.stores = plan.stores;
   pages.io_backend = options.tiers.io_backend;
   if (plan.staging_bytes > 0) pages.staging_bytes = plan.staging_bytes;
   TL_TRY_ASSIGN(table, PageTable::create(pages, budget.get()));

@@ -102,7 +102,7 @@ Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw) {
     }
   });
   TL_TRY_ASSIGN(run.rows,
-                table->adopt(std::move(segment), records.bytes(), plan.home, Purpose::rows));
+                table->adopt(std::move(segment), records.bytes(), plan.home.tier, Purpose::rows));
 
   if (formation.summaries > 0) {
     Segment summary;

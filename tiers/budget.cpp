@@ -12,7 +12,6 @@ namespace {
 constexpr std::array<std::string_view, kPurposes> kPurposeNames = {
     "weights", "tail",    "rows",   "row_cache", "index",
     "sealing", "staging", "tables", "workspace", "logits"};
-constexpr std::array<std::string_view, kTiers> kFlags = {"--kv-device", "--kv-host", "--kv-disk"};
 
 std::string holders(const TierUsage& usage) {
   std::vector<std::size_t> order(kPurposes);
@@ -98,7 +97,7 @@ Status Budget::grow(Tier tier, Purpose purpose, std::uint64_t bytes) {
   if (bytes > free_[t])
     return fail(ErrorCode::exhausted, name_of(tier), ": ", name_of(purpose), " needs ",
                 size_text(bytes), ", ", size_text(free_[t]), " of ", size_text(usage.total_bytes),
-                " is free (", holders(usage), "): raise ", kFlags[t], " by ",
+                " is free (", holders(usage), "): raise ", flag_of(tier), " by ",
                 size_text(bytes - free_[t]));
   free_[t] -= bytes;
   usage.held_bytes += bytes;

@@ -20,29 +20,36 @@ std::uint64_t offset_bytes(const Segment& segment) {
 
 Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& options,
                                                      Budget* budget) {
-  if (options.disk_bytes == 0) return create(options, budget, nullptr);
-  TL_TRY_ASSIGN(ChosenSink chosen, open_sink(options.io_backend, SinkOptions{}));
-  TL_TRY_ASSIGN(auto table, create(options, budget, std::move(chosen.sink)));
+  ChosenSink chosen;
+  if (any_in_pages(options.stores)) {
+    TL_TRY_ASSIGN(chosen, open_sink(options.io_backend, SinkOptions{}));
+  }
+  TL_TRY_ASSIGN(Stores stores, open_stores(options.stores));
+  TL_TRY_ASSIGN(auto table, create(options, budget, std::move(stores), std::move(chosen.sink)));
   if (!chosen.note.empty()) table->notes_.push_back(std::move(chosen.note));
   return table;
 }
 
 Result<std::vector<std::string>> PageTable::probe(const PageTableOptions& options) {
-  std::vector<std::string> notes;
-  if (options.disk_bytes == 0) return notes;
-  TL_TRY_ASSIGN(ChosenSink chosen, open_sink(options.io_backend, SinkOptions{}));
-  TL_TRY_ASSIGN(std::string note, ScratchFile::probe(options.directory));
-  for (std::string* one : {&note, &chosen.note})
-    if (!one->empty()) notes.push_back(std::move(*one));
+  ChosenSink chosen;
+  if (any_in_pages(options.stores)) {
+    TL_TRY_ASSIGN(chosen, open_sink(options.io_backend, SinkOptions{}));
+  }
+  TL_TRY_ASSIGN(std::vector<std::string> notes, probe_stores(options.stores));
+  if (!chosen.note.empty()) notes.push_back(std::move(chosen.note));
   return notes;
 }
 
 Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& options,
-                                                     Budget* budget, std::unique_ptr<Sink> sink) {
+                                                     Budget* budget, Stores stores,
+                                                     std::unique_ptr<Sink> sink) {
   std::unique_ptr<PageTable> table(new PageTable);
   table->options_ = options;
   table->budget_ = budget;
+  table->stores_ = std::move(stores);
   table->sink_ = std::move(sink);
+  for (const auto& store : table->stores_)
+    if (store && !store->note().empty()) table->notes_.push_back(store->note());
   table->layers_.resize(options.layers.size());
   std::uint64_t cached_bytes = 0;
   for (std::size_t l = 0; l < options.layers.size(); ++l) {
@@ -51,10 +58,8 @@ Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& opt
     cached_bytes += layer.heads * (std::uint64_t{layer.row_cache_rows} * layer.layout.bytes() +
                                    RowCache::table_bytes(layer.row_cache_rows, layer.rows));
   }
-  if (options.disk_bytes == 0) return table;
+  if (!table->sink_) return table;  // nothing is in pages
 
-  TL_TRY_ASSIGN(table->file_, ScratchFile::create(options.directory, options.disk_bytes));
-  if (!table->file_.note().empty()) table->notes_.push_back(table->file_.note());
   TL_TRY_ASSIGN(table->staging_reservation_,
                 budget->reserve(Tier::host, Purpose::staging, options.staging_bytes));
   TL_TRY_ASSIGN(table->staging_, Buffer::create(options.staging_bytes));
@@ -83,22 +88,17 @@ Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,
                                                         Tier home, Purpose purpose) {
   const std::size_t row_bytes = segment.layout.bytes();
   TL_CHECK(records.size() == row_bytes * segment.rows * segment.heads);
+  Store* store = stores_[static_cast<std::size_t>(home)].get();
+  TL_CHECK(store != nullptr);
   Place place;
   place.used = true;
-  place.home = home;
+  place.home = store->facts();
   place.purpose = purpose;
   place.layer = index(segment.layer);
   place.rows = segment.rows;
   place.head_bytes = row_bytes * segment.rows;
-  if (home == Tier::host) {
-    TL_TRY_ASSIGN(place.tables,
-                  budget_->reserve(Tier::host, Purpose::tables, offset_bytes(segment)));
-    TL_TRY_ASSIGN(place.reservation, budget_->reserve(Tier::host, purpose, records.size()));
-    TL_TRY_ASSIGN(place.host, Buffer::create(records.size()));
-    std::memcpy(place.host.data(), records.data(), records.size());
-  } else {
-    TL_TRY(settle_on_disk(segment, records, &place));
-  }
+  TL_TRY(place.home.reach == Reach::memory ? settle_in_memory(segment, records, store, &place)
+                                           : settle_in_pages(segment, records, store, &place));
 
   std::uint32_t id;
   if (free_ids_.empty()) {
@@ -116,16 +116,24 @@ Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,
   });
 }
 
-Status PageTable::settle_on_disk(const Segment& segment, std::span<const std::byte> records,
-                                 Place* place) {
-  TL_CHECK(place->home == Tier::disk && options_.disk_bytes > 0);
+Status PageTable::settle_in_memory(const Segment& segment, std::span<const std::byte> records,
+                                   Store* store, Place* place) {
+  TL_TRY_ASSIGN(place->tables,
+                budget_->reserve(Tier::host, Purpose::tables, offset_bytes(segment)));
+  TL_TRY_ASSIGN(place->slot, Slot::take(store, budget_, place->purpose, records.size()));
+  std::memcpy(place->slot.space().address, records.data(), records.size());
+  return {};
+}
+
+Status PageTable::settle_in_pages(const Segment& segment, std::span<const std::byte> records,
+                                  Store* store, Place* place) {
   const std::size_t used = place->head_bytes;  // of a head
   place->head_bytes = round_up(used, kPageBytes);
   place->epoch = ++epoch_;
   const std::size_t bytes = place->head_bytes * segment.heads;
   const std::size_t pages = bytes / kPageBytes;
   TL_TRY(quiesce());
-  TL_TRY_ASSIGN(place->reservation, budget_->reserve(Tier::disk, place->purpose, bytes));
+  TL_TRY_ASSIGN(place->slot, Slot::take(store, budget_, place->purpose, bytes));
   TL_TRY_ASSIGN(place->tables,
                 budget_->reserve(Tier::host, Purpose::tables,
                                  offset_bytes(segment) + pages * sizeof(std::uint64_t)));
@@ -139,23 +147,14 @@ Status PageTable::settle_on_disk(const Segment& segment, std::span<const std::by
   TL_TRY(number_place(place));
   Layer& layer = layers_[place->layer];
   const auto numbered = static_cast<std::uint32_t>(round_up(place->rows, kBlockRows));
-  auto offset = file_.take(bytes);
-  if (!offset) {
-    free_row_numbers(&layer, place->first_row, numbered);
-    return tl::unexpected<Error>(offset.error());
-  }
-  place->file_offset = *offset;
   place->checksum.resize(pages);
   for (std::size_t p = 0; p < pages; ++p)
     place->checksum[p] =
         page_checksum({image.data() + p * kPageBytes, kPageBytes}, identity(*place, p));
   if (Status written = write_home(*place, image.bytes()); !written) {
     free_row_numbers(&layer, place->first_row, numbered);
-    if (sink_->in_flight() == 0)
-      file_.give(place->file_offset, bytes);
-    else
-      abandoned_.push_back(
-          {std::move(image), std::move(memory), std::move(place->reservation), place->file_offset});
+    if (sink_->in_flight() > 0)
+      abandoned_.push_back({std::move(image), std::move(memory), std::move(place->slot)});
     return written;
   }
   const std::size_t row_bytes = segment.layout.bytes();
@@ -188,12 +187,11 @@ Status PageTable::number_place(Place* place) {
 
 void PageTable::release(std::uint32_t id) {
   Place& place = places_[id];
-  if (place.home == Tier::disk) {
+  if (place.home.reach == Reach::pages) {
     Layer& layer = layers_[place.layer];
     const std::uint32_t numbered = static_cast<std::uint32_t>(round_up(place.rows, kBlockRows));
     for (RowCache& cache : layer.row_cache) cache.forget(place.first_row, numbered);
     free_row_numbers(&layer, place.first_row, numbered);
-    file_.give(place.file_offset, place.head_bytes * layer.options.heads);
   }
   place = Place{};
   free_ids_.push_back(id);
@@ -241,18 +239,18 @@ Status PageTable::quiesce() {
                   " transfers of an earlier step did not finish within ",
                   options_.disk_deadline.count(), " ms");
   }
-  for (const Abandoned& write : abandoned_) file_.give(write.file_offset, write.space.bytes());
   abandoned_.clear();
   return {};
 }
 
 Status PageTable::write_home(const Place& place, std::span<std::byte> bytes) {
+  const Space& space = place.slot.space();
   std::vector<Transfer> transfers;
   for (std::size_t at = 0; at < bytes.size(); at += kWriteBytes) {
     Transfer transfer;
     transfer.kind = Transfer::Kind::write;
-    transfer.file = file_.descriptor();
-    transfer.offset = place.file_offset + at;
+    transfer.file = space.file;
+    transfer.offset = space.offset + at;
     transfer.bytes = bytes.subspan(at, std::min(kWriteBytes, bytes.size() - at));
     transfer.tag = transfers.size();
     transfers.push_back(transfer);
@@ -266,8 +264,7 @@ Status PageTable::write_home(const Place& place, std::span<std::byte> bytes) {
     if (!n) return tl::unexpected<Error>(n.error());
     if (*n == 0)
       return fail(ErrorCode::io, "scratch file: a write of ", bytes.size(), " bytes at ",
-                  place.file_offset, " did not finish within ", options_.disk_deadline.count(),
-                  " ms");
+                  space.offset, " did not finish within ", options_.disk_deadline.count(), " ms");
     for (std::size_t i = 0; i < *n; ++i)
       if (done[i].error != 0 && status)
         status = fail(ErrorCode::io, "scratch file: writing ", transfers[done[i].tag].bytes.size(),
@@ -282,10 +279,10 @@ Status PageTable::write_home(const Place& place, std::span<std::byte> bytes) {
 
 const std::byte* PageTable::host_rows(const Segment& segment, std::uint32_t head) const {
   const Place& place = places_[segment.id];
-  TL_CHECK(place.home == Tier::host);
-  return place.host.data() + head * place.head_bytes;
+  TL_CHECK(place.home.tier == Tier::host);
+  return place.slot.space().address + head * place.head_bytes;
 }
 
-Tier PageTable::home(const Segment& segment) const { return places_[segment.id].home; }
+Tier PageTable::home(const Segment& segment) const { return places_[segment.id].home.tier; }
 
 }  // namespace thermocline

@@ -16,7 +16,7 @@
 #include "tiers/budget.h"
 #include "tiers/io/sink.h"
 #include "tiers/row_cache.h"
-#include "tiers/store/scratch_file.h"
+#include "tiers/store/stores.h"
 #include "tiers/tier.h"
 #include "tiers/tier_counters.h"
 
@@ -32,8 +32,7 @@ struct PageTableOptions {
     std::uint32_t rows = 0;            // sealed at the same time, about: sizes tables
   };
   std::vector<Layer> layers;
-  std::string directory;         // of the scratch file, when disk_bytes > 0
-  std::uint64_t disk_bytes = 0;  // 0: no disk tier
+  StoreOptions stores;
   std::string io_backend = "auto";
   std::uint64_t staging_bytes = std::uint64_t{16} << 20;  // for reads in flight and being attended
   // No disk takes this long for one request; a wait beyond it is reported, never endless.
@@ -44,15 +43,15 @@ struct PageTableOptions {
 class PageTable {
  public:
   static Result<std::unique_ptr<PageTable>> create(const PageTableOptions& options, Budget* budget);
-  // With an open sink of the caller's, for tests.
+  // With open stores and an open sink of the caller's, for tests.
   static Result<std::unique_ptr<PageTable>> create(const PageTableOptions& options, Budget* budget,
-                                                   std::unique_ptr<Sink> sink);
+                                                   Stores stores, std::unique_ptr<Sink> sink);
   ~PageTable();
   // The notes() that create() would have, or its refusal, without anything taken.
   static Result<std::vector<std::string>> probe(const PageTableOptions& options);
 
-  // Takes a formed segment: `records` is [heads][rows] of segment.layout. On the disk it is written
-  // and checksummed before this returns (its pages are made in host memory, under
+  // Takes a formed segment: `records` is [heads][rows] of segment.layout. `home` has a store. In
+  // pages it is written and checksummed before this returns (they are made in host memory, under
   // Purpose::sealing); as many of its rows as fit also enter the row cache. The segment's space is
   // given back when the last shared_ptr goes. `purpose` tags the bytes of the home.
   Result<std::shared_ptr<const Segment>> adopt(Segment segment, std::span<const std::byte> records,
@@ -71,12 +70,12 @@ class PageTable {
  private:
   friend class Reader;
   struct Place {  // of one segment
-    Tier home = Tier::host;
+    StoreFacts home;
     Purpose purpose = Purpose::rows;
-    Buffer host;  // host home: the records
-    Reservation reservation, tables;
-    std::uint64_t file_offset = 0;        // disk home: heads follow each other, each page aligned
-    std::uint64_t head_bytes = 0;         // of a head, whole pages (disk) or exact (host)
+    Slot slot;  // the records, head by head
+    Reservation tables;
+    std::uint64_t head_bytes = 0;  // of a head: its records, in pages whole ones
+    // In pages:
     std::vector<std::uint64_t> checksum;  // a page, whole segment
     std::uint64_t epoch = 0;              // part of every page's identity
     std::uint32_t first_row = 0;          // of the layer's dense row numbers
@@ -87,8 +86,8 @@ class PageTable {
   // its place in the file may be written to at any time, so neither may be anybody else's.
   struct Abandoned {
     Buffer pages;
-    Reservation memory, space;
-    std::uint64_t file_offset = 0;
+    Reservation memory;
+    Slot slot;
   };
   struct Layer {
     PageTableOptions::Layer options;
@@ -105,8 +104,11 @@ class PageTable {
   // about to be another transfer's, and gives back what abandoned writes held. Everything that
   // takes space or submits asks for this first.
   Status quiesce();
-  // Fills the rest of a disk segment's place, and the disk with its rows.
-  Status settle_on_disk(const Segment& segment, std::span<const std::byte> records, Place* place);
+  // Both fill the rest of a segment's place, and `store` with its rows.
+  Status settle_in_memory(const Segment& segment, std::span<const std::byte> records, Store* store,
+                          Place* place);
+  Status settle_in_pages(const Segment& segment, std::span<const std::byte> records, Store* store,
+                         Place* place);
   // Writes all of a segment's pages. After an error some of it may still be in flight.
   Status write_home(const Place& place, std::span<std::byte> pages);
   // Row numbers for `place`, with room in the row caches' tables.
@@ -114,12 +116,12 @@ class PageTable {
   static std::uint32_t number_rows(Layer* layer, std::uint32_t rows);
   static void free_row_numbers(Layer* layer, std::uint32_t first, std::uint32_t rows);
   static std::uint64_t identity(const Place& place, std::uint64_t page) {
-    return place.epoch * 0x9e3779b97f4a7c15ull + place.file_offset / kPageBytes + page;
+    return place.epoch * 0x9e3779b97f4a7c15ull + place.slot.space().offset / kPageBytes + page;
   }
 
   PageTableOptions options_;
   Budget* budget_ = nullptr;
-  ScratchFile file_;
+  Stores stores_;
   Reservation row_cache_reservation_, staging_reservation_;
   std::vector<std::string> notes_;
   Buffer staging_;

@@ -129,14 +129,11 @@ Status Reader::complete(const Completion& completion) {
                   extent.file_offset, " failed twice: ", std::strerror(completion.error));
     extent.again = true;
     table_.counters_.pages_read_again += extent.bytes / kPageBytes;
-    Transfer transfer;
-    transfer.file = table_.file_.descriptor();
-    transfer.offset = extent.file_offset;
-    transfer.bytes = {table_.staging_.data() + fold.staging_at + extent.at, extent.bytes};
-    transfer.tag = completion.tag;
+    const Transfer transfer = transfer_of(static_cast<std::uint32_t>(completion.tag));
     return table_.sink_->submit({&transfer, 1});
   }
-  if (--fold.waiting == 0) {
+  // One that is read again has been ready, and handed out: it must not be a second time.
+  if (--fold.waiting == 0 && !fold.is_ready) {
     fold.is_ready = true;
     if (order_ == FoldOrder::any) ready_ids_.push_back(fold.ready.id);
   }
@@ -205,17 +202,21 @@ void Reader::retire() {
   wave_.clear();
 }
 
-// Adds a fold's reads, to where it has staging memory.
+// The read of an extent, to where its fold has staging memory.
+Transfer Reader::transfer_of(std::uint32_t extent) const {
+  const Extent& from = extents_[extent];
+  const Planned& fold = planned_[from.fold];
+  Transfer transfer;
+  transfer.file = table_.places_[fold.place].slot.space().file;
+  transfer.offset = from.file_offset;
+  transfer.bytes = {table_.staging_.data() + fold.staging_at + from.at, from.bytes};
+  transfer.tag = extent;
+  return transfer;
+}
+
 void Reader::list_transfers(const Planned& fold) {
-  std::byte* staging = table_.staging_.data() + fold.staging_at;
-  for (std::uint32_t e = fold.first_extent; e < fold.last_extent; ++e) {
-    Transfer transfer;
-    transfer.file = table_.file_.descriptor();
-    transfer.offset = extents_[e].file_offset;
-    transfer.bytes = {staging + extents_[e].at, extents_[e].bytes};
-    transfer.tag = e;
-    transfers_.push_back(transfer);
-  }
+  for (std::uint32_t e = fold.first_extent; e < fold.last_extent; ++e)
+    transfers_.push_back(transfer_of(e));
 }
 
 Status Reader::read_again(const ReadyFold& failed) {
@@ -223,8 +224,6 @@ Status Reader::read_again(const ReadyFold& failed) {
   transfers_.clear();
   list_transfers(fold);
   table_.counters_.pages_read_again += fold.last_check - fold.first_check;
-  const FoldOrder order = order_;
-  order_ = FoldOrder::in_list;  // it has been handed out: it must not become ready a second time
   fold.waiting = fold.last_extent - fold.first_extent;
   Status status = table_.sink_->submit(transfers_);
   while (status && fold.waiting > 0) {
@@ -237,15 +236,9 @@ Status Reader::read_again(const ReadyFold& failed) {
       status = fail(ErrorCode::io, "scratch file: a read did not finish within ",
                     table_.options_.disk_deadline.count(), " ms");
     } else {
-      for (std::size_t i = 0; i < *n && status; ++i) {
-        const std::uint32_t owner = extents_[done[i].tag].fold;
-        status = complete(done[i]);
-        if (status && owner != failed.id && order == FoldOrder::any && planned_[owner].is_ready)
-          ready_ids_.push_back(owner);
-      }
+      for (std::size_t i = 0; i < *n && status; ++i) status = complete(done[i]);
     }
   }
-  order_ = order;
   TL_TRY(status);
   if (!verify(failed))
     return fail(ErrorCode::corrupt, "scratch file: ", fold.last_check - fold.first_check,

@@ -98,6 +98,10 @@ class Reader {
     bool retired = false;
   };
 
+  enum class Misses : std::uint8_t {  // rows that had to be read in pages:
+    enter_cache,                      // the row cache, once they have been attended
+    pass_by,                          // each is read once, and would push out what is read again
+  };
   struct Weights {  // of the rows at hand
     const float* next = nullptr;
     std::uint32_t a_row = 0;
@@ -107,18 +111,21 @@ class Reader {
   // reader_plan.cpp
   void plan(std::uint32_t list, const ReadRequest& request);
   void plan_rows(const Segment& segment, std::uint32_t list, std::uint32_t head,
-                 std::uint32_t block, RowSet rows, Weights weights, bool keep);
-  void open_fold(const Segment& segment, std::uint32_t list, std::uint32_t head, bool scored);
+                 std::uint32_t block, RowSet rows, Weights weights, Misses misses);
+  void open_fold(const Segment& segment, std::uint32_t list, std::uint32_t head,
+                 const Weights& weights);
   // `n`: how many rows those are.
-  void add_host_rows(Planned* fold, std::uint32_t block, RowSet rows, int n,
-                     const float* log_weight);
-  void add_disk_rows(Planned* fold, std::uint32_t block, RowSet rows, Weights weights, bool keep);
+  void add_rows_in_memory(Planned* fold, std::uint32_t block, RowSet rows, int n,
+                          const float* log_weight);
+  void add_rows_in_pages(Planned* fold, std::uint32_t block, RowSet rows, Weights weights,
+                         Misses misses);
   void add_view(const Planned& fold, const std::byte* row0, RowSet rows, const float* log_weight);
   std::uint64_t stage_page(Planned* fold, std::uint64_t page);
   // reader.cpp
   Status submit();
   void collect();
   bool take_staging(Planned* fold);
+  Transfer transfer_of(std::uint32_t extent) const;
   void list_transfers(const Planned& fold);
   Status complete(const Completion& completion);
   Status wait_for_some();

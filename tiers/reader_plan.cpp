@@ -29,7 +29,7 @@ void Reader::plan(std::uint32_t list, const ReadRequest& request) {
       for (std::uint32_t block = 0; block < segment.blocks(); ++block) {
         const int rows = static_cast<int>(
             std::min<std::uint32_t>(kBlockRows, segment.rows - block * kBlockRows));
-        plan_rows(segment, list, request.head, block, first_rows(rows), {}, false);
+        plan_rows(segment, list, request.head, block, first_rows(rows), {}, Misses::pass_by);
       }
       continue;
     }
@@ -39,7 +39,7 @@ void Reader::plan(std::uint32_t list, const ReadRequest& request) {
       TL_CHECK(p == read.first || pick.block > request.list->picks[p - 1].block);
       TL_CHECK(segment.rows - pick.block * kBlockRows >= kBlockRows ||
                (pick.rows >> (segment.rows - pick.block * kBlockRows)) == 0);
-      plan_rows(segment, list, request.head, pick.block, pick.rows, weights, true);
+      plan_rows(segment, list, request.head, pick.block, pick.rows, weights, Misses::enter_cache);
       weights.next += static_cast<std::uint32_t>(count(pick.rows)) * weights.a_row;
     }
   }
@@ -47,18 +47,18 @@ void Reader::plan(std::uint32_t list, const ReadRequest& request) {
 
 // Adds a block's rows to the list's open fold, cutting folds at kFoldRows.
 void Reader::plan_rows(const Segment& segment, std::uint32_t list, std::uint32_t head,
-                       std::uint32_t block, RowSet rows, Weights weights, bool keep) {
+                       std::uint32_t block, RowSet rows, Weights weights, Misses misses) {
   while (rows != 0) {
-    if (!open_ || planned_.back().rows == kFoldRows) open_fold(segment, list, head, weights.scored);
+    if (!open_ || planned_.back().rows == kFoldRows) open_fold(segment, list, head, weights);
     Planned* fold = &planned_.back();
     const int room = kFoldRows - static_cast<int>(fold->rows);
     RowSet taken = rows;
     int n = count(taken);  // a call where the processor's instruction may not be used
     for (; n > room; --n) taken &= ~(RowSet{1} << (63 - std::countl_zero(taken)));
-    if (table_.places_[fold->place].home == Tier::host)
-      add_host_rows(fold, block, taken, n, weights.next);
+    if (table_.places_[fold->place].home.reach == Reach::memory)
+      add_rows_in_memory(fold, block, taken, n, weights.next);
     else
-      add_disk_rows(fold, block, taken, weights, keep);
+      add_rows_in_pages(fold, block, taken, weights, misses);
     fold->rows += static_cast<std::uint32_t>(n);
     fold->last_view = static_cast<std::uint32_t>(views_.size());
     fold->last_patch = static_cast<std::uint32_t>(patches_.size());
@@ -71,7 +71,7 @@ void Reader::plan_rows(const Segment& segment, std::uint32_t list, std::uint32_t
 }
 
 void Reader::open_fold(const Segment& segment, std::uint32_t list, std::uint32_t head,
-                       bool scored) {
+                       const Weights& weights) {
   Planned fold;
   fold.place = segment.id;
   fold.head = head;
@@ -80,7 +80,7 @@ void Reader::open_fold(const Segment& segment, std::uint32_t list, std::uint32_t
   fold.ready.ordinal = static_cast<std::uint32_t>(planned_.size()) - first_of_list_[list];
   fold.ready.fold.key_format = segment.layout.key_format;
   fold.ready.fold.value_format = segment.layout.value_format;
-  fold.ready.fold.scored = scored;
+  fold.ready.fold.scored = weights.scored;
   fold.ready.fold.key_stride = fold.ready.fold.value_stride = segment.layout.bytes();
   fold.first_view = fold.last_view = static_cast<std::uint32_t>(views_.size());
   fold.first_patch = fold.last_patch = static_cast<std::uint32_t>(patches_.size());
@@ -96,22 +96,23 @@ void Reader::add_view(const Planned& fold, const std::byte* row0, RowSet rows,
   views_.push_back({row0, row0 + fold.key_bytes, rows, log_weight});
 }
 
-void Reader::add_host_rows(Planned* fold, std::uint32_t block, RowSet rows, int n,
-                           const float* log_weight) {
+void Reader::add_rows_in_memory(Planned* fold, std::uint32_t block, RowSet rows, int n,
+                                const float* log_weight) {
   const PageTable::Place& place = table_.places_[fold->place];
   const std::size_t row_bytes = fold->ready.fold.key_stride;
-  add_view(*fold,
-           place.host.data() + fold->head * place.head_bytes + block * kBlockRows * row_bytes, rows,
-           log_weight);
+  add_view(
+      *fold,
+      place.slot.space().address + fold->head * place.head_bytes + block * kBlockRows * row_bytes,
+      rows, log_weight);
   // Summaries are part of an index, and counted by who scanned it.
-  if (place.purpose == Purpose::rows)
+  if (place.purpose == Purpose::rows && place.home.tier == Tier::host)
     table_.counters_.host_bytes_read += static_cast<std::size_t>(n) * row_bytes;
 }
 
 // Row by row: from the row cache, or from a page that is to be read. Rows in sequence that have one
 // base (a page's rows; neighbouring slots) share a view.
-void Reader::add_disk_rows(Planned* fold, std::uint32_t block, RowSet rows, Weights weights,
-                           bool keep) {
+void Reader::add_rows_in_pages(Planned* fold, std::uint32_t block, RowSet rows, Weights weights,
+                               Misses misses) {
   const PageTable::Place& place = table_.places_[fold->place];
   RowCache& cache = table_.layers_[layer_].row_cache[fold->head];
   const std::int64_t row_bytes = fold->ready.fold.key_stride;
@@ -141,7 +142,7 @@ void Reader::add_disk_rows(Planned* fold, std::uint32_t block, RowSet rows, Weig
           (first_byte + static_cast<std::uint64_t>(row_bytes) - 1) / kPageBytes;
       const std::uint64_t at = stage_page(fold, first_page) + first_byte % kPageBytes;
       for (std::uint64_t page = first_page + 1; page <= last_page; ++page) stage_page(fold, page);
-      if (keep) misses_.push_back({row, at});
+      if (misses == Misses::enter_cache) misses_.push_back({row, at});
       const std::int64_t offset = static_cast<std::int64_t>(at) - in_block * row_bytes;
       if (offset == staged_offset) {
         views_.back().rows |= bit;
@@ -161,7 +162,7 @@ void Reader::add_disk_rows(Planned* fold, std::uint32_t block, RowSet rows, Weig
 std::uint64_t Reader::stage_page(Planned* fold, std::uint64_t page) {
   const PageTable::Place& place = table_.places_[fold->place];
   const std::uint64_t page_of_segment = fold->head * (place.head_bytes / kPageBytes) + page;
-  const std::uint64_t file_offset = place.file_offset + page_of_segment * kPageBytes;
+  const std::uint64_t file_offset = place.slot.space().offset + page_of_segment * kPageBytes;
   const bool first = extents_.size() == fold->first_extent;
   if (!first) {
     Extent& last = extents_.back();

@@ -17,4 +17,10 @@ constexpr std::string_view name_of(Tier tier) {
   return kNames[static_cast<std::size_t>(tier)];
 }
 
+// What gives it its bytes on the command line.
+constexpr std::string_view flag_of(Tier tier) {
+  constexpr std::array<std::string_view, kTiers> kFlags = {"--kv-device", "--kv-host", "--kv-disk"};
+  return kFlags[static_cast<std::size_t>(tier)];
+}
+
 }  // namespace thermocline

@@ -81,7 +81,10 @@ class Selector {
   virtual Chosen choose(const LayerQuery& query, const Workers& workers,
                         std::span<ReadList> out) = 0;
 
-  // Bytes of index and of summary rows that `rows` sealed rows of one KV head take: for the plan.
+  // Bytes of index and of summary rows that `rows` sealed rows of one KV head take, in any layer of
+  // that shape: form() makes no more. A plan counts blocks, since it cannot know how rows will be
+  // cut into segments: so the law is that no segment takes more than its blocks would, each alone,
+  // bytes(rows) <= blocks of them * bytes(kBlockRows); and there are no more summaries than rows.
   virtual std::uint64_t index_bytes(HeadShape, std::uint64_t /*rows*/) const { return 0; }
   virtual std::uint64_t summary_bytes(HeadShape, std::uint64_t /*rows*/) const { return 0; }
 };

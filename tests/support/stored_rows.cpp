@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstring>
 
+#include "tests/support/device_stand_in.h"
 #include "tests/support/memory_sink.h"
 
 namespace thermocline {
@@ -16,7 +17,7 @@ std::span<const std::byte> Stored::row(std::uint32_t head, std::uint32_t r) cons
 }
 
 StoredRows::StoredRows(PageTableOptions options, std::uint64_t host_bytes, FaultPlan plan)
-    : budget({0, host_bytes, options.disk_bytes}) {
+    : budget({host_bytes, host_bytes, options.stores.bytes.back()}) {
   auto sink = std::make_unique<FaultSink>(plan);
   faults_ = sink.get();
   open(std::move(options), std::move(sink));
@@ -24,14 +25,21 @@ StoredRows::StoredRows(PageTableOptions options, std::uint64_t host_bytes, Fault
 
 StoredRows::StoredRows(PageTableOptions options, std::uint64_t host_bytes,
                        std::unique_ptr<Sink> sink)
-    : budget({0, host_bytes, options.disk_bytes}) {
+    : budget({host_bytes, host_bytes, options.stores.bytes.back()}) {
   open(std::move(options), std::move(sink));
 }
 
 void StoredRows::open(PageTableOptions options, std::unique_ptr<Sink> sink) {
-  if (options.directory.empty()) options.directory = ::testing::TempDir() + "thermocline-rows";
+  if (options.stores.directory.empty())
+    options.stores.directory = ::testing::TempDir() + "thermocline-rows";
   options_ = options;
-  auto made = PageTable::create(options, &budget, std::move(sink));
+  auto stores = open_stores(options.stores);
+  if (!stores) {
+    ADD_FAILURE() << stores.error().message;
+    return;
+  }
+  stores->front() = std::make_unique<DeviceStandIn>();
+  auto made = PageTable::create(options, &budget, std::move(*stores), std::move(sink));
   if (made) {
     table = std::move(*made);
   } else {

@@ -34,10 +34,11 @@ struct FoldRead {
 };
 using ListRead = std::vector<FoldRead>;
 
-// A page table over a fake disk in memory.
+// A page table over three tiers: a fake disk in memory, host memory, and a stand-in for a device's,
+// with as much room as the host.
 class StoredRows {
  public:
-  // `options` without a directory's or back end's meaning; disk_bytes as given.
+  // `options` without a directory's or back end's meaning; of `stores` the disk's bytes count.
   StoredRows(PageTableOptions options, std::uint64_t host_bytes, FaultPlan plan = {});
   // Over another sink.
   StoredRows(PageTableOptions options, std::uint64_t host_bytes, std::unique_ptr<Sink> sink);

@@ -158,7 +158,7 @@ Result<ScratchFile> ScratchFile::open_in(const Descriptor& opened, const std::st
   return scratch;
 }
 
-Result<std::uint64_t> ScratchFile::take(std::uint64_t bytes) {
+Result<Space> ScratchFile::take(std::uint64_t bytes) {
   TL_CHECK(bytes > 0 && file_.open());
   const bool fits =
       bytes <= budget_bytes_ && round_up(bytes, kPageBytes) <= budget_bytes_ - held_bytes_;
@@ -179,18 +179,26 @@ Result<std::uint64_t> ScratchFile::take(std::uint64_t bytes) {
     TL_TRY(allocate(end_, size));
     held_bytes_ += size;
     end_ += size;
-    return end_ - size;
+    return extent(end_ - size, bytes);
   }
   const auto [offset, room] = *hole;
   TL_TRY(allocate(offset, size));
   free_.erase(hole);
   if (room > size) free_.emplace(offset + size, room - size);
   held_bytes_ += size;
-  return offset;
+  return extent(offset, bytes);
 }
 
-void ScratchFile::give(std::uint64_t offset, std::uint64_t bytes) {
-  std::uint64_t size = round_up(bytes, kPageBytes);
+Space ScratchFile::extent(std::uint64_t offset, std::uint64_t bytes) const {
+  Space space;
+  space.bytes = bytes;
+  space.file = file_.number();
+  space.offset = offset;
+  return space;
+}
+
+void ScratchFile::give(const Space& space) {
+  std::uint64_t offset = space.offset, size = round_up(space.bytes, kPageBytes);
   TL_CHECK(size > 0 && offset % kPageBytes == 0 && offset <= end_ && size <= end_ - offset);
   TL_CHECK(size <= held_bytes_);
   auto after = free_.lower_bound(offset);

@@ -8,6 +8,7 @@
 
 #include "kernels/base/error.h"
 #include "tiers/io/descriptor.h"
+#include "tiers/store/store.h"
 
 namespace thermocline {
 
@@ -18,8 +19,9 @@ namespace thermocline {
 // it is promised: a full disk is an error here, not a later EIO. What is given back leaves the
 // filesystem at once, so that its usage is held_bytes() and no more.
 // Belongs to one thread; the descriptor may be read and written from any.
-class ScratchFile {
+class ScratchFile final : public Store {
  public:
+  static constexpr StoreFacts kFacts = {Tier::disk, Reach::pages};
   static Result<ScratchFile> create(const std::string& directory, std::uint64_t budget_bytes);
   // What create() would say of the directory, an error or note(), with nothing made that stays.
   static Result<std::string> probe(const std::string& directory);
@@ -29,22 +31,23 @@ class ScratchFile {
   bool direct() const { return direct_; }  // else through the page cache
   // What whoever named the directory should know: that it is memory, or read through the page
   // cache; "": nothing.
-  const std::string& note() const { return note_; }
+  std::string note() const override { return note_; }
   std::uint64_t budget_bytes() const { return budget_bytes_; }
   std::uint64_t held_bytes() const { return held_bytes_; }
 
-  // An extent of `bytes` rounded up to whole pages; its offset. Its content is undefined.
+  StoreFacts facts() const override { return kFacts; }
+  // An extent of `bytes` rounded up to whole pages.
   // exhausted: the message names the budget, what is held and the flag to raise (--kv-disk), or
   // the filesystem, its free space and --kv-dir.
-  Result<std::uint64_t> take(std::uint64_t bytes);
-  // Gives an extent back (same arguments as taken): it is reused, and its blocks are released.
-  // No write may be in flight on it: it could arrive over what the next owner has written.
-  void give(std::uint64_t offset, std::uint64_t bytes);
+  Result<Space> take(std::uint64_t bytes) override;
+  // The extent is reused, and its blocks are released.
+  void give(const Space& space) override;
 
  private:
   static Result<ScratchFile> open_in(const Descriptor& opened, const std::string& directory);
   Status allocate(std::uint64_t offset, std::uint64_t bytes) const;
   bool release(std::uint64_t offset, std::uint64_t bytes) const;
+  Space extent(std::uint64_t offset, std::uint64_t bytes) const;
 
   Descriptor file_;
   bool direct_ = false;

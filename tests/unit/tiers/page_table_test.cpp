@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <string>
 #include <thread>
@@ -22,7 +23,7 @@ PageTableOptions one_layer(RowLayout rows, std::uint32_t heads, std::uint32_t ca
                            std::uint64_t disk_bytes) {
   PageTableOptions options;
   options.layers = {{rows, heads, cached, 20000}};
-  options.disk_bytes = disk_bytes;
+  options.stores.bytes = {0, 0, disk_bytes};
   return options;
 }
 
@@ -51,15 +52,16 @@ TEST(PageTable, KeepsSegmentsOfEveryShape) {
         SCOPED_TRACE(std::to_string(rows.bytes()) + " bytes a row, " + std::to_string(heads) +
                      " heads, " + std::to_string(n) + " rows");
         StoredRows stored(one_layer(rows, heads, n / 3, 64 * kMiB), 256 * kMiB);
-        const auto host = stored.store(random, 0, n, Tier::host);
-        const auto disk = stored.store(random, 0, n, Tier::disk);
-        ASSERT_TRUE(host && disk);
-        EXPECT_EQ(stored.table->home(*host->segment), Tier::host);
-        EXPECT_EQ(stored.table->home(*disk->segment), Tier::disk);
-        EXPECT_TRUE(holds(stored, *host));
-        EXPECT_TRUE(holds(stored, *disk));
-        const auto last = host->row(heads - 1, n - 1);
-        EXPECT_EQ(std::memcmp(stored.table->host_rows(*host->segment, heads - 1) +
+        std::vector<Stored> kept;
+        for (const Tier tier : kAllTiers) kept.push_back(*stored.store(random, 0, n, tier));
+        for (const Tier tier : kAllTiers) {
+          const Stored& there = kept[static_cast<std::size_t>(tier)];
+          EXPECT_EQ(stored.table->home(*there.segment), tier);
+          EXPECT_TRUE(holds(stored, there));
+        }
+        const Stored& host = kept[static_cast<std::size_t>(Tier::host)];
+        const auto last = host.row(heads - 1, n - 1);
+        EXPECT_EQ(std::memcmp(stored.table->host_rows(*host.segment, heads - 1) +
                                   std::size_t{n - 1} * rows.bytes(),
                               last.data(), last.size()),
                   0);
@@ -70,8 +72,8 @@ TEST(PageTable, KeepsTheLongestSegments) {
   std::mt19937 random(2);
   StoredRows stored(one_layer(layout(16, 32), 2, 100, 64 * kMiB), 256 * kMiB);
   std::vector<Stored> kept;
-  for (int i = 0; i < 4; ++i)
-    kept.push_back(*stored.store(random, 0, kSegmentRows, i % 2 ? Tier::host : Tier::disk));
+  for (std::size_t i = 0; i < 6; ++i)
+    kept.push_back(*stored.store(random, 0, kSegmentRows, kAllTiers[i % kTiers]));
   for (const Stored& s : kept) EXPECT_TRUE(holds(stored, s));
 }
 
@@ -88,26 +90,30 @@ TEST(PageTable, GivesBackWhatASegmentTook) {
       }
       kept.erase(kept.begin() + static_cast<std::ptrdiff_t>(gone));
     } else {
-      auto more =
-          stored.store(random, 0, 1 + random() % 700, random() % 3 ? Tier::disk : Tier::host);
+      const Tier homes[] = {Tier::device, Tier::host, Tier::disk, Tier::disk};
+      auto more = stored.store(random, 0, 1 + random() % 700, homes[random() % 4]);
       ASSERT_TRUE(more) << more.error().message;
       kept.push_back(std::move(*more));
     }
-    std::uint64_t host = host_before, disk = 0;
+    std::uint64_t device = 0, host = host_before, disk = 0;
     for (const Stored& s : kept)
-      if (stored.table->home(*s.segment) == Tier::host) {
+      if (stored.table->home(*s.segment) == Tier::device) {
+        device += s.records.size();
+      } else if (stored.table->home(*s.segment) == Tier::host) {
         host += s.records.size();
       } else {
         const auto bytes = round_up(s.segment->rows * s.segment->layout.bytes(), kPageBytes) * 3;
         disk += bytes;
         host += bytes / kPageBytes * 8;  // checksums
       }
+    ASSERT_EQ(held(stored, Tier::device), device);
     ASSERT_EQ(held(stored, Tier::host), host);
     ASSERT_EQ(held(stored, Tier::disk), disk);
     stored.budget.check_conservation();
   }
   for (const Stored& s : kept) EXPECT_TRUE(holds(stored, s));
   kept.clear();
+  EXPECT_EQ(held(stored, Tier::device), 0u);
   EXPECT_EQ(held(stored, Tier::host), host_before);
   EXPECT_EQ(held(stored, Tier::disk), 0u);
   // At most nine segments of 704 rows at a time, and the gaps between them.
@@ -184,21 +190,39 @@ TEST(PageTable, RefusesWhatTheBudgetDoesNotHold) {
   std::mt19937 random(6);
   StoredRows stored(one_layer(layout(16, 16), 1, 0, 64 * 1024), 17 * kMiB);
   const std::uint64_t host_before = held(stored, Tier::host);
-  for (const Tier tier : {Tier::host, Tier::disk}) {
+  const std::array<std::uint64_t, kTiers> room = {17 * kMiB, kMiB, 64 * 1024};
+  for (const Tier tier : kAllTiers) {
     std::vector<Stored> kept;
     Result<Stored> more = stored.store(random, 0, 512, tier);
     for (; more; more = stored.store(random, 0, 512, tier)) kept.push_back(std::move(*more));
-    EXPECT_EQ(kept.size(), (tier == Tier::host ? kMiB : 64 * 1024) / (512 * 64));
+    EXPECT_EQ(kept.size(), room[static_cast<std::size_t>(tier)] / (512 * 64));
     EXPECT_EQ(more.error().code, ErrorCode::exhausted);
-    EXPECT_NE(more.error().message.find(tier == Tier::host ? "--kv-host" : "--kv-disk"),
-              std::string::npos)
-        << more.error().message;
+    EXPECT_NE(more.error().message.find(flag_of(tier)), std::string::npos) << more.error().message;
     for (const Stored& s : kept) EXPECT_TRUE(holds(stored, s));
     kept.pop_back();
     EXPECT_TRUE(stored.store(random, 0, 512, tier));
   }
+  EXPECT_EQ(held(stored, Tier::device), 0u);
   EXPECT_EQ(held(stored, Tier::host), host_before);
   EXPECT_EQ(held(stored, Tier::disk), 0u);
+}
+
+TEST(PageTable, RowsOfAThirdStoreAreReadWhereTheyLieAndAreNobodyElses) {
+  std::mt19937 random(21);
+  StoredRows stored(one_layer(layout(16, 32), 2, 50, 8 * kMiB), 32 * kMiB);
+  ASSERT_FALSE(stored.table->notes().empty());
+  EXPECT_EQ(stored.table->notes().front(), "rows on the device are in host memory");
+  const std::uint64_t host_before = held(stored, Tier::host);
+  const auto there = stored.store(random, 0, 700, Tier::device);
+  ASSERT_TRUE(there);
+  const TierUsage device = stored.budget.usage(Tier::device);
+  EXPECT_EQ(device.held[static_cast<std::size_t>(Purpose::rows)], there->records.size());
+  EXPECT_EQ(held(stored, Tier::host), host_before);
+  EXPECT_EQ(held(stored, Tier::disk), 0u);
+  EXPECT_TRUE(holds(stored, *there));
+  const TierCounters& counters = stored.table->counters();
+  EXPECT_EQ(counters.host_bytes_read, 0u);
+  EXPECT_EQ(counters.disk_bytes_read + counters.row_cache_hits + counters.row_cache_misses, 0u);
 }
 
 TEST(PageTable, AWriteThatFailsLeavesNothingBehind) {
@@ -287,7 +311,7 @@ TEST(PageTable, RealDisksHoldTheSame) {
   std::mt19937 random(9);
   for (const char* backend : {"uring", "threads"}) {
     PageTableOptions options = one_layer(layout(16, 32), 3, 40, 64 * kMiB);
-    options.directory = ::testing::TempDir() + "thermocline-rows";
+    options.stores.directory = ::testing::TempDir() + "thermocline-rows";
     auto sink = open_sink(backend, SinkOptions{});
     if (!sink) {
       EXPECT_EQ(std::string(backend), "uring");

@@ -24,7 +24,7 @@ RowLayout layout(std::uint32_t key_dim, std::uint32_t value_dim) {
 PageTableOptions one_layer(RowLayout rows, std::uint32_t heads, std::uint32_t cached) {
   PageTableOptions options;
   options.layers = {{rows, heads, cached}};
-  options.disk_bytes = 64 * kMiB;
+  options.stores.bytes = {0, 0, 64 * kMiB};
   return options;
 }
 
@@ -37,8 +37,8 @@ std::vector<ListRead> expected_of(std::span<const Wanted> wanted) {
 // Segments of every home and length for the reads of a test.
 std::vector<Stored> store_some(StoredRows& stored, std::mt19937& random) {
   std::vector<Stored> kept;
-  for (const std::uint32_t rows : {1u, 64u, 130u, 777u, 1500u})
-    kept.push_back(*stored.store(random, 0, rows, rows % 3 == 1 ? Tier::disk : Tier::host));
+  for (const std::uint32_t rows : {1u, 64u, 130u, 777u, 1500u, 200u})
+    kept.push_back(*stored.store(random, 0, rows, kAllTiers[2 - rows % 3]));
   for (const std::uint32_t rows : {100u, 1111u})
     kept.push_back(*stored.store(random, 0, rows, Tier::disk));
   return kept;

@@ -46,6 +46,22 @@ std::uint64_t allocated_bytes(const ScratchFile& scratch) {
   return static_cast<std::uint64_t>(found.st_blocks) * 512;
 }
 
+// Extents of the file by their offset.
+Result<std::uint64_t> take(ScratchFile& scratch, std::uint64_t bytes) {
+  TL_TRY_ASSIGN(const Space space, scratch.take(bytes));
+  EXPECT_EQ(space.bytes, bytes);
+  EXPECT_EQ(space.file, scratch.descriptor());
+  EXPECT_EQ(space.address, nullptr);
+  return space.offset;
+}
+
+void give(ScratchFile& scratch, std::uint64_t offset, std::uint64_t bytes) {
+  Space space;
+  space.bytes = bytes;
+  space.offset = offset;
+  scratch.give(space);
+}
+
 mode_t mode_of(const std::string& path) {
   struct stat found {};
   EXPECT_EQ(::stat(path.c_str(), &found), 0) << path;
@@ -160,11 +176,11 @@ TEST_F(ScratchFileTest, MemoryIsNoDiskAndItSaysSo) {
 TEST_F(ScratchFileTest, TheBudgetIsAPromise) {
   auto scratch = ScratchFile::create(root_, 10 * kPageBytes + 100);
   ASSERT_TRUE(scratch) << scratch.error().message;
-  EXPECT_TRUE(scratch->take(1));  // a whole page
+  EXPECT_TRUE(take(*scratch, 1));  // a whole page
   EXPECT_EQ(scratch->held_bytes(), kPageBytes);
-  EXPECT_TRUE(scratch->take(9 * kPageBytes));
+  EXPECT_TRUE(take(*scratch, 9 * kPageBytes));
   for (const std::uint64_t bytes : {std::uint64_t{1}, std::uint64_t{100}, ~std::uint64_t{0}}) {
-    const auto refused = scratch->take(bytes);
+    const auto refused = take(*scratch, bytes);
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
     EXPECT_NE(refused.error().message.find("--kv-disk"), std::string::npos);
@@ -184,7 +200,7 @@ TEST_F(ScratchFileTest, TakesAndGivesLikeAModel) {
   for (int i = 0; i < 1500; ++i) {
     if (held.empty() || random() % 5 < 3) {
       const std::uint64_t bytes = 1 + random() % (random() % 8 ? 100'000 : 4 * kMiB);
-      const auto offset = scratch->take(bytes);
+      const auto offset = take(*scratch, bytes);
       if (!offset) {
         ASSERT_EQ(offset.error().code, ErrorCode::exhausted);
         ASSERT_GT(sum + round_up(bytes, kPageBytes), 64 * kMiB) << offset.error().message;
@@ -201,7 +217,7 @@ TEST_F(ScratchFileTest, TakesAndGivesLikeAModel) {
     } else {
       auto given = held.begin();
       std::advance(given, static_cast<long>(random() % held.size()));
-      scratch->give(given->first, given->second);
+      give(*scratch, given->first, given->second);
       sum -= round_up(given->second, kPageBytes);
       held.erase(given);
     }
@@ -211,7 +227,7 @@ TEST_F(ScratchFileTest, TakesAndGivesLikeAModel) {
     ASSERT_LE(allocated_bytes(*scratch), sum + kMiB / 4);
     ASSERT_GE(allocated_bytes(*scratch), sum);
   }
-  for (const auto& [offset, bytes] : held) scratch->give(offset, bytes);
+  for (const auto& [offset, bytes] : held) give(*scratch, offset, bytes);
   EXPECT_EQ(scratch->held_bytes(), 0u);
   EXPECT_LE(allocated_bytes(*scratch), kMiB / 4);
   struct stat found {};
@@ -222,17 +238,17 @@ TEST_F(ScratchFileTest, TakesAndGivesLikeAModel) {
 TEST_F(ScratchFileTest, KeepsWhatIsWrittenWhileNeighboursComeAndGo) {
   auto scratch = ScratchFile::create(root_, kMiB);
   ASSERT_TRUE(scratch) << scratch.error().message;
-  const auto left = scratch->take(kPageBytes), kept = scratch->take(kPageBytes),
-             right = scratch->take(kPageBytes), last = scratch->take(kPageBytes);
+  const auto left = take(*scratch, kPageBytes), kept = take(*scratch, kPageBytes),
+             right = take(*scratch, kPageBytes), last = take(*scratch, kPageBytes);
   ASSERT_TRUE(left && kept && right && last);
   auto page = Buffer::create(kPageBytes);
   std::ranges::fill(page->bytes(), std::byte{0x77});
   ASSERT_EQ(::pwrite(scratch->descriptor(), page->data(), kPageBytes, static_cast<off_t>(*kept)),
             4096);
-  scratch->give(*left, 1);
-  scratch->give(*right, kPageBytes);
-  EXPECT_EQ(scratch->take(2 * kPageBytes).value(), *last + kPageBytes);  // no room between
-  EXPECT_EQ(scratch->take(kPageBytes).value(), *left);
+  give(*scratch, *left, 1);
+  give(*scratch, *right, kPageBytes);
+  EXPECT_EQ(take(*scratch, 2 * kPageBytes).value(), *last + kPageBytes);  // no room between
+  EXPECT_EQ(take(*scratch, kPageBytes).value(), *left);
   std::ranges::fill(page->bytes(), std::byte{0});
   ASSERT_EQ(::pread(scratch->descriptor(), page->data(), kPageBytes, static_cast<off_t>(*kept)),
             4096);
@@ -242,7 +258,7 @@ TEST_F(ScratchFileTest, KeepsWhatIsWrittenWhileNeighboursComeAndGo) {
 TEST_F(ScratchFileTest, Moves) {
   auto scratch = ScratchFile::create(root_, kMiB);
   ASSERT_TRUE(scratch);
-  ASSERT_TRUE(scratch->take(5));
+  ASSERT_TRUE(take(*scratch, 5));
   const int descriptor = scratch->descriptor();
   ScratchFile moved = std::move(*scratch);
   EXPECT_EQ(moved.descriptor(), descriptor);
@@ -254,12 +270,12 @@ TEST_F(ScratchFileTest, Moves) {
 TEST_F(ScratchFileTest, WrongGivesStopTheProgram) {
   ::testing::FLAGS_gtest_death_test_style = "threadsafe";
   auto scratch = ScratchFile::create(root_, kMiB);
-  const auto offset = scratch->take(3 * kPageBytes);
-  ASSERT_TRUE(offset && scratch->take(kPageBytes));
-  EXPECT_DEATH(scratch->give(*offset, kMiB), "check failed");
-  EXPECT_DEATH(scratch->give(*offset + 1, 1), "check failed");
-  scratch->give(*offset, 3 * kPageBytes);
-  EXPECT_DEATH(scratch->give(*offset + kPageBytes, 1), "check failed");
+  const auto offset = take(*scratch, 3 * kPageBytes);
+  ASSERT_TRUE(offset && take(*scratch, kPageBytes));
+  EXPECT_DEATH(give(*scratch, *offset, kMiB), "check failed");
+  EXPECT_DEATH(give(*scratch, *offset + 1, 1), "check failed");
+  give(*scratch, *offset, 3 * kPageBytes);
+  EXPECT_DEATH(give(*scratch, *offset + kPageBytes, 1), "check failed");
 }
 
 // A small filesystem of its own, where that is allowed.
@@ -289,7 +305,7 @@ TEST_F(ScratchFileTest, AFullDiskIsAnErrorBeforeItIsPromised) {
   ASSERT_TRUE(scratch) << scratch.error().message;
   std::vector<std::uint64_t> taken;
   Result<std::uint64_t> offset = 0;
-  while ((offset = scratch->take(300'000)) && taken.size() < 100) taken.push_back(*offset);
+  while ((offset = take(*scratch, 300'000)) && taken.size() < 100) taken.push_back(*offset);
   ASSERT_EQ(taken.size(), 13u);
   EXPECT_EQ(offset.error().code, ErrorCode::exhausted);
   for (const char* part : {"296 KiB more is needed", "--kv-dir", "free (ENOSPC", "--kv-disk"})
@@ -303,9 +319,9 @@ TEST_F(ScratchFileTest, AFullDiskIsAnErrorBeforeItIsPromised) {
                          static_cast<off_t>(extent + at)),
                 4096);
   // A refusal takes nothing, and what is given back can be had again.
-  EXPECT_TRUE(scratch->take(kPageBytes));
-  scratch->give(taken[4], 300'000);
-  EXPECT_EQ(scratch->take(300'000).value(), taken[4]);
+  EXPECT_TRUE(take(*scratch, kPageBytes));
+  give(*scratch, taken[4], 300'000);
+  EXPECT_EQ(take(*scratch, 300'000).value(), taken[4]);
 }
 
 TEST_F(ScratchFileTest, EveryFillPointOfASmallDisk) {
@@ -316,14 +332,14 @@ TEST_F(ScratchFileTest, EveryFillPointOfASmallDisk) {
     auto scratch = ScratchFile::create(directory + std::to_string(percent), 1024 * kMiB);
     ASSERT_TRUE(scratch) << scratch.error().message;
     const std::uint64_t first = kMiB * static_cast<std::uint64_t>(percent) / 100;
-    ASSERT_TRUE(scratch->take(first));
+    ASSERT_TRUE(take(*scratch, first));
     const std::uint64_t left = kMiB - round_up(first, kPageBytes);
-    const auto refused = scratch->take(left + kPageBytes);
+    const auto refused = take(*scratch, left + kPageBytes);
     ASSERT_FALSE(refused) << percent;
     if (left > 0) {
-      EXPECT_TRUE(scratch->take(left)) << percent;
+      EXPECT_TRUE(take(*scratch, left)) << percent;
     }
-    EXPECT_FALSE(scratch->take(1)) << percent;
+    EXPECT_FALSE(take(*scratch, 1)) << percent;
   }
 }
 
@@ -339,15 +355,15 @@ TEST_F(ScratchFileTest, ARefusalOfARealDiskTakesNothing) {
     auto scratch = ScratchFile::create(directory, 1024 * kMiB);
     ASSERT_TRUE(scratch) << scratch.error().message;
     EXPECT_TRUE(scratch->direct());
-    const auto first = scratch->take(kMiB);
+    const auto first = take(*scratch, kMiB);
     ASSERT_TRUE(first);
     const std::uint64_t before = allocated_bytes(*scratch);
-    const auto refused = scratch->take(64 * kMiB);
+    const auto refused = take(*scratch, 64 * kMiB);
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
     EXPECT_LE(allocated_bytes(*scratch), before + 64 * 1024);
     EXPECT_EQ(scratch->held_bytes(), kMiB);
-    EXPECT_TRUE(scratch->take(8 * kMiB));
+    EXPECT_TRUE(take(*scratch, 8 * kMiB));
   }
   EXPECT_EQ(::umount2(directory.c_str(), MNT_DETACH), 0);
 }
@@ -358,8 +374,8 @@ TEST_F(ScratchFileTest, AFileSizeLimitIsAnErrorAndNoSignal) {
     const rlimit limit{.rlim_cur = kMiB, .rlim_max = kMiB};
     if (::setrlimit(RLIMIT_FSIZE, &limit) != 0) ::_exit(2);
     auto scratch = ScratchFile::create(root_, 1024 * kMiB);
-    if (!scratch || !scratch->take(kMiB)) ::_exit(3);
-    const auto refused = scratch->take(1);
+    if (!scratch || !take(*scratch, kMiB)) ::_exit(3);
+    const auto refused = take(*scratch, 1);
     ::_exit(!refused && refused.error().message.find("RLIMIT_FSIZE") != std::string::npos ? 0 : 4);
   }
   int status = 0;
@@ -374,7 +390,7 @@ TEST_F(ScratchFileTest, DirectWhereTheDirectoryAllowsItElseBuffered) {
   const int flags = ::fcntl(scratch->descriptor(), F_GETFL);
   EXPECT_EQ((flags & O_DIRECT) != 0, scratch->direct());
   // Whatever it says, pages go through.
-  const auto offset = scratch->take(kPageBytes);
+  const auto offset = take(*scratch, kPageBytes);
   ASSERT_TRUE(offset);
   auto page = Buffer::create(kPageBytes);
   EXPECT_EQ(::pwrite(scratch->descriptor(), page->data(), kPageBytes, static_cast<off_t>(*offset)),

@@ -1,0 +1,89 @@
+// Where a method's rows are at home: planned by what reaches them there, or refused.
+#include "runtime/cache_plan.h"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+
+namespace thermocline {
+namespace {
+
+constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+
+class HomeIn final : public Placer {
+ public:
+  explicit HomeIn(Tier tier) : tier_(tier) {}
+  std::string_view name() const override { return "there"; }
+  Tier home(Tier) const override { return tier_; }
+
+ private:
+  Tier tier_;
+};
+
+CacheOptions options_with(std::uint64_t disk_bytes) {
+  CacheOptions options;
+  LayerSpec spec;
+  spec.q_heads = 4;
+  spec.kv_heads = 2;
+  spec.key_dim = spec.value_dim = 32;
+  options.layers = {spec};
+  options.max_positions = 20000;
+  options.tiers.host_bytes = 64 * kMiB;
+  options.tiers.disk_bytes = disk_bytes;
+  options.tiers.directory = ::testing::TempDir() + "thermocline-plan";
+  return options;
+}
+
+Result<CachePlan> plan_in(Tier home, const CacheOptions& options) {
+  TL_TRY_ASSIGN(const CpuTable* cpu, choose_cpu_table("auto"));
+  TL_TRY_ASSIGN(Method method,
+                load_method("exact", THERMOCLINE_SOURCE_DIR "/configs/methods", {}, *cpu));
+  method.place = std::make_unique<HomeIn>(home);
+  return make_plan(options, method, 1);
+}
+
+TEST(CachePlan, AHomeThatNoStoreServesIsRefused) {
+  struct Case {
+    Tier home;
+    std::uint64_t disk_bytes;
+    const char* served;
+  };
+  for (const Case& c : {Case{Tier::device, 0, "host"}, Case{Tier::device, 64 * kMiB, "host, disk"},
+                        Case{Tier::disk, 0, "host"}}) {
+    const auto refused = plan_in(c.home, options_with(c.disk_bytes));
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ErrorCode::unsupported);
+    EXPECT_EQ(refused.error().message,
+              "place.rows = there puts rows in the " + std::string(name_of(c.home)) +
+                  " tier, and this cache has stores for " + c.served + ": name another place.rows");
+  }
+}
+
+TEST(CachePlan, RowsAreCountedWhereTheyAreAtHome) {
+  const CacheOptions options = options_with(64 * kMiB);
+  const auto host = plan_in(Tier::host, options), disk = plan_in(Tier::disk, options);
+  ASSERT_TRUE(host && disk);
+  EXPECT_EQ(host->rows_bytes, 20000u * 2 * 128);
+  EXPECT_EQ(host->lines().total("disk"), 0u);
+  EXPECT_EQ(host->row_cache_bytes, 0u);
+  EXPECT_EQ(disk->lines().total("disk"), disk->rows_bytes);
+  EXPECT_GT(disk->row_cache_bytes, 0u);
+  // Checksums and a page's image are a disk's alone; what reads it is there once there is a disk.
+  EXPECT_GT(disk->tables_bytes, host->tables_bytes);
+  EXPECT_GT(disk->coding_bytes, host->coding_bytes);
+  EXPECT_EQ(disk->staging_bytes, host->staging_bytes);
+  EXPECT_EQ(host->host_bytes(), host->lines().total("host"));
+  EXPECT_EQ(disk->host_bytes(), disk->lines().total("host"));
+}
+
+TEST(CachePlan, ADiskThatHoldsLessThanTheRowsIsRefusedByItsFlag) {
+  const auto refused = plan_in(Tier::disk, options_with(kMiB));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().message,
+            "the KV cache for 20000 positions needs 4.88 MiB on disk and --kv-disk gives 1 MiB: "
+            "raise it or lower -c");
+}
+
+}  // namespace
+}  // namespace thermocline

@@ -1,0 +1,25 @@
+// The host tier's bytes: plain memory, a buffer each time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+
+#include "kernels/base/buffer.h"
+#include "kernels/base/error.h"
+#include "tiers/store/store.h"
+
+namespace thermocline {
+
+class HostMemory final : public Store {
+ public:
+  static constexpr StoreFacts kFacts = {Tier::host, Reach::memory};
+  StoreFacts facts() const override { return kFacts; }
+  Result<Space> take(std::uint64_t bytes) override;
+  void give(const Space& space) override;
+
+ private:
+  std::map<const std::byte*, Buffer> held_;
+};
+
+}  // namespace thermocline

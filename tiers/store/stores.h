@@ -1,0 +1,34 @@
+// The stores that there are, one a tier at most: which of them a cache has, and what they are like
+// before they are opened.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/base/error.h"
+#include "tiers/store/store.h"
+#include "tiers/tier.h"
+
+namespace thermocline {
+
+struct StoreOptions {
+  // That each tier may hold. 0: the tier is not there, which host memory always is.
+  std::array<std::uint64_t, kTiers> bytes{};
+  std::string directory = {};  // of the disk's scratch file
+};
+
+// How what is at home in `tier` will be reached; nothing: no store serves it.
+std::optional<Reach> reach_of(const StoreOptions& options, Tier tier);
+// Whether there is a store that is reached in pages, which takes a Sink and memory to read into.
+bool any_in_pages(const StoreOptions& options);
+
+using Stores = std::array<std::unique_ptr<Store>, kTiers>;  // by tier; null: not there
+Result<Stores> open_stores(const StoreOptions& options);
+// The notes that they would have, or the refusal, with nothing made that stays.
+Result<std::vector<std::string>> probe_stores(const StoreOptions& options);
+
+}  // namespace thermocline
