@@ -67,7 +67,8 @@ class SketchSelector final : public Selector {
     bool everything = false;
     std::size_t clusters = 0;
     std::uint64_t sealed_rows = 0;
-    std::size_t rows = 0;  // laid out on the board, padding included
+    std::size_t rows = 0;                     // laid out on the board, padding included
+    std::vector<const SketchIndex*> indexes;  // by run; null: another method formed it
     std::vector<float> rotated;
     std::vector<std::int8_t> query_code;
     std::vector<SketchQuery> queries;                          // [heads]
@@ -103,7 +104,8 @@ class SketchSelector final : public Selector {
                       std::uint32_t first, std::uint32_t end, std::uint32_t cluster, Board* board);
   void count_uncovered(const ListQuery& list, Board* board) const;
   void lay_out_jobs(HeadShape shape, Board* board) const;
-  static void fetch(HeadShape shape, const ListQuery& list, const Stretch& stretch);
+  static void fetch(HeadShape shape, std::uint32_t head, const Stretch& stretch,
+                    const Board& board);
   void weigh_rows(HeadShape shape, const ListQuery& list, std::size_t job, Board* board) const;
   void add_heads(HeadShape shape, Board* board) const;
   void take_rows(const ListQuery& list, Board* board) const;

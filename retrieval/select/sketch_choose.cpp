@@ -21,10 +21,6 @@ constexpr float kNone = -std::numeric_limits<float>::infinity();
 // left out of the estimate: those left out have a tenth of a percent together, or little more.
 constexpr float kNegligible = 5e-5f;
 
-const SketchIndex* index_of(const Run& run) {
-  return dynamic_cast<const SketchIndex*>(run.index.get());  // null: another method formed it
-}
-
 // What a query head has attended already; nothing where the list does not say.
 AttnState steady_of(const ListQuery& list, std::uint32_t head) {
   return head < list.steady.size() ? list.steady[head] : AttnState{};
@@ -64,9 +60,11 @@ void SketchSelector::lay_out(HeadShape shape, const ListQuery& list, Board* boar
   board->clusters = 0;
   board->rows = 0;
   board->stretches.clear();
+  board->indexes.clear();
   std::size_t sets = 0;
   for (const Run& run : list.runs) {
-    const SketchIndex* index = index_of(run);
+    const auto* index = dynamic_cast<const SketchIndex*>(run.index.get());
+    board->indexes.push_back(index);
     if (!index) continue;
     TL_CHECK(run.summaries && index->rows() == run.rows->rows &&
              index->clusters() == run.summaries->rows);
@@ -107,8 +105,7 @@ void SketchSelector::prepare_queries(HeadShape shape, const ListQuery& list, Boa
 void SketchSelector::score_clusters(HeadShape shape, const ListQuery& list, const Workers& workers,
                                     Board* board) const {
   std::size_t at = 0;
-  for (const Run& run : list.runs) {
-    const SketchIndex* index = index_of(run);
+  for (const SketchIndex* index : board->indexes) {
     if (!index) continue;
     const std::size_t mean_bytes = index->mean_bytes();
     const std::byte* means = index->means(list.head);
@@ -157,8 +154,7 @@ void SketchSelector::weigh_clusters(HeadShape shape, const ListQuery& list, Boar
 // from its cluster's, by so much the more as its residual is longer.
 void SketchSelector::rate_clusters(HeadShape shape, const ListQuery& list, Board* board) const {
   std::size_t at = 0;
-  for (const Run& run : list.runs) {
-    const SketchIndex* index = index_of(run);
+  for (const SketchIndex* index : board->indexes) {
     if (!index) continue;
     const std::span<const float> spread = index->spreads(list.head);
     for (std::uint32_t h = 0; h < shape.heads; ++h) {
@@ -205,7 +201,7 @@ bool SketchSelector::looks_at_all(const Board& board) const {
 
 void SketchSelector::look_at_all(const ListQuery& list, Board* board) const {
   for (std::uint32_t r = 0; r < list.runs.size(); ++r)
-    if (const SketchIndex* index = index_of(list.runs[r]))
+    if (const SketchIndex* index = board->indexes[r])
       look_at(r, *index, list.head, 0, index->rows(), 0, board);
 }
 
@@ -220,7 +216,7 @@ void SketchSelector::look_at_best(const ListQuery& list, Board* board) const {
 
   std::size_t cluster = 0;
   for (std::uint32_t r = 0; r < list.runs.size(); ++r) {
-    const SketchIndex* index = index_of(list.runs[r]);
+    const SketchIndex* index = board->indexes[r];
     if (!index) continue;
     const std::span<const std::uint16_t> starts = index->starts(list.head);
     std::uint32_t from = 0, to = 0, from_cluster = 0;  // the stretch at hand, in groups
@@ -249,7 +245,7 @@ void SketchSelector::count_uncovered(const ListQuery& list, Board* board) const 
   float* left = board->cluster_size.data();
   std::size_t s = 0;
   for (std::uint32_t r = 0; r < list.runs.size(); ++r) {
-    const SketchIndex* index = index_of(list.runs[r]);
+    const SketchIndex* index = board->indexes[r];
     if (!index) continue;
     const std::span<const std::uint16_t> starts = index->starts(list.head);
     std::uint32_t c = 0;
@@ -281,11 +277,12 @@ void SketchSelector::lay_out_jobs(HeadShape shape, Board* board) const {
 
 // Asks for the codes of a stretch, or of the beginning of a long one: stretches are too short for
 // the processor to see where they lead.
-void SketchSelector::fetch(HeadShape shape, const ListQuery& list, const Stretch& stretch) {
+void SketchSelector::fetch(HeadShape shape, std::uint32_t head, const Stretch& stretch,
+                           const Board& board) {
   constexpr std::size_t kLine = 64, kMost = 1024;
-  const SketchIndex& index = *index_of(list.runs[stretch.run]);
-  const std::uint8_t* codes = index.codes(list.head) + stretch.first * shape.key_dim / 4;
-  const f16* scales = index.scales(list.head) + stretch.first;
+  const SketchIndex& index = *board.indexes[stretch.run];
+  const std::uint8_t* codes = index.codes(head) + stretch.first * shape.key_dim / 4;
+  const f16* scales = index.scales(head) + stretch.first;
   const std::size_t bytes = std::min<std::size_t>(stretch.count * shape.key_dim / 4, kMost);
   for (std::size_t i = 0; i < bytes; i += kLine) __builtin_prefetch(codes + i);
   __builtin_prefetch(scales);
@@ -296,15 +293,16 @@ void SketchSelector::weigh_rows(HeadShape shape, const ListQuery& list, std::siz
                                 Board* board) const {
   constexpr std::uint32_t kAhead = 4;
   for (std::uint32_t s = board->jobs[job]; s < board->jobs[job + 1]; ++s)
-    if (s < board->jobs[job] + kAhead) fetch(shape, list, board->stretches[s]);
+    if (s < board->jobs[job] + kAhead) fetch(shape, list.head, board->stretches[s], *board);
   std::size_t run_clusters = 0;  // before the stretch's run
   std::uint32_t run = 0;
   for (std::uint32_t s = board->jobs[job]; s < board->jobs[job + 1]; ++s) {
     const Stretch& stretch = board->stretches[s];
-    if (s + kAhead < board->jobs[job + 1]) fetch(shape, list, board->stretches[s + kAhead]);
+    if (s + kAhead < board->jobs[job + 1])
+      fetch(shape, list.head, board->stretches[s + kAhead], *board);
     for (; run < stretch.run; ++run)
-      run_clusters += index_of(list.runs[run]) ? index_of(list.runs[run])->clusters() : 0;
-    const SketchIndex& index = *index_of(list.runs[stretch.run]);
+      run_clusters += board->indexes[run] ? board->indexes[run]->clusters() : 0;
+    const SketchIndex& index = *board->indexes[stretch.run];
     const SketchScan scan{.codes = index.codes(list.head),
                           .scales = index.scales(list.head),
                           .starts = index.starts(list.head).data(),
@@ -345,7 +343,7 @@ void SketchSelector::take_rows(const ListQuery& list, Board* board) const {
   std::uint32_t run = 0;
   for (const Stretch& stretch : board->stretches) {
     for (; run < stretch.run; ++run)
-      if (index_of(list.runs[run])) sets += list.runs[run].rows->blocks();
+      if (board->indexes[run]) sets += list.runs[run].rows->blocks();
     for (std::uint32_t g = 0; g < groups_of(stretch.count); ++g) {
       const std::uint32_t on_board = stretch.at + g * kSketchGroup;
       const std::uint32_t row = stretch.first + g * kSketchGroup;
@@ -364,7 +362,7 @@ void SketchSelector::write_everything(const ListQuery& list, ReadList* out) {
 void SketchSelector::write_rows(const ListQuery& list, const Board& board, ReadList* out) const {
   const RowSet* sets = board.sets.data();
   for (std::uint32_t r = 0; r < list.runs.size(); ++r) {
-    if (!index_of(list.runs[r])) {
+    if (!board.indexes[r]) {
       out->reads.push_back({.run = r, .everything = true});
       continue;
     }
@@ -387,7 +385,7 @@ void SketchSelector::write_summaries(std::uint32_t heads, const ListQuery& list,
   const float* score = board->cluster_score.data();
   for (std::uint32_t r = 0; r < list.runs.size(); ++r) {
     const Run& run = list.runs[r];
-    const SketchIndex* index = index_of(run);
+    const SketchIndex* index = board->indexes[r];
     if (!index) continue;
     const float* first_weight = weight;
     grow(&board->taken, run.summaries->blocks());
