@@ -118,9 +118,9 @@ void SketchSelector::score_clusters(HeadShape shape, const ListQuery& list, cons
              const std::size_t first = from * kJobClusters;
              const std::size_t count =
                  std::min<std::size_t>(to * kJobClusters, index->clusters()) - first;
-             cpu_.sketch.exact(SketchIndex::kMeanFormat, means + first * mean_bytes, mean_bytes,
-                               count, shape.key_dim, list.query, static_cast<int>(shape.heads),
-                               board->cluster_score.data() + at + first, board->clusters);
+             cpu_.sketch.dot_rows(SketchIndex::kMeanFormat, means + first * mean_bytes, mean_bytes,
+                                  count, shape.key_dim, list.query, static_cast<int>(shape.heads),
+                                  board->cluster_score.data() + at + first, board->clusters);
            });
     const std::span<const std::uint16_t> starts = index->starts(list.head);
     for (std::uint32_t c = 0; c < index->clusters(); ++c) {
