@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/dense.h"
+#include "kernels/base/rope_pairs.h"
 
 namespace thermocline {
 
