@@ -92,8 +92,11 @@ Status KvCache::Impl::attend_steady(LayerId l, const float* rotated) {
   for (std::size_t list = 0; list < lists; ++list) {
     const std::uint32_t length = rows[list / s.kv_heads].position + 1;
     counted.rows_held += s.window > 0 ? std::min(length, s.window) : length;
-    for (std::uint32_t f = first_partial[list]; f < first_partial[list + 1]; ++f)
-      counted.rows_attended += steady_folds[f].count;
+    for (std::uint32_t f = first_partial[list]; f < first_partial[list + 1]; ++f) {
+      const SteadyFold& steady = steady_folds[f];
+      counted.rows_attended += steady.count;
+      counted.host_bytes_read += std::uint64_t{steady.count} * steady.rows.layout.bytes();
+    }
   }
   return {};
 }

@@ -12,8 +12,8 @@ namespace thermocline {
 
 // Counters of a cache. All of them only grow.
 struct CacheReport {
-  // Of the tiers (tiers/tier_counters.h).
-  std::uint64_t host_bytes_read = 0;  // exact rows read from host memory (hits included)
+  // Exact rows read from host memory: sealed ones, hits included; in decode, sinks and tail too.
+  std::uint64_t host_bytes_read = 0;
   std::uint64_t disk_bytes_read = 0;  // as read, whole pages
   std::uint64_t disk_reads = 0;       // read operations
   std::uint64_t disk_bytes_written = 0;
