@@ -185,6 +185,7 @@ Status KvCache::Impl::choose_and_attend(LayerId l, std::size_t first, std::size_
       }
     }
   });
+  for (std::size_t list = first; list < last; ++list) TL_TRY(choices[list].cost);
   for (std::size_t f = 0; f < wave.size(); ++f) {
     if (!damaged[f]) continue;
     TL_TRY(reader->read_again(wave[f]));
@@ -230,7 +231,7 @@ void KvCache::Impl::merge_partials(LayerId l) {
 // What choosing and attending in the runs took, of all lists.
 void KvCache::Impl::count_reads() {
   for (std::size_t list = 0; list < list_queries.size(); ++list) {
-    counted.index_bytes_read += choices[list].cost.index_bytes;
+    counted.index_bytes_read += choices[list].cost->index_bytes;
     counted.select_ms += choices[list].ms;
     for (const Read& read : read_lists[list].reads) {
       const Run& run = list_queries[list].runs[read.run];

@@ -101,7 +101,7 @@ struct KvCache::Impl {
   };
 
   struct Choice {  // what one took
-    Chosen cost;
+    Result<Chosen> cost;
     double ms = 0;
   };
 

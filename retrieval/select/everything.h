@@ -9,7 +9,8 @@ class EverythingSelector final : public Selector {
  public:
   SelectorFacts facts() const override { return {.name = "everything"}; }
   Result<Formation> form(const Sealing&, const Workers&) const override { return Formation{}; }
-  Chosen choose(const LayerQuery& query, const Workers& workers, std::span<ReadList> out) override;
+  Result<Chosen> choose(const LayerQuery& query, const Workers& workers,
+                        std::span<ReadList> out) override;
 };
 
 }  // namespace thermocline

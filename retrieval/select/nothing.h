@@ -9,7 +9,8 @@ class NothingSelector final : public Selector {
  public:
   SelectorFacts facts() const override { return {.name = "nothing"}; }
   Result<Formation> form(const Sealing&, const Workers&) const override { return Formation{}; }
-  Chosen choose(const LayerQuery& query, const Workers& workers, std::span<ReadList> out) override;
+  Result<Chosen> choose(const LayerQuery& query, const Workers& workers,
+                        std::span<ReadList> out) override;
 };
 
 }  // namespace thermocline

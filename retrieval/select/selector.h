@@ -77,9 +77,9 @@ class Selector {
 
   // Fills out[i] for query.lists[i], whatever other lists there are. Threads of `workers` may call
   // it at the same time, each for lists of its own. Allocates nothing once scratch has grown to the
-  // longest timeline. Equal scores go to the lower row.
-  virtual Chosen choose(const LayerQuery& query, const Workers& workers,
-                        std::span<ReadList> out) = 0;
+  // longest timeline. Equal scores go to the lower row. An error ends the step.
+  virtual Result<Chosen> choose(const LayerQuery& query, const Workers& workers,
+                                std::span<ReadList> out) = 0;
 
   // Bytes of index and of summary rows that `rows` sealed rows of one KV head take: for the plan.
   virtual std::uint64_t index_bytes(HeadShape, std::uint64_t /*rows*/) const { return 0; }

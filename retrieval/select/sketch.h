@@ -49,7 +49,8 @@ class SketchSelector final : public Selector {
   SelectorFacts facts() const override { return {.name = "sketch", .order = "cluster"}; }
   Result<Formation> form(const Sealing& sealing, const Workers& workers) const override;
   // A run without a sketch (formed by another method) is read whole, above the budget.
-  Chosen choose(const LayerQuery& query, const Workers& workers, std::span<ReadList> out) override;
+  Result<Chosen> choose(const LayerQuery& query, const Workers& workers,
+                        std::span<ReadList> out) override;
   std::uint64_t index_bytes(HeadShape shape, std::uint64_t rows) const override;
   std::uint64_t summary_bytes(HeadShape shape, std::uint64_t rows) const override;
 

@@ -452,8 +452,8 @@ void SketchSelector::choose_list(HeadShape shape, const ListQuery& list, const W
   board->bytes += board->rows * (shape.key_dim / 4 + sizeof(f16));
 }
 
-Chosen SketchSelector::choose(const LayerQuery& query, const Workers& workers,
-                              std::span<ReadList> out) {
+Result<Chosen> SketchSelector::choose(const LayerQuery& query, const Workers& workers,
+                                      std::span<ReadList> out) {
   const std::span<const ListQuery> lists = query.lists;
   TL_CHECK(lists.size() == out.size());
   std::atomic<std::uint64_t> index_bytes{0};
@@ -464,7 +464,7 @@ Chosen SketchSelector::choose(const LayerQuery& query, const Workers& workers,
       index_bytes.fetch_add(board.bytes, std::memory_order_relaxed);
     }
   });
-  return {index_bytes.load()};
+  return Chosen{index_bytes.load()};
 }
 
 }  // namespace thermocline

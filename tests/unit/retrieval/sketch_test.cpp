@@ -60,7 +60,7 @@ struct Scene {
   std::vector<ReadList> choose(Selector* selector, const Workers& workers,
                                Chosen* chosen = nullptr) const {
     std::vector<ReadList> out(heads);
-    const Chosen cost = selector->choose({{}, shape, lists()}, workers, out);
+    const Chosen cost = *selector->choose({{}, shape, lists()}, workers, out);
     if (chosen) *chosen = cost;
     return out;
   }

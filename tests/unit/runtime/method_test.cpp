@@ -172,7 +172,9 @@ class DeclaredSelector final : public Selector {
   explicit DeclaredSelector(SelectorFacts facts) : facts_(std::move(facts)) {}
   SelectorFacts facts() const override { return facts_; }
   Result<Formation> form(const Sealing&, const Workers&) const override { return Formation{}; }
-  Chosen choose(const LayerQuery&, const Workers&, std::span<ReadList>) override { return {}; }
+  Result<Chosen> choose(const LayerQuery&, const Workers&, std::span<ReadList>) override {
+    return Chosen{};
+  }
 
  private:
   SelectorFacts facts_;
