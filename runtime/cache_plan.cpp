@@ -56,7 +56,7 @@ void plan_sealed(const CacheOptions& options, const Method& method, const LayerS
     plan->tables_bytes += (rows_bytes + kPageBytes - 1) / kPageBytes * sizeof(std::uint64_t);
   }
   plan->rows_bytes += rows_bytes;
-  if (method.select->facts().order != "position")
+  if (method.select->facts().order == RowOrder::own)
     plan->tables_bytes += std::uint64_t{spec.kv_heads} * layer->rows * sizeof(Segment::offset[0]);
   const std::uint64_t longest =
       std::min(method.cell_rows(), method.tail_begin(options.max_positions) - method.sink);

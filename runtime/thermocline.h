@@ -143,7 +143,10 @@ class Engine {
 // The methods that can be named, with a line each: configs/methods/*.conf.
 struct MethodLine {
   std::string name, summary, path;
-  std::string order, watches, keys_in_memory;  // the three composition facts
+  // The three facts that decide how its selector composes: in which order rows are stored, what it
+  // watches of attention, and whether it needs exact keys in memory.
+  std::string order, watches;
+  bool keys_in_memory = false;
 };
 Result<std::vector<MethodLine>> list_methods(const std::string& directory);
 

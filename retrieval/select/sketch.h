@@ -46,7 +46,8 @@ class SketchSelector final : public Selector {
   static Result<std::unique_ptr<SketchSelector>> create(const SketchOptions& options,
                                                         const CpuTable& cpu);
 
-  SelectorFacts facts() const override { return {.name = "sketch", .order = "cluster"}; }
+  std::string_view name() const override { return "sketch"; }
+  SelectorFacts facts() const override { return {.order = RowOrder::own}; }
   Result<Formation> form(const Sealing& sealing, const Workers& workers) const override;
   // A run without a sketch (formed by another method) is read whole, above the budget.
   Result<Chosen> choose(const LayerQuery& query, const Workers& workers,
