@@ -20,12 +20,16 @@ Timeline& Timeline::operator=(Timeline&& other) noexcept {
 Timeline::~Timeline() {
   if (cache_) cache_->impl_->end(id_);
 }
-std::uint32_t Timeline::length() const { return cache_->impl_->timeline(id_).length; }
+std::uint32_t Timeline::length() const { return cache_ ? cache_->impl_->timeline(id_).length : 0; }
 Result<Timeline> Timeline::fork() const {
+  if (!cache_) return fail(ErrorCode::invalid_argument, "fork() of a timeline of no cache");
   TL_TRY_ASSIGN(const TimelineId id, cache_->impl_->fork(id_));
   return Timeline(cache_, id);
 }
-Status Timeline::truncate(std::uint32_t length) { return cache_->impl_->truncate(id_, length); }
+Status Timeline::truncate(std::uint32_t length) {
+  if (!cache_) return fail(ErrorCode::invalid_argument, "truncate() of a timeline of no cache");
+  return cache_->impl_->truncate(id_, length);
+}
 
 KvCache::KvCache(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 KvCache::~KvCache() {

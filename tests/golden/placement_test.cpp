@@ -63,7 +63,7 @@ Answer PlacementOfAModel::generate(const std::string& model, const Placement& pl
   const auto engine = Engine::open({.model_path = model, .threads = placement.threads});
   if (!engine) throw std::runtime_error(engine.error().message);
   const auto prompt =
-      (*engine)->encode(test::read_prompt("prose_2k"), Engine::Special::parse, true);
+      (*engine)->encode(test::read_prompt("prose_2k"), Engine::Special::parse, Engine::Start::add);
   if (!prompt) throw std::runtime_error(prompt.error().message);
   CacheOptions options;
   options.method = GetParam();

@@ -285,6 +285,19 @@ TEST(KvCache, AMethodThatDropsRowsRefusesToCutIntoItsWindow) {
   driver.advance({&text}, 60, kBound);
 }
 
+TEST(KvCache, ATimelineOfNoCacheIsEmptyAndRefuses) {
+  Driver driver(options_for({layer(2, 1, 32)}, 100), 1);
+  auto text = driver.start();
+  driver.advance({&text}, 5, 0);
+  Timeline moved_to = std::move(text.timeline), made_of_nothing;
+  EXPECT_EQ(moved_to.length(), 5u);
+  for (Timeline* none : {&text.timeline, &made_of_nothing}) {
+    EXPECT_EQ(none->length(), 0u);
+    EXPECT_EQ(none->fork().error().code, ErrorCode::invalid_argument);
+    EXPECT_EQ(none->truncate(0).error().code, ErrorCode::invalid_argument);
+  }
+}
+
 TEST(KvCache, EveryRowThatDecodeAttendsToIsCountedInBytes) {
   for (const char* method : {"exact", "streaming"}) {
     auto options = options_for({layer(6, 2, 32), layer(4, 1, 32, 40)}, 1000);
