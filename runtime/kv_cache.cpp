@@ -230,7 +230,7 @@ void KvCache::Impl::rotate(LayerId l, std::size_t row, float* head) const {
 void KvCache::Impl::append_row(LayerId l, std::size_t row, std::uint32_t head, const float* key,
                                const float* value, std::byte* record) const {
   const LayerSpec& s = spec(l);
-  alignas(64) float rotated[512];
+  alignas(64) float rotated[kMaxHeadSize];
   std::copy_n(key + head * s.key_dim, s.key_dim, rotated);
   rotate(l, row, rotated);
   cpu->dense.to_half(rotated, s.key_dim, record);

@@ -225,6 +225,7 @@ TEST(Model, HostileFilesAreRefusedInOneLine) {
       {"kv heads do not divide", corrupt, "multiple of", set(a + "attention.head_count_kv", 3u)},
       {"kv heads 0", corrupt, "head_count_kv", set(a + "attention.head_count_kv", 0u)},
       {"more kv heads than heads", corrupt, "multiple of", set(a + "attention.head_count_kv", 8u)},
+      {"heads too large", corrupt, "key_length", set(a + "attention.key_length", 1024u)},
       {"key size not of 16", unsupported, "key_length", set(a + "attention.key_length", 24u)},
       {"key size wrong", corrupt, "attn_q.weight", set(a + "attention.key_length", 32u)},
       {"value size huge", corrupt, "value_length", set(a + "attention.value_length", 1u << 31)},
