@@ -119,7 +119,7 @@ Result<std::unique_ptr<Made>> choose(const MethodValues& values, const CpuTable&
 
 // The names that a file may give a value to.
 std::vector<std::string> known_names() {
-  std::vector<std::string> known = {"summary", "place.run"};
+  std::vector<std::string> known = {"summary"};
   for (const Parameter<Method>& parameter : kSteady)
     known.push_back("steady." + std::string(parameter.name));
   for_questions([&](const std::string& section, const char* question, const auto& shelf) {
@@ -178,9 +178,6 @@ Result<Method> load_method(const std::string& name_or_path, const std::string& d
   TL_TRY_ASSIGN(method.retain, choose(values, cpu, "retain", "keep", retainers()));
   TL_TRY_ASSIGN(method.select, choose(values, cpu, "select", "by", selectors()));
   TL_TRY_ASSIGN(method.place, choose(values, cpu, "place", "rows", placers()));
-  if (values.text("place.run", "fetch") != "fetch")
-    return fail(ErrorCode::unsupported, values.source("place.run"), ": place.run = '",
-                values.text("place.run", ""), "' is not known; known: fetch");
   TL_TRY(MethodSection(values, "steady").read<Method>(kSteady, &method));
   if (Status fits = check_composition(method); !fits)
     return fail(fits.error().code, path, ": ", fits.error().message);

@@ -138,7 +138,6 @@ TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
            {"exact", {"values.compress=int3"}, bad, {"values.compress", "int3", "raw, int8"}},
            {"exact", {"retain.keep=some"}, bad, {"retain.keep", "all, steady"}},
            {"exact", {"place.rows=moon"}, bad, {"place.rows", "lowest, host"}},
-           {"exact", {"place.run=near"}, ErrorCode::unsupported, {"place.run", "near", "fetch"}},
            {"exact", {"select.share=0.1"}, bad, {"select.share", "everything", "sketch"}},
            {"exact", {"retain.keep=steady"}, ErrorCode::unsupported, {"retain.keep", "select.by"}},
            {"streaming",
