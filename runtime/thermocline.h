@@ -38,6 +38,14 @@ struct Version {
 };
 Version version();
 
+// The machine as far as this process may use it, in a line: cores, NUMA nodes, memory, caches.
+Result<std::string> describe_machine();
+// Threads that 0 stands for, and the most that compute.
+int usable_threads();
+// Bytes a second that this many threads stream from memory: the best of a few passes over a buffer
+// larger than any cache.
+Result<double> measure_memory_bandwidth(int threads);
+
 enum class RopeScaling { from_model, none, linear, yarn };
 
 struct EngineOptions {

@@ -37,7 +37,7 @@ class CommandLine(unittest.TestCase):
     def test_version(self):
         done = run("--version")
         self.assertEqual(done.returncode, 0)
-        for word in ("thermocline", "instruction sets", "CUDA"):
+        for word in ("thermocline", "instruction sets", "CUDA", "machine: "):
             self.assertIn(word, done.stdout.decode())
 
     def test_no_command_is_a_usage_error(self):
