@@ -2,6 +2,7 @@
 // how much of the attention they already have; then what was selected, in waves; then the merge.
 #include <algorithm>
 
+#include "retrieval/rows_read.h"
 #include "runtime/kv_impl.h"
 #include "runtime/raw_fold.h"
 
@@ -233,17 +234,9 @@ void KvCache::Impl::count_reads() {
   for (std::size_t list = 0; list < list_queries.size(); ++list) {
     counted.index_bytes_read += choices[list].cost->index_bytes;
     counted.select_ms += choices[list].ms;
-    for (const Read& read : read_lists[list].reads) {
-      const Run& run = list_queries[list].runs[read.run];
-      std::uint64_t n = 0;
-      if (read.everything) {
-        n = read.form == Form::rows ? run.rows->rows : run.summaries->rows;
-      } else {
-        for (std::uint32_t p = read.first; p < read.last; ++p)
-          n += static_cast<std::uint64_t>(count(read_lists[list].picks[p].rows));
-      }
-      (read.form == Form::rows ? counted.rows_attended : counted.summaries_attended) += n;
-    }
+    const std::span<const Run> runs = list_queries[list].runs;
+    counted.rows_attended += rows_read(runs, read_lists[list], Form::rows);
+    counted.summaries_attended += rows_read(runs, read_lists[list], Form::summaries);
   }
 }
 

@@ -11,8 +11,8 @@
 #include <random>
 #include <vector>
 
-#include "retrieval/recall.h"
 #include "retrieval/select/sketch.h"
+#include "tests/support/covered_mass.h"
 #include "tests/unit/retrieval/sealed_keys.h"
 
 namespace thermocline {
