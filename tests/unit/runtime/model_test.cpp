@@ -247,7 +247,7 @@ TEST(Model, HostileFilesAreRefusedInOneLine) {
       {"rope beyond the head", corrupt, "dimension_count", set(a + "rope.dimension_count", 32u)},
       {"rope base 0", corrupt, "freq_base", set(a + "rope.freq_base", 0.0f)},
       {"rope base NaN", corrupt, "freq_base", set(a + "rope.freq_base", NAN)},
-      {"rope scaling unknown", unsupported, "linear and yarn",
+      {"rope scaling unknown", unsupported, "is \"longrope\", supported",
        set(a + "rope.scaling.type", std::string("longrope"))},
       {"rope factor negative", corrupt, "scaling.factor", set(a + "rope.scaling.factor", -4.0f)},
       {"rope divisors of the wrong size", corrupt, "rope_freqs", shape("rope_freqs.weight", {4})},
