@@ -7,7 +7,8 @@ using namespace thermocline;
 
 Status generate(const std::string& model, const std::string& text) {
   TL_TRY_ASSIGN(const auto engine, Engine::open({.model_path = model}));
-  TL_TRY_ASSIGN(const auto prompt, engine->encode(text, Engine::Special::as_text, true));
+  TL_TRY_ASSIGN(const auto prompt,
+                engine->encode(text, Engine::Special::as_text, Engine::Start::add));
   CacheOptions options;
   options.method = "exact";
   options.method_directory = METHODS;

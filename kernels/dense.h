@@ -2,14 +2,10 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
+
+#include "kernels/base/rope_pairs.h"
 
 namespace thermocline {
-
-enum class RopePairs : std::uint8_t {
-  neighbours,  // (0,1), (2,3) ...: Llama as GGUF stores it
-  halves,      // (0, d/2), (1, d/2 + 1) ...: NeoX, Qwen, Gemma
-};
 
 struct DenseOps {
   // out = x / sqrt(mean(x^2) + epsilon) * weight; out may be x.

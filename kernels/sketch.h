@@ -48,12 +48,12 @@ struct SketchScan {
 };
 
 struct SketchOps {
-  // score[h * stride + r] = query h . key r, where queries that meet bytes may be rounded to 15
+  // score[h * stride + r] = query h . key r, where queries that meet bytes may be rounded to 16
   // bits, for the keys of `count` rows, `row_bytes` apart; query is [heads][key_dim], key_dim a
   // multiple of 16.
-  void (*exact)(RowFormat format, const std::byte* keys, std::size_t row_bytes, std::size_t count,
-                std::size_t key_dim, const float* query, int heads, float* score,
-                std::size_t stride);
+  void (*dot_rows)(RowFormat format, const std::byte* keys, std::size_t row_bytes,
+                   std::size_t count, std::size_t key_dim, const float* query, int heads,
+                   float* score, std::size_t stride);
   // weight[h * stride + r] = e^(score - shift[h]), within 1.1e-4 of it (what ranks rows by two bits
   // a channel needs no more), for rows first + r, r < count; score is that of the row's cluster and
   // of its sketch, at most kSketchMostAbove above the shift. first is a multiple of kSketchGroup

@@ -17,17 +17,17 @@ namespace {
 constexpr std::uint64_t kStagingBytes = std::uint64_t{8} << 20;
 
 Status check_layer(const LayerSpec& spec, std::size_t l) {
-  const auto refuse = [&](const char* what) {
-    return fail(ErrorCode::invalid_argument, "layer ", l, ": ", what, " (", spec.q_heads,
+  const auto refuse = [&](const auto&... what) {
+    return fail(ErrorCode::invalid_argument, "layer ", l, ": ", what..., " (", spec.q_heads,
                 " query heads, ", spec.kv_heads, " KV heads, key size ", spec.key_dim,
                 ", value size ", spec.value_dim, ")");
   };
   if (spec.kv_heads == 0 || spec.q_heads % spec.kv_heads != 0)
     return refuse("query heads must be a multiple of the KV heads");
-  if (spec.q_heads > 1024) return refuse("at most 1024 query heads are supported");
+  if (spec.q_heads > kMaxHeads) return refuse("at most ", kMaxHeads, " query heads are supported");
   if (spec.key_dim == 0 || spec.key_dim % 16 != 0 || spec.value_dim == 0 ||
-      spec.value_dim % 16 != 0 || spec.key_dim > 512 || spec.value_dim > 512)
-    return refuse("head sizes must be multiples of 16, up to 512");
+      spec.value_dim % 16 != 0 || spec.key_dim > kMaxHeadSize || spec.value_dim > kMaxHeadSize)
+    return refuse("head sizes must be multiples of 16, up to ", kMaxHeadSize);
   if (spec.rope.inverse_frequency.size() * 2 > spec.key_dim)
     return refuse("more rotated pairs than the key size holds");
   return {};
@@ -56,7 +56,7 @@ void plan_sealed(const CacheOptions& options, const Method& method, const LayerS
     plan->tables_bytes += (rows_bytes + kPageBytes - 1) / kPageBytes * sizeof(std::uint64_t);
   }
   plan->rows_bytes += rows_bytes;
-  if (method.select->facts().order != "position")
+  if (method.select->facts().order == RowOrder::own)
     plan->tables_bytes += std::uint64_t{spec.kv_heads} * layer->rows * sizeof(Segment::offset[0]);
   const std::uint64_t longest =
       std::min(method.cell_rows(), method.tail_begin(options.max_positions) - method.sink);

@@ -151,15 +151,15 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options) {
 const ModelInfo& Engine::model() const { return impl_->info; }
 std::span<const LayerSpec> Engine::layers() const { return impl_->model.spec.layers; }
 
-Result<std::vector<int>> Engine::encode(std::string_view text, Special special, bool start,
+Result<std::vector<int>> Engine::encode(std::string_view text, Special special, Start start,
                                         const StopAsked& stop) const {
   return impl_->model.tokenizer.encode(
       text, special == Special::parse ? ParseSpecial::yes : ParseSpecial::no,
-      start ? AddSpecial::yes : AddSpecial::no, stop);
+      start == Start::add ? AddSpecial::yes : AddSpecial::no, stop);
 }
 
-std::string Engine::decode(std::span<const int> tokens) const {
-  return impl_->model.tokenizer.decode(tokens).value_or("");
+Result<std::string> Engine::decode(std::span<const int> tokens) const {
+  return impl_->model.tokenizer.decode(tokens);
 }
 
 std::unique_ptr<TextStream> Engine::stream() const {
@@ -171,14 +171,14 @@ bool Engine::ends_generation(int token) const {
 }
 
 Result<std::vector<int>> Engine::encode_chat(std::span<const ChatMessage> messages,
-                                             const std::string& template_name, bool add_reply_start,
+                                             const std::string& template_name, Start reply,
                                              const StopAsked& stop) const {
   TL_TRY_ASSIGN(const ChatTemplate chat, template_name == "auto"
                                              ? ChatTemplate::recognise(impl_->model.file)
                                              : ChatTemplate::named(template_name));
   TL_TRY_ASSIGN(
       const std::vector<TextPiece> pieces,
-      chat.render(messages, add_reply_start ? GenerationPrompt::yes : GenerationPrompt::no));
+      chat.render(messages, reply == Start::add ? GenerationPrompt::yes : GenerationPrompt::no));
   return impl_->model.tokenizer.encode(pieces, AddSpecial::yes, stop);
 }
 

@@ -2,6 +2,7 @@
 // how much of the attention they already have; then what was selected, in waves; then the merge.
 #include <algorithm>
 
+#include "retrieval/rows_read.h"
 #include "runtime/kv_impl.h"
 #include "runtime/raw_fold.h"
 
@@ -93,8 +94,11 @@ Status KvCache::Impl::attend_steady(LayerId l, const float* rotated) {
   for (std::size_t list = 0; list < lists; ++list) {
     const std::uint32_t length = rows[list / s.kv_heads].position + 1;
     counted.rows_held += s.window > 0 ? std::min(length, s.window) : length;
-    for (std::uint32_t f = first_partial[list]; f < first_partial[list + 1]; ++f)
-      counted.rows_attended += steady_folds[f].count;
+    for (std::uint32_t f = first_partial[list]; f < first_partial[list + 1]; ++f) {
+      const SteadyFold& steady = steady_folds[f];
+      counted.rows_attended += steady.count;
+      counted.host_bytes_read += std::uint64_t{steady.count} * steady.rows.layout.bytes();
+    }
   }
   return {};
 }
@@ -183,6 +187,7 @@ Status KvCache::Impl::choose_and_attend(LayerId l, std::size_t first, std::size_
       }
     }
   });
+  for (std::size_t list = first; list < last; ++list) TL_TRY(choices[list].cost);
   for (std::size_t f = 0; f < wave.size(); ++f) {
     if (!damaged[f]) continue;
     TL_TRY(reader->read_again(wave[f]));
@@ -228,19 +233,11 @@ void KvCache::Impl::merge_partials(LayerId l) {
 // What choosing and attending in the runs took, of all lists.
 void KvCache::Impl::count_reads() {
   for (std::size_t list = 0; list < list_queries.size(); ++list) {
-    counted.index_bytes_read += choices[list].cost.index_bytes;
+    counted.index_bytes_read += choices[list].cost->index_bytes;
     counted.select_ms += choices[list].ms;
-    for (const Read& read : read_lists[list].reads) {
-      const Run& run = list_queries[list].runs[read.run];
-      std::uint64_t n = 0;
-      if (read.everything) {
-        n = read.form == Form::rows ? run.rows->rows : run.summaries->rows;
-      } else {
-        for (std::uint32_t p = read.first; p < read.last; ++p)
-          n += static_cast<std::uint64_t>(count(read_lists[list].picks[p].rows));
-      }
-      (read.form == Form::rows ? counted.rows_attended : counted.summaries_attended) += n;
-    }
+    const std::span<const Run> runs = list_queries[list].runs;
+    counted.rows_attended += rows_read(runs, read_lists[list], Form::rows);
+    counted.summaries_attended += rows_read(runs, read_lists[list], Form::summaries);
   }
 }
 

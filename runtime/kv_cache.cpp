@@ -20,12 +20,16 @@ Timeline& Timeline::operator=(Timeline&& other) noexcept {
 Timeline::~Timeline() {
   if (cache_) cache_->impl_->end(id_);
 }
-std::uint32_t Timeline::length() const { return cache_->impl_->timeline(id_).length; }
+std::uint32_t Timeline::length() const { return cache_ ? cache_->impl_->timeline(id_).length : 0; }
 Result<Timeline> Timeline::fork() const {
+  if (!cache_) return fail(ErrorCode::invalid_argument, "fork() of a timeline of no cache");
   TL_TRY_ASSIGN(const TimelineId id, cache_->impl_->fork(id_));
   return Timeline(cache_, id);
 }
-Status Timeline::truncate(std::uint32_t length) { return cache_->impl_->truncate(id_, length); }
+Status Timeline::truncate(std::uint32_t length) {
+  if (!cache_) return fail(ErrorCode::invalid_argument, "truncate() of a timeline of no cache");
+  return cache_->impl_->truncate(id_, length);
+}
 
 KvCache::KvCache(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 KvCache::~KvCache() {
@@ -94,9 +98,17 @@ std::uint32_t KvCache::max_positions() const { return impl_->options.max_positio
 std::span<const std::string> KvCache::notes() const { return impl_->table->notes(); }
 
 CacheReport KvCache::report() const {
-  CacheReport report = impl_->counted;
-  static_cast<TierCounters&>(report) = impl_->table->counters();
-  return report;
+  const TierCounters& tiers = impl_->table->counters();
+  static_assert(sizeof tiers == 9 * sizeof(std::uint64_t), "a counter without a line here");
+  return sum(impl_->counted, {.host_bytes_read = tiers.host_bytes_read,
+                              .disk_bytes_read = tiers.disk_bytes_read,
+                              .disk_reads = tiers.disk_reads,
+                              .disk_bytes_written = tiers.disk_bytes_written,
+                              .row_cache_hits = tiers.row_cache_hits,
+                              .row_cache_misses = tiers.row_cache_misses,
+                              .pages_verified = tiers.pages_verified,
+                              .pages_read_again = tiers.pages_read_again,
+                              .stall_ms = tiers.stall_ms});
 }
 
 MemoryPlan KvCache::usage() const {
@@ -212,7 +224,7 @@ void KvCache::Impl::rotate(LayerId l, std::size_t row, float* head) const {
 void KvCache::Impl::append_row(LayerId l, std::size_t row, std::uint32_t head, const float* key,
                                const float* value, std::byte* record) const {
   const LayerSpec& s = spec(l);
-  alignas(64) float rotated[512];
+  alignas(64) float rotated[kMaxHeadSize];
   std::copy_n(key + head * s.key_dim, s.key_dim, rotated);
   rotate(l, row, rotated);
   cpu->dense.to_half(rotated, s.key_dim, record);

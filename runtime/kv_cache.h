@@ -64,7 +64,8 @@ inline constexpr std::size_t kMaxStepRows = 16;
 inline constexpr std::uint32_t kSpanRows = 32768;
 
 // One text's keys and values. Move-only; gives back what it holds when destroyed. Its cache must
-// outlive it. Not thread-safe: one thread drives a cache and all of its timelines.
+// outlive it. One that start() did not make, or that was moved from, is of no cache: 0 positions.
+// Not thread-safe: one thread drives a cache and all of its timelines.
 class Timeline {
  public:
   Timeline() = default;

@@ -5,11 +5,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <memory>
 #include <vector>
 
 #include "kernels/base/buffer.h"
+#include "kernels/base/stopwatch.h"
 #include "kernels/base/workers.h"
 #include "kernels/cpu/table.h"
 #include "runtime/cache_plan.h"
@@ -40,21 +40,6 @@ class Scratch {
 
  private:
   Buffer buffer_;
-};
-
-class Stopwatch {
- public:
-  explicit Stopwatch(double* total_ms) : total_ms_(*total_ms) {}
-  ~Stopwatch() {
-    total_ms_ += std::chrono::duration<double, std::milli>(Clock::now() - start_).count();
-  }
-  Stopwatch(const Stopwatch&) = delete;
-  Stopwatch& operator=(const Stopwatch&) = delete;
-
- private:
-  using Clock = std::chrono::steady_clock;
-  double& total_ms_;
-  Clock::time_point start_ = Clock::now();
 };
 
 // One answer for all threads of an attend(): once a stop was seen it stays seen, so work that was
@@ -101,7 +86,7 @@ struct KvCache::Impl {
   };
 
   struct Choice {  // what one took
-    Chosen cost;
+    Result<Chosen> cost;
     double ms = 0;
   };
 

@@ -35,7 +35,7 @@ Result<QueryTiles> KvCache::Impl::cut_tiles(LayerId l) {
 void KvCache::Impl::load_tiles(LayerId l, MatView<const float> queries, const QueryTiles& tiles) {
   const LayerSpec& s = spec(l);
   for_tiles(tiles, [&](std::size_t t, const QueryTile& tile) {
-    alignas(64) float rotated[512];
+    alignas(64) float rotated[kMaxHeadSize];
     float* to = tiles.query + t * tiles.query_floats();
     std::fill_n(to, tiles.query_floats(), 0.0f);
     for (std::uint32_t i = tiles.first_token(t); i < tiles.last_token(t); ++i)

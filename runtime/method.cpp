@@ -119,7 +119,7 @@ Result<std::unique_ptr<Made>> choose(const MethodValues& values, const CpuTable&
 
 // The names that a file may give a value to.
 std::vector<std::string> known_names() {
-  std::vector<std::string> known = {"summary", "place.run"};
+  std::vector<std::string> known = {"summary"};
   for (const Parameter<Method>& parameter : kSteady)
     known.push_back("steady." + std::string(parameter.name));
   for_questions([&](const std::string& section, const char* question, const auto& shelf) {
@@ -178,9 +178,6 @@ Result<Method> load_method(const std::string& name_or_path, const std::string& d
   TL_TRY_ASSIGN(method.retain, choose(values, cpu, "retain", "keep", retainers()));
   TL_TRY_ASSIGN(method.select, choose(values, cpu, "select", "by", selectors()));
   TL_TRY_ASSIGN(method.place, choose(values, cpu, "place", "rows", placers()));
-  if (values.text("place.run", "fetch") != "fetch")
-    return fail(ErrorCode::unsupported, values.source("place.run"), ": place.run = '",
-                values.text("place.run", ""), "' is not known; known: fetch");
   TL_TRY(MethodSection(values, "steady").read<Method>(kSteady, &method));
   if (Status fits = check_composition(method); !fits)
     return fail(fits.error().code, path, ": ", fits.error().message);
@@ -192,7 +189,7 @@ Status check_composition(const Method& method) {
   if (!method.retain->keeps()) {
     // It seals nothing: whatever else is said of sealed rows would be ignored.
     const std::tuple<std::string_view, std::string_view, std::string_view> others[] = {
-        {"select.by", facts.name, "nothing"},
+        {"select.by", method.select->name(), "nothing"},
         {"keys.compress", method.compress.keys->name(), "raw"},
         {"values.compress", method.compress.values->name(), "raw"},
         {"place.rows", method.place->name(), "lowest"}};
@@ -203,12 +200,12 @@ Status check_composition(const Method& method) {
                     name);
   }
   if (facts.keys_in_memory && method.place->home(Tier::disk) != Tier::host)
-    return fail(ErrorCode::unsupported, "select.by = ", facts.name,
+    return fail(ErrorCode::unsupported, "select.by = ", method.select->name(),
                 " searches keys in memory, so it goes with place.rows = host, not place.rows = ",
                 method.place->name());
-  if (facts.watches != "nothing")
-    return fail(ErrorCode::unsupported, "select.by = ", facts.name, " has to watch ", facts.watches,
-                " of the attention, which steps do not report");
+  if (facts.watches != Watched::nothing)
+    return fail(ErrorCode::unsupported, "select.by = ", method.select->name(), " has to watch ",
+                name_of(facts.watches), " of the attention, which steps do not report");
   return {};
 }
 
@@ -232,8 +229,9 @@ Result<std::vector<MethodLine>> list_methods(const std::string& asked) {
   for (const std::string& name : names) {
     TL_TRY_ASSIGN(const Method method, load_method(name, directory, {}, *cpu));
     const SelectorFacts facts = method.select->facts();
-    lines.push_back({name, method.summary, directory + "/" + name + ".conf", facts.order,
-                     facts.watches, facts.keys_in_memory ? "yes" : "no"});
+    lines.push_back({name, method.summary, directory + "/" + name + ".conf",
+                     std::string(name_of(facts.order)), std::string(name_of(facts.watches)),
+                     facts.keys_in_memory});
   }
   return lines;
 }

@@ -47,7 +47,8 @@ Result<Method> load_method(const std::string& name_or_path, const std::string& d
 // combination that it lets pass works.
 Status check_composition(const Method& method);
 
-// What a method is asked, as its file names it ("keys.compress"), and every choice that there is.
+// What a method is asked, as its file names it ("keys.compress"), and every choice that there is:
+// for tests, which walk all combinations.
 struct MethodQuestion {
   std::string key;
   std::vector<std::string> choices;

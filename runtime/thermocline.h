@@ -5,7 +5,8 @@
 //   auto cache = (*engine)->open_cache({.method = "sketch"});
 //   auto timeline = (*cache)->start();
 //   (*engine)->prefill(*timeline, tokens, logits, {});
-//   (*engine)->step({{&*timeline, token}}, logits);
+//   const Feed feed{&*timeline, token};
+//   (*engine)->step({&feed, 1}, {logits.data(), 1, logits.size()});
 //
 // Nothing here prints, exits or installs signal handlers. An Engine must outlive the caches and the
 // text streams that it made. It and its caches share their threads: one thread drives them all;
@@ -36,6 +37,14 @@ struct Version {
   bool cuda = false;                            // kernels built
 };
 Version version();
+
+// The machine as far as this process may use it, in a line: cores, NUMA nodes, memory, caches.
+Result<std::string> describe_machine();
+// Threads that 0 stands for, and the most that compute.
+int usable_threads();
+// Bytes a second that this many threads stream from memory: the best of a few passes over a buffer
+// larger than any cache.
+Result<double> measure_memory_bandwidth(int threads);
 
 enum class RopeScaling { from_model, none, linear, yarn };
 
@@ -106,19 +115,22 @@ class Engine {
   const ModelInfo& model() const;
   std::span<const LayerSpec> layers() const;
 
-  // Text. `special`: whether "<|im_end|>" in the text means the token or its letters. A prompt's
-  // first token (BOS, where the model wants one) is added when `start` is true.
+  // Text. `special`: whether "<|im_end|>" in the text means the token or its letters. `start`:
+  // whether it has a prompt's first token (BOS, where the model wants one).
   // cancelled: `stop` said yes, which is asked all along.
-  enum class Special { parse, as_text };
-  Result<std::vector<int>> encode(std::string_view text, Special special, bool start,
+  enum class Special : std::uint8_t { parse, as_text };
+  enum class Start : std::uint8_t { add, leave_out };
+  Result<std::vector<int>> encode(std::string_view text, Special special, Start start,
                                   const StopAsked& stop = {}) const;
-  std::string decode(std::span<const int> tokens) const;
+  // invalid_argument: a token that is not of the vocabulary.
+  Result<std::string> decode(std::span<const int> tokens) const;
   std::unique_ptr<TextStream> stream() const;
   bool ends_generation(int token) const;
   // The conversation as the model's template (name "auto") or a named one writes it, from its first
-  // token on. What messages say is text, whatever it spells: only the template ends turns.
+  // token on, and where `reply` says so up to where a reply begins. What messages say is text,
+  // whatever it spells: only the template ends turns.
   Result<std::vector<int>> encode_chat(std::span<const ChatMessage> messages,
-                                       const std::string& template_name, bool add_reply_start,
+                                       const std::string& template_name, Start reply,
                                        const StopAsked& stop = {}) const;
 
   // A cache for this model. options.layers is filled in; max_positions 0 means the model's context.
@@ -143,7 +155,10 @@ class Engine {
 // The methods that can be named, with a line each: configs/methods/*.conf.
 struct MethodLine {
   std::string name, summary, path;
-  std::string order, watches, keys_in_memory;  // the three composition facts
+  // The three facts that decide how its selector composes: in which order rows are stored, what it
+  // watches of attention, and whether it needs exact keys in memory.
+  std::string order, watches;
+  bool keys_in_memory = false;
 };
 Result<std::vector<MethodLine>> list_methods(const std::string& directory);
 

@@ -10,8 +10,7 @@ namespace thermocline {
 namespace {
 
 constexpr std::array<std::string_view, kPurposes> kPurposeNames = {
-    "weights", "tail",    "rows",   "row_cache", "index",
-    "sealing", "staging", "tables", "workspace", "logits"};
+    "tail", "rows", "row_cache", "index", "sealing", "staging", "tables"};
 
 std::string holders(const TierUsage& usage) {
   std::vector<std::size_t> order(kPurposes);

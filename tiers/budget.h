@@ -17,7 +17,6 @@ namespace thermocline {
 
 // What bytes are for. The names are printed in reports and errors.
 enum class Purpose : std::uint8_t {
-  weights,    // the model
   tail,       // raw rows that are not sealed yet
   rows,       // sealed rows at home in the tier
   row_cache,  // copies of rows whose home is lower, and where each is
@@ -25,10 +24,8 @@ enum class Purpose : std::uint8_t {
   sealing,    // rows on their way into segments, and the tail that they leave
   staging,    // pages on their way up
   tables,     // of sealed rows: their positions, their pages' checksums
-  workspace,  // activations, scores, attention states
-  logits,
 };
-inline constexpr std::size_t kPurposes = 10;
+inline constexpr std::size_t kPurposes = 7;
 std::string_view name_of(Purpose purpose);
 
 class Budget;
@@ -55,7 +52,7 @@ class Reservation {
 
   Budget* budget_ = nullptr;
   Tier tier_ = Tier::host;
-  Purpose purpose_ = Purpose::workspace;
+  Purpose purpose_ = Purpose::rows;
   std::uint64_t bytes_ = 0;
 };
 

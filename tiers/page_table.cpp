@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "tiers/io/checksum.h"
+#include "tiers/io/errno_text.h"
 
 namespace thermocline {
 namespace {
@@ -269,7 +270,7 @@ Status PageTable::write_home(const Place& place, std::span<std::byte> bytes) {
       if (done[i].error != 0 && status)
         status = fail(ErrorCode::io, "scratch file: writing ", transfers[done[i].tag].bytes.size(),
                       " bytes at ", transfers[done[i].tag].offset,
-                      " failed: ", std::strerror(done[i].error));
+                      " failed: ", errno_text(done[i].error));
     left -= *n;
   }
   TL_TRY(status);

@@ -61,7 +61,7 @@ class PageTable {
   const std::byte* host_rows(const Segment& segment, std::uint32_t head) const;
   Tier home(const Segment& segment) const;
 
-  // Row numbers of a layer that were ever in use: they size the row caches' tables.
+  // Row numbers of a layer that were ever in use: they size the row caches' tables. For tests.
   std::uint32_t numbered_rows(std::uint32_t layer) const { return layers_[layer].rows_numbered; }
   const TierCounters& counters() const { return counters_; }
   // One line each: what is slower or takes more memory than was asked for, and why.

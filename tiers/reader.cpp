@@ -2,17 +2,11 @@
 
 #include <cstring>
 
+#include "kernels/base/stopwatch.h"
 #include "tiers/io/checksum.h"
+#include "tiers/io/errno_text.h"
 
 namespace thermocline {
-namespace {
-
-double ms_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
-      .count();
-}
-
-}  // namespace
 
 bool verify(const ReadyFold& fold) {
   for (const PageCheck& check : fold.pages)
@@ -126,7 +120,7 @@ Status Reader::complete(const Completion& completion) {
   if (completion.error != 0) {
     if (extent.again)
       return fail(ErrorCode::io, "scratch file: reading ", extent.bytes, " bytes at ",
-                  extent.file_offset, " failed twice: ", std::strerror(completion.error));
+                  extent.file_offset, " failed twice: ", errno_text(completion.error));
     extent.again = true;
     table_.counters_.pages_read_again += extent.bytes / kPageBytes;
     const Transfer transfer = transfer_of(static_cast<std::uint32_t>(completion.tag));
@@ -141,11 +135,10 @@ Status Reader::complete(const Completion& completion) {
 }
 
 Status Reader::wait_for_some() {
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch watch(&table_.counters_.stall_ms);
   Completion done[32];
-  TL_TRY_ASSIGN(const std::size_t n,
-                table_.sink_->poll(done, start + table_.options_.disk_deadline));
-  table_.counters_.stall_ms += ms_since(start);
+  TL_TRY_ASSIGN(const std::size_t n, table_.sink_->poll(done, std::chrono::steady_clock::now() +
+                                                                  table_.options_.disk_deadline));
   if (n == 0)
     return fail(ErrorCode::io, "scratch file: ", table_.sink_->in_flight(),
                 " reads did not finish within ", table_.options_.disk_deadline.count(), " ms");

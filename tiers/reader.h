@@ -59,8 +59,8 @@ class Reader {
   // The same, but it waits for the disk when nothing is ready: empty when all folds have been
   // handed out.
   Result<std::span<const ReadyFold>> next();
-  // For a fold whose verify() failed: reads its pages once more, at once. An error names the page
-  // when that does not help.
+  // For a fold whose verify() failed: reads its pages once more, at once. An error, when that
+  // does not help, says where in the file they begin.
   Status read_again(const ReadyFold& fold);
 
  private:

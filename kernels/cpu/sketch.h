@@ -236,7 +236,7 @@ struct Sketch {
 
   // `rows` rows at once share the loads of the queries.
   template <typename Format, int heads, int rows>
-  static void exact_rows(const std::byte* keys, std::size_t row_bytes, std::size_t key_dim,
+  static void float_rows(const std::byte* keys, std::size_t row_bytes, std::size_t key_dim,
                          const float* query, float* score, std::size_t stride) {
     using Reader = typename Format::template Reader<V>;
     const auto dim = static_cast<std::uint32_t>(key_dim);
@@ -262,7 +262,7 @@ struct Sketch {
   }
 
   template <typename Format, int heads>
-  static void exact_heads(const std::byte* keys, std::size_t row_bytes, std::size_t count,
+  static void float_heads(const std::byte* keys, std::size_t row_bytes, std::size_t count,
                           std::size_t key_dim, const float* query, float* score,
                           std::size_t stride) {
     constexpr int kRows = L == 16 ? 4 : heads <= 3 ? 3 : 2;
@@ -272,11 +272,11 @@ struct Sketch {
     for (; r + kRows <= count; r += kRows) {
       for (std::size_t p = r + kAhead; p < std::min(r + kAhead + kRows, count); ++p)
         for (std::size_t i = 0; i < bytes; i += 64) __builtin_prefetch(keys + p * row_bytes + i);
-      exact_rows<Format, heads, kRows>(keys + r * row_bytes, row_bytes, key_dim, query, score + r,
+      float_rows<Format, heads, kRows>(keys + r * row_bytes, row_bytes, key_dim, query, score + r,
                                        stride);
     }
     for (; r < count; ++r)
-      exact_rows<Format, heads, 1>(keys + r * row_bytes, row_bytes, key_dim, query, score + r,
+      float_rows<Format, heads, 1>(keys + r * row_bytes, row_bytes, key_dim, query, score + r,
                                    stride);
   }
 
@@ -356,9 +356,9 @@ struct Sketch {
       integer_rows<heads, 1>(keys + r * row_bytes, row_bytes, key_dim, rounded, score + r, stride);
   }
 
-  static void exact(RowFormat format, const std::byte* keys, std::size_t row_bytes,
-                    std::size_t count, std::size_t key_dim, const float* query, int heads,
-                    float* out, std::size_t stride) {
+  static void dot_rows(RowFormat format, const std::byte* keys, std::size_t row_bytes,
+                       std::size_t count, std::size_t key_dim, const float* query, int heads,
+                       float* out, std::size_t stride) {
     for_heads(heads, [&](auto at_once, int h) {
       constexpr int kHeads = decltype(at_once)::value;
       const float* q = query + std::size_t(h) * key_dim;
@@ -367,7 +367,7 @@ struct Sketch {
         integer_heads<kHeads>(keys, row_bytes, count, key_dim, q, score, stride);
       } else {
         visit_row(format, [&](auto coded) {
-          exact_heads<decltype(coded), kHeads>(keys, row_bytes, count, key_dim, q, score, stride);
+          float_heads<decltype(coded), kHeads>(keys, row_bytes, count, key_dim, q, score, stride);
         });
       }
     });
@@ -457,7 +457,7 @@ struct Sketch {
 
 template <typename V>
 constexpr SketchOps make_sketch() {
-  return {&Sketch<V>::exact,     &Sketch<V>::weigh_rows, &Sketch<V>::find_unread,
+  return {&Sketch<V>::dot_rows,  &Sketch<V>::weigh_rows, &Sketch<V>::find_unread,
           &Sketch<V>::add_heads, &Sketch<V>::encode,     &Sketch<V>::weigh};
 }
 

@@ -4,22 +4,21 @@
 #include <cpuid.h>
 #endif
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <iterator>
 
 namespace thermocline {
 
 extern const CpuTable kScalarTable;
-#if defined(__x86_64__)
 extern const CpuTable kAvx2Table, kAvx512Table, kAvx512Bf16Table, kAvx512AmxTable;
-#endif
 
 namespace {
 
-#if defined(__x86_64__)
-constexpr std::array<const CpuTable*, 5> kTables{&kScalarTable, &kAvx2Table, &kAvx512Table,
-                                                 &kAvx512Bf16Table, &kAvx512AmxTable};
+std::string_view lacking_for_scalar() { return {}; }
 
+#if defined(__x86_64__)
 struct CpuidLeaf {
   std::uint32_t a = 0, b = 0, c = 0, d = 0;
 };
@@ -84,22 +83,38 @@ std::string_view lacking_for_avx512_amx() {
     return "the operating system's support for AMX tiles";
   return {};
 }
-#else
-constexpr std::array<const CpuTable*, 1> kTables{&kScalarTable};
 #endif
+
+struct InstructionSet {
+  const CpuTable* table;
+  std::string_view (*lacking)();
+};
+constexpr InstructionSet kInstructionSets[] = {
+    {&kScalarTable, lacking_for_scalar},
+#if defined(__x86_64__)
+    {&kAvx2Table, lacking_for_avx2},
+    {&kAvx512Table, lacking_for_avx512},
+    {&kAvx512Bf16Table, lacking_for_avx512_bf16},
+    {&kAvx512AmxTable, lacking_for_avx512_amx},
+#endif
+};
+
+constexpr auto kTables = [] {
+  std::array<const CpuTable*, std::size(kInstructionSets)> tables{};
+  std::transform(std::begin(kInstructionSets), std::end(kInstructionSets), tables.begin(),
+                 [](const InstructionSet& set) { return set.table; });
+  return tables;
+}();
 
 }  // namespace
 
 std::span<const CpuTable* const> all_cpu_tables() { return kTables; }
 
-std::string_view lacking([[maybe_unused]] const CpuTable& table) {
-#if defined(__x86_64__)
-  if (&table == &kAvx2Table) return lacking_for_avx2();
-  if (&table == &kAvx512Table) return lacking_for_avx512();
-  if (&table == &kAvx512Bf16Table) return lacking_for_avx512_bf16();
-  if (&table == &kAvx512AmxTable) return lacking_for_avx512_amx();
-#endif
-  return {};
+std::string_view lacking(const CpuTable& table) {
+  const auto set = std::find_if(std::begin(kInstructionSets), std::end(kInstructionSets),
+                                [&](const InstructionSet& s) { return s.table == &table; });
+  TL_CHECK(set != std::end(kInstructionSets));
+  return set->lacking();
 }
 
 Result<const CpuTable*> choose_cpu_table(std::string_view name) {

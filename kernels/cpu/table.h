@@ -1,5 +1,6 @@
 // Every fast CPU operation, once for each instruction set: chosen once, at start, and passed down.
-// Each entry is compared with its plain double-precision twin of kernels/reference.h in the tests.
+// The tests compare each entry with plain loops in double precision: reference.h,
+// attend_reference.h, or their own.
 #pragma once
 
 #include <span>

@@ -1,7 +1,8 @@
 // clang-format off: the list below keeps its lines
 // The vector words that the CPU kernels are written in. Every kernel is a template over one of
 // these structs; kernels/cpu/<isa>.cpp includes its own and instantiates them all. So another
-// instruction set is one struct and one file.
+// instruction set is one struct and one file, with its flags in CMakeLists.txt; a line, and what it
+// needs of a machine, in table.cpp; and a line of kernels/gemm.cpp, for oneDNN.
 //
 // A Vec gives, for `lanes` floats F and twice as many 16-bit integers ("words") packed in I:
 //   F zero, set(x) of a float or f16, load(p), store(p, v) of floats and f16

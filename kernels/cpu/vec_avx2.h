@@ -12,7 +12,6 @@ namespace {
 
 struct VecAvx2 {
   static constexpr int lanes = 8;
-  static constexpr const char* name = "avx2";
   using F = __m256;
   using I = __m256i;
   static F zero() { return _mm256_setzero_ps(); }

@@ -17,7 +17,6 @@ namespace {
 
 struct VecAvx512 {
   static constexpr int lanes = 16;
-  static constexpr const char* name = "avx512";
   using F = __m512;
   using I = __m512i;
   static F zero() { return _mm512_setzero_ps(); }

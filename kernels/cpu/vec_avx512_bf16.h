@@ -7,7 +7,6 @@ namespace thermocline {
 namespace {
 
 struct VecAvx512Bf16 : VecAvx512 {
-  static constexpr const char* name = "avx512_bf16";
   using P = __m512bh;
   using VecAvx512::store;
   // Registers are cast, not copied through memory: the compiler would leave the copies there.

@@ -11,7 +11,6 @@ namespace {
 
 struct VecScalar {
   static constexpr int lanes = 1;
-  static constexpr const char* name = "scalar";
   using F = float;
   struct I {
     std::int64_t a, b;  // two words, or in `a` a sum: all 32 products of a group may meet in it

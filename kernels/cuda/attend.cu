@@ -42,11 +42,14 @@ __device__ void load_part(const std::byte* at, float* out) {
   }
 }
 
+__host__ __device__ bool takes(const Fold& fold) {
+  return fold.key_format == RowFormat::f16 && fold.value_format == RowFormat::f16 && !fold.scored;
+}
+
 // Fills `rows`; returns how many. Each warp counts all blocks, 32 at a time, and lists its share of
 // them, so blocks of one row (scattered picks) and of 64 cost alike and nobody waits for another.
 __device__ int list_rows(const Fold& fold, Rows* rows) {
-  if (fold.key_format != RowFormat::f16 || fold.value_format != RowFormat::f16 || fold.scored)
-    __trap();
+  if (!takes(fold)) __trap();
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const BlockView* const blocks = fold.blocks.data();
   const int count = static_cast<int>(fold.blocks.size());
@@ -245,9 +248,7 @@ Status can_launch(std::size_t count, const char* what) {
               std::numeric_limits<int>::max());
 }
 
-}  // namespace
-
-Status can_attend(HeadShape shape) {
+Status check_shape(HeadShape shape) {
   if (shape.heads < 1 || shape.heads > kMaxHeads)
     return fail(ErrorCode::unsupported, "CUDA attention takes 1 to ", kMaxHeads,
                 " query heads a KV head, not ", shape.heads);
@@ -258,8 +259,18 @@ Status can_attend(HeadShape shape) {
   return {};
 }
 
+}  // namespace
+
+Status can_attend(HeadShape shape, const Fold& fold) {
+  TL_TRY(check_shape(shape));
+  if (!takes(fold))
+    return fail(ErrorCode::unsupported,
+                "CUDA attention takes rows in f16 whose keys are read, not coded or scored ones");
+  return {};
+}
+
 Status attend(Stream& stream, HeadShape shape, std::span<const HeadFold> folds, States partial) {
-  TL_TRY(can_attend(shape));
+  TL_TRY(check_shape(shape));
   TL_TRY(can_launch(folds.size(), "folds"));
   if (folds.empty()) return {};
   const Choice choice = choose(shape.heads);
@@ -271,7 +282,7 @@ Status attend(Stream& stream, HeadShape shape, std::span<const HeadFold> folds, 
 
 Status merge(Stream& stream, HeadShape shape, States partial, std::span<const std::uint32_t> first,
              States merged) {
-  TL_TRY(can_attend(shape));
+  TL_TRY(check_shape(shape));
   TL_TRY(can_launch(first.size(), "lists"));
   if (first.size() < 2) return {};
   const dim3 grid(static_cast<unsigned>(first.size() - 1), shape.heads);

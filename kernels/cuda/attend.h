@@ -17,8 +17,8 @@ inline constexpr std::uint32_t kMaxHeads = 1024;   // query heads a KV head
 
 // A fold and the query heads that read it. All pointers, those in fold.blocks included, are to
 // memory that the device reaches: its own, or pinned. Keys, values, their strides and the query are
-// aligned to 16 bytes, rows are f16. A fold of more than kFoldRows rows, of another format, or with
-// scores of its own, stops the kernel.
+// aligned to 16 bytes. A fold of more than kFoldRows rows, or that can_attend() refuses, stops the
+// kernel, and with it the device's context.
 struct HeadFold {
   Fold fold;
   const float* query = nullptr;  // [heads][key_dim], rotated and scaled
@@ -33,8 +33,10 @@ struct States {
   float* acc = nullptr;
 };
 
-// Whether these kernels take heads of this shape; unsupported names the limit.
-Status can_attend(HeadShape shape);
+// Whether these kernels take heads of this shape and folds like `fold`, of which only its formats
+// and whether it is scored matter: what a method chooses, so to be asked before anything is queued.
+// unsupported names the limit.
+Status can_attend(HeadShape shape, const Fold& fold);
 
 // Both only queue work and allocate nothing; the spans are in memory that the device reaches and
 // stay as they are until the stream has got there.

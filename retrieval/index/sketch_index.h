@@ -1,5 +1,5 @@
-// What the sketch selector keeps of a segment: for each KV head, where clusters begin, and the
-// codes and scales of its rows.
+// What the sketch selector keeps of a segment: for each KV head its clusters' mean keys, where they
+// begin and how far they spread, and the codes and scales of its rows.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 namespace thermocline {
 
-// Filled by one thread at sealing; immutable afterwards, when any thread may read it.
+// Filled at sealing, by threads for rows of their own; immutable afterwards, when any may read it.
 class SketchIndex final : public SegmentIndex {
  public:
   // How mean keys are coded: their rounding is nothing beside their rows' spread.

@@ -2,10 +2,11 @@
 
 namespace thermocline {
 
-Chosen NothingSelector::choose(const LayerQuery& query, const Workers&, std::span<ReadList> out) {
+Result<Chosen> NothingSelector::choose(const LayerQuery& query, const Workers&,
+                                       std::span<ReadList> out) {
   TL_CHECK(query.lists.size() == out.size());
   for (ReadList& list : out) list.clear();
-  return {};
+  return Chosen{};
 }
 
 }  // namespace thermocline

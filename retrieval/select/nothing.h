@@ -7,9 +7,11 @@ namespace thermocline {
 
 class NothingSelector final : public Selector {
  public:
-  SelectorFacts facts() const override { return {.name = "nothing"}; }
+  std::string_view name() const override { return "nothing"; }
+  SelectorFacts facts() const override { return {}; }
   Result<Formation> form(const Sealing&, const Workers&) const override { return Formation{}; }
-  Chosen choose(const LayerQuery& query, const Workers& workers, std::span<ReadList> out) override;
+  Result<Chosen> choose(const LayerQuery& query, const Workers& workers,
+                        std::span<ReadList> out) override;
 };
 
 }  // namespace thermocline

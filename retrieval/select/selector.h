@@ -1,12 +1,12 @@
 // select: which kept rows a step reads, and in what order rows are stored, since a selector knows
-// what is read together. It sees K, V and Q once, at sealing; in a step only queries and what it
-// keeps itself in the fastest tier.
+// what is read together. It sees K and V once, at sealing; in a step only queries and what it keeps
+// itself in the fastest tier.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <string>
+#include <string_view>
 #include <vector>
 
 #include "kernels/base/error.h"
@@ -17,12 +17,23 @@
 
 namespace thermocline {
 
+// In which order a selector stores rows.
+enum class RowOrder : std::uint8_t { position, own };
+constexpr std::string_view name_of(RowOrder order) {
+  return order == RowOrder::position ? "position" : "own";
+}
+
+// What a selector must see of attention.
+enum class Watched : std::uint8_t { nothing, last_window };
+constexpr std::string_view name_of(Watched watched) {
+  return watched == Watched::nothing ? "nothing" : "last window";
+}
+
 // Facts about a selector that decide how it composes with the other choices.
 struct SelectorFacts {
-  std::string name;                 // as a method file says it: "sketch"
-  std::string order = "position";   // in which it stores rows: "position" or its own
-  std::string watches = "nothing";  // what it must see of attention: nothing, last window, ...
-  bool keys_in_memory = false;      // whether it needs exact keys to search
+  RowOrder order = RowOrder::position;
+  Watched watches = Watched::nothing;
+  bool keys_in_memory = false;  // whether it needs exact keys to search
 };
 
 // The rows of one layer that leave the tail, all heads: the one time that a method sees them whole.
@@ -69,7 +80,8 @@ struct Chosen {
 class Selector {
  public:
   virtual ~Selector() = default;
-  virtual SelectorFacts facts() const { return {}; }
+  virtual std::string_view name() const = 0;
+  virtual SelectorFacts facts() const = 0;
 
   // Called with at most kSegmentRows rows. Work is spread over `workers`; its cut is fixed, so the
   // formation does not depend on the number of threads.
@@ -77,9 +89,9 @@ class Selector {
 
   // Fills out[i] for query.lists[i], whatever other lists there are. Threads of `workers` may call
   // it at the same time, each for lists of its own. Allocates nothing once scratch has grown to the
-  // longest timeline. Equal scores go to the lower row.
-  virtual Chosen choose(const LayerQuery& query, const Workers& workers,
-                        std::span<ReadList> out) = 0;
+  // longest timeline. Equal scores go to the lower row. An error ends the step.
+  virtual Result<Chosen> choose(const LayerQuery& query, const Workers& workers,
+                                std::span<ReadList> out) = 0;
 
   // Bytes of index and of summary rows that `rows` sealed rows of one KV head take, in any layer of
   // that shape: form() makes no more. A plan counts blocks, since it cannot know how rows will be

@@ -46,10 +46,12 @@ class SketchSelector final : public Selector {
   static Result<std::unique_ptr<SketchSelector>> create(const SketchOptions& options,
                                                         const CpuTable& cpu);
 
-  SelectorFacts facts() const override { return {.name = "sketch", .order = "cluster"}; }
+  std::string_view name() const override { return "sketch"; }
+  SelectorFacts facts() const override { return {.order = RowOrder::own}; }
   Result<Formation> form(const Sealing& sealing, const Workers& workers) const override;
   // A run without a sketch (formed by another method) is read whole, above the budget.
-  Chosen choose(const LayerQuery& query, const Workers& workers, std::span<ReadList> out) override;
+  Result<Chosen> choose(const LayerQuery& query, const Workers& workers,
+                        std::span<ReadList> out) override;
   std::uint64_t index_bytes(HeadShape shape, std::uint64_t rows) const override;
   std::uint64_t summary_bytes(HeadShape shape, std::uint64_t rows) const override;
 

@@ -115,9 +115,9 @@ void SketchSelector::score_clusters(HeadShape shape, const ListQuery& list, cons
              const std::size_t first = from * kJobClusters;
              const std::size_t count =
                  std::min<std::size_t>(to * kJobClusters, index->clusters()) - first;
-             cpu_.sketch.exact(SketchIndex::kMeanFormat, means + first * mean_bytes, mean_bytes,
-                               count, shape.key_dim, list.query, static_cast<int>(shape.heads),
-                               board->cluster_score.data() + at + first, board->clusters);
+             cpu_.sketch.dot_rows(SketchIndex::kMeanFormat, means + first * mean_bytes, mean_bytes,
+                                  count, shape.key_dim, list.query, static_cast<int>(shape.heads),
+                                  board->cluster_score.data() + at + first, board->clusters);
            });
     const std::span<const std::uint16_t> starts = index->starts(list.head);
     for (std::uint32_t c = 0; c < index->clusters(); ++c) {
@@ -450,8 +450,8 @@ void SketchSelector::choose_list(HeadShape shape, const ListQuery& list, const W
   board->bytes += board->rows * (shape.key_dim / 4 + sizeof(f16));
 }
 
-Chosen SketchSelector::choose(const LayerQuery& query, const Workers& workers,
-                              std::span<ReadList> out) {
+Result<Chosen> SketchSelector::choose(const LayerQuery& query, const Workers& workers,
+                                      std::span<ReadList> out) {
   const std::span<const ListQuery> lists = query.lists;
   TL_CHECK(lists.size() == out.size());
   std::atomic<std::uint64_t> index_bytes{0};
@@ -462,7 +462,7 @@ Chosen SketchSelector::choose(const LayerQuery& query, const Workers& workers,
       index_bytes.fetch_add(board.bytes, std::memory_order_relaxed);
     }
   });
-  return {index_bytes.load()};
+  return Chosen{index_bytes.load()};
 }
 
 }  // namespace thermocline

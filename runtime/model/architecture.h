@@ -6,7 +6,7 @@
 #include <span>
 #include <string_view>
 
-#include "kernels/dense.h"
+#include "kernels/base/rope_pairs.h"
 
 namespace thermocline {
 

@@ -17,6 +17,7 @@
 #include <variant>
 
 #include "runtime/model/quoted.h"
+#include "tiers/io/descriptor.h"
 
 // The file's numbers are read as they lie.
 static_assert(std::endian::native == std::endian::little);
@@ -172,20 +173,6 @@ tl::unexpected<Error> system_error(const std::string& path, const char* what) {
               std::strerror(number));
 }
 
-class Descriptor {
- public:
-  explicit Descriptor(int number) : number_(number) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() {
-    if (number_ >= 0) ::close(number_);
-  }
-  int number() const { return number_; }
-
- private:
-  int number_;
-};
-
 }  // namespace
 
 std::uint64_t gguf_scalar_bytes(GgufType type) {
@@ -228,7 +215,7 @@ std::string TensorInfo::shape() const {
 Result<GgufFile> GgufFile::open(const std::string& path, Extent extent) {
   // Not blocking: a pipe in the place of a model is refused below, not waited for.
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (file.number() < 0) return system_error(path, "cannot be opened");
+  if (!file.open()) return system_error(path, "cannot be opened");
   struct stat status = {};
   if (::fstat(file.number(), &status) != 0) return system_error(path, "cannot be examined");
   if (!S_ISREG(status.st_mode))

@@ -17,8 +17,6 @@ class GgufFile;
 // Sizes beyond these are refused: no model comes near, and products of them fit 64 bits.
 inline constexpr std::uint32_t kMaxModelWidth = 1u << 18;
 inline constexpr std::uint32_t kMaxModelLayers = 1u << 12;
-inline constexpr std::uint32_t kMaxHeads = 1u << 12;
-inline constexpr std::uint32_t kMaxHeadSize = 1u << 10;
 
 struct ModelSpec {
   const Architecture* architecture = nullptr;  // an entry of the table

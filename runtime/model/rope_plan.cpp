@@ -46,9 +46,9 @@ Status read_scaling(const GgufFile& file, const std::string& rope, RopePlan* pla
   TL_TRY(check_positive(file, rope + key, factor));
   if (type == "none") return {};
   if (type != "" && type != "linear" && type != "yarn")
-    return fail(ErrorCode::unsupported, file.name(), ": ", rope, "scaling.type is \"",
+    return fail(ErrorCode::unsupported, file.name(), ": ", rope, "scaling.type is ",
                 GgufFile::show(*file.find(rope + "scaling.type")),
-                "\", supported are none, linear and yarn");
+                ", supported are none, linear and yarn");
   plan->freq_scale = 1.0f / factor;
   plan->yarn = type == "yarn";
   return {};

@@ -59,7 +59,8 @@ Subject prepare(Engine* engine, const std::string& text, const std::string& argu
   const std::size_t colon = argument.find(':');
   if (colon == std::string::npos) stop("'" + argument + "' is not METHOD:DEPTH");
   const auto depth = static_cast<std::size_t>(std::atoi(argument.c_str() + colon + 1));
-  std::vector<int> tokens = must(engine->encode(text, Engine::Special::as_text, true));
+  std::vector<int> tokens =
+      must(engine->encode(text, Engine::Special::as_text, Engine::Start::add));
   if (tokens.size() <= depth) stop("the text is shorter than " + argument);
   Subject subject;
   subject.name = argument;

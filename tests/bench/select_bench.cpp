@@ -11,8 +11,8 @@
 #include <random>
 #include <vector>
 
-#include "retrieval/recall.h"
 #include "retrieval/select/sketch.h"
+#include "tests/support/covered_mass.h"
 #include "tests/unit/retrieval/sealed_keys.h"
 
 namespace thermocline {
@@ -61,8 +61,7 @@ int run(std::uint32_t rows, std::uint32_t layers, int threads, int passes) {
     const double start = seconds();
     bytes = 0;
     for (const Layer& layer : stack)
-      bytes +=
-          (*selector)->choose({{}, kShape, layer.lists}, workers, out).index_bytes;
+      bytes += (*selector)->choose({{}, kShape, layer.lists}, workers, out)->index_bytes;
     if (pass > 0) times.push_back((seconds() - start) / layers);
   }
   std::sort(times.begin(), times.end());

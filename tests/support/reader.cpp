@@ -84,7 +84,7 @@ Reader::Reader(const std::string& path, std::uint32_t positions, const std::stri
 }
 
 std::vector<int> Reader::tokens(std::string_view text) const {
-  return take(engine_->encode(text, Engine::Special::parse, true));
+  return take(engine_->encode(text, Engine::Special::parse, Engine::Start::add));
 }
 
 void Reader::start() {

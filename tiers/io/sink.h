@@ -43,7 +43,8 @@ class Sink {
  public:
   virtual ~Sink() = default;
   virtual std::string_view name() const = 0;  // "uring", "threads"
-  // Takes all of them (queueing what does not fit the ring) or, on an error, none. Never waits.
+  // Takes all of them (queueing what does not fit the ring) or, on an error, none. It waits for no
+  // transfer, unless the ring breaks: then for those that the kernel still has.
   virtual Status submit(std::span<const Transfer> transfers) = 0;
   // Waits until at least one transfer is complete or the deadline has passed (then 0); fills up to
   // out.size() completions and returns how many. With nothing in flight it returns 0 at once.

@@ -119,8 +119,9 @@ class Conversation {
   }
 
   Status generate(Generation* out) {
-    TL_TRY_ASSIGN(const std::vector<int> prompt,
-                  engine_.encode_chat(messages_, flags_.chat_template, true, interrupted));
+    TL_TRY_ASSIGN(
+        const std::vector<int> prompt,
+        engine_.encode_chat(messages_, flags_.chat_template, Engine::Start::add, interrupted));
     const Status fits =
         check_fits(prompt.size(), options_.context, engine_.model(), flags_.model.rope_freq_scale);
     if (!fits)
@@ -207,7 +208,7 @@ Result<Exit> chat(ChatFlags& flags) {
   const ModelInfo& model = engine->model();
   // Asked once without a conversation: a model that cannot chat says so before the first message.
   const ChatMessage probe{"user", "?"};
-  TL_TRY(engine->encode_chat({&probe, 1}, flags.chat_template, true));
+  TL_TRY(engine->encode_chat({&probe, 1}, flags.chat_template, Engine::Start::add));
   run.context = flags.model.context == 0 ? model.context : flags.model.context;
   options.max_positions = run.context;
   TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine->open_cache(options));

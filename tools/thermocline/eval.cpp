@@ -63,7 +63,8 @@ Result<Passage> read_passage(const Engine& engine, const EvalFlags& flags,
   Passage passage;
   passage.name = std::filesystem::path(path).filename();
   TL_TRY_ASSIGN(const std::string text, read_text(path));
-  TL_TRY_ASSIGN(passage.tokens, engine.encode(text, Engine::Special::as_text, true, interrupted));
+  TL_TRY_ASSIGN(passage.tokens,
+                engine.encode(text, Engine::Special::as_text, Engine::Start::add, interrupted));
   passage.steps = flags.steps;
   // The last step is held against the token after the one that it is fed.
   const std::size_t needed = std::size_t{flags.prompt_tokens} + flags.steps + 1;

@@ -40,10 +40,10 @@ Result<std::vector<int>> encode_prompt(const Engine& engine, const PromptFlags& 
     std::vector<ChatMessage> messages;
     if (!flags.system.empty()) messages.push_back({"system", flags.system});
     messages.push_back({"user", std::move(text)});
-    return engine.encode_chat(messages, flags.chat_template, true, interrupted);
+    return engine.encode_chat(messages, flags.chat_template, Engine::Start::add, interrupted);
   }
   TL_TRY_ASSIGN(std::vector<int> tokens,
-                engine.encode(text, Engine::Special::parse, true, interrupted));
+                engine.encode(text, Engine::Special::parse, Engine::Start::add, interrupted));
   if (tokens.empty()) return fail(ErrorCode::invalid_argument, "the prompt is empty: say -p or -f");
   return tokens;
 }

@@ -4,18 +4,9 @@
 #include <cstdint>
 #include <string>
 
-#include "kernels/base/error.h"
-
 namespace thermocline {
 
 std::string cpu_name();
-
-// Threads that 0 stands for, and the most that compute.
-int usable_threads();
-
-// Bytes a second that this many threads stream from memory: the best of a few passes over a buffer
-// larger than any cache.
-Result<double> measure_memory_bandwidth(int threads);
 
 // The most memory that was resident since the last forget_peak() (or since the start, where the
 // kernel does not let a process forget). Mapped files count.

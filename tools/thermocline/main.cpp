@@ -36,7 +36,7 @@ void print_help(std::FILE* to) {
   for (const Command& command : kCommands)
     std::fprintf(to, "  %-10s %s\n", command.name, command.summary);
   std::fputs(
-      "\n  --version  version, commit, compiler and instruction sets\n\n"
+      "\n  --version  version, commit, compiler, instruction sets and the machine\n\n"
       "'thermocline COMMAND --help' lists a command's options. Exit codes: 0, 1 for a failure,\n"
       "2 for a wrong command line, 130 when interrupted.\n",
       to);
@@ -49,10 +49,13 @@ void print_version() {
     return text;
   };
   const Version v = version();
+  const Result<std::string> machine = describe_machine();
   std::printf(
-      "thermocline %s (%s)\n%s, %s\ninstruction sets: %s; usable here: %s\nCUDA kernels: %s\n",
+      "thermocline %s (%s)\n%s, %s\ninstruction sets: %s; usable here: %s\nCUDA kernels: %s\n"
+      "machine: %s\n",
       v.number.c_str(), v.commit.c_str(), v.compiler.c_str(), v.build.c_str(),
-      list(v.instruction_sets).c_str(), list(v.usable).c_str(), v.cuda ? "built" : "not built");
+      list(v.instruction_sets).c_str(), list(v.usable).c_str(), v.cuda ? "built" : "not built",
+      machine ? machine->c_str() : machine.error().message.c_str());
 }
 
 Exit unknown_command(const std::string& word) {

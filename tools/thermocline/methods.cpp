@@ -42,9 +42,9 @@ Result<Exit> run_methods(const std::vector<std::string>& arguments) {
     if (json == "-") continue;
     std::printf("%-12s %s\n%12s order: %s; watches: %s; keys in memory: %s\n%12s %s\n",
                 printable(m.name).c_str(), printable(m.summary).c_str(), "", m.order.c_str(),
-                m.watches.c_str(), m.keys_in_memory.c_str(), "", printable(m.path).c_str());
+                m.watches.c_str(), m.keys_in_memory ? "yes" : "no", "", printable(m.path).c_str());
   }
-  TL_TRY(output.write(json_text(Json{{"schema", "thermocline/methods/1"}, {"methods", list}})));
+  TL_TRY(output.write(json_text(Json{{"schema", "thermocline/methods/2"}, {"methods", list}})));
   return Exit::success;
 }
 

@@ -97,7 +97,8 @@ Result<std::vector<int>> filling(const Engine& engine, const std::string& path, 
   std::vector<int> tokens;
   if (!path.empty()) {
     TL_TRY_ASSIGN(const std::string text, read_text(path));
-    TL_TRY_ASSIGN(tokens, engine.encode(text, Engine::Special::as_text, true, interrupted));
+    TL_TRY_ASSIGN(tokens,
+                  engine.encode(text, Engine::Special::as_text, Engine::Start::add, interrupted));
     if (tokens.empty()) return fail(ErrorCode::invalid_argument, path, ": no text in it");
     const std::size_t own = tokens.size();
     if (own < count)

@@ -371,16 +371,21 @@ TEST_F(AttendTest, ShapesAreRefusedBeforeALaunch) {
 }
 
 TEST(CanAttend, NamesTheLimit) {
-  EXPECT_TRUE(can_attend({1, 16, 256}).has_value());
-  EXPECT_TRUE(can_attend({1024, 256, 16}).has_value());
+  EXPECT_TRUE(can_attend({1, 16, 256}, {}).has_value());
+  EXPECT_TRUE(can_attend({1024, 256, 16}, {}).has_value());
   for (const HeadShape shape :
        {HeadShape{0, 64, 64}, HeadShape{1025, 64, 64}, HeadShape{1, 0, 64}, HeadShape{1, 72, 64},
         HeadShape{1, 64, 8}, HeadShape{1, 64, 272}, HeadShape{1, 0xfffffff0u, 64}}) {
-    const Status status = can_attend(shape);
+    const Status status = can_attend(shape, {});
     ASSERT_FALSE(status.has_value());
     EXPECT_EQ(status.error().code, ErrorCode::unsupported);
   }
-  EXPECT_NE(can_attend({1, 72, 64}).error().message.find("not 72 (keys)"), std::string::npos);
+  EXPECT_NE(can_attend({1, 72, 64}, {}).error().message.find("not 72 (keys)"), std::string::npos);
+  Fold coded_keys, coded_values, scored;
+  coded_keys.key_format = coded_values.value_format = RowFormat::int8;
+  scored.scored = true;
+  for (const Fold& fold : {coded_keys, coded_values, scored})
+    EXPECT_EQ(can_attend({1, 64, 64}, fold).error().code, ErrorCode::unsupported);
 }
 
 }  // namespace

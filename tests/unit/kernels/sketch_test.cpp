@@ -156,7 +156,7 @@ TEST_P(SketchOfEveryTable, ScoresOfAQueryThatIsNotANumberAreNone) {
   query[5] = std::numeric_limits<float>::quiet_NaN();
   std::vector<std::byte> keys(8 * 68, std::byte{1});
   std::vector<float> score(8);
-  ops().exact(RowFormat::int8, keys.data(), 68, 8, 64, query.data(), 1, score.data(), 8);
+  ops().dot_rows(RowFormat::int8, keys.data(), 68, 8, 64, query.data(), 1, score.data(), 8);
   for (const float s : score) EXPECT_TRUE(std::isnan(s));
 }
 
@@ -222,7 +222,7 @@ TEST_P(SketchOfEveryTable, EncodesRowsThatAreNotNumbersWithoutHarm) {
     EXPECT_TRUE(std::isfinite(to_float(scales[static_cast<std::size_t>(r)])));
 }
 
-TEST_P(SketchOfEveryTable, ScoresExactRows) {
+TEST_P(SketchOfEveryTable, ScoresRows) {
   for (const RowFormat format : {RowFormat::f16, RowFormat::int8})
     for (const std::size_t dim : {16, 64, 256})
       for (const int heads : {1, 2, 3, 4, 5, 9}) {
@@ -240,8 +240,8 @@ TEST_P(SketchOfEveryTable, ScoresExactRows) {
         }
         const std::vector<float> query = normals(static_cast<std::size_t>(heads) * dim);
         std::vector<float> score(static_cast<std::size_t>(heads) * stride, -7.0f);
-        ops().exact(format, keys.data(), row_bytes, rows, dim, query.data(), heads, score.data(),
-                    stride);
+        ops().dot_rows(format, keys.data(), row_bytes, rows, dim, query.data(), heads, score.data(),
+                       stride);
         for (std::size_t h = 0; h < static_cast<std::size_t>(heads); ++h)
           for (std::size_t r = 0; r < rows; ++r) {
             double dot = 0.0, size = 0.0, keys_size = 0.0, largest = 0.0;

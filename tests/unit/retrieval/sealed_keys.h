@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
-#include "retrieval/recall.h"
 #include "retrieval/select/selector.h"
+#include "tests/support/covered_mass.h"
 
 namespace thermocline {
 

@@ -8,6 +8,7 @@
 #include <numeric>
 #include <utility>
 
+#include "retrieval/rows_read.h"
 #include "retrieval/select/everything.h"
 #include "retrieval/select/nothing.h"
 #include "tests/unit/retrieval/sealed_keys.h"
@@ -60,7 +61,7 @@ struct Scene {
   std::vector<ReadList> choose(Selector* selector, const Workers& workers,
                                Chosen* chosen = nullptr) const {
     std::vector<ReadList> out(heads);
-    const Chosen cost = selector->choose({{}, shape, lists()}, workers, out);
+    const Chosen cost = *selector->choose({{}, shape, lists()}, workers, out);
     if (chosen) *chosen = cost;
     return out;
   }
@@ -333,7 +334,7 @@ TEST(SketchChoose, ReadsItsBudgetAndEstimatesTheRest) {
       expect_well_formed(lists[h], scene.sealed.runs());
       // Of the budget, the rows that are not sealed have their part.
       const std::uint64_t budget = std::uint64_t(0.05 * scene.length) - Scene::kSteadyRows;
-      EXPECT_EQ(rows_read(scene.sealed.runs(), lists[h]), budget);
+      EXPECT_EQ(rows_read(scene.sealed.runs(), lists[h], Form::rows), budget);
       // Read rows and estimated rows are all rows but those of clusters without mass.
       double rows = 0;
       for (const std::vector<double>& counts : estimated_rows(scene, h, lists[h]))
@@ -394,7 +395,7 @@ TEST(SketchChoose, EmptyClustersDoNotCount) {
   for (std::uint32_t c = 0; c < index->clusters(); ++c) empty = empty || starts[c] == starts[c + 1];
   ASSERT_TRUE(empty);
   const ReadList list = scene.choose(selector.get(), workers)[0];
-  EXPECT_EQ(rows_read(scene.sealed.runs(), list), 22u);
+  EXPECT_EQ(rows_read(scene.sealed.runs(), list, Form::rows), 22u);
   double estimated = 0;
   const auto of_runs = estimated_rows(scene, 0, list);
   for (const double rows : of_runs[0]) estimated += rows;
@@ -495,7 +496,7 @@ TEST(SketchChoose, ReadsEverythingBelowTheBudget) {
     EXPECT_EQ(list.reads[0].everything, rows <= 400) << rows;
     EXPECT_EQ(list.picks.empty(), rows <= 400);
     EXPECT_EQ(cost.index_bytes == 0, rows <= 400);
-    EXPECT_EQ(rows_read(scene.sealed.runs(), list), std::min(rows, 400u));
+    EXPECT_EQ(rows_read(scene.sealed.runs(), list, Form::rows), std::min(rows, 400u));
   }
   const auto all = sketch({.share = 1.0});
   const Scene scene(*all, {2, 32, 32}, 1, {300, 500}, workers);
@@ -514,7 +515,7 @@ TEST(SketchChoose, ReadsRunsOfOtherMethodsWhole) {
   expect_well_formed(list, scene.sealed.runs());
   EXPECT_TRUE(std::any_of(list.reads.begin(), list.reads.end(),
                           [](const Read& r) { return r.run == 1 && r.everything; }));
-  EXPECT_EQ(rows_read(scene.sealed.runs(), list),
+  EXPECT_EQ(rows_read(scene.sealed.runs(), list, Form::rows),
             90 + std::uint64_t(0.05 * scene.length) - Scene::kSteadyRows);
 }
 
@@ -539,7 +540,7 @@ TEST(PlainSelectors, ReadAllOrNothing) {
   const Scene scene(everything, {2, 32, 32}, 2, {100, 64}, workers);
   EXPECT_FALSE(scene.sealed.runs()[0].summaries);
   for (const ReadList& list : scene.choose(&everything, workers)) {
-    EXPECT_EQ(rows_read(scene.sealed.runs(), list), 164u);
+    EXPECT_EQ(rows_read(scene.sealed.runs(), list, Form::rows), 164u);
     EXPECT_TRUE(list.picks.empty());
   }
   for (const ReadList& list : scene.choose(&nothing, workers)) EXPECT_TRUE(list.reads.empty());

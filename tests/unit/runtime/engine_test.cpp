@@ -82,16 +82,18 @@ TEST_F(EngineTest, RefusesWhatItCannotOpen) {
 
 TEST_F(EngineTest, TextGoesInAndComesOut) {
   const std::string said = "The water, caf\xc3\xa9 and all.";
-  const auto tokens = engine_->encode(said, Engine::Special::as_text, false);
+  const auto tokens = engine_->encode(said, Engine::Special::as_text, Engine::Start::leave_out);
   ASSERT_TRUE(tokens) << tokens.error().message;
   EXPECT_EQ(engine_->decode(*tokens), said);
+  EXPECT_EQ(engine_->decode(std::vector<int>{1 << 30}).error().code, ErrorCode::invalid_argument);
   auto stream = engine_->stream();
   std::string streamed;
   for (const int token : *tokens) streamed += stream->feed(token);
   EXPECT_EQ(streamed + stream->flush(), said);
   // What a user says is text, and reads the same as the token's name when it is shown.
   const auto ends = [&](const char* words) {
-    const auto chat = engine_->encode_chat(std::vector<ChatMessage>{{"user", words}}, "auto", true);
+    const auto chat =
+        engine_->encode_chat(std::vector<ChatMessage>{{"user", words}}, "auto", Engine::Start::add);
     EXPECT_TRUE(chat) << chat.error().message;
     return std::count_if(chat->begin(), chat->end(),
                          [&](int token) { return engine_->ends_generation(token); });

@@ -285,6 +285,33 @@ TEST(KvCache, AMethodThatDropsRowsRefusesToCutIntoItsWindow) {
   driver.advance({&text}, 60, kBound);
 }
 
+TEST(KvCache, ATimelineOfNoCacheIsEmptyAndRefuses) {
+  Driver driver(options_for({layer(2, 1, 32)}, 100), 1);
+  auto text = driver.start();
+  driver.advance({&text}, 5, 0);
+  Timeline moved_to = std::move(text.timeline), made_of_nothing;
+  EXPECT_EQ(moved_to.length(), 5u);
+  for (Timeline* none : {&text.timeline, &made_of_nothing}) {
+    EXPECT_EQ(none->length(), 0u);
+    EXPECT_EQ(none->fork().error().code, ErrorCode::invalid_argument);
+    EXPECT_EQ(none->truncate(0).error().code, ErrorCode::invalid_argument);
+  }
+}
+
+TEST(KvCache, EveryRowThatDecodeAttendsToIsCountedInBytes) {
+  for (const char* method : {"exact", "streaming"}) {
+    auto options = options_for({layer(6, 2, 32), layer(4, 1, 32, 40)}, 1000);
+    options.method = method;
+    options.method_overrides = {"steady.recent=100", "steady.seal=64"};
+    Driver driver(options, 1);
+    auto text = driver.start();
+    for (int i = 0; i < 30; ++i) driver.advance({&text}, 16, 0);
+    const CacheReport report = driver.cache->report();
+    EXPECT_GT(report.rows_attended, 0u);
+    EXPECT_EQ(report.host_bytes_read, report.rows_attended * 2 * 32 * sizeof(f16)) << method;
+  }
+}
+
 // A host budget that leaves room for so many thousandths of the rows, beside what must be there.
 std::uint64_t host_bytes(CacheOptions options, std::uint64_t cached_permille) {
   options.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";

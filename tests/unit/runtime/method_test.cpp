@@ -64,8 +64,8 @@ TEST(Methods, EveryFileLoadsAndSaysWhatItIs) {
 }
 
 TEST(Methods, TheFilesSayWhatTheyAreKnownFor) {
-  EXPECT_EQ(load("exact")->select->facts().name, "everything");
-  EXPECT_EQ(load("sketch")->select->facts().name, "sketch");
+  EXPECT_EQ(load("exact")->select->name(), "everything");
+  EXPECT_EQ(load("sketch")->select->name(), "sketch");
   EXPECT_EQ(load("streaming")->retain->name(), "steady");
   EXPECT_FALSE(load("streaming")->retain->keeps());
   EXPECT_EQ(load("streaming")->recent, 2000u);
@@ -138,7 +138,6 @@ TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
            {"exact", {"values.compress=int3"}, bad, {"values.compress", "int3", "raw, int8"}},
            {"exact", {"retain.keep=some"}, bad, {"retain.keep", "all, steady"}},
            {"exact", {"place.rows=moon"}, bad, {"place.rows", "lowest, host"}},
-           {"exact", {"place.run=near"}, ErrorCode::unsupported, {"place.run", "near", "fetch"}},
            {"exact", {"select.share=0.1"}, bad, {"select.share", "everything", "sketch"}},
            {"exact", {"retain.keep=steady"}, ErrorCode::unsupported, {"retain.keep", "select.by"}},
            {"streaming",
@@ -169,10 +168,13 @@ TEST(Methods, AnOverrideThatIsWrongIsBlamedAndNotTheFile) {
 // A selector of which nothing is real but its facts.
 class DeclaredSelector final : public Selector {
  public:
-  explicit DeclaredSelector(SelectorFacts facts) : facts_(std::move(facts)) {}
+  explicit DeclaredSelector(SelectorFacts facts) : facts_(facts) {}
+  std::string_view name() const override { return "declared"; }
   SelectorFacts facts() const override { return facts_; }
   Result<Formation> form(const Sealing&, const Workers&) const override { return Formation{}; }
-  Chosen choose(const LayerQuery&, const Workers&, std::span<ReadList>) override { return {}; }
+  Result<Chosen> choose(const LayerQuery&, const Workers&, std::span<ReadList>) override {
+    return Chosen{};
+  }
 
  private:
   SelectorFacts facts_;
@@ -181,17 +183,17 @@ class DeclaredSelector final : public Selector {
 TEST(Methods, FactsOfASelectorDecideWhatItGoesWith) {
   const auto refusal = [](const std::string& rows, SelectorFacts facts) {
     auto method = load("exact", {"place.rows=" + rows});
-    method->select = std::make_unique<DeclaredSelector>(std::move(facts));
+    method->select = std::make_unique<DeclaredSelector>(facts);
     const Status fits = check_composition(*method);
     return fits ? std::string() : fits.error().message;
   };
-  EXPECT_EQ(refusal("lowest", {.name = "plain"}), "");
-  EXPECT_EQ(refusal("host", {.name = "flat", .keys_in_memory = true}), "");
-  const std::string keys = refusal("lowest", {.name = "flat", .keys_in_memory = true});
-  for (const char* part : {"select.by = flat", "place.rows = host", "place.rows = lowest"})
+  EXPECT_EQ(refusal("lowest", {}), "");
+  EXPECT_EQ(refusal("host", {.keys_in_memory = true}), "");
+  const std::string keys = refusal("lowest", {.keys_in_memory = true});
+  for (const char* part : {"select.by = declared", "place.rows = host", "place.rows = lowest"})
     EXPECT_NE(keys.find(part), std::string::npos) << keys;
-  const std::string watches = refusal("host", {.name = "hitters", .watches = "rows"});
-  for (const char* part : {"select.by = hitters", "rows"})
+  const std::string watches = refusal("host", {.watches = Watched::last_window});
+  for (const char* part : {"select.by = declared", "last window"})
     EXPECT_NE(watches.find(part), std::string::npos) << watches;
 }
 
@@ -214,7 +216,7 @@ TEST_F(MethodFile, IsRefusedByNameLineAndKnownWords) {
 TEST_F(MethodFile, AnEmptyOneIsFullAttention) {
   const auto method = read("# nothing but a comment\n\n");
   ASSERT_TRUE(method) << method.error().message;
-  EXPECT_EQ(method->select->facts().name, "everything");
+  EXPECT_EQ(method->select->name(), "everything");
   EXPECT_EQ(method->name, "bad");
 }
 

@@ -15,10 +15,10 @@ constexpr std::uint64_t kGiB = std::uint64_t{1} << 30;
 TEST(Budget, ReservationsReleaseThemselves) {
   Budget budget({0, 8 * kGiB, 100});
   {
-    auto weights = budget.reserve(Tier::host, Purpose::weights, 6 * kGiB);
-    ASSERT_TRUE(weights);
-    Reservation moved = std::move(*weights);
-    EXPECT_EQ(weights->bytes(), 0u);
+    auto index = budget.reserve(Tier::host, Purpose::index, 6 * kGiB);
+    ASSERT_TRUE(index);
+    Reservation moved = std::move(*index);
+    EXPECT_EQ(index->bytes(), 0u);
     EXPECT_EQ(moved.bytes(), 6 * kGiB);
     EXPECT_EQ(budget.usage(Tier::host).held_bytes, 6 * kGiB);
     EXPECT_EQ(budget.usage(Tier::host).free_bytes(), 2 * kGiB);
@@ -26,7 +26,7 @@ TEST(Budget, ReservationsReleaseThemselves) {
     budget.check_conservation();
     auto tail = budget.reserve(Tier::host, Purpose::tail, kGiB);
     ASSERT_TRUE(tail);
-    moved = std::move(*tail);  // the weights go when `tail` does
+    moved = std::move(*tail);  // the index goes when `tail` does
   }
   const TierUsage usage = budget.usage(Tier::host);
   EXPECT_EQ(usage.held_bytes, 0u);
@@ -37,13 +37,13 @@ TEST(Budget, ReservationsReleaseThemselves) {
 
 TEST(Budget, TheErrorSaysNeedHaveHoldersAndFlag) {
   Budget budget({kGiB, 8 * kGiB, 0});
-  const auto weights = budget.reserve(Tier::host, Purpose::weights, 6 * kGiB);
+  const auto index = budget.reserve(Tier::host, Purpose::index, 6 * kGiB);
   const auto tail = budget.reserve(Tier::host, Purpose::tail, kGiB + kGiB / 2);
   const auto refused = budget.reserve(Tier::host, Purpose::row_cache, 2 * kGiB);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
   EXPECT_EQ(refused.error().message,
-            "host: row_cache needs 2 GiB, 512 MiB of 8 GiB is free (held: weights 6 GiB, tail 1.50 "
+            "host: row_cache needs 2 GiB, 512 MiB of 8 GiB is free (held: index 6 GiB, tail 1.50 "
             "GiB): raise --kv-host by 1.50 GiB");
   const auto disk = budget.reserve(Tier::disk, Purpose::rows, 4096);
   ASSERT_FALSE(disk);
@@ -127,7 +127,7 @@ TEST(Budget, EveryPurposeHasItsName) {
   for (std::size_t i = 0; i < kPurposes; ++i)
     for (std::size_t j = 0; j < i; ++j)
       EXPECT_NE(name_of(static_cast<Purpose>(i)), name_of(static_cast<Purpose>(j)));
-  EXPECT_EQ(name_of(Purpose::logits), "logits");
+  EXPECT_EQ(name_of(Purpose::tables), "tables");
 }
 
 }  // namespace

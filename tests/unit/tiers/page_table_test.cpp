@@ -143,7 +143,7 @@ TEST(PageTable, WhatFindsRowsIsReservedAsWell) {
   // and leaves nothing.
   const TierUsage usage = stored.budget.usage(Tier::host);
   const std::uint64_t pages = 2 * 640 * 64, room = pages + 200;
-  auto full = stored.budget.reserve(Tier::host, Purpose::weights, usage.free_bytes() - room);
+  auto full = stored.budget.reserve(Tier::host, Purpose::index, usage.free_bytes() - room);
   ASSERT_TRUE(full);
   const std::uint64_t disk = held(stored, Tier::disk);
   const auto refused = stored.store(random, 0, 640, Tier::disk);

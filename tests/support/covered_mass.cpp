@@ -1,4 +1,4 @@
-#include "retrieval/recall.h"
+#include "tests/support/covered_mass.h"
 
 #include <algorithm>
 #include <cmath>
@@ -53,17 +53,6 @@ double covered_mass(HeadShape shape, const ListQuery& query, std::span<const Run
     covered_by_heads += all > 0.0 ? covered / all : 1.0;
   }
   return covered_by_heads / shape.heads;
-}
-
-std::uint64_t rows_read(std::span<const Run> runs, const ReadList& list) {
-  std::uint64_t rows = 0;
-  for (const Read& read : list.reads) {
-    if (read.form != Form::rows) continue;
-    if (read.everything) rows += runs[read.run].rows->rows;
-    for (std::uint32_t p = read.first; !read.everything && p < read.last; ++p)
-      rows += static_cast<std::uint64_t>(count(list.picks[p].rows));
-  }
-  return rows;
 }
 
 }  // namespace thermocline

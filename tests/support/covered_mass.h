@@ -20,7 +20,4 @@ struct RunKeys {
 double covered_mass(HeadShape shape, const ListQuery& query, std::span<const RunKeys> keys,
                     const ReadList& list);
 
-// How many rows `list` reads exactly.
-std::uint64_t rows_read(std::span<const Run> runs, const ReadList& list);
-
 }  // namespace thermocline
