@@ -207,6 +207,7 @@ Status KvCache::Impl::plan_reads(LayerId l, std::size_t first, std::size_t last)
   for (std::size_t list = first; list < last; ++list)
     first_partial.push_back(first_partial.back() + reader->folds(static_cast<std::uint32_t>(list)));
   partials.resize(std::size_t{first_partial.back()} * heads.heads);
+  damaged.reserve(first_partial.back());
   const std::size_t states = steady_states.size() + partials.size();
   // It may lie elsewhere now, and the states' vectors with it.
   TL_TRY_ASSIGN(float* acc,

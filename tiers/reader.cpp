@@ -56,6 +56,11 @@ Status Reader::add(std::span<const ReadRequest> requests) {
       if (order_ == FoldOrder::any) ready_ids_.push_back(id);
     }
   }
+  // What comes together depends on the disk; what is taken for it does not.
+  ready_ids_.reserve(planned_.size());
+  wave_.reserve(planned_.size());
+  stages_.reserve(planned_.size());
+  transfers_.reserve(extents_.size());
   // Until the next add(), views_ and checks_ stay where they are now.
   for (Planned& fold : planned_) {
     fold.ready.fold.blocks = {views_.data() + fold.first_view, fold.last_view - fold.first_view};
