@@ -1,6 +1,8 @@
 // AVX-512 with BF16: pairs of 16-bit floats, multiplied and added to a float in one instruction.
 #pragma once
 
+#include <cstring>
+
 #include "kernels/cpu/vec_avx512.h"
 
 namespace thermocline {

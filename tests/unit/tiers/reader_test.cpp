@@ -8,6 +8,7 @@
 
 #include "tests/support/memory_sink.h"
 #include "tests/support/stored_rows.h"
+#include "tiers/io/sink.h"
 
 namespace thermocline {
 namespace {
@@ -68,6 +69,26 @@ TEST(Reader, GivesTheSameRowsInTheSameOrderWhateverIsCached) {
     }
     EXPECT_EQ(stored.table->counters().row_cache_hits > 0, cached > 0);
     EXPECT_EQ(stored.table->counters().pages_read_again, 0u);
+  }
+}
+
+// A real file, and threads that write into the reader's memory.
+TEST(Reader, GivesTheSameRowsThroughASinkOfThreads) {
+  auto opened = open_sink("threads", {});
+  ASSERT_TRUE(opened) << opened.error().message;
+  PageTableOptions options = one_layer(layout(16, 32), 3, 40);
+  options.staging_bytes = 40 * kPageBytes;
+  StoredRows stored(options, 64 * kMiB, std::move(opened->sink));
+  std::mt19937 random(5);
+  const std::vector<Stored> kept = store_some(stored, random);
+  Reader reader(stored.table.get());
+  for (int step = 0; step < 12; ++step) {
+    std::vector<Wanted> wanted;
+    for (int i = 0; i < 6; ++i) wanted.push_back(random_reads(random, kept, 3));
+    const auto order = step % 2 ? FoldOrder::in_list : FoldOrder::any;
+    const auto read = read_all(&reader, 0, wanted, order);
+    ASSERT_TRUE(read) << read.error().message;
+    ASSERT_EQ(*read, expected_of(wanted)) << "step " << step;
   }
 }
 
