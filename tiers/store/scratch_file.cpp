@@ -50,12 +50,16 @@ Result<Descriptor> open_private_directory(const std::string& path) {
   Descriptor opened(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   if (!opened.open() || ::fstat(opened.number(), &found) != 0)
     return fail(ErrorCode::io, "--kv-dir ", path, ": could not open it: ", errno_text(errno));
-  if (found.st_uid != ::geteuid())
+  // In a shared folder such as /tmp (sticky: only its owner can remove or rename a file) a file
+  // without a name, or that only its owner may open, is as safe.
+  const bool sticky = (found.st_mode & S_ISVTX) != 0;
+  if (found.st_uid != ::geteuid() && !(sticky && found.st_uid == 0))
     return fail(ErrorCode::invalid_argument, "--kv-dir ", path, " belongs to user ", found.st_uid,
                 ", this process to ", ::geteuid(), ": name a directory of your own");
-  if (found.st_mode & (S_IWGRP | S_IWOTH))
+  if (!sticky && (found.st_mode & (S_IWGRP | S_IWOTH)))
     return fail(ErrorCode::invalid_argument, "--kv-dir ", path,
-                " may be written to by others: chmod 700 it, or name another");
+                " may be written to by others: name a folder inside it, such as ", path,
+                "/kv, which is made for you alone");
   return opened;
 }
 

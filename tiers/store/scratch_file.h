@@ -14,10 +14,11 @@ namespace thermocline {
 
 // O_TMPFILE in `directory` (else created 0600 and unlinked at once), O_DIRECT where the filesystem
 // allows it for whole pages. A missing directory is made, 0700, in a parent that is there; one that
-// is a symbolic link, that another user owns or that others may write to is refused. Space is taken
-// with take(), in whole pages, never beyond `budget_bytes`, and allocated on the filesystem before
-// it is promised: a full disk is an error here, not a later EIO. What is given back leaves the
-// filesystem at once, so that its usage is held_bytes() and no more.
+// is a symbolic link, that another user owns or that others may write to is refused, unless it is
+// sticky, the caller's or root's, as /tmp is. Space is taken with take(), in whole pages, never
+// beyond `budget_bytes`, and allocated on the filesystem before it is promised: a full disk is an
+// error here, not a later EIO. What is given back leaves the filesystem at once, so that its usage
+// is held_bytes() and no more.
 // Belongs to one thread; the descriptor may be read and written from any.
 class ScratchFile final : public Store {
  public:

@@ -107,10 +107,17 @@ TEST_F(ScratchFileTest, TheUmaskChangesNothing) {
 TEST_F(ScratchFileTest, RefusesUnsafeDirectories) {
   const std::string shared = root_ + "/shared";
   fs::create_directory(shared);
-  for (const mode_t mode : {0770, 0702, 01777}) {
+  for (const mode_t mode : {0770, 0702}) {
     ASSERT_EQ(::chmod(shared.c_str(), mode), 0);
     EXPECT_NE(refusal(shared).find("may be written to by others"), std::string::npos) << mode;
+    EXPECT_NE(refusal(shared).find(shared + "/kv"), std::string::npos) << refusal(shared);
+    EXPECT_EQ(refusal(shared).find("chmod"), std::string::npos) << "others use it";
+    EXPECT_EQ(refusal(shared + "/kv"), "accepted") << "what it advises";
+    fs::remove(shared + "/kv");
   }
+  ASSERT_EQ(::chmod(shared.c_str(), 01777), 0);
+  EXPECT_EQ(refusal(shared), "accepted") << "sticky, as /tmp";
+  EXPECT_TRUE(fs::is_empty(shared));
   ASSERT_EQ(::chmod(shared.c_str(), 0755), 0);
   EXPECT_EQ(refusal(shared), "accepted");
 
@@ -121,7 +128,10 @@ TEST_F(ScratchFileTest, RefusesUnsafeDirectories) {
   fs::create_directory(root_ + "/foreign");
   if (::geteuid() == 0) {
     ASSERT_EQ(::chown((root_ + "/foreign").c_str(), 65534, 65534), 0);
-    EXPECT_NE(refusal(root_ + "/foreign").find("belongs to user 65534"), std::string::npos);
+    for (const mode_t mode : {0755, 01777}) {
+      ASSERT_EQ(::chmod((root_ + "/foreign").c_str(), mode), 0);
+      EXPECT_NE(refusal(root_ + "/foreign").find("belongs to user 65534"), std::string::npos);
+    }
   }
   for (const std::string& message :
        {refusal(""), refusal("/dev/null"), refusal("/proc/nowhere"), refusal(root_ + "/link")})
