@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <iterator>
+#include <optional>
 #include <random>
 
 #include "kernels/base/buffer.h"
@@ -110,23 +111,38 @@ bool in_memory(const Descriptor& file) {
          (found.f_type == TMPFS_MAGIC || found.f_type == RAMFS_MAGIC);
 }
 
-std::uint64_t free_on_filesystem(int file) {
+// Nothing: it does not say, as a tmpfs without a limit.
+std::optional<std::uint64_t> free_on_filesystem(int file) {
   struct statvfs found {};
-  return ::fstatvfs(file, &found) == 0 ? std::uint64_t{found.f_bavail} * found.f_frsize : 0;
+  if (::fstatvfs(file, &found) != 0 || found.f_blocks == 0) return std::nullopt;
+  return std::uint64_t{found.f_bavail} * found.f_frsize;
+}
+
+// Before anything is computed: a disk that fills up half way has wasted the half.
+Status check_room(int file, const std::string& directory, const PlannedUse& planned) {
+  const std::optional<std::uint64_t> free = free_on_filesystem(file);
+  if (!free || planned.bytes <= *free) return {};
+  const double share = static_cast<double>(*free) / static_cast<double>(planned.bytes);
+  return fail(ErrorCode::exhausted, "--kv-dir ", directory, ": ", planned.positions,
+              " positions need ", size_text(planned.bytes), " there and its filesystem has ",
+              size_text(*free), " free, for about ",
+              static_cast<std::uint64_t>(share * static_cast<double>(planned.positions)),
+              ": free some, name another --kv-dir, or lower -c");
 }
 
 }  // namespace
 
-Result<ScratchFile> ScratchFile::create(const std::string& directory, std::uint64_t budget_bytes) {
+Result<ScratchFile> ScratchFile::create(const std::string& directory, std::uint64_t budget_bytes,
+                                        const PlannedUse& planned) {
   TL_TRY_ASSIGN(const std::string path, without_slashes(directory));
   if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return cannot_make(path, errno);
   TL_TRY_ASSIGN(const Descriptor opened, open_private_directory(path));
-  TL_TRY_ASSIGN(ScratchFile scratch, open_in(opened, path));
+  TL_TRY_ASSIGN(ScratchFile scratch, open_in(opened, path, planned));
   scratch.budget_bytes_ = budget_bytes;
   return scratch;
 }
 
-Result<std::string> ScratchFile::probe(const std::string& directory) {
+Result<std::string> ScratchFile::probe(const std::string& directory, const PlannedUse& planned) {
   TL_TRY_ASSIGN(const std::string path, without_slashes(directory));
   struct stat found {};
   Descriptor opened;
@@ -136,11 +152,12 @@ Result<std::string> ScratchFile::probe(const std::string& directory) {
     opened = Descriptor(::open(parent_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (!opened.open()) return cannot_make(path, errno);
   }
-  TL_TRY_ASSIGN(const ScratchFile scratch, open_in(opened, path));
+  TL_TRY_ASSIGN(const ScratchFile scratch, open_in(opened, path, planned));
   return scratch.note_;
 }
 
-Result<ScratchFile> ScratchFile::open_in(const Descriptor& opened, const std::string& directory) {
+Result<ScratchFile> ScratchFile::open_in(const Descriptor& opened, const std::string& directory,
+                                         const PlannedUse& planned) {
   ScratchFile scratch;
   scratch.directory_ = directory;
   scratch.file_ = open_unnamed(opened, O_DIRECT);
@@ -152,6 +169,7 @@ Result<ScratchFile> ScratchFile::open_in(const Descriptor& opened, const std::st
                 ": could not create a scratch file: ", errno_text(errno));
   // The umask may have taken even the owner's permissions; nothing may have added any.
   (void)::fchmod(scratch.file_.number(), 0600);
+  TL_TRY(check_room(scratch.file_.number(), directory, planned));
   if (in_memory(scratch.file_))
     scratch.note_ = "--kv-dir " + directory +
                     " is in memory (tmpfs): what goes there takes memory, beside --kv-host; name a "
@@ -252,9 +270,9 @@ Status ScratchFile::allocate(std::uint64_t offset, std::uint64_t bytes) const {
     (void)release(offset, bytes);
   if (refusal == ENOSPC || refusal == EDQUOT)
     return fail(ErrorCode::exhausted, "disk: ", size_text(bytes), " more is needed in --kv-dir ",
-                directory_, ", its filesystem has ", size_text(free_on_filesystem(file_.number())),
-                " free (", errno_text(refusal),
-                "): free some, name another --kv-dir, or lower --kv-disk");
+                directory_, ", its filesystem has ",
+                size_text(free_on_filesystem(file_.number()).value_or(0)), " free (",
+                errno_text(refusal), "): free some, name another --kv-dir, or lower --kv-disk");
   if (refusal == EOPNOTSUPP)
     return fail(ErrorCode::unsupported, "disk: the filesystem of --kv-dir ", directory_,
                 " cannot reserve space (fallocate): name another --kv-dir");

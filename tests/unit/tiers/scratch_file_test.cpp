@@ -307,6 +307,31 @@ class SmallFilesystem {
   bool mounted_ = false;
 };
 
+TEST_F(ScratchFileTest, ADiskTooSmallForThePlanIsRefusedAtOnce) {
+  constexpr PlannedUse kHuge{std::uint64_t{1} << 50, 1000};
+  const auto scratch = ScratchFile::create(root_, kMiB, kHuge);
+  const auto probed = ScratchFile::probe(root_, kHuge);
+  ASSERT_TRUE(!scratch && !probed);
+  EXPECT_EQ(scratch.error().code, ErrorCode::exhausted);
+  for (const std::string& part : {"--kv-dir " + root_, std::string("1000 positions need 1024 TiB"),
+                                  std::string("free, for about"), std::string("lower -c")})
+    EXPECT_NE(scratch.error().message.find(part), std::string::npos) << scratch.error().message;
+  EXPECT_TRUE(ScratchFile::probe(root_, {kMiB, 1000}));
+  EXPECT_TRUE(fs::is_empty(root_));
+}
+
+TEST_F(ScratchFileTest, APlanMayTakeAllOfADiskAndNotABytesMore) {
+  const std::string directory = root_ + "/small";
+  const SmallFilesystem filesystem(directory, "size=1m,mode=0700");
+  if (!filesystem.mounted()) GTEST_SKIP() << "mounting a tmpfs: " << filesystem.why();
+  EXPECT_TRUE(ScratchFile::probe(directory, {kMiB, 100}));
+  EXPECT_FALSE(ScratchFile::probe(directory, {kMiB + 1, 100}));
+  const auto half = ScratchFile::probe(directory, {2 * kMiB, 100});
+  ASSERT_FALSE(half);
+  EXPECT_NE(half.error().message.find("has 1 MiB free, for about 50:"), std::string::npos)
+      << half.error().message;
+}
+
 TEST_F(ScratchFileTest, AFullDiskIsAnErrorBeforeItIsPromised) {
   const std::string directory = root_ + "/small";
   const SmallFilesystem filesystem(directory, "size=4m,mode=0700");

@@ -171,12 +171,12 @@ class CommandLine(unittest.TestCase):
         self.assertIn(b"-c has no effect", sweep.stderr)
         self.assertIn(b"--kv-dir", sweep.stderr)
 
-    def test_a_full_disk_is_an_error_that_names_it(self):
+    def test_a_disk_too_small_for_the_plan_is_refused_at_once(self):
         mounts = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c",
                   'mount -t tmpfs -o size=256k,mode=700 tmpfs "$1" && shift && exec "$@"', "sh"]
         with tempfile.TemporaryDirectory() as disk:
             words = ["-m", TINY, "-p", "x", "-n", "2900", "-c", "3000", "--ignore-eos",
-                     "--method-set", "steady.seal=64", "--kv-disk", "1GiB", "--kv-dir", disk]
+                     "--method-set", "steady.seal=64", "--kv-dir", disk]
             try:
                 probe = subprocess.run([*mounts, disk, "true"], capture_output=True, timeout=60,
                                        check=False)
@@ -184,16 +184,16 @@ class CommandLine(unittest.TestCase):
                 self.skipTest(f"unshare: {error}")
             if probe.returncode != 0:
                 self.skipTest(f"no small filesystem here: {probe.stderr.decode().strip()}")
-            with tempfile.NamedTemporaryFile("r", suffix=".json") as statistics:
-                done = subprocess.run([*mounts, disk, COMMAND, "generate", *words, "--json",
-                                       statistics.name], capture_output=True, timeout=300,
-                                      check=False)
-                stop = json.load(statistics)["stop_reason"]
-        self.assertEqual(done.returncode, 1, done.stderr)
-        said = done.stderr.decode().splitlines()
-        self.assertIn("--kv-dir", said[-1])
-        self.assertIn("ended by an error", done.stderr.decode())
-        self.assertEqual(stop, "error")
+            for more in (["--kv-disk", "1GiB"], ["--kv-disk", "1GiB", "--dry-run"],
+                         ["--kv-disk", "auto"]):
+                done = subprocess.run([*mounts, disk, COMMAND, "generate", *words, *more],
+                                      capture_output=True, timeout=300, check=False)
+                with self.subTest(more=more):
+                    self.assertEqual((done.returncode, done.stdout), (1, b""), done.stderr)
+                    said = done.stderr.decode()
+                    self.assertEqual(said.count("\n"), 1, said)
+                    self.assertRegex(said, rf"--kv-dir {disk}: 290\d positions need .* has "
+                                     r"256 KiB free, for about \d+: .*-c")
 
     def test_methods(self):
         listed = run("methods", "--json", "-")
