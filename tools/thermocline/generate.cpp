@@ -1,5 +1,8 @@
 // thermocline generate: reads a prompt, writes what follows.
+#include <sys/stat.h>
 #include <unistd.h>
+
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 
@@ -30,12 +33,29 @@ struct GenerateFlags {
   std::vector<std::string> notes;  // about the command line
 };
 
+// Bytes of the text that no token stands for: a byte-level vocabulary may lack some.
+Result<std::size_t> bytes_without_tokens(const Engine& engine, const std::string& text) {
+  TL_TRY_ASSIGN(
+      const std::vector<int> tokens,
+      engine.encode(text, Engine::Special::as_text, Engine::Start::leave_out, interrupted));
+  TL_TRY_ASSIGN(const std::string back, engine.decode(tokens));
+  return text.size() - std::min(text.size(), back.size());
+}
+
 Result<std::vector<int>> encode_prompt(const Engine& engine, const PromptFlags& flags,
                                        std::vector<std::string>* notes) {
   TL_TRY_ASSIGN(std::string text, flags.read());
+  TL_TRY_ASSIGN(const std::size_t lost, bytes_without_tokens(engine, text));
+  if (lost > 0 && lost == text.size())
+    return fail(ErrorCode::invalid_argument, "none of the prompt's ", format_counted(lost, "byte"),
+                " has a token in this model");
   if (const std::size_t at = find_invalid_utf8(text); at != std::string::npos)
     notes->push_back("the prompt is not UTF-8 at byte " + format_count(at) +
                      ": it is read as bytes, as it is");
+  if (lost > 0)
+    notes->push_back(format_count(lost) + " of the prompt's " +
+                     format_counted(text.size(), "byte") + (lost == 1 ? " has" : " have") +
+                     " no token in this model: left out");
   if (!flags.chat_template.empty()) {
     std::vector<ChatMessage> messages;
     if (!flags.system.empty()) messages.push_back({"system", flags.system});
@@ -73,8 +93,9 @@ Result<Exit> dry_run(const Engine& engine, const GenerateFlags& flags, const Cac
   if (!flags.output.quiet) {
     std::fprintf(stderr, "%-10s %s, %s, mapped from %s\n", "model", printable(model.name).c_str(),
                  format_size(model.weight_bytes).c_str(), printable(model.path).c_str());
-    std::fprintf(stderr, "%-10s %s tokens; planned for %s positions of %s each\n", "prompt",
-                 format_count(prompt_tokens).c_str(), format_count(options.max_positions).c_str(),
+    std::fprintf(stderr, "%-10s %s; planned for %s positions of %s each\n", "prompt",
+                 format_counted(prompt_tokens, "token").c_str(),
+                 format_count(options.max_positions).c_str(),
                  format_size(model.kv_bytes_per_token).c_str());
     print_memory_plan(plan, Detail::full);
     print_notes(notes);
