@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
@@ -12,6 +13,7 @@
 
 #include "tools/thermocline/machine.h"
 #include "tools/thermocline/size.h"
+#include "tools/thermocline/suggestion.h"
 
 namespace thermocline {
 namespace {
@@ -207,6 +209,29 @@ void MethodFlags::add_to(CommandLine* line) {
                       "how the cache is kept and read: exact, streaming, sketch ...; 'thermocline "
                       "methods' lists them (exact)");
   add_without_method_to(&group);
+}
+
+Status MethodFlags::check(const std::string& name) const {
+  const auto refuse = [&](const auto&... what) {
+    return fail(ErrorCode::invalid_argument, "--method '", name, "'", what...);
+  };
+  std::error_code ignored;
+  if (name.find('/') != std::string::npos || name.ends_with(".conf")) {
+    if (std::filesystem::is_directory(name, ignored))
+      return refuse(" is a directory: name a file in it, or give it with --method-dir");
+    if (!std::filesystem::exists(name, ignored)) return refuse(": there is no such file");
+    return {};
+  }
+  const Result<std::vector<MethodLine>> lines = list_methods(method_directory(directory));
+  if (!lines) return {};  // a folder without methods, or a broken one: said where it is opened
+  std::vector<std::string> known;
+  std::string list;
+  for (const MethodLine& line : *lines) {
+    known.push_back(line.name);
+    list += (list.empty() ? "" : ", ") + line.name;
+  }
+  if (std::count(known.begin(), known.end(), name) > 0) return {};
+  return refuse(" is not known", suggestion(name, known), " (known: ", list, ")");
 }
 
 CacheOptions MethodFlags::cache_options() const {

@@ -117,6 +117,7 @@ Result<Exit> generate(const GenerateFlags& flags) {
   TL_TRY_ASSIGN(run.progress, parse_progress_style(flags.output.progress));
   CacheOptions cache_options = flags.method.cache_options();
   TL_TRY_ASSIGN(cache_options.tiers, flags.tiers.tier_options());
+  TL_TRY(flags.method.check(flags.method.method));
   if (!flags.prompt.system.empty() && flags.prompt.chat_template.empty())
     return fail(ErrorCode::invalid_argument, "--system-prompt needs --chat-template auto");
   if (!flags.prompt.given() && !flags.dry_run)
