@@ -109,6 +109,18 @@ Result<Exit> dry_run(const Engine& engine, const GenerateFlags& flags, const Cac
   return Exit::success;
 }
 
+// On stderr, where it is read together with stdout: on a terminal beside a piped text, or in the
+// pipe or file that both go to. A text without a line break at its end would have the statistics in
+// its last line.
+void begin_line(const std::string& text) {
+  if (isatty(STDOUT_FILENO) || text.empty() || text.ends_with('\n')) return;
+  struct stat out {};
+  struct stat err {};
+  const bool shared = ::fstat(STDOUT_FILENO, &out) == 0 && ::fstat(STDERR_FILENO, &err) == 0 &&
+                      out.st_dev == err.st_dev && out.st_ino == err.st_ino;
+  if (shared || isatty(STDERR_FILENO)) std::fputs("\n", stderr);
+}
+
 Result<Exit> generate(const GenerateFlags& flags) {
   using Clock = std::chrono::steady_clock;
   // Everything that can be wrong with the command line, before a model is opened.
@@ -165,6 +177,7 @@ Result<Exit> generate(const GenerateFlags& flags) {
   record.memory = cache->usage();
   for (const std::string& note : cache->notes()) record.notes.push_back(note);
   if (!status) record.error = status.error().message;
+  if (!flags.output.quiet && !text_in_json) begin_line(record.generation.text);
   if (!flags.output.quiet)
     print_statistics(record, flags.output.verbose ? Detail::full : Detail::brief);
   TL_TRY(json_output.write(json_text(statistics_json(record))));
