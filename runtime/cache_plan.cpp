@@ -262,6 +262,8 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, i
                 " positions needs ", size_text(plan.rows_bytes), " on ", name_of(home.tier),
                 " and ", flag_of(home.tier), " gives ", size_text(plan.bytes_of(home.tier)),
                 ": raise it or lower -c");
+  plan.stores.planned[static_cast<std::size_t>(home.tier)] = {plan.rows_bytes,
+                                                              options.max_positions};
   if (home.reach == Reach::pages) {  // what is left over caches rows
     std::uint64_t left = host - needed;
     if (options.tiers.host_bytes == kAutoBytes) {

@@ -176,6 +176,7 @@ Result<std::vector<int>> Engine::encode_chat(std::span<const ChatMessage> messag
   TL_TRY_ASSIGN(const ChatTemplate chat, template_name == "auto"
                                              ? ChatTemplate::recognise(impl_->model.file)
                                              : ChatTemplate::named(template_name));
+  if (template_name != "auto") TL_TRY(chat.check_markers(impl_->model.tokenizer));
   TL_TRY_ASSIGN(
       const std::vector<TextPiece> pieces,
       chat.render(messages, reply == Start::add ? GenerationPrompt::yes : GenerationPrompt::no));

@@ -11,6 +11,8 @@ namespace thermocline {
 namespace {
 
 constexpr std::array<std::string_view, 3> kNames = {"chatml", "llama3", "gemma"};
+constexpr std::array<std::string_view, 3> kStarts = {"<|im_start|>", "<|start_header_id|>",
+                                                     "<start_of_turn>"};
 constexpr std::array<std::string_view, 3> kEnds = {"<|im_end|>", "<|eot_id|>", "<end_of_turn>"};
 
 // Templates that use ChatML's or Llama 3's markers and write something else with them. Each is a
@@ -91,6 +93,16 @@ Result<ChatTemplate> ChatTemplate::named(std::string_view name) {
     return fail(ErrorCode::not_found, "there is no chat template ", quoted(name), ": ",
                 names_and_flag());
   return ChatTemplate(static_cast<Kind>(found - kNames.begin()));
+}
+
+Status ChatTemplate::check_markers(const Tokenizer& tokenizer) const {
+  for (const std::string_view marker : {kStarts[static_cast<std::size_t>(kind_)], end_of_turn()})
+    if (!tokenizer.find(marker))
+      return fail(ErrorCode::invalid_argument, "the chat template ", name(), " needs the token ",
+                  marker,
+                  ", which this model's vocabulary does not have: choose another with "
+                  "--chat-template, or leave it out");
+  return {};
 }
 
 Result<ChatTemplate> ChatTemplate::from_source(std::string_view source) {

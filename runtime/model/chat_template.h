@@ -14,6 +14,7 @@
 namespace thermocline {
 
 class GgufFile;
+class Tokenizer;
 struct TextPiece;
 
 // Whether the text ends by opening the assistant's turn.
@@ -29,6 +30,8 @@ class ChatTemplate {
   static Result<ChatTemplate> from_source(std::string_view source);
   static Result<ChatTemplate> named(std::string_view name);
   static std::span<const std::string_view> names();
+  // invalid_argument: the vocabulary lacks the template's markers, which would be read as letters.
+  Status check_markers(const Tokenizer& tokenizer) const;
 
   std::string_view name() const;
   // The marker that closes a turn, one token of the vocabulary: "<|im_end|>".

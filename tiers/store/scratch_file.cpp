@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <iterator>
+#include <optional>
 #include <random>
 
 #include "kernels/base/buffer.h"
@@ -50,12 +51,16 @@ Result<Descriptor> open_private_directory(const std::string& path) {
   Descriptor opened(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   if (!opened.open() || ::fstat(opened.number(), &found) != 0)
     return fail(ErrorCode::io, "--kv-dir ", path, ": could not open it: ", errno_text(errno));
-  if (found.st_uid != ::geteuid())
+  // In a shared folder such as /tmp (sticky: only its owner can remove or rename a file) a file
+  // without a name, or that only its owner may open, is as safe.
+  const bool sticky = (found.st_mode & S_ISVTX) != 0;
+  if (found.st_uid != ::geteuid() && !(sticky && found.st_uid == 0))
     return fail(ErrorCode::invalid_argument, "--kv-dir ", path, " belongs to user ", found.st_uid,
                 ", this process to ", ::geteuid(), ": name a directory of your own");
-  if (found.st_mode & (S_IWGRP | S_IWOTH))
+  if (!sticky && (found.st_mode & (S_IWGRP | S_IWOTH)))
     return fail(ErrorCode::invalid_argument, "--kv-dir ", path,
-                " may be written to by others: chmod 700 it, or name another");
+                " may be written to by others: name a folder inside it, such as ", path,
+                "/kv, which is made for you alone");
   return opened;
 }
 
@@ -106,23 +111,38 @@ bool in_memory(const Descriptor& file) {
          (found.f_type == TMPFS_MAGIC || found.f_type == RAMFS_MAGIC);
 }
 
-std::uint64_t free_on_filesystem(int file) {
+// Nothing: it does not say, as a tmpfs without a limit.
+std::optional<std::uint64_t> free_on_filesystem(int file) {
   struct statvfs found {};
-  return ::fstatvfs(file, &found) == 0 ? std::uint64_t{found.f_bavail} * found.f_frsize : 0;
+  if (::fstatvfs(file, &found) != 0 || found.f_blocks == 0) return std::nullopt;
+  return std::uint64_t{found.f_bavail} * found.f_frsize;
+}
+
+// Before anything is computed: a disk that fills up half way has wasted the half.
+Status check_room(int file, const std::string& directory, const PlannedUse& planned) {
+  const std::optional<std::uint64_t> free = free_on_filesystem(file);
+  if (!free || planned.bytes <= *free) return {};
+  const double share = static_cast<double>(*free) / static_cast<double>(planned.bytes);
+  return fail(ErrorCode::exhausted, "--kv-dir ", directory, ": ", planned.positions,
+              " positions need ", size_text(planned.bytes), " there and its filesystem has ",
+              size_text(*free), " free, for about ",
+              static_cast<std::uint64_t>(share * static_cast<double>(planned.positions)),
+              ": free some, name another --kv-dir, or lower -c");
 }
 
 }  // namespace
 
-Result<ScratchFile> ScratchFile::create(const std::string& directory, std::uint64_t budget_bytes) {
+Result<ScratchFile> ScratchFile::create(const std::string& directory, std::uint64_t budget_bytes,
+                                        const PlannedUse& planned) {
   TL_TRY_ASSIGN(const std::string path, without_slashes(directory));
   if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return cannot_make(path, errno);
   TL_TRY_ASSIGN(const Descriptor opened, open_private_directory(path));
-  TL_TRY_ASSIGN(ScratchFile scratch, open_in(opened, path));
+  TL_TRY_ASSIGN(ScratchFile scratch, open_in(opened, path, planned));
   scratch.budget_bytes_ = budget_bytes;
   return scratch;
 }
 
-Result<std::string> ScratchFile::probe(const std::string& directory) {
+Result<std::string> ScratchFile::probe(const std::string& directory, const PlannedUse& planned) {
   TL_TRY_ASSIGN(const std::string path, without_slashes(directory));
   struct stat found {};
   Descriptor opened;
@@ -132,11 +152,12 @@ Result<std::string> ScratchFile::probe(const std::string& directory) {
     opened = Descriptor(::open(parent_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (!opened.open()) return cannot_make(path, errno);
   }
-  TL_TRY_ASSIGN(const ScratchFile scratch, open_in(opened, path));
+  TL_TRY_ASSIGN(const ScratchFile scratch, open_in(opened, path, planned));
   return scratch.note_;
 }
 
-Result<ScratchFile> ScratchFile::open_in(const Descriptor& opened, const std::string& directory) {
+Result<ScratchFile> ScratchFile::open_in(const Descriptor& opened, const std::string& directory,
+                                         const PlannedUse& planned) {
   ScratchFile scratch;
   scratch.directory_ = directory;
   scratch.file_ = open_unnamed(opened, O_DIRECT);
@@ -148,6 +169,7 @@ Result<ScratchFile> ScratchFile::open_in(const Descriptor& opened, const std::st
                 ": could not create a scratch file: ", errno_text(errno));
   // The umask may have taken even the owner's permissions; nothing may have added any.
   (void)::fchmod(scratch.file_.number(), 0600);
+  TL_TRY(check_room(scratch.file_.number(), directory, planned));
   if (in_memory(scratch.file_))
     scratch.note_ = "--kv-dir " + directory +
                     " is in memory (tmpfs): what goes there takes memory, beside --kv-host; name a "
@@ -248,9 +270,9 @@ Status ScratchFile::allocate(std::uint64_t offset, std::uint64_t bytes) const {
     (void)release(offset, bytes);
   if (refusal == ENOSPC || refusal == EDQUOT)
     return fail(ErrorCode::exhausted, "disk: ", size_text(bytes), " more is needed in --kv-dir ",
-                directory_, ", its filesystem has ", size_text(free_on_filesystem(file_.number())),
-                " free (", errno_text(refusal),
-                "): free some, name another --kv-dir, or lower --kv-disk");
+                directory_, ", its filesystem has ",
+                size_text(free_on_filesystem(file_.number()).value_or(0)), " free (",
+                errno_text(refusal), "): free some, name another --kv-dir, or lower --kv-disk");
   if (refusal == EOPNOTSUPP)
     return fail(ErrorCode::unsupported, "disk: the filesystem of --kv-dir ", directory_,
                 " cannot reserve space (fallocate): name another --kv-dir");

@@ -14,17 +14,19 @@ namespace thermocline {
 
 // O_TMPFILE in `directory` (else created 0600 and unlinked at once), O_DIRECT where the filesystem
 // allows it for whole pages. A missing directory is made, 0700, in a parent that is there; one that
-// is a symbolic link, that another user owns or that others may write to is refused. Space is taken
-// with take(), in whole pages, never beyond `budget_bytes`, and allocated on the filesystem before
-// it is promised: a full disk is an error here, not a later EIO. What is given back leaves the
-// filesystem at once, so that its usage is held_bytes() and no more.
+// is a symbolic link, that another user owns or that others may write to is refused, unless it is
+// sticky, the caller's or root's, as /tmp is; so is a filesystem with less free than is planned.
+// Space is taken with take(), in whole pages, never beyond `budget_bytes`, and allocated on the
+// filesystem before it is promised: a full disk is an error here, not a later EIO. What is given
+// back leaves the filesystem at once, so that its usage is held_bytes() and no more.
 // Belongs to one thread; the descriptor may be read and written from any.
 class ScratchFile final : public Store {
  public:
   static constexpr StoreFacts kFacts = {Tier::disk, Reach::pages};
-  static Result<ScratchFile> create(const std::string& directory, std::uint64_t budget_bytes);
+  static Result<ScratchFile> create(const std::string& directory, std::uint64_t budget_bytes,
+                                    const PlannedUse& planned = {});
   // What create() would say of the directory, an error or note(), with nothing made that stays.
-  static Result<std::string> probe(const std::string& directory);
+  static Result<std::string> probe(const std::string& directory, const PlannedUse& planned = {});
   ScratchFile() = default;
 
   int descriptor() const { return file_.number(); }
@@ -44,7 +46,8 @@ class ScratchFile final : public Store {
   void give(const Space& space) override;
 
  private:
-  static Result<ScratchFile> open_in(const Descriptor& opened, const std::string& directory);
+  static Result<ScratchFile> open_in(const Descriptor& opened, const std::string& directory,
+                                     const PlannedUse& planned);
   Status allocate(std::uint64_t offset, std::uint64_t bytes) const;
   bool release(std::uint64_t offset, std::uint64_t bytes) const;
   Space extent(std::uint64_t offset, std::uint64_t bytes) const;

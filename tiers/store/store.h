@@ -24,6 +24,11 @@ struct StoreFacts {
   Reach reach = Reach::memory;
 };
 
+// What will be taken of a store in the end, and for how many positions.
+struct PlannedUse {
+  std::uint64_t bytes = 0, positions = 0;
+};
+
 // What a store gave. Its content is undefined.
 struct Space {
   std::uint64_t bytes = 0;

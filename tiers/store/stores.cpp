@@ -20,13 +20,14 @@ Result<std::unique_ptr<Store>> open_host(const StoreOptions&) {
 Result<std::string> probe_host(const StoreOptions&) { return std::string(); }
 
 Result<std::unique_ptr<Store>> open_scratch(const StoreOptions& options) {
-  TL_TRY_ASSIGN(
-      ScratchFile file,
-      ScratchFile::create(options.directory, options.bytes[static_cast<std::size_t>(Tier::disk)]));
+  constexpr auto kDisk = static_cast<std::size_t>(Tier::disk);
+  TL_TRY_ASSIGN(ScratchFile file, ScratchFile::create(options.directory, options.bytes[kDisk],
+                                                      options.planned[kDisk]));
   return std::make_unique<ScratchFile>(std::move(file));
 }
 Result<std::string> probe_scratch(const StoreOptions& options) {
-  return ScratchFile::probe(options.directory);
+  return ScratchFile::probe(options.directory,
+                            options.planned[static_cast<std::size_t>(Tier::disk)]);
 }
 
 // A new store is its file and a line here.

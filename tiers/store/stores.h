@@ -19,6 +19,8 @@ struct StoreOptions {
   // That each tier may hold. 0: the tier is not there, which host memory always is.
   std::array<std::uint64_t, kTiers> bytes{};
   std::string directory = {};  // of the disk's scratch file
+  // Of each tier: a store that has not as much refuses to open.
+  std::array<PlannedUse, kTiers> planned{};
 };
 
 // How what is at home in `tier` will be reached; nothing: no store serves it.

@@ -199,6 +199,7 @@ Result<Exit> chat(ChatFlags& flags) {
   TL_TRY_ASSIGN(run.progress, parse_progress_style(flags.output.progress));
   CacheOptions options = flags.method.cache_options();
   TL_TRY_ASSIGN(options.tiers, flags.tiers.tier_options());
+  TL_TRY(flags.method.check(flags.method.method));
   TL_TRY_ASSIGN(JsonOutput json_output, JsonOutput::open(flags.output.json));
   if (!flags.document.empty()) {
     TL_TRY_ASSIGN(const std::string document, read_text(flags.document));

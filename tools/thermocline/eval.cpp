@@ -191,6 +191,7 @@ Result<Exit> evaluate(const EvalFlags& flags) {
     TL_TRY_ASSIGN(const std::vector<std::string> names, parse_list(list, "--method"));
     methods.insert(methods.end(), names.begin(), names.end());
   }
+  for (const std::string& method : methods) TL_TRY(flags.method.check(method));
   if (flags.texts.empty()) return fail(ErrorCode::invalid_argument, "no text: say --text FILE");
   if (flags.steps == 0 || flags.steps > 1000000)
     return fail(ErrorCode::invalid_argument, "--steps must be between 1 and 1000000");

@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
@@ -12,6 +13,7 @@
 
 #include "tools/thermocline/machine.h"
 #include "tools/thermocline/size.h"
+#include "tools/thermocline/suggestion.h"
 
 namespace thermocline {
 namespace {
@@ -59,8 +61,8 @@ void add_model_options(po::options_description* group, ModelFlags* flags, bool w
   add("rope-scaling", value(&flags->rope_scaling, "KIND"),
       "stretch positions beyond the model's context: none, linear or yarn (the model's own)");
   add("rope-freq-scale", value(&flags->rope_freq_scale, "X"),
-      "by this factor: 0.25 stretches the context four times (the model's own)");
-  add("rope-freq-base", value(&flags->rope_freq_base, "X"), "RoPE base (the model's own)");
+      "by this factor: 0.25 stretches the context four times; 0: the model's own (0)");
+  add("rope-freq-base", value(&flags->rope_freq_base, "X"), "RoPE base; 0: the model's own (0)");
   add("batch-size,b", value(&flags->batch, "N"),
       "accepted, without effect: the prefill chooses its own, which no answer depends on");
   add("ubatch-size", value(&flags->ubatch, "N"), "accepted, without effect, as -b");
@@ -99,9 +101,11 @@ Result<EngineOptions> ModelFlags::engine_options() const {
   const bool sane_scale = rope_freq_scale >= 0 && rope_freq_scale <= 1;
   if (!sane_scale)
     return fail(ErrorCode::invalid_argument, "--rope-freq-scale ", rope_freq_scale,
-                " is not above 0 and at most 1: 0.25 stretches the context four times");
+                " is not between 0 and 1: 0.25 stretches the context four times, 0 is the "
+                "model's own");
   if (!(rope_freq_base >= 0) || !std::isfinite(rope_freq_base))
-    return fail(ErrorCode::invalid_argument, "--rope-freq-base must be above 0");
+    return fail(ErrorCode::invalid_argument,
+                "--rope-freq-base must be above 0, or 0 for the model's own");
   EngineOptions options;
   options.model_path = model;
   options.threads = threads;
@@ -139,7 +143,10 @@ std::vector<std::string> ModelFlags::notes() const {
 void TierFlags::add_without_budgets_to(po::options_description* group) {
   auto add = group->add_options();
   add("kv-device", value(&device, "SIZE"), "0 or auto: this build has no GPU tier");
-  add("kv-dir", value(&directory, "DIR"),
+  const auto named = [](const std::string& given) {
+    if (given.empty()) throw po::error("--kv-dir '' names no folder");
+  };
+  add("kv-dir", value(&directory, "DIR")->notifier(named),
       "where the scratch file of --kv-disk lives: a folder on the disk to use, not a tmpfs, made "
       "if only it is missing (the user's cache folder)");
   add("io-backend", value(&io_backend, "NAME"), "disk reads by auto, uring or threads (auto)");
@@ -209,6 +216,29 @@ void MethodFlags::add_to(CommandLine* line) {
   add_without_method_to(&group);
 }
 
+Status MethodFlags::check(const std::string& name) const {
+  const auto refuse = [&](const auto&... what) {
+    return fail(ErrorCode::invalid_argument, "--method '", name, "'", what...);
+  };
+  std::error_code ignored;
+  if (name.find('/') != std::string::npos || name.ends_with(".conf")) {
+    if (std::filesystem::is_directory(name, ignored))
+      return refuse(" is a directory: name a file in it, or give it with --method-dir");
+    if (!std::filesystem::exists(name, ignored)) return refuse(": there is no such file");
+    return {};
+  }
+  const Result<std::vector<MethodLine>> lines = list_methods(method_directory(directory));
+  if (!lines) return {};  // a folder without methods, or a broken one: said where it is opened
+  std::vector<std::string> known;
+  std::string list;
+  for (const MethodLine& line : *lines) {
+    known.push_back(line.name);
+    list += (list.empty() ? "" : ", ") + line.name;
+  }
+  if (std::count(known.begin(), known.end(), name) > 0) return {};
+  return refuse(" is not known", suggestion(name, known), " (known: ", list, ")");
+}
+
 CacheOptions MethodFlags::cache_options() const {
   CacheOptions options;
   options.method = method;
@@ -248,7 +278,7 @@ Result<SamplingOptions> SamplingFlags::sampling_options() const {
   SamplingOptions chosen = options;
   const auto within = [](float x, float low, float high) { return x >= low && x <= high; };
   if (!within(chosen.temperature, 0, 1000))
-    return fail(ErrorCode::invalid_argument, "--temp must be 0 or more");
+    return fail(ErrorCode::invalid_argument, "--temp must be between 0 and 1000");
   if (!within(chosen.top_p, 0, 1) || !within(chosen.min_p, 0, 1))
     return fail(ErrorCode::invalid_argument, "--top-p and --min-p are between 0 and 1");
   if (chosen.top_k < 0) return fail(ErrorCode::invalid_argument, "--top-k must be 0 or more");

@@ -49,6 +49,8 @@ struct MethodFlags {
 
   void add_to(CommandLine* line);
   void add_without_method_to(boost::program_options::options_description* group);
+  // invalid_argument: a method that is misspelt, or a file that is none.
+  Status check(const std::string& name) const;
   // Everything but the tiers and the positions.
   CacheOptions cache_options() const;
 };

@@ -1,5 +1,8 @@
 // thermocline generate: reads a prompt, writes what follows.
+#include <sys/stat.h>
 #include <unistd.h>
+
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 
@@ -30,12 +33,29 @@ struct GenerateFlags {
   std::vector<std::string> notes;  // about the command line
 };
 
+// Bytes of the text that no token stands for: a byte-level vocabulary may lack some.
+Result<std::size_t> bytes_without_tokens(const Engine& engine, const std::string& text) {
+  TL_TRY_ASSIGN(
+      const std::vector<int> tokens,
+      engine.encode(text, Engine::Special::as_text, Engine::Start::leave_out, interrupted));
+  TL_TRY_ASSIGN(const std::string back, engine.decode(tokens));
+  return text.size() - std::min(text.size(), back.size());
+}
+
 Result<std::vector<int>> encode_prompt(const Engine& engine, const PromptFlags& flags,
                                        std::vector<std::string>* notes) {
   TL_TRY_ASSIGN(std::string text, flags.read());
+  TL_TRY_ASSIGN(const std::size_t lost, bytes_without_tokens(engine, text));
+  if (lost > 0 && lost == text.size())
+    return fail(ErrorCode::invalid_argument, "none of the prompt's ", format_counted(lost, "byte"),
+                " has a token in this model");
   if (const std::size_t at = find_invalid_utf8(text); at != std::string::npos)
     notes->push_back("the prompt is not UTF-8 at byte " + format_count(at) +
                      ": it is read as bytes, as it is");
+  if (lost > 0)
+    notes->push_back(format_count(lost) + " of the prompt's " +
+                     format_counted(text.size(), "byte") + (lost == 1 ? " has" : " have") +
+                     " no token in this model: left out");
   if (!flags.chat_template.empty()) {
     std::vector<ChatMessage> messages;
     if (!flags.system.empty()) messages.push_back({"system", flags.system});
@@ -73,8 +93,9 @@ Result<Exit> dry_run(const Engine& engine, const GenerateFlags& flags, const Cac
   if (!flags.output.quiet) {
     std::fprintf(stderr, "%-10s %s, %s, mapped from %s\n", "model", printable(model.name).c_str(),
                  format_size(model.weight_bytes).c_str(), printable(model.path).c_str());
-    std::fprintf(stderr, "%-10s %s tokens; planned for %s positions of %s each\n", "prompt",
-                 format_count(prompt_tokens).c_str(), format_count(options.max_positions).c_str(),
+    std::fprintf(stderr, "%-10s %s; planned for %s positions of %s each\n", "prompt",
+                 format_counted(prompt_tokens, "token").c_str(),
+                 format_count(options.max_positions).c_str(),
                  format_size(model.kv_bytes_per_token).c_str());
     print_memory_plan(plan, Detail::full);
     print_notes(notes);
@@ -88,6 +109,18 @@ Result<Exit> dry_run(const Engine& engine, const GenerateFlags& flags, const Cac
   return Exit::success;
 }
 
+// On stderr, where it is read together with stdout: on a terminal beside a piped text, or in the
+// pipe or file that both go to. A text without a line break at its end would have the statistics in
+// its last line.
+void begin_line(const std::string& text) {
+  if (isatty(STDOUT_FILENO) || text.empty() || text.ends_with('\n')) return;
+  struct stat out {};
+  struct stat err {};
+  const bool shared = ::fstat(STDOUT_FILENO, &out) == 0 && ::fstat(STDERR_FILENO, &err) == 0 &&
+                      out.st_dev == err.st_dev && out.st_ino == err.st_ino;
+  if (shared || isatty(STDERR_FILENO)) std::fputs("\n", stderr);
+}
+
 Result<Exit> generate(const GenerateFlags& flags) {
   using Clock = std::chrono::steady_clock;
   // Everything that can be wrong with the command line, before a model is opened.
@@ -96,6 +129,7 @@ Result<Exit> generate(const GenerateFlags& flags) {
   TL_TRY_ASSIGN(run.progress, parse_progress_style(flags.output.progress));
   CacheOptions cache_options = flags.method.cache_options();
   TL_TRY_ASSIGN(cache_options.tiers, flags.tiers.tier_options());
+  TL_TRY(flags.method.check(flags.method.method));
   if (!flags.prompt.system.empty() && flags.prompt.chat_template.empty())
     return fail(ErrorCode::invalid_argument, "--system-prompt needs --chat-template auto");
   if (!flags.prompt.given() && !flags.dry_run)
@@ -143,6 +177,7 @@ Result<Exit> generate(const GenerateFlags& flags) {
   record.memory = cache->usage();
   for (const std::string& note : cache->notes()) record.notes.push_back(note);
   if (!status) record.error = status.error().message;
+  if (!flags.output.quiet && !text_in_json) begin_line(record.generation.text);
   if (!flags.output.quiet)
     print_statistics(record, flags.output.verbose ? Detail::full : Detail::brief);
   TL_TRY(json_output.write(json_text(statistics_json(record))));

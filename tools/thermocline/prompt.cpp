@@ -85,7 +85,9 @@ void PromptFlags::add_to(CommandLine* line) {
   };
   add("prompt,p", value(&text, "TEXT"), "the prompt; with -f it follows the file's text");
   add("file,f", value(&file, "FILE"), "read the prompt from a file; -: from stdin");
-  add("escape,e", po::bool_switch(&escapes), "\\n, \\t, \\xHH ... in -p mean what they stand for");
+  add("escape,e", po::bool_switch(&escapes),
+      "\\n, \\t, \\r, \\xHH, \\\\, \\\" and \\' in -p mean what they stand for; any other "
+      "backslash stays");
   add("chat-template", value(&chat_template, "NAME"),
       "wrap the prompt as a user's message: auto takes the model's own template, a name (chatml, "
       "llama3, gemma) another (none: the text is continued as it is)");

@@ -65,4 +65,8 @@ std::string format_count(std::uint64_t value) {
   return digits;
 }
 
+std::string format_counted(std::uint64_t value, const char* noun) {
+  return format_count(value) + " " + noun + (value == 1 ? "" : "s");
+}
+
 }  // namespace thermocline

@@ -18,5 +18,7 @@ std::string format_size(std::uint64_t bytes);
 
 // 7701 -> "7,701"
 std::string format_count(std::uint64_t value);
+// "1,024 tokens", "1 token".
+std::string format_counted(std::uint64_t value, const char* noun);
 
 }  // namespace thermocline

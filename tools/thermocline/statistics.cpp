@@ -107,7 +107,7 @@ double share_of(std::uint64_t part, std::uint64_t whole) {
 
 void print_statistics(const RunRecord& record, Detail detail) {
   const Generation& g = record.generation;
-  std::string prompt = format_count(g.prompt_tokens) + " tokens";
+  std::string prompt = format_counted(g.prompt_tokens, "token");
   if (g.cached_tokens > 0) prompt += ", " + format_count(g.cached_tokens) + " of them known";
   if (g.prefilled_tokens + g.cached_tokens < g.prompt_tokens)
     prompt += ", " + format_count(g.prefilled_tokens) + " read";
@@ -115,7 +115,7 @@ void print_statistics(const RunRecord& record, Detail detail) {
             format_number("%.1f", per_second(g.prefilled_tokens, g.prefill_ms)) + " tokens/s)";
   if (!g.tokens.empty()) prompt += ", first token after " + format_time(g.first_token_ms);
   line("prompt", prompt);
-  line("generated", format_count(g.tokens.size()) + " tokens in " + format_time(g.decode_ms) +
+  line("generated", format_counted(g.tokens.size(), "token") + " in " + format_time(g.decode_ms) +
                         " (" + format_number("%.1f", per_second(g.steps, g.decode_ms)) +
                         " tokens/s); " + describe_stop(g, record.context));
   line("method", record.method + ", context " + format_count(record.context));

@@ -72,6 +72,7 @@ Result<Plan> parse_plan(const SweepFlags& flags) {
   TL_TRY_ASSIGN(plan.depths, parse_range_list(flags.depths, "--depth"));
   TL_TRY_ASSIGN(plan.threads, parse_range_list(flags.threads, "--threads"));
   TL_TRY_ASSIGN(plan.methods, parse_list(flags.methods, "--method"));
+  for (const std::string& method : plan.methods) TL_TRY(flags.method.check(method));
   TL_TRY_ASSIGN(plan.hosts, parse_list(flags.hosts, "--kv-host"));
   TL_TRY_ASSIGN(plan.disks, parse_list(flags.disks, "--kv-disk"));
   TL_TRY_ASSIGN(plan.format, parse_table_format(flags.format));

@@ -251,13 +251,16 @@ TEST(KvSpace, TheSpanOfTheLargestLayerIsPlanned) {
 TEST(KvSpace, AStepMayBeGivenUpForWantOfDiskAndTheTimelineGoesOn) {
   const std::string directory = ::testing::TempDir() + "thermocline-tiny";
   fs::create_directory(directory);
-  if (::mount("tmpfs", directory.c_str(), "tmpfs", 0, "size=1m,mode=0700") != 0)
+  if (::mount("tmpfs", directory.c_str(), "tmpfs", 0, "size=64m,mode=0700") != 0)
     GTEST_SKIP() << "mounting a tmpfs: " << std::strerror(errno);
   {
     auto options = options_for({layer(4, 2, 32, 32), layer(2, 1, 16, 16)}, 20000, 64 * kMiB);
     options.tiers.directory = directory;
     auto cache = KvCache::create(options, 2, test::float_isa());
     ASSERT_TRUE(cache) << cache.error().message;
+    // The plan had room when the cache was opened, and somebody else takes it.
+    ASSERT_EQ(::mount("tmpfs", directory.c_str(), "tmpfs", MS_REMOUNT, "size=1m,mode=0700"), 0);
+    ASSERT_FALSE(KvCache::create(options, 2, test::float_isa())) << "the plan has no room now";
     Text text(cache->get());
     ASSERT_TRUE(text.advance(1000));
     const std::uint64_t held = (*cache)->usage().total("disk");

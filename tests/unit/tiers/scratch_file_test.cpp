@@ -107,10 +107,17 @@ TEST_F(ScratchFileTest, TheUmaskChangesNothing) {
 TEST_F(ScratchFileTest, RefusesUnsafeDirectories) {
   const std::string shared = root_ + "/shared";
   fs::create_directory(shared);
-  for (const mode_t mode : {0770, 0702, 01777}) {
+  for (const mode_t mode : {0770, 0702}) {
     ASSERT_EQ(::chmod(shared.c_str(), mode), 0);
     EXPECT_NE(refusal(shared).find("may be written to by others"), std::string::npos) << mode;
+    EXPECT_NE(refusal(shared).find(shared + "/kv"), std::string::npos) << refusal(shared);
+    EXPECT_EQ(refusal(shared).find("chmod"), std::string::npos) << "others use it";
+    EXPECT_EQ(refusal(shared + "/kv"), "accepted") << "what it advises";
+    fs::remove(shared + "/kv");
   }
+  ASSERT_EQ(::chmod(shared.c_str(), 01777), 0);
+  EXPECT_EQ(refusal(shared), "accepted") << "sticky, as /tmp";
+  EXPECT_TRUE(fs::is_empty(shared));
   ASSERT_EQ(::chmod(shared.c_str(), 0755), 0);
   EXPECT_EQ(refusal(shared), "accepted");
 
@@ -121,7 +128,10 @@ TEST_F(ScratchFileTest, RefusesUnsafeDirectories) {
   fs::create_directory(root_ + "/foreign");
   if (::geteuid() == 0) {
     ASSERT_EQ(::chown((root_ + "/foreign").c_str(), 65534, 65534), 0);
-    EXPECT_NE(refusal(root_ + "/foreign").find("belongs to user 65534"), std::string::npos);
+    for (const mode_t mode : {0755, 01777}) {
+      ASSERT_EQ(::chmod((root_ + "/foreign").c_str(), mode), 0);
+      EXPECT_NE(refusal(root_ + "/foreign").find("belongs to user 65534"), std::string::npos);
+    }
   }
   for (const std::string& message :
        {refusal(""), refusal("/dev/null"), refusal("/proc/nowhere"), refusal(root_ + "/link")})
@@ -296,6 +306,31 @@ class SmallFilesystem {
   std::string at_, why_;
   bool mounted_ = false;
 };
+
+TEST_F(ScratchFileTest, ADiskTooSmallForThePlanIsRefusedAtOnce) {
+  constexpr PlannedUse kHuge{std::uint64_t{1} << 50, 1000};
+  const auto scratch = ScratchFile::create(root_, kMiB, kHuge);
+  const auto probed = ScratchFile::probe(root_, kHuge);
+  ASSERT_TRUE(!scratch && !probed);
+  EXPECT_EQ(scratch.error().code, ErrorCode::exhausted);
+  for (const std::string& part : {"--kv-dir " + root_, std::string("1000 positions need 1024 TiB"),
+                                  std::string("free, for about"), std::string("lower -c")})
+    EXPECT_NE(scratch.error().message.find(part), std::string::npos) << scratch.error().message;
+  EXPECT_TRUE(ScratchFile::probe(root_, {kMiB, 1000}));
+  EXPECT_TRUE(fs::is_empty(root_));
+}
+
+TEST_F(ScratchFileTest, APlanMayTakeAllOfADiskAndNotABytesMore) {
+  const std::string directory = root_ + "/small";
+  const SmallFilesystem filesystem(directory, "size=1m,mode=0700");
+  if (!filesystem.mounted()) GTEST_SKIP() << "mounting a tmpfs: " << filesystem.why();
+  EXPECT_TRUE(ScratchFile::probe(directory, {kMiB, 100}));
+  EXPECT_FALSE(ScratchFile::probe(directory, {kMiB + 1, 100}));
+  const auto half = ScratchFile::probe(directory, {2 * kMiB, 100});
+  ASSERT_FALSE(half);
+  EXPECT_NE(half.error().message.find("has 1 MiB free, for about 50:"), std::string::npos)
+      << half.error().message;
+}
 
 TEST_F(ScratchFileTest, AFullDiskIsAnErrorBeforeItIsPromised) {
   const std::string directory = root_ + "/small";

@@ -65,7 +65,12 @@ class CommandLine(unittest.TestCase):
                 (["--kv-device", "1G"], "no GPU tier"), (["-ngl", "99"], "CPU"),
                 (["-ctk", "q8_0"], "f16"), (["-ctv", "q4_0"], "f16"), (["-fa", "off"], "tiles"),
                 (["--io-backend", "aio"], "uring"), (["--rope-scaling", "dynamic"], "yarn"),
-                (["--temp", "-1"], "--temp"), (["--top-p", "2"], "--top-p"),
+                (["--temp", "-1"], "--temp"), (["--temp", "inf"], "between 0 and 1000"),
+                (["--rope-freq-base", "-1"], "0 for the model's own"),
+                (["--kv-dir", ""], "--kv-dir ''"), (["--kv-dir="], "--kv-dir"),
+                (["--method", "sketsh"], "did you mean 'sketch'?"),
+                (["--method", "bananas"], "known: "), (["--method", "/tmp"], "is a directory"),
+                (["--method", "/no/x.conf"], "no such file"), (["--top-p", "2"], "--top-p"),
                 (["--top-k", "-2"], "--top-k"), (["-n", "-2"], "--predict"),
                 (["--repeat-penalty", "0"], "--repeat-penalty"), (["--stop", ""], "--stop"),
                 (["-t", "-1"], "--threads"), (["-s", "-2"], "--seed"), (["-c", "-5"], "--ctx-size"),
@@ -76,6 +81,25 @@ class CommandLine(unittest.TestCase):
         self.refused(["sweep", "-m", "m", "-d", "8-4"], "--depth")
         self.refused(["sweep", "-m", "m", "-p", "0", "-n", "0"], "nothing to measure")
         self.refused(["sweep", "-m", "m", "-o", "xml"], "jsonl")
+
+    def test_a_misspelt_method_is_a_wrong_command_line(self):
+        for words in (["chat", "-m", "m"], ["sweep", "-m", "m"],
+                      ["eval", "-m", "m", "--text", "/dev/null"]):
+            self.refused([*words, "--method", "exat"], "--method 'exat'", "did you mean 'exact'?")
+
+    def test_a_template_whose_tokens_the_model_lacks_is_refused(self):
+        for words in (["generate", "-p", "x"], ["chat"]):
+            self.refused([*words, "-m", TINY, "--chat-template", "llama3"], "llama3",
+                         "<|start_header_id|>", "vocabulary")
+
+    def test_statistics_begin_on_a_line_of_their_own(self):
+        words = [COMMAND, "generate", "-m", TINY, "-p", "x", "--temp", "0", "-n"]
+        for length in "1234":
+            done = subprocess.run([*words, length], stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, timeout=60, check=True)
+            self.assertRegex(done.stdout, rb"(^|\n)prompt +1 token in ")
+            self.assertFalse(run(*words[1:], length).stderr.startswith(b"\n"), "it is alone there")
+        self.assertRegex(run(*words[1:], "1").stderr.decode(), r"generated +1 token in ")
 
     def test_a_missing_model_is_a_failure_that_names_it(self):
         for words in (["generate", "-p", "x"], ["sweep"], ["chat"], ["inspect"]):
@@ -91,7 +115,7 @@ class CommandLine(unittest.TestCase):
             text.write("some words " * 40)
             text.flush()
             self.refused(["eval", "-m", TINY, "--text", text.name, "--steps", "4", "--method",
-                          "nosuch", "--progress", "json"], "nosuch", "known:", code=1)
+                          "nosuch", "--progress", "json"], "nosuch", "known:")
             done = run("eval", "-m", TINY, "--text", text.name, "--steps", "4", "--method",
                        "nosuch", "--progress", "json")
             self.assertNotIn(b"prompt_progress", done.stderr)
@@ -171,12 +195,12 @@ class CommandLine(unittest.TestCase):
         self.assertIn(b"-c has no effect", sweep.stderr)
         self.assertIn(b"--kv-dir", sweep.stderr)
 
-    def test_a_full_disk_is_an_error_that_names_it(self):
+    def test_a_disk_too_small_for_the_plan_is_refused_at_once(self):
         mounts = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c",
                   'mount -t tmpfs -o size=256k,mode=700 tmpfs "$1" && shift && exec "$@"', "sh"]
         with tempfile.TemporaryDirectory() as disk:
             words = ["-m", TINY, "-p", "x", "-n", "2900", "-c", "3000", "--ignore-eos",
-                     "--method-set", "steady.seal=64", "--kv-disk", "1GiB", "--kv-dir", disk]
+                     "--method-set", "steady.seal=64", "--kv-dir", disk]
             try:
                 probe = subprocess.run([*mounts, disk, "true"], capture_output=True, timeout=60,
                                        check=False)
@@ -184,16 +208,16 @@ class CommandLine(unittest.TestCase):
                 self.skipTest(f"unshare: {error}")
             if probe.returncode != 0:
                 self.skipTest(f"no small filesystem here: {probe.stderr.decode().strip()}")
-            with tempfile.NamedTemporaryFile("r", suffix=".json") as statistics:
-                done = subprocess.run([*mounts, disk, COMMAND, "generate", *words, "--json",
-                                       statistics.name], capture_output=True, timeout=300,
-                                      check=False)
-                stop = json.load(statistics)["stop_reason"]
-        self.assertEqual(done.returncode, 1, done.stderr)
-        said = done.stderr.decode().splitlines()
-        self.assertIn("--kv-dir", said[-1])
-        self.assertIn("ended by an error", done.stderr.decode())
-        self.assertEqual(stop, "error")
+            for more in (["--kv-disk", "1GiB"], ["--kv-disk", "1GiB", "--dry-run"],
+                         ["--kv-disk", "auto"]):
+                done = subprocess.run([*mounts, disk, COMMAND, "generate", *words, *more],
+                                      capture_output=True, timeout=300, check=False)
+                with self.subTest(more=more):
+                    self.assertEqual((done.returncode, done.stdout), (1, b""), done.stderr)
+                    said = done.stderr.decode()
+                    self.assertEqual(said.count("\n"), 1, said)
+                    self.assertRegex(said, rf"--kv-dir {disk}: 290\d positions need .* has "
+                                     r"256 KiB free, for about \d+: .*-c")
 
     def test_methods(self):
         listed = run("methods", "--json", "-")

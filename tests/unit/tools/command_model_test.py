@@ -59,6 +59,16 @@ class Text(unittest.TestCase):
         self.assertIn("not UTF-8 at byte 6", done.stderr.decode())
         done.stdout.decode("utf-8")
 
+    def test_bytes_without_a_token_are_counted(self):
+        done = generate("-p", "\\xff\\xfe", "-e", *GREEDY)
+        self.assertEqual((done.returncode, done.stdout), (2, b""))
+        self.assertIn("none of the prompt's 2 bytes has a token", done.stderr.decode())
+        for words in (["-p", "a\\xffb\\xfe"], ["-p", "a\\xffb\\xfe", "--chat-template", "auto"]):
+            done = generate(*words, "-e", *GREEDY)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn("2 of the prompt's 4 bytes have no token", done.stderr.decode())
+        self.assertNotIn("no token", generate("-p", "caf\u00e9<|im_end|>", *GREEDY).stderr.decode())
+
     def test_never_half_a_character(self):
         # Every length of a text full of long characters.
         for length in range(1, 12):
@@ -93,7 +103,7 @@ class Refusals(unittest.TestCase):
 
     def test_a_misspelt_method_is_named_with_the_known_ones(self):
         done = generate("-p", "x", "--method", "sketsh")
-        self.assertIn(done.returncode, (1, 2))
+        self.assertEqual(done.returncode, 2)
         for word in ("sketsh", "sketch", "exact"):
             self.assertIn(word, done.stderr.decode())
 

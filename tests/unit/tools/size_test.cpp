@@ -39,6 +39,9 @@ TEST(Size, IsWrittenWithTheDigitsThatMatter) {
   EXPECT_EQ(format_count(7), "7");
   EXPECT_EQ(format_count(7701), "7,701");
   EXPECT_EQ(format_count(1234567), "1,234,567");
+  EXPECT_EQ(format_counted(0, "token"), "0 tokens");
+  EXPECT_EQ(format_counted(1, "token"), "1 token");
+  EXPECT_EQ(format_counted(7701, "token"), "7,701 tokens");
 }
 
 }  // namespace
