@@ -98,17 +98,9 @@ std::uint32_t KvCache::max_positions() const { return impl_->options.max_positio
 std::span<const std::string> KvCache::notes() const { return impl_->table->notes(); }
 
 CacheReport KvCache::report() const {
-  const TierCounters& tiers = impl_->table->counters();
-  static_assert(sizeof tiers == 9 * sizeof(std::uint64_t), "a counter without a line here");
-  return sum(impl_->counted, {.host_bytes_read = tiers.host_bytes_read,
-                              .disk_bytes_read = tiers.disk_bytes_read,
-                              .disk_reads = tiers.disk_reads,
-                              .disk_bytes_written = tiers.disk_bytes_written,
-                              .row_cache_hits = tiers.row_cache_hits,
-                              .row_cache_misses = tiers.row_cache_misses,
-                              .pages_verified = tiers.pages_verified,
-                              .pages_read_again = tiers.pages_read_again,
-                              .stall_ms = tiers.stall_ms});
+  CacheReport of_tiers;
+  static_cast<TierCounters&>(of_tiers) = impl_->table->counters();
+  return sum(impl_->counted, of_tiers);
 }
 
 MemoryPlan KvCache::usage() const {

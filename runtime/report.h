@@ -8,20 +8,13 @@
 #include <variant>
 #include <vector>
 
+#include "kernels/base/tier_counters.h"
+
 namespace thermocline {
 
-// Counters of a cache. All of them only grow.
-struct CacheReport {
-  // Exact rows read from host memory: sealed ones, hits included; in decode, sinks and tail too.
-  std::uint64_t host_bytes_read = 0;
-  std::uint64_t disk_bytes_read = 0;  // as read, whole pages
-  std::uint64_t disk_reads = 0;       // read operations
-  std::uint64_t disk_bytes_written = 0;
-  std::uint64_t row_cache_hits = 0, row_cache_misses = 0;  // rows whose home is the disk
-  std::uint64_t pages_verified = 0;                        // checksums that matched
-  std::uint64_t pages_read_again = 0;                      // that did not match at first
-  double stall_ms = 0;                                     // attention waited for the disk
-
+// Counters of a cache. All of them only grow. Rows are exact ones; in decode, sinks and tail are
+// among those read from host memory.
+struct CacheReport : TierCounters {
   std::uint64_t steps = 0;               // decode steps committed
   std::uint64_t rows_attended = 0;       // exact rows read by decode, over layers and KV heads
   std::uint64_t rows_held = 0;           // rows that full attention would have read there

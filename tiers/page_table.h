@@ -18,7 +18,7 @@
 #include "tiers/row_cache.h"
 #include "tiers/store/stores.h"
 #include "tiers/tier.h"
-#include "tiers/tier_counters.h"
+#include "kernels/base/tier_counters.h"
 
 namespace thermocline {
 

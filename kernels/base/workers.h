@@ -52,7 +52,7 @@ class Workers {
    private:
     const std::shared_ptr<Team> team_;
   };
-  bool watched() const;  // whether a thread watches now
+  bool watched() const;  // whether a thread watches now; for tests
 
   // Which of [0, threads) the calling thread is, inside a body: for per-thread scratch.
   static std::size_t slot();

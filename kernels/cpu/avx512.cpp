@@ -1,9 +1,6 @@
 #include "kernels/cpu/make_table.h"
-#include "kernels/cpu/vec_avx512.h"
-// Weights are multiplied 256 bits at a time: what a block needs besides its products (a scale, an
-// offset) takes as many instructions at any width, and wide ones are the dearer ones (Zen 4: 1.4
-// times the time for Q4_1, twice for F16).
 #include "kernels/cpu/vec_avx2.h"
+#include "kernels/cpu/vec_avx512.h"
 
 namespace thermocline {
 

@@ -1,10 +1,9 @@
 // AVX2 with FMA and F16C: eight floats.
 #pragma once
 
-#include <immintrin.h>
-
 #include <cstring>
 
+#include "kernels/cpu/intrinsics.h"
 #include "kernels/cpu/vec.h"
 
 namespace thermocline {

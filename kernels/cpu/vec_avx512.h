@@ -1,15 +1,7 @@
 // AVX-512 (F, BW, DQ, VL) with VNNI: sixteen floats.
 #pragma once
 
-// g++ 12 takes the header's own "undefined" values for mistakes (GCC bug 105593).
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#if !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-
+#include "kernels/cpu/intrinsics.h"
 #include "kernels/cpu/vec.h"
 
 namespace thermocline {

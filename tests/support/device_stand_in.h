@@ -4,34 +4,32 @@
 
 #include <gtest/gtest.h>
 
-#include <cstddef>
-#include <map>
+#include <cstdint>
 #include <string>
-#include <utility>
 
-#include "kernels/base/buffer.h"
-#include "tiers/store/store.h"
+#include "tiers/store/host_memory.h"
 
 namespace thermocline {
 
 class DeviceStandIn final : public Store {
  public:
   // Everything that was taken is given back.
-  ~DeviceStandIn() override { EXPECT_TRUE(held_.empty()); }
+  ~DeviceStandIn() override { EXPECT_EQ(taken_, 0); }
   StoreFacts facts() const override { return {Tier::device, Reach::memory}; }
   Result<Space> take(std::uint64_t bytes) override {
-    TL_TRY_ASSIGN(Buffer buffer, Buffer::create(bytes));
-    Space space;
-    space.bytes = bytes;
-    space.address = buffer.data();
-    held_.emplace(space.address, std::move(buffer));
+    TL_TRY_ASSIGN(const Space space, memory_.take(bytes));
+    ++taken_;
     return space;
   }
-  void give(const Space& space) override { EXPECT_EQ(held_.erase(space.address), 1u); }
+  void give(const Space& space) override {
+    memory_.give(space);
+    --taken_;
+  }
   std::string note() const override { return "rows on the device are in host memory"; }
 
  private:
-  std::map<const std::byte*, Buffer> held_;
+  HostMemory memory_;
+  int taken_ = 0;
 };
 
 }  // namespace thermocline

@@ -6,7 +6,7 @@
 namespace thermocline {
 
 struct TierCounters {
-  std::uint64_t host_bytes_read = 0;  // sealed rows read from host memory (hits included)
+  std::uint64_t host_bytes_read = 0;  // rows read from host memory, row cache hits included
   std::uint64_t disk_bytes_read = 0;  // as read, whole pages
   std::uint64_t disk_reads = 0;       // read operations
   std::uint64_t disk_bytes_written = 0;
