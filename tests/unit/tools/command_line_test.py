@@ -219,6 +219,22 @@ class CommandLine(unittest.TestCase):
                     self.assertRegex(said, rf"--kv-dir {disk}: 290\d positions need .* has "
                                      r"256 KiB free, for about \d+: .*-c")
 
+    def test_a_disk_that_gives_out_half_way_is_an_error_with_statistics(self):
+        limited = ["sh", "-c", 'trap "" XFSZ; ulimit -f 300; exec "$@"', "sh", COMMAND]
+        with tempfile.TemporaryDirectory() as disk, \
+                tempfile.NamedTemporaryFile("r", suffix=".json") as statistics:
+            done = subprocess.run([*limited, "generate", "-m", TINY, "-p", "x", "-n", "2900", "-c",
+                                   "3000", "--ignore-eos", "--method-set", "steady.seal=64",
+                                   "--kv-disk", "1GiB", "--kv-dir", disk, "--json",
+                                   statistics.name], capture_output=True, timeout=300, check=False)
+            answer = json.load(statistics)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("--kv-disk", done.stderr.decode().splitlines()[-1])
+        self.assertIn("ended by an error", done.stderr.decode())
+        self.assertEqual(answer["stop_reason"], "error")
+        self.assertGreater(answer["generated_tokens"], 0)
+        self.assertGreater(answer["decode"]["disk_bytes_written"], 0)
+
     def test_methods(self):
         listed = run("methods", "--json", "-")
         self.assertEqual(listed.returncode, 0, listed.stderr)
