@@ -7,6 +7,7 @@
 #include "runtime/timeline_state.h"
 #include "tiers/budget.h"
 #include "tiers/codec/raw.h"
+#include "tiers/page_table.h"
 #include "tiers/row_cache.h"
 #include "tiers/size_text.h"
 #include "tiers/topology.h"
@@ -37,6 +38,27 @@ std::uint64_t blocks_of(std::uint32_t rows) {
   return (std::uint64_t{rows} + kBlockRows - 1) / kBlockRows;
 }
 
+// What a session keeps of sealed rows beside them: index, summaries, positions and checksums, whole
+// pages a segment.
+void plan_records(const CacheOptions& options, const Method& method, const LayerSpec& spec,
+                  const CachePlan::Layer& layer, std::uint64_t longest, CachePlan* plan) {
+  const HeadShape shape{spec.q_heads / spec.kv_heads, spec.key_dim, spec.value_dim};
+  const std::uint64_t of_block = method.select->index_bytes(shape, kBlockRows) +
+                                 method.select->summary_bytes(shape, kBlockRows) +
+                                 kBlockRows * sizeof(Segment::offset[0]) +
+                                 (layer.sealed.bytes() * kBlockRows / kPageBytes + 1) * 8;
+  const std::uint64_t segments = options.max_positions / method.seal_rows() + 1;
+  plan->records_bytes +=
+      options.max_timelines *
+      (layer.rows / kBlockRows * spec.kv_heads * of_block + segments * 2 * kPageBytes);
+  plan->published_bytes += segments * (2 * sizeof(Extent) + sizeof(PageTable::Record));
+  // One segment's record: as it is put together here, in the page table, and as pages.
+  plan->saving_bytes =
+      std::max(plan->saving_bytes,
+               3 * (blocks_of(static_cast<std::uint32_t>(longest)) * spec.kv_heads * of_block +
+                    2 * kPageBytes));
+}
+
 // What full attention under a method that keeps rows takes, beside sinks and tail.
 void plan_sealed(const CacheOptions& options, const Method& method, const LayerSpec& spec,
                  CachePlan::Layer* layer, CachePlan* plan) {
@@ -63,7 +85,9 @@ void plan_sealed(const CacheOptions& options, const Method& method, const LayerS
   const std::uint64_t head_bytes = longest * layer->sealed.bytes();
   const std::uint64_t page_bytes =
       plan->home.reach == Reach::pages ? round_up(head_bytes, kPageBytes) : std::uint64_t{0};
-  plan->coding_bytes = std::max(plan->coding_bytes, spec.kv_heads * (head_bytes + page_bytes));
+  const std::uint64_t coding = spec.kv_heads * (head_bytes + page_bytes);
+  plan->coding_bytes = std::max(plan->coding_bytes, coding);
+  if (!options.session.path.empty()) plan_records(options, method, spec, *layer, longest, plan);
   plan->index_bytes += spec.kv_heads * blocks *
                        (method.select->index_bytes(shape, kBlockRows) +
                         method.select->summary_bytes(shape, kBlockRows));
@@ -124,6 +148,15 @@ void plan_layer(const CacheOptions& options, const Method& method, const LayerSp
   plan->layers.push_back(layer);
 }
 
+// The text and the raw rows, which are published whole, one publication beside the last.
+void plan_publication(const CacheOptions& options, CachePlan* plan) {
+  constexpr std::uint64_t kRest = std::uint64_t{1} << 20;  // facts, the caller's note, headers
+  const std::uint64_t manifest = plan->published_bytes + plan->tail_bytes / options.max_timelines +
+                                 options.max_positions * sizeof(int) + kRest;
+  plan->published_bytes = 2 * manifest;
+  plan->saving_bytes = std::max(plan->saving_bytes, 4 * manifest);
+}
+
 // What does not depend on how much memory there is, with sealed rows at home in `home`.
 Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method, int threads,
                               const StoreOptions& stores, StoreFacts home) {
@@ -136,6 +169,7 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
     TL_TRY(check_layer(options.layers[l], l));
     plan_layer(options, method, options.layers[l], threads, &plan);
   }
+  if (!options.session.path.empty()) plan_publication(options, &plan);
   return plan;
 }
 
@@ -151,13 +185,16 @@ Result<std::uint64_t> automatic_row_cache(const CacheOptions& options, const Met
 }
 
 // What each tier may hold. Host memory, unasked: what the machine has free.
-Result<StoreOptions> stores_for(const TierOptions& tiers) {
+Result<StoreOptions> stores_for(const TierOptions& tiers, const SessionOptions& session) {
   TL_TRY_ASSIGN(const Topology machine, read_topology());
   StoreOptions stores;
   stores.bytes[static_cast<std::size_t>(Tier::host)] =
       tiers.host_bytes == kAutoBytes ? machine.available_bytes : tiers.host_bytes;
-  stores.bytes[static_cast<std::size_t>(Tier::disk)] = tiers.disk_bytes;
   stores.directory = tiers.directory;
+  stores.session = session.path;
+  // A session is on the disk: without a budget for it, as large as it gets.
+  stores.bytes[static_cast<std::size_t>(Tier::disk)] =
+      tiers.disk_bytes == 0 && !session.path.empty() ? kAutoBytes : tiers.disk_bytes;
   return stores;
 }
 
@@ -221,6 +258,10 @@ MemoryPlan CachePlan::lines() const {
   };
   for (const Tier tier : kAllTiers) {
     if (tier == home.tier) add(tier, Purpose::rows, rows_bytes);
+    if (tier == home.tier && tier != Tier::host) {
+      add(tier, Purpose::index, records_bytes);
+      add(tier, Purpose::saved, published_bytes);
+    }
     if (tier != Tier::host) continue;
     add(tier, Purpose::index, index_bytes);
     add(tier, Purpose::tail, tail_bytes);
@@ -246,7 +287,7 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, i
   if (options.max_positions == 0 || options.max_timelines == 0)
     return fail(ErrorCode::invalid_argument,
                 "a cache needs at least one position and one timeline");
-  TL_TRY_ASSIGN(const StoreOptions stores, stores_for(options.tiers));
+  TL_TRY_ASSIGN(const StoreOptions stores, stores_for(options.tiers, options.session));
   TL_TRY_ASSIGN(const StoreFacts home, home_of(method, stores));
   TL_TRY_ASSIGN(CachePlan plan, plan_layers(options, method, threads, stores, home));
 
@@ -257,12 +298,16 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, i
                 ": raise --kv-host, ",
                 options.tiers.disk_bytes > 0 ? "" : "give --kv-disk SIZE to keep rows on disk, ",
                 "or lower -c");
-  if (home.tier != Tier::host && plan.rows_bytes > plan.bytes_of(home.tier))
+  if (!options.session.path.empty() && (home.tier != Tier::disk || home.reach != Reach::pages))
+    return fail(ErrorCode::unsupported, "place.rows = ", method.place->name(),
+                " keeps rows in memory, and --session in its file: name another place.rows, or "
+                "leave --session out");
+  if (home.tier != Tier::host && plan.home_bytes() > plan.bytes_of(home.tier))
     return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
-                " positions needs ", size_text(plan.rows_bytes), " on ", name_of(home.tier),
+                " positions needs ", size_text(plan.home_bytes()), " on ", name_of(home.tier),
                 " and ", flag_of(home.tier), " gives ", size_text(plan.bytes_of(home.tier)),
                 ": raise it or lower -c");
-  plan.stores.planned[static_cast<std::size_t>(home.tier)] = {plan.rows_bytes,
+  plan.stores.planned[static_cast<std::size_t>(home.tier)] = {plan.home_bytes(),
                                                               options.max_positions};
   if (home.reach == Reach::pages) {  // what is left over caches rows
     std::uint64_t left = host - needed;

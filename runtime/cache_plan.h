@@ -1,6 +1,7 @@
 // How many bytes a cache takes in which tier, before it takes any.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -29,6 +30,9 @@ struct CachePlan {
   std::uint64_t span_bytes = 0;        // raw rows of the layer in hand
   std::uint64_t coding_bytes = 0;  // of one segment: its coded rows, and the pages that they go to
   std::uint64_t rows_bytes = 0;    // of all sealed rows, in the home tier
+  // Of a session, beside rows: their records and what is published, in the file; and memory to put
+  // the latter together.
+  std::uint64_t records_bytes = 0, published_bytes = 0, saving_bytes = 0;
   std::uint32_t row_cache_rows = 0;  // a layer and KV head
   std::uint64_t row_cache_bytes = 0;
   StoreOptions stores;  // what the ledger will allow in each tier
@@ -40,7 +44,10 @@ struct CachePlan {
   std::uint64_t step_rows = 0;  // rows of a decode step: one for each timeline, at most
 
   std::uint64_t bytes_of(Tier tier) const { return stores.bytes[static_cast<std::size_t>(tier)]; }
-  std::uint64_t sealing_bytes() const { return spare_tail_bytes + span_bytes + coding_bytes; }
+  std::uint64_t sealing_bytes() const {
+    return spare_tail_bytes + span_bytes + std::max(coding_bytes, saving_bytes);
+  }
+  std::uint64_t home_bytes() const { return rows_bytes + records_bytes + published_bytes; }
   std::uint64_t host_bytes() const;
   std::uint64_t workspace_bytes() const;
   MemoryPlan lines() const;

@@ -76,6 +76,16 @@ Result<Timeline> KvCache::start() {
   TL_TRY_ASSIGN(const TimelineId id, impl_->new_timeline());
   return Timeline(this, id);
 }
+const SessionText* KvCache::saved() const { return impl_->saved ? &impl_->saved->text : nullptr; }
+Result<Timeline> KvCache::resume() {
+  TL_TRY_ASSIGN(const TimelineId id, impl_->resume());
+  return Timeline(this, id);
+}
+Status KvCache::save(const Timeline& timeline, const SessionText& text) {
+  if (timeline.cache() != this)
+    return fail(ErrorCode::invalid_argument, "save() of a timeline of another cache");
+  return impl_->save(timeline.id(), text);
+}
 Status KvCache::begin(std::span<const Token> rows, Pass pass) { return impl_->begin(rows, pass); }
 Status KvCache::append(LayerId layer, MatView<const float> keys, MatView<const float> values) {
   return impl_->append(layer, keys, values);
@@ -141,6 +151,7 @@ Status KvCache::Impl::open() {
   if (plan.staging_bytes > 0) pages.staging_bytes = plan.staging_bytes;
   TL_TRY_ASSIGN(table, PageTable::create(pages, budget.get()));
   reader = std::make_unique<Reader>(table.get());
+  if (table->keeps()) TL_TRY(open_session());
 
   for (const LayerSpec& layer : options.layers) {
     std::uint32_t a = 0;

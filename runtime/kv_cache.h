@@ -23,6 +23,7 @@
 #include "kernels/base/view.h"
 #include "runtime/layer_spec.h"
 #include "runtime/report.h"
+#include "runtime/session.h"
 #include "runtime/stop_asked.h"
 
 namespace thermocline {
@@ -49,6 +50,7 @@ struct CacheOptions {
   std::string method_directory = {};  // where names are looked up; empty: the installed one
   std::vector<std::string> method_overrides = {};  // "select.share=0.05": over the file's values
   TierOptions tiers = {};
+  SessionOptions session = {};
   std::uint32_t max_positions = 8192;  // the longest timeline; sizes the plan
   std::uint32_t max_timelines = 1;     // at the same time; sizes the plan
 };
@@ -117,6 +119,17 @@ class KvCache {
   // After every layer's attend(). On any other error than invalid_argument the step is rolled back.
   Status commit();
   void rollback();  // without a step: nothing
+
+  // Sessions: CacheOptions::session names a file. What is saved there, until it is resumed; null:
+  // nothing.
+  const SessionText* saved() const;
+  // That timeline, to the bit as it was when it was saved. On an error nothing of it is there, and
+  // the file is as it was.
+  Result<Timeline> resume();
+  // From now on the file holds this timeline and text, and not what it held: all at once, whatever
+  // happens meanwhile. Sealed rows are there already, so what is written is the tail and the text.
+  // Not in the middle of a step. On an error the file holds what it held.
+  Status save(const Timeline& timeline, const SessionText& text);
 
   std::span<const LayerSpec> layers() const;
   std::uint32_t max_positions() const;  // that a timeline can have

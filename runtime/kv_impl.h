@@ -1,11 +1,13 @@
-// What a KvCache is made of. Its work is in six files: kv_cache.cpp (the face, and the life of a
-// step), kv_timeline.cpp (the life of a timeline), kv_order.cpp (what of a step may come when),
-// kv_attend.cpp (decode), kv_prefill.cpp (many rows at once) and kv_seal.cpp (tail to segments).
+// What a KvCache is made of. Its work is in seven files: kv_cache.cpp (the face, and the life of a
+// step), kv_timeline.cpp (the life of a timeline), kv_session.cpp (its life beyond the process's),
+// kv_order.cpp (what of a step may come when), kv_attend.cpp (decode), kv_prefill.cpp (many rows at
+// once) and kv_seal.cpp (tail to segments).
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "kernels/base/buffer.h"
@@ -16,6 +18,7 @@
 #include "runtime/kv_cache.h"
 #include "runtime/method.h"
 #include "runtime/query_tiles.h"
+#include "runtime/session_manifest.h"
 #include "runtime/timeline_state.h"
 #include "tiers/budget.h"
 #include "tiers/page_table.h"
@@ -99,6 +102,7 @@ struct KvCache::Impl {
   std::unique_ptr<Budget> budget;
   std::unique_ptr<PageTable> table;
   std::unique_ptr<Reader> reader;
+  std::optional<SessionManifest> saved;  // in the session's file, until it is resumed
   CacheReport counted;
   std::vector<std::unique_ptr<TimelineState>> timelines;  // by id; null: free
 
@@ -208,6 +212,17 @@ struct KvCache::Impl {
   // Puts a run's rows before `end` into `span`, whose row 0 is at `first`.
   Status read_back(LayerId l, const Run& run, std::uint32_t first, std::uint32_t end);
 
+  // kv_session.cpp
+  std::string session_name() const { return "--session " + options.session.path; }
+  std::vector<SessionFact> session_facts() const;
+  // Reads what was saved in the file: nothing, or of the same facts.
+  Status open_session();
+  Result<TimelineId> resume();
+  Status restore_layer(LayerId l, const SessionManifest::Layer& from, std::uint32_t length,
+                       LayerState* layer);
+  Result<Run> read_run(LayerId l, const PageTable::Record& record);
+  Status save(TimelineId id, const SessionText& text);
+
   // kv_seal.cpp
   Status shape_span(LayerId l, std::size_t span_rows);
   Status open_span(LayerId l);
@@ -216,6 +231,9 @@ struct KvCache::Impl {
   // Forms segments of all of `rows` and appends them to `runs`.
   Status seal(LayerId l, const RawRows& rows, std::vector<Run>* runs, const StopSign& stop);
   Result<Run> form(LayerId l, const RawRows& rows);
+  // Memory for the index of so many rows; and what of a formation lies beside its rows, in it.
+  Result<Reservation> reserve_index(LayerId l, std::uint32_t sealed_rows);
+  Status attach(LayerId l, Formation formation, Reservation memory, Run* run);
   // Decides what becomes of raw rows at the end of a step: sealed, dropped, or the new tail, which
   // is left `where` it says.
   Status settle(LayerId l, const RawRows& raw, Pending::Tail where, Pending* into,

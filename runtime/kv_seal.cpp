@@ -74,10 +74,7 @@ struct HeldIndex {
 Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw) {
   const LayerSpec& s = spec(l);
   const CachePlan::Layer& planned = plan.layers[index(l)];
-  auto held = std::make_shared<HeldIndex>();
-  TL_TRY_ASSIGN(held->memory,
-                budget->reserve(Tier::host, Purpose::index,
-                                s.kv_heads * method.select->index_bytes(shape(l), raw.rows)));
+  TL_TRY_ASSIGN(Reservation memory, reserve_index(l, raw.rows));
   TL_TRY_ASSIGN(Formation formation, method.select->form({l, shape(l), raw}, *workers));
 
   Run run;
@@ -104,22 +101,39 @@ Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw) {
   TL_TRY_ASSIGN(run.rows,
                 table->adopt(std::move(segment), records.bytes(), plan.home.tier, Purpose::rows));
 
+  if (table->keeps()) {
+    RecordWriter more;
+    method.select->save(formation, &more);
+    TL_TRY(table->keep(*run.rows, more.bytes()));
+  }
+  TL_TRY(attach(l, std::move(formation), std::move(memory), &run));
+  return run;
+}
+
+Result<Reservation> KvCache::Impl::reserve_index(LayerId l, std::uint32_t sealed_rows) {
+  return budget->reserve(Tier::host, Purpose::index,
+                         spec(l).kv_heads * method.select->index_bytes(shape(l), sealed_rows));
+}
+
+Status KvCache::Impl::attach(LayerId l, Formation formation, Reservation memory, Run* run) {
   if (formation.summaries > 0) {
     Segment summary;
     summary.layer = l;
     summary.layout = formation.summary_layout;
-    summary.heads = s.kv_heads;
+    summary.heads = spec(l).kv_heads;
     summary.rows = formation.summaries;
-    TL_TRY_ASSIGN(run.summaries, table->adopt(std::move(summary), formation.summary_rows,
-                                              Tier::host, Purpose::index));
+    TL_TRY_ASSIGN(run->summaries, table->adopt(std::move(summary), formation.summary_rows,
+                                               Tier::host, Purpose::index));
   }
   if (formation.index) {
+    auto held = std::make_shared<HeldIndex>();
+    held->memory = std::move(memory);
     TL_TRY(held->memory.resize(formation.index->bytes()));
     held->index = std::move(formation.index);
     const SegmentIndex* plain = held->index.get();
-    run.index = std::shared_ptr<const SegmentIndex>(std::move(held), plain);
+    run->index = std::shared_ptr<const SegmentIndex>(std::move(held), plain);
   }
-  return run;
+  return {};
 }
 
 }  // namespace thermocline

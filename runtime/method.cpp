@@ -173,6 +173,7 @@ Result<Method> load_method(const std::string& name_or_path, const std::string& d
   Method method;
   method.name = fs::path(path).stem().string();
   method.summary = values.text("summary", "");
+  method.choices = values.choices();
   TL_TRY_ASSIGN(method.compress.keys, choose(values, cpu, "keys", "compress", codecs()));
   TL_TRY_ASSIGN(method.compress.values, choose(values, cpu, "values", "compress", codecs()));
   TL_TRY_ASSIGN(method.retain, choose(values, cpu, "retain", "keep", retainers()));

@@ -18,6 +18,7 @@ namespace thermocline {
 
 struct Method {
   std::string name, summary;
+  std::string choices;  // what was given for it, in one order: the same for the same method
   RowCodec compress;
   std::unique_ptr<Retainer> retain;
   std::unique_ptr<Selector> select;

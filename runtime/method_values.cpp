@@ -64,6 +64,15 @@ Result<MethodValues::Values> MethodValues::parse(const std::string& source, std:
   return values;
 }
 
+std::string MethodValues::choices() const {
+  std::string all;
+  for (const auto& [key, given] : values_) {
+    if (key.find('.') == std::string::npos) continue;  // a description
+    all += (all.empty() ? "" : ", ") + key + "=" + given.text;
+  }
+  return all;
+}
+
 std::string MethodValues::text(const std::string& key, const std::string& otherwise) const {
   const auto found = values_.find(key);
   return found == values_.end() ? otherwise : found->second.text;

@@ -21,6 +21,8 @@ class MethodValues {
   static Result<MethodValues> read(const std::string& path, std::span<const std::string> overrides,
                                    std::span<const std::string> known);
 
+  // All that was given of the choices and their parameters, in one order: "select.by=sketch, ...".
+  std::string choices() const;
   bool has(const std::string& key) const { return values_.count(key) != 0; }
   std::string text(const std::string& key, const std::string& otherwise) const;
   // The file, or the override, that gave `key`; the file where nobody did.

@@ -24,8 +24,9 @@ enum class Purpose : std::uint8_t {
   sealing,    // rows on their way into segments, and the tail that they leave
   staging,    // pages on their way up
   tables,     // of sealed rows: their positions, their pages' checksums
+  saved,      // what a session's file says of its rows: its text, tails, where everything is
 };
-inline constexpr std::size_t kPurposes = 7;
+inline constexpr std::size_t kPurposes = 8;
 std::string_view name_of(Purpose purpose);
 
 class Budget;

@@ -11,7 +11,7 @@
 namespace thermocline {
 namespace {
 
-constexpr std::size_t kWriteBytes = std::size_t{1} << 20;
+constexpr std::size_t kMoveBytes = std::size_t{1} << 20;
 
 std::uint64_t offset_bytes(const Segment& segment) {
   return segment.offset.size() * sizeof(segment.offset[0]);
@@ -100,7 +100,10 @@ Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,
   place.head_bytes = row_bytes * segment.rows;
   TL_TRY(place.home.reach == Reach::memory ? settle_in_memory(segment, records, store, &place)
                                            : settle_in_pages(segment, records, store, &place));
+  return take_in(std::move(segment), std::move(place));
+}
 
+std::shared_ptr<const Segment> PageTable::take_in(Segment segment, Place place) {
   std::uint32_t id;
   if (free_ids_.empty()) {
     id = static_cast<std::uint32_t>(places_.size());
@@ -152,20 +155,24 @@ Status PageTable::settle_in_pages(const Segment& segment, std::span<const std::b
   for (std::size_t p = 0; p < pages; ++p)
     place->checksum[p] =
         page_checksum({image.data() + p * kPageBytes, kPageBytes}, identity(*place, p));
-  if (Status written = write_home(*place, image.bytes()); !written) {
+  if (Status written = move_pages(Transfer::Kind::write, place->slot.space(), 0, image.bytes());
+      !written) {
     free_row_numbers(&layer, place->first_row, numbered);
-    if (sink_->in_flight() > 0)
-      abandoned_.push_back({std::move(image), std::move(memory), std::move(place->slot)});
-    return written;
+    return give_up(std::move(written), std::move(image), std::move(memory), std::move(place->slot));
   }
-  const std::size_t row_bytes = segment.layout.bytes();
-  for (std::uint32_t h = 0; h < segment.heads; ++h) {
-    RowCache& cache = layer.row_cache[h];
-    for (std::uint32_t r = 0; r < segment.rows && !cache.full(); ++r)
-      if (std::byte* slot = cache.insert(place->first_row + r))
-        std::memcpy(slot, records.data() + h * used + r * row_bytes, row_bytes);
-  }
+  for (std::uint32_t h = 0; h < segment.heads; ++h)
+    fill_row_cache(*place, h, records.subspan(h * used, used));
   return {};
+}
+
+void PageTable::fill_row_cache(const Place& place, std::uint32_t head,
+                               std::span<const std::byte> rows) {
+  const Layer& layer = layers_[place.layer];
+  const std::size_t row_bytes = layer.options.layout.bytes();
+  RowCache& cache = layers_[place.layer].row_cache[head];
+  for (std::uint32_t r = 0; r < place.rows && !cache.full(); ++r)
+    if (std::byte* slot = cache.insert(place.first_row + r))
+      std::memcpy(slot, rows.data() + r * row_bytes, row_bytes);
 }
 
 Status PageTable::number_place(Place* place) {
@@ -236,7 +243,7 @@ Status PageTable::quiesce() {
   while (sink_ && sink_->in_flight() > 0) {
     TL_TRY_ASSIGN(const std::size_t n, sink_->poll(done, deadline));
     if (n == 0)
-      return fail(ErrorCode::io, "scratch file: ", sink_->in_flight(),
+      return fail(ErrorCode::io, paged_name(), ": ", sink_->in_flight(),
                   " transfers of an earlier step did not finish within ",
                   options_.disk_deadline.count(), " ms");
   }
@@ -244,15 +251,16 @@ Status PageTable::quiesce() {
   return {};
 }
 
-Status PageTable::write_home(const Place& place, std::span<std::byte> bytes) {
-  const Space& space = place.slot.space();
+Status PageTable::move_pages(Transfer::Kind kind, const Space& space, std::uint64_t at,
+                             std::span<std::byte> pages) {
+  const bool writes = kind == Transfer::Kind::write;
   std::vector<Transfer> transfers;
-  for (std::size_t at = 0; at < bytes.size(); at += kWriteBytes) {
+  for (std::size_t done = 0; done < pages.size(); done += kMoveBytes) {
     Transfer transfer;
-    transfer.kind = Transfer::Kind::write;
+    transfer.kind = kind;
     transfer.file = space.file;
-    transfer.offset = space.offset + at;
-    transfer.bytes = bytes.subspan(at, std::min(kWriteBytes, bytes.size() - at));
+    transfer.offset = space.offset + at + done;
+    transfer.bytes = pages.subspan(done, std::min(kMoveBytes, pages.size() - done));
     transfer.tag = transfers.size();
     transfers.push_back(transfer);
   }
@@ -264,18 +272,32 @@ Status PageTable::write_home(const Place& place, std::span<std::byte> bytes) {
     const auto n = sink_->poll(done, std::chrono::steady_clock::now() + options_.disk_deadline);
     if (!n) return tl::unexpected<Error>(n.error());
     if (*n == 0)
-      return fail(ErrorCode::io, "scratch file: a write of ", bytes.size(), " bytes at ",
-                  space.offset, " did not finish within ", options_.disk_deadline.count(), " ms");
+      return fail(ErrorCode::io, paged_name(), ": a ", writes ? "write" : "read", " of ",
+                  pages.size(), " bytes at ", space.offset + at, " did not finish within ",
+                  options_.disk_deadline.count(), " ms");
     for (std::size_t i = 0; i < *n; ++i)
       if (done[i].error != 0 && status)
-        status = fail(ErrorCode::io, "scratch file: writing ", transfers[done[i].tag].bytes.size(),
-                      " bytes at ", transfers[done[i].tag].offset,
-                      " failed: ", errno_text(done[i].error));
+        status = fail(ErrorCode::io, paged_name(), ": ", writes ? "writing " : "reading ",
+                      transfers[done[i].tag].bytes.size(), " bytes at ",
+                      transfers[done[i].tag].offset, " failed: ", errno_text(done[i].error));
     left -= *n;
   }
   TL_TRY(status);
-  counters_.disk_bytes_written += bytes.size();
+  (writes ? counters_.disk_bytes_written : counters_.disk_bytes_read) += pages.size();
   return {};
+}
+
+Status PageTable::give_up(Status failed, Buffer pages, Reservation memory, Slot slot) {
+  if (sink_->in_flight() > 0)
+    abandoned_.push_back({std::move(pages), std::move(memory), std::move(slot)});
+  return failed;
+}
+
+const std::string& PageTable::paged_name() const {
+  for (const auto& store : stores_)
+    if (store && store->facts().reach == Reach::pages) return store->name();
+  static const std::string kNone = "disk";
+  return kNone;
 }
 
 const std::byte* PageTable::host_rows(const Segment& segment, std::uint32_t head) const {

@@ -12,13 +12,15 @@
 
 #include "kernels/base/buffer.h"
 #include "kernels/base/error.h"
+#include "kernels/base/tier_counters.h"
 #include "tiers/block.h"
 #include "tiers/budget.h"
 #include "tiers/io/sink.h"
+#include "tiers/record.h"
 #include "tiers/row_cache.h"
+#include "tiers/store/keeper.h"
 #include "tiers/store/stores.h"
 #include "tiers/tier.h"
-#include "kernels/base/tier_counters.h"
 
 namespace thermocline {
 
@@ -61,6 +63,27 @@ class PageTable {
   const std::byte* host_rows(const Segment& segment, std::uint32_t head) const;
   Tier home(const Segment& segment) const;
 
+  // Sessions: where the lowest store outlives the process (tiers/store/keeper.h). A segment is kept
+  // with a record beside its rows, written once: what it is, its pages' checksums, and `more`,
+  // which is the caller's. `segment` is at home in that store, and has no record yet.
+  bool keeps() const { return keeper() != nullptr; }
+  Status keep(const Segment& segment, std::span<const std::byte> more);
+  struct Record {  // where it is in the file, and the checksum of its bytes
+    std::uint64_t offset = 0, bytes = 0, checksum = 0;
+  };
+  Record record_of(const Segment& segment) const;
+  // From now on what is found in the file is `manifest` and these segments, which have records.
+  Status publish(std::span<const std::byte> manifest, std::span<const Segment* const> segments);
+  // The manifest of the last publication; empty: there was none.
+  Result<std::vector<std::byte>> manifest() const;
+  // A segment of the last publication, as it was when it was kept; as many of its rows as fit enter
+  // the row cache. corrupt: the file is damaged, or does not fit the layers of this table.
+  struct Restored {
+    std::shared_ptr<const Segment> segment;
+    std::vector<std::byte> more;
+  };
+  Result<Restored> restore(const Record& record);
+
   // Row numbers of a layer that were ever in use: they size the row caches' tables. For tests.
   std::uint32_t numbered_rows(std::uint32_t layer) const { return layers_[layer].rows_numbered; }
   const TierCounters& counters() const { return counters_; }
@@ -72,7 +95,9 @@ class PageTable {
   struct Place {  // of one segment
     StoreFacts home;
     Purpose purpose = Purpose::rows;
-    Slot slot;  // the records, head by head
+    Slot slot;         // the rows, head by head
+    Slot record_slot;  // where it is kept: its record
+    Record record;
     Reservation tables;
     std::uint64_t head_bytes = 0;  // of a head: its records, in pages whole ones
     // In pages:
@@ -82,8 +107,8 @@ class PageTable {
     std::uint32_t layer = 0, rows = 0;
     bool used = false;
   };
-  // A write that was given up while it may be in flight: until it is not, its pages are read, and
-  // its place in the file may be written to at any time, so neither may be anybody else's.
+  // A transfer that was given up while it may be in flight: until it is not, its pages and its
+  // place in the file may be written to at any time, so neither may be anybody else's.
   struct Abandoned {
     Buffer pages;
     Reservation memory;
@@ -109,8 +134,21 @@ class PageTable {
                           Place* place);
   Status settle_in_pages(const Segment& segment, std::span<const std::byte> records, Store* store,
                          Place* place);
-  // Writes all of a segment's pages. After an error some of it may still be in flight.
-  Status write_home(const Place& place, std::span<std::byte> pages);
+  std::shared_ptr<const Segment> take_in(Segment segment, Place place);
+  // As many of a head's rows as fit, of `rows` that begin with the first.
+  void fill_row_cache(const Place& place, std::uint32_t head, std::span<const std::byte> rows);
+  // Moves whole pages to or from `space`, in pieces. After an error some may still be in flight:
+  // give_up() then keeps what they touch.
+  Status move_pages(Transfer::Kind kind, const Space& space, std::uint64_t at,
+                    std::span<std::byte> pages);
+  Status give_up(Status failed, Buffer pages, Reservation memory, Slot slot);
+  const std::string& paged_name() const;  // of the store that is reached in pages
+  // page_table_kept.cpp
+  Keeper* keeper() const;
+  Store* keeping_store() const;
+  Status check_record(const Segment& segment, const Place& place, const Extent& rows,
+                      const RecordReader& in) const;
+  Status warm(const Segment& segment, const Place& place);
   // Row numbers for `place`, with room in the row caches' tables.
   Status number_place(Place* place);
   static std::uint32_t number_rows(Layer* layer, std::uint32_t rows);

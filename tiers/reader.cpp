@@ -124,7 +124,7 @@ Status Reader::complete(const Completion& completion) {
   Planned& fold = planned_[extent.fold];
   if (completion.error != 0) {
     if (extent.again)
-      return fail(ErrorCode::io, "scratch file: reading ", extent.bytes, " bytes at ",
+      return fail(ErrorCode::io, table_.paged_name(), ": reading ", extent.bytes, " bytes at ",
                   extent.file_offset, " failed twice: ", errno_text(completion.error));
     extent.again = true;
     table_.counters_.pages_read_again += extent.bytes / kPageBytes;
@@ -145,7 +145,7 @@ Status Reader::wait_for_some() {
   TL_TRY_ASSIGN(const std::size_t n, table_.sink_->poll(done, std::chrono::steady_clock::now() +
                                                                   table_.options_.disk_deadline));
   if (n == 0)
-    return fail(ErrorCode::io, "scratch file: ", table_.sink_->in_flight(),
+    return fail(ErrorCode::io, table_.paged_name(), ": ", table_.sink_->in_flight(),
                 " reads did not finish within ", table_.options_.disk_deadline.count(), " ms");
   for (std::size_t i = 0; i < n; ++i) TL_TRY(complete(done[i]));
   return {};
@@ -231,7 +231,7 @@ Status Reader::read_again(const ReadyFold& failed) {
     if (!n) {
       status = tl::unexpected<Error>(n.error());
     } else if (*n == 0) {
-      status = fail(ErrorCode::io, "scratch file: a read did not finish within ",
+      status = fail(ErrorCode::io, table_.paged_name(), ": a read did not finish within ",
                     table_.options_.disk_deadline.count(), " ms");
     } else {
       for (std::size_t i = 0; i < *n && status; ++i) status = complete(done[i]);
@@ -239,7 +239,7 @@ Status Reader::read_again(const ReadyFold& failed) {
   }
   TL_TRY(status);
   if (!verify(failed))
-    return fail(ErrorCode::corrupt, "scratch file: ", fold.last_check - fold.first_check,
+    return fail(ErrorCode::corrupt, table_.paged_name(), ": ", fold.last_check - fold.first_check,
                 " pages read from offset ", extents_[fold.first_extent].file_offset,
                 " do not match their checksums, twice: the disk returned damaged data");
   return {};

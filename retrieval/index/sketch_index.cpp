@@ -1,5 +1,6 @@
 #include "retrieval/index/sketch_index.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace thermocline {
@@ -34,6 +35,21 @@ Result<std::shared_ptr<SketchIndex>> SketchIndex::create(std::uint32_t heads, st
   index->head_stride_ = head_bytes(rows, key_dim, clusters);
   TL_TRY_ASSIGN(index->buffer_, Buffer::create(heads * index->head_stride_));
   std::memset(index->buffer_.data(), 0, index->buffer_.size());
+  return index;
+}
+
+Result<std::shared_ptr<SketchIndex>> SketchIndex::load(std::uint32_t heads, std::uint32_t rows,
+                                                       std::uint32_t key_dim,
+                                                       std::uint32_t clusters, RecordReader* in) {
+  TL_TRY_ASSIGN(const auto bytes, in->raw("index", heads * head_bytes(rows, key_dim, clusters)));
+  TL_TRY_ASSIGN(std::shared_ptr<SketchIndex> index, create(heads, rows, key_dim, clusters));
+  std::memcpy(index->buffer_.data(), bytes.data(), bytes.size());
+  for (std::uint32_t h = 0; h < heads; ++h) {
+    const std::span<const std::uint16_t> starts = index->starts(h);
+    if (starts.front() != 0 || starts.back() != rows ||
+        !std::is_sorted(starts.begin(), starts.end()))
+      return in->corrupt("index", "has clusters of head ", h, " that do not cover its rows");
+  }
   return index;
 }
 

@@ -9,6 +9,7 @@
 #include "kernels/base/buffer.h"
 #include "kernels/sketch.h"
 #include "tiers/block.h"
+#include "tiers/record.h"
 
 namespace thermocline {
 
@@ -25,7 +26,13 @@ class SketchIndex final : public SegmentIndex {
   static std::uint64_t head_bytes(std::uint32_t rows, std::uint32_t key_dim,
                                   std::uint32_t clusters);
 
+  // What save() wrote of an index of this shape. corrupt: it is not that.
+  static Result<std::shared_ptr<SketchIndex>> load(std::uint32_t heads, std::uint32_t rows,
+                                                   std::uint32_t key_dim, std::uint32_t clusters,
+                                                   RecordReader* in);
+
   std::uint64_t bytes() const override { return buffer_.size(); }
+  void save(RecordWriter* out) const { out->raw(buffer_.bytes()); }
   std::uint32_t rows() const { return rows_; }
   std::uint32_t clusters() const { return clusters_; }
 

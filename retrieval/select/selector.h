@@ -14,6 +14,7 @@
 #include "kernels/base/workers.h"
 #include "kernels/cpu/table.h"
 #include "tiers/block.h"
+#include "tiers/record.h"
 
 namespace thermocline {
 
@@ -86,6 +87,15 @@ class Selector {
   // Called with at most kSegmentRows rows. Work is spread over `workers`; its cut is fixed, so the
   // formation does not depend on the number of threads.
   virtual Result<Formation> form(const Sealing& sealing, const Workers& workers) const = 0;
+
+  // For a file that outlives the process: what of a formation is kept beside its rows, summaries
+  // and index; and the same again, without the order, of `rows` rows in each of `heads` KV heads.
+  // `in` is untrusted: corrupt, where form() could not have made that.
+  virtual void save(const Formation&, RecordWriter* /*out*/) const {}
+  virtual Result<Formation> load(HeadShape, std::uint32_t /*heads*/, std::uint32_t /*rows*/,
+                                 RecordReader* /*in*/) const {
+    return Formation();
+  }
 
   // Fills out[i] for query.lists[i], whatever other lists there are. Threads of `workers` may call
   // it at the same time, each for lists of its own. Allocates nothing once scratch has grown to the

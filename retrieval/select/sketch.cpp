@@ -198,6 +198,25 @@ std::uint64_t SketchSelector::clusters(std::uint64_t rows) const {
   return whole * of(kSegmentRows) + of(rest);
 }
 
+void SketchSelector::save(const Formation& formation, RecordWriter* out) const {
+  out->raw(formation.summary_rows);
+  static_cast<const SketchIndex&>(*formation.index).save(out);
+}
+
+Result<Formation> SketchSelector::load(HeadShape shape, std::uint32_t heads, std::uint32_t rows,
+                                       RecordReader* in) const {
+  Formation formation;
+  formation.summaries = static_cast<std::uint32_t>(clusters(rows));
+  formation.summary_layout = summary_layout(shape);
+  TL_TRY_ASSIGN(const auto summary_rows,
+                in->raw("summaries", std::uint64_t{formation.summaries} *
+                                         formation.summary_layout.bytes() * heads));
+  formation.summary_rows.assign(summary_rows.begin(), summary_rows.end());
+  TL_TRY_ASSIGN(formation.index,
+                SketchIndex::load(heads, rows, shape.key_dim, formation.summaries, in));
+  return formation;
+}
+
 std::uint64_t SketchSelector::index_bytes(HeadShape shape, std::uint64_t rows) const {
   const std::uint64_t whole = rows / kSegmentRows;
   const std::uint32_t rest = static_cast<std::uint32_t>(rows % kSegmentRows);

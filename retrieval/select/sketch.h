@@ -49,6 +49,9 @@ class SketchSelector final : public Selector {
   std::string_view name() const override { return "sketch"; }
   SelectorFacts facts() const override { return {.order = RowOrder::own}; }
   Result<Formation> form(const Sealing& sealing, const Workers& workers) const override;
+  void save(const Formation& formation, RecordWriter* out) const override;
+  Result<Formation> load(HeadShape shape, std::uint32_t heads, std::uint32_t rows,
+                         RecordReader* in) const override;
   // A run without a sketch (formed by another method) is read whole, above the budget.
   Result<Chosen> choose(const LayerQuery& query, const Workers& workers,
                         std::span<ReadList> out) override;

@@ -16,6 +16,10 @@ class DeviceStandIn final : public Store {
   // Everything that was taken is given back.
   ~DeviceStandIn() override { EXPECT_EQ(taken_, 0); }
   StoreFacts facts() const override { return {Tier::device, Reach::memory}; }
+  const std::string& name() const override {
+    static const std::string kName = "stand-in";
+    return kName;
+  }
   Result<Space> take(std::uint64_t bytes) override {
     TL_TRY_ASSIGN(const Space space, memory_.take(bytes));
     ++taken_;

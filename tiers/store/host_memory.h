@@ -15,6 +15,10 @@ class HostMemory final : public Store {
  public:
   static constexpr StoreFacts kFacts = {Tier::host, Reach::memory};
   StoreFacts facts() const override { return kFacts; }
+  const std::string& name() const override {
+    static const std::string kName = "host memory";
+    return kName;
+  }
   Result<Space> take(std::uint64_t bytes) override;
   void give(const Space& space) override;
 

@@ -37,16 +37,27 @@ struct Space {
   std::uint64_t offset = 0;      // that begins here
 };
 
+// A part of a file, whole pages.
+struct Extent {
+  std::uint64_t offset = 0, bytes = 0;
+};
+
+class Keeper;
+
 // Belongs to one thread; what it gave may be read and written from any.
 class Store {
  public:
   virtual ~Store() = default;
   virtual StoreFacts facts() const = 0;
+  // What messages call it, with its place: "--session notes.tls".
+  virtual const std::string& name() const = 0;
   // exhausted: what is needed, what there is, which flag to change.
   virtual Result<Space> take(std::uint64_t bytes) = 0;
   // What take() returned. No transfer may be in flight to it: it could arrive over what the next
   // owner has written.
   virtual void give(const Space& space) = 0;
+  // Itself, where its content outlives the process; else null.
+  virtual Keeper* keeper() { return nullptr; }
   // What whoever asked for the store should know; "": nothing.
   virtual std::string note() const { return {}; }
 };
@@ -58,6 +69,8 @@ class Slot {
   Slot() = default;
   // exhausted: the ledger's refusal, or the store's.
   static Result<Slot> take(Store* store, Budget* budget, Purpose purpose, std::uint64_t bytes);
+  // Of an extent that was in a kept store before it was opened.
+  static Result<Slot> claim(Store* store, Budget* budget, Purpose purpose, const Extent& extent);
   Slot(Slot&& other) noexcept
       : store_(std::exchange(other.store_, nullptr)),
         space_(other.space_),

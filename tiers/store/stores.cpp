@@ -5,45 +5,60 @@
 
 #include "tiers/store/host_memory.h"
 #include "tiers/store/scratch_file.h"
+#include "tiers/store/session_file.h"
 
 namespace thermocline {
 namespace {
 
-// Host memory is always there: what it may hold is the ledger's to refuse.
-bool is_there(const StoreOptions& options, Tier tier) {
-  return tier == Tier::host || options.bytes[static_cast<std::size_t>(tier)] > 0;
-}
+constexpr auto kDisk = static_cast<std::size_t>(Tier::disk);
 
+// Host memory is always there: what it may hold is the ledger's to refuse.
+bool has_host(const StoreOptions&) { return true; }
 Result<std::unique_ptr<Store>> open_host(const StoreOptions&) {
   return std::make_unique<HostMemory>();
 }
 Result<std::string> probe_host(const StoreOptions&) { return std::string(); }
 
+bool has_scratch(const StoreOptions& options) {
+  return options.bytes[kDisk] > 0 && options.session.empty();
+}
 Result<std::unique_ptr<Store>> open_scratch(const StoreOptions& options) {
-  constexpr auto kDisk = static_cast<std::size_t>(Tier::disk);
   TL_TRY_ASSIGN(ScratchFile file, ScratchFile::create(options.directory, options.bytes[kDisk],
                                                       options.planned[kDisk]));
   return std::make_unique<ScratchFile>(std::move(file));
 }
 Result<std::string> probe_scratch(const StoreOptions& options) {
-  return ScratchFile::probe(options.directory,
-                            options.planned[static_cast<std::size_t>(Tier::disk)]);
+  return ScratchFile::probe(options.directory, options.planned[kDisk]);
 }
 
-// A new store is its file and a line here.
+bool has_session(const StoreOptions& options) {
+  return options.bytes[kDisk] > 0 && !options.session.empty();
+}
+Result<std::unique_ptr<Store>> open_session(const StoreOptions& options) {
+  TL_TRY_ASSIGN(SessionFile file,
+                SessionFile::open(options.session, options.bytes[kDisk], options.planned[kDisk]));
+  return std::make_unique<SessionFile>(std::move(file));
+}
+Result<std::string> probe_session(const StoreOptions& options) {
+  return SessionFile::probe(options.session, options.planned[kDisk]);
+}
+
+// A new store is its file and a line here. At most one of a tier is there.
 struct Kind {
   StoreFacts facts;
+  bool (*is_there)(const StoreOptions&);
   Result<std::unique_ptr<Store>> (*open)(const StoreOptions&);
   Result<std::string> (*probe)(const StoreOptions&);
 };
-constexpr Kind kKinds[] = {{HostMemory::kFacts, open_host, probe_host},
-                           {ScratchFile::kFacts, open_scratch, probe_scratch}};
+constexpr Kind kKinds[] = {{HostMemory::kFacts, has_host, open_host, probe_host},
+                           {ScratchFile::kFacts, has_scratch, open_scratch, probe_scratch},
+                           {SessionFile::kFacts, has_session, open_session, probe_session}};
 
 }  // namespace
 
 std::optional<Reach> reach_of(const StoreOptions& options, Tier tier) {
   for (const Kind& kind : kKinds)
-    if (kind.facts.tier == tier && is_there(options, tier)) return kind.facts.reach;
+    if (kind.facts.tier == tier && kind.is_there(options)) return kind.facts.reach;
   return std::nullopt;
 }
 
@@ -55,7 +70,7 @@ bool any_in_pages(const StoreOptions& options) {
 Result<Stores> open_stores(const StoreOptions& options) {
   Stores stores;
   for (const Kind& kind : kKinds) {
-    if (!is_there(options, kind.facts.tier)) continue;
+    if (!kind.is_there(options)) continue;
     TL_TRY_ASSIGN(stores[static_cast<std::size_t>(kind.facts.tier)], kind.open(options));
   }
   return stores;
@@ -64,7 +79,7 @@ Result<Stores> open_stores(const StoreOptions& options) {
 Result<std::vector<std::string>> probe_stores(const StoreOptions& options) {
   std::vector<std::string> notes;
   for (const Kind& kind : kKinds) {
-    if (!is_there(options, kind.facts.tier)) continue;
+    if (!kind.is_there(options)) continue;
     TL_TRY_ASSIGN(std::string note, kind.probe(options));
     if (!note.empty()) notes.push_back(std::move(note));
   }

@@ -19,6 +19,7 @@ struct StoreOptions {
   // That each tier may hold. 0: the tier is not there, which host memory always is.
   std::array<std::uint64_t, kTiers> bytes{};
   std::string directory = {};  // of the disk's scratch file
+  std::string session = {};    // the disk's file, where it is to be kept; "": a scratch file
   // Of each tier: a store that has not as much refuses to open.
   std::array<PlannedUse, kTiers> planned{};
 };

@@ -19,6 +19,10 @@ constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 class Refusing final : public Store {
  public:
   StoreFacts facts() const override { return {Tier::disk, Reach::pages}; }
+  const std::string& name() const override {
+    static const std::string kName = "refusing";
+    return kName;
+  }
   Result<Space> take(std::uint64_t) override { return fail(ErrorCode::exhausted, "full"); }
   void give(const Space&) override { ADD_FAILURE() << "nothing was taken"; }
 };

@@ -1,0 +1,194 @@
+// A timeline that outlives its process: saved into the file that its rows are in, and resumed.
+#include <algorithm>
+#include <array>
+#include <cinttypes>
+#include <cstdio>
+#include <cstring>
+
+#include "runtime/kv_impl.h"
+#include "tiers/io/checksum.h"
+#include "tiers/record.h"
+
+namespace thermocline {
+namespace {
+
+// Short, and the same wherever these values are.
+std::string print_of(const RecordWriter& values) {
+  std::array<char, 17> text{};
+  std::snprintf(text.data(), text.size(), "%016" PRIx64, page_checksum(values.bytes(), 0));
+  return text.data();
+}
+
+std::string layers_fact(std::span<const LayerSpec> layers) {
+  RecordWriter values;
+  for (const LayerSpec& layer : layers)
+    for (const std::uint32_t value :
+         {layer.q_heads, layer.kv_heads, layer.key_dim, layer.value_dim, layer.window})
+      values.value(value);
+  return std::to_string(layers.size()) + " layers, " + print_of(values);
+}
+
+std::string rotation_fact(std::span<const LayerSpec> layers) {
+  RecordWriter values;
+  for (const LayerSpec& layer : layers) {
+    values.value(static_cast<std::uint32_t>(layer.rope.pairs));
+    values.value(layer.rope.magnitude);
+    values.list(std::span<const float>(layer.rope.inverse_frequency));
+  }
+  return print_of(values);
+}
+
+// [heads][rows] records of a store's first `rows` rows; and back.
+std::vector<std::byte> rows_of(const RawStore& store, const RowLayout& layout, std::uint32_t heads,
+                               std::uint32_t rows) {
+  const std::size_t head_bytes = std::size_t{rows} * layout.bytes();
+  std::vector<std::byte> bytes(heads * head_bytes);
+  for (std::uint32_t h = 0; h < heads && rows > 0; ++h)
+    std::memcpy(bytes.data() + h * head_bytes, store.row(h, 0), head_bytes);
+  return bytes;
+}
+void put_rows(std::span<const std::byte> bytes, const RowLayout& layout, std::uint32_t heads,
+              std::uint32_t rows, const RawStore* store) {
+  const std::size_t head_bytes = std::size_t{rows} * layout.bytes();
+  for (std::uint32_t h = 0; h < heads && rows > 0; ++h)
+    std::memcpy(store->row(h, 0), bytes.data() + h * head_bytes, head_bytes);
+}
+
+}  // namespace
+
+std::vector<SessionFact> KvCache::Impl::session_facts() const {
+  std::vector<SessionFact> facts = options.session.facts;
+  facts.push_back({"layers", layers_fact(options.layers)});
+  facts.push_back({"rotation", rotation_fact(options.layers)});
+  facts.push_back({"method", method.choices});
+  return facts;
+}
+
+Status KvCache::Impl::open_session() {
+  TL_TRY_ASSIGN(const std::vector<std::byte> bytes, table->manifest());
+  if (bytes.empty()) return {};
+  const std::string name = session_name();
+  TL_TRY_ASSIGN(SessionManifest manifest, SessionManifest::decode(bytes, name));
+  for (const SessionFact& due : session_facts()) {
+    const auto found = std::find_if(manifest.facts.begin(), manifest.facts.end(),
+                                    [&](const SessionFact& fact) { return fact.name == due.name; });
+    if (found == manifest.facts.end())
+      return fail(ErrorCode::invalid_argument, name, ": it does not say its ", due.name,
+                  ", which here is ", due.value, ": name another file");
+    if (found->value != due.value)
+      return fail(ErrorCode::invalid_argument, name, " is of ", due.name, " ", found->value,
+                  ", and this run's is ", due.value, ": run it as then, or name another file");
+  }
+  saved = std::move(manifest);
+  return {};
+}
+
+Result<Run> KvCache::Impl::read_run(LayerId l, const PageTable::Record& record) {
+  TL_TRY_ASSIGN(PageTable::Restored restored, table->restore(record));
+  RecordReader in(restored.more, session_name() + ": record at " + std::to_string(record.offset));
+  Run run;
+  run.rows = std::move(restored.segment);
+  if (run.rows->layer != l)
+    return in.corrupt("layer", "is ", index(run.rows->layer), ", and layer ", index(l),
+                      " refers to it");
+  TL_TRY_ASSIGN(Reservation memory, reserve_index(l, run.rows->rows));
+  TL_TRY_ASSIGN(Formation formation,
+                method.select->load(shape(l), spec(l).kv_heads, run.rows->rows, &in));
+  TL_TRY(in.end());
+  TL_TRY(attach(l, std::move(formation), std::move(memory), &run));
+  return run;
+}
+
+// The runs follow each other from the sinks to the tail.
+Status KvCache::Impl::restore_layer(LayerId l, const SessionManifest::Layer& from,
+                                    std::uint32_t length, LayerState* layer) {
+  const CachePlan::Layer& planned = plan.layers[index(l)];
+  const std::uint32_t heads = spec(l).kv_heads;
+  const auto refuse = [&](const auto&... what) {
+    return fail(ErrorCode::corrupt, session_name(), ": layer ", index(l), " ", what...);
+  };
+  const std::uint32_t sinks = std::min(length, planned.sinks);
+  const std::uint32_t tail = length > from.tail_first ? length - from.tail_first : 0;
+  if (from.tail_first < planned.sinks || (length > planned.sinks && from.tail_first > length) ||
+      tail + kMaxStepRows > planned.tail_capacity)
+    return refuse("has a tail from ", from.tail_first, " in a timeline of ", length);
+  const std::size_t row_bytes = std::size_t{planned.raw.bytes()} * heads;
+  if (from.sinks.size() != row_bytes * sinks || from.tail.size() != row_bytes * tail)
+    return refuse("has ", from.sinks.size(), " bytes of sinks and ", from.tail.size(),
+                  " of tail, for ", sinks, " and ", tail, " rows");
+  std::uint32_t next = planned.sinks;
+  for (const PageTable::Record& record : from.runs) {
+    TL_TRY_ASSIGN(Run run, read_run(l, record));
+    if (run.rows->first_position != next || run.rows->rows > from.tail_first - next)
+      return refuse("has a run of ", run.rows->rows, " rows from ", run.rows->first_position,
+                    ", and one from ", next, " to at most ", from.tail_first, " was due");
+    next += run.rows->rows;
+    layer->runs.push_back(std::move(run));
+  }
+  if (planned.seals && next != from.tail_first)
+    return refuse("has rows sealed up to ", next, " and a tail from ", from.tail_first);
+  if (!planned.seals && !layer->runs.empty()) return refuse("has sealed rows, and seals none");
+  put_rows(from.sinks, planned.raw, heads, sinks, &layer->sinks);
+  put_rows(from.tail, planned.raw, heads, tail, &layer->tail);
+  layer->tail_first = from.tail_first;
+  return {};
+}
+
+Result<TimelineId> KvCache::Impl::resume() {
+  if (!saved)
+    return fail(ErrorCode::not_found, options.session.path.empty()
+                                          ? "resume() of a cache without a session"
+                                          : session_name() + " holds no session yet");
+  const SessionManifest from = std::move(*saved);
+  saved.reset();
+  if (from.layers.size() != options.layers.size())
+    return fail(ErrorCode::corrupt, session_name(), ": it has ", from.layers.size(),
+                " layers, the cache ", options.layers.size());
+  if (from.length > options.max_positions)
+    return fail(ErrorCode::exhausted, session_name(), " holds ", from.length,
+                " positions, and this cache was made for ", options.max_positions, ": raise -c");
+  TL_TRY_ASSIGN(const TimelineId id, new_timeline());
+  for (std::uint32_t l = 0; l < options.layers.size(); ++l) {
+    Status restored =
+        restore_layer(LayerId{l}, from.layers[l], from.length, &layer_state(id, LayerId{l}));
+    if (!restored) {
+      end(id);
+      return tl::unexpected(std::move(restored).error());
+    }
+  }
+  timeline(id).length = from.length;
+  return id;
+}
+
+Status KvCache::Impl::save(TimelineId id, const SessionText& text) {
+  if (!table->keeps())
+    return fail(ErrorCode::invalid_argument, "save() of a cache without a session");
+  if (!rows.empty())
+    return fail(ErrorCode::invalid_argument,
+                "save() in the middle of a step: commit() or rollback() ends it");
+  const TimelineState& state = timeline(id);
+  if (!text.tokens.empty() && text.tokens.size() < state.length)
+    return fail(ErrorCode::invalid_argument, "save() of ", text.tokens.size(),
+                " tokens with a timeline of ", state.length, " positions");
+  SessionManifest manifest;
+  manifest.facts = session_facts();
+  manifest.text = text;
+  manifest.length = state.length;
+  std::vector<const Segment*> segments;
+  for (std::uint32_t l = 0; l < options.layers.size(); ++l) {
+    const LayerState& layer = state.layers[l];
+    const CachePlan::Layer& planned = plan.layers[l];
+    const std::uint32_t heads = options.layers[l].kv_heads;
+    SessionManifest::Layer& kept = manifest.layers.emplace_back();
+    kept.tail_first = layer.tail_first;
+    kept.sinks = rows_of(layer.sinks, planned.raw, heads, std::min(state.length, planned.sinks));
+    kept.tail = rows_of(layer.tail, planned.raw, heads, state.tail_rows(layer));
+    for (const Run& run : layer.runs) {
+      kept.runs.push_back(table->record_of(*run.rows));
+      segments.push_back(run.rows.get());
+    }
+  }
+  return table->publish(manifest.encode(), segments);
+}
+
+}  // namespace thermocline

@@ -1,0 +1,62 @@
+#include "runtime/session_manifest.h"
+
+#include "tiers/record.h"
+
+namespace thermocline {
+
+std::vector<std::byte> SessionManifest::encode() const {
+  RecordWriter out;
+  out.value(static_cast<std::uint32_t>(facts.size()));
+  for (const SessionFact& fact : facts) {
+    out.text(fact.name);
+    out.text(fact.value);
+  }
+  out.list(std::span<const int>(text.tokens));
+  out.value(text.seed);
+  out.value(text.draws);
+  out.text(text.note);
+  out.value(length);
+  out.value(static_cast<std::uint32_t>(layers.size()));
+  for (const Layer& layer : layers) {
+    out.value(layer.tail_first);
+    out.list(std::span<const std::byte>(layer.sinks));
+    out.list(std::span<const std::byte>(layer.tail));
+    out.list(std::span<const PageTable::Record>(layer.runs));
+  }
+  return {out.bytes().begin(), out.bytes().end()};
+}
+
+Result<SessionManifest> SessionManifest::decode(std::span<const std::byte> bytes,
+                                                const std::string& name) {
+  SessionManifest manifest;
+  RecordReader in(bytes, name);
+  std::uint32_t facts = 0, layers = 0;
+  TL_TRY(in.value("facts", &facts));
+  for (std::uint32_t f = 0; f < facts; ++f) {
+    SessionFact fact;
+    TL_TRY(in.text("fact", &fact.name));
+    TL_TRY(in.text("fact", &fact.value));
+    manifest.facts.push_back(std::move(fact));
+  }
+  TL_TRY(in.list("tokens", &manifest.text.tokens));
+  TL_TRY(in.value("seed", &manifest.text.seed));
+  TL_TRY(in.value("draws", &manifest.text.draws));
+  TL_TRY(in.text("note", &manifest.text.note));
+  TL_TRY(in.value("length", &manifest.length));
+  if (manifest.length > manifest.text.tokens.size() && !manifest.text.tokens.empty())
+    return in.corrupt("length", "is ", manifest.length, " of ", manifest.text.tokens.size(),
+                      " tokens");
+  TL_TRY(in.value("layers", &layers));
+  for (std::uint32_t l = 0; l < layers; ++l) {
+    Layer layer;
+    TL_TRY(in.value("tail_first", &layer.tail_first));
+    TL_TRY(in.list("sinks", &layer.sinks));
+    TL_TRY(in.list("tail", &layer.tail));
+    TL_TRY(in.list("runs", &layer.runs));
+    manifest.layers.push_back(std::move(layer));
+  }
+  TL_TRY(in.end());
+  return manifest;
+}
+
+}  // namespace thermocline

@@ -1,0 +1,339 @@
+// Timelines that outlive their cache: what goes on from a file is what never stopped, to the bit,
+// and what cannot go on says why and breaks nothing.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include "kernels/base/buffer.h"
+#include "runtime/kv_cache.h"
+
+namespace thermocline {
+namespace {
+
+namespace fs = std::filesystem;
+
+LayerSpec layer(std::uint32_t kv_heads, std::uint32_t group, std::uint32_t key_dim,
+                std::uint32_t value_dim, std::uint32_t window) {
+  LayerSpec spec;
+  spec.kv_heads = kv_heads;
+  spec.q_heads = kv_heads * group;
+  spec.key_dim = key_dim;
+  spec.value_dim = value_dim;
+  spec.window = window;
+  spec.scale = 1.0f / std::sqrt(static_cast<float>(key_dim));
+  for (std::uint32_t i = 0; i < key_dim / 2; ++i)
+    spec.rope.inverse_frequency.push_back(std::pow(10000.0f, -2.0f * float(i) / float(key_dim)));
+  return spec;
+}
+
+class KvSession : public ::testing::TestWithParam<const char*> {
+ protected:
+  KvSession() {
+    std::string pattern = ::testing::TempDir() + "session-XXXXXX";
+    root_ = ::mkdtemp(pattern.data());
+  }
+  ~KvSession() override { fs::remove_all(root_); }
+
+  CacheOptions options(const std::string& file) const {
+    CacheOptions made;
+    made.layers = {layer(2, 3, 32, 48, 0), layer(1, 2, 64, 64, 0), layer(2, 1, 32, 32, 100)};
+    made.method = GetParam();
+    made.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+    made.method_overrides = {"steady.recent=32", "steady.seal=64"};
+    if (made.method == "sketch") made.method_overrides.push_back("select.min_rows=20");
+    made.max_positions = 3000;
+    made.max_timelines = 3;
+    made.session.path = root_ + "/" + file;
+    made.session.facts = {{"model", "none, 1"}};
+    return made;
+  }
+  static std::unique_ptr<KvCache> open(const CacheOptions& options) {
+    auto cache = KvCache::create(options, 2, "auto");
+    EXPECT_TRUE(cache) << (cache ? "" : cache.error().message);
+    return cache ? std::move(*cache) : nullptr;
+  }
+  std::string refusal(const CacheOptions& options) const {
+    const auto cache = KvCache::create(options, 1, "auto");
+    return cache ? "accepted" : cache.error().message;
+  }
+  std::string root_;
+};
+
+// Rows that position and text alone decide. Returns what attention gave, of all layers.
+Result<std::vector<float>> advance(KvCache* cache, const Timeline& timeline, std::uint32_t rows,
+                                   Pass pass, unsigned text = 1) {
+  std::vector<Token> at;
+  for (std::uint32_t r = 0; r < rows; ++r) at.push_back({timeline.id(), timeline.length() + r});
+  TL_TRY(cache->begin(at, pass));
+  std::vector<float> all;
+  for (std::uint32_t l = 0; l < cache->layers().size(); ++l) {
+    const LayerSpec& spec = cache->layers()[l];
+    const auto made = [&](std::size_t columns, unsigned what) {
+      std::vector<float> values;
+      for (const Token& token : at) {
+        std::mt19937 random(((text * 31 + what) * 31 + l) * 100003 + token.position);
+        std::normal_distribution<float> normal;
+        for (std::size_t c = 0; c < columns; ++c) values.push_back(normal(random));
+      }
+      return values;
+    };
+    const std::size_t k = spec.kv_heads * spec.key_dim, v = spec.kv_heads * spec.value_dim;
+    const auto keys = made(k, 1), values = made(v, 2),
+               queries = made(spec.q_heads * spec.key_dim, 3);
+    std::vector<float> out(rows * spec.q_heads * spec.value_dim);
+    TL_TRY(cache->append(LayerId{l}, {keys.data(), rows, k}, {values.data(), rows, v}));
+    TL_TRY(cache->attend(LayerId{l}, {queries.data(), rows, queries.size() / rows},
+                         {out.data(), rows, out.size() / rows}));
+    all.insert(all.end(), out.begin(), out.end());
+  }
+  TL_TRY(cache->commit());
+  return all;
+}
+
+SessionText text_of(std::uint32_t tokens) {
+  SessionText text;
+  for (std::uint32_t t = 0; t < tokens; ++t) text.tokens.push_back(static_cast<int>(t * 7 % 1000));
+  text.seed = 42;
+  text.draws = tokens;
+  text.note = "by the caller";
+  return text;
+}
+
+TEST_P(KvSession, GoesOnAsIfItHadNeverStopped) {
+  CacheOptions straight = options("");
+  straight.session.path.clear();
+  const auto reference = open(straight);
+  ASSERT_TRUE(reference);
+  Timeline never = std::move(*reference->start());
+  CacheOptions again = options("s.tls");
+  std::mt19937_64 random(5);
+  std::uint64_t read = 0;
+  for (int stop = 0; stop < 8; ++stop) {
+    // Everything cached, nothing, or what is left.
+    again.tiers.host_bytes = kAutoBytes;
+    if (stop % 2 == 1) {
+      const auto plan = KvCache::plan(again);
+      ASSERT_TRUE(plan) << plan.error().message;
+      again.tiers.host_bytes = 0;
+      for (const MemoryLine& line : plan->lines)
+        if (line.tier == "host" && line.purpose != "row_cache")
+          again.tiers.host_bytes += line.bytes;
+    }
+    const auto cache = open(again);
+    ASSERT_TRUE(cache);
+    Timeline timeline;
+    if (stop == 0) {
+      EXPECT_EQ(cache->saved(), nullptr);
+      EXPECT_EQ(cache->resume().error().code, ErrorCode::not_found);
+      timeline = std::move(*cache->start());
+    } else {
+      ASSERT_NE(cache->saved(), nullptr);
+      EXPECT_EQ(cache->saved()->draws, never.length());
+      EXPECT_EQ(cache->saved()->note, "by the caller");
+      auto resumed = cache->resume();
+      ASSERT_TRUE(resumed) << resumed.error().message;
+      timeline = std::move(*resumed);
+      EXPECT_EQ(cache->saved(), nullptr);
+    }
+    ASSERT_EQ(timeline.length(), never.length());
+    for (int step = 0; step < 4; ++step) {
+      const bool decodes = step % 2 == 1 && never.length() > 0;
+      const auto rows = static_cast<std::uint32_t>(decodes ? 1 + random() % 4 : 1 + random() % 150);
+      const Pass pass = decodes ? Pass::decode : Pass::prefill;
+      const auto one = advance(cache.get(), timeline, rows, pass);
+      const auto other = advance(reference.get(), never, rows, pass);
+      ASSERT_TRUE(one) << one.error().message;
+      ASSERT_TRUE(other) << other.error().message;
+      ASSERT_EQ(*one, *other) << "after stop " << stop;
+    }
+    if (stop == 5) {  // back to where a sliding window still reaches
+      const std::uint32_t cut = never.length() - 5;
+      ASSERT_TRUE(never.truncate(cut));
+      ASSERT_TRUE(timeline.truncate(cut));
+    }
+    const Status saved = cache->save(timeline, text_of(timeline.length()));
+    ASSERT_TRUE(saved) << saved.error().message;
+    read += cache->report().disk_bytes_read;
+  }
+  EXPECT_GT(never.length(), 600u);
+  EXPECT_GT(read, 0u);
+}
+
+TEST_P(KvSession, SavingRewritesNothing) {
+  const auto cache = open(options("s.tls"));
+  ASSERT_TRUE(cache);
+  Timeline timeline = std::move(*cache->start());
+  ASSERT_TRUE(advance(cache.get(), timeline, 1500, Pass::prefill));
+  const std::uint64_t sealed = cache->report().disk_bytes_written;
+  EXPECT_FALSE(fs::exists(root_ + "/s.tls")) << "it has no name yet";
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(cache->save(timeline, text_of(1500)));
+  EXPECT_EQ(cache->report().disk_bytes_written, sealed);
+  struct stat found {};
+  ASSERT_EQ(::stat((root_ + "/s.tls").c_str(), &found), 0);
+  EXPECT_EQ(found.st_mode & 07777, 0600u);
+  // What earlier saves wrote is free again.
+  const auto blocks = found.st_blocks;
+  for (int i = 0; i < 20; ++i) ASSERT_TRUE(cache->save(timeline, text_of(1500)));
+  ASSERT_EQ(::stat((root_ + "/s.tls").c_str(), &found), 0);
+  EXPECT_EQ(found.st_blocks, blocks);
+}
+
+TEST_P(KvSession, ForksAndCutsLeaveWhatIsSavedWhole) {
+  std::vector<float> due;
+  {
+    const auto cache = open(options("s.tls"));
+    ASSERT_TRUE(cache);
+    Timeline timeline = std::move(*cache->start());
+    ASSERT_TRUE(advance(cache.get(), timeline, 900, Pass::prefill));
+    ASSERT_TRUE(cache->save(timeline, text_of(900)));
+    Timeline branch = std::move(*timeline.fork());
+    due = *advance(cache.get(), branch, 2, Pass::decode);
+    // The one that was saved goes, and others write where it was, if they may.
+    timeline = Timeline();
+    branch = Timeline();
+    Timeline other = std::move(*cache->start());
+    ASSERT_TRUE(advance(cache.get(), other, 1200, Pass::prefill, 2));
+  }
+  const auto cache = open(options("s.tls"));
+  ASSERT_TRUE(cache);
+  auto resumed = cache->resume();
+  ASSERT_TRUE(resumed) << resumed.error().message;
+  Timeline branch = std::move(*resumed->fork());
+  EXPECT_EQ(*advance(cache.get(), branch, 2, Pass::decode), due);
+  // The fork is as good a session.
+  ASSERT_TRUE(cache->save(branch, text_of(902)));
+  EXPECT_EQ(*advance(cache.get(), *resumed, 2, Pass::decode), due);
+}
+
+TEST_P(KvSession, WhatDoesNotFitIsRefusedWithItsReason) {
+  {
+    const auto cache = open(options("s.tls"));
+    ASSERT_TRUE(cache);
+    Timeline timeline = std::move(*cache->start());
+    ASSERT_TRUE(advance(cache.get(), timeline, 700, Pass::prefill));
+    ASSERT_TRUE(cache->save(timeline, text_of(701)));
+    EXPECT_FALSE(cache->save(timeline, text_of(699))) << "fewer tokens than positions";
+    EXPECT_FALSE(cache->save(Timeline(), text_of(0)));
+    EXPECT_NE(refusal(options("s.tls")).find("in use by another process"), std::string::npos)
+        << refusal(options("s.tls"));
+  }
+  const auto expect = [&](const CacheOptions& other, const std::string& part) {
+    EXPECT_NE(refusal(other).find(part), std::string::npos) << refusal(other);
+    EXPECT_NE(refusal(other).find("s.tls"), std::string::npos) << refusal(other);
+  };
+  CacheOptions other = options("s.tls");
+  other.session.facts = {{"model", "none, 2"}};
+  expect(other, "is of model none, 1, and this run's is none, 2");
+  other.session.facts.push_back({"tokenizer", "x"});
+  other.session.facts[0].value = "none, 1";
+  expect(other, "does not say its tokenizer");
+  other = options("s.tls");
+  other.layers[1].key_dim = 32;
+  other.layers[1].rope.inverse_frequency.resize(16);
+  expect(other, "is of layers");
+  other = options("s.tls");
+  other.layers[1].rope.inverse_frequency[3] *= 1.5f;
+  expect(other, "is of rotation");
+  other = options("s.tls");
+  other.method_overrides[0] = "steady.recent=33";
+  expect(other, "steady.recent=33");
+  other = options("s.tls");
+  other.tiers.disk_bytes = 4096;
+  EXPECT_NE(refusal(other).find("--kv-disk"), std::string::npos) << refusal(other);
+  other = options("s.tls");
+  other.max_positions = 600;
+  const auto small = open(other);
+  ASSERT_TRUE(small);
+  const auto resumed = small->resume();
+  ASSERT_FALSE(resumed);
+  EXPECT_NE(resumed.error().message.find("700 positions"), std::string::npos);
+}
+
+TEST_P(KvSession, ForeignFilesAreRefusedAndStayAsTheyAre) {
+  const auto expect = [&](const std::string& part) {
+    EXPECT_NE(refusal(options("x")).find(part), std::string::npos) << refusal(options("x"));
+  };
+  const std::string path = root_ + "/x";
+  std::ofstream(path) << "";
+  ::chmod(path.c_str(), 0600);
+  expect("it is empty");
+  std::ofstream(path) << std::string(10'000, 'x');
+  expect("not a session file");
+  EXPECT_EQ(fs::file_size(path), 10'000u);
+  ::chmod(path.c_str(), 0666);
+  expect("may be written to by others");
+  fs::remove(path);
+  fs::create_directory(path);
+  expect(root_ + "/x");
+  fs::remove(path);
+  fs::create_symlink(root_ + "/y", path);
+  expect("symbolic link");
+  fs::remove(path);
+  CacheOptions nowhere = options("no/such/folder");
+  EXPECT_NE(refusal(nowhere).find("its folder"), std::string::npos) << refusal(nowhere);
+}
+
+// Whatever is wrong with a file: refused with its name, or harmless.
+TEST_P(KvSession, ADamagedFileIsRefusedOrHarmless) {
+  constexpr std::uint32_t kRows = 500;
+  std::vector<float> due;
+  {
+    const auto cache = open(options("s.tls"));
+    ASSERT_TRUE(cache);
+    Timeline timeline = std::move(*cache->start());
+    ASSERT_TRUE(advance(cache.get(), timeline, kRows, Pass::prefill));
+    ASSERT_TRUE(cache->save(timeline, text_of(kRows)));
+    due = *advance(cache.get(), timeline, 1, Pass::decode);
+  }
+  std::ifstream in(root_ + "/s.tls", std::ios::binary);
+  const std::string sound((std::istreambuf_iterator<char>(in)), {});
+  CacheOptions damaged = options("d.tls");
+  std::mt19937_64 random(11);
+  int refused = 0, harmless = 0;
+  for (int i = 0; i < 150; ++i) {
+    std::string bytes = sound;
+    if (i % 3 == 0) {
+      bytes.resize(random() % sound.size());
+    } else {
+      for (int flips = 0; flips <= i % 3; ++flips)
+        bytes[random() % bytes.size()] ^= static_cast<char>(1 << random() % 8);
+    }
+    fs::remove(root_ + "/d.tls");
+    std::ofstream(root_ + "/d.tls", std::ios::binary) << bytes;
+    ::chmod((root_ + "/d.tls").c_str(), 0600);
+    const auto outcome = [&]() -> Result<std::vector<float>> {
+      TL_TRY_ASSIGN(const auto cache, KvCache::create(damaged, 1, "auto"));
+      // A timeline that was there before goes on, whatever becomes of the file's.
+      TL_TRY_ASSIGN(const Timeline running, cache->start());
+      TL_TRY_ASSIGN(const auto before, advance(cache.get(), running, 100, Pass::prefill, 3));
+      const auto resumed = cache->resume();
+      EXPECT_TRUE(advance(cache.get(), running, 100, Pass::prefill, 3));
+      if (!resumed) return tl::unexpected(resumed.error());
+      return advance(cache.get(), *resumed, 1, Pass::decode);
+    }();
+    if (outcome) {
+      ++harmless;
+      ASSERT_EQ(*outcome, due) << i;
+    } else {
+      ++refused;
+      ASSERT_NE(outcome.error().message.find("d.tls"), std::string::npos)
+          << outcome.error().message;
+    }
+  }
+  EXPECT_GT(refused, 100);
+  RecordProperty("harmless", harmless);
+}
+
+INSTANTIATE_TEST_SUITE_P(Methods, KvSession, ::testing::Values("exact", "sketch"),
+                         [](const auto& method) { return std::string(method.param); });
+
+}  // namespace
+}  // namespace thermocline

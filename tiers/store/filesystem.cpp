@@ -1,0 +1,68 @@
+#include "tiers/store/filesystem.h"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "kernels/base/buffer.h"
+#include "tiers/size_text.h"
+
+namespace thermocline {
+
+bool direct_pages_work(int file) {
+#ifdef STATX_DIOALIGN
+  struct statx found {};
+  if (::statx(file, "", AT_EMPTY_PATH, STATX_DIOALIGN, &found) == 0 &&
+      (found.stx_mask & STATX_DIOALIGN) &&
+      (found.stx_dio_offset_align == 0 || kPageBytes % found.stx_dio_offset_align != 0 ||
+       kPageBytes % found.stx_dio_mem_align != 0))
+    return false;
+#endif
+  const auto page = Buffer::create(kPageBytes);
+  if (!page) return false;
+  std::fill(page->bytes().begin(), page->bytes().end(), std::byte{0});
+  const auto whole = static_cast<ssize_t>(kPageBytes);
+  const bool works = ::pwrite(file, page->data(), kPageBytes, 0) == whole &&
+                     ::pread(file, page->data(), kPageBytes, 0) == whole;
+  return ::ftruncate(file, 0) == 0 && works;
+}
+
+bool in_memory(int file) {
+  struct statfs found {};
+  return ::fstatfs(file, &found) == 0 &&
+         (found.f_type == TMPFS_MAGIC || found.f_type == RAMFS_MAGIC);
+}
+
+std::optional<std::uint64_t> free_on_filesystem(int file) {
+  struct statvfs found {};
+  if (::fstatvfs(file, &found) != 0 || found.f_blocks == 0) return std::nullopt;
+  return std::uint64_t{found.f_bavail} * found.f_frsize;
+}
+
+Status check_room(int file, const std::string& where, const PlannedUse& planned) {
+  const std::optional<std::uint64_t> free = free_on_filesystem(file);
+  if (!free || planned.bytes <= *free) return {};
+  const double share = static_cast<double>(*free) / static_cast<double>(planned.bytes);
+  return fail(ErrorCode::exhausted, where, ": ", planned.positions, " positions need ",
+              size_text(planned.bytes), " there and its filesystem has ", size_text(*free),
+              " free, for about ",
+              static_cast<std::uint64_t>(share * static_cast<double>(planned.positions)),
+              ": free some, name another place, or lower -c");
+}
+
+std::string note_on_filesystem(int file, const std::string& where, bool direct) {
+  if (in_memory(file))
+    return where +
+           " is in memory (tmpfs): what goes there takes memory, beside --kv-host; name a "
+           "folder on a disk";
+  if (!direct)
+    return where + ": its filesystem cannot be read past the page cache, which takes memory too";
+  return {};
+}
+
+}  // namespace thermocline

@@ -1,0 +1,270 @@
+#include "tiers/store/session_file.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <optional>
+
+#include "kernels/base/buffer.h"
+#include "tiers/io/errno_text.h"
+#include "tiers/store/filesystem.h"
+
+namespace thermocline {
+namespace {
+
+std::string folder_of(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
+}
+std::string file_of(const std::string& path) { return path.substr(path.rfind('/') + 1); }
+
+// It holds the user's text, and is read as it is: nobody else may have written it.
+Status check_file(int file, const std::string& name) {
+  struct stat found {};
+  if (::fstat(file, &found) != 0)
+    return fail(ErrorCode::io, name, ": could not be looked at: ", errno_text(errno));
+  if (!S_ISREG(found.st_mode))
+    return fail(ErrorCode::invalid_argument, name, " is not a file: name another");
+  if (found.st_uid != ::geteuid())
+    return fail(ErrorCode::invalid_argument, name, " belongs to user ", found.st_uid,
+                ", this process to ", ::geteuid(), ": name a file of your own");
+  if (found.st_mode & (S_IWGRP | S_IWOTH))
+    return fail(ErrorCode::invalid_argument, name,
+                " may be written to by others: take that right away (chmod go-w), if the content "
+                "is yours");
+  return {};
+}
+
+// Not open, and no error: there is no such file.
+Result<Descriptor> open_existing(int directory, const std::string& path, const std::string& name) {
+  const std::string file = file_of(path);
+  struct stat found {};
+  if (::fstatat(directory, file.c_str(), &found, AT_SYMLINK_NOFOLLOW) != 0) {
+    if (errno == ENOENT) return Descriptor();
+    return fail(ErrorCode::io, name, ": could not be looked at: ", errno_text(errno));
+  }
+  if (S_ISLNK(found.st_mode))
+    return fail(ErrorCode::invalid_argument, name, " is a symbolic link: name the file itself");
+  constexpr int kFlags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+  Descriptor opened(::openat(directory, file.c_str(), kFlags | O_DIRECT));
+  if (!opened.open() && errno == EINVAL)
+    opened = Descriptor(::openat(directory, file.c_str(), kFlags));
+  if (!opened.open()) return fail(ErrorCode::io, name, ": could not open it: ", errno_text(errno));
+  TL_TRY(check_file(opened.number(), name));
+  return opened;
+}
+
+Result<Descriptor> open_new(int directory, const std::string& name) {
+  constexpr int kFlags = O_TMPFILE | O_RDWR | O_CLOEXEC;
+  Descriptor opened(::openat(directory, ".", kFlags | O_DIRECT, 0600));
+  if (opened.open() && !direct_pages_work(opened.number())) opened = Descriptor();
+  if (!opened.open()) opened = Descriptor(::openat(directory, ".", kFlags, 0600));
+  if (!opened.open() && (errno == EOPNOTSUPP || errno == EISDIR || errno == ENOENT))
+    return fail(ErrorCode::unsupported, name,
+                ": its filesystem has no files without a name (O_TMPFILE), which a session is "
+                "until it is saved: name a place on another one");
+  if (!opened.open())
+    return fail(ErrorCode::io, name, ": could not create it: ", errno_text(errno));
+  // The umask may have taken even the owner's permissions; nothing may have added any.
+  (void)::fchmod(opened.number(), 0600);
+  return opened;
+}
+
+Result<Descriptor> open_folder(const std::string& path, const std::string& name) {
+  if (path.empty() || file_of(path).empty())
+    return fail(ErrorCode::invalid_argument, name, " names no file");
+  Descriptor folder(::open(folder_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (folder.open()) return folder;
+  return fail(errno == ENOENT ? ErrorCode::not_found : ErrorCode::io, name, ": its folder ",
+              folder_of(path), " could not be opened: ", errno_text(errno));
+}
+
+bool is_direct(int file) { return (::fcntl(file, F_GETFL) & O_DIRECT) != 0; }
+
+}  // namespace
+
+Result<SessionFile> SessionFile::open(const std::string& path, std::uint64_t budget_bytes,
+                                      const PlannedUse& planned) {
+  SessionFile session;
+  session.path_ = path;
+  session.name_ = "--session " + path;
+  TL_TRY_ASSIGN(session.directory_, open_folder(path, session.name_));
+  TL_TRY_ASSIGN(Descriptor file, open_existing(session.directory_.number(), path, session.name_));
+  session.named_ = file.open();
+  if (session.named_) {
+    TL_TRY(session.open_named(std::move(file), budget_bytes));
+  } else {
+    TL_TRY_ASSIGN(session.file_, open_new(session.directory_.number(), session.name_));
+    TL_TRY(check_room(session.descriptor(), session.name_, planned));
+    TL_TRY(session.lock());
+    session.extents_ =
+        Extents(session.descriptor(), session.name_, kSessionHeaderBytes, budget_bytes);
+  }
+  session.note_ =
+      note_on_filesystem(session.descriptor(), session.name_, is_direct(session.descriptor()));
+  return session;
+}
+
+Status SessionFile::open_named(Descriptor file, std::uint64_t budget_bytes) {
+  file_ = std::move(file);
+  TL_TRY(lock());
+  TL_TRY_ASSIGN(Publication last, read_publication(descriptor(), name_));
+  extents_ = Extents(descriptor(), name_, kSessionHeaderBytes, budget_bytes);
+  TL_TRY(extents_.claim(last.record.offset, last.record.bytes));
+  for (const Extent& extent : last.extents) {
+    TL_TRY(extents_.claim(extent.offset, extent.bytes));
+    published_.emplace(extent.offset, extent.bytes);
+  }
+  unheld_ = published_;
+  record_ = last.record;
+  generation_ = last.generation;
+  manifest_ = std::move(last.manifest);
+  extents_.trim();  // what an earlier process took and did not live to publish
+  return {};
+}
+
+Status SessionFile::lock() const {
+  if (::flock(descriptor(), LOCK_EX | LOCK_NB) == 0) return {};
+  return fail(ErrorCode::invalid_argument, name_, " is in use by another process (",
+              errno_text(errno), "): wait for it, or copy the file");
+}
+
+Result<std::string> SessionFile::probe(const std::string& path, const PlannedUse& planned) {
+  const std::string name = "--session " + path;
+  TL_TRY_ASSIGN(const Descriptor folder, open_folder(path, name));
+  TL_TRY_ASSIGN(Descriptor file, open_existing(folder.number(), path, name));
+  if (file.open()) {
+    TL_TRY(read_publication(file.number(), name));
+  } else {
+    TL_TRY_ASSIGN(file, open_new(folder.number(), name));
+    TL_TRY(check_room(file.number(), name, planned));
+  }
+  return note_on_filesystem(file.number(), name, is_direct(file.number()));
+}
+
+Result<Space> SessionFile::claim(const Extent& extent) {
+  const auto found = unheld_.find(extent.offset);
+  if (found == unheld_.end() || found->second != extent.bytes)
+    return fail(ErrorCode::corrupt, name_, ": nothing of ", extent.bytes, " bytes at ",
+                extent.offset, " is left to claim in it");
+  unheld_.erase(found);
+  Space space;
+  space.bytes = extent.bytes;
+  space.file = descriptor();
+  space.offset = extent.offset;
+  return space;
+}
+
+void SessionFile::give(const Space& space) {
+  if (uncertain_) return;
+  const auto found = published_.find(space.offset);
+  if (found == published_.end()) return extents_.give(space);
+  TL_CHECK(unheld_.emplace(*found).second);  // given back twice
+}
+
+std::uint64_t SessionFile::publication_bytes(std::uint64_t manifest_bytes,
+                                             std::uint64_t extents) const {
+  return record_bytes(manifest_bytes, extents);
+}
+
+Status SessionFile::write(const Buffer& pages, std::uint64_t offset) const {
+  for (std::size_t done = 0; done < pages.size();) {
+    const ssize_t n = ::pwrite(descriptor(), pages.data() + done, pages.size() - done,
+                               static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0)
+      return fail(ErrorCode::io, name_, ": writing ", pages.size() - done, " bytes at ",
+                  offset + done, " failed: ", errno_text(n < 0 ? errno : EIO));
+    done += static_cast<std::size_t>(n);
+  }
+  return {};
+}
+
+Status SessionFile::sync(int file) const {
+  if (::fsync(file) == 0) return {};
+  return fail(ErrorCode::io, name_, ": could not be brought to the disk: ", errno_text(errno));
+}
+
+Status SessionFile::give_a_name() const {
+  const std::string self = "/proc/self/fd/" + std::to_string(descriptor());
+  if (::linkat(AT_FDCWD, self.c_str(), directory_.number(), file_of(path_).c_str(),
+               AT_SYMLINK_FOLLOW) == 0)
+    return sync(directory_.number());
+  if (errno == EEXIST)
+    return fail(ErrorCode::invalid_argument, name_,
+                ": another process has made it meanwhile: it stays as it is, name another");
+  return fail(ErrorCode::io, name_, ": could not be given its name: ", errno_text(errno));
+}
+
+// Until the header is written nothing that counts has changed; when it is on the disk, everything
+// has. In between nobody knows, so from then on nothing that either may refer to is used again.
+Status SessionFile::publish(std::span<const std::byte> manifest, std::span<const Extent> extents) {
+  if (uncertain_)
+    return fail(ErrorCode::io, name_,
+                ": an earlier save failed half way, so it cannot be saved any more: what it holds "
+                "is shown by 'thermocline session verify'");
+  std::vector<Extent> sorted(extents.begin(), extents.end());
+  std::sort(sorted.begin(), sorted.end(),
+            [](const Extent& a, const Extent& b) { return a.offset < b.offset; });
+  const std::uint64_t next = generation_ + 1;
+  TL_TRY_ASSIGN(const Buffer record, encode_record(manifest, sorted));
+  TL_TRY_ASSIGN(const Space place, extents_.take(record.size()));
+  if (const Status prepared = write_record(record, place.offset); !prepared) {
+    extents_.give(place);
+    return prepared;
+  }
+  if (const Status counts = write_header(next, place.offset, record); !counts) {
+    uncertain_ = named_;
+    if (!uncertain_) extents_.give(place);
+    return counts;
+  }
+  if (!named_) {
+    if (const Status named = give_a_name(); !named) {
+      extents_.give(place);
+      return named;
+    }
+    named_ = true;
+  }
+
+  Places before = std::move(published_), unheld = std::move(unheld_);
+  published_.clear();
+  unheld_.clear();
+  for (const Extent& extent : sorted) published_.emplace(extent.offset, extent.bytes);
+  for (const auto& [offset, bytes] : unheld) {
+    TL_CHECK(published_.count(offset) == 0);  // published, and nobody holds it
+    give_back({offset, bytes});
+  }
+  if (generation_ > 0) give_back(record_);
+  generation_ = next;
+  record_ = {place.offset, record.size()};
+  manifest_.assign(manifest.begin(), manifest.end());
+  return {};
+}
+
+Status SessionFile::write_record(const Buffer& record, std::uint64_t offset) {
+  TL_TRY(write(record, offset));
+  Status synced = sync(descriptor());
+  // The system tells of lost pages once: rows may be among them.
+  if (!synced) uncertain_ = true;
+  return synced;
+}
+
+Status SessionFile::write_header(std::uint64_t generation, std::uint64_t record_offset,
+                                 const Buffer& record) const {
+  TL_TRY_ASSIGN(const Buffer header, encode_header(generation, record_offset, record.bytes()));
+  TL_TRY(write(header, header_offset(generation)));
+  return sync(descriptor());
+}
+
+void SessionFile::give_back(const Extent& extent) {
+  Space space;
+  space.bytes = extent.bytes;
+  space.offset = extent.offset;
+  extents_.give(space);
+}
+
+}  // namespace thermocline

@@ -1,0 +1,75 @@
+// The disk tier's bytes in a file that is kept: the session from its first row on, so that saving
+// it rewrites nothing.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "kernels/base/error.h"
+#include "tiers/io/descriptor.h"
+#include "tiers/store/extents.h"
+#include "tiers/store/keeper.h"
+#include "tiers/store/publication.h"
+
+namespace thermocline {
+
+// A new one has no name until it is first published, so that a process which is killed leaves
+// nothing; one that is there is opened in place, for one process at a time. 0600; a symbolic link,
+// another user's file or one that others may write to is refused. O_DIRECT where the filesystem
+// allows it for whole pages.
+// Space is taken as of a ScratchFile. What was taken and not published is given back to the
+// filesystem when it is given back here, or when the file is next opened.
+class SessionFile final : public Store, public Keeper {
+ public:
+  static constexpr StoreFacts kFacts = {Tier::disk, Reach::pages};
+  // exhausted: it holds more than `budget_bytes` already; corrupt, unsupported: see
+  // read_publication().
+  static Result<SessionFile> open(const std::string& path, std::uint64_t budget_bytes,
+                                  const PlannedUse& planned = {});
+  // What open() would say, an error or note(), with nothing made or changed.
+  static Result<std::string> probe(const std::string& path, const PlannedUse& planned = {});
+  SessionFile() = default;
+  int descriptor() const { return file_.number(); }
+  std::uint64_t held_bytes() const { return extents_.held_bytes(); }
+  std::uint64_t generation() const { return generation_; }  // 0: never published
+
+  StoreFacts facts() const override { return kFacts; }
+  const std::string& name() const override { return name_; }
+  std::string note() const override { return note_; }
+  Result<Space> take(std::uint64_t bytes) override { return extents_.take(bytes); }
+  void give(const Space& space) override;
+  Keeper* keeper() override { return this; }
+
+  std::span<const std::byte> manifest() const override { return manifest_; }
+  Result<Space> claim(const Extent& extent) override;
+  std::uint64_t publication_bytes(std::uint64_t manifest_bytes,
+                                  std::uint64_t extents) const override;
+  Status publish(std::span<const std::byte> manifest, std::span<const Extent> extents) override;
+
+ private:
+  using Places = std::map<std::uint64_t, std::uint64_t>;  // offset -> bytes, whole pages
+  Status open_named(Descriptor file, std::uint64_t budget_bytes);
+  Status lock() const;
+  Status write_record(const Buffer& record, std::uint64_t offset);
+  Status write_header(std::uint64_t generation, std::uint64_t record_offset,
+                      const Buffer& record) const;
+  Status write(const Buffer& pages, std::uint64_t offset) const;
+  Status sync(int file) const;
+  Status give_a_name() const;
+  void give_back(const Extent& extent);
+
+  std::string path_, name_, note_;
+  Descriptor directory_, file_;
+  Extents extents_;
+  bool named_ = false;
+  bool uncertain_ = false;  // which publication is on the disk
+  std::uint64_t generation_ = 0;
+  Extent record_;
+  std::vector<std::byte> manifest_;
+  Places published_;  // extents of the last publication
+  Places unheld_;     // those of them that nobody holds
+};
+
+}  // namespace thermocline
