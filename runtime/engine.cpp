@@ -6,6 +6,7 @@
 #include "kernels/cpu/table.h"
 #include "kernels/gemm.h"
 #include "runtime/model/chat_template.h"
+#include "runtime/model/fingerprint.h"
 #include "runtime/model/gguf.h"
 #include "runtime/model/layer.h"
 #include "runtime/model/model.h"
@@ -186,6 +187,10 @@ Result<std::vector<int>> Engine::encode_chat(std::span<const ChatMessage> messag
 Result<std::unique_ptr<KvCache>> Engine::open_cache(CacheOptions options) const {
   options.layers = impl_->model.spec.layers;
   if (options.max_positions == 0) options.max_positions = impl_->info.context;
+  if (!options.session.path.empty()) {
+    options.session.facts.push_back({"model", model_fingerprint(impl_->model.file)});
+    options.session.facts.push_back({"tokenizer", tokenizer_fingerprint(impl_->model.file)});
+  }
   return KvCache::create(options, impl_->workers, impl_->cpu);
 }
 

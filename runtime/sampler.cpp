@@ -3,10 +3,26 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <locale>
+#include <sstream>
 
 namespace thermocline {
 
 Sampler::Sampler(const SamplingOptions& options) : options_(options), random_(options.seed) {}
+
+std::string Sampler::state() const {
+  std::ostringstream text;
+  text.imbue(std::locale::classic());
+  text << random_;
+  return text.str();
+}
+
+Status Sampler::restore(const std::string& state) {
+  std::istringstream text(state);
+  text.imbue(std::locale::classic());
+  if (text >> random_) return {};
+  return fail(ErrorCode::corrupt, "the sampler's state of ", state.size(), " bytes is none");
+}
 
 bool Sampler::better(const Candidate& a, const Candidate& b) {
   return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);

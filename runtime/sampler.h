@@ -5,7 +5,10 @@
 #include <cstdint>
 #include <random>
 #include <span>
+#include <string>
 #include <vector>
+
+#include "kernels/base/error.h"
 
 namespace thermocline {
 
@@ -30,6 +33,9 @@ class Sampler {
   // included.
   int sample(std::span<const float> logits);
   void accept(int token);
+  // Where it is in its random numbers, as text; and back there. corrupt: it is no such text.
+  std::string state() const;
+  Status restore(const std::string& state);
 
  private:
   struct Candidate {

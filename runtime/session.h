@@ -3,8 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <ctime>
 #include <string>
 #include <vector>
+
+#include "kernels/base/error.h"
+#include "runtime/stop_asked.h"
 
 namespace thermocline {
 
@@ -26,8 +30,33 @@ struct SessionText {
   // The text, of which the timeline holds the first tokens: all but those that were sampled and not
   // fed yet.
   std::vector<int> tokens;
-  std::uint64_t seed = 0, draws = 0;  // of the sampler
-  std::string note;                   // the caller's own
+  std::vector<float> logits;  // of what follows, where the timeline holds them all and it is known
+  std::uint64_t seed = 0;     // of the sampler
+  std::string sampler;        // Sampler::state()
+  std::string note;           // the caller's own
 };
+
+// What a session file says of itself, without a model. It is untrusted: corrupt, unsupported or
+// not_found, with the file and the field.
+struct SavedSession {
+  std::vector<SessionFact> facts;
+  SessionText text;
+  std::uint32_t positions = 0;  // that need not be read again
+  std::uint64_t layers = 0, segments = 0;
+  std::uint64_t saves = 0;       // so far
+  std::uint64_t disk_bytes = 0;  // that the file takes
+  std::time_t saved_at = 0;
+};
+Result<SavedSession> read_session(const std::string& path);
+
+// Reads all of it and compares every checksum. cancelled: `stop` said yes.
+struct SessionCheck {
+  std::uint64_t pages = 0, bytes = 0;
+  std::vector<std::string> damage;  // a line each; none: sound
+};
+Result<SessionCheck> verify_session(const std::string& path, const StopAsked& stop = {});
+
+// A session file, damaged or not, that no process has open; anything else stays.
+Status remove_session(const std::string& path);
 
 }  // namespace thermocline

@@ -12,8 +12,9 @@ std::vector<std::byte> SessionManifest::encode() const {
     out.text(fact.value);
   }
   out.list(std::span<const int>(text.tokens));
+  out.list(std::span<const float>(text.logits));
   out.value(text.seed);
-  out.value(text.draws);
+  out.text(text.sampler);
   out.text(text.note);
   out.value(length);
   out.value(static_cast<std::uint32_t>(layers.size()));
@@ -39,8 +40,9 @@ Result<SessionManifest> SessionManifest::decode(std::span<const std::byte> bytes
     manifest.facts.push_back(std::move(fact));
   }
   TL_TRY(in.list("tokens", &manifest.text.tokens));
+  TL_TRY(in.list("logits", &manifest.text.logits));
   TL_TRY(in.value("seed", &manifest.text.seed));
-  TL_TRY(in.value("draws", &manifest.text.draws));
+  TL_TRY(in.text("sampler", &manifest.text.sampler));
   TL_TRY(in.text("note", &manifest.text.note));
   TL_TRY(in.value("length", &manifest.length));
   if (manifest.length > manifest.text.tokens.size() && !manifest.text.tokens.empty())

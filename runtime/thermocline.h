@@ -133,7 +133,8 @@ class Engine {
                                        const std::string& template_name, Start reply,
                                        const StopAsked& stop = {}) const;
 
-  // A cache for this model. options.layers is filled in; max_positions 0 means the model's context.
+  // A cache for this model. options.layers is filled in; max_positions 0 means the model's context;
+  // a session's facts name model and tokenizer.
   Result<std::unique_ptr<KvCache>> open_cache(CacheOptions options) const;
   // What open_cache() would take.
   Result<MemoryPlan> plan(CacheOptions options) const;

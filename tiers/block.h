@@ -27,6 +27,7 @@ struct RowLayout {
   RowFormat key_format = RowFormat::f16, value_format = RowFormat::f16;
   std::uint32_t key_bytes = 0, value_bytes = 0;
   std::uint32_t bytes() const { return key_bytes + value_bytes; }
+  bool operator==(const RowLayout&) const = default;
 };
 
 // Raw rows in position order that someone else owns: [heads][rows] records of layout.bytes().

@@ -16,8 +16,8 @@
 #include "tiers/block.h"
 #include "tiers/budget.h"
 #include "tiers/io/sink.h"
-#include "tiers/record.h"
 #include "tiers/row_cache.h"
+#include "tiers/segment_record.h"
 #include "tiers/store/keeper.h"
 #include "tiers/store/stores.h"
 #include "tiers/tier.h"
@@ -146,15 +146,13 @@ class PageTable {
   // page_table_kept.cpp
   Keeper* keeper() const;
   Store* keeping_store() const;
-  Status check_record(const Segment& segment, const Place& place, const Extent& rows,
-                      const RecordReader& in) const;
   Status warm(const Segment& segment, const Place& place);
   // Row numbers for `place`, with room in the row caches' tables.
   Status number_place(Place* place);
   static std::uint32_t number_rows(Layer* layer, std::uint32_t rows);
   static void free_row_numbers(Layer* layer, std::uint32_t first, std::uint32_t rows);
   static std::uint64_t identity(const Place& place, std::uint64_t page) {
-    return place.epoch * 0x9e3779b97f4a7c15ull + place.slot.space().offset / kPageBytes + page;
+    return SegmentRecord::identity(place.epoch, place.slot.space().offset, page);
   }
 
   PageTableOptions options_;

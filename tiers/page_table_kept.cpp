@@ -4,25 +4,10 @@
 
 #include "tiers/io/checksum.h"
 #include "tiers/page_table.h"
+#include "tiers/record.h"
+#include "tiers/segment_record.h"
 
 namespace thermocline {
-namespace {
-
-// A record's own fields, before its lists.
-struct Fields {
-  std::uint32_t layer = 0, heads = 0, rows = 0, first_position = 0;
-  std::uint32_t key_format = 0, value_format = 0, key_bytes = 0, value_bytes = 0;
-  std::uint64_t rows_offset = 0, rows_bytes = 0, epoch = 0;
-};
-
-bool same_layout(const Fields& fields, const RowLayout& layout) {
-  return fields.key_format == static_cast<std::uint32_t>(layout.key_format) &&
-         fields.value_format == static_cast<std::uint32_t>(layout.value_format) &&
-         fields.key_bytes == layout.key_bytes && fields.value_bytes == layout.value_bytes;
-}
-
-}  // namespace
-
 Store* PageTable::keeping_store() const {
   for (const auto& store : stores_)
     if (store && store->keeper()) return store.get();
@@ -38,27 +23,16 @@ Status PageTable::keep(const Segment& segment, std::span<const std::byte> more) 
   Place& place = places_[segment.id];
   TL_CHECK(keeping_store() && place.home.reach == Reach::pages && place.record.bytes == 0);
   const Space& rows = place.slot.space();
-  RecordWriter out;
-  Fields fields{place.layer, segment.heads, segment.rows, segment.first_position};
-  fields.key_format = static_cast<std::uint32_t>(segment.layout.key_format);
-  fields.value_format = static_cast<std::uint32_t>(segment.layout.value_format);
-  fields.key_bytes = segment.layout.key_bytes;
-  fields.value_bytes = segment.layout.value_bytes;
-  fields.rows_offset = rows.offset;
-  fields.rows_bytes = rows.bytes;
-  fields.epoch = place.epoch;
-  out.value(fields);
-  out.list(std::span<const std::uint64_t>(place.checksum));
-  out.list(std::span<const std::uint16_t>(segment.offset));
-  out.list(more);
-
-  const std::size_t bytes = round_up(out.bytes().size(), kPageBytes);
+  SegmentRecord record{
+      segment, {rows.offset, rows.bytes}, place.epoch, place.checksum, {more.begin(), more.end()}};
+  const std::vector<std::byte> content = record.encode();
+  const std::size_t bytes = round_up(content.size(), kPageBytes);
   TL_TRY(quiesce());
   TL_TRY_ASSIGN(Reservation memory, budget_->reserve(Tier::host, Purpose::sealing, bytes));
   TL_TRY_ASSIGN(Slot slot, Slot::take(keeping_store(), budget_, Purpose::index, bytes));
   TL_TRY_ASSIGN(Buffer image, Buffer::create(bytes));
-  std::memcpy(image.data(), out.bytes().data(), out.bytes().size());
-  std::memset(image.data() + out.bytes().size(), 0, bytes - out.bytes().size());
+  std::memcpy(image.data(), content.data(), content.size());
+  std::memset(image.data() + content.size(), 0, bytes - content.size());
   const std::uint64_t offset = slot.space().offset;
   if (Status written = move_pages(Transfer::Kind::write, slot.space(), 0, image.bytes()); !written)
     return give_up(std::move(written), std::move(image), std::move(memory), std::move(slot));
@@ -122,58 +96,28 @@ Result<PageTable::Restored> PageTable::restore(const Record& record) {
   if (page_checksum(image.bytes(), record.offset) != record.checksum)
     return fail(ErrorCode::corrupt, name, " is damaged (the checksum does not match)");
 
-  RecordReader in(image.bytes(), name);
-  Fields fields;
-  Segment segment;
-  Restored restored;
-  TL_TRY(in.value("segment", &fields));
-  TL_TRY(in.list("checksums", &place.checksum));
-  TL_TRY(in.list("offsets", &segment.offset));
-  TL_TRY(in.list("more", &restored.more));
-  if (fields.layer >= layers_.size())
-    return in.corrupt("layer", "is ", fields.layer, " of ", layers_.size());
-  const PageTableOptions::Layer& layer = layers_[fields.layer].options;
-  if (!same_layout(fields, layer.layout) || fields.heads != layer.heads)
-    return in.corrupt("layout", "is not that of layer ", fields.layer);
-  if (fields.rows == 0 || fields.rows > kSegmentRows ||
-      fields.first_position > ~std::uint32_t{0} - fields.rows)
-    return in.corrupt("rows", "is ", fields.rows, " from position ", fields.first_position);
-  segment.layer = LayerId{fields.layer};
-  segment.layout = layer.layout;
-  segment.heads = fields.heads;
-  segment.rows = fields.rows;
-  segment.first_position = fields.first_position;
-  place.layer = fields.layer;
-  place.rows = fields.rows;
-  place.epoch = fields.epoch;
-  place.head_bytes = round_up(std::uint64_t{layer.layout.bytes()} * fields.rows, kPageBytes);
-  TL_TRY(check_record(segment, place, {fields.rows_offset, fields.rows_bytes}, in));
-  TL_TRY_ASSIGN(place.slot, Slot::claim(keeping_store(), budget_, Purpose::rows,
-                                        {fields.rows_offset, fields.rows_bytes}));
+  TL_TRY_ASSIGN(SegmentRecord read, SegmentRecord::decode(image.bytes(), name));
+  place.layer = index(read.segment.layer);
+  if (place.layer >= layers_.size() || read.segment.layout != layers_[place.layer].options.layout ||
+      read.segment.heads != layers_[place.layer].options.heads)
+    return fail(ErrorCode::corrupt, name, ": field layout is not that of a layer ", place.layer,
+                " here");
+  TL_TRY_ASSIGN(place.slot, Slot::claim(keeping_store(), budget_, Purpose::rows, read.rows));
+  place.rows = read.segment.rows;
+  place.epoch = read.epoch;
+  place.head_bytes = read.head_bytes();
+  place.checksum = std::move(read.checksums);
   TL_TRY_ASSIGN(place.tables,
                 budget_->reserve(Tier::host, Purpose::tables,
-                                 segment.offset.size() * sizeof(segment.offset[0]) +
+                                 read.segment.offset.size() * sizeof(read.segment.offset[0]) +
                                      place.checksum.size() * sizeof(place.checksum[0])));
   TL_TRY(number_place(&place));
   epoch_ = std::max(epoch_, place.epoch);
-  restored.segment = take_in(std::move(segment), std::move(place));
+  Restored restored;
+  restored.segment = take_in(std::move(read.segment), std::move(place));
+  restored.more = std::move(read.more);
   TL_TRY(warm(*restored.segment, places_[restored.segment->id]));
   return restored;
-}
-
-Status PageTable::check_record(const Segment& segment, const Place& place, const Extent& rows,
-                               const RecordReader& in) const {
-  if (rows.bytes != place.head_bytes * segment.heads ||
-      place.checksum.size() != rows.bytes / kPageBytes)
-    return in.corrupt("rows_bytes", "is ", rows.bytes, " with ", place.checksum.size(),
-                      " checksums, for ", segment.rows, " rows of ", segment.heads, " heads");
-  const std::size_t offsets = std::size_t{segment.heads} * segment.rows;
-  if (!segment.offset.empty() && segment.offset.size() != offsets)
-    return in.corrupt("offsets", "has ", segment.offset.size(), " entries for ", offsets, " rows");
-  for (const std::uint16_t offset : segment.offset)
-    if (offset >= segment.rows)
-      return in.corrupt("offsets", "has ", offset, " of ", segment.rows, " rows");
-  return {};
 }
 
 // Head by head, while there is room: what a sealing puts there, too.

@@ -91,7 +91,7 @@ Result<Publication> read_publication(int file, const std::string& name) {
   if (::fstat(file, &found) != 0)
     return fail(ErrorCode::io, name, ": could not be asked for its size: ", errno_text(errno));
   const auto file_bytes = static_cast<std::uint64_t>(found.st_size);
-  if (file_bytes == 0) return fail(ErrorCode::not_found, name, ": it is empty");
+  if (file_bytes == 0) return fail(ErrorCode::corrupt, name, ": it is empty: remove it");
   if (file_bytes < kSessionHeaderBytes)
     return fail(ErrorCode::corrupt, name, ": it is not a session file: name another");
   TL_TRY_ASSIGN(const Buffer pages, Buffer::create(kSessionHeaderBytes));
@@ -131,6 +131,17 @@ Result<Publication> read_publication(int file, const std::string& name) {
   TL_TRY(in.list("manifest", &published.manifest));
   if (in.left() >= kPageBytes) return in.corrupt("manifest", "ends ", in.left(), " bytes early");
   return published;
+}
+
+Status check_is_session(int file, const std::string& name) {
+  for (const std::uint64_t at : {std::uint64_t{0}, std::uint64_t{kPageBytes}}) {
+    std::array<char, kMagic.size()> magic{};
+    if (::pread(file, magic.data(), magic.size(), static_cast<off_t>(at)) ==
+            static_cast<ssize_t>(magic.size()) &&
+        magic == kMagic)
+      return {};
+  }
+  return fail(ErrorCode::corrupt, name, ": it is not a session file: it stays");
 }
 
 std::uint64_t record_bytes(std::uint64_t manifest_bytes, std::uint64_t extents) {

@@ -27,9 +27,12 @@ struct Publication {
   std::vector<std::byte> manifest;
 };
 
-// The last publication of an open file, which is untrusted. `name` begins messages. not_found: an
-// empty file; corrupt: it is not a session file, or a damaged one; unsupported: of another version.
+// The last publication of an open file, which is untrusted. `name` begins messages. corrupt:
+// it is not a session file, or a damaged one; unsupported: of another version.
 Result<Publication> read_publication(int file, const std::string& name);
+
+// corrupt: nothing in it says that it is a session file, however damaged, of whatever version.
+Status check_is_session(int file, const std::string& name);
 
 // The record of a publication and the header that makes it count: whole pages.
 std::uint64_t record_bytes(std::uint64_t manifest_bytes, std::uint64_t extents);

@@ -14,6 +14,7 @@
 #include "tools/thermocline/json_output.h"
 #include "tools/thermocline/printable.h"
 #include "tools/thermocline/prompt.h"
+#include "tools/thermocline/session_run.h"
 #include "tools/thermocline/size.h"
 #include "tools/thermocline/statistics.h"
 
@@ -21,12 +22,14 @@ namespace thermocline {
 namespace {
 
 namespace po = boost::program_options;
+using Json = nlohmann::ordered_json;
 
 struct ChatFlags {
   ModelFlags model;
   SamplingFlags sampling;
   MethodFlags method;
   TierFlags tiers;
+  SessionFlags session;
   OutputFlags output;
   std::string chat_template = "auto", system, document;
   std::vector<std::string> notes;  // about the command line
@@ -94,28 +97,29 @@ class Conversation {
       return status;
     }
     messages_.push_back({"assistant", out->text});
-    return {};
+    return save();
+  }
+
+  // Goes on where the session's file ends, or begins anew. Says which, in a line; "": no session.
+  Result<std::string> resume() {
+    TL_TRY(reset());
+    if (!cache_.saved()) return std::string();
+    const SessionText saved = *cache_.saved();
+    TL_TRY(read_messages(saved.note));
+    timeline_ = Timeline();
+    TL_TRY_ASSIGN(timeline_, cache_.resume());
+    text_.tokens = saved.tokens;
+    text_.tokens.resize(std::min<std::size_t>(saved.tokens.size(), timeline_.length()));
+    return "goes on after " + format_counted(messages_.size(), "message") + ", " +
+           format_counted(timeline_.length(), "token");
   }
 
  private:
   Status start_over() {
-    held_.clear();
+    text_ = {};
     timeline_ = Timeline();
     TL_TRY_ASSIGN(timeline_, cache_.start());
     return {};
-  }
-
-  // Leaves in the timeline the first `known` of its tokens, or nothing where those cannot be kept
-  // alone: a sliding window or a method has dropped rows that they would need. Says how many.
-  Result<std::uint32_t> keep(std::uint32_t known) {
-    const Status cut = timeline_.truncate(known);
-    if (cut) {
-      held_.resize(known);
-      return known;
-    }
-    if (cut.error().code != ErrorCode::unsupported) return tl::unexpected(cut.error());
-    TL_TRY(start_over());
-    return 0u;
   }
 
   Status generate(Generation* out) {
@@ -127,15 +131,51 @@ class Conversation {
     if (!fits)
       return fail(fits.error().code, fits.error().message, "; /reset forgets the conversation");
     // The timeline holds the last prompt and answer: what still agrees is not read again.
-    const auto differs = std::mismatch(held_.begin(), held_.end(), prompt.begin(), prompt.end());
-    auto known = static_cast<std::uint32_t>(differs.first - held_.begin());
+    const std::vector<int>& held = text_.tokens;
+    const auto differs = std::mismatch(held.begin(), held.end(), prompt.begin(), prompt.end());
+    auto known = static_cast<std::uint32_t>(differs.first - held.begin());
     known = std::min(known, static_cast<std::uint32_t>(prompt.size() - 1));
-    TL_TRY_ASSIGN(known, keep(known));
-    const Status status = generate_text(engine_, cache_, timeline_, prompt, known, options_, out);
-    held_ = prompt;
-    held_.insert(held_.end(), out->tokens.begin(), out->tokens.end());
-    held_.resize(std::min<std::size_t>(held_.size(), timeline_.length()));
+    std::string why;
+    TL_TRY(keep_beginning(cache_, &timeline_, known, &why));
+    text_ = {};
+    text_.tokens = prompt;
+    text_.sampled_from = static_cast<std::uint32_t>(prompt.size());
+    const Status status = generate_text(engine_, cache_, timeline_, options_, &text_, out);
+    text_.tokens.resize(std::min<std::size_t>(text_.tokens.size(), timeline_.length()));
     return status;
+  }
+
+  Status save() {
+    if (flags_.session.path.empty()) return {};
+    Json messages = Json::array();
+    for (const ChatMessage& message : messages_)
+      messages.push_back(Json{{"role", message.role}, {"content", message.content}});
+    const std::string note =
+        Json{{"messages", messages}}.dump(-1, ' ', false, Json::error_handler_t::replace);
+    return save_session(cache_, timeline_, text_, options_.sampling.seed, note);
+  }
+
+  // What save() wrote. A text that another command has saved there has no messages.
+  Status read_messages(const std::string& note) {
+    if (note.empty()) return {};
+    const Json json = Json::parse(note, nullptr, false);
+    std::vector<ChatMessage> found;
+    if (json.is_object() && json.contains("messages") && json["messages"].is_array())
+      for (const Json& message : json["messages"]) {
+        if (!message.is_object() || !message.value("role", Json()).is_string() ||
+            !message.value("content", Json()).is_string())
+          return fail(ErrorCode::corrupt, "--session ", flags_.session.path,
+                      ": field note holds a message that is none");
+        found.push_back({message["role"], message["content"]});
+      }
+    const std::string system =
+        !found.empty() && found.front().role == "system" ? found.front().content : "";
+    if (!found.empty() && !flags_.system.empty() && system != flags_.system)
+      return fail(ErrorCode::invalid_argument, "--session ", flags_.session.path,
+                  " began with another system message or document: leave --system-prompt and -f "
+                  "out, or name another file");
+    if (!found.empty()) messages_ = std::move(found);
+    return {};
   }
 
   Engine& engine_;
@@ -144,7 +184,7 @@ class Conversation {
   GenerationOptions options_;
   Timeline timeline_;
   std::vector<ChatMessage> messages_;
-  std::vector<int> held_;  // the timeline's tokens
+  WrittenText text_;  // its tokens are the timeline's
 };
 
 void print_turn(const Generation& g) {
@@ -212,6 +252,7 @@ Result<Exit> chat(ChatFlags& flags) {
   TL_TRY(engine->encode_chat({&probe, 1}, flags.chat_template, Engine::Start::add));
   run.context = flags.model.context == 0 ? model.context : flags.model.context;
   options.max_positions = run.context;
+  options.session.path = flags.session.path;
   TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine->open_cache(options));
   run.length = flags.sampling.length;
   run.ignore_end = flags.sampling.ignore_end;
@@ -229,7 +270,9 @@ Result<Exit> chat(ChatFlags& flags) {
   // Those first: an answer may be long in coming.
   if (!flags.output.quiet && !flags.output.verbose) print_notes(record.notes);
   Conversation conversation(*engine, *cache, flags, run);
-  TL_TRY(conversation.reset());
+  TL_TRY_ASSIGN(const std::string resumed, conversation.resume());
+  if (!resumed.empty() && !flags.output.quiet)
+    print_notes(std::array{"--session " + flags.session.path + ": " + resumed});
   TL_TRY_ASSIGN(const Exit exit, talk(flags, conversation, &record));
   record.memory = cache->usage();
   if (flags.output.verbose) print_statistics(record, Detail::full);
@@ -257,6 +300,7 @@ Result<Exit> run_chat(const std::vector<std::string>& arguments) {
   flags.sampling.add_to(&line);
   flags.method.add_to(&line);
   flags.tiers.add_to(&line);
+  flags.session.add_to(&line);
   flags.output.add_to(&line);
   TL_TRY_ASSIGN(const CommandLine::Outcome outcome, line.parse(arguments));
   if (outcome == CommandLine::Outcome::helped) return Exit::success;

@@ -13,6 +13,7 @@
 #include "tools/thermocline/json_output.h"
 #include "tools/thermocline/printable.h"
 #include "tools/thermocline/prompt.h"
+#include "tools/thermocline/session_run.h"
 #include "tools/thermocline/size.h"
 #include "tools/thermocline/statistics.h"
 #include "tools/thermocline/utf8.h"
@@ -28,6 +29,7 @@ struct GenerateFlags {
   SamplingFlags sampling;
   MethodFlags method;
   TierFlags tiers;
+  SessionFlags session;
   OutputFlags output;
   bool dry_run = false;
   std::vector<std::string> notes;  // about the command line
@@ -109,6 +111,25 @@ Result<Exit> dry_run(const Engine& engine, const GenerateFlags& flags, const Cac
   return Exit::success;
 }
 
+// The timeline to write on: a new one, or the session's.
+Result<Timeline> begin_text(const Engine& engine, KvCache& cache, const GenerateFlags& flags,
+                            WrittenText* text, GenerationOptions* run, RunRecord* record) {
+  record->seed = run->sampling.seed;
+  if (!cache.saved()) {
+    text->sampled_from = static_cast<std::uint32_t>(text->tokens.size());
+    return cache.start();
+  }
+  const std::uint64_t seed = cache.saved()->seed;
+  Reuse reuse;
+  TL_TRY_ASSIGN(Timeline timeline, begin_session(engine, cache, text, &reuse));
+  record->notes.push_back("--session " + flags.session.path + ": " + reuse.line);
+  if (flags.sampling.seed >= 0)
+    text->sampler.clear();  // random numbers that were asked for, from their beginning
+  else if (!text->sampler.empty())
+    record->seed = run->sampling.seed = seed;
+  return timeline;
+}
+
 // On stderr, where it is read together with stdout: on a terminal beside a piped text, or in the
 // pipe or file that both go to. A text without a line break at its end would have the statistics in
 // its last line.
@@ -132,8 +153,11 @@ Result<Exit> generate(const GenerateFlags& flags) {
   TL_TRY(flags.method.check(flags.method.method));
   if (!flags.prompt.system.empty() && flags.prompt.chat_template.empty())
     return fail(ErrorCode::invalid_argument, "--system-prompt needs --chat-template auto");
-  if (!flags.prompt.given() && !flags.dry_run)
-    return fail(ErrorCode::invalid_argument, "no prompt: say -p TEXT, -f FILE or -f - for stdin");
+  TL_TRY_ASSIGN(const std::optional<SavedSession> saved, flags.session.look());
+  if (!flags.prompt.given() && !flags.dry_run && !saved)
+    return fail(ErrorCode::invalid_argument, "no prompt: say -p TEXT, -f FILE or -f - for stdin",
+                flags.session.path.empty() ? "" : "; the session is a new one");
+  cache_options.session.path = flags.session.path;
   TL_TRY_ASSIGN(JsonOutput json_output, JsonOutput::open(flags.output.json));
 
   RunRecord record;
@@ -151,13 +175,18 @@ Result<Exit> generate(const GenerateFlags& flags) {
                            format_count(model.context) +
                            " positions that the model was trained for: answers get worse there");
   TL_TRY(check_fits(prompt.size(), record.context, model, flags.model.rope_freq_scale));
-  cache_options.max_positions =
-      positions_needed(prompt.size(), flags.sampling.length, record.context);
+  const std::size_t to_read = prompt.empty() && saved ? saved->text.tokens.size() : prompt.size();
+  cache_options.max_positions = positions_needed(to_read, flags.sampling.length, record.context);
+  if (saved)  // what it holds is resumed whole, and cut then
+    cache_options.max_positions =
+        std::min(record.context, std::max(cache_options.max_positions, saved->positions));
   if (flags.dry_run)
     return dry_run(*engine, flags, cache_options, prompt.size(), record.notes, &json_output);
 
   TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine->open_cache(cache_options));
-  TL_TRY_ASSIGN(Timeline timeline, cache->start());
+  WrittenText text;
+  text.tokens = std::move(prompt);
+  TL_TRY_ASSIGN(Timeline timeline, begin_text(*engine, *cache, flags, &text, &run, &record));
   record.load_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
   run.length = flags.sampling.length;
   run.context = record.context;
@@ -165,15 +194,19 @@ Result<Exit> generate(const GenerateFlags& flags) {
   run.stops = flags.sampling.stops;
   // With the statistics on stdout the text is one of them: stdout is then one JSON value.
   const bool text_in_json = flags.output.json == "-";
-  run.show = [&](std::string_view text) { return text_in_json ? Status{} : write_to_stdout(text); };
+  run.show = [&](std::string_view more) { return text_in_json ? Status{} : write_to_stdout(more); };
 
-  const Status status =
-      generate_text(*engine, *cache, timeline, prompt, 0, run, &record.generation);
+  const auto save = [&](const WrittenText& so_far) -> Status {
+    if (flags.session.path.empty() || timeline.length() == 0) return {};
+    return save_session(*cache, timeline, so_far, record.seed, "");
+  };
+  run.after_reading = save;  // the costly part: it is not lost whatever comes
+  Status status = generate_text(*engine, *cache, timeline, run, &text, &record.generation);
+  if (const Status kept = save(text); status) status = kept;
   if (isatty(STDOUT_FILENO) && !record.generation.text.ends_with('\n')) std::puts("");
   record.command = "generate";
   record.method = cache_options.method;
   record.model = &model;
-  record.seed = run.sampling.seed;
   record.memory = cache->usage();
   for (const std::string& note : cache->notes()) record.notes.push_back(note);
   if (!status) record.error = status.error().message;
@@ -198,6 +231,7 @@ Result<Exit> run_generate(const std::vector<std::string>& arguments) {
   flags.sampling.add_to(&line);
   flags.method.add_to(&line);
   flags.tiers.add_to(&line);
+  flags.session.add_to(&line);
   flags.output.add_to(&line);
   line.group("Other").add_options()(
       "dry-run", po::bool_switch(&flags.dry_run),

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "tools/thermocline/interruption.h"
 #include "tools/thermocline/size.h"
@@ -106,28 +107,49 @@ Status check_fits(std::size_t prompt_tokens, std::uint32_t context, const ModelI
 }
 
 Status generate_text(Engine& engine, KvCache& cache, Timeline& timeline,
-                     std::span<const int> prompt, std::uint32_t cached_tokens,
-                     const GenerationOptions& options, Generation* out) {
-  TL_CHECK(cached_tokens < prompt.size() && timeline.length() == cached_tokens);
-  std::vector<float> logits(engine.model().vocabulary);
-  out->prompt_tokens = static_cast<std::uint32_t>(prompt.size());
+                     const GenerationOptions& options, WrittenText* text, Generation* out) {
+  const std::uint32_t cached_tokens = timeline.length();
+  std::vector<int>& tokens = text->tokens;
+  TL_CHECK(cached_tokens <= tokens.size());
+  TL_CHECK(cached_tokens < tokens.size() || !text->logits.empty());
+  std::vector<float> logits = std::move(text->logits);
+  text->logits.clear();
+  logits.resize(engine.model().vocabulary);
+  const MatView<float> next(logits.data(), 1, logits.size());
+  out->prompt_tokens = static_cast<std::uint32_t>(tokens.size());
   out->cached_tokens = cached_tokens;
 
   const CacheReport at_start = cache.report();
   const Clock::time_point start = Clock::now();
-  const Status read = prefill_prompt(engine, timeline, prompt, cached_tokens, options, logits);
+  const std::size_t read_to =
+      std::clamp<std::size_t>(text->sampled_from, cached_tokens, tokens.size());
+  Status read;
+  if (read_to > cached_tokens)
+    read = prefill_prompt(engine, timeline, std::span(tokens).first(read_to), cached_tokens,
+                          options, logits);
+  while (read && timeline.length() < tokens.size()) {
+    const Feed feed{&timeline, tokens[timeline.length()]};
+    read = engine.step({&feed, 1}, next);
+  }
   out->prefill_ms = milliseconds_since(start);
   out->prefilled_tokens = timeline.length() - cached_tokens;
   const CacheReport after_prefill = cache.report();
   out->prefill_cost = difference(after_prefill, at_start);
-  if (!read && read.error().code == ErrorCode::cancelled) {
+  if (!read) {
+    tokens.resize(timeline.length());
+    if (read.error().code != ErrorCode::cancelled) return read;
     out->reason = StopReason::interruption;
     return {};
   }
-  TL_TRY(read);
 
   Sampler sampler(options.sampling);
-  for (const int token : prompt) sampler.accept(token);
+  if (!text->sampler.empty()) TL_TRY(sampler.restore(text->sampler));
+  for (const int token : tokens) sampler.accept(token);
+  if (options.after_reading) {
+    text->logits = logits;
+    TL_TRY(options.after_reading(*text));
+    text->logits.clear();
+  }
   Writer writer(engine, options, out);
   const std::vector<int> never = options.ignore_end ? end_tokens(engine) : std::vector<int>{};
   const Clock::time_point reading_done = Clock::now();
@@ -150,6 +172,7 @@ Status generate_text(Engine& engine, KvCache& cache, Timeline& timeline,
       break;
     }
     out->tokens.push_back(token);
+    tokens.push_back(token);
     sampler.accept(token);
     status = writer.feed(token);
     if (!status) break;
@@ -165,12 +188,14 @@ Status generate_text(Engine& engine, KvCache& cache, Timeline& timeline,
       break;
     }
     const Feed feed{&timeline, token};
-    status = engine.step({&feed, 1}, MatView<float>(logits.data(), 1, logits.size()));
+    status = engine.step({&feed, 1}, next);
     if (!status) break;
     ++out->steps;
   }
   out->decode_ms = milliseconds_since(reading_done);
   out->decode_cost = difference(cache.report(), after_prefill);
+  text->sampler = sampler.state();
+  if (timeline.length() == tokens.size()) text->logits = std::move(logits);
   TL_TRY(status);
   return writer.finish();
 }

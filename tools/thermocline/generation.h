@@ -23,6 +23,17 @@ enum class StopReason : std::uint8_t {
 // "eos", "length" (a full context too), "stop", "interrupted", "error"
 const char* name_of(StopReason reason);
 
+// A text as far as it has come: what a session keeps of it, and goes on from.
+struct WrittenText {
+  std::vector<int> tokens;
+  // Of `tokens` those from here on are sampled ones: they are fed to the model as they were, one by
+  // one, where those before are read together.
+  std::uint32_t sampled_from = 0;
+  std::vector<float>
+      logits;           // of what follows, where the timeline holds all tokens; empty: unknown
+  std::string sampler;  // its state; "": at its beginning
+};
+
 struct GenerationOptions {
   SamplingOptions sampling;
   int length = -1;  // tokens at most; -1: to the end of the text or the context
@@ -32,6 +43,8 @@ struct GenerationOptions {
   ProgressStyle progress = ProgressStyle::none;
   // Called with text as it comes, always whole characters.
   std::function<Status(std::string_view)> show;
+  // Called when the text has been read and nothing is written yet; may be empty.
+  std::function<Status(const WrittenText&)> after_reading;
 };
 
 struct Generation {
@@ -46,12 +59,12 @@ struct Generation {
   CacheReport prefill_cost, decode_cost;
 };
 
-// Makes the timeline hold `prompt`, of which it already holds the first cached_tokens, and
-// generates. Interruption is a reason to stop, not an error; `out` is filled in as far as it went
-// on an error.
+// Makes the timeline hold the text, of which it already holds the first tokens, and writes on:
+// `text` is then as far as it has come, in agreement with the timeline. What has to be fed is at
+// least one token, unless its logits are there. Interruption is a reason to stop, not an error;
+// `out` is filled in as far as it went on an error.
 Status generate_text(Engine& engine, KvCache& cache, Timeline& timeline,
-                     std::span<const int> prompt, std::uint32_t cached_tokens,
-                     const GenerationOptions& options, Generation* out);
+                     const GenerationOptions& options, WrittenText* text, Generation* out);
 
 // Refuses a prompt that the context has no room for, with the numbers and the flags.
 // `freq_scale` is the --rope-freq-scale in force, 0 for none.

@@ -102,7 +102,8 @@ SessionText text_of(std::uint32_t tokens) {
   SessionText text;
   for (std::uint32_t t = 0; t < tokens; ++t) text.tokens.push_back(static_cast<int>(t * 7 % 1000));
   text.seed = 42;
-  text.draws = tokens;
+  text.sampler = std::to_string(tokens);
+  text.logits = {0.5f, -1.0f};
   text.note = "by the caller";
   return text;
 }
@@ -136,7 +137,8 @@ TEST_P(KvSession, GoesOnAsIfItHadNeverStopped) {
       timeline = std::move(*cache->start());
     } else {
       ASSERT_NE(cache->saved(), nullptr);
-      EXPECT_EQ(cache->saved()->draws, never.length());
+      EXPECT_EQ(cache->saved()->sampler, std::to_string(never.length()));
+      EXPECT_EQ(cache->saved()->logits.size(), 2u);
       EXPECT_EQ(cache->saved()->note, "by the caller");
       auto resumed = cache->resume();
       ASSERT_TRUE(resumed) << resumed.error().message;

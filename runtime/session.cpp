@@ -1,0 +1,159 @@
+#include "runtime/session.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "kernels/base/buffer.h"
+#include "runtime/session_manifest.h"
+#include "tiers/io/checksum.h"
+#include "tiers/io/descriptor.h"
+#include "tiers/io/errno_text.h"
+#include "tiers/record.h"
+#include "tiers/segment_record.h"
+#include "tiers/store/publication.h"
+
+namespace thermocline {
+namespace {
+
+struct OpenSession {
+  Descriptor file;
+  Publication published;
+  SessionManifest manifest;
+};
+
+Result<Descriptor> open_file(const std::string& path) {
+  Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  struct stat found {};
+  if (!file.open() || ::fstat(file.number(), &found) != 0)
+    return fail(errno == ENOENT ? ErrorCode::not_found : ErrorCode::io, path,
+                ": could not open it: ", errno_text(errno));
+  if (!S_ISREG(found.st_mode)) return fail(ErrorCode::corrupt, path, ": it is not a file");
+  return file;
+}
+
+Result<OpenSession> open_session(const std::string& path) {
+  OpenSession session;
+  TL_TRY_ASSIGN(session.file, open_file(path));
+  // A process that saves meanwhile may have freed what the header of a moment ago referred to.
+  Result<Publication> read = read_publication(session.file.number(), path);
+  for (int more = 0; !read && more < 3; ++more)
+    read = read_publication(session.file.number(), path);
+  TL_TRY_ASSIGN(session.published, std::move(read));
+  RecordReader in(session.published.manifest, path);
+  std::uint64_t epoch = 0;
+  TL_TRY(in.value("epoch", &epoch));
+  TL_TRY_ASSIGN(
+      session.manifest,
+      SessionManifest::decode(std::span(session.published.manifest).subspan(sizeof(epoch)), path));
+  return session;
+}
+
+Status read_at(int file, const std::string& path, std::uint64_t offset, std::span<std::byte> into) {
+  for (std::size_t done = 0; done < into.size();) {
+    const ssize_t n =
+        ::pread(file, into.data() + done, into.size() - done, static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail(ErrorCode::io, path, ": reading it failed: ", errno_text(errno));
+    if (n == 0) return fail(ErrorCode::corrupt, path, ": it ends at ", offset + done);
+    done += static_cast<std::size_t>(n);
+  }
+  return {};
+}
+
+std::string damaged(const char* what, std::uint64_t offset) {
+  return std::string(what) + " at " + std::to_string(offset) +
+         " is damaged (the checksum does not match)";
+}
+
+bool refers_to(const Publication& published, const Extent& extent) {
+  for (const Extent& one : published.extents)
+    if (one.offset == extent.offset && one.bytes == extent.bytes) return true;
+  return false;
+}
+
+// Adds to `found` what of one segment is not as it was written.
+Status verify_segment(const OpenSession& session, const std::string& path,
+                      const PageTable::Record& at, const StopAsked& stop, SessionCheck* found) {
+  if (!refers_to(session.published, {at.offset, at.bytes})) {
+    found->damage.push_back("no extent holds the record at " + std::to_string(at.offset));
+    return {};
+  }
+  TL_TRY_ASSIGN(const Buffer image, Buffer::create(at.bytes));
+  TL_TRY(read_at(session.file.number(), path, at.offset, image.bytes()));
+  found->bytes += at.bytes;
+  if (page_checksum(image.bytes(), at.offset) != at.checksum) {
+    found->damage.push_back(damaged("the record", at.offset));
+    return {};
+  }
+  const auto record =
+      SegmentRecord::decode(image.bytes(), "the record at " + std::to_string(at.offset));
+  if (!record || !refers_to(session.published, record->rows)) {
+    found->damage.push_back(record ? "no extent holds the rows at " +
+                                         std::to_string(record->rows.offset)
+                                   : record.error().message);
+    return {};
+  }
+  TL_TRY_ASSIGN(const Buffer head, Buffer::create(record->head_bytes()));
+  const std::size_t pages = head.size() / kPageBytes;
+  for (std::uint32_t h = 0; h < record->segment.heads; ++h) {
+    if (stop && stop()) return fail(ErrorCode::cancelled, path, ": verifying was stopped");
+    TL_TRY(
+        read_at(session.file.number(), path, record->rows.offset + h * head.size(), head.bytes()));
+    found->bytes += head.size();
+    for (std::size_t p = 0; p < pages; ++p) {
+      const std::size_t page = h * pages + p;
+      ++found->pages;
+      if (page_checksum(head.bytes().subspan(p * kPageBytes, kPageBytes),
+                        SegmentRecord::identity(record->epoch, record->rows.offset, page)) !=
+          record->checksums[page])
+        found->damage.push_back(damaged("the page", record->rows.offset + page * kPageBytes));
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<SavedSession> read_session(const std::string& path) {
+  TL_TRY_ASSIGN(OpenSession session, open_session(path));
+  struct stat found {};
+  if (::fstat(session.file.number(), &found) != 0)
+    return fail(ErrorCode::io, path, ": could not be looked at: ", errno_text(errno));
+  SavedSession saved;
+  saved.saves = session.published.generation;
+  saved.disk_bytes = static_cast<std::uint64_t>(found.st_blocks) * 512;
+  saved.saved_at = found.st_mtime;
+  saved.positions = session.manifest.length;
+  saved.facts = std::move(session.manifest.facts);
+  saved.text = std::move(session.manifest.text);
+  for (const SessionManifest::Layer& layer : session.manifest.layers)
+    saved.segments += layer.runs.size();
+  saved.layers = session.manifest.layers.size();
+  return saved;
+}
+
+Result<SessionCheck> verify_session(const std::string& path, const StopAsked& stop) {
+  TL_TRY_ASSIGN(const OpenSession session, open_session(path));
+  SessionCheck found;
+  for (const SessionManifest::Layer& layer : session.manifest.layers)
+    for (const PageTable::Record& record : layer.runs)
+      TL_TRY(verify_segment(session, path, record, stop, &found));
+  return found;
+}
+
+Status remove_session(const std::string& path) {
+  TL_TRY_ASSIGN(const Descriptor file, open_file(path));
+  TL_TRY(check_is_session(file.number(), path));
+  if (::flock(file.number(), LOCK_EX | LOCK_NB) != 0)
+    return fail(ErrorCode::io, path, " is in use by another process: it stays");
+  if (::unlink(path.c_str()) != 0)
+    return fail(ErrorCode::io, path, ": could not be removed: ", errno_text(errno));
+  return {};
+}
+
+}  // namespace thermocline

@@ -1,0 +1,125 @@
+#include "tools/thermocline/session_run.h"
+
+#include <algorithm>
+
+#include "tools/thermocline/size.h"
+
+namespace thermocline {
+namespace {
+
+namespace po = boost::program_options;
+
+std::string describe(std::uint32_t reused, std::size_t of, const std::string& why) {
+  return "reused " + format_count(reused) + " of " + format_counted(of, "token") +
+         (why.empty() ? "" : "; " + why);
+}
+
+Status check_saved(const Engine& engine, const SessionText& saved) {
+  const std::uint32_t vocabulary = engine.model().vocabulary;
+  for (const int token : saved.tokens)
+    if (token < 0 || static_cast<std::uint32_t>(token) >= vocabulary)
+      return fail(ErrorCode::corrupt, "the session has token ", token, " of a vocabulary of ",
+                  vocabulary, ": 'thermocline session rm' removes it");
+  if (!saved.logits.empty() && saved.logits.size() != vocabulary)
+    return fail(ErrorCode::corrupt, "the session has ", saved.logits.size(),
+                " logits for a vocabulary of ", vocabulary,
+                ": 'thermocline session rm' removes it");
+  return {};
+}
+
+// The session's own text goes on.
+Result<std::uint32_t> go_on(KvCache& cache, const SessionText& saved, Timeline* timeline,
+                            WrittenText* text, std::string* why) {
+  text->tokens = saved.tokens;
+  text->sampler = saved.sampler;
+  text->logits = saved.logits;
+  text->sampled_from = timeline->length();
+  if (text->tokens.empty())
+    return fail(ErrorCode::invalid_argument, "the session holds no text: say -p or -f");
+  const auto all = static_cast<std::uint32_t>(text->tokens.size());
+  if (timeline->length() < all || !text->logits.empty()) return timeline->length();
+  // All of it is there, but not what the model says of the next token: the last one is read again.
+  text->sampled_from = all;
+  return keep_beginning(cache, timeline, all - 1, why);
+}
+
+// Another text, which may begin like the session's.
+Result<std::uint32_t> compare(KvCache& cache, const SessionText& saved, Timeline* timeline,
+                              WrittenText* text, std::string* why) {
+  const std::vector<int>& prompt = text->tokens;
+  text->sampled_from = static_cast<std::uint32_t>(prompt.size());
+  const std::uint32_t length = timeline->length();
+  const auto held =
+      saved.tokens.begin() +
+      std::min<std::ptrdiff_t>(length, static_cast<std::ptrdiff_t>(saved.tokens.size()));
+  const auto differs = std::mismatch(saved.tokens.begin(), held, prompt.begin(), prompt.end());
+  const auto common = static_cast<std::uint32_t>(differs.first - saved.tokens.begin());
+  if (common == prompt.size() && common == length && !saved.logits.empty()) {
+    text->logits = saved.logits;
+    return common;
+  }
+  const std::uint32_t known = std::min(common, static_cast<std::uint32_t>(prompt.size()) - 1);
+  if (known < common)
+    *why = "the last one is read again for what follows it";
+  else if (common == length)
+    *why = "the session ends there";
+  else
+    *why = "the texts differ from token " + format_count(common + 1) + " on";
+  return keep_beginning(cache, timeline, known, why);
+}
+
+}  // namespace
+
+void SessionFlags::add_to(CommandLine* line) {
+  line->group("Session").add_options()(
+      "session", po::value(&path)->value_name("FILE")->notifier([](const std::string& given) {
+        if (given.empty()) throw po::error("--session '' names no file");
+      }),
+      "a file that keeps the text with its KV cache: rows live in it instead of a scratch file, "
+      "and the next run with it reads only what is new. Made where there is none");
+}
+
+Result<std::optional<SavedSession>> SessionFlags::look() const {
+  if (path.empty()) return std::optional<SavedSession>();
+  Result<SavedSession> saved = read_session(path);
+  if (saved) return std::optional<SavedSession>(std::move(*saved));
+  if (saved.error().code == ErrorCode::not_found) return std::optional<SavedSession>();
+  return fail(saved.error().code, "--session ", saved.error().message);
+}
+
+Result<std::uint32_t> keep_beginning(KvCache& cache, Timeline* timeline, std::uint32_t known,
+                                     std::string* why) {
+  const Status cut = timeline->truncate(known);
+  if (cut) return known;
+  if (cut.error().code != ErrorCode::unsupported && cut.error().code != ErrorCode::exhausted)
+    return tl::unexpected(cut.error());
+  *why = cut.error().message;
+  *timeline = Timeline();
+  TL_TRY_ASSIGN(*timeline, cache.start());
+  return 0u;
+}
+
+Result<Timeline> begin_session(const Engine& engine, KvCache& cache, WrittenText* text,
+                               Reuse* reuse) {
+  const SessionText saved = *cache.saved();
+  TL_TRY(check_saved(engine, saved));
+  TL_TRY_ASSIGN(Timeline timeline, cache.resume());
+  std::string why;
+  TL_TRY_ASSIGN(reuse->reused, text->tokens.empty() ? go_on(cache, saved, &timeline, text, &why)
+                                                    : compare(cache, saved, &timeline, text, &why));
+  reuse->line = describe(reuse->reused, text->tokens.size(), why);
+  return timeline;
+}
+
+Status save_session(KvCache& cache, const Timeline& timeline, const WrittenText& text,
+                    std::uint64_t seed, const std::string& note) {
+  SessionText saved;
+  saved.tokens = text.tokens;
+  saved.logits = text.logits;
+  saved.seed = seed;
+  saved.sampler = text.sampler;
+  saved.note = note;
+  return cache.save(timeline, saved);
+}
+
+}  // namespace thermocline

@@ -1,0 +1,45 @@
+// A run on a session file: what it brings along, what of it a text can go on from, and what is
+// saved.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/thermocline.h"
+#include "tools/thermocline/command_line.h"
+#include "tools/thermocline/generation.h"
+
+namespace thermocline {
+
+struct SessionFlags {
+  std::string path;
+
+  void add_to(CommandLine* line);
+  // What the file holds; nothing: no session was asked for, or there is no such file yet.
+  Result<std::optional<SavedSession>> look() const;
+};
+
+// How much of a text was there already, and why not more: "reused 7,500 of 7,650 tokens; ...".
+struct Reuse {
+  std::uint32_t reused = 0;
+  std::string line;
+};
+
+// A timeline that holds as much as can be of `text`, whose tokens are what is to be read (none: the
+// session's own text is to go on), and the rest of `text` as the session left it. `cache` has
+// something saved, and no timeline.
+Result<Timeline> begin_session(const Engine& engine, KvCache& cache, WrittenText* text,
+                               Reuse* reuse);
+
+// Saves where the text has come to. `note` is the command's own.
+Status save_session(KvCache& cache, const Timeline& timeline, const WrittenText& text,
+                    std::uint64_t seed, const std::string& note);
+
+// Cuts a timeline at `known`, or to nothing where that cannot be: a sliding window or a method has
+// dropped rows that would be needed. Says how many it holds then; `why` is the reason for fewer.
+Result<std::uint32_t> keep_beginning(KvCache& cache, Timeline* timeline, std::uint32_t known,
+                                     std::string* why);
+
+}  // namespace thermocline
