@@ -172,6 +172,7 @@ Status KvCache::Impl::save(TimelineId id, const SessionText& text) {
                 " tokens with a timeline of ", state.length, " positions");
   SessionManifest manifest;
   manifest.facts = session_facts();
+  manifest.method = {options.method, options.method_overrides};
   manifest.text = text;
   manifest.length = state.length;
   std::vector<const Segment*> segments;

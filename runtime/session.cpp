@@ -130,6 +130,7 @@ Result<SavedSession> read_session(const std::string& path) {
   saved.saved_at = found.st_mtime;
   saved.positions = session.manifest.length;
   saved.facts = std::move(session.manifest.facts);
+  saved.method = std::move(session.manifest.method);
   saved.text = std::move(session.manifest.text);
   for (const SessionManifest::Layer& layer : session.manifest.layers)
     saved.segments += layer.runs.size();

@@ -36,10 +36,17 @@ struct SessionText {
   std::string note;           // the caller's own
 };
 
+// A method as it was named.
+struct NamedMethod {
+  std::string name;                    // or path
+  std::vector<std::string> overrides;  // "select.share=0.05"
+};
+
 // What a session file says of itself, without a model. It is untrusted: corrupt, unsupported or
 // not_found, with the file and the field.
 struct SavedSession {
   std::vector<SessionFact> facts;
+  NamedMethod method;
   SessionText text;
   std::uint32_t positions = 0;  // that need not be read again
   std::uint64_t layers = 0, segments = 0;

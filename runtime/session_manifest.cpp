@@ -11,6 +11,9 @@ std::vector<std::byte> SessionManifest::encode() const {
     out.text(fact.name);
     out.text(fact.value);
   }
+  out.text(method.name);
+  out.value(static_cast<std::uint32_t>(method.overrides.size()));
+  for (const std::string& one : method.overrides) out.text(one);
   out.list(std::span<const int>(text.tokens));
   out.list(std::span<const float>(text.logits));
   out.value(text.seed);
@@ -39,6 +42,11 @@ Result<SessionManifest> SessionManifest::decode(std::span<const std::byte> bytes
     TL_TRY(in.text("fact", &fact.value));
     manifest.facts.push_back(std::move(fact));
   }
+  std::uint32_t overrides = 0;
+  TL_TRY(in.text("method", &manifest.method.name));
+  TL_TRY(in.value("overrides", &overrides));
+  for (std::uint32_t o = 0; o < overrides; ++o)
+    TL_TRY(in.text("override", &manifest.method.overrides.emplace_back()));
   TL_TRY(in.list("tokens", &manifest.text.tokens));
   TL_TRY(in.list("logits", &manifest.text.logits));
   TL_TRY(in.value("seed", &manifest.text.seed));

@@ -20,6 +20,7 @@ struct SessionManifest {
     std::vector<PageTable::Record> runs;
   };
   std::vector<SessionFact> facts;
+  NamedMethod method;
   SessionText text;
   std::uint32_t length = 0;  // positions of the timeline
   std::vector<Layer> layers;

@@ -233,10 +233,12 @@ Result<Exit> talk(const ChatFlags& flags, Conversation& conversation, RunRecord*
   return interrupted() ? Exit::interrupted : Exit::success;
 }
 
-Result<Exit> chat(ChatFlags& flags) {
+Result<Exit> chat(ChatFlags& flags, const CommandLine& line) {
   GenerationOptions run;
   TL_TRY_ASSIGN(run.sampling, flags.sampling.sampling_options());
   TL_TRY_ASSIGN(run.progress, parse_progress_style(flags.output.progress));
+  TL_TRY_ASSIGN(const std::optional<SavedSession> saved, flags.session.look());
+  if (saved) SessionFlags::take_method(*saved, line, &flags.method);
   CacheOptions options = flags.method.cache_options();
   TL_TRY_ASSIGN(options.tiers, flags.tiers.tier_options());
   TL_TRY(flags.method.check(flags.method.method));
@@ -311,7 +313,7 @@ Result<Exit> run_chat(const std::vector<std::string>& arguments) {
   flags.notes = flags.model.notes();
   for (const auto& more : {flags.tiers.notes(), flags.sampling.notes(line)})
     flags.notes.insert(flags.notes.end(), more.begin(), more.end());
-  return chat(flags);
+  return chat(flags, line);
 }
 
 }  // namespace thermocline

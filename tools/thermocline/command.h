@@ -23,6 +23,7 @@ Result<Exit> run_chat(const std::vector<std::string>& arguments);
 Result<Exit> run_inspect(const std::vector<std::string>& arguments);
 Result<Exit> run_sweep(const std::vector<std::string>& arguments);
 Result<Exit> run_eval(const std::vector<std::string>& arguments);
+Result<Exit> run_session(const std::vector<std::string>& arguments);
 Result<Exit> run_methods(const std::vector<std::string>& arguments);
 
 }  // namespace thermocline

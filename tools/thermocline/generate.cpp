@@ -142,18 +142,19 @@ void begin_line(const std::string& text) {
   if (shared || isatty(STDERR_FILENO)) std::fputs("\n", stderr);
 }
 
-Result<Exit> generate(const GenerateFlags& flags) {
+Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {
   using Clock = std::chrono::steady_clock;
   // Everything that can be wrong with the command line, before a model is opened.
   GenerationOptions run;
   TL_TRY_ASSIGN(run.sampling, flags.sampling.sampling_options());
   TL_TRY_ASSIGN(run.progress, parse_progress_style(flags.output.progress));
+  TL_TRY_ASSIGN(const std::optional<SavedSession> saved, flags.session.look());
+  if (saved) SessionFlags::take_method(*saved, line, &flags.method);
   CacheOptions cache_options = flags.method.cache_options();
   TL_TRY_ASSIGN(cache_options.tiers, flags.tiers.tier_options());
   TL_TRY(flags.method.check(flags.method.method));
   if (!flags.prompt.system.empty() && flags.prompt.chat_template.empty())
     return fail(ErrorCode::invalid_argument, "--system-prompt needs --chat-template auto");
-  TL_TRY_ASSIGN(const std::optional<SavedSession> saved, flags.session.look());
   if (!flags.prompt.given() && !flags.dry_run && !saved)
     return fail(ErrorCode::invalid_argument, "no prompt: say -p TEXT, -f FILE or -f - for stdin",
                 flags.session.path.empty() ? "" : "; the session is a new one");
@@ -239,7 +240,7 @@ Result<Exit> run_generate(const std::vector<std::string>& arguments) {
   TL_TRY_ASSIGN(const CommandLine::Outcome outcome, line.parse(arguments));
   if (outcome == CommandLine::Outcome::helped) return Exit::success;
   flags.notes = notes_of(flags, line);
-  return generate(flags);
+  return generate(flags, line);
 }
 
 }  // namespace thermocline

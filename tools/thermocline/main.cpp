@@ -25,6 +25,7 @@ constexpr std::array kCommands{
     Command{"inspect", "what a model file holds, and whether it can be run", run_inspect},
     Command{"sweep", "measure speed along contexts, methods and tier sizes", run_sweep},
     Command{"eval", "measure methods beside full attention on a text", run_eval},
+    Command{"session", "list, show, verify and remove session files", run_session},
     Command{"methods", "the methods that can be named with --method", run_methods},
 };
 

@@ -87,6 +87,13 @@ Result<std::optional<SavedSession>> SessionFlags::look() const {
   return fail(saved.error().code, "--session ", saved.error().message);
 }
 
+void SessionFlags::take_method(const SavedSession& saved, const CommandLine& line,
+                               MethodFlags* flags) {
+  if (line.given("method") || line.given("method-set")) return;
+  flags->method = saved.method.name;
+  flags->settings = saved.method.overrides;
+}
+
 Result<std::uint32_t> keep_beginning(KvCache& cache, Timeline* timeline, std::uint32_t known,
                                      std::string* why) {
   const Status cut = timeline->truncate(known);

@@ -9,6 +9,7 @@
 
 #include "runtime/thermocline.h"
 #include "tools/thermocline/command_line.h"
+#include "tools/thermocline/flags.h"
 #include "tools/thermocline/generation.h"
 
 namespace thermocline {
@@ -19,6 +20,8 @@ struct SessionFlags {
   void add_to(CommandLine* line);
   // What the file holds; nothing: no session was asked for, or there is no such file yet.
   Result<std::optional<SavedSession>> look() const;
+  // The method that the session was made with, where the command line names none.
+  static void take_method(const SavedSession& saved, const CommandLine& line, MethodFlags* flags);
 };
 
 // How much of a text was there already, and why not more: "reused 7,500 of 7,650 tokens; ...".
