@@ -7,7 +7,8 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <optional>
+#include <chrono>
+#include <thread>
 
 #include "kernels/base/buffer.h"
 #include "tiers/io/errno_text.h"
@@ -128,9 +129,18 @@ Status SessionFile::open_named(Descriptor file, std::uint64_t budget_bytes) {
 }
 
 Status SessionFile::lock() const {
-  if (::flock(descriptor(), LOCK_EX | LOCK_NB) == 0) return {};
-  return fail(ErrorCode::invalid_argument, name_, " is in use by another process (",
-              errno_text(errno), "): wait for it, or copy the file");
+  // A ring of io_uring holds its files for some time after its process has ended (measured: up to
+  // 20 ms): a run that follows at once is no second one.
+  constexpr std::chrono::milliseconds kPatience{500}, kPause{5};
+  for (auto waited = kPause * 0; ::flock(descriptor(), LOCK_EX | LOCK_NB) != 0; waited += kPause) {
+    if (errno != EWOULDBLOCK && errno != EINTR)
+      return fail(ErrorCode::io, name_, ": could not be locked: ", errno_text(errno));
+    if (waited >= kPatience)
+      return fail(ErrorCode::invalid_argument, name_,
+                  " is in use by another process: wait for it, or copy the file");
+    std::this_thread::sleep_for(kPause);
+  }
+  return {};
 }
 
 Result<std::string> SessionFile::probe(const std::string& path, const PlannedUse& planned) {

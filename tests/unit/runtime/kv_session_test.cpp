@@ -12,27 +12,13 @@
 #include <fstream>
 #include <random>
 
-#include "kernels/base/buffer.h"
 #include "runtime/kv_cache.h"
+#include "tests/support/written_rows.h"
 
 namespace thermocline {
 namespace {
 
 namespace fs = std::filesystem;
-
-LayerSpec layer(std::uint32_t kv_heads, std::uint32_t group, std::uint32_t key_dim,
-                std::uint32_t value_dim, std::uint32_t window) {
-  LayerSpec spec;
-  spec.kv_heads = kv_heads;
-  spec.q_heads = kv_heads * group;
-  spec.key_dim = key_dim;
-  spec.value_dim = value_dim;
-  spec.window = window;
-  spec.scale = 1.0f / std::sqrt(static_cast<float>(key_dim));
-  for (std::uint32_t i = 0; i < key_dim / 2; ++i)
-    spec.rope.inverse_frequency.push_back(std::pow(10000.0f, -2.0f * float(i) / float(key_dim)));
-  return spec;
-}
 
 class KvSession : public ::testing::TestWithParam<const char*> {
  protected:
@@ -44,7 +30,8 @@ class KvSession : public ::testing::TestWithParam<const char*> {
 
   CacheOptions options(const std::string& file) const {
     CacheOptions made;
-    made.layers = {layer(2, 3, 32, 48, 0), layer(1, 2, 64, 64, 0), layer(2, 1, 32, 32, 100)};
+    made.layers = {plain_layer(2, 3, 32, 48, 0), plain_layer(1, 2, 64, 64, 0),
+                   plain_layer(2, 1, 32, 32, 100)};
     made.method = GetParam();
     made.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
     made.method_overrides = {"steady.recent=32", "steady.seal=64"};
@@ -66,47 +53,6 @@ class KvSession : public ::testing::TestWithParam<const char*> {
   }
   std::string root_;
 };
-
-// Rows that position and text alone decide. Returns what attention gave, of all layers.
-Result<std::vector<float>> advance(KvCache* cache, const Timeline& timeline, std::uint32_t rows,
-                                   Pass pass, unsigned text = 1) {
-  std::vector<Token> at;
-  for (std::uint32_t r = 0; r < rows; ++r) at.push_back({timeline.id(), timeline.length() + r});
-  TL_TRY(cache->begin(at, pass));
-  std::vector<float> all;
-  for (std::uint32_t l = 0; l < cache->layers().size(); ++l) {
-    const LayerSpec& spec = cache->layers()[l];
-    const auto made = [&](std::size_t columns, unsigned what) {
-      std::vector<float> values;
-      for (const Token& token : at) {
-        std::mt19937 random(((text * 31 + what) * 31 + l) * 100003 + token.position);
-        std::normal_distribution<float> normal;
-        for (std::size_t c = 0; c < columns; ++c) values.push_back(normal(random));
-      }
-      return values;
-    };
-    const std::size_t k = spec.kv_heads * spec.key_dim, v = spec.kv_heads * spec.value_dim;
-    const auto keys = made(k, 1), values = made(v, 2),
-               queries = made(spec.q_heads * spec.key_dim, 3);
-    std::vector<float> out(rows * spec.q_heads * spec.value_dim);
-    TL_TRY(cache->append(LayerId{l}, {keys.data(), rows, k}, {values.data(), rows, v}));
-    TL_TRY(cache->attend(LayerId{l}, {queries.data(), rows, queries.size() / rows},
-                         {out.data(), rows, out.size() / rows}));
-    all.insert(all.end(), out.begin(), out.end());
-  }
-  TL_TRY(cache->commit());
-  return all;
-}
-
-SessionText text_of(std::uint32_t tokens) {
-  SessionText text;
-  for (std::uint32_t t = 0; t < tokens; ++t) text.tokens.push_back(static_cast<int>(t * 7 % 1000));
-  text.seed = 42;
-  text.sampler = std::to_string(tokens);
-  text.logits = {0.5f, -1.0f};
-  text.note = "by the caller";
-  return text;
-}
 
 TEST_P(KvSession, GoesOnAsIfItHadNeverStopped) {
   CacheOptions straight = options("");
@@ -161,7 +107,7 @@ TEST_P(KvSession, GoesOnAsIfItHadNeverStopped) {
       ASSERT_TRUE(never.truncate(cut));
       ASSERT_TRUE(timeline.truncate(cut));
     }
-    const Status saved = cache->save(timeline, text_of(timeline.length()));
+    const Status saved = cache->save(timeline, session_text(timeline.length()));
     ASSERT_TRUE(saved) << saved.error().message;
     read += cache->report().disk_bytes_read;
   }
@@ -176,14 +122,14 @@ TEST_P(KvSession, SavingRewritesNothing) {
   ASSERT_TRUE(advance(cache.get(), timeline, 1500, Pass::prefill));
   const std::uint64_t sealed = cache->report().disk_bytes_written;
   EXPECT_FALSE(fs::exists(root_ + "/s.tls")) << "it has no name yet";
-  for (int i = 0; i < 3; ++i) ASSERT_TRUE(cache->save(timeline, text_of(1500)));
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(cache->save(timeline, session_text(1500)));
   EXPECT_EQ(cache->report().disk_bytes_written, sealed);
   struct stat found {};
   ASSERT_EQ(::stat((root_ + "/s.tls").c_str(), &found), 0);
   EXPECT_EQ(found.st_mode & 07777, 0600u);
   // What earlier saves wrote is free again.
   const auto blocks = found.st_blocks;
-  for (int i = 0; i < 20; ++i) ASSERT_TRUE(cache->save(timeline, text_of(1500)));
+  for (int i = 0; i < 20; ++i) ASSERT_TRUE(cache->save(timeline, session_text(1500)));
   ASSERT_EQ(::stat((root_ + "/s.tls").c_str(), &found), 0);
   EXPECT_EQ(found.st_blocks, blocks);
 }
@@ -195,7 +141,7 @@ TEST_P(KvSession, ForksAndCutsLeaveWhatIsSavedWhole) {
     ASSERT_TRUE(cache);
     Timeline timeline = std::move(*cache->start());
     ASSERT_TRUE(advance(cache.get(), timeline, 900, Pass::prefill));
-    ASSERT_TRUE(cache->save(timeline, text_of(900)));
+    ASSERT_TRUE(cache->save(timeline, session_text(900)));
     Timeline branch = std::move(*timeline.fork());
     due = *advance(cache.get(), branch, 2, Pass::decode);
     // The one that was saved goes, and others write where it was, if they may.
@@ -211,7 +157,7 @@ TEST_P(KvSession, ForksAndCutsLeaveWhatIsSavedWhole) {
   Timeline branch = std::move(*resumed->fork());
   EXPECT_EQ(*advance(cache.get(), branch, 2, Pass::decode), due);
   // The fork is as good a session.
-  ASSERT_TRUE(cache->save(branch, text_of(902)));
+  ASSERT_TRUE(cache->save(branch, session_text(902)));
   EXPECT_EQ(*advance(cache.get(), *resumed, 2, Pass::decode), due);
 }
 
@@ -221,9 +167,9 @@ TEST_P(KvSession, WhatDoesNotFitIsRefusedWithItsReason) {
     ASSERT_TRUE(cache);
     Timeline timeline = std::move(*cache->start());
     ASSERT_TRUE(advance(cache.get(), timeline, 700, Pass::prefill));
-    ASSERT_TRUE(cache->save(timeline, text_of(701)));
-    EXPECT_FALSE(cache->save(timeline, text_of(699))) << "fewer tokens than positions";
-    EXPECT_FALSE(cache->save(Timeline(), text_of(0)));
+    ASSERT_TRUE(cache->save(timeline, session_text(701)));
+    EXPECT_FALSE(cache->save(timeline, session_text(699))) << "fewer tokens than positions";
+    EXPECT_FALSE(cache->save(Timeline(), session_text(0)));
     EXPECT_NE(refusal(options("s.tls")).find("in use by another process"), std::string::npos)
         << refusal(options("s.tls"));
   }
@@ -292,7 +238,7 @@ TEST_P(KvSession, ADamagedFileIsRefusedOrHarmless) {
     ASSERT_TRUE(cache);
     Timeline timeline = std::move(*cache->start());
     ASSERT_TRUE(advance(cache.get(), timeline, kRows, Pass::prefill));
-    ASSERT_TRUE(cache->save(timeline, text_of(kRows)));
+    ASSERT_TRUE(cache->save(timeline, session_text(kRows)));
     due = *advance(cache.get(), timeline, 1, Pass::decode);
   }
   std::ifstream in(root_ + "/s.tls", std::ios::binary);
