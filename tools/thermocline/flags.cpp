@@ -169,8 +169,12 @@ void TierFlags::add_to(CommandLine* line) {
   add_without_budgets_to(&group);
 }
 
-std::vector<std::string> TierFlags::notes() const {
+std::vector<std::string> TierFlags::notes(const std::string& session) const {
   std::vector<std::string> notes;
+  if (!session.empty()) {
+    if (!directory.empty()) notes.emplace_back("--kv-dir has no effect with --session");
+    return notes;
+  }
   if (parse_size(disk, "--kv-disk").value_or(0) > 0) return notes;
   if (!directory.empty()) notes.emplace_back("--kv-dir has no effect without --kv-disk");
   if (io_backend != "auto") notes.emplace_back("--io-backend has no effect without --kv-disk");

@@ -37,8 +37,8 @@ struct TierFlags {
   void add_to(CommandLine* line);
   // The options that are not budgets, for commands that sweep over those.
   void add_without_budgets_to(boost::program_options::options_description* group);
-  // What was asked for and has no effect, a line each.
-  std::vector<std::string> notes() const;
+  // What was asked for and has no effect, a line each; `session`: rows are in a session's file.
+  std::vector<std::string> notes(const std::string& session = {}) const;
   // Makes the user's cache folder where that is needed and missing.
   Result<TierOptions> tier_options() const;
 };

@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Session files as a user meets them: what goes on, what is reused and why not more, what is refused."""
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import unittest
+
+from command import LICENSE_TEXT, need_command, need_model, run
+
+MODEL = None
+TEXT = pathlib.Path(LICENSE_TEXT).read_text()[:6000]
+
+
+class Session(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.file = os.path.join(self.folder.name, "s.tls")
+
+    def tearDown(self):
+        self.folder.cleanup()
+
+    def generate(self, *words, fails=None):
+        done = run("generate", "-m", MODEL, "--json", "-", *words)
+        if fails is not None:
+            self.assertEqual(done.returncode, fails, done.stderr)
+            return done.stderr.decode()
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return json.loads(done.stdout)
+
+    def note(self, result):
+        notes = [note for note in result["notes"] if "reused" in note]
+        self.assertEqual(len(notes), 1, result["notes"])
+        return notes[0]
+
+    def test_what_goes_on_is_what_never_stopped(self):
+        for method in ("exact", "sketch"):
+            words = ["-p", TEXT, "--method", method, "-s", "7", "--temp", "0.9"]
+            whole = self.generate(*words, "-n", "24")
+            first = self.generate(*words, "-n", "10", "--session", self.file)
+            # Neither method nor prompt nor seed is said again.
+            second = self.generate("-n", "8", "--session", self.file, "--temp", "0.9")
+            third = self.generate("-n", "6", "--session", self.file, "--temp", "0.9")
+            self.assertEqual(first["text"] + second["text"] + third["text"], whole["text"])
+            self.assertEqual(second["method"], method)
+            self.assertEqual(second["seed"], 7)
+            self.assertEqual(second["cached_tokens"], second["prompt_tokens"] - 1)
+            self.assertEqual(second["prefill"]["disk_bytes_written"], 0)
+            self.assertGreater(second["decode"]["rows_read"], 0)
+            os.remove(self.file)
+
+    def test_it_reuses_what_agrees_and_says_why_not_more(self):
+        prompt = self.generate("-p", TEXT, "-n", "4", "--temp", "0", "--session",
+                               self.file)["prompt_tokens"]
+        again = self.generate("-p", TEXT, "-n", "4", "--temp", "0", "--session", self.file)
+        self.assertEqual(again["cached_tokens"], prompt - 1)
+        self.assertIn("the last one is read again", self.note(again))
+        more = self.generate("-p", TEXT + " And more.", "-n", "4", "--temp", "0", "--session",
+                             self.file)
+        self.assertGreaterEqual(more["cached_tokens"], prompt - 2)
+        self.assertIn("differ from token", self.note(more))
+        self.assertEqual(more["text"], self.generate("-p", TEXT + " And more.", "-n", "4",
+                                                     "--temp", "0")["text"])
+        other = self.generate("-p", TEXT[:3000] + "XYZ" + TEXT[3000:], "-n", "4", "--temp", "0",
+                              "--session", self.file)
+        self.assertLess(other["cached_tokens"], prompt)
+        self.assertGreater(other["cached_tokens"], prompt // 3)
+        self.assertIn("differ from token", self.note(other))
+
+    def test_another_method_or_model_is_refused_and_the_file_stays(self):
+        self.generate("-p", TEXT, "-n", "2", "--method", "sketch", "--session", self.file)
+        before = pathlib.Path(self.file).read_bytes()
+        said = self.generate("-n", "2", "--session", self.file, "--method", "exact", fails=2)
+        self.assertIn("is of method select.by=sketch", said)
+        said = self.generate("-n", "2", "--session", self.file, "--rope-freq-base", "20000",
+                             fails=2)
+        self.assertIn("is of rotation", said)
+        self.assertEqual(pathlib.Path(self.file).read_bytes(), before)
+
+    def test_refusals(self):
+        said = self.generate("-n", "2", "--session", self.file, fails=2)
+        self.assertIn("no prompt", said)
+        self.assertFalse(os.path.exists(self.file))
+        pathlib.Path(self.file).write_text("something else" * 1000)
+        said = self.generate("-p", "x", "-n", "2", "--session", self.file, fails=1)
+        self.assertIn("not a session file", said)
+        self.assertTrue(pathlib.Path(self.file).read_text().startswith("something else"))
+        said = self.generate("-p", "x", "-n", "2", "--session", self.folder.name + "/no/s", fails=1)
+        self.assertIn("its folder", said)
+        said = self.generate("-p", TEXT, "-n", "2", "--session", self.folder.name + "/t",
+                             "--kv-disk", "1MiB", fails=1)
+        self.assertIn("--kv-disk", said)
+
+    def test_the_command_that_looks_after_them(self):
+        self.generate("-p", TEXT, "-n", "2", "--method", "sketch", "--session", self.file)
+        listed = json.loads(run("session", "ls", self.folder.name, "--json", "-").stdout)
+        self.assertEqual([one["path"] for one in listed["sessions"]], [self.file])
+        shown = run("session", "show", self.file).stdout.decode()
+        for part in ("tokens", "sketch", "model", "tokenizer", "segments"):
+            self.assertIn(part, shown)
+        sound = run("session", "verify", self.file)
+        self.assertEqual(sound.returncode, 0, sound.stdout)
+        self.assertIn(b"sound", sound.stdout)
+        size = os.path.getsize(self.file)
+        with open(self.file, "r+b") as file:  # in the middle there are rows
+            file.seek(size // 2)
+            byte = file.read(1)
+            file.seek(size // 2)
+            file.write(bytes([byte[0] ^ 1]))
+        damaged = run("session", "verify", self.file)
+        self.assertEqual(damaged.returncode, 1)
+        self.assertIn(b"is damaged", damaged.stdout)
+        said = self.generate("-n", "2", "--session", self.file, fails=1)
+        self.assertIn("damaged", said)
+        other = os.path.join(self.folder.name, "notes.txt")
+        pathlib.Path(other).write_text("mine")
+        self.assertEqual(run("session", "rm", other).returncode, 1)
+        self.assertTrue(os.path.exists(other))
+        self.assertEqual(run("session", "rm", self.file).returncode, 0)
+        self.assertFalse(os.path.exists(self.file))
+        self.assertEqual(run("session").returncode, 2)
+        self.assertIn(b"did you mean 'ls'", run("session", "lss").stderr)
+
+    def test_a_conversation_goes_on(self):
+        def chat(message, *words):
+            done = run("chat", "-m", MODEL, "-n", "8", "--temp", "0", "--session", self.file,
+                       *words, stdin=message.encode())
+            return done.returncode, done.stdout.decode(), done.stderr.decode()
+        whole = run("chat", "-m", MODEL, "-n", "8", "--temp", "0",
+                    stdin=b"Name a colour.\nAnother one?\n").stdout.decode()
+        first, second = chat("Name a colour.\n"), chat("Another one?\n")
+        self.assertEqual(first[1] + second[1], whole)
+        self.assertIn("goes on after 2 messages", second[2])
+        code, _, said = chat("Hello\n", "--system-prompt", "You are a pirate.")
+        self.assertEqual(code, 2)
+        self.assertIn("another system message", said)
+
+
+if __name__ == "__main__":
+    need_command()
+    MODEL = need_model("SmolLM2-135M-Instruct.Q4_1.gguf")
+    unittest.main(argv=sys.argv[:1], verbosity=2)
