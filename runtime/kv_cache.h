@@ -40,7 +40,7 @@ struct TierOptions {
   std::uint64_t host_bytes = kAutoBytes;
   std::uint64_t disk_bytes = 0;  // where sealed rows then live; 0: nothing goes to disk
   std::string directory = {};    // of the scratch file, on the disk to use; needed with disk_bytes
-  std::string io_backend = "auto";  // auto, uring, threads
+  std::string io_backend = "auto";  // or one of version().io_backends
 };
 
 struct CacheOptions {

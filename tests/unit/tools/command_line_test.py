@@ -2,6 +2,7 @@
 """The command as a user meets it before there is a model: help, wrong words, exit codes."""
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -105,6 +106,15 @@ class CommandLine(unittest.TestCase):
         for words in (["generate", "-p", "x"], ["sweep"], ["chat"], ["inspect"]):
             self.refused([*words, "-m", "/nowhere/model.gguf"], "/nowhere/model.gguf", code=1)
             self.refused([*words, "-m", "/tmp"], "/tmp", "regular file", code=1)
+
+    def test_help_names_every_choice_of_the_build(self):
+        version = run("--version").stdout.decode()
+        built = re.search(r"instruction sets: ([^;]+);", version).group(1).split(", ")
+        text = " ".join(run("generate", "--help").stdout.decode().split())
+        self.assertIn("instruction set: auto, " + ", ".join(built), text)
+        refused = run("generate", "-m", "m", "-p", "x", "--io-backend", "aio").stderr.decode()
+        known = re.search(r"\(known: ([^)]+)\)", refused).group(1)
+        self.assertIn(f"how the disk is read: {known} ", text)
 
     def test_a_setting_without_a_value_is_refused(self):
         self.refused(["generate", "-m", TINY, "-p", "x", "--method-set", "steady"],
