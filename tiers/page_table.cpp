@@ -101,6 +101,7 @@ Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,
   TL_TRY(place.home.reach == Reach::memory ? settle_in_memory(segment, records, store, &place)
                                            : settle_in_pages(segment, records, store, &place));
 
+  auto kept = std::make_unique<Segment>(std::move(segment));  // without memory no place is taken
   std::uint32_t id;
   if (free_ids_.empty()) {
     id = static_cast<std::uint32_t>(places_.size());
@@ -110,8 +111,8 @@ Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,
     free_ids_.pop_back();
     places_[id] = std::move(place);
   }
-  segment.id = id;
-  return std::shared_ptr<const Segment>(new Segment(std::move(segment)), [this](const Segment* s) {
+  kept->id = id;
+  return std::shared_ptr<const Segment>(kept.release(), [this](const Segment* s) {
     release(s->id);
     delete s;
   });
