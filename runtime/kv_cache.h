@@ -82,7 +82,9 @@ class Timeline {
   // sealing them did. They are what their codec kept: with raw rows, a timeline that was read in
   // one prefill and cut goes on, to the bit, as one that was only ever read so far; with coded
   // ones, as near as the codec is. unsupported: rows that the next query would need are gone (a
-  // sliding window's, or a method's that drops rows). On any error the timeline stays as it was.
+  // sliding window's, or a method's that drops rows). exhausted: what is left of cut segments is
+  // formed anew in all layers before the old ones go, and the plan does not count both; 0 takes no
+  // room. On any error the timeline stays as it was.
   Status truncate(std::uint32_t length);
   KvCache* cache() const { return cache_; }
 

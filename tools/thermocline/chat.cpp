@@ -105,19 +105,6 @@ class Conversation {
     return {};
   }
 
-  // Leaves in the timeline the first `known` of its tokens, or nothing where those cannot be kept
-  // alone: a sliding window or a method has dropped rows that they would need. Says how many.
-  Result<std::uint32_t> keep(std::uint32_t known) {
-    const Status cut = timeline_.truncate(known);
-    if (cut) {
-      held_.resize(known);
-      return known;
-    }
-    if (cut.error().code != ErrorCode::unsupported) return tl::unexpected(cut.error());
-    TL_TRY(start_over());
-    return 0u;
-  }
-
   Status generate(Generation* out) {
     TL_TRY_ASSIGN(
         const std::vector<int> prompt,
@@ -130,7 +117,9 @@ class Conversation {
     const auto differs = std::mismatch(held_.begin(), held_.end(), prompt.begin(), prompt.end());
     auto known = static_cast<std::uint32_t>(differs.first - held_.begin());
     known = std::min(known, static_cast<std::uint32_t>(prompt.size() - 1));
-    TL_TRY_ASSIGN(known, keep(known));
+    const auto kept = keep_or_start_over(cache_, &timeline_, known);
+    held_.resize(timeline_.length());
+    TL_TRY_ASSIGN(known, kept);
     const Status status = generate_text(engine_, cache_, timeline_, prompt, known, options_, out);
     held_ = prompt;
     held_.insert(held_.end(), out->tokens.begin(), out->tokens.end());
@@ -225,6 +214,7 @@ Result<Exit> chat(ChatFlags& flags) {
   record.context = run.context;
   record.seed = run.sampling.seed;
   record.notes = flags.notes;
+  if (const auto note = note_on_context(run.context, model)) record.notes.push_back(*note);
   record.notes.insert(record.notes.end(), cache->notes().begin(), cache->notes().end());
   // Those first: an answer may be long in coming.
   if (!flags.output.quiet && !flags.output.verbose) print_notes(record.notes);

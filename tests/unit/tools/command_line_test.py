@@ -200,6 +200,10 @@ class CommandLine(unittest.TestCase):
                    "-b", "3", stdin=b"hello\n")
         self.assertIn(b"--kv-dir", chat.stderr)
         self.assertIn(b"-b and -ub", chat.stderr)
+        self.assertNotIn(b"trained", chat.stderr)
+        chat = run("chat", "-m", TINY, "--chat-template", "chatml", "-n", "1", "-c", "9999",
+                   stdin=b"hello\n")
+        self.assertIn(b"-c 9,999 is beyond the 256", chat.stderr)
         sweep = run("sweep", "-m", TINY, "-p", "8", "-n", "0", "-r", "1", "-c", "99", "--kv-dir",
                     "/tmp", "--no-warmup")
         self.assertIn(b"-c has no effect", sweep.stderr)
