@@ -11,6 +11,11 @@
 // Nothing here prints, exits or installs signal handlers. An Engine must outlive the caches and the
 // text streams that it made. It and its caches share their threads: one thread drives them all;
 // different engines are independent.
+//
+// Where memory that was planned runs out, a call returns `exhausted`. What is not planned is small
+// things in passing: where the system has no memory even for those, std::bad_alloc leaves the call,
+// and no timeline has changed; or, on one of the threads that compute, it ends the process
+// (std::terminate).
 #pragma once
 
 #include <functional>
