@@ -5,9 +5,9 @@ namespace {
 
 constexpr CacheCounter kCounters[] = {
     {"steps", &CacheReport::steps},
-    {"rows_read", &CacheReport::rows_attended},
+    {"rows_read", &CacheReport::rows_read},
     {"rows_held", &CacheReport::rows_held},
-    {"summaries_read", &CacheReport::summaries_attended},
+    {"summaries_read", &CacheReport::summaries_read},
     {"host_bytes_read", &CacheReport::host_bytes_read},
     {"index_bytes_read", &CacheReport::index_bytes_read},
     {"disk_bytes_read", &CacheReport::disk_bytes_read},

@@ -141,7 +141,7 @@ void print_turn(const Generation& g) {
       stderr, "[%s tokens known, %s read, %s generated at %.1f tokens/s, %.1f %% of rows read%s]\n",
       format_count(g.cached_tokens).c_str(), format_count(g.prefilled_tokens).c_str(),
       format_count(g.tokens.size()).c_str(), g.decode_ms > 0 ? g.steps / g.decode_ms * 1e3 : 0.0,
-      share_of(g.decode_cost.rows_attended, g.decode_cost.rows_held) * 100,
+      share_of(g.decode_cost.rows_read, g.decode_cost.rows_held) * 100,
       g.reason == StopReason::interruption ? ", interrupted" : "");
 }
 
