@@ -252,13 +252,6 @@ MemoryPlan CachePlan::lines() const {
   return plan;
 }
 
-std::uint64_t MemoryPlan::total(const std::string& tier) const {
-  std::uint64_t bytes = 0;
-  for (const MemoryLine& line : lines)
-    if (line.tier == tier) bytes += line.bytes;
-  return bytes;
-}
-
 Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, int threads) {
   if (options.layers.empty())
     return fail(ErrorCode::invalid_argument, "a cache needs at least one layer");

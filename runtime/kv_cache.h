@@ -63,8 +63,9 @@ inline constexpr std::size_t kMaxStepRows = 16;
 // rows are all at hand when they are sealed. Memory is planned for one span.
 inline constexpr std::uint32_t kSpanRows = 32768;
 
-// One text's keys and values. Move-only; gives back what it holds when destroyed. Its cache must
-// outlive it. One that start() did not make, or that was moved from, is of no cache: 0 positions.
+// One text's keys and values. Move-only; gives back what it holds when destroyed, and rolls back,
+// for all of its timelines, a step in progress that has rows of this one. Its cache must outlive
+// it. One that start() did not make, or that was moved from, is of no cache: 0 positions.
 // Not thread-safe: one thread drives a cache and all of its timelines.
 class Timeline {
  public:

@@ -44,4 +44,11 @@ CacheReport sum(const CacheReport& one, const CacheReport& other) {
   return out;
 }
 
+std::uint64_t MemoryPlan::total(const std::string& tier) const {
+  std::uint64_t bytes = 0;
+  for (const MemoryLine& line : lines)
+    if (line.tier == tier) bytes += line.bytes;
+  return bytes;
+}
+
 }  // namespace thermocline

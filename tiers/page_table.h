@@ -12,13 +12,13 @@
 
 #include "kernels/base/buffer.h"
 #include "kernels/base/error.h"
+#include "kernels/base/tier_counters.h"
 #include "tiers/block.h"
 #include "tiers/budget.h"
 #include "tiers/io/sink.h"
 #include "tiers/row_cache.h"
 #include "tiers/store/stores.h"
 #include "tiers/tier.h"
-#include "kernels/base/tier_counters.h"
 
 namespace thermocline {
 
