@@ -131,7 +131,8 @@ void plan_layer(const CacheOptions& options, const Method& method, const LayerSp
     layer.sinks = method.sink;
     layer.tail_capacity = method.recent + method.seal_rows();
   } else {
-    layer.tail_capacity = spec.window + kWindowSlack;
+    // No more than there are positions, lest a window of nearly 2^32 wraps around.
+    layer.tail_capacity = std::min(spec.window, options.max_positions) + kWindowSlack;
   }
   layer.tail_capacity =
       std::min<std::uint32_t>(layer.tail_capacity, options.max_positions) + kMaxStepRows;
@@ -182,6 +183,24 @@ Result<std::uint64_t> automatic_row_cache(const CacheOptions& options, const Met
   const std::uint64_t needed = plan.host_bytes(), most = in_memory.host_bytes();
   const std::uint64_t left = plan.bytes_of(Tier::host) - needed;
   return std::min(left / 2, most > needed ? most - needed : 0);
+}
+
+// The most rows of one KV head, of all timelines: rows are numbered in 32 bits. What a plan
+// multiplies them with, a layer's heads and bytes, is then far from 64 bits.
+constexpr std::uint64_t kMostRows = std::uint64_t{1} << 31;
+static_assert(kMostRows * kMaxHeads * 2 * kMaxHeadSize * sizeof(float) < std::uint64_t{1} << 54);
+
+Status check_rows(const CacheOptions& options, const Method& method) {
+  // Whole blocks, as plan_sealed() counts them, and what else a timeline of one position has.
+  const std::uint64_t of_one =
+      blocks_of(options.max_positions) * kBlockRows + method.sink + kMaxStepRows;
+  std::uint64_t rows = 0;
+  if (!__builtin_mul_overflow(of_one, std::uint64_t{options.max_timelines}, &rows) &&
+      rows <= kMostRows)
+    return {};
+  return fail(ErrorCode::invalid_argument, options.max_timelines, " timelines of ",
+              options.max_positions, " positions are more than the ", kMostRows,
+              " rows that a KV head of a layer may have: lower -c, or have fewer timelines");
 }
 
 // What each tier may hold. Host memory, unasked: what the machine has free.
@@ -274,19 +293,13 @@ MemoryPlan CachePlan::lines() const {
   return plan;
 }
 
-std::uint64_t MemoryPlan::total(const std::string& tier) const {
-  std::uint64_t bytes = 0;
-  for (const MemoryLine& line : lines)
-    if (line.tier == tier) bytes += line.bytes;
-  return bytes;
-}
-
 Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, int threads) {
   if (options.layers.empty())
     return fail(ErrorCode::invalid_argument, "a cache needs at least one layer");
   if (options.max_positions == 0 || options.max_timelines == 0)
     return fail(ErrorCode::invalid_argument,
                 "a cache needs at least one position and one timeline");
+  TL_TRY(check_rows(options, method));
   TL_TRY_ASSIGN(const StoreOptions stores, stores_for(options.tiers, options.session));
   TL_TRY_ASSIGN(const StoreFacts home, home_of(method, stores));
   TL_TRY_ASSIGN(CachePlan plan, plan_layers(options, method, threads, stores, home));

@@ -54,6 +54,7 @@ struct CachePlan {
 };
 
 // For `threads` threads. exhausted: what is needed, what there is, which flag to change.
+// invalid_argument: what no memory would be enough for, or rows too many to be numbered.
 Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, int threads);
 
 }  // namespace thermocline

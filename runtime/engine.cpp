@@ -67,9 +67,11 @@ class EngineTextStream final : public TextStream {
   Detokenizer detokenizer_;
 };
 
-bool same_shape(const LayerSpec& a, const LayerSpec& b) {
+bool same_layer(const LayerSpec& a, const LayerSpec& b) {
   return a.q_heads == b.q_heads && a.kv_heads == b.kv_heads && a.key_dim == b.key_dim &&
-         a.value_dim == b.value_dim;
+         a.value_dim == b.value_dim && a.window == b.window && a.scale == b.scale &&
+         a.rope.pairs == b.rope.pairs && a.rope.magnitude == b.rope.magnitude &&
+         a.rope.inverse_frequency == b.rope.inverse_frequency;
 }
 
 }  // namespace
@@ -80,7 +82,8 @@ struct Engine::Impl {
 
   Model view() const { return {&model.spec, &model.weights, {&workers, &cpu}}; }
 
-  Status check_cache(const Timeline* timeline, const KvCache* cache) const;
+  static Status check_timeline(const Timeline* timeline, const KvCache* cache);
+  Status check_layers(const KvCache& cache) const;
   Status check_tokens(std::span<const int> tokens) const;
   // Fills `at` and `tokens` from the rows of a step.
   Status place(std::span<const Feed> rows);
@@ -96,15 +99,21 @@ struct Engine::Impl {
   PrefillMemory prefill;
 };
 
-Status Engine::Impl::check_cache(const Timeline* timeline, const KvCache* cache) const {
+Status Engine::Impl::check_timeline(const Timeline* timeline, const KvCache* cache) {
   if (!timeline || !timeline->cache())
     return fail(ErrorCode::invalid_argument, "a row without a timeline");
   if (timeline->cache() != cache)
     return fail(ErrorCode::invalid_argument, "the rows of a step belong to different caches");
-  const auto layers = cache->layers();
+  return {};
+}
+
+Status Engine::Impl::check_layers(const KvCache& cache) const {
+  const auto layers = cache.layers();
   if (!std::equal(layers.begin(), layers.end(), model.spec.layers.begin(), model.spec.layers.end(),
-                  same_shape))
-    return fail(ErrorCode::invalid_argument, "the cache is not of this model: use open_cache()");
+                  same_layer))
+    return fail(ErrorCode::invalid_argument,
+                "the cache is not of this model, or of other positions (RoPE, scale, windows): use "
+                "open_cache()");
   return {};
 }
 
@@ -124,13 +133,14 @@ Status Engine::Impl::place(std::span<const Feed> feeds) {
   tokens.clear();
   const KvCache* cache = feeds[0].timeline ? feeds[0].timeline->cache() : nullptr;
   for (const Feed& feed : feeds) {
-    TL_TRY(check_cache(feed.timeline, cache));
+    TL_TRY(check_timeline(feed.timeline, cache));
     const auto before = std::count_if(
         at.begin(), at.end(), [&](const Token& t) { return t.timeline == feed.timeline->id(); });
     at.push_back(
         {feed.timeline->id(), feed.timeline->length() + static_cast<std::uint32_t>(before)});
     tokens.push_back(feed.token);
   }
+  TL_TRY(check_layers(*cache));
   return check_tokens(tokens);
 }
 
@@ -206,7 +216,8 @@ Result<MemoryPlan> Engine::plan(CacheOptions options) const {
 
 Status Engine::prefill(Timeline& timeline, std::span<const int> tokens, std::span<float> logits,
                        const PrefillOptions& options) {
-  TL_TRY(impl_->check_cache(&timeline, timeline.cache()));
+  TL_TRY(impl_->check_timeline(&timeline, timeline.cache()));
+  TL_TRY(impl_->check_layers(*timeline.cache()));
   TL_TRY(impl_->check_tokens(tokens));
   if (tokens.empty()) return fail(ErrorCode::invalid_argument, "prefill of no tokens");
   const std::size_t room = timeline.cache()->max_positions() - timeline.length();

@@ -96,7 +96,7 @@ Status KvCache::Impl::attend_steady(LayerId l, const float* rotated) {
     counted.rows_held += s.window > 0 ? std::min(length, s.window) : length;
     for (std::uint32_t f = first_partial[list]; f < first_partial[list + 1]; ++f) {
       const SteadyFold& steady = steady_folds[f];
-      counted.rows_attended += steady.count;
+      counted.rows_read += steady.count;
       counted.host_bytes_read += std::uint64_t{steady.count} * steady.rows.layout.bytes();
     }
   }
@@ -237,8 +237,8 @@ void KvCache::Impl::count_reads() {
     counted.index_bytes_read += choices[list].cost->index_bytes;
     counted.select_ms += choices[list].ms;
     const std::span<const Run> runs = list_queries[list].runs;
-    counted.rows_attended += rows_read(runs, read_lists[list], Form::rows);
-    counted.summaries_attended += rows_read(runs, read_lists[list], Form::summaries);
+    counted.rows_read += rows_read(runs, read_lists[list], Form::rows);
+    counted.summaries_read += rows_read(runs, read_lists[list], Form::summaries);
   }
 }
 

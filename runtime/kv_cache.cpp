@@ -275,8 +275,12 @@ Status KvCache::Impl::commit() {
         }
       }
     }
-    ++counted.steps;
   }
+  for (std::uint32_t t = 0; t < advanced.size(); ++t) {
+    if (advanced[t] == 0) continue;
+    for (std::uint32_t i = 0; i < layers; ++i) make_room(t, i, timelines[t]->layers[i].runs.size());
+  }
+  if (pass == Pass::decode) ++counted.steps;
   for (std::uint32_t t = 0; t < advanced.size(); ++t) {
     if (advanced[t] == 0) continue;
     timelines[t]->length += advanced[t];
@@ -286,8 +290,14 @@ Status KvCache::Impl::commit() {
   return {};
 }
 
+void KvCache::Impl::make_room(std::uint32_t timeline, std::uint32_t layer_index, std::size_t kept) {
+  std::vector<Run>& runs = timelines[timeline]->layers[layer_index].runs;
+  const std::size_t needed = kept + pending_of(timeline, layer_index).new_runs.size();
+  if (needed > runs.capacity()) runs.reserve(std::max(needed, 2 * runs.capacity()));
+}
+
 void KvCache::Impl::take_over(std::uint32_t timeline, std::uint32_t layer_index,
-                              std::uint32_t length) {
+                              std::uint32_t length) noexcept {
   Pending& p = pending_of(timeline, layer_index);
   LayerState& layer = timelines[timeline]->layers[layer_index];
   std::move(p.new_runs.begin(), p.new_runs.end(), std::back_inserter(layer.runs));

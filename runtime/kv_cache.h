@@ -41,7 +41,7 @@ struct TierOptions {
   std::uint64_t host_bytes = kAutoBytes;
   std::uint64_t disk_bytes = 0;  // where sealed rows then live; 0: nothing goes to disk
   std::string directory = {};    // of the scratch file, on the disk to use; needed with disk_bytes
-  std::string io_backend = "auto";  // auto, uring, threads
+  std::string io_backend = "auto";  // or one of version().io_backends
 };
 
 struct CacheOptions {
@@ -65,8 +65,9 @@ inline constexpr std::size_t kMaxStepRows = 16;
 // rows are all at hand when they are sealed. Memory is planned for one span.
 inline constexpr std::uint32_t kSpanRows = 32768;
 
-// One text's keys and values. Move-only; gives back what it holds when destroyed. Its cache must
-// outlive it. One that start() did not make, or that was moved from, is of no cache: 0 positions.
+// One text's keys and values. Move-only; gives back what it holds when destroyed, and rolls back,
+// for all of its timelines, a step in progress that has rows of this one. Its cache must outlive
+// it. One that start() did not make, or that was moved from, is of no cache: 0 positions.
 // Not thread-safe: one thread drives a cache and all of its timelines.
 class Timeline {
  public:
@@ -84,7 +85,9 @@ class Timeline {
   // sealing them did. They are what their codec kept: with raw rows, a timeline that was read in
   // one prefill and cut goes on, to the bit, as one that was only ever read so far; with coded
   // ones, as near as the codec is. unsupported: rows that the next query would need are gone (a
-  // sliding window's, or a method's that drops rows). On any error the timeline stays as it was.
+  // sliding window's, or a method's that drops rows). exhausted: what is left of cut segments is
+  // formed anew in all layers before the old ones go, and the plan does not count both; 0 takes no
+  // room. On any error the timeline stays as it was.
   Status truncate(std::uint32_t length);
   KvCache* cache() const { return cache_; }
 

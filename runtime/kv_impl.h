@@ -156,8 +156,10 @@ struct KvCache::Impl {
   void append_row(LayerId l, std::size_t row, std::uint32_t head, const float* key,
                   const float* value, std::byte* record) const;
   Status commit();
-  // Makes what is pending in a layer the timeline's, of `length` positions then.
-  void take_over(std::uint32_t timeline, std::uint32_t layer, std::uint32_t length);
+  // Room for a layer's pending runs behind its first `kept`: taking them over then takes no memory.
+  void make_room(std::uint32_t timeline, std::uint32_t layer, std::size_t kept);
+  // Makes what is pending in a layer the timeline's, of `length` positions then. Cannot fail.
+  void take_over(std::uint32_t timeline, std::uint32_t layer, std::uint32_t length) noexcept;
   void rollback();
 
   // kv_order.cpp: invalid_argument, saying what was given and what is due.

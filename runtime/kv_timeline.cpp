@@ -158,6 +158,13 @@ Status KvCache::Impl::truncate(TimelineId id, std::uint32_t length) {
     return fail(ErrorCode::invalid_argument, "cannot cut a timeline of ", t.length,
                 " positions at ", length);
   TL_TRY(check_cut(id, length));
+  struct Undo {  // however a cut ends before it is made, with an error or for want of memory
+    Impl& cache;
+    bool due = true;
+    ~Undo() {
+      if (due) cache.rollback();
+    }
+  } undo{*this};
   std::vector<std::size_t> kept(options.layers.size());
   for (std::uint32_t i = 0; i < options.layers.size(); ++i) {
     const LayerState& layer = t.layers[i];
@@ -171,15 +178,12 @@ Status KvCache::Impl::truncate(TimelineId id, std::uint32_t length) {
     while (kept[i] > 0 && ends(kept[i] - 1) > method.tail_begin(length)) --kept[i];
     if (kept[i] == layer.runs.size()) continue;
     const std::uint32_t first = layer.runs[kept[i]].rows->first_position;
-    Status settled = restore(LayerId{i}, layer, kept[i], length);
-    if (settled)
-      settled = settle(LayerId{i}, span.view(first, std::max(length, first) - first),
-                       Pending::Tail::spare, &pending_of(index(id), i));
-    if (!settled) {
-      rollback();
-      return settled;
-    }
+    TL_TRY(restore(LayerId{i}, layer, kept[i], length));
+    TL_TRY(settle(LayerId{i}, span.view(first, std::max(length, first) - first),
+                  Pending::Tail::spare, &pending_of(index(id), i)));
   }
+  for (std::uint32_t i = 0; i < options.layers.size(); ++i) make_room(index(id), i, kept[i]);
+  undo.due = false;
   for (std::uint32_t i = 0; i < options.layers.size(); ++i) {
     LayerState& layer = t.layers[i];
     layer.runs.resize(kept[i]);

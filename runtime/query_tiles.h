@@ -39,9 +39,9 @@ struct QueryTiles {
 
   std::size_t query_floats() const { return lanes * heads.key_dim; }  // of a tile
   std::size_t state_floats() const { return lanes * (2 + heads.value_dim); }
-  // That `threads` threads attend in, and who calls from outside of them.
+  // That `threads` threads attend in, each in its slot.
   std::size_t scratch_floats(int threads) const {
-    return tile_scratch_floats(heads) * (static_cast<std::size_t>(threads) + 1);
+    return tile_scratch_floats(heads) * static_cast<std::size_t>(threads);
   }
   std::uint32_t head(std::size_t t) const { return static_cast<std::uint32_t>(t / a_head); }
   std::uint32_t first_token(std::size_t t) const {

@@ -5,9 +5,9 @@ namespace {
 
 constexpr CacheCounter kCounters[] = {
     {"steps", &CacheReport::steps},
-    {"rows_read", &CacheReport::rows_attended},
+    {"rows_read", &CacheReport::rows_read},
     {"rows_held", &CacheReport::rows_held},
-    {"summaries_read", &CacheReport::summaries_attended},
+    {"summaries_read", &CacheReport::summaries_read},
     {"host_bytes_read", &CacheReport::host_bytes_read},
     {"index_bytes_read", &CacheReport::index_bytes_read},
     {"disk_bytes_read", &CacheReport::disk_bytes_read},
@@ -42,6 +42,13 @@ CacheReport sum(const CacheReport& one, const CacheReport& other) {
   for (const CacheCounter& counter : kCounters)
     std::visit([&](auto member) { out.*member += other.*member; }, counter.member);
   return out;
+}
+
+std::uint64_t MemoryPlan::total(const std::string& tier) const {
+  std::uint64_t bytes = 0;
+  for (const MemoryLine& line : lines)
+    if (line.tier == tier) bytes += line.bytes;
+  return bytes;
 }
 
 }  // namespace thermocline

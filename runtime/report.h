@@ -15,13 +15,13 @@ namespace thermocline {
 // Counters of a cache. All of them only grow. Rows are exact ones; in decode, sinks and tail are
 // among those read from host memory.
 struct CacheReport : TierCounters {
-  std::uint64_t steps = 0;               // decode steps committed
-  std::uint64_t rows_attended = 0;       // exact rows read by decode, over layers and KV heads
-  std::uint64_t rows_held = 0;           // rows that full attention would have read there
-  std::uint64_t summaries_attended = 0;  // estimate rows read
-  std::uint64_t index_bytes_read = 0;    // codes and summaries scanned
-  double attend_ms = 0;                  // of attend(), selecting included
-  double select_ms = 0;                  // selecting, of all threads together
+  std::uint64_t steps = 0;             // decode steps committed
+  std::uint64_t rows_read = 0;         // exact rows read by decode, over layers and KV heads
+  std::uint64_t rows_held = 0;         // rows that full attention would have read there
+  std::uint64_t summaries_read = 0;    // estimate rows read
+  std::uint64_t index_bytes_read = 0;  // codes and summaries scanned
+  double attend_ms = 0;                // of attend(), selecting included
+  double select_ms = 0;                // selecting, of all threads together
   double seal_ms = 0;
   std::uint64_t rows_sealed = 0;
 };

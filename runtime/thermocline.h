@@ -11,6 +11,11 @@
 // Nothing here prints, exits or installs signal handlers. An Engine must outlive the caches and the
 // text streams that it made. It and its caches share their threads: one thread drives them all;
 // different engines are independent.
+//
+// Where memory that was planned runs out, a call returns `exhausted`. What is not planned is small
+// things in passing: where the system has no memory even for those, std::bad_alloc leaves the call,
+// and no timeline has changed; or, on one of the threads that compute, it ends the process
+// (std::terminate).
 #pragma once
 
 #include <functional>
@@ -34,6 +39,8 @@ struct Version {
   std::string number, commit, compiler, build;  // "0.1.0", "1a2b3c4", "g++ 12.2.0", "Release"
   std::vector<std::string> instruction_sets;    // built in; the usable ones of this machine
   std::vector<std::string> usable;              // are listed here
+  std::vector<std::string> bf16_prefill;        // those of them that round a prefill to bf16
+  std::vector<std::string> io_backends;         // built in, as auto tries them
   bool cuda = false;                            // kernels built
 };
 Version version();
@@ -51,8 +58,8 @@ enum class RopeScaling { from_model, none, linear, yarn };
 struct EngineOptions {
   std::string model_path = {};
   int threads = 0;  // 0: as many as this process may run on
-  // auto, scalar, avx2, avx512; avx512_bf16 and avx512_amx, whose prefill is rounded to bf16. A
-  // forced one is the process's: oneDNN has one for all engines.
+  // auto, or one of version().instruction_sets. A forced one is the process's: oneDNN has one for
+  // all engines.
   std::string isa = "auto";
   RopeScaling rope_scaling = RopeScaling::from_model;
   float rope_freq_scale = 0;  // 0: the model's; 0.25 stretches the context four times (linear)

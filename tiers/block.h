@@ -83,7 +83,8 @@ struct Segment {
 };
 
 // A sealed stretch of one timeline in one layer. `summaries` (null: none) are rows that stand for
-// several rows each; they are attended in place of what a selection leaves unread.
+// several rows each; they are attended in place of what a selection leaves unread. They may have no
+// keys (layout.key_bytes is 0): then a read of them has to be a scored one.
 struct Run {
   std::shared_ptr<const Segment> rows;
   std::shared_ptr<const Segment> summaries;
@@ -97,7 +98,7 @@ struct Pick {
 
 enum class Form : std::uint8_t { rows, summaries };
 
-// Consecutive picks in one segment. Picks ascend by block. Or every row of it.
+// Consecutive picks in one segment. Picks ascend by block. Or every row of it, without weights.
 struct Read {
   std::uint32_t run = 0;
   Form form = Form::rows;

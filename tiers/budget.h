@@ -40,8 +40,6 @@ class Reservation {
   ~Reservation();
 
   std::uint64_t bytes() const { return bytes_; }
-  Tier tier() const { return tier_; }
-  Purpose purpose() const { return purpose_; }
   // To a new size. Growing may be refused (exhausted; the size is then what it was); shrinking is
   // not. Not concurrently on one Reservation, and not on an empty one.
   Status resize(std::uint64_t bytes);

@@ -104,6 +104,7 @@ Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,
 }
 
 std::shared_ptr<const Segment> PageTable::take_in(Segment segment, Place place) {
+  auto kept = std::make_unique<Segment>(std::move(segment));  // without memory no place is taken
   std::uint32_t id;
   if (free_ids_.empty()) {
     id = static_cast<std::uint32_t>(places_.size());
@@ -113,8 +114,8 @@ std::shared_ptr<const Segment> PageTable::take_in(Segment segment, Place place) 
     free_ids_.pop_back();
     places_[id] = std::move(place);
   }
-  segment.id = id;
-  return std::shared_ptr<const Segment>(new Segment(std::move(segment)), [this](const Segment* s) {
+  kept->id = id;
+  return std::shared_ptr<const Segment>(kept.release(), [this](const Segment* s) {
     release(s->id);
     delete s;
   });

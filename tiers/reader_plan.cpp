@@ -24,6 +24,8 @@ void Reader::plan(std::uint32_t list, const ReadRequest& request) {
     const Segment& segment = read.form == Form::rows ? *run.rows : *run.summaries;
     open_ = false;
     Weights weights{nullptr, read.weights_a_row, read.scored};
+    TL_CHECK(read.scored || segment.layout.key_bytes > 0);  // nothing else could score them
+    TL_CHECK(!read.everything || read.weights_a_row == 0);
     if (weights.a_row > 0) weights.next = request.list->log_weight.data() + read.first_weight;
     if (read.everything) {
       for (std::uint32_t block = 0; block < segment.blocks(); ++block) {

@@ -12,7 +12,7 @@ namespace thermocline {
 
 class Team {
  public:
-  using Call = void (*)(const void* body, std::size_t first, std::size_t last);
+  using Call = void (*)(const void* body, std::size_t first, std::size_t last) noexcept;
 
   explicit Team(int watchers) : most_(watchers) {}
 

@@ -27,13 +27,13 @@ class Workers {
   // body(first, last) over [0, count) in ranges of at most `grain`, or all of it at once where
   // there is nobody to share with; returns when all are done. One caller at a time from outside; a
   // body may call it too, and must then keep nothing in scratch of its slot() over that call which
-  // those bodies use. A slow or preempted thread's share is taken over by the others. Bodies do not
-  // throw.
+  // those bodies use. A slow or preempted thread's share is taken over by the others. A body that
+  // throws ends the process (std::terminate): others may be in the loop that it would leave.
   template <typename Body>
   void parallel(std::size_t count, std::size_t grain, const Body& body) const {
     run(
         count, grain,
-        [](const void* b, std::size_t first, std::size_t last) {
+        [](const void* b, std::size_t first, std::size_t last) noexcept {
           (*static_cast<const Body*>(b))(first, last);
         },
         &body);
@@ -58,7 +58,7 @@ class Workers {
   static std::size_t slot();
 
  private:
-  using Call = void (*)(const void* body, std::size_t first, std::size_t last);
+  using Call = void (*)(const void* body, std::size_t first, std::size_t last) noexcept;
   void run(std::size_t count, std::size_t grain, Call call, const void* body) const;
 
   struct Arena;

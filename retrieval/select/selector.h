@@ -50,7 +50,7 @@ struct Formation {
   std::vector<std::uint32_t> order;
   // Summary rows as they are kept, the same number for each head: [head][summaries] records.
   std::uint32_t summaries = 0;
-  RowLayout summary_layout;
+  RowLayout summary_layout;  // key_bytes 0: no keys, so every Read of them is `scored`
   std::vector<std::byte> summary_rows;
   std::shared_ptr<const SegmentIndex> index;  // null: none
 };

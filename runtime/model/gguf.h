@@ -108,7 +108,6 @@ class GgufFile {
   const std::string& name() const { return name_; }
   std::uint32_t version() const { return version_; }
   std::uint64_t size_bytes() const { return bytes_.size(); }
-  std::uint64_t data_offset() const { return data_offset_; }
   std::uint64_t alignment() const { return alignment_; }
 
   // In the file's order.

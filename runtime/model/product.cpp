@@ -58,8 +58,8 @@ Result<ProductScratch> ProductScratch::create(const Machine& machine, std::size_
     TL_TRY_ASSIGN(scratch.bfloats_, Buffer::create(rows * cols * sizeof(bf16)));
   }
   for (int t = 0; t < machine.workers->threads(); ++t) {
-    TL_TRY_ASSIGN(Buffer panel, Buffer::create(gemm_scratch(type, cols)));
-    scratch.panels_.push_back(std::move(panel));
+    TL_TRY_ASSIGN(Buffer tile, Buffer::create(gemm_scratch(type, cols)));
+    scratch.tiles_.push_back(std::move(tile));
   }
   return scratch;
 }
@@ -107,7 +107,7 @@ Status ProductScratch::multiply_tile(const Machine& machine, WeightView w, Tile 
     return {};
   }
   return gemm_tile(*machine.cpu, w, tile.first / kGemmTileRows, many_, out,
-                   panels_[Workers::slot()].bytes());
+                   tiles_[Workers::slot()].bytes());
 }
 
 Status ProductScratch::multiply(const Machine& machine, MatView<const float> x,

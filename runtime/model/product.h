@@ -64,10 +64,10 @@ class ProductScratch {
   GemmRows gemm_rows(const Machine& machine, MatView<const float> x);
 
   Buffer memory_;
-  Activations rounded_;         // of at most kFewRows rows
-  GemmRows many_;               // of more, as the machine multiplies them
-  Buffer bfloats_;              // that many_ may be in
-  std::vector<Buffer> panels_;  // a thread's: a tile of weights, where rows can be many
+  Activations rounded_;        // of at most kFewRows rows
+  GemmRows many_;              // of more, as the machine multiplies them
+  Buffer bfloats_;             // that many_ may be in
+  std::vector<Buffer> tiles_;  // a thread's: a tile of weights, where rows can be many
 };
 
 }  // namespace thermocline

@@ -33,7 +33,7 @@ class TextEncoder {
 };
 
 // Byte-level BPE with the file's merges and pre-tokenizer ("gpt2"), or BPE over raw UTF-8 with
-// escaped spaces ("gemma4").
+// escaped spaces ("gemma4": Gemma 4's, which is read, and whose architecture no line has yet).
 Result<std::unique_ptr<const TextEncoder>> make_bpe(const GgufFile& file,
                                                     const Vocabulary& vocabulary);
 // SentencePiece's BPE: the pair of the highest score merges first ("llama").

@@ -77,6 +77,7 @@ Tokenizer::~Tokenizer() = default;
 
 Result<Tokenizer> Tokenizer::create(const GgufFile& file) {
   TL_TRY_ASSIGN(const auto model, file.get<std::string_view>("tokenizer.ggml.model"));
+  // "gemma4" is Gemma 4's tokenizer; no architecture of ours has it yet (text_encoder.h).
   const bool bpe = model == "gpt2" || model == "gemma4";
   if (!bpe && model != "llama")
     return fail(ErrorCode::unsupported, file.name(), ": tokenizer.ggml.model is ", quoted(model),

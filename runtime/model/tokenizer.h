@@ -97,7 +97,7 @@ class Tokenizer {
 // One thread; the Tokenizer must outlive it.
 class Detokenizer {
  public:
-  // `at_start`: the next token begins a text, so SentencePiece's leading space goes.
+  // Where the next token is: at a text's start SentencePiece's leading space goes.
   enum class At : std::uint8_t { start, middle };
   explicit Detokenizer(const Tokenizer& tokenizer, At at = At::start,
                        ShowSpecial show = ShowSpecial::no);

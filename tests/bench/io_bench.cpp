@@ -24,7 +24,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::uint64_t kFileBytes = std::uint64_t{64} << 20;
 constexpr int kRounds = 3;  // interleaved; the median counts, their spread is printed
-constexpr std::array kBackends = {"uring", "threads"};
 
 struct File {
   ScratchFile scratch;
@@ -108,15 +107,16 @@ Result<double> read_rate(Sink* sink, const File& file, std::size_t bytes, std::s
 // One line of the table. rates: of each back end, sorted; empty where it cannot run.
 struct Measured {
   std::size_t bytes = 0, depth = 0;
-  std::array<std::vector<double>, kBackends.size()> rates;
+  std::vector<std::vector<double>> rates;
 };
 
 Result<Measured> measure(const File& file, std::size_t bytes, std::size_t depth,
                          std::size_t total) {
-  Measured line{bytes, depth, {}};
+  const std::vector<std::string_view> backends = sink_names();
+  Measured line{bytes, depth, std::vector<std::vector<double>>(backends.size())};
   for (int round = 0; round < kRounds; ++round)
-    for (std::size_t b = 0; b < kBackends.size(); ++b) {
-      const auto opened = open_sink(kBackends[b], {.depth = depth, .threads = depth});
+    for (std::size_t b = 0; b < backends.size(); ++b) {
+      const auto opened = open_sink(backends[b], {.depth = depth, .threads = depth});
       if (!opened) continue;  // a dash in the table
       TL_TRY_ASSIGN(const double rate, read_rate(opened->sink.get(), file, bytes, depth, total));
       line.rates[b].push_back(rate);
@@ -156,7 +156,10 @@ Status run(const std::string& directory, std::size_t total) {
               file.scratch.direct() ? "O_DIRECT" : "buffered",
               static_cast<unsigned long long>(kFileBytes >> 20),
               static_cast<unsigned long long>(hash), peak);
-  std::printf("%6s %5s %6s  %-28s %-28s\n", "bytes", "depth", "MiB", kBackends[0], kBackends[1]);
+  std::printf("%6s %5s %6s", "bytes", "depth", "MiB");
+  for (const std::string_view name : sink_names())
+    std::printf("  %-28s", std::string(name).c_str());
+  std::printf("\n");
   std::printf("%19s  MB/s: median, of the peak, (least-most)\n", "");
   for (const Measured& line : lines) print(line, peak, total);
   return {};

@@ -46,7 +46,7 @@ class Passage {
       fidelity.near += step.regret <= 0.1;
     });
     const CacheReport end = reader.report();
-    fidelity.read = static_cast<double>(end.rows_attended - start.rows_attended) /
+    fidelity.read = static_cast<double>(end.rows_read - start.rows_read) /
                     static_cast<double>(end.rows_held - start.rows_held);
     return fidelity;
   }

@@ -1,11 +1,47 @@
 #include "tiers/io/sink.h"
 
+#include <array>
 #include <utility>
 
 #include "tiers/io/thread_sink.h"
 #include "tiers/io/uring_sink.h"
 
 namespace thermocline {
+namespace {
+
+struct Backend {
+  std::string_view name;
+  Result<std::unique_ptr<Sink>> (*open)(const SinkOptions& options);
+};
+// In the order in which auto tries them. The last one runs everywhere.
+constexpr std::array kBackends{
+    Backend{"uring", open_uring_sink},
+    Backend{"threads", open_thread_sink},
+};
+
+Result<ChosenSink> open_the_first(const SinkOptions& options) {
+  std::string causes;
+  ErrorCode code{};
+  for (const Backend& backend : kBackends) {
+    auto sink = backend.open(options);
+    if (sink) {
+      if (!causes.empty())
+        causes.append("; the disk is read by ").append(backend.name).append(" instead");
+      return ChosenSink{std::move(*sink), std::move(causes)};
+    }
+    code = sink.error().code;
+    causes += (causes.empty() ? "" : "; ") + sink.error().message;
+  }
+  return fail(code, causes);
+}
+
+}  // namespace
+
+std::vector<std::string_view> sink_names() {
+  std::vector<std::string_view> names;
+  for (const Backend& backend : kBackends) names.push_back(backend.name);
+  return names;
+}
 
 Result<ChosenSink> open_sink(std::string_view backend, const SinkOptions& options) {
   constexpr std::size_t kMostDepth = 4096, kMostThreads = 256;
@@ -15,24 +51,20 @@ Result<ChosenSink> open_sink(std::string_view backend, const SinkOptions& option
   if (options.threads < 1 || options.threads > kMostThreads)
     return fail(ErrorCode::invalid_argument, options.threads,
                 " threads for reading: there must be between 1 and ", kMostThreads);
-  if (backend != "auto" && backend != "uring" && backend != "threads")
-    return fail(ErrorCode::invalid_argument, "--io-backend ", backend,
-                ": the back ends are auto, uring and threads");
+  if (backend == "auto") return open_the_first(options);
 
-  ChosenSink chosen;
-  if (backend != "threads") {
-    auto ring = open_uring_sink(options);
-    if (ring) {
-      chosen.sink = std::move(*ring);
-      return chosen;
-    }
-    if (backend == "uring")
-      return fail(ring.error().code, ring.error().message, "; use --io-backend threads");
-    chosen.note = ring.error().message + "; the disk is read by " +
-                  std::to_string(options.threads) + " threads instead";
+  std::string names = "auto";
+  for (const Backend& one : kBackends) {
+    names.append(", ").append(one.name);
+    if (one.name != backend) continue;
+    auto sink = one.open(options);
+    if (sink) return ChosenSink{std::move(*sink), {}};
+    if (one.name == kBackends.back().name) return tl::unexpected(sink.error());
+    return fail(sink.error().code, sink.error().message, "; use --io-backend ",
+                kBackends.back().name);
   }
-  TL_TRY_ASSIGN(chosen.sink, open_thread_sink(options));
-  return chosen;
+  return fail(ErrorCode::invalid_argument, "--io-backend '", backend, "' is not known: there are ",
+              names);
 }
 
 }  // namespace thermocline

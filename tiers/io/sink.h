@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "kernels/base/error.h"
 
@@ -42,7 +43,7 @@ using Deadline = std::chrono::steady_clock::time_point;
 class Sink {
  public:
   virtual ~Sink() = default;
-  virtual std::string_view name() const = 0;  // "uring", "threads"
+  virtual std::string_view name() const = 0;  // of sink_names()
   // Takes all of them (queueing what does not fit the ring) or, on an error, none. It waits for no
   // transfer, unless the ring breaks: then for those that the kernel still has.
   virtual Status submit(std::span<const Transfer> transfers) = 0;
@@ -58,8 +59,13 @@ struct SinkOptions {
   std::size_t threads = 4;  // of the pread pool
 };
 
-// `backend` is auto, uring or threads. A named one that cannot run is an error that names the
-// cause; auto falls back to threads and says why in `note` (empty otherwise).
+// The back ends of this build, in the order in which auto tries them: runnable here or not, but for
+// the last, which runs everywhere.
+std::vector<std::string_view> sink_names();
+
+// `backend` is auto or one of those. A named one that cannot run is an error that names the cause;
+// auto takes the first that opens, and says in `note` why not one before it (empty: it is the
+// first).
 struct ChosenSink {
   std::unique_ptr<Sink> sink;
   std::string note;

@@ -135,9 +135,10 @@ class Conversation {
     const auto differs = std::mismatch(held.begin(), held.end(), prompt.begin(), prompt.end());
     auto known = static_cast<std::uint32_t>(differs.first - held.begin());
     known = std::min(known, static_cast<std::uint32_t>(prompt.size() - 1));
-    std::string why;
-    TL_TRY(keep_beginning(cache_, &timeline_, known, &why));
+    const Result<std::uint32_t> kept = keep_or_start_over(cache_, &timeline_, known);
     text_ = {};
+    text_.tokens.assign(prompt.begin(), prompt.begin() + timeline_.length());
+    TL_TRY(kept);
     text_.tokens = prompt;
     text_.sampled_from = static_cast<std::uint32_t>(prompt.size());
     const Status status = generate_text(engine_, cache_, timeline_, options_, &text_, out);
@@ -192,7 +193,7 @@ void print_turn(const Generation& g) {
       stderr, "[%s tokens known, %s read, %s generated at %.1f tokens/s, %.1f %% of rows read%s]\n",
       format_count(g.cached_tokens).c_str(), format_count(g.prefilled_tokens).c_str(),
       format_count(g.tokens.size()).c_str(), g.decode_ms > 0 ? g.steps / g.decode_ms * 1e3 : 0.0,
-      share_of(g.decode_cost.rows_attended, g.decode_cost.rows_held) * 100,
+      share_of(g.decode_cost.rows_read, g.decode_cost.rows_held) * 100,
       g.reason == StopReason::interruption ? ", interrupted" : "");
 }
 
@@ -268,6 +269,7 @@ Result<Exit> chat(ChatFlags& flags, const CommandLine& line) {
   record.context = run.context;
   record.seed = run.sampling.seed;
   record.notes = flags.notes;
+  if (const auto note = note_on_context(run.context, model)) record.notes.push_back(*note);
   record.notes.insert(record.notes.end(), cache->notes().begin(), cache->notes().end());
   // Those first: an answer may be long in coming.
   if (!flags.output.quiet && !flags.output.verbose) print_notes(record.notes);

@@ -125,7 +125,7 @@ Json row_of(const Passage& passage, const std::string& method,
     other_nll += step.other_nll;
   }
   const double count = static_cast<double>(std::max<std::size_t>(steps.size(), 1));
-  const double read = static_cast<double>(cost.rows_attended) * bytes_of_row;
+  const double read = static_cast<double>(cost.rows_read) * bytes_of_row;
   const double held = static_cast<double>(cost.rows_held) * bytes_of_row;
   const double index = static_cast<double>(cost.index_bytes_read);
   const auto rate = [&](double ms) { return ms > 0 ? count / ms * 1e3 : 0; };
@@ -141,7 +141,7 @@ Json row_of(const Passage& passage, const std::string& method,
               {"top1_near", near / count},
               {"nll_full", full_nll / count},
               {"nll", other_nll / count},
-              {"rows_read", share_of(cost.rows_attended, cost.rows_held)},
+              {"rows_read", share_of(cost.rows_read, cost.rows_held)},
               {"index_read", held > 0 ? index / held : 0},
               {"row_bytes", read / count},
               {"index_bytes", index / count},

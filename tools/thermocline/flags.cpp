@@ -44,6 +44,12 @@ Result<std::string> cache_directory() {
   return made + "/kv";
 }
 
+std::string list(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
+  return text;
+}
+
 template <typename T>
 po::typed_value<T>* value(T* into, const char* name) {
   return po::value<T>(into)->value_name(name);
@@ -55,9 +61,12 @@ void add_model_options(po::options_description* group, ModelFlags* flags, bool w
   if (with_threads)
     add("threads,t", value(&flags->threads, "N"), "threads; 0: as many as may be used (0)");
   add("ctx-size,c", value(&flags->context, "N"), "context in tokens; 0: the model's own (0)");
-  add("isa", value(&flags->isa, "NAME"),
-      "instruction set: auto, scalar, avx2, avx512, avx512_bf16 or avx512_amx; the last two round "
-      "a prefill to bf16 (auto)");
+  const Version build = version();
+  const std::string isas =
+      "instruction set: auto, " + list(build.instruction_sets) +
+      (build.bf16_prefill.empty() ? "" : "; a prefill is rounded to bf16 by ") +
+      list(build.bf16_prefill) + " (auto)";
+  add("isa", value(&flags->isa, "NAME"), isas.c_str());
   add("rope-scaling", value(&flags->rope_scaling, "KIND"),
       "stretch positions beyond the model's context: none, linear or yarn (the model's own)");
   add("rope-freq-scale", value(&flags->rope_freq_scale, "X"),
@@ -149,7 +158,9 @@ void TierFlags::add_without_budgets_to(po::options_description* group) {
   add("kv-dir", value(&directory, "DIR")->notifier(named),
       "where the scratch file of --kv-disk lives: a folder on the disk to use, not a tmpfs, made "
       "if only it is missing (the user's cache folder)");
-  add("io-backend", value(&io_backend, "NAME"), "disk reads by auto, uring or threads (auto)");
+  const std::string backends =
+      "how the disk is read: auto, " + list(version().io_backends) + " (auto)";
+  add("io-backend", value(&io_backend, "NAME"), backends.c_str());
   add("cache-type-k", value(&keys_type, "TYPE"), "f16: the method decides how keys are held");
   add("cache-type-v", value(&values_type, "TYPE"), "f16: the method decides how values are held");
   add("no-kv-offload", po::bool_switch(&no_offload), "accepted: the cache is in host memory");
@@ -191,9 +202,10 @@ Result<TierOptions> TierFlags::tier_options() const {
   };
   TL_TRY(refuse_unless(keys_type == "f16", "--cache-type-k", keys_type, other("keys")));
   TL_TRY(refuse_unless(values_type == "f16", "--cache-type-v", values_type, other("values")));
-  if (io_backend != "auto" && io_backend != "uring" && io_backend != "threads")
-    return fail(ErrorCode::invalid_argument, "--io-backend '", io_backend,
-                "' is not known: auto, uring or threads");
+  const std::vector<std::string> backends = version().io_backends;
+  if (io_backend != "auto" && std::count(backends.begin(), backends.end(), io_backend) == 0)
+    return fail(ErrorCode::invalid_argument, "--io-backend '", io_backend, "' is not known",
+                suggestion(io_backend, backends), " (known: auto, ", list(backends), ")");
   TierOptions options;
   TL_TRY_ASSIGN(options.host_bytes, parse_size(host, "--kv-host"));
   TL_TRY_ASSIGN(options.disk_bytes, parse_size(disk, "--kv-disk"));
@@ -234,13 +246,9 @@ Status MethodFlags::check(const std::string& name) const {
   const Result<std::vector<MethodLine>> lines = list_methods(method_directory(directory));
   if (!lines) return {};  // a folder without methods, or a broken one: said where it is opened
   std::vector<std::string> known;
-  std::string list;
-  for (const MethodLine& line : *lines) {
-    known.push_back(line.name);
-    list += (list.empty() ? "" : ", ") + line.name;
-  }
+  for (const MethodLine& line : *lines) known.push_back(line.name);
   if (std::count(known.begin(), known.end(), name) > 0) return {};
-  return refuse(" is not known", suggestion(name, known), " (known: ", list, ")");
+  return refuse(" is not known", suggestion(name, known), " (known: ", list(known), ")");
 }
 
 CacheOptions MethodFlags::cache_options() const {

@@ -171,10 +171,7 @@ Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {
     TL_TRY_ASSIGN(prompt, encode_prompt(*engine, flags.prompt, &record.notes));
   }
   record.context = flags.model.context == 0 ? model.context : flags.model.context;
-  if (record.context > model.context)
-    record.notes.push_back("-c " + format_count(record.context) + " is beyond the " +
-                           format_count(model.context) +
-                           " positions that the model was trained for: answers get worse there");
+  if (const auto note = note_on_context(record.context, model)) record.notes.push_back(*note);
   TL_TRY(check_fits(prompt.size(), record.context, model, flags.model.rope_freq_scale));
   const std::size_t to_read = prompt.empty() && saved ? saved->text.tokens.size() : prompt.size();
   cache_options.max_positions = positions_needed(to_read, flags.sampling.length, record.context);

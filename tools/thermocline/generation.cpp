@@ -19,7 +19,7 @@ double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
-// Logits of tokens that may not be drawn are lowered to minus infinity.
+// Tokens that may not be drawn where a text is to go on.
 std::vector<int> end_tokens(const Engine& engine) {
   std::vector<int> tokens;
   for (std::uint32_t t = 0; t < engine.model().vocabulary; ++t)
@@ -104,6 +104,25 @@ Status check_fits(std::size_t prompt_tokens, std::uint32_t context, const ModelI
               "): shorten it, or stretch the positions with --rope-scaling yarn "
               "--rope-freq-scale ",
               std::floor(scale * 100) / 100, " -c ", needed, " or more");
+}
+
+std::optional<std::string> note_on_context(std::uint32_t context, const ModelInfo& model) {
+  if (context <= model.context) return std::nullopt;
+  return "-c " + format_count(context) + " is beyond the " + format_count(model.context) +
+         " positions that the model was trained for: answers get worse there";
+}
+
+Result<std::uint32_t> keep_or_start_over(KvCache& cache, Timeline* timeline, std::uint32_t known,
+                                         std::string* why) {
+  const Status cut = timeline->truncate(known);
+  if (cut) return known;
+  const ErrorCode code = cut.error().code;
+  if (code != ErrorCode::unsupported && code != ErrorCode::exhausted)
+    return tl::unexpected(cut.error());
+  if (why) *why = cut.error().message;
+  *timeline = Timeline();  // gives its rows back before there are others
+  TL_TRY_ASSIGN(*timeline, cache.start());
+  return 0u;
 }
 
 Status generate_text(Engine& engine, KvCache& cache, Timeline& timeline,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -59,6 +60,13 @@ struct Generation {
   CacheReport prefill_cost, decode_cost;
 };
 
+// Leaves in the timeline the first `known` of its positions; or none, where those cannot be kept
+// alone: a sliding window or a method has dropped rows that they would need (unsupported), or there
+// is no room to form anew what is left of cut segments (exhausted). Says how many are left; `why`,
+// unless it is null, the reason for none.
+Result<std::uint32_t> keep_or_start_over(KvCache& cache, Timeline* timeline, std::uint32_t known,
+                                         std::string* why = nullptr);
+
 // Makes the timeline hold the text, of which it already holds the first tokens, and writes on:
 // `text` is then as far as it has come, in agreement with the timeline. What has to be fed is at
 // least one token, unless its logits are there. Interruption is a reason to stop, not an error;
@@ -70,5 +78,7 @@ Status generate_text(Engine& engine, KvCache& cache, Timeline& timeline,
 // `freq_scale` is the --rope-freq-scale in force, 0 for none.
 Status check_fits(std::size_t prompt_tokens, std::uint32_t context, const ModelInfo& model,
                   float freq_scale);
+// Where a context is beyond what the model was trained for.
+std::optional<std::string> note_on_context(std::uint32_t context, const ModelInfo& model);
 
 }  // namespace thermocline

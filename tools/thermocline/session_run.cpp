@@ -40,7 +40,7 @@ Result<std::uint32_t> go_on(KvCache& cache, const SessionText& saved, Timeline* 
   if (timeline->length() < all || !text->logits.empty()) return timeline->length();
   // All of it is there, but not what the model says of the next token: the last one is read again.
   text->sampled_from = all;
-  return keep_beginning(cache, timeline, all - 1, why);
+  return keep_or_start_over(cache, timeline, all - 1, why);
 }
 
 // Another text, which may begin like the session's.
@@ -65,7 +65,7 @@ Result<std::uint32_t> compare(KvCache& cache, const SessionText& saved, Timeline
     *why = "the session ends there";
   else
     *why = "the texts differ from token " + format_count(common + 1) + " on";
-  return keep_beginning(cache, timeline, known, why);
+  return keep_or_start_over(cache, timeline, known, why);
 }
 
 }  // namespace
@@ -92,18 +92,6 @@ void SessionFlags::take_method(const SavedSession& saved, const CommandLine& lin
   if (line.given("method") || line.given("method-set")) return;
   flags->method = saved.method.name;
   flags->settings = saved.method.overrides;
-}
-
-Result<std::uint32_t> keep_beginning(KvCache& cache, Timeline* timeline, std::uint32_t known,
-                                     std::string* why) {
-  const Status cut = timeline->truncate(known);
-  if (cut) return known;
-  if (cut.error().code != ErrorCode::unsupported && cut.error().code != ErrorCode::exhausted)
-    return tl::unexpected(cut.error());
-  *why = cut.error().message;
-  *timeline = Timeline();
-  TL_TRY_ASSIGN(*timeline, cache.start());
-  return 0u;
 }
 
 Result<Timeline> begin_session(const Engine& engine, KvCache& cache, WrittenText* text,

@@ -40,9 +40,4 @@ Result<Timeline> begin_session(const Engine& engine, KvCache& cache, WrittenText
 Status save_session(KvCache& cache, const Timeline& timeline, const WrittenText& text,
                     std::uint64_t seed, const std::string& note);
 
-// Cuts a timeline at `known`, or to nothing where that cannot be: a sliding window or a method has
-// dropped rows that would be needed. Says how many it holds then; `why` is the reason for fewer.
-Result<std::uint32_t> keep_beginning(KvCache& cache, Timeline* timeline, std::uint32_t known,
-                                     std::string* why);
-
 }  // namespace thermocline

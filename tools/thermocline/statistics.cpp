@@ -66,8 +66,8 @@ void print_reads(const CacheReport& decode) {
                    format_size(decode.index_bytes_read) +
                    "; a token: " + per_token(decode.host_bytes_read) + ", " +
                    per_token(decode.disk_bytes_read) + ", " + per_token(decode.index_bytes_read));
-  line("rows", format_number("%.2f", share_of(decode.rows_attended, decode.rows_held) * 100) +
-                   " % of those held were read (" + format_count(decode.rows_attended) + " of " +
+  line("rows", format_number("%.2f", share_of(decode.rows_read, decode.rows_held) * 100) +
+                   " % of those held were read (" + format_count(decode.rows_read) + " of " +
                    format_count(decode.rows_held) + ")");
 }
 
@@ -87,7 +87,7 @@ Json cost_json(const CacheReport& cost) {
   for (const CacheCounter& counter : cache_counters())
     std::visit([&](auto member) { json[std::string(counter.name)] = cost.*member; },
                counter.member);
-  json["rows_read_share"] = share_of(cost.rows_attended, cost.rows_held);
+  json["rows_read_share"] = share_of(cost.rows_read, cost.rows_held);
   return json;
 }
 

@@ -232,7 +232,7 @@ Json row_of(const Setting& at, const Test& test, const Samples& samples, const M
       {"disk_bytes_per_token", per_token(cost.disk_bytes_read)},
       {"index_bytes_per_token", per_token(cost.index_bytes_read)},
       {"disk_bytes_written", cost.disk_bytes_written},
-      {"rows_read", share_of(cost.rows_attended, cost.rows_held)},
+      {"rows_read", share_of(cost.rows_read, cost.rows_held)},
       {"hit_share", share_of(cost.row_cache_hits, cost.row_cache_hits + cost.row_cache_misses)},
       {"stall_ms_per_token", cost.stall_ms / tokens},
       {"pages_verified", cost.pages_verified},

@@ -40,7 +40,7 @@ class Loop {
   int helped() const { return helped_.load(std::memory_order_relaxed); }
 
  private:
-  static void body(const void* self, std::size_t first, std::size_t last) {
+  static void body(const void* self, std::size_t first, std::size_t last) noexcept {
     auto& loop = *static_cast<Loop*>(const_cast<void*>(self));
     const std::size_t count = loop.done_.size();
     TL_CHECK(first < last && last <= count);

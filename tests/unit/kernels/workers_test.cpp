@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <thread>
@@ -116,6 +117,23 @@ TEST(Workers, OutliveTheirWatchersPatience) {
     EXPECT_TRUE(comes_true([&] { return workers->watched(); }));  // the outer one wants them still
   }
   workers.reset();
+}
+
+// Rather than leave a loop that others are in: with one thread as with several, watched or not.
+TEST(WorkersDeathTest, ABodyThatThrowsEndsTheProcess) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  for (const int threads : {1, 2})
+    EXPECT_DEATH(
+        {
+          const Workers workers(threads);
+          const Workers::Attention attention(workers);
+          try {
+            workers.parallel(64, 1, [](std::size_t, std::size_t) { throw 1; });
+          } catch (int) {
+            std::_Exit(0);
+          }
+        },
+        "");
 }
 
 }  // namespace

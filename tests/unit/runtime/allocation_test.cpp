@@ -1,5 +1,6 @@
 // A token's step takes no memory: every operator new of this program is counted, and buffers, which
-// come from elsewhere, are seen in a cache's usage.
+// come from elsewhere, are seen in a cache's usage. And where one of them finds none, nothing has
+// changed.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -11,9 +12,11 @@
 
 namespace {
 std::atomic<std::uint64_t> allocations = 0;
+constexpr std::uint64_t kNone = ~std::uint64_t{0};
+std::atomic<std::uint64_t> refused = kNone;  // the number of the one that finds no memory
 
 void* counted(std::size_t bytes, std::size_t alignment) {
-  allocations.fetch_add(1, std::memory_order_relaxed);
+  if (allocations.fetch_add(1, std::memory_order_relaxed) == refused) throw std::bad_alloc();
   void* memory = nullptr;
   if (::posix_memalign(&memory, std::max(alignment, sizeof(void*)), bytes) != 0)
     throw std::bad_alloc();
@@ -59,6 +62,11 @@ class Steps {
     at_.reserve(most_rows);
   }
   void advance(std::span<const Timeline> timelines, std::uint32_t rows_each, Pass pass) {
+    attend(timelines, rows_each, pass);
+    ASSERT_TRUE(cache_.commit());
+  }
+  // All but the commit.
+  void attend(std::span<const Timeline> timelines, std::uint32_t rows_each, Pass pass) {
     at_.clear();
     for (const Timeline& timeline : timelines)
       for (std::uint32_t r = 0; r < rows_each; ++r)
@@ -71,7 +79,16 @@ class Steps {
       ASSERT_TRUE(cache_.append(LayerId{l}, {keys.data(), n, k}, {keys.data(), n, k}));
       ASSERT_TRUE(cache_.attend(LayerId{l}, {queries.data(), n, q}, {out.data(), n, q}));
     }
-    ASSERT_TRUE(cache_.commit());
+  }
+  // What the last step's last row attended, of all layers.
+  std::vector<float> answers() const {
+    std::vector<float> all;
+    for (std::uint32_t l = 0; l < layers_.size(); ++l) {
+      const std::size_t q = cache_.layers()[l].q_heads * cache_.layers()[l].value_dim;
+      const auto first = layers_[l].out.begin() + static_cast<std::ptrdiff_t>((at_.size() - 1) * q);
+      all.insert(all.end(), first, first + static_cast<std::ptrdiff_t>(q));
+    }
+    return all;
   }
 
  private:
@@ -140,6 +157,83 @@ TEST(Allocation, TheWorkspaceOfDecodeIsThereWhenATimelineStarts) {
     steps.advance(timelines, 2, Pass::decode);  // more rows than timelines
     EXPECT_GT(workspace(**cache), before);
   }
+}
+
+// Its last allocations find nothing, one after the other: those that come when all is formed.
+TEST(Allocation, ACommitThatFindsNoMemoryChangesNothing) {
+  for (const Pass pass : {Pass::decode, Pass::prefill}) {
+    SCOPED_TRACE(pass == Pass::decode ? "decode" : "prefill");
+    const std::uint32_t rows = pass == Pass::decode ? 1 : 600;
+    std::uint64_t needed = 0;      // by the commit that seals first
+    std::uint32_t sealing_at = 0;  // the timeline's length before it
+    std::vector<float> answers;    // of the step after it
+    {
+      auto cache = open("exact", false, 1);
+      ASSERT_TRUE(cache) << cache.error().message;
+      Timeline timeline = std::move(*(*cache)->start());
+      Steps steps(cache->get(), rows);
+      while ((*cache)->report().rows_sealed == 0) {
+        sealing_at = timeline.length();
+        steps.attend({&timeline, 1}, rows, pass);
+        const std::uint64_t before = allocations;
+        ASSERT_TRUE((*cache)->commit());
+        needed = allocations - before;
+      }
+      steps.advance({&timeline, 1}, 1, Pass::decode);
+      answers = steps.answers();
+    }
+    ASSERT_GE(needed, 2u);  // room for a run in each of two layers
+    for (std::uint64_t left = 1; left <= 2; ++left) {
+      SCOPED_TRACE(left);
+      auto cache = open("exact", false, 1);
+      ASSERT_TRUE(cache) << cache.error().message;
+      Timeline timeline = std::move(*(*cache)->start());
+      Steps steps(cache->get(), rows);
+      while (timeline.length() < sealing_at) steps.advance({&timeline, 1}, rows, pass);
+      steps.attend({&timeline, 1}, rows, pass);
+      refused = allocations + needed - left;
+      bool thrown = false;
+      try {
+        (void)(*cache)->commit();
+      } catch (const std::bad_alloc&) {
+        thrown = true;
+      }
+      refused = kNone;
+      EXPECT_TRUE(thrown);
+      EXPECT_EQ(timeline.length(), sealing_at);
+      (*cache)->rollback();
+      steps.advance({&timeline, 1}, rows, pass);
+      steps.advance({&timeline, 1}, 1, Pass::decode);
+      EXPECT_EQ(steps.answers(), answers);
+    }
+  }
+}
+
+TEST(Allocation, ACutThatFindsNoMemoryChangesNothing) {
+  auto cache = open("exact", false, 1);
+  ASSERT_TRUE(cache) << cache.error().message;
+  Timeline timeline = std::move(*(*cache)->start());
+  Steps steps(cache->get(), 3000);
+  steps.advance({&timeline, 1}, 2100, Pass::prefill);
+  steps.advance({&timeline, 1}, 1, Pass::decode);
+  const std::vector<float> answers = steps.answers();
+  ASSERT_TRUE(timeline.truncate(2100));
+  bool made = false;
+  std::uint64_t given = 0;  // allocations before the one that finds nothing
+  for (;; ++given) {
+    refused = allocations + given;
+    try {
+      made = timeline.truncate(2000).has_value();
+    } catch (const std::bad_alloc&) {
+    }
+    refused = kNone;
+    ASSERT_EQ(timeline.length(), made ? 2000u : 2100u) << given;
+    if (made) break;
+    steps.advance({&timeline, 1}, 1, Pass::decode);
+    ASSERT_EQ(steps.answers(), answers) << given;
+    ASSERT_TRUE(timeline.truncate(2100));
+  }
+  EXPECT_GT(given, 5u);
 }
 
 TEST(Allocation, AStepOfAModelAllocatesNothing) {

@@ -85,5 +85,40 @@ TEST(CachePlan, ADiskThatHoldsLessThanTheRowsIsRefusedByItsFlag) {
             "raise it or lower -c");
 }
 
+TEST(CachePlan, MoreRowsThanCanBeNumberedAreRefused) {
+  CacheOptions options = options_with(0);
+  options.tiers.host_bytes = std::uint64_t{1} << 50;
+  struct Case {
+    std::uint32_t positions, timelines;
+    bool refused;
+  };
+  // In 32 bits the rows of the third would be 0.
+  for (const Case& c : {Case{1u << 30, 1, false}, Case{1u << 30, 2, true}, Case{1u << 31, 2, true},
+                        Case{1, 1u << 24, false}, Case{1, 1u << 25, true}, Case{~0u, 1, true},
+                        Case{~0u, ~0u, true}}) {
+    SCOPED_TRACE(std::to_string(c.positions) + " x " + std::to_string(c.timelines));
+    options.max_positions = c.positions;
+    options.max_timelines = c.timelines;
+    const auto plan = plan_in(Tier::host, options);
+    ASSERT_EQ(!plan, c.refused) << (plan ? "" : plan.error().message);
+    if (plan) {
+      EXPECT_GE(plan->rows_bytes + plan->tail_bytes,
+                std::uint64_t{c.positions} * c.timelines * 2 * 128);
+    } else {
+      EXPECT_EQ(plan.error().code, ErrorCode::invalid_argument);
+      EXPECT_NE(plan.error().message.find("2147483648 rows"), std::string::npos)
+          << plan.error().message;
+    }
+  }
+}
+
+TEST(CachePlan, AWindowOfAnySizeKeepsNoMoreThanThePositions) {
+  CacheOptions options = options_with(0);
+  options.layers[0].window = ~0u;
+  const auto plan = plan_in(Tier::host, options);
+  ASSERT_TRUE(plan) << plan.error().message;
+  EXPECT_EQ(plan->layers[0].tail_capacity, options.max_positions + kMaxStepRows);
+}
+
 }  // namespace
 }  // namespace thermocline

@@ -125,6 +125,23 @@ TEST_F(EngineTest, StepsRefuseNonsense) {
   EXPECT_FALSE(engine_->prefill(a, std::vector<int>{1, vocabulary}, {}, {}));
   EXPECT_FALSE(engine_->prefill(a, std::vector<int>{1}, std::span(logits).first(3), {}));
 
+  // Of this model's shapes, and with other positions.
+  for (const bool scaled : {true, false}) {
+    CacheOptions options{.max_positions = 64};
+    options.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+    options.layers.assign(engine_->layers().begin(), engine_->layers().end());
+    const auto like = KvCache::create(options, 1, "auto");
+    Timeline same = *(*like)->start();
+    EXPECT_FALSE(refused({{&same, 1}}, 1));
+    if (scaled)
+      options.layers.back().scale *= 2;
+    else
+      options.layers.back().rope.inverse_frequency[1] /= 4;
+    const auto unlike = KvCache::create(options, 1, "auto");
+    Timeline d = *(*unlike)->start();
+    EXPECT_TRUE(refused({{&d, 1}}, 1));
+    EXPECT_FALSE(engine_->prefill(d, std::vector<int>{1}, {}, {}));
+  }
   const auto gemma = open(1, "gemma3_f16.gguf");
   const auto foreign = open_cache(*gemma);
   Timeline c = *foreign->start();

@@ -307,8 +307,8 @@ TEST(KvCache, EveryRowThatDecodeAttendsToIsCountedInBytes) {
     auto text = driver.start();
     for (int i = 0; i < 30; ++i) driver.advance({&text}, 16, 0);
     const CacheReport report = driver.cache->report();
-    EXPECT_GT(report.rows_attended, 0u);
-    EXPECT_EQ(report.host_bytes_read, report.rows_attended * 2 * 32 * sizeof(f16)) << method;
+    EXPECT_GT(report.rows_read, 0u);
+    EXPECT_EQ(report.host_bytes_read, report.rows_read * 2 * 32 * sizeof(f16)) << method;
   }
 }
 
@@ -490,9 +490,9 @@ TEST(KvCache, TheRecentRowsAreRawAfterACut) {
     for (const std::uint32_t length : {2990u, 2840u, 2830u, 2700u, 1499u, 1400u, 300u, 104u, 60u}) {
       SCOPED_TRACE(length);
       ASSERT_TRUE(text.timeline.truncate(length));
-      const std::uint64_t before = driver.cache->report().rows_attended;
+      const std::uint64_t before = driver.cache->report().rows_read;
       driver.advance({&text}, 1, 0);
-      const std::uint64_t raw = driver.cache->report().rows_attended - before;
+      const std::uint64_t raw = driver.cache->report().rows_read - before;
       EXPECT_GE(raw, std::min(4u + 100 + 1, length + 1));
       EXPECT_LE(raw, 4u + 100 + 128);
     }

@@ -405,5 +405,32 @@ TEST(Reader, MemoryOutlivesTheTransfersThatWereGivenUp) {
   }
 }
 
+// What a selector asks for wrongly is stopped, and not attended with keys that are not there.
+TEST(ReaderDeathTest, ReadsThatNothingCouldScoreAreStopped) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto read_with = [](std::uint32_t key_dim, Read read) {
+    std::mt19937 random(1);
+    PageTableOptions options;
+    options.layers = {{layout(key_dim, 32), 1, 0, 64}};
+    StoredRows stored(options, 64 << 20);
+    const auto kept = stored.store(random, 0, 10, Tier::host);
+    const thermocline::Run run{kept->segment, kept->segment, {}};
+    ReadList list;
+    list.picks = {{0, 3}};
+    list.log_weight = {0.5f, 0.5f};
+    list.reads = {read};
+    const ReadRequest request{0, {&run, 1}, &list};
+    Reader reader(stored.table.get());
+    if (!reader.start(0, FoldOrder::any) || !reader.add({&request, 1})) std::_Exit(1);
+    std::_Exit(0);
+  };
+  const auto lives = ::testing::ExitedWithCode(0);
+  EXPECT_EXIT(read_with(32, {.last = 1, .weights_a_row = 1}), lives, "");
+  EXPECT_EXIT(read_with(0, {.last = 1, .weights_a_row = 1, .scored = true}), lives, "");
+  EXPECT_DEATH(read_with(0, {.last = 1, .weights_a_row = 1}), "check failed");
+  EXPECT_DEATH(read_with(0, {.everything = true}), "check failed");
+  EXPECT_DEATH(read_with(32, {.everything = true, .weights_a_row = 1}), "check failed");
+}
+
 }  // namespace
 }  // namespace thermocline

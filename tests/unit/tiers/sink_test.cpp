@@ -1,4 +1,4 @@
-// Both back ends, and the faults on top of them, through one suite.
+// Every back end, and faults on top of one, through one suite.
 #include "tiers/io/sink.h"
 
 #include <fcntl.h>
@@ -54,9 +54,8 @@ bool as_expected(std::span<const std::byte> bytes, std::uint64_t offset) {
 class SinkTest : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    const std::string backend = GetParam() == "faults" ? "threads" : GetParam();
-    auto opened = open_sink(backend, {.depth = 8, .threads = 3});
-    if (!opened && backend == "uring") GTEST_SKIP() << opened.error().message;
+    auto opened = open_sink(backend(), {.depth = 8, .threads = 3});
+    if (!opened && backend() != sink_names().back()) GTEST_SKIP() << opened.error().message;
     ASSERT_TRUE(opened) << opened.error().message;
     EXPECT_EQ(opened->note, "");
     sink_ = std::move(opened->sink);
@@ -64,6 +63,10 @@ class SinkTest : public ::testing::TestWithParam<std::string> {
     FaultPlan plan;
     plan.with(Fault::delay, 0.2).reorder = true;
     sink_ = std::make_unique<FaultSink>(std::move(sink_), plan);
+  }
+
+  static std::string backend() {  // that is opened, or lies below the faults
+    return std::string(GetParam() == "faults" ? sink_names().back() : GetParam());
   }
 
   // Polls until nothing is in flight: tag -> error. Every tag once.
@@ -247,7 +250,7 @@ TEST_P(SinkTest, DestructionWaitsAndNothingTouchesTheMemoryAfterwards) {
   if (!file.open()) file = patterned_file(kFilePages * kPageBytes);
   for (int round = 0; round < 20; ++round) {
     if (!sink_) {
-      auto opened = open_sink(GetParam() == "faults" ? "threads" : GetParam(), {});
+      auto opened = open_sink(backend(), {});
       ASSERT_TRUE(opened) << opened.error().message;
       sink_ = std::move(opened->sink);
     }
@@ -323,7 +326,14 @@ TEST_P(SinkTest, SubmittingWhilePollingKeepsEveryTag) {
   EXPECT_EQ(sink_->in_flight(), 0u);
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, SinkTest, ::testing::Values("uring", "threads", "faults"),
+std::vector<std::string> back_ends_and_faults() {
+  const std::vector<std::string_view> names = sink_names();
+  std::vector<std::string> all(names.begin(), names.end());
+  all.emplace_back("faults");
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, SinkTest, ::testing::ValuesIn(back_ends_and_faults()),
                          [](const auto& suite) { return suite.param; });
 
 TEST(UringSink, DeadlinesAreKeptWhileATransferHangs) {
@@ -377,10 +387,17 @@ TEST(OpenSink, RefusesWhatItDoesNotKnow) {
   const auto unknown = open_sink("libaio", {});
   ASSERT_FALSE(unknown);
   EXPECT_EQ(unknown.error().code, ErrorCode::invalid_argument);
-  EXPECT_NE(unknown.error().message.find("auto, uring and threads"), std::string::npos);
+  EXPECT_NE(unknown.error().message.find("auto, uring, threads"), std::string::npos);
   for (const SinkOptions options : {SinkOptions{.depth = 0}, SinkOptions{.depth = 1 << 20},
                                     SinkOptions{.threads = 0}, SinkOptions{.threads = 1 << 20}})
     EXPECT_FALSE(open_sink("threads", options));
+}
+
+TEST(OpenSink, ASinkHasTheNameThatItIsOpenedBy) {
+  for (const std::string_view name : sink_names()) {
+    const auto opened = open_sink(name, {});
+    EXPECT_EQ(opened ? opened->sink->name() : name, name);
+  }
 }
 
 TEST(OpenSink, OddDepthsWork) {

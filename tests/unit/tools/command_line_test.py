@@ -2,6 +2,7 @@
 """The command as a user meets it before there is a model: help, wrong words, exit codes."""
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -106,6 +107,15 @@ class CommandLine(unittest.TestCase):
             self.refused([*words, "-m", "/nowhere/model.gguf"], "/nowhere/model.gguf", code=1)
             self.refused([*words, "-m", "/tmp"], "/tmp", "regular file", code=1)
 
+    def test_help_names_every_choice_of_the_build(self):
+        version = run("--version").stdout.decode()
+        built = re.search(r"instruction sets: ([^;]+);", version).group(1).split(", ")
+        text = " ".join(run("generate", "--help").stdout.decode().split())
+        self.assertIn("instruction set: auto, " + ", ".join(built), text)
+        refused = run("generate", "-m", "m", "-p", "x", "--io-backend", "aio").stderr.decode()
+        known = re.search(r"\(known: ([^)]+)\)", refused).group(1)
+        self.assertIn(f"how the disk is read: {known} ", text)
+
     def test_a_setting_without_a_value_is_refused(self):
         self.refused(["generate", "-m", TINY, "-p", "x", "--method-set", "steady"],
                      "'steady'", "section.name=value")
@@ -190,6 +200,10 @@ class CommandLine(unittest.TestCase):
                    "-b", "3", stdin=b"hello\n")
         self.assertIn(b"--kv-dir", chat.stderr)
         self.assertIn(b"-b and -ub", chat.stderr)
+        self.assertNotIn(b"trained", chat.stderr)
+        chat = run("chat", "-m", TINY, "--chat-template", "chatml", "-n", "1", "-c", "9999",
+                   stdin=b"hello\n")
+        self.assertIn(b"-c 9,999 is beyond the 256", chat.stderr)
         sweep = run("sweep", "-m", TINY, "-p", "8", "-n", "0", "-r", "1", "-c", "99", "--kv-dir",
                     "/tmp", "--no-warmup")
         self.assertIn(b"-c has no effect", sweep.stderr)
