@@ -209,31 +209,43 @@ TEST(Allocation, ACommitThatFindsNoMemoryChangesNothing) {
   }
 }
 
+// The last hundred allocations of a cut, one after the other, which are of the second layer when
+// the first has been formed anew.
 TEST(Allocation, ACutThatFindsNoMemoryChangesNothing) {
-  auto cache = open("exact", false, 1);
+  auto cache = open("exact", false, 2);
   ASSERT_TRUE(cache) << cache.error().message;
-  Timeline timeline = std::move(*(*cache)->start());
-  Steps steps(cache->get(), 3000);
-  steps.advance({&timeline, 1}, 2100, Pass::prefill);
-  steps.advance({&timeline, 1}, 1, Pass::decode);
+  Timeline whole = std::move(*(*cache)->start());
+  Steps steps(cache->get(), 2100);
+  steps.advance({&whole, 1}, 2100, Pass::prefill);
+  std::uint64_t needed = 0;
+  for (int time = 0; time < 2; ++time) {  // the first one's scratch stays
+    Timeline cut = std::move(*whole.fork());
+    const std::uint64_t before = allocations;
+    ASSERT_TRUE(cut.truncate(2000));
+    needed = allocations - before;
+  }
+  steps.advance({&whole, 1}, 1, Pass::decode);
   const std::vector<float> answers = steps.answers();
-  ASSERT_TRUE(timeline.truncate(2100));
-  bool made = false;
-  std::uint64_t given = 0;  // allocations before the one that finds nothing
-  for (;; ++given) {
-    refused = allocations + given;
+  ASSERT_TRUE(whole.truncate(2100));
+  int thrown = 0;
+  for (std::uint64_t left = 100; left > 0; --left) {
+    Timeline cut = std::move(*whole.fork());
+    bool made = false;  // where what found no memory could do without
+    refused = allocations + needed - left;
     try {
-      made = timeline.truncate(2000).has_value();
+      made = cut.truncate(2000).has_value();
     } catch (const std::bad_alloc&) {
+      ++thrown;
     }
     refused = kNone;
-    ASSERT_EQ(timeline.length(), made ? 2000u : 2100u) << given;
-    if (made) break;
-    steps.advance({&timeline, 1}, 1, Pass::decode);
-    ASSERT_EQ(steps.answers(), answers) << given;
-    ASSERT_TRUE(timeline.truncate(2100));
+    ASSERT_EQ(cut.length(), made ? 2000u : 2100u) << left;
+    if (made) continue;
+    for (int step = 0; step < 2; ++step) steps.advance({&cut, 1}, 1, Pass::decode);
+    ASSERT_TRUE(cut.truncate(2100));
+    steps.advance({&cut, 1}, 1, Pass::decode);
+    ASSERT_EQ(steps.answers(), answers) << left;
   }
-  EXPECT_GT(given, 5u);
+  EXPECT_GT(thrown, 10);
 }
 
 TEST(Allocation, AStepOfAModelAllocatesNothing) {
