@@ -67,13 +67,6 @@ class EngineTextStream final : public TextStream {
   Detokenizer detokenizer_;
 };
 
-bool same_layer(const LayerSpec& a, const LayerSpec& b) {
-  return a.q_heads == b.q_heads && a.kv_heads == b.kv_heads && a.key_dim == b.key_dim &&
-         a.value_dim == b.value_dim && a.window == b.window && a.scale == b.scale &&
-         a.rope.pairs == b.rope.pairs && a.rope.magnitude == b.rope.magnitude &&
-         a.rope.inverse_frequency == b.rope.inverse_frequency;
-}
-
 }  // namespace
 
 struct Engine::Impl {
@@ -109,8 +102,7 @@ Status Engine::Impl::check_timeline(const Timeline* timeline, const KvCache* cac
 
 Status Engine::Impl::check_layers(const KvCache& cache) const {
   const auto layers = cache.layers();
-  if (!std::equal(layers.begin(), layers.end(), model.spec.layers.begin(), model.spec.layers.end(),
-                  same_layer))
+  if (!std::equal(layers.begin(), layers.end(), model.spec.layers.begin(), model.spec.layers.end()))
     return fail(ErrorCode::invalid_argument,
                 "the cache is not of this model, or of other positions (RoPE, scale, windows): use "
                 "open_cache()");

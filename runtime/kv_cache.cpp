@@ -76,6 +76,12 @@ Result<Timeline> KvCache::start() {
   TL_TRY_ASSIGN(const TimelineId id, impl_->new_timeline());
   return Timeline(this, id);
 }
+Status KvCache::copy(const Timeline& from, const Timeline& into, const StopAsked& stop) {
+  if (!from.cache() || from.cache() == this || into.cache() != this)
+    return fail(ErrorCode::invalid_argument,
+                "copy() takes a timeline of another cache and one of this");
+  return impl_->copy(*from.cache()->impl_, from.id(), into.id(), stop);
+}
 const SessionText* KvCache::saved() const { return impl_->saved ? &impl_->saved->text : nullptr; }
 Result<Timeline> KvCache::resume() {
   TL_TRY_ASSIGN(const TimelineId id, impl_->resume());
@@ -173,7 +179,8 @@ Status KvCache::Impl::begin(std::span<const Token> step_rows, Pass step_pass) {
   if (step_pass == Pass::decode && step_rows.size() > kMaxStepRows)
     return fail(ErrorCode::invalid_argument, "a decode step of ", step_rows.size(),
                 " rows: it takes ", kMaxStepRows, " at most, a prefill ", kSpanRows);
-  if (step_pass == Pass::prefill && step_rows.size() > kSpanRows)
+  const bool reads_all = step_pass != Pass::decode;
+  if (reads_all && step_rows.size() > kSpanRows)
     return fail(ErrorCode::invalid_argument, "a prefill of ", step_rows.size(), " rows: it takes ",
                 kSpanRows, " at most; commit a longer text span by span");
   advanced.assign(timelines.size(), 0);
@@ -190,10 +197,15 @@ Status KvCache::Impl::begin(std::span<const Token> step_rows, Pass step_pass) {
                   options.max_positions, " positions that this cache was made for: raise -c");
     ++advanced[t];
   }
-  if (step_pass == Pass::prefill && advanced[index(step_rows[0].timeline)] != step_rows.size())
+  if (reads_all && advanced[index(step_rows[0].timeline)] != step_rows.size())
     return fail(ErrorCode::invalid_argument, "a prefill is of one timeline's rows");
+  const std::uint32_t first = step_rows[0].position;
+  if (step_pass == Pass::alone && first > 0 && first < method.sink)
+    return fail(ErrorCode::invalid_argument, "a text of its own from position ", first,
+                ", among the ", method.sink, " sinks: the one before it is shorter than they are");
   if (step_pass == Pass::decode) TL_TRY(open_decode(step_rows.size()));
-  pass = step_pass;
+  pass = reads_all ? Pass::prefill : Pass::decode;
+  sees_from = step_pass == Pass::alone ? first : 0;
   rows.assign(step_rows.begin(), step_rows.end());
   stages.assign(options.layers.size(), Stage::due);
   compute_angles();

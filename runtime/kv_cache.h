@@ -59,6 +59,9 @@ struct CacheOptions {
 enum class Pass : std::uint8_t {
   decode,   // at most kMaxStepRows rows of any timelines, each its own query: the method selects
   prefill,  // at most kSpanRows consecutive rows of one timeline: each reads everything before it
+  // The same, of a text of its own: each reads what is before it in this step, as if the timeline
+  // began there, but for the positions. Of an empty timeline, or one with all of its sinks.
+  alone,
 };
 inline constexpr std::size_t kMaxStepRows = 16;
 // A longer text is read in spans of so many rows, layer by layer within each, so that a layer's
@@ -122,6 +125,11 @@ class KvCache {
   // After every layer's attend(). On any other error than invalid_argument the step is rolled back.
   Status commit();
   void rollback();  // without a step: nothing
+
+  // Fills `into`, an empty timeline of this cache, with all of `from`, of another cache of the same
+  // layers: as if this one had read it, but for what the other's codec has rounded. cancelled: `stop`
+  // said yes, which is asked between segments. On any error `into` stays empty.
+  Status copy(const Timeline& from, const Timeline& into, const StopAsked& stop = {});
 
   // Sessions: CacheOptions::session names a file. What is saved there, until it is resumed; null:
   // nothing.

@@ -1,7 +1,7 @@
-// What a KvCache is made of. Its work is in seven files: kv_cache.cpp (the face, and the life of a
+// What a KvCache is made of. Its work is in eight files: kv_cache.cpp (the face, and the life of a
 // step), kv_timeline.cpp (the life of a timeline), kv_session.cpp (its life beyond the process's),
-// kv_order.cpp (what of a step may come when), kv_attend.cpp (decode), kv_prefill.cpp (many rows at
-// once) and kv_seal.cpp (tail to segments).
+// kv_copy.cpp (from one cache to another), kv_order.cpp (what of a step may come when),
+// kv_attend.cpp (decode), kv_prefill.cpp (many rows at once) and kv_seal.cpp (tail to segments).
 #pragma once
 
 #include <algorithm>
@@ -109,8 +109,9 @@ struct KvCache::Impl {
   // The step in progress.
   std::vector<Token> rows;
   std::vector<std::uint32_t> advanced;  // by timeline: rows of this step
-  Pass pass = Pass::decode;
-  std::vector<Stage> stages;  // by layer
+  Pass pass = Pass::decode;             // decode or prefill
+  std::uint32_t sees_from = 0;          // of a prefill: the first position that its rows may read
+  std::vector<Stage> stages;            // by layer
   std::vector<Angles> angles;
   std::vector<std::uint32_t> angles_of_layer;
   std::vector<Pending> pending;  // [timeline][layer]
@@ -213,6 +214,14 @@ struct KvCache::Impl {
   Status restore(LayerId l, const LayerState& layer, std::size_t first_run, std::uint32_t end);
   // Puts a run's rows before `end` into `span`, whose row 0 is at `first`.
   Status read_back(LayerId l, const Run& run, std::uint32_t first, std::uint32_t end);
+
+  // kv_copy.cpp
+  Status copy(Impl& other, TimelineId from, TimelineId into, const StopAsked& stop);
+  Status copy_layer(Impl& other, LayerId l, const LayerState& from, std::uint32_t length,
+                    const StopSign& stop, LayerState* into);
+  // Leaves in `to` a layer's raw rows of the positions [first, end).
+  Status read_rows(LayerId l, const LayerState& layer, std::uint32_t first, std::uint32_t end,
+                   RawStore* to);
 
   // kv_session.cpp
   std::string session_name() const { return "--session " + options.session.path; }

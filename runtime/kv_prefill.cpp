@@ -117,7 +117,7 @@ Status KvCache::Impl::tiles_read_span(LayerId l, const RawRows& raw, const Query
   };
   for_tiles(tiles, [&](std::size_t t, const QueryTile& tile) {
     const std::uint32_t oldest = tile.position[0], newest = tile.position[tiles.tokens - 1];
-    std::uint32_t at = raw.first_position;
+    std::uint32_t at = std::max(raw.first_position, sees_from);
     if (window > 0 && oldest + 1 > at + window) at = std::max(at, fold_begin(oldest + 1 - window));
     while (at < end && at <= newest && !stop.seen()) {
       const std::uint32_t next = std::min(end, fold_begin(at) + kFoldRows);
@@ -149,8 +149,10 @@ Status KvCache::Impl::prefill_attend(LayerId l, MatView<const float> queries, Ma
   const StopSign stop(asked);
   TL_TRY_ASSIGN(const QueryTiles tiles, cut_tiles(l));
   load_tiles(l, queries, tiles);
-  tiles_read_sinks(l, tiles, stop);
-  TL_TRY(tiles_read_runs(l, tiles, stop));
+  if (sees_from == 0) {
+    tiles_read_sinks(l, tiles, stop);
+    TL_TRY(tiles_read_runs(l, tiles, stop));
+  }
   const std::uint32_t raw_first = layer_state(rows[0].timeline, l).tail_first;
   const std::uint32_t end = rows.back().position + 1;
   const RawRows raw = span.view(raw_first, end > raw_first ? end - raw_first : 0);

@@ -17,6 +17,7 @@ struct RopeSpec {
   RopePairs pairs = RopePairs::halves;
   std::vector<float> inverse_frequency;  // [rotated size / 2]; empty: keys carry no position
   float magnitude = 1.0f;                // cos and sin times this (YaRN)
+  bool operator==(const RopeSpec&) const = default;
 };
 
 struct LayerSpec {
@@ -25,6 +26,7 @@ struct LayerSpec {
   std::uint32_t window = 0;                  // sliding window in positions; 0: attends everything
   float scale = 1.0f;                        // of q . k
   RopeSpec rope;
+  bool operator==(const LayerSpec&) const = default;
 };
 
 }  // namespace thermocline

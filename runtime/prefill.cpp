@@ -73,7 +73,9 @@ class SpanPass {
     KvCache& cache = *timeline_.cache();
     memory_.at.clear();
     for (std::uint32_t r = 0; r < rows; ++r) memory_.at.push_back({timeline_.id(), first + r});
-    TL_TRY_ASSIGN(PendingRows pending, PendingRows::begin(&cache, memory_.at, Pass::prefill));
+    TL_TRY_ASSIGN(
+        PendingRows pending,
+        PendingRows::begin(&cache, memory_.at, options_.alone ? Pass::alone : Pass::prefill));
     work_.embed(tokens, hidden);
     for (std::uint32_t l = 0; l < model_.spec->layers.size(); ++l) {
       const LayerId layer{l};
@@ -158,6 +160,7 @@ Status prefill(const Model& model, Timeline& timeline, std::span<const int> toke
   Meter meter(options, tokens.size(), model.spec->layers.size());
   TL_TRY(grow(model, std::min<std::size_t>(tokens.size(), kSpanRows), memory));
   SpanPass pass(model, timeline, options, memory, &meter);
+  if (options.alone) return pass.run(start, tokens, logits);
   return for_grid(start, end, kSpanRows, [&](std::uint32_t first, std::uint32_t count) {
     return pass.run(first, tokens.subspan(first - start, count),
                     first + count == end ? logits : std::span<float>{});

@@ -103,6 +103,9 @@ struct PrefillOptions {
   // Stops within a few milliseconds of attention, or a chunk's products, with ErrorCode::cancelled;
   // nothing is committed of the current span.
   StopAsked stop = {};
+  // The tokens, at most kSpanRows, are a text of their own (Pass::alone): texts are joined so into
+  // one timeline, each as it would be read alone.
+  bool alone = false;
   // When set, called with the logits [rows][vocabulary] of every position, a few rows at a time, in
   // order: for teacher-forced measurements.
   std::function<void(std::uint32_t first, MatView<const float> logits)> all_logits = {};

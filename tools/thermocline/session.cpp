@@ -9,6 +9,7 @@
 #include "tools/thermocline/interruption.h"
 #include "tools/thermocline/json_output.h"
 #include "tools/thermocline/printable.h"
+#include "tools/thermocline/session_build.h"
 #include "tools/thermocline/size.h"
 #include "tools/thermocline/statistics.h"
 #include "tools/thermocline/suggestion.h"
@@ -144,21 +145,25 @@ Result<Exit> remove(const std::vector<std::string>& files) {
 }  // namespace
 
 Result<Exit> run_session(const std::vector<std::string>& arguments) {
+  if (!arguments.empty() && arguments.front() == "build")
+    return run_session_build({arguments.begin() + 1, arguments.end()});
   std::string json;
   std::vector<std::string> words;
-  CommandLine line("session", "ls [FOLDER...] | show FILE... | verify FILE... | rm FILE...",
+  CommandLine line("session",
+                   "ls [FOLDER...] | show FILE... | verify FILE... | rm FILE... | build ...",
                    "Session files, which generate and chat make with --session: ls lists those of "
                    "a folder (this one), show says what they are, verify reads them and compares "
                    "every checksum (exit code 1 where one differs), rm removes them, and nothing "
-                   "that is no session.");
+                   "that is no session. 'thermocline session build --help' says how long contexts "
+                   "are made.");
   line.accept_positional(&words, 1000);
   line.group("Output").add_options()("json", po::value(&json)->value_name("FILE"),
                                      "of ls and show: write it as JSON; -: to stdout instead");
   TL_TRY_ASSIGN(const CommandLine::Outcome outcome, line.parse(arguments));
   if (outcome == CommandLine::Outcome::helped) return Exit::success;
   if (words.empty())
-    return fail(ErrorCode::invalid_argument, "say what to do: ls, show, verify or rm");
-  static const std::vector<std::string> kWhat = {"ls", "show", "verify", "rm"};
+    return fail(ErrorCode::invalid_argument, "say what to do: ls, show, verify, rm or build");
+  static const std::vector<std::string> kWhat = {"ls", "show", "verify", "rm", "build"};
   const std::string what = words.front();
   std::vector<std::string> names(words.begin() + 1, words.end());
   if (std::none_of(names.begin(), names.end(), [](const auto& name) { return name.empty(); })) {
@@ -176,7 +181,7 @@ Result<Exit> run_session(const std::vector<std::string>& arguments) {
     return fail(ErrorCode::invalid_argument, "'' names no file");
   }
   return fail(ErrorCode::invalid_argument, "there is no '", what, "'", suggestion(what, kWhat),
-              ": ls, show, verify or rm");
+              ": ls, show, verify, rm or build");
 }
 
 }  // namespace thermocline

@@ -1,0 +1,96 @@
+// A timeline from one cache to another, which seals it by its own method: rows that cost hours to
+// compute are computed once, raw, and sealed as often as methods are compared.
+#include <algorithm>
+
+#include "runtime/kv_impl.h"
+
+namespace thermocline {
+
+Status KvCache::Impl::read_rows(LayerId l, const LayerState& layer, std::uint32_t first,
+                                std::uint32_t end, RawStore* to) {
+  const std::uint32_t sinks = plan.layers[index(l)].sinks;
+  if (first < sinks) to->copy(layer.sinks.view(0, sinks), first, std::min(end, sinks) - first, 0);
+  for (const Run& run : layer.runs) {
+    const std::uint32_t begins = run.rows->first_position, ends = begins + run.rows->rows;
+    if (ends <= first || begins >= end) continue;
+    TL_TRY(shape_span(l, run.rows->rows));
+    TL_TRY(read_back(l, run, begins, ends));
+    const std::uint32_t from = std::max(first, begins), until = std::min(end, ends);
+    to->copy(span.view(begins, run.rows->rows), from - begins, until - from, from - first);
+  }
+  const std::uint32_t from = std::max(first, layer.tail_first);
+  if (end > from)
+    to->copy(layer.tail.view(layer.tail_first, end - layer.tail_first), from - layer.tail_first,
+             end - from, from - first);
+  return {};
+}
+
+Status KvCache::Impl::copy_layer(Impl& other, LayerId l, const LayerState& from,
+                                 std::uint32_t length, const StopSign& stop, LayerState* into) {
+  const CachePlan::Layer& planned = plan.layers[index(l)];
+  const std::uint32_t heads = spec(l).kv_heads, window = spec(l).window;
+  const std::uint32_t sinks = std::min(length, planned.sinks);
+  TL_TRY(other.read_rows(l, from, 0, sinks, &into->sinks));
+  std::uint32_t first = planned.sinks;
+  const std::uint32_t tail_first = window > 0 ? from.tail_first : method.tail_begin(length);
+  RawStore cell;
+  Reservation memory;
+  while (planned.seals && first < tail_first) {
+    TL_TRY(stop.check());
+    const std::uint32_t in_cell = (first - method.sink) % method.cell_rows();
+    const std::uint32_t count = std::min(method.cell_rows() - in_cell, tail_first - first);
+    if (memory.bytes() == 0) {
+      TL_TRY_ASSIGN(memory, budget->reserve(Tier::host, Purpose::sealing,
+                                            RawStore::bytes_for(planned.raw, heads, count)));
+    } else {
+      TL_TRY(memory.resize(RawStore::bytes_for(planned.raw, heads, count)));
+    }
+    TL_TRY(cell.reshape(planned.raw, heads, count));
+    TL_TRY(other.read_rows(l, from, first, first + count, &cell));
+    TL_TRY_ASSIGN(Run run, form(l, cell.view(first, count)));
+    into->runs.push_back(std::move(run));
+    counted.rows_sealed += count;
+    first += count;
+  }
+  into->tail_first = std::max(tail_first, planned.sinks);
+  if (length > into->tail_first)
+    TL_TRY(other.read_rows(l, from, into->tail_first, length, &into->tail));
+  return {};
+}
+
+Status KvCache::Impl::copy(Impl& other, TimelineId from, TimelineId into, const StopAsked& asked) {
+  if (!rows.empty() || !other.rows.empty())
+    return fail(ErrorCode::invalid_argument,
+                "copy() in the middle of a step: commit() or rollback() ends it");
+  if (options.layers != other.options.layers)
+    return fail(ErrorCode::invalid_argument, "copy() between caches of different layers");
+  const TimelineState& source = other.timeline(from);
+  TimelineState& target = timeline(into);
+  if (target.length > 0)
+    return fail(ErrorCode::invalid_argument, "copy() into a timeline of ", target.length,
+                " positions: it takes an empty one");
+  if (source.length > options.max_positions)
+    return fail(ErrorCode::exhausted, "copy() of ", source.length,
+                " positions into a cache made for ", options.max_positions, ": raise -c");
+  for (std::uint32_t l = 0; l < options.layers.size(); ++l)
+    if (options.layers[l].window == 0 && !other.plan.layers[l].seals &&
+        source.layers[l].tail_first > other.plan.layers[l].sinks)
+      return fail(ErrorCode::unsupported, "method ", other.method.name,
+                  " has dropped rows of the timeline: it cannot be sealed by another");
+  const StopSign stop(asked);
+  const Stopwatch watch(&counted.seal_ms);
+  for (std::uint32_t l = 0; l < options.layers.size(); ++l) {
+    const Status copied =
+        copy_layer(other, LayerId{l}, source.layers[l], source.length, stop, &target.layers[l]);
+    if (copied) continue;
+    for (std::uint32_t undone = 0; undone <= l; ++undone) {
+      target.layers[undone].runs.clear();
+      target.layers[undone].tail_first = plan.layers[undone].sinks;
+    }
+    return copied;
+  }
+  target.length = source.length;
+  return {};
+}
+
+}  // namespace thermocline

@@ -1,0 +1,213 @@
+#include "tools/thermocline/session_build.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+
+#include "tools/thermocline/flags.h"
+#include "tools/thermocline/input.h"
+#include "tools/thermocline/interruption.h"
+#include "tools/thermocline/json_output.h"
+#include "tools/thermocline/printable.h"
+#include "tools/thermocline/prompt.h"
+#include "tools/thermocline/session_run.h"
+#include "tools/thermocline/size.h"
+#include "tools/thermocline/statistics.h"
+
+namespace thermocline {
+namespace {
+
+namespace po = boost::program_options;
+using Clock = std::chrono::steady_clock;
+
+struct BuildFlags {
+  ModelFlags model;
+  MethodFlags method;
+  TierFlags tiers;
+  SessionFlags session;
+  OutputFlags output;
+  std::vector<std::string> texts;
+  std::string tokens = "32k", chunk = "8k", from;
+};
+
+// What is saved every so many tokens is not lost when the machine is.
+constexpr std::uint32_t kSaveTokens = 256 * 1024;
+
+Result<std::uint32_t> parse_tokens(const std::string& text, const char* flag) {
+  TL_TRY_ASSIGN(const std::uint64_t count, parse_size(text, flag));
+  if (count == 0 || count > std::uint64_t{1} << 30)
+    return fail(ErrorCode::invalid_argument, flag, " '", text,
+                "': a number of tokens from 1 to 1,073,741,824, as in 100000 or 128k");
+  return static_cast<std::uint32_t>(count);
+}
+
+// The texts' tokens, a new text beginning every `chunk` of them as the model wants one to begin.
+Result<std::vector<int>> read_chunks(const Engine& engine, const BuildFlags& flags,
+                                     std::uint32_t total, std::uint32_t chunk) {
+  TL_TRY_ASSIGN(const std::vector<int> start,
+                engine.encode("", Engine::Special::as_text, Engine::Start::add, interrupted));
+  if (start.size() >= chunk)
+    return fail(ErrorCode::invalid_argument, "--chunk ", chunk, " leaves no room for text");
+  std::vector<int> tokens;
+  tokens.reserve(total);
+  for (const std::string& path : flags.texts) {
+    if (tokens.size() == total) break;
+    TL_TRY_ASSIGN(const std::string text, read_text(path));
+    TL_TRY_ASSIGN(
+        const std::vector<int> more,
+        engine.encode(text, Engine::Special::as_text, Engine::Start::leave_out, interrupted));
+    for (std::size_t next = 0; next < more.size() && tokens.size() < total;) {
+      if (tokens.size() % chunk == 0) {
+        tokens.insert(tokens.end(), start.begin(), start.end());
+        if (tokens.size() >= total) break;
+      }
+      const std::size_t room =
+          std::min<std::size_t>(chunk - tokens.size() % chunk, total - tokens.size());
+      const std::size_t taken = std::min(room, more.size() - next);
+      tokens.insert(tokens.end(), more.begin() + static_cast<std::ptrdiff_t>(next),
+                    more.begin() + static_cast<std::ptrdiff_t>(next + taken));
+      next += taken;
+    }
+  }
+  if (tokens.size() < total)
+    return fail(ErrorCode::invalid_argument, "the texts have ", format_count(tokens.size()),
+                " tokens, and --tokens asks for ", format_count(total),
+                ": name more of them with --text");
+  return tokens;
+}
+
+void print_done(const BuildFlags& flags, const KvCache& cache, std::uint32_t tokens,
+                std::uint32_t reused, Clock::time_point start) {
+  const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  const CacheReport report = cache.report();
+  std::fprintf(stderr, "%-10s %s: %s, %s of them there already, in %.1f s (%.0f tokens/s)\n",
+               "session", printable(flags.session.path).c_str(),
+               format_counted(tokens, "token").c_str(), format_count(reused).c_str(), seconds,
+               seconds > 0 ? (tokens - reused) / seconds : 0.0);
+  std::fprintf(stderr, "%-10s %s written, %s read; sealing took %.1f s\n", "disk",
+               format_size(report.disk_bytes_written).c_str(),
+               format_size(report.disk_bytes_read).c_str(), report.seal_ms / 1e3);
+  print_memory_plan(cache.usage(), Detail::full);
+  print_notes(cache.notes());
+}
+
+// Chunk by chunk, each read as a text of its own; what an earlier run has read stays.
+Result<Exit> build(const BuildFlags& flags, Engine& engine, CacheOptions options) {
+  TL_TRY_ASSIGN(const std::uint32_t total, parse_tokens(flags.tokens, "--tokens"));
+  TL_TRY_ASSIGN(const std::uint32_t chunk, parse_tokens(flags.chunk, "--chunk"));
+  const std::uint32_t longest = std::min(engine.model().context, kSpanRows);
+  if (chunk > longest)
+    return fail(ErrorCode::invalid_argument, "--chunk ", chunk,
+                ": this model reads texts of up to ", longest, " tokens so");
+  TL_TRY_ASSIGN(const std::vector<int> tokens, read_chunks(engine, flags, total, chunk));
+  TL_TRY_ASSIGN(const ProgressStyle style, parse_progress_style(flags.output.progress));
+  options.max_positions = total;
+  TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine.open_cache(options));
+  Timeline timeline;
+  WrittenText text;
+  if (cache->saved()) {
+    const std::vector<int> held = cache->saved()->tokens;
+    TL_TRY_ASSIGN(timeline, cache->resume());
+    const auto differs = std::mismatch(held.begin(), held.end(), tokens.begin(), tokens.end());
+    auto known = static_cast<std::uint32_t>(differs.first - held.begin());
+    known = std::min(known, timeline.length()) / chunk * chunk;
+    TL_TRY(keep_or_start_over(*cache, &timeline, known));
+  } else {
+    TL_TRY_ASSIGN(timeline, cache->start());
+  }
+  const std::uint32_t reused = timeline.length();
+  text.logits.resize(engine.model().vocabulary);
+  const auto save = [&] {
+    text.tokens.assign(tokens.begin(), tokens.begin() + timeline.length());
+    return save_session(*cache, timeline, text, 0, "");
+  };
+  const Clock::time_point start = Clock::now();
+  Progress progress(style, "reading", total, reused);
+  bool stopped = false;
+  for (std::uint32_t saved = reused; timeline.length() < total && !stopped;) {
+    const std::uint32_t first = timeline.length();
+    PrefillOptions prefill;
+    prefill.alone = true;
+    prefill.stop = interrupted;
+    prefill.progress = [&](const PrefillProgress& at) { progress.update(first + at.done); };
+    const Status read =
+        engine.prefill(timeline, std::span(tokens).subspan(first, std::min(chunk, total - first)),
+                       text.logits, prefill);
+    stopped = !read && read.error().code == ErrorCode::cancelled;
+    if (!read && !stopped) return tl::unexpected(read.error());
+    if (!stopped && timeline.length() - saved >= kSaveTokens) {
+      TL_TRY(save());
+      saved = timeline.length();
+    }
+  }
+  if (stopped) text.logits.clear();
+  if (timeline.length() > 0) TL_TRY(save());
+  if (!flags.output.quiet) print_done(flags, *cache, timeline.length(), reused, start);
+  return stopped ? Exit::interrupted : Exit::success;
+}
+
+// The rows of another session, sealed by this one's method.
+Result<Exit> seal_anew(const BuildFlags& flags, Engine& engine, CacheOptions options) {
+  TL_TRY_ASSIGN(const SavedSession saved, read_session(flags.from));
+  CacheOptions from = options;
+  from.session.path = flags.from;
+  from.method = saved.method.name;
+  from.method_overrides = saved.method.overrides;
+  from.tiers.host_bytes = kAutoBytes;
+  from.max_positions = options.max_positions = saved.positions;
+  TL_TRY_ASSIGN(const std::unique_ptr<KvCache> source, engine.open_cache(from));
+  TL_TRY_ASSIGN(const Timeline read, source->resume());
+  TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine.open_cache(options));
+  if (cache->saved())
+    return fail(ErrorCode::invalid_argument, "--session ", flags.session.path,
+                " is there already: remove it, or name another");
+  TL_TRY_ASSIGN(const Timeline timeline, cache->start());
+  const Clock::time_point start = Clock::now();
+  TL_TRY(cache->copy(read, timeline, interrupted));
+  TL_TRY(cache->save(timeline, saved.text));
+  if (!flags.output.quiet) print_done(flags, *cache, timeline.length(), 0, start);
+  return Exit::success;
+}
+
+}  // namespace
+
+Result<Exit> run_session_build(const std::vector<std::string>& arguments) {
+  BuildFlags flags;
+  CommandLine line(
+      "session build", "-m FILE.gguf --session FILE --text FILE... [options]",
+      "Fills a session with a long context at the price of a short one: texts of --chunk tokens "
+      "each, read as if it were alone and joined at the positions that they have in the whole. "
+      "For measuring what a cache does at lengths that would take hours to read. A session that "
+      "is there goes on where it ends. With --from, the rows of another session, raw or not, are "
+      "sealed by this one's method instead.");
+  line.accept_positional(&flags.texts, 10000);
+  auto add = line.group("Text").add_options();
+  add("text", po::value(&flags.texts)->value_name("FILE")->multitoken(),
+      "read in this order, as much as is needed; or named without --text");
+  add("tokens", po::value(&flags.tokens)->value_name("N"),
+      "of the whole, as in 100000, 128k or 1M: powers of 1024 (32k)");
+  add("chunk", po::value(&flags.chunk)->value_name("N"), "of each text (8k)");
+  add("from", po::value(&flags.from)->value_name("FILE"), "a session to take the rows of");
+  flags.model.add_to(&line);
+  flags.method.add_to(&line);
+  flags.tiers.add_to(&line);
+  flags.session.add_to(&line);
+  flags.output.add_to(&line);
+  TL_TRY_ASSIGN(const CommandLine::Outcome outcome, line.parse(arguments));
+  if (outcome == CommandLine::Outcome::helped) return Exit::success;
+  if (flags.session.path.empty())
+    return fail(ErrorCode::invalid_argument, "--session FILE says where it is to be built");
+  if (flags.texts.empty() == flags.from.empty())
+    return fail(ErrorCode::invalid_argument,
+                "say what it is made of: --text FILE..., or --from SESSION");
+  CacheOptions options = flags.method.cache_options();
+  TL_TRY_ASSIGN(options.tiers, flags.tiers.tier_options());
+  TL_TRY(flags.method.check(flags.method.method));
+  options.session.path = flags.session.path;
+  TL_TRY_ASSIGN(const std::unique_ptr<Engine> engine, flags.model.open());
+  if (!flags.output.quiet) print_notes(flags.tiers.notes(flags.session.path));
+  return flags.from.empty() ? build(flags, *engine, std::move(options))
+                            : seal_anew(flags, *engine, std::move(options));
+}
+
+}  // namespace thermocline
