@@ -64,6 +64,7 @@ Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& opt
   TL_TRY_ASSIGN(table->staging_reservation_,
                 budget->reserve(Tier::host, Purpose::staging, options.staging_bytes));
   TL_TRY_ASSIGN(table->staging_, Buffer::create(options.staging_bytes));
+  (void)table->sink_->keep(table->staging_.bytes());
   TL_TRY_ASSIGN(table->row_cache_reservation_,
                 budget->reserve(Tier::host, Purpose::row_cache, cached_bytes));
   for (Layer& layer : table->layers_) {
@@ -87,7 +88,7 @@ Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& opt
 
 // Takes no more of the home than is planned for it, nor longer than anybody waits for.
 void PageTable::measure_reads() {
-  constexpr std::uint64_t kPieceBytes = std::uint64_t{2} << 20;
+  constexpr std::uint64_t kPieceBytes = std::uint64_t{1} << 20;
   constexpr std::chrono::milliseconds kLongest{100};
   const auto in_pages = [](const auto& store) {
     return store && store->facts().reach == Reach::pages;

@@ -24,7 +24,7 @@ struct ReadCost {
 };
 
 // Writes an extent of `file` that begins at `offset` and is as long as `memory`, and reads it in
-// small and in large pieces, as many at once as the sink takes. Takes about 10 ms for 2 MiB;
+// small and in large pieces, as many at once as the sink takes. Takes a few milliseconds for 1 MiB;
 // less than 512 KiB says nothing. Nothing: a transfer failed, or large reads took no longer than
 // small ones, or it was not done by `deadline`. Transfers may then still be in flight, and file and
 // memory stay the sink's until they are not. Nothing else may be in flight when it begins.

@@ -215,7 +215,7 @@ TEST(ReadCost, WhatWasLeftAtTheDeadlineIsNobodysUntilItHasArrived) {
   ASSERT_TRUE(table);
   EXPECT_FALSE((*table)->read_cost().measured);
   if (Clock::now() - start < 350ms) {
-    EXPECT_EQ(budget.usage(Tier::disk).held_bytes, 2 * kMiB);
+    EXPECT_EQ(budget.usage(Tier::disk).held_bytes, kMiB);
   }
   Segment segment;
   segment.layout = options.layers[0].layout;
