@@ -211,6 +211,15 @@ Status PageTable::number_place(Place* place) {
                              RowCache::table_bytes(capacity, layer.rows_tabled));
   if (Status grown = row_cache_reservation_.resize(row_cache_reservation_.bytes() + more); !grown) {
     free_row_numbers(&layer, place->first_row, numbered);
+    // Numbers that the tables do not reach were never given. Else the next segment would be refused
+    // for them as well, though there may be others for it.
+    const auto last = std::prev(layer.free_rows.end());
+    TL_CHECK(last->first + last->second == layer.rows_numbered);
+    layer.rows_numbered = layer.rows_tabled;
+    if (last->first < layer.rows_tabled)
+      last->second = layer.rows_tabled - last->first;
+    else
+      layer.free_rows.erase(last);
     return grown;
   }
   layer.rows_tabled = layer.rows_numbered;

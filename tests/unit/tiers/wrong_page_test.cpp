@@ -83,7 +83,6 @@ TEST_F(WrongPage, OfAnotherPlaceIsFound) {
   std::printf("%d pairs of pages swapped, each page found\n", swapped);
 }
 
-// The same segment's bytes, written to the same place twice: only the number of the write differs.
 TEST_F(WrongPage, OfTheSamePlaceFromBeforeIsFound) {
   store_some();
   const std::vector<std::byte> before = stored_.disk();
