@@ -21,6 +21,7 @@ extern "C" {
 ssize_t __real_pread(int, void*, std::size_t, off_t);
 ssize_t __real_pwrite(int, const void*, std::size_t, off_t);
 int __real_io_uring_queue_init_params(unsigned, io_uring*, io_uring_params*);
+int __real_memfd_create(const char*, unsigned);
 int __real_io_uring_register_buffers(io_uring*, const iovec*, unsigned);
 int __real_io_uring_submit_and_get_events(io_uring*);
 int __real_io_uring_submit_and_wait_timeout(io_uring*, io_uring_cqe**, unsigned, __kernel_timespec*,
@@ -333,7 +334,17 @@ ssize_t __wrap_pwrite(int file, const void* bytes, std::size_t size, off_t offse
 
 int __wrap_io_uring_queue_init_params(unsigned entries, io_uring* ring, io_uring_params* params) {
   if (const int error = refused(refusals.setup, &refusals.setups)) return error;
-  return __real_io_uring_queue_init_params(entries, ring, params);
+  const int result = __real_io_uring_queue_init_params(entries, ring, params);
+  if (ring_refusals_left().old_kernel) params->features = 0;
+  return result;
+}
+
+int __wrap_memfd_create(const char* name, unsigned flags) {
+  if (const int error = refused(refusals.memory, &refusals.memories)) {
+    errno = -error;
+    return -1;
+  }
+  return __real_memfd_create(name, flags);
 }
 
 int __wrap_io_uring_register_buffers(io_uring* ring, const iovec* areas, unsigned count) {

@@ -215,8 +215,24 @@ TEST_F(RingFaults, ARingThatIsRefusedSaysWhatRefusedIt) {
               std::string::npos)
         << refused.error().message;
   }
-  set_ring_refusals(entering(EBADR, 1));  // a ring that is made and does not work
+  // Rings that are made and do not work, or cannot be tried.
+  set_ring_refusals(entering(EBADR, 1));
   EXPECT_FALSE(open_uring_sink({}));
+  RingRefusals refusals;
+  refusals.memory = EMFILE;
+  refusals.memories = 1;
+  set_ring_refusals(refusals);
+  const auto untried = open_uring_sink({});
+  ASSERT_FALSE(untried);
+  EXPECT_NE(untried.error().message.find("could not be tried: a memory file failed with EMFILE"),
+            std::string::npos)
+      << untried.error().message;
+  refusals = {};
+  refusals.old_kernel = true;
+  set_ring_refusals(refusals);
+  const auto old = open_uring_sink({});
+  ASSERT_FALSE(old);
+  EXPECT_NE(old.error().message.find("ENOSYS"), std::string::npos) << old.error().message;
 }
 
 TEST_F(RingFaults, AnotherThreadThatGetsNoRingIsToldSo) {

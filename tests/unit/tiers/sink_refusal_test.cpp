@@ -171,5 +171,15 @@ TEST(SinkRefusal, MemoryThatMayNotBeLockedIsReadIntoAllTheSame) {
   EXPECT_EQ(in_child(limit, [] { return keep_and_read(16 * kMiB, 2); }), "uring loose");
 }
 
+TEST(SinkRefusal, ThreadsThatTheSystemRefusesAreAnErrorThatCountsThem) {
+  const auto limit = [] {
+    const rlimit none{.rlim_cur = 0, .rlim_max = 0};
+    return ::setrlimit(RLIMIT_NPROC, &none) == 0 && unprivileged(8 << 20);
+  };
+  const std::string said = in_child(limit, [] { return open_and_read("threads"); });
+  if (said.starts_with("threads")) GTEST_SKIP() << "this user's threads are not limited here";
+  EXPECT_TRUE(said.starts_with("error: could not start 4 threads for reading, only 0: ")) << said;
+}
+
 }  // namespace
 }  // namespace thermocline

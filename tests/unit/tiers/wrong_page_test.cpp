@@ -1,9 +1,12 @@
 // Pages that are whole and sealed with a checksum, and not the ones that were asked for: another
-// place's, or the same place's from before. Each is found when it is read, in the whole reader.
+// place's, or the same place's from before. Each is found when it is read, in the whole reader; and
+// reading one again may fail as any read may.
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
+#include <thread>
 #include <vector>
 
 #include "tests/support/stored_rows.h"
@@ -24,6 +27,7 @@ class WrongPage : public ::testing::Test {
     PageTableOptions options;
     options.layers = {{{RowFormat::f16, RowFormat::f16, kRowBytes / 2, kRowBytes / 2}, kHeads, 0}};
     options.stores.bytes = {0, 0, 64 * kMiB};
+    options.disk_deadline = std::chrono::milliseconds(50);
     return options;
   }
   void store_some() {
@@ -101,6 +105,32 @@ TEST_F(WrongPage, OfTheSamePlaceFromBeforeIsFound) {
     }
   }
   std::printf("%d stale pages, each found\n", stale);
+}
+
+TEST_F(WrongPage, ReadAgainTooSlowlyOrNotAtAllIsAnError) {
+  store_some();
+  for (const Fault fault : {Fault::delay, Fault::io_error}) {
+    const Page page = any_page();
+    const ReadRequest request{page.wanted.head, page.wanted.runs, &page.wanted.list};
+    Reader reader(stored_.table.get());
+    ASSERT_TRUE(reader.start(0, FoldOrder::any));
+    ASSERT_TRUE(reader.add({&request, 1}));
+    const auto wave = reader.next();
+    ASSERT_TRUE(wave && wave->size() == 1);
+    FaultPlan plan;
+    plan.strike = {fault, 0, true};
+    plan.delay = std::chrono::milliseconds(200);
+    stored_.faults().set_plan(plan);
+    const Status again = reader.read_again((*wave)[0]);
+    stored_.faults().set_plan({});
+    ASSERT_FALSE(again);
+    EXPECT_EQ(again.error().code, ErrorCode::io);
+    EXPECT_NE(again.error().message.find(fault == Fault::delay ? "within 50 ms" : "failed twice"),
+              std::string::npos)
+        << again.error().message;
+    if (fault == Fault::delay) std::this_thread::sleep_for(std::chrono::milliseconds(250));
+    EXPECT_TRUE(right(page));
+  }
 }
 
 }  // namespace
