@@ -96,8 +96,9 @@ class Fallback(unittest.TestCase):
         for user in (None, NOBODY):
             if user is not None and os.geteuid() != 0:
                 continue
-            for error, said in ((EPERM, "EPERM (kernel.io_uring_disabled or a seccomp profile)"),
-                                (ENOSYS, "ENOSYS (a kernel without io_uring, or a seccomp profile)")):
+            for error, said in (
+                    (EPERM, "EPERM (kernel.io_uring_disabled or a seccomp profile)"),
+                    (ENOSYS, "ENOSYS (a kernel without io_uring, or a seccomp profile)")):
                 with self.subTest(said=said, user=user):
                     text, notes = self.finish(self.decode(lambda e=error: refuse_io_uring(e), user))
                     self.assertEqual(text, self.text)
