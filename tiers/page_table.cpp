@@ -64,6 +64,7 @@ Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& opt
   TL_TRY_ASSIGN(table->staging_reservation_,
                 budget->reserve(Tier::host, Purpose::staging, options.staging_bytes));
   TL_TRY_ASSIGN(table->staging_, Buffer::create(options.staging_bytes));
+  (void)table->sink_->keep(table->staging_.bytes());
   TL_TRY_ASSIGN(table->row_cache_reservation_,
                 budget->reserve(Tier::host, Purpose::row_cache, cached_bytes));
   for (Layer& layer : table->layers_) {
@@ -77,7 +78,38 @@ Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& opt
     }
     layer.rows_tabled = layer.options.rows;
   }
+  if (options.read_cost)
+    table->read_cost_ = *options.read_cost;
+  else
+    table->measure_reads();
+  table->merge_gap_bytes_ = table->read_cost_.gap_bytes();
   return table;
+}
+
+// Takes no more of the home than is planned for it, nor longer than anybody waits for.
+void PageTable::measure_reads() {
+  constexpr std::uint64_t kPieceBytes = std::uint64_t{1} << 20;
+  constexpr std::chrono::milliseconds kLongest{100};
+  const auto in_pages = [](const auto& store) {
+    return store && store->facts().reach == Reach::pages;
+  };
+  const auto store = std::ranges::find_if(stores_, in_pages);
+  if (store == stores_.end()) return;
+  const auto tier = static_cast<std::size_t>((*store)->facts().tier);
+  std::uint64_t bytes = std::min<std::uint64_t>(kPieceBytes, staging_.size());
+  bytes = std::min(bytes, options_.stores.bytes[tier]);
+  if (const std::uint64_t planned = options_.stores.planned[tier].bytes; planned > 0)
+    bytes = std::min(bytes, planned);
+  bytes -= bytes % kPageBytes;
+  if (bytes == 0) return;
+  auto piece = Slot::take(store->get(), budget_, Purpose::rows, bytes);
+  if (!piece) return;  // whoever seals rows will be told
+  const Space& space = piece->space();
+  if (const auto measured =
+          measure_read_cost(sink_.get(), space.file, space.offset, staging_.bytes().first(bytes),
+                            std::chrono::steady_clock::now() + kLongest))
+    read_cost_ = *measured;
+  if (sink_->in_flight() > 0) abandoned_.push_back({Buffer(), Reservation(), std::move(*piece)});
 }
 
 PageTable::~PageTable() {
@@ -187,6 +219,15 @@ Status PageTable::number_place(Place* place) {
                              RowCache::table_bytes(capacity, layer.rows_tabled));
   if (Status grown = row_cache_reservation_.resize(row_cache_reservation_.bytes() + more); !grown) {
     free_row_numbers(&layer, place->first_row, numbered);
+    // Numbers that the tables do not reach were never given. Else the next segment would be refused
+    // for them as well, though there may be others for it.
+    const auto last = std::prev(layer.free_rows.end());
+    TL_CHECK(last->first + last->second == layer.rows_numbered);
+    layer.rows_numbered = layer.rows_tabled;
+    if (last->first < layer.rows_tabled)
+      last->second = layer.rows_tabled - last->first;
+    else
+      layer.free_rows.erase(last);
     return grown;
   }
   layer.rows_tabled = layer.rows_numbered;

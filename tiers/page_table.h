@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "kernels/base/tier_counters.h"
 #include "tiers/block.h"
 #include "tiers/budget.h"
+#include "tiers/io/read_cost.h"
 #include "tiers/io/sink.h"
 #include "tiers/row_cache.h"
 #include "tiers/segment_record.h"
@@ -36,6 +38,9 @@ struct PageTableOptions {
   std::vector<Layer> layers;
   StoreOptions stores;
   std::string io_backend = "auto";
+  // What reading the home in pages costs. Nothing: it is measured when the table is made, on a
+  // piece of the home that is written for it and given back.
+  std::optional<ReadCost> read_cost = {};
   std::uint64_t staging_bytes = std::uint64_t{16} << 20;  // for reads in flight and being attended
   // No disk takes this long for one request; a wait beyond it is reported, never endless.
   std::chrono::milliseconds disk_deadline{60'000};
@@ -87,6 +92,8 @@ class PageTable {
   // Row numbers of a layer that were ever in use: they size the row caches' tables. For tests.
   std::uint32_t numbered_rows(std::uint32_t layer) const { return layers_[layer].rows_numbered; }
   const TierCounters& counters() const { return counters_; }
+  // By which neighbouring misses are merged: given, measured, or assumed where measuring failed.
+  const ReadCost& read_cost() const { return read_cost_; }
   // One line each: what is slower or takes more memory than was asked for, and why.
   std::span<const std::string> notes() const { return notes_; }
 
@@ -124,6 +131,7 @@ class PageTable {
   };
 
   PageTable() = default;
+  void measure_reads();
   void release(std::uint32_t id);
   // Waits for what an earlier error left in flight, whose memory, place in the file and tags are
   // about to be another transfer's, and gives back what abandoned writes held. Everything that
@@ -168,6 +176,8 @@ class PageTable {
   std::vector<std::uint32_t> free_ids_;
   std::uint64_t epoch_ = 0;
   TierCounters counters_;
+  ReadCost read_cost_;
+  std::uint64_t merge_gap_bytes_ = 0;  // of read_cost_
 };
 
 }  // namespace thermocline

@@ -32,6 +32,8 @@ StoredRows::StoredRows(PageTableOptions options, std::uint64_t host_bytes,
 void StoredRows::open(PageTableOptions options, std::unique_ptr<Sink> sink) {
   if (options.stores.directory.empty())
     options.stores.directory = ::testing::TempDir() + "thermocline-rows";
+  // A fault is for what the test does, and no test depends on the machine's disk.
+  if (!options.read_cost) options.read_cost = ReadCost();
   options_ = options;
   auto stores = open_stores(options.stores);
   if (!stores) {

@@ -9,6 +9,7 @@
 #include <array>
 #include <atomic>
 #include <bit>
+#include <functional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -51,6 +52,17 @@ std::string why_not(int error) {
   return "io_uring is not available: " + errno_name(error) + " (" + cause + ")";
 }
 
+// Calls `attempt`, which returns 0 or an errno value, until that is not ENOMEM or has been it for
+// long enough: a closed ring gives its memory back later (measured: up to 20 ms), so it may pass.
+template <typename Call>
+int while_memory_returns(Call attempt) {
+  for (auto pause = milliseconds(1);; pause *= 2) {
+    const int error = attempt();
+    if (error != ENOMEM || pause > milliseconds(16)) return error;
+    std::this_thread::sleep_for(pause);
+  }
+}
+
 // The two rings that are shared with the kernel. Holds an address that the kernel knows: it stays
 // where it is.
 class Ring {
@@ -68,24 +80,26 @@ class Ring {
         memlock_bytes() == RLIM_INFINITY ? ~std::uint64_t{0} : memlock_bytes() / kEntryBytes;
     constexpr unsigned kFewest = 8;
     while (*entries > kFewest && *entries > affordable) *entries /= 2;
-    // A closed ring gives its memory back later (measured: up to 20 ms), so ENOMEM may pass.
-    auto pause = milliseconds(1);
-    for (;;) {
-      const int error = open_once(*entries);
-      if (error != ENOMEM || memlock_bytes() == 0) return error;
-      if (*entries > kFewest) {
-        *entries /= 2;
-      } else if (pause > milliseconds(16)) {
-        return error;
-      } else {
-        std::this_thread::sleep_for(pause);
-        pause *= 2;
-      }
-    }
+    int error = open_once(*entries);
+    for (; error == ENOMEM && *entries > kFewest; error = open_once(*entries)) *entries /= 2;
+    if (error != ENOMEM || memlock_bytes() == 0) return error;
+    return while_memory_returns([&] { return open_once(*entries); });
+  }
+  // Registers `memory`, in which transfers are then fixed ones: 4 to 20 % less processor time a
+  // read. (A registered file beside it changed nothing that could be measured.)
+  bool keep(std::span<std::byte> memory) {
+    const iovec area{memory.data(), memory.size()};
+    const auto attempt = [&] { return -io_uring_register_buffers(&ring_, &area, 1); };
+    // More than the limit goes with privileges, which say so at once.
+    keeps_ = (memory.size() > memlock_bytes() ? attempt() : while_memory_returns(attempt)) == 0;
+    return keeps_;
   }
   void close() {
+    // Registered memory counts against the limit for as long as the kernel takes to tear down the
+    // ring; given back by name it is free for the next one at once.
+    if (keeps_) (void)io_uring_unregister_buffers(&ring_);
     if (open_) io_uring_queue_exit(&ring_);
-    open_ = false;
+    open_ = keeps_ = false;
   }
   bool is_open() const { return open_; }
   io_uring* get() { return &ring_; }
@@ -118,7 +132,7 @@ class Ring {
   }
 
   io_uring ring_{};
-  bool open_ = false;
+  bool open_ = false, keeps_ = false;
 };
 
 class UringSink final : public Sink {
@@ -135,6 +149,14 @@ class UringSink final : public Sink {
 
   std::string_view name() const override { return "uring"; }
   std::size_t in_flight() const override { return in_flight_; }
+
+  bool keep(std::span<std::byte> memory) override {
+    constexpr std::size_t kMostBytes = std::size_t{1} << 30;  // of one registration
+    if (!belong_to_this_thread() || memory.empty()) return false;
+    kept_ = memory.first(std::min(memory.size(), kMostBytes));
+    if (!ring_.keep(kept_)) kept_ = {};
+    return !kept_.empty();
+  }
 
   Status submit(std::span<const Transfer> transfers) override {
     for (const Transfer& transfer : transfers)
@@ -154,14 +176,15 @@ class UringSink final : public Sink {
     if (in_flight_ == 0 || out.empty()) return std::size_t{0};
     if (broken_ == 0) TL_TRY(belong_to_this_thread());
     bool last_look = false;
-    for (;;) {
+    for (unsigned wanted = several(out.size());; wanted = 1) {
       advance();
       if (!finished_.empty() || last_look) break;
-      last_look = Clock::now() >= deadline;
+      const auto now = Clock::now();
+      last_look = now >= deadline;
       if (last_look)
         enter_now();
       else
-        enter_until(deadline);
+        enter_until(wanted > 1 ? std::min(deadline, now + kBriefly) : deadline, wanted);
     }
     const std::size_t count = std::min(out.size(), finished_.size());
     for (std::size_t i = 0; i < count; ++i) out[i] = finished_.pop();
@@ -170,6 +193,7 @@ class UringSink final : public Sink {
   }
 
  private:
+  static constexpr std::chrono::microseconds kBriefly{500};
   static constexpr int kRefusals = 64;                // in a row, of io_uring_enter itself
   static constexpr milliseconds kDrainLimit{30'000};  // what a driver may take to give up
 
@@ -189,6 +213,7 @@ class UringSink final : public Sink {
     }
     depth_ = std::min(depth_, entries);
     owner_ = this_thread_number();
+    if (!kept_.empty() && !ring_.keep(kept_)) kept_ = {};
     return {};
   }
 
@@ -244,15 +269,30 @@ class UringSink final : public Sink {
       constexpr std::size_t kMostBytes = std::size_t{1} << 30;  // a length is 32 bits
       const auto rest = attempt.rest().first(std::min(attempt.rest().size(), kMostBytes));
       const auto length = static_cast<unsigned>(rest.size());
-      if (attempt.transfer.kind == Transfer::Kind::read)
-        io_uring_prep_read(sqe, attempt.transfer.file, rest.data(), length, attempt.offset());
-      else
-        io_uring_prep_write(sqe, attempt.transfer.file, rest.data(), length, attempt.offset());
+      const int file = attempt.transfer.file;
+      const bool kept = is_kept(rest);
+      if (attempt.transfer.kind == Transfer::Kind::read) {
+        if (kept)
+          io_uring_prep_read_fixed(sqe, file, rest.data(), length, attempt.offset(), 0);
+        else
+          io_uring_prep_read(sqe, file, rest.data(), length, attempt.offset());
+      } else {
+        if (kept)
+          io_uring_prep_write_fixed(sqe, file, rest.data(), length, attempt.offset(), 0);
+        else
+          io_uring_prep_write(sqe, file, rest.data(), length, attempt.offset());
+      }
       // Refused once without blocking: a worker thread of the kernel may block.
       if (attempt.fruitless > 0) io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
       io_uring_sqe_set_data64(sqe, slot);
       ++in_ring_;
     }
+  }
+
+  bool is_kept(std::span<const std::byte> bytes) const {
+    const std::less_equal<const std::byte*> before;
+    return !kept_.empty() && before(kept_.data(), bytes.data()) &&
+           before(bytes.data() + bytes.size(), kept_.data() + kept_.size());
   }
 
   void reap() {
@@ -273,14 +313,21 @@ class UringSink final : public Sink {
 
   void enter_now() { answered(io_uring_submit_and_get_events(ring_.get())); }
 
-  void enter_until(Deadline deadline) {
+  // How many completions to wait for at once, briefly: a wake and a submission for each of a full
+  // ring's transfers cost 7 % of the rate at depth 32.
+  unsigned several(std::size_t room) const {
+    constexpr std::size_t kMost = 4;
+    return static_cast<unsigned>(std::max<std::size_t>(1, std::min({kMost, in_ring_ / 4, room})));
+  }
+
+  void enter_until(Deadline deadline, unsigned wanted) {
     // A clock that is far away overflows a timespec; an hour is as good as for ever.
     const auto left = std::clamp<std::chrono::nanoseconds>(
         deadline - Clock::now(), std::chrono::nanoseconds(0), std::chrono::hours(1));
     __kernel_timespec timeout{.tv_sec = left.count() / 1'000'000'000,
                               .tv_nsec = left.count() % 1'000'000'000};
     io_uring_cqe* cqe = nullptr;
-    answered(io_uring_submit_and_wait_timeout(ring_.get(), &cqe, 1, &timeout, nullptr));
+    answered(io_uring_submit_and_wait_timeout(ring_.get(), &cqe, wanted, &timeout, nullptr));
   }
 
   // What io_uring_enter said about itself, not about a transfer.
@@ -344,6 +391,7 @@ class UringSink final : public Sink {
   std::uint64_t owner_ = 0;  // number of the thread that the ring answers
   int broken_ = 0;           // errno of what broke the ring
   int refusals_ = 0;
+  std::span<std::byte> kept_;  // registered with the ring; empty: none
   std::size_t in_ring_ = 0;    // handed to liburing and not reaped
   std::size_t in_flight_ = 0;  // submitted and not polled
   std::vector<Attempt> attempts_;

@@ -180,10 +180,9 @@ Result<Exit> run_session_build(const std::vector<std::string>& arguments) {
       "For measuring what a cache does at lengths that would take hours to read. A session that "
       "is there goes on where it ends. With --from, the rows of another session, raw or not, are "
       "sealed by this one's method instead.");
-  line.accept_positional(&flags.texts, 10000);
   auto add = line.group("Text").add_options();
   add("text", po::value(&flags.texts)->value_name("FILE")->multitoken(),
-      "read in this order, as much as is needed; or named without --text");
+      "read in this order, as much as is needed");
   add("tokens", po::value(&flags.tokens)->value_name("N"),
       "of the whole, as in 100000, 128k or 1M: powers of 1024 (32k)");
   add("chunk", po::value(&flags.chunk)->value_name("N"), "of each text (8k)");

@@ -18,6 +18,7 @@
 #include <functional>
 #include <string>
 
+#include "kernels/base/buffer.h"
 #include "tiers/io/descriptor.h"
 #include "tiers/io/sink.h"
 
@@ -133,6 +134,51 @@ TEST(SinkRefusal, ALittleLockedMemoryIsEnoughForASmallerRing) {
   if (said.find("EPERM") != std::string::npos || said.find("ENOSYS") != std::string::npos)
     GTEST_SKIP() << said;
   EXPECT_EQ(said, "uring | ");
+}
+
+// "name kept|loose" of a ring that was asked to keep `bytes`, `times` after each other without a
+// pause, and has then read a page into that memory.
+std::string keep_and_read(std::size_t bytes, int times) {
+  std::string said;
+  for (int i = 0; i < times; ++i) {
+    auto memory = Buffer::create(bytes);
+    auto opened = open_sink("uring", {});
+    if (!memory || !opened) return opened ? "no memory" : opened.error().message;
+    const bool kept = opened->sink->keep(memory->bytes());
+    const std::string one = std::string(opened->sink->name()) + (kept ? " kept" : " loose");
+    if (i > 0 && one != said) return said + ", then " + one + " at " + std::to_string(i);
+    said = one;
+    Descriptor zeros(::open("/dev/zero", O_RDONLY | O_CLOEXEC));
+    memory->bytes()[4095] = std::byte{1};
+    const Transfer read{.file = zeros.number(), .bytes = memory->bytes().first(4096)};
+    Completion done{.tag = 0, .error = -1};
+    if (!opened->sink->submit({&read, 1})) return "submit failed";
+    const auto count =
+        opened->sink->poll({&done, 1}, std::chrono::steady_clock::now() + std::chrono::seconds(10));
+    if (!count || *count != 1 || done.error != 0 || memory->bytes()[4095] != std::byte{0})
+      return "read failed: " + std::to_string(done.error);
+  }
+  return said;
+}
+
+TEST(SinkRefusal, MemoryThatMayNotBeLockedIsReadIntoAllTheSame) {
+  constexpr std::size_t kMiB = std::size_t{1} << 20;
+  const auto limit = [] { return unprivileged(8 * kMiB); };
+  const std::string fits = in_child(limit, [] { return keep_and_read(6 * kMiB, 20); });
+  if (fits.find("io_uring is not available") != std::string::npos) GTEST_SKIP() << fits;
+  // Each time the last ring's memory has to come back first.
+  EXPECT_EQ(fits, "uring kept");
+  EXPECT_EQ(in_child(limit, [] { return keep_and_read(16 * kMiB, 2); }), "uring loose");
+}
+
+TEST(SinkRefusal, ThreadsThatTheSystemRefusesAreAnErrorThatCountsThem) {
+  const auto limit = [] {
+    const rlimit none{.rlim_cur = 0, .rlim_max = 0};
+    return ::setrlimit(RLIMIT_NPROC, &none) == 0 && unprivileged(8 << 20);
+  };
+  const std::string said = in_child(limit, [] { return open_and_read("threads"); });
+  if (said.starts_with("threads")) GTEST_SKIP() << "this user's threads are not limited here";
+  EXPECT_TRUE(said.starts_with("error: could not start 4 threads for reading, only 0: ")) << said;
 }
 
 }  // namespace

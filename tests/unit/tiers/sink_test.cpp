@@ -296,6 +296,37 @@ TEST_P(SinkTest, MayBeDestroyedElsewhereOnceItsThreadHasEnded) {
   sink_.reset();
 }
 
+// Inside of it, outside of it and across its ends; and so on another thread, which has to do it all
+// again.
+TEST_P(SinkTest, KeptMemoryChangesNothing) {
+  const Descriptor file = patterned_file(kFilePages * kPageBytes);
+  auto memory = Buffer::create(64 * kPageBytes);
+  const auto kept = memory->bytes().subspan(8 * kPageBytes, 32 * kPageBytes);
+  EXPECT_EQ(sink_->keep(kept), GetParam() == "uring");
+  const Descriptor copy = patterned_file(kFilePages * kPageBytes);
+  std::mt19937 random(13);
+  const auto transfer_some = [&] {
+    for (int i = 0; i < 200; ++i) {
+      const std::size_t pages = 1 + random() % 4, at = random() % (64 - pages + 1);
+      const std::uint64_t offset = random() % (kFilePages - pages + 1) * kPageBytes;
+      const auto bytes = memory->bytes().subspan(at * kPageBytes, pages * kPageBytes);
+      std::ranges::fill(bytes, std::byte{1});
+      ASSERT_EQ(finish_one({.file = file.number(), .offset = offset, .bytes = bytes}), 0);
+      ASSERT_TRUE(as_expected(bytes, offset)) << at << " and " << pages << " pages";
+      ASSERT_EQ(
+          finish_one(
+              {.kind = Transfer::Kind::write, .file = copy.number(), .offset = 0, .bytes = bytes}),
+          0);
+      std::vector<std::byte> written(bytes.size());
+      ASSERT_EQ(::pread(copy.number(), written.data(), written.size(), 0), std::ssize(written));
+      ASSERT_TRUE(std::ranges::equal(written, bytes));
+    }
+  };
+  transfer_some();
+  std::thread(transfer_some).join();
+  transfer_some();
+}
+
 TEST_P(SinkTest, SubmittingWhilePollingKeepsEveryTag) {
   const Descriptor file = patterned_file(kFilePages * kPageBytes);
   auto memory = Buffer::create(32 * kPageBytes);
