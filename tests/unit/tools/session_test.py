@@ -122,6 +122,35 @@ class Session(unittest.TestCase):
         self.assertEqual(run("session").returncode, 2)
         self.assertIn(b"did you mean 'ls'", run("session", "lss").stderr)
 
+    def build(self, *words, fails=0):
+        done = run("session", "build", "-m", MODEL, *words)
+        self.assertEqual(done.returncode, fails, done.stderr)
+        return done.stderr.decode()
+
+    def test_long_contexts_are_built_of_texts_and_sealed_anew(self):
+        raw, sealed = self.folder.name + "/raw", self.folder.name + "/sealed"
+        text = ["--text", LICENSE_TEXT, "--chunk", "512"]
+        said = self.build("--session", raw, "--tokens", "1k", *text)
+        self.assertIn("1,024 tokens, 0 of them there already", said)
+        # A longer one goes on at the end of the last whole text.
+        said = self.build("--session", raw, "--tokens", "2k", *text)
+        self.assertIn("2,048 tokens, 1,024 of them there already", said)
+        self.build("--session", sealed, "--from", raw, "--method", "sketch")
+        straight = self.folder.name + "/straight"
+        self.build("--session", straight, "--tokens", "2k", *text)
+        texts = [self.generate("-n", "8", "--temp", "0", "--session", file)["text"]
+                 for file in (raw, straight)]
+        self.assertEqual(texts[0], texts[1])
+        goes_on = self.generate("-n", "8", "--temp", "0", "--session", sealed)
+        self.assertEqual(goes_on["method"], "sketch")
+        self.assertEqual(goes_on["cached_tokens"], 2048)
+        self.assertLess(goes_on["decode"]["rows_read_share"], 0.2)
+        self.assertIn("name more of them", self.build("--session", raw, "--tokens", "1M", *text,
+                                                      fails=2))
+        self.assertIn("say what it is made of", self.build("--session", raw, fails=2))
+        self.assertIn("there already", self.build("--session", sealed, "--from", raw,
+                                                  "--method", "sketch", fails=2))
+
     def test_a_conversation_goes_on(self):
         def chat(message, *words):
             done = run("chat", "-m", MODEL, "-n", "8", "--temp", "0", "--session", self.file,
