@@ -75,6 +75,8 @@ struct Engine::Impl {
 
   Model view() const { return {&model.spec, &model.weights, {&workers, &cpu}}; }
 
+  // What a cache is to know of the model.
+  void describe_to(CacheOptions* options) const;
   static Status check_timeline(const Timeline* timeline, const KvCache* cache);
   Status check_layers(const KvCache& cache) const;
   Status check_tokens(std::span<const int> tokens) const;
@@ -91,6 +93,12 @@ struct Engine::Impl {
   std::vector<int> tokens;
   PrefillMemory prefill;
 };
+
+void Engine::Impl::describe_to(CacheOptions* options) const {
+  options->layers = model.spec.layers;
+  options->session.facts.push_back({"model", model_fingerprint(model.file)});
+  options->session.facts.push_back({"tokenizer", tokenizer_fingerprint(model.file)});
+}
 
 Status Engine::Impl::check_timeline(const Timeline* timeline, const KvCache* cache) {
   if (!timeline || !timeline->cache())
@@ -187,13 +195,14 @@ Result<std::vector<int>> Engine::encode_chat(std::span<const ChatMessage> messag
 }
 
 Result<std::unique_ptr<KvCache>> Engine::open_cache(CacheOptions options) const {
-  options.layers = impl_->model.spec.layers;
   if (options.max_positions == 0) options.max_positions = impl_->info.context;
-  if (!options.session.path.empty()) {
-    options.session.facts.push_back({"model", model_fingerprint(impl_->model.file)});
-    options.session.facts.push_back({"tokenizer", tokenizer_fingerprint(impl_->model.file)});
-  }
+  impl_->describe_to(&options);
   return KvCache::create(options, impl_->workers, impl_->cpu);
+}
+
+Result<std::vector<SessionFact>> Engine::session_facts(CacheOptions options) const {
+  impl_->describe_to(&options);
+  return KvCache::session_facts(options);
 }
 
 Result<MemoryPlan> Engine::plan(CacheOptions options) const {

@@ -82,6 +82,12 @@ Status KvCache::copy(const Timeline& from, const Timeline& into, const StopAsked
                 "copy() takes a timeline of another cache and one of this");
   return impl_->copy(*from.cache()->impl_, from.id(), into.id(), stop);
 }
+Result<std::vector<SessionFact>> KvCache::session_facts(const CacheOptions& options) {
+  TL_TRY_ASSIGN(const CpuTable* cpu, choose_cpu_table("auto"));
+  TL_TRY_ASSIGN(const Method method, load_method(options.method, options.method_directory,
+                                                 options.method_overrides, *cpu));
+  return Impl::facts_of(options, method);
+}
 const SessionText* KvCache::saved() const { return impl_->saved ? &impl_->saved->text : nullptr; }
 Result<Timeline> KvCache::resume() {
   TL_TRY_ASSIGN(const TimelineId id, impl_->resume());

@@ -127,10 +127,12 @@ class KvCache {
   void rollback();  // without a step: nothing
 
   // Fills `into`, an empty timeline of this cache, with all of `from`, of another cache of the same
-  // layers: as if this one had read it, but for what the other's codec has rounded. cancelled: `stop`
-  // said yes, which is asked between segments. On any error `into` stays empty.
+  // layers: as if this one had read it, but for what the other's codec has rounded. cancelled:
+  // `stop` said yes, which is asked between segments. On any error `into` stays empty.
   Status copy(const Timeline& from, const Timeline& into, const StopAsked& stop = {});
 
+  // What a session of these options is compared by: the caller's facts and the cache's own.
+  static Result<std::vector<SessionFact>> session_facts(const CacheOptions& options);
   // Sessions: CacheOptions::session names a file. What is saved there, until it is resumed; null:
   // nothing.
   const SessionText* saved() const;

@@ -225,7 +225,7 @@ struct KvCache::Impl {
 
   // kv_session.cpp
   std::string session_name() const { return "--session " + options.session.path; }
-  std::vector<SessionFact> session_facts() const;
+  static std::vector<SessionFact> facts_of(const CacheOptions& options, const Method& method);
   // Reads what was saved in the file: nothing, or of the same facts.
   Status open_session();
   Result<TimelineId> resume();

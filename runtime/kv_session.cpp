@@ -56,7 +56,8 @@ void put_rows(std::span<const std::byte> bytes, const RowLayout& layout, std::ui
 
 }  // namespace
 
-std::vector<SessionFact> KvCache::Impl::session_facts() const {
+std::vector<SessionFact> KvCache::Impl::facts_of(const CacheOptions& options,
+                                                 const Method& method) {
   std::vector<SessionFact> facts = options.session.facts;
   facts.push_back({"layers", layers_fact(options.layers)});
   facts.push_back({"rotation", rotation_fact(options.layers)});
@@ -69,7 +70,7 @@ Status KvCache::Impl::open_session() {
   if (bytes.empty()) return {};
   const std::string name = session_name();
   TL_TRY_ASSIGN(SessionManifest manifest, SessionManifest::decode(bytes, name));
-  for (const SessionFact& due : session_facts()) {
+  for (const SessionFact& due : facts_of(options, method)) {
     const auto found = std::find_if(manifest.facts.begin(), manifest.facts.end(),
                                     [&](const SessionFact& fact) { return fact.name == due.name; });
     if (found == manifest.facts.end())
@@ -171,7 +172,7 @@ Status KvCache::Impl::save(TimelineId id, const SessionText& text) {
     return fail(ErrorCode::invalid_argument, "save() of ", text.tokens.size(),
                 " tokens with a timeline of ", state.length, " positions");
   SessionManifest manifest;
-  manifest.facts = session_facts();
+  manifest.facts = facts_of(options, method);
   manifest.method = {options.method, options.method_overrides};
   manifest.text = text;
   manifest.length = state.length;

@@ -146,6 +146,8 @@ class Engine {
   // A cache for this model. options.layers is filled in; max_positions 0 means the model's context;
   // a session's facts name model and tokenizer.
   Result<std::unique_ptr<KvCache>> open_cache(CacheOptions options) const;
+  // What a session of open_cache() is compared by.
+  Result<std::vector<SessionFact>> session_facts(CacheOptions options) const;
   // What open_cache() would take.
   Result<MemoryPlan> plan(CacheOptions options) const;
 

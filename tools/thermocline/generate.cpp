@@ -122,7 +122,9 @@ Result<Timeline> begin_text(const Engine& engine, KvCache& cache, const Generate
   const std::uint64_t seed = cache.saved()->seed;
   Reuse reuse;
   TL_TRY_ASSIGN(Timeline timeline, begin_session(engine, cache, text, &reuse));
-  record->notes.push_back("--session " + flags.session.path + ": " + reuse.line);
+  record->notes.push_back((flags.session.path.empty() ? std::string("--prefix-cache")
+                                                      : "--session " + flags.session.path) +
+                          ": " + reuse.line);
   if (flags.sampling.seed >= 0)
     text->sampler.clear();  // random numbers that were asked for, from their beginning
   else if (!text->sampler.empty())
@@ -158,7 +160,9 @@ Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {
   if (!flags.prompt.given() && !flags.dry_run && !saved)
     return fail(ErrorCode::invalid_argument, "no prompt: say -p TEXT, -f FILE or -f - for stdin",
                 flags.session.path.empty() ? "" : "; the session is a new one");
-  cache_options.session.path = flags.session.path;
+  if (!flags.session.path.empty() && !flags.session.prefix_cache.empty())
+    return fail(ErrorCode::invalid_argument,
+                "--session and --prefix-cache: a text is kept in one place");
   TL_TRY_ASSIGN(JsonOutput json_output, JsonOutput::open(flags.output.json));
 
   RunRecord record;
@@ -178,6 +182,8 @@ Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {
   if (saved)  // what it holds is resumed whole, and cut then
     cache_options.max_positions =
         std::min(record.context, std::max(cache_options.max_positions, saved->positions));
+  TL_TRY_ASSIGN(const KeptPrompt kept,
+                KeptPrompt::begin(flags.session, *engine, prompt, &cache_options));
   if (flags.dry_run)
     return dry_run(*engine, flags, cache_options, prompt.size(), record.notes, &json_output);
 
@@ -198,9 +204,13 @@ Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {
     if (flags.session.path.empty() || timeline.length() == 0) return {};
     return save_session(*cache, timeline, so_far, record.seed, "");
   };
-  run.after_reading = save;  // the costly part: it is not lost whatever comes
+  // The costly part: it is not lost whatever comes.
+  run.after_reading = [&](const WrittenText& so_far) -> Status {
+    TL_TRY(save(so_far));
+    return kept.read(*cache, timeline, so_far, record.seed, &record.notes);
+  };
   Status status = generate_text(*engine, *cache, timeline, run, &text, &record.generation);
-  if (const Status kept = save(text); status) status = kept;
+  if (const Status saved_too = save(text); status) status = saved_too;
   if (isatty(STDOUT_FILENO) && !record.generation.text.ends_with('\n')) std::puts("");
   record.command = "generate";
   record.method = cache_options.method;
@@ -229,7 +239,7 @@ Result<Exit> run_generate(const std::vector<std::string>& arguments) {
   flags.sampling.add_to(&line);
   flags.method.add_to(&line);
   flags.tiers.add_to(&line);
-  flags.session.add_to(&line);
+  flags.session.add_with_prefix_cache_to(&line);
   flags.output.add_to(&line);
   line.group("Other").add_options()(
       "dry-run", po::bool_switch(&flags.dry_run),

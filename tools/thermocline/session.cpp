@@ -8,6 +8,7 @@
 #include "tools/thermocline/command_line.h"
 #include "tools/thermocline/interruption.h"
 #include "tools/thermocline/json_output.h"
+#include "tools/thermocline/prefix_cache.h"
 #include "tools/thermocline/printable.h"
 #include "tools/thermocline/session_build.h"
 #include "tools/thermocline/size.h"
@@ -152,7 +153,8 @@ Result<Exit> run_session(const std::vector<std::string>& arguments) {
   CommandLine line("session",
                    "ls [FOLDER...] | show FILE... | verify FILE... | rm FILE... | build ...",
                    "Session files, which generate and chat make with --session: ls lists those of "
-                   "a folder (this one), show says what they are, verify reads them and compares "
+                   "a folder (this one, and the prompts that --prefix-cache keeps), show says what "
+                   "they are, verify reads them and compares "
                    "every checksum (exit code 1 where one differs), rm removes them, and nothing "
                    "that is no session. 'thermocline session build --help' says how long contexts "
                    "are made.");
@@ -168,7 +170,11 @@ Result<Exit> run_session(const std::vector<std::string>& arguments) {
   std::vector<std::string> names(words.begin() + 1, words.end());
   if (std::none_of(names.begin(), names.end(), [](const auto& name) { return name.empty(); })) {
     if (what == "ls") {
-      if (names.empty()) names.emplace_back(".");
+      if (names.empty()) {
+        names.emplace_back(".");
+        const auto prefixes = PrefixCache::default_folder();
+        if (prefixes && fs::is_directory(*prefixes)) names.push_back(*prefixes);
+      }
       return list(names, json);
     }
     if (what == "show" || what == "verify" || what == "rm") {

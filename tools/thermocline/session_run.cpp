@@ -79,6 +79,52 @@ void SessionFlags::add_to(CommandLine* line) {
       "and the next run with it reads only what is new. Made where there is none");
 }
 
+void SessionFlags::add_with_prefix_cache_to(CommandLine* line) {
+  add_to(line);
+  line->group("Session").add_options()(
+      "prefix-cache", po::value(&prefix_cache)->value_name("SIZE"),
+      "keep prompts that were read in the user's cache folder, up to so much disk, and read only "
+      "what they do not begin with; those used longest ago make room. 'thermocline session ls' "
+      "lists them (none)");
+}
+
+Result<KeptPrompt> KeptPrompt::begin(const SessionFlags& flags, const Engine& engine,
+                                     std::span<const int> prompt, CacheOptions* options) {
+  KeptPrompt kept;
+  options->session.path = flags.path;
+  if (flags.prefix_cache.empty()) return kept;
+  TL_TRY_ASSIGN(const std::uint64_t budget, parse_size(flags.prefix_cache, "--prefix-cache"));
+  TL_TRY_ASSIGN(kept.cache_, PrefixCache::open(budget));
+  TL_TRY_ASSIGN(kept.facts_, engine.session_facts(*options));
+  kept.path_ = kept.cache_->choose(kept.facts_, prompt);
+  options->session.path = kept.path_;
+  if (const auto entry = read_session(kept.path_)) {
+    kept.held_ = static_cast<std::uint32_t>(entry->text.tokens.size());
+    options->max_positions = std::max(options->max_positions, entry->positions);
+  }
+  return kept;
+}
+
+Status KeptPrompt::read(KvCache& cache, const Timeline& timeline, const WrittenText& text,
+                        std::uint64_t seed, std::vector<std::string>* notes) const {
+  if (!cache_) return {};
+  // An entry that begins with the prompt serves it, and longer ones, as it is.
+  if (text.tokens.size() <= held_) {
+    cache_->used(path_);
+    return {};
+  }
+  const std::uint64_t bytes = cache.usage().total("disk") + cache.usage().total("host") / 4;
+  if (!cache_->make_room(bytes, path_)) {
+    notes->push_back("--prefix-cache is too small for this prompt, which takes " +
+                     format_size(bytes) + ": it is not kept");
+    return {};
+  }
+  TL_TRY(save_session(cache, timeline, text, seed, ""));
+  cache_->used(path_);
+  cache_->name(path_, facts_, text.tokens);
+  return {};
+}
+
 Result<std::optional<SavedSession>> SessionFlags::look() const {
   if (path.empty()) return std::optional<SavedSession>();
   Result<SavedSession> saved = read_session(path);

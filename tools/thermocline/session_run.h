@@ -11,13 +11,17 @@
 #include "tools/thermocline/command_line.h"
 #include "tools/thermocline/flags.h"
 #include "tools/thermocline/generation.h"
+#include "tools/thermocline/prefix_cache.h"
 
 namespace thermocline {
 
 struct SessionFlags {
   std::string path;
+  std::string prefix_cache;  // SIZE; "": none
 
   void add_to(CommandLine* line);
+  // With --prefix-cache too, for a command whose prompts may be kept.
+  void add_with_prefix_cache_to(CommandLine* line);
   // What the file holds; nothing: no session was asked for, or there is no such file yet.
   Result<std::optional<SavedSession>> look() const;
   // The method that the session was made with, where the command line names none.
@@ -35,6 +39,25 @@ struct Reuse {
 // something saved, and no timeline.
 Result<Timeline> begin_session(const Engine& engine, KvCache& cache, WrittenText* text,
                                Reuse* reuse);
+
+// A prompt and what --prefix-cache keeps of it: the session file that it is read with, and whether
+// it has come to hold more.
+class KeptPrompt {
+ public:
+  // Without --prefix-cache: the session's path, for `options`. The prompt's tokens are those of a
+  // run with these options.
+  static Result<KeptPrompt> begin(const SessionFlags& flags, const Engine& engine,
+                                  std::span<const int> prompt, CacheOptions* options);
+  // The prompt has been read: it is kept, if there is room, unless an entry held it already.
+  Status read(KvCache& cache, const Timeline& timeline, const WrittenText& text, std::uint64_t seed,
+              std::vector<std::string>* notes) const;
+
+ private:
+  std::optional<PrefixCache> cache_;
+  std::vector<SessionFact> facts_;
+  std::string path_;
+  std::uint32_t held_ = 0;  // tokens of the entry
+};
 
 // Saves where the text has come to. `note` is the command's own.
 Status save_session(KvCache& cache, const Timeline& timeline, const WrittenText& text,

@@ -30,7 +30,7 @@ def need_model(name):
     return str(path)
 
 
-def run(*words, stdin=b"", timeout=300):
+def run(*words, stdin=b"", timeout=300, environment=None):
     """The finished command: returncode, stdout and stderr as bytes."""
     return subprocess.run([COMMAND, *map(str, words)], input=stdin, capture_output=True,
-                          timeout=timeout, check=False)
+                          timeout=timeout, check=False, env=environment)

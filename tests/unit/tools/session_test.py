@@ -151,6 +151,45 @@ class Session(unittest.TestCase):
         self.assertIn("there already", self.build("--session", sealed, "--from", raw,
                                                   "--method", "sketch", fails=2))
 
+    def test_prompts_are_kept_within_a_budget(self):
+        environment = dict(os.environ, XDG_CACHE_HOME=self.folder.name)
+        folder = pathlib.Path(self.folder.name) / "thermocline" / "prefixes"
+
+        def read(text, size):
+            done = run("generate", "-m", MODEL, "--json", "-", "-n", "4", "--temp", "0", "-p", text,
+                       "--prefix-cache", size, environment=environment)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            return json.loads(done.stdout)
+
+        def held():
+            return sum(file.stat().st_blocks * 512 for file in folder.iterdir())
+        first, again = read(TEXT, "64MiB"), read(TEXT, "64MiB")
+        self.assertEqual(first["cached_tokens"], 0)
+        self.assertEqual(again["cached_tokens"], again["prompt_tokens"])
+        self.assertEqual(again["text"], first["text"])
+        self.assertEqual(folder.stat().st_mode & 0o777, 0o700)
+        longer = read(TEXT + "\n\nAnd", "64MiB")
+        self.assertGreater(longer["cached_tokens"], first["prompt_tokens"] - 3)
+        self.assertEqual(longer["text"],
+                         self.generate("-p", TEXT + "\n\nAnd", "-n", "4", "--temp", "0")["text"])
+        self.assertEqual(len(list(folder.iterdir())), 1, "the longer one holds the shorter")
+        shorter = read(TEXT[:4000], "64MiB")
+        self.assertGreater(shorter["cached_tokens"], 500)
+        # Another text pushes the first out where both are too much.
+        other = "Some other text. " + TEXT[1000:6000]
+        one = held()
+        read(other, str(one + one // 2))
+        self.assertLessEqual(held(), one + one // 2)
+        self.assertEqual(len(list(folder.iterdir())), 1)
+        self.assertEqual(read(other, "64MiB")["cached_tokens"] > 0, True)
+        self.assertEqual(read(TEXT, "64MiB")["cached_tokens"], 0)
+        small = read("A third. " + TEXT[500:], "1MiB")
+        self.assertTrue(any("too small for this prompt" in note for note in small["notes"]))
+        listed = run("session", "ls", environment=environment).stdout.decode()
+        self.assertIn("prefixes", listed)
+        both = run("generate", "-m", MODEL, "-p", "x", "--session", self.file, "--prefix-cache", "1G")
+        self.assertEqual(both.returncode, 2)
+
     def test_a_conversation_goes_on(self):
         def chat(message, *words):
             done = run("chat", "-m", MODEL, "-n", "8", "--temp", "0", "--session", self.file,
