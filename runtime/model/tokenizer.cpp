@@ -2,12 +2,12 @@
 
 #include <algorithm>
 
+#include "kernels/base/utf8.h"
 #include "runtime/model/encode_stop.h"
 #include "runtime/model/gguf.h"
 #include "runtime/model/quoted.h"
 #include "runtime/model/special_tokens.h"
 #include "runtime/model/text_encoder.h"
-#include "runtime/model/utf8.h"
 #include "runtime/model/vocabulary.h"
 
 namespace thermocline {

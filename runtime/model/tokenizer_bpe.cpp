@@ -6,12 +6,12 @@
 #include <queue>
 #include <unordered_map>
 
+#include "kernels/base/utf8.h"
 #include "runtime/model/gguf.h"
 #include "runtime/model/merge_table.h"
 #include "runtime/model/pre_tokenizer.h"
 #include "runtime/model/quoted.h"
 #include "runtime/model/text_encoder.h"
-#include "runtime/model/utf8.h"
 #include "runtime/model/vocabulary.h"
 
 namespace thermocline {

@@ -4,10 +4,10 @@
 #include <bitset>
 #include <optional>
 
+#include "kernels/base/utf8.h"
 #include "runtime/model/gguf.h"
 #include "runtime/model/quoted.h"
 #include "runtime/model/text_encoder.h"
-#include "runtime/model/utf8.h"
 #include "runtime/model/vocabulary.h"
 
 namespace thermocline {

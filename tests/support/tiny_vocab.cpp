@@ -2,7 +2,7 @@
 
 #include <cstdio>
 
-#include "runtime/model/utf8.h"
+#include "kernels/base/utf8.h"
 
 namespace thermocline::test {
 namespace {

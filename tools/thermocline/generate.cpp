@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdio>
 
+#include "kernels/base/utf8.h"
 #include "tools/thermocline/command.h"
 #include "tools/thermocline/flags.h"
 #include "tools/thermocline/generation.h"
@@ -16,7 +17,6 @@
 #include "tools/thermocline/session_run.h"
 #include "tools/thermocline/size.h"
 #include "tools/thermocline/statistics.h"
-#include "tools/thermocline/utf8.h"
 
 namespace thermocline {
 namespace {

@@ -13,9 +13,9 @@
 #include <random>
 #include <sstream>
 
+#include "kernels/base/utf8.h"
 #include "runtime/model/gguf.h"
 #include "runtime/model/pre_tokenizer.h"
-#include "runtime/model/utf8.h"
 #include "tests/support/models.h"
 #include "tests/support/tiny_vocab.h"
 
