@@ -136,6 +136,13 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertRegex(done.stderr.decode(), rf"--threads {more}: .* so \d+ compute")
 
+    def test_a_character_that_is_read_as_a_space_is_not_lost(self):
+        for tiny in ("llama_f32", "gemma3_f16"):
+            done = run("generate", "-m", SOURCE / f"tests/golden/tiny/{tiny}.gguf", "-p",
+                       "a\u2581\u2581b", "-n", "1")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertNotIn(b"no token", done.stderr)
+
     def test_a_missing_folder_is_not_made_for_a_disk_that_is_not_there(self):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "not", "mounted")
