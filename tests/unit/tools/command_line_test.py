@@ -136,6 +136,13 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertRegex(done.stderr.decode(), rf"--threads {more}: .* so \d+ compute")
 
+    def test_a_scale_that_no_context_could_be_is_refused(self):
+        for scale in ("1e-38", "1e-8"):
+            self.refused(["generate", "-m", TINY, "-p", "x", "-n", "1", "--rope-freq-scale", scale],
+                         "--rope-freq-scale", "1073741824", "and 1")
+        self.assertIn(b"must be at most 1073741824", run("generate", "-m", TINY, "-p", "x", "-c",
+                                                         (1 << 30) + 1).stderr)
+
     def test_a_character_that_is_read_as_a_space_is_not_lost(self):
         for tiny in ("llama_f32", "gemma3_f16"):
             done = run("generate", "-m", SOURCE / f"tests/golden/tiny/{tiny}.gguf", "-p",
