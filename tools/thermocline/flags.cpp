@@ -243,12 +243,26 @@ Status MethodFlags::check(const std::string& name) const {
     if (!std::filesystem::exists(name, ignored)) return refuse(": there is no such file");
     return {};
   }
-  const Result<std::vector<MethodLine>> lines = list_methods(method_directory(directory));
-  if (!lines) return {};  // a folder without methods, or a broken one: said where it is opened
+  TL_TRY(check_method_directory(directory));
+  const std::string folder = method_directory(directory);
+  const Result<std::vector<MethodLine>> lines = list_methods(folder);
+  if (!lines) {
+    // Another one may be broken, or there may be none at all: said where this one is opened.
+    if (directory.empty() || std::filesystem::exists(folder + "/" + name + ".conf", ignored))
+      return {};
+    return refuse(": there is no ", name, ".conf in --method-dir '", folder, "'");
+  }
   std::vector<std::string> known;
   for (const MethodLine& line : *lines) known.push_back(line.name);
   if (std::count(known.begin(), known.end(), name) > 0) return {};
   return refuse(" is not known", suggestion(name, known), " (known: ", list(known), ")");
+}
+
+Status check_method_directory(const std::string& given) {
+  std::error_code ignored;
+  if (given.empty() || std::filesystem::is_directory(given, ignored)) return {};
+  return fail(ErrorCode::invalid_argument, "--method-dir '", given,
+              "' is not a folder: name the one that holds exact.conf");
 }
 
 CacheOptions MethodFlags::cache_options() const {

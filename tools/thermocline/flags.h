@@ -82,5 +82,7 @@ Status write_to_stdout(std::string_view text);
 // Where the methods' files are: the given folder, else the one beside this program; "" leaves it to
 // the library.
 std::string method_directory(const std::string& given);
+// What --method-dir names is a folder; "": it was not given.
+Status check_method_directory(const std::string& given);
 
 }  // namespace thermocline

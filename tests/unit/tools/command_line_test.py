@@ -136,6 +136,29 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertRegex(done.stderr.decode(), rf"--threads {more}: .* so \d+ compute")
 
+    def test_an_unknown_name_is_a_wrong_command_line(self):
+        words = ["-m", TINY]
+        with tempfile.TemporaryDirectory() as empty:
+            missing = os.path.join(empty, "missing")
+            for folder, said in ((missing, "is not a folder"), (empty, "no exact.conf")):
+                for command in (["generate", "-p", "x"], ["chat"], ["sweep"],
+                                ["eval", "--text", SOURCE / "LICENSE"]):
+                    self.refused([*command, *words, "--method-dir", folder, "--method", "exact"],
+                                 f"--method-dir '{folder}'", said)
+            self.refused(["methods", "--method-dir", missing], missing, "is not a folder")
+            # One that is broken is nothing to another.
+            for name, text in (("good", "summary = good\n"), ("broken", "nonsense\n")):
+                with open(os.path.join(empty, f"{name}.conf"), "w", encoding="utf-8") as file:
+                    file.write(text)
+            done = run("generate", *words, "-p", "x", "-n", "1", "--method-dir", empty, "--method",
+                       "good")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.refused(["generate", *words, "-p", "x", "--method-dir", empty, "--method", "goof"],
+                         "goof", empty)
+        for command in (["generate", "-p", "x"], ["chat"]):
+            self.refused([*command, *words, "--chat-template", "foo"], "foo", "chatml, llama3")
+            self.refused([*command, *words, "--isa", "foo"], "foo", "scalar")
+
     def test_a_scale_that_no_context_could_be_is_refused(self):
         for scale in ("1e-38", "1e-8"):
             self.refused(["generate", "-m", TINY, "-p", "x", "-n", "1", "--rope-freq-scale", scale],
