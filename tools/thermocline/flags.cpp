@@ -143,10 +143,15 @@ std::vector<std::string> ModelFlags::notes() const {
   if (batch != 0 || ubatch != 0)
     notes.emplace_back(
         "-b and -ub have no effect: the prefill chooses its own, which no answer depends on");
-  if (const int usable = usable_threads(); threads > usable)
-    notes.push_back("--threads " + std::to_string(threads) + ": this process may run on " +
-                    std::to_string(usable) + ", so " + std::to_string(usable) + " compute");
+  if (const auto note = note_on_threads(threads)) notes.push_back(*note);
   return notes;
+}
+
+std::optional<std::string> note_on_threads(int threads) {
+  const int usable = usable_threads();
+  if (threads <= usable) return std::nullopt;
+  return "--threads " + std::to_string(threads) + ": this process may run on " +
+         std::to_string(usable) + ", so " + std::to_string(usable) + " compute";
 }
 
 void TierFlags::add_without_budgets_to(po::options_description* group) {

@@ -84,5 +84,7 @@ Status write_to_stdout(std::string_view text);
 std::string method_directory(const std::string& given);
 // What --method-dir names is a folder; "": it was not given.
 Status check_method_directory(const std::string& given);
+// That fewer threads than these compute, where that is so.
+std::optional<std::string> note_on_threads(int threads);
 
 }  // namespace thermocline

@@ -136,6 +136,24 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertRegex(done.stderr.decode(), rf"--threads {more}: .* so \d+ compute")
 
+    def test_a_sweep_measures_no_number_of_threads_twice(self):
+        usable = len(os.sched_getaffinity(0))
+        asked = [usable, usable + 1, usable + 2, 0]
+        done = run("sweep", "-m", TINY, "-p", "8", "-n", "0", "-r", "1", "--no-warmup", "-t",
+                   ",".join(map(str, asked)), "-o", "jsonl", "--progress", "none")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        self.assertEqual([row["threads"] for row in rows], [usable])
+        said = done.stderr.decode()
+        for more in asked[1:3]:
+            self.assertRegex(said, rf"--threads {more}: .* so {usable} compute, which is measured")
+        self.assertIn(f"--threads 0 is {usable} here, which is measured once", said)
+        done = run("sweep", "-m", TINY, "-p", "8", "-n", "0", "-r", "1", "--no-warmup", "-t",
+                   usable + 1, "-o", "jsonl", "--progress", "none")
+        self.assertEqual(json.loads(done.stdout)["threads"], usable)
+        self.assertRegex(done.stderr.decode(), rf"--threads {usable + 1}: .* so {usable} compute\n")
+        self.refused(["sweep", "-m", TINY, "-t", "1,5000"], "--threads 5000")
+
     def test_an_unknown_name_is_a_wrong_command_line(self):
         words = ["-m", TINY]
         with tempfile.TemporaryDirectory() as empty:
