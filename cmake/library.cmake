@@ -28,7 +28,9 @@ foreach(header ${THERMOCLINE_PUBLIC_HEADERS})
   install(FILES ${header} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/thermocline/${folder})
 endforeach()
 install(DIRECTORY configs/methods DESTINATION ${CMAKE_INSTALL_DATADIR}/thermocline)
+# With what the README points at: its paths hold there too.
 install(FILES LICENSE README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(DIRECTORY docs examples DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 set(package_directory ${CMAKE_INSTALL_LIBDIR}/cmake/thermocline)
 install(TARGETS thermocline EXPORT thermocline-targets

@@ -2,6 +2,7 @@
 """Installs into an empty folder and builds the examples there, by CMake and by pkg-config."""
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -76,6 +77,13 @@ class Install(unittest.TestCase):
         self.assertIn("each in fewer than fifty lines", (SOURCE / "README.md").read_text())
         for path in (SOURCE / "examples").glob("*.cpp"):
             self.assertLess(len(path.read_text().splitlines()), 50, path)
+
+    def test_what_the_readme_points_at_is_installed(self):
+        readme, = self.prefix.rglob("README.md")
+        named = set(re.findall(r"`((?:docs|examples)/[\w./]*)`", readme.read_text()))
+        self.assertGreaterEqual(named, {"docs/design.md", "docs/session_format.md", "examples/"})
+        for name in named:
+            self.assertTrue((readme.parent / name).exists(), name)
 
 
 if __name__ == "__main__":
