@@ -15,19 +15,22 @@ target_compile_features(thermocline PUBLIC cxx_std_20)
 target_link_libraries(thermocline PRIVATE DNNL::dnnl TBB::tbb PkgConfig::uring PkgConfig::hwloc
                       PkgConfig::xxhash PkgConfig::pcre2 Boost::program_options Threads::Threads)
 
-# The library's face, and the words that it is written in. They keep their folders: a header says
+# The library's face, the words that it is written in, and what a program that shows its text needs
+# (utf8.h). They keep their folders: a header says
 # #include "runtime/thermocline.h" here and where it is installed.
 set(THERMOCLINE_PUBLIC_HEADERS
   runtime/thermocline.h runtime/kv_cache.h runtime/chat_message.h runtime/layer_spec.h
-  runtime/report.h runtime/sampler.h runtime/stop_asked.h
+  runtime/report.h runtime/sampler.h runtime/session.h runtime/stop_asked.h
   kernels/base/error.h kernels/base/ids.h kernels/base/rope_pairs.h
-  kernels/base/tier_counters.h kernels/base/view.h)
+  kernels/base/tier_counters.h kernels/base/utf8.h kernels/base/view.h)
 foreach(header ${THERMOCLINE_PUBLIC_HEADERS})
   get_filename_component(folder ${header} DIRECTORY)
   install(FILES ${header} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/thermocline/${folder})
 endforeach()
 install(DIRECTORY configs/methods DESTINATION ${CMAKE_INSTALL_DATADIR}/thermocline)
+# With what the README points at: its paths hold there too.
 install(FILES LICENSE README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(DIRECTORY docs examples DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 set(package_directory ${CMAKE_INSTALL_LIBDIR}/cmake/thermocline)
 install(TARGETS thermocline EXPORT thermocline-targets

@@ -9,10 +9,7 @@ Status generate(const std::string& model, const std::string& text) {
   TL_TRY_ASSIGN(const auto engine, Engine::open({.model_path = model}));
   TL_TRY_ASSIGN(const auto prompt,
                 engine->encode(text, Engine::Special::as_text, Engine::Start::add));
-  CacheOptions options;
-  options.method = "exact";
-  options.method_directory = METHODS;
-  TL_TRY_ASSIGN(const auto cache, engine->open_cache(options));
+  TL_TRY_ASSIGN(const auto cache, engine->open_cache({.method = "exact"}));
   TL_TRY_ASSIGN(Timeline timeline, cache->start());
 
   std::vector<float> logits(engine->model().vocabulary);

@@ -17,7 +17,6 @@ Result<float> recall(std::uint32_t wanted) {
                               .window = 0,
                               .scale = 1.0f,
                               .rope = {}}};
-  options.method_directory = METHODS;
   TL_TRY_ASSIGN(const auto cache, KvCache::create(options, 1, "auto"));
   TL_TRY_ASSIGN(const Timeline timeline, cache->start());
 

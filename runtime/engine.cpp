@@ -163,10 +163,10 @@ const ModelInfo& Engine::model() const { return impl_->info; }
 std::span<const LayerSpec> Engine::layers() const { return impl_->model.spec.layers; }
 
 Result<std::vector<int>> Engine::encode(std::string_view text, Special special, Start start,
-                                        const StopAsked& stop) const {
+                                        const StopAsked& stop, std::size_t* left_out) const {
   return impl_->model.tokenizer.encode(
       text, special == Special::parse ? ParseSpecial::yes : ParseSpecial::no,
-      start == Start::add ? AddSpecial::yes : AddSpecial::no, stop);
+      start == Start::add ? AddSpecial::yes : AddSpecial::no, stop, left_out);
 }
 
 Result<std::string> Engine::decode(std::span<const int> tokens) const {
@@ -183,7 +183,7 @@ bool Engine::ends_generation(int token) const {
 
 Result<std::vector<int>> Engine::encode_chat(std::span<const ChatMessage> messages,
                                              const std::string& template_name, Start reply,
-                                             const StopAsked& stop) const {
+                                             const StopAsked& stop, std::size_t* left_out) const {
   TL_TRY_ASSIGN(const ChatTemplate chat, template_name == "auto"
                                              ? ChatTemplate::recognise(impl_->model.file)
                                              : ChatTemplate::named(template_name));
@@ -191,7 +191,7 @@ Result<std::vector<int>> Engine::encode_chat(std::span<const ChatMessage> messag
   TL_TRY_ASSIGN(
       const std::vector<TextPiece> pieces,
       chat.render(messages, reply == Start::add ? GenerationPrompt::yes : GenerationPrompt::no));
-  return impl_->model.tokenizer.encode(pieces, AddSpecial::yes, stop);
+  return impl_->model.tokenizer.encode(pieces, AddSpecial::yes, stop, left_out);
 }
 
 Result<std::unique_ptr<KvCache>> Engine::open_cache(CacheOptions options) const {

@@ -127,11 +127,13 @@ class Engine {
 
   // Text. `special`: whether "<|im_end|>" in the text means the token or its letters. `start`:
   // whether it has a prompt's first token (BOS, where the model wants one).
-  // cancelled: `stop` said yes, which is asked all along.
+  // cancelled: `stop` said yes, which is asked all along. `left_out`: how many bytes of the text no
+  // token stands for, or only the unknown one.
   enum class Special : std::uint8_t { parse, as_text };
   enum class Start : std::uint8_t { add, leave_out };
   Result<std::vector<int>> encode(std::string_view text, Special special, Start start,
-                                  const StopAsked& stop = {}) const;
+                                  const StopAsked& stop = {},
+                                  std::size_t* left_out = nullptr) const;
   // invalid_argument: a token that is not of the vocabulary.
   Result<std::string> decode(std::span<const int> tokens) const;
   std::unique_ptr<TextStream> stream() const;
@@ -141,7 +143,8 @@ class Engine {
   // whatever it spells: only the template ends turns.
   Result<std::vector<int>> encode_chat(std::span<const ChatMessage> messages,
                                        const std::string& template_name, Start reply,
-                                       const StopAsked& stop = {}) const;
+                                       const StopAsked& stop = {},
+                                       std::size_t* left_out = nullptr) const;
 
   // A cache for this model. options.layers is filled in; max_positions 0 means the model's context;
   // a session's facts name model and tokenizer.

@@ -90,7 +90,7 @@ std::string_view ChatTemplate::end_of_turn() const {
 Result<ChatTemplate> ChatTemplate::named(std::string_view name) {
   const auto found = std::find(kNames.begin(), kNames.end(), name);
   if (found == kNames.end())
-    return fail(ErrorCode::not_found, "there is no chat template ", quoted(name), ": ",
+    return fail(ErrorCode::invalid_argument, "there is no chat template ", quoted(name), ": ",
                 names_and_flag());
   return ChatTemplate(static_cast<Kind>(found - kNames.begin()));
 }

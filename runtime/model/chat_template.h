@@ -26,8 +26,9 @@ class ChatTemplate {
   // By the file's tokenizer.chat_template. not_found: it has none (a base model); unsupported: one
   // that is not known. Both messages name the way out: --chat-template NAME and the names.
   static Result<ChatTemplate> recognise(const GgufFile& file);
-  // The same for a template's source, and by name: "chatml", "llama3", "gemma".
+  // The same for a template's source.
   static Result<ChatTemplate> from_source(std::string_view source);
+  // "chatml", "llama3", "gemma"; invalid_argument: none of them.
   static Result<ChatTemplate> named(std::string_view name);
   static std::span<const std::string_view> names();
   // invalid_argument: the vocabulary lacks the template's markers, which would be read as letters.

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <string>
 
-#include "runtime/model/utf8.h"
+#include "kernels/base/utf8.h"
 
 namespace thermocline {
 namespace {

@@ -1,6 +1,6 @@
 #include "runtime/model/quoted.h"
 
-#include "runtime/model/utf8.h"
+#include "kernels/base/utf8.h"
 
 namespace thermocline {
 namespace {

@@ -12,6 +12,8 @@
 namespace thermocline {
 namespace {
 
+constexpr std::uint32_t kMostPositions = 1u << 30;  // that a context is stretched to
+
 // Llama 3 keeps its scaling as one divisor a frequency, in a tensor.
 Result<std::vector<float>> read_divisors(const GgufFile& file, std::uint32_t dimensions) {
   const TensorInfo* tensor = file.find_tensor("rope_freqs.weight");
@@ -96,8 +98,12 @@ Status apply_options(const EngineOptions& options, RopePlan* plan) {
   }
   plan->freq_scale = options.rope_freq_scale;
   const double stretched = std::floor(double{1} * plan->trained_context / plan->freq_scale);
-  plan->context = static_cast<std::uint32_t>(
-      std::min(stretched, double{std::numeric_limits<std::int32_t>::max()}));
+  if (stretched > kMostPositions)
+    return fail(ErrorCode::invalid_argument, "--rope-freq-scale is ", options.rope_freq_scale,
+                ", which stretches the context of ", plan->trained_context, " beyond ",
+                kMostPositions, " positions: it must be between ",
+                double{1} * plan->trained_context / kMostPositions, " and 1 for this model");
+  plan->context = static_cast<std::uint32_t>(stretched);
   return {};
 }
 

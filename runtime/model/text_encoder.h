@@ -1,6 +1,7 @@
 // One kind of tokenizer: what becomes of a stretch of text between special tokens, and back.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -15,6 +16,12 @@ namespace thermocline {
 class GgufFile;
 class Vocabulary;
 
+// What a text becomes.
+struct Encoded {
+  std::vector<std::int32_t> tokens = {};
+  std::size_t bytes_left_out = 0;  // no token stands for them, or only the unknown one
+};
+
 // Immutable: any thread. The Vocabulary that it was made with must outlive it.
 class TextEncoder {
  public:
@@ -24,10 +31,9 @@ class TextEncoder {
   // What the kind does where the file does not say.
   virtual bool adds_bos() const = 0;
   virtual bool adds_space_prefix() const = 0;
-  // Appends the tokens of `text`: never a control token, whatever it spells. `stop` is checked
+  // Appends what `text` becomes: never a control token, whatever it spells. `stop` is checked
   // for each word, merge and token.
-  virtual Status encode(std::string_view text, EncodeStop* stop,
-                        std::vector<std::int32_t>* out) const = 0;
+  virtual Status encode(std::string_view text, EncodeStop* stop, Encoded* out) const = 0;
   // Appends the bytes that a normal token of this spelling stands for.
   virtual void append_bytes(std::string_view name, std::string* out) const = 0;
 };

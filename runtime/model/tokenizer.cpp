@@ -2,12 +2,12 @@
 
 #include <algorithm>
 
+#include "kernels/base/utf8.h"
 #include "runtime/model/encode_stop.h"
 #include "runtime/model/gguf.h"
 #include "runtime/model/quoted.h"
 #include "runtime/model/special_tokens.h"
 #include "runtime/model/text_encoder.h"
-#include "runtime/model/utf8.h"
 #include "runtime/model/vocabulary.h"
 
 namespace thermocline {
@@ -22,7 +22,7 @@ struct Tokenizer::Parts {
   void spell_tokens();
   // Appends the tokens of a text, special ones as `special` knows them.
   Status encode(std::string_view text, const SpecialTokens& special, EncodeStop* stop,
-                std::vector<std::int32_t>* out) const;
+                Encoded* out) const;
 
   Vocabulary vocabulary;
   SpecialTokens always, all;
@@ -59,12 +59,15 @@ void Tokenizer::Parts::spell_tokens() {
 }
 
 Status Tokenizer::Parts::encode(std::string_view text, const SpecialTokens& special,
-                                EncodeStop* stop, std::vector<std::int32_t>* out) const {
+                                EncodeStop* stop, Encoded* out) const {
   for (std::size_t at = 0; at < text.size();) {
     TL_TRY(stop->check());
     const SpecialTokens::Match next = special.find(text, at);
+    const std::size_t left_out = out->bytes_left_out;
     if (next.at > at) TL_TRY(encoder->encode(text.substr(at, next.at - at), stop, out));
-    if (next.token != kNoToken) out->push_back(next.token);
+    // A space that has no token either was counted as its mark, which is longer.
+    out->bytes_left_out = std::min(out->bytes_left_out, left_out + (next.at - at));
+    if (next.token != kNoToken) out->tokens.push_back(next.token);
     at = next.at + next.bytes;
   }
   return {};
@@ -100,22 +103,25 @@ Result<Tokenizer> Tokenizer::create(const GgufFile& file) {
 }
 
 Result<std::vector<std::int32_t>> Tokenizer::encode(std::string_view text, ParseSpecial parse,
-                                                    AddSpecial add, const StopAsked& asked) const {
+                                                    AddSpecial add, const StopAsked& asked,
+                                                    std::size_t* left_out) const {
   const Parts& p = *parts_;
   EncodeStop stop(asked);
-  std::vector<std::int32_t> out;
-  if (add == AddSpecial::yes && p.adds_bos) out.push_back(*p.vocabulary.bos);
+  Encoded out;
+  if (add == AddSpecial::yes && p.adds_bos) out.tokens.push_back(*p.vocabulary.bos);
   TL_TRY(p.encode(text, parse == ParseSpecial::yes ? p.all : p.always, &stop, &out));
-  if (add == AddSpecial::yes && p.adds_eos) out.push_back(*p.vocabulary.eos);
-  return out;
+  if (add == AddSpecial::yes && p.adds_eos) out.tokens.push_back(*p.vocabulary.eos);
+  if (left_out) *left_out = out.bytes_left_out;
+  return std::move(out.tokens);
 }
 
 Result<std::vector<std::int32_t>> Tokenizer::encode(std::span<const TextPiece> pieces,
-                                                    AddSpecial add, const StopAsked& asked) const {
+                                                    AddSpecial add, const StopAsked& asked,
+                                                    std::size_t* left_out) const {
   const Parts& p = *parts_;
   EncodeStop stop(asked);
-  std::vector<std::int32_t> out;
-  if (add == AddSpecial::yes && p.adds_bos) out.push_back(*p.vocabulary.bos);
+  Encoded out;
+  if (add == AddSpecial::yes && p.adds_bos) out.tokens.push_back(*p.vocabulary.bos);
   std::string run;  // since the last control token, of any pieces
   for (const TextPiece& piece : pieces) {
     std::size_t done = 0;
@@ -130,14 +136,15 @@ Result<std::vector<std::int32_t>> Tokenizer::encode(std::span<const TextPiece> p
         run.append(piece.text, done, next.at - done);
         TL_TRY(p.encode(run, p.always, &stop, &out));
         run.clear();
-        out.push_back(next.token);
+        out.tokens.push_back(next.token);
         done = at;
       }
     run.append(piece.text, done);
   }
   TL_TRY(p.encode(run, p.always, &stop, &out));
-  if (add == AddSpecial::yes && p.adds_eos) out.push_back(*p.vocabulary.eos);
-  return out;
+  if (add == AddSpecial::yes && p.adds_eos) out.tokens.push_back(*p.vocabulary.eos);
+  if (left_out) *left_out = out.bytes_left_out;
+  return std::move(out.tokens);
 }
 
 Result<std::string> Tokenizer::decode(std::span<const std::int32_t> tokens,

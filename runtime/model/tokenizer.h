@@ -45,15 +45,18 @@ class Tokenizer {
 
   // Any bytes are accepted. Byte-level BPE gives back exactly the bytes it was given, valid UTF-8
   // or not; SentencePiece does so through its byte tokens. corrupt: a text that the vocabulary
-  // cannot spell at all (no byte tokens, no unknown token); cancelled: `stop` said yes.
+  // cannot spell at all (no byte tokens, no unknown token); cancelled: `stop` said yes. `left_out`:
+  // how many bytes no token stands for, or only the unknown one.
   Result<std::vector<std::int32_t>> encode(std::string_view text, ParseSpecial parse,
                                            AddSpecial add = AddSpecial::yes,
-                                           const StopAsked& stop = {}) const;
+                                           const StopAsked& stop = {},
+                                           std::size_t* left_out = nullptr) const;
   // One text of several pieces: ordinary text merges across their borders, a control token is found
   // only within a piece that is parsed.
   Result<std::vector<std::int32_t>> encode(std::span<const TextPiece> pieces,
                                            AddSpecial add = AddSpecial::yes,
-                                           const StopAsked& stop = {}) const;
+                                           const StopAsked& stop = {},
+                                           std::size_t* left_out = nullptr) const;
 
   // The bytes of all tokens, one after another; not necessarily valid UTF-8 (see Detokenizer). The
   // space that SentencePiece puts before a text is taken away again. Ids outside the vocabulary

@@ -6,12 +6,12 @@
 #include <queue>
 #include <unordered_map>
 
+#include "kernels/base/utf8.h"
 #include "runtime/model/gguf.h"
 #include "runtime/model/merge_table.h"
 #include "runtime/model/pre_tokenizer.h"
 #include "runtime/model/quoted.h"
 #include "runtime/model/text_encoder.h"
-#include "runtime/model/utf8.h"
 #include "runtime/model/vocabulary.h"
 
 namespace thermocline {
@@ -74,8 +74,7 @@ class BpeEncoder final : public TextEncoder {
     merges_.add(l, r, {rank, result});
   }
 
-  Status encode(std::string_view text, EncodeStop* stop,
-                std::vector<std::int32_t>* out) const override {
+  Status encode(std::string_view text, EncodeStop* stop, Encoded* out) const override {
     std::string marked;
     if (spelling_ == Spelling::characters) {
       append_marked(text, &marked);
@@ -151,7 +150,7 @@ class BpeEncoder final : public TextEncoder {
     return token != kNoToken && vocabulary_.ordinary(token) ? token : kNoToken;
   }
 
-  Status seed(std::string_view word, Work* work, std::vector<std::int32_t>* out) const {
+  Status seed(std::string_view word, Work* work, Encoded* out) const {
     work->symbols.clear();
     const auto add = [work](std::int32_t piece) {
       const auto index = static_cast<std::int32_t>(work->symbols.size());
@@ -227,12 +226,15 @@ class BpeEncoder final : public TextEncoder {
 
   // A byte without a token leaves no trace, as with the models' own tokenizers (SmolLM2 has none
   // for 21 of the 256, all of them control characters or never part of UTF-8).
-  void emit_bytes(std::string_view bytes, std::vector<std::int32_t>* out) const {
+  void emit_bytes(std::string_view bytes, Encoded* out) const {
     for (char c : bytes) {
       const auto byte = static_cast<unsigned char>(c);
       const std::int32_t token =
           spelling_ == Spelling::characters ? vocabulary_.byte_tokens[byte] : byte_pieces_[byte];
-      if (is_token(token)) out->push_back(token);
+      if (is_token(token))
+        out->tokens.push_back(token);
+      else
+        ++out->bytes_left_out;
     }
   }
 
@@ -240,12 +242,12 @@ class BpeEncoder final : public TextEncoder {
     return piece >= 0 && index(piece) < vocabulary_.size() && vocabulary_.ordinary(piece);
   }
 
-  Status emit(const Work& work, std::vector<std::int32_t>* out) const {
+  Status emit(const Work& work, Encoded* out) const {
     for (std::int32_t i = work.symbols.empty() ? -1 : 0; i >= 0; i = work.symbols[index(i)].next) {
       TL_TRY(work.stop->check());
       const std::int32_t piece = work.symbols[index(i)].piece;
       if (is_token(piece)) {
-        out->push_back(piece);
+        out->tokens.push_back(piece);
         continue;
       }
       std::string bytes;
@@ -261,12 +263,12 @@ class BpeEncoder final : public TextEncoder {
     return {};
   }
 
-  Status encode_word(std::string_view word, Work* work, std::vector<std::int32_t>* out) const {
+  Status encode_word(std::string_view word, Work* work, Encoded* out) const {
     TL_TRY(work->stop->check());
     const bool lines = spelling_ == Spelling::characters && word.front() == '\n';
     if (spec_.whole_words || lines) {
       if (const std::int32_t token = whole_token(word, work); token != kNoToken) {
-        out->push_back(token);
+        out->tokens.push_back(token);
         return {};
       }
     }

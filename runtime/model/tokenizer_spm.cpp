@@ -4,10 +4,10 @@
 #include <bitset>
 #include <optional>
 
+#include "kernels/base/utf8.h"
 #include "runtime/model/gguf.h"
 #include "runtime/model/quoted.h"
 #include "runtime/model/text_encoder.h"
-#include "runtime/model/utf8.h"
 #include "runtime/model/vocabulary.h"
 
 namespace thermocline {
@@ -33,8 +33,7 @@ class SpmEncoder final : public TextEncoder {
     append_unmarked(name, out);
   }
 
-  Status encode(std::string_view text, EncodeStop* stop,
-                std::vector<std::int32_t>* out) const override {
+  Status encode(std::string_view text, EncodeStop* stop, Encoded* out) const override {
     std::string marked;
     marked.reserve(text.size() + text.size() / 2 + kSpaceMark.size());
     if (space_prefix_) marked += kSpaceMark;
@@ -146,21 +145,22 @@ class SpmEncoder final : public TextEncoder {
     return {};
   }
 
-  Status emit(const Work& work, std::vector<std::int32_t>* out) const {
+  Status emit(const Work& work, Encoded* out) const {
     for (std::int32_t i = work.symbols.empty() ? -1 : 0; i >= 0; i = work.symbols[index(i)].next) {
       TL_TRY(work.stop->check());
       const Symbol& symbol = work.symbols[index(i)];
       const std::string_view text = work.text.substr(index(symbol.start), index(symbol.bytes));
       if (const std::int32_t token = token_of(text); token != kNoToken) {
-        out->push_back(token);
+        out->tokens.push_back(token);
         continue;
       }
-      for (char c : text) {
-        const std::int32_t byte = vocabulary_.byte_tokens[static_cast<unsigned char>(c)];
+      for (std::size_t b = 0; b < text.size(); ++b) {
+        const std::int32_t byte = vocabulary_.byte_tokens[static_cast<unsigned char>(text[b])];
         if (byte != kNoToken) {
-          out->push_back(byte);
+          out->tokens.push_back(byte);
         } else if (vocabulary_.unknown) {
-          out->push_back(*vocabulary_.unknown);
+          out->tokens.push_back(*vocabulary_.unknown);
+          out->bytes_left_out += text.size() - b;
           break;  // one for the whole character
         } else {
           return fail(ErrorCode::corrupt, "the vocabulary cannot spell ", quoted(text),

@@ -26,6 +26,9 @@ def rate(build, model):
 
 
 def main():
+    if not 3 <= len(sys.argv) <= 5:
+        print("usage: " + __doc__.splitlines()[2].strip(), file=sys.stderr)
+        return 2
     source, build = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()
     model = sys.argv[3] if len(sys.argv) > 3 else source / "tests/golden/tiny/llama_mixed.gguf"
     rounds = int(sys.argv[4]) if len(sys.argv) > 4 else 2

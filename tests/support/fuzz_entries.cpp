@@ -6,24 +6,17 @@
 #include <string>
 #include <string_view>
 
+#include "kernels/base/utf8.h"
 #include "runtime/model/gguf.h"
 #include "runtime/model/pre_tokenizer.h"
 #include "runtime/model/tokenizer.h"
-#include "runtime/model/utf8.h"
 #include "tests/support/gguf_writer.h"
 #include "tests/support/tiny_vocab.h"
 
 namespace thermocline::test {
 namespace {
 
-bool valid_utf8(std::string_view text) {
-  while (!text.empty()) {
-    const Utf8Step step = utf8_step(text);
-    if (step.kind != Utf8Step::Kind::character) return false;
-    text.remove_prefix(step.bytes);
-  }
-  return true;
-}
+bool valid_utf8(std::string_view text) { return find_invalid_utf8(text) == text.npos; }
 
 void check_refusal(const Error& error) {
   TL_CHECK(!error.message.empty());

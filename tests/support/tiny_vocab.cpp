@@ -2,7 +2,7 @@
 
 #include <cstdio>
 
-#include "runtime/model/utf8.h"
+#include "kernels/base/utf8.h"
 
 namespace thermocline::test {
 namespace {
@@ -25,6 +25,10 @@ std::string byte_letter(unsigned char byte) {
 void add_tokenizer(const TinyBpe& vocabulary, GgufWriter* file) {
   std::vector<std::string> tokens, merges;
   for (int b = 0; b < 256; ++b) tokens.push_back(byte_letter(static_cast<unsigned char>(b)));
+  for (const char c : vocabulary.missing) {
+    std::string& token = tokens[static_cast<unsigned char>(c)];
+    token = "[no " + token + "]";
+  }
   for (const auto& [left, right] : vocabulary.merges) {
     tokens.push_back(left + right);
     merges.push_back(left + " " + right);

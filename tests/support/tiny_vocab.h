@@ -19,6 +19,7 @@ struct TinyBpe {
   std::vector<std::pair<std::string, std::string>> merges = {
       {"h", "e"},   {"l", "l"}, {"he", "ll"}, {"hell", "o"}, {"Ġ", "w"},  {"a", "a"},
       {"aa", "aa"}, {"Ġ", "Ġ"}, {"1", "2"},   {"o", "r"},    {"Ġw", "or"}};
+  std::string missing = {};  // bytes that no token stands for
   std::size_t size() const { return 256 + merges.size() + 4; }
 };
 void add_tokenizer(const TinyBpe& vocabulary, GgufWriter* file);

@@ -143,10 +143,15 @@ std::vector<std::string> ModelFlags::notes() const {
   if (batch != 0 || ubatch != 0)
     notes.emplace_back(
         "-b and -ub have no effect: the prefill chooses its own, which no answer depends on");
-  if (const int usable = usable_threads(); threads > usable)
-    notes.push_back("--threads " + std::to_string(threads) + ": this process may run on " +
-                    std::to_string(usable) + ", so " + std::to_string(usable) + " compute");
+  if (const auto note = note_on_threads(threads)) notes.push_back(*note);
   return notes;
+}
+
+std::optional<std::string> note_on_threads(int threads) {
+  const int usable = usable_threads();
+  if (threads <= usable) return std::nullopt;
+  return "--threads " + std::to_string(threads) + ": this process may run on " +
+         std::to_string(usable) + ", so " + std::to_string(usable) + " compute";
 }
 
 void TierFlags::add_without_budgets_to(po::options_description* group) {
@@ -243,12 +248,26 @@ Status MethodFlags::check(const std::string& name) const {
     if (!std::filesystem::exists(name, ignored)) return refuse(": there is no such file");
     return {};
   }
-  const Result<std::vector<MethodLine>> lines = list_methods(method_directory(directory));
-  if (!lines) return {};  // a folder without methods, or a broken one: said where it is opened
+  TL_TRY(check_method_directory(directory));
+  const std::string folder = method_directory(directory);
+  const Result<std::vector<MethodLine>> lines = list_methods(folder);
+  if (!lines) {
+    // Another one may be broken, or there may be none at all: said where this one is opened.
+    if (directory.empty() || std::filesystem::exists(folder + "/" + name + ".conf", ignored))
+      return {};
+    return refuse(": there is no ", name, ".conf in --method-dir '", folder, "'");
+  }
   std::vector<std::string> known;
   for (const MethodLine& line : *lines) known.push_back(line.name);
   if (std::count(known.begin(), known.end(), name) > 0) return {};
   return refuse(" is not known", suggestion(name, known), " (known: ", list(known), ")");
+}
+
+Status check_method_directory(const std::string& given) {
+  std::error_code ignored;
+  if (given.empty() || std::filesystem::is_directory(given, ignored)) return {};
+  return fail(ErrorCode::invalid_argument, "--method-dir '", given,
+              "' is not a folder: name the one that holds exact.conf");
 }
 
 CacheOptions MethodFlags::cache_options() const {

@@ -82,5 +82,9 @@ Status write_to_stdout(std::string_view text);
 // Where the methods' files are: the given folder, else the one beside this program; "" leaves it to
 // the library.
 std::string method_directory(const std::string& given);
+// What --method-dir names is a folder; "": it was not given.
+Status check_method_directory(const std::string& given);
+// That fewer threads than these compute, where that is so.
+std::optional<std::string> note_on_threads(int threads);
 
 }  // namespace thermocline

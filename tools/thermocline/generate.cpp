@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdio>
 
+#include "kernels/base/utf8.h"
 #include "tools/thermocline/command.h"
 #include "tools/thermocline/flags.h"
 #include "tools/thermocline/generation.h"
@@ -16,7 +17,6 @@
 #include "tools/thermocline/session_run.h"
 #include "tools/thermocline/size.h"
 #include "tools/thermocline/statistics.h"
-#include "tools/thermocline/utf8.h"
 
 namespace thermocline {
 namespace {
@@ -35,37 +35,32 @@ struct GenerateFlags {
   std::vector<std::string> notes;  // about the command line
 };
 
-// Bytes of the text that no token stands for: a byte-level vocabulary may lack some.
-Result<std::size_t> bytes_without_tokens(const Engine& engine, const std::string& text) {
-  TL_TRY_ASSIGN(
-      const std::vector<int> tokens,
-      engine.encode(text, Engine::Special::as_text, Engine::Start::leave_out, interrupted));
-  TL_TRY_ASSIGN(const std::string back, engine.decode(tokens));
-  return text.size() - std::min(text.size(), back.size());
-}
-
 Result<std::vector<int>> encode_prompt(const Engine& engine, const PromptFlags& flags,
                                        std::vector<std::string>* notes) {
   TL_TRY_ASSIGN(std::string text, flags.read());
-  TL_TRY_ASSIGN(const std::size_t lost, bytes_without_tokens(engine, text));
-  if (lost > 0 && lost == text.size())
-    return fail(ErrorCode::invalid_argument, "none of the prompt's ", format_counted(lost, "byte"),
-                " has a token in this model");
   if (const std::size_t at = find_invalid_utf8(text); at != std::string::npos)
     notes->push_back("the prompt is not UTF-8 at byte " + format_count(at) +
                      ": it is read as bytes, as it is");
-  if (lost > 0)
-    notes->push_back(format_count(lost) + " of the prompt's " +
-                     format_counted(text.size(), "byte") + (lost == 1 ? " has" : " have") +
-                     " no token in this model: left out");
-  if (!flags.chat_template.empty()) {
+  const bool chat = !flags.chat_template.empty();
+  const std::size_t bytes = text.size() + (chat ? flags.system.size() : 0);
+  std::size_t lost = 0;  // a byte-level vocabulary may lack some
+  std::vector<int> tokens;
+  if (chat) {
     std::vector<ChatMessage> messages;
     if (!flags.system.empty()) messages.push_back({"system", flags.system});
     messages.push_back({"user", std::move(text)});
-    return engine.encode_chat(messages, flags.chat_template, Engine::Start::add, interrupted);
+    TL_TRY_ASSIGN(tokens, engine.encode_chat(messages, flags.chat_template, Engine::Start::add,
+                                             interrupted, &lost));
+  } else {
+    TL_TRY_ASSIGN(tokens, engine.encode(text, Engine::Special::parse, Engine::Start::add,
+                                        interrupted, &lost));
   }
-  TL_TRY_ASSIGN(std::vector<int> tokens,
-                engine.encode(text, Engine::Special::parse, Engine::Start::add, interrupted));
+  if (lost > 0 && lost == bytes)
+    return fail(ErrorCode::invalid_argument, "none of the prompt's ", format_counted(lost, "byte"),
+                " has a token in this model");
+  if (lost > 0)
+    notes->push_back(format_count(lost) + " of the prompt's " + format_counted(bytes, "byte") +
+                     (lost == 1 ? " has" : " have") + " no token in this model: left out");
   if (tokens.empty()) return fail(ErrorCode::invalid_argument, "the prompt is empty: say -p or -f");
   return tokens;
 }

@@ -29,6 +29,7 @@ Result<Exit> run_methods(const std::vector<std::string>& arguments) {
   TL_TRY_ASSIGN(const CommandLine::Outcome outcome, line.parse(arguments));
   if (outcome == CommandLine::Outcome::helped) return Exit::success;
 
+  TL_TRY(check_method_directory(directory));
   TL_TRY_ASSIGN(JsonOutput output, JsonOutput::open(json));
   TL_TRY_ASSIGN(const std::vector<MethodLine> methods, list_methods(method_directory(directory)));
   Json list = Json::array();

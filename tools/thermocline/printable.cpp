@@ -1,6 +1,6 @@
 #include "tools/thermocline/printable.h"
 
-#include "tools/thermocline/utf8.h"
+#include "kernels/base/utf8.h"
 
 namespace thermocline {
 namespace {
@@ -28,9 +28,9 @@ void append_escaped(unsigned char byte, std::string* out) {
 std::string printable(std::string_view text) {
   std::string out;
   for (std::size_t at = 0; at < text.size();) {
-    const std::size_t size = character_size(text, at);
-    const std::string_view bytes = text.substr(at, size == 0 ? 1 : size);
-    if (size > 0 && !acts(bytes))
+    const Utf8Step step = utf8_step(text.substr(at));
+    const std::string_view bytes = text.substr(at, step.bytes);
+    if (step.kind == Utf8Step::Kind::character && !acts(bytes))
       out += bytes;
     else
       for (const char c : bytes) append_escaped(static_cast<unsigned char>(c), &out);

@@ -39,7 +39,8 @@ struct SweepFlags {
 
 // The lists, parsed.
 struct Plan {
-  Numbers prompts, generations, depths, threads;
+  Numbers prompts, generations, depths, threads;  // the threads that compute
+  std::vector<std::string> thread_notes;
   std::vector<std::string> methods, hosts, disks;
   TableFormat format{};
   ProgressStyle progress{};
@@ -65,12 +66,38 @@ double milliseconds(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double, std::milli>(to - from).count();
 }
 
+// How many threads compute, in the order asked for and each once: more than may be used are those
+// that may.
+Numbers threads_that_compute(const Numbers& asked, std::vector<std::string>* notes) {
+  const auto usable = static_cast<std::uint32_t>(usable_threads());
+  Numbers counts;
+  for (const std::uint32_t threads : asked) {
+    const std::uint32_t count = threads > 0 ? std::min(threads, usable) : usable;
+    const bool measured = std::find(counts.begin(), counts.end(), count) != counts.end();
+    const auto fewer = note_on_threads(static_cast<int>(threads));
+    if (measured)
+      notes->push_back(fewer.value_or("--threads " + std::to_string(threads) + " is " +
+                                      std::to_string(count) + " here") +
+                       ", which is measured once");
+    else if (fewer)
+      notes->push_back(*fewer);
+    if (!measured) counts.push_back(count);
+  }
+  return counts;
+}
+
 Result<Plan> parse_plan(const SweepFlags& flags) {
   Plan plan;
   TL_TRY_ASSIGN(plan.prompts, parse_range_list(flags.prompts, "--prompt-tokens"));
   TL_TRY_ASSIGN(plan.generations, parse_range_list(flags.generations, "--gen-tokens"));
   TL_TRY_ASSIGN(plan.depths, parse_range_list(flags.depths, "--depth"));
-  TL_TRY_ASSIGN(plan.threads, parse_range_list(flags.threads, "--threads"));
+  TL_TRY_ASSIGN(const Numbers threads, parse_range_list(flags.threads, "--threads"));
+  for (const std::uint32_t count : threads) {
+    ModelFlags model = flags.model;
+    model.threads = static_cast<int>(count);
+    TL_TRY(model.engine_options());
+  }
+  plan.threads = threads_that_compute(threads, &plan.thread_notes);
   TL_TRY_ASSIGN(plan.methods, parse_list(flags.methods, "--method"));
   for (const std::string& method : plan.methods) TL_TRY(flags.method.check(method));
   TL_TRY_ASSIGN(plan.hosts, parse_list(flags.hosts, "--kv-host"));
@@ -271,8 +298,7 @@ class Sweep {
       TL_TRY_ASSIGN(const std::unique_ptr<Engine> engine, model.open());
       TL_TRY_ASSIGN(const std::vector<int> tokens, filling(*engine, flags_.text, longest()));
       Setting at;
-      const auto usable = static_cast<std::uint32_t>(usable_threads());
-      at.threads = threads > 0 ? std::min(threads, usable) : usable;
+      at.threads = threads;
       TL_TRY_ASSIGN(at.bandwidth, measure_memory_bandwidth(model.threads));
       note_context(engine->model());
       for (const std::string& method : plan_.methods)
@@ -347,7 +373,6 @@ class Sweep {
 
 Result<Exit> sweep(const SweepFlags& flags) {
   TL_TRY_ASSIGN(const Plan plan, parse_plan(flags));
-  TL_TRY(flags.model.engine_options());
   if (tests_of(plan).empty())
     return fail(ErrorCode::invalid_argument, "nothing to measure: -p and -n are both 0");
   for (const std::string& host : plan.hosts) TL_TRY(parse_size(host, "--kv-host"));
@@ -356,6 +381,7 @@ Result<Exit> sweep(const SweepFlags& flags) {
   for (const std::string& disk : plan.disks)
     if (disk != "0") tiers.disk = disk;
   print_notes(flags.model.notes());
+  print_notes(plan.thread_notes);
   print_notes(tiers.notes());
   if (flags.model.context != 0)
     print_notes(std::array{std::string("-c has no effect: contexts are as long as the tests are")});

@@ -10,6 +10,7 @@
 
 #include "kernels/attend.h"
 #include "kernels/base/workers.h"
+#include "runtime/cache_plan.h"
 #include "tests/support/dense_oracle.h"
 #include "tests/support/float_table.h"
 
@@ -476,6 +477,35 @@ TEST(KvCache, ACutTextGoesOnAsOneThatWasOnlyReadSoFar) {
   const double worst = difference_after_a_cut(coded, 1060);
   EXPECT_GT(worst, 0.0);
   EXPECT_LT(worst, 0.05);
+}
+
+// The least length that a cut may leave, where rows have been dropped: one less is refused, and
+// what is left there is a text that was only read so far.
+TEST(KvCache, ACutIsMadeAsFarBackAsItsRowsAreKept) {
+  auto windowed = options_for({layer(4, 2, 32), layer(2, 1, 32, 64)}, 3100);
+  auto streaming = options_for({layer(2, 1, 32)}, 3100);
+  streaming.method = "streaming";
+  streaming.method_overrides = {"steady.recent=100", "steady.seal=64"};
+  // A window forgets all but its own rows and half of the slack; a method that drops rows, whole
+  // seals behind its sinks.
+  const std::uint32_t in_window = 3000 - kWindowSlack / 2;
+  const std::uint32_t in_tail = 4 + (3000 - 4 - 100) / 64 * 64 + 100;
+  for (const auto& [options, least] : {std::pair{windowed, in_window}, {streaming, in_tail}}) {
+    SCOPED_TRACE(options.method + " cut at " + std::to_string(least));
+    Driver driver(options, 2);
+    auto text = driver.start();
+    driver.advance({&text}, 3000, 0);
+    const Status cut = text.timeline.truncate(least - 1);
+    ASSERT_FALSE(cut);
+    EXPECT_EQ(cut.error().code, ErrorCode::unsupported);
+    EXPECT_NE(cut.error().message.find("cut at " + std::to_string(least) + " or later"),
+              std::string::npos)
+        << cut.error().message;
+    EXPECT_EQ(text.timeline.length(), 3000u);
+    const Status made = text.timeline.truncate(least);
+    ASSERT_TRUE(made) << made.error().message;
+    EXPECT_EQ(difference_after_a_cut(options, least), 0.0);
+  }
 }
 
 // Seen through a method that reads nothing else: sinks, and at least `recent` rows.

@@ -153,6 +153,17 @@ TEST(Model, UsersScaleTheContext) {
 
   for (const float wrong : {-1.0f, 2.0f, NAN, INFINITY})
     EXPECT_FALSE(read_spec(tiny, scaled(RopeScaling::linear, wrong))) << wrong;
+  // 2^30 positions are the most.
+  constexpr float kLeast = 256.0f / (1u << 30);
+  EXPECT_EQ(read_spec(tiny, scaled(RopeScaling::linear, kLeast))->context, 1u << 30);
+  for (const RopeScaling kind : {RopeScaling::from_model, RopeScaling::linear, RopeScaling::yarn})
+    for (const float less : {std::nextafter(kLeast, 0.0f), 1e-38f, 1e-45f}) {
+      const auto beyond = read_spec(tiny, scaled(kind, less));
+      ASSERT_FALSE(beyond) << less;
+      EXPECT_EQ(beyond.error().code, ErrorCode::invalid_argument);
+      for (const char* part : {"--rope-freq-scale", "1073741824", "2.38419e-07 and 1"})
+        EXPECT_NE(beyond.error().message.find(part), std::string::npos) << beyond.error().message;
+    }
   EXPECT_FALSE(read_spec(tiny, scaled(RopeScaling::yarn, 0)));
   EXPECT_FALSE(read_spec(tiny, scaled(RopeScaling::none, 0.5f)));
 }

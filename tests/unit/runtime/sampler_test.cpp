@@ -2,9 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
+#include <random>
 #include <vector>
 
 namespace thermocline {
@@ -155,6 +157,34 @@ TEST(Sampler, RepetitionIsPenalizedOnBothSidesOfZero) {
   Sampler off(options);
   off.accept(0);
   EXPECT_EQ(off.sample(std::vector<float>{3, 2}), 0);
+}
+
+// A token is penalized while it is among the last ones, and not a token longer.
+TEST(Sampler, TheWindowOfRepetitionsForgets) {
+  constexpr int kTokens = 5, kNeverSaid = kTokens;
+  for (const int last_n : {1, 2, 3, 7}) {
+    SamplingOptions options = plain(0.0f);
+    options.repeat_penalty = 2.0f;
+    options.repeat_last_n = last_n;
+    Sampler sampler(options);
+    std::vector<int> said;
+    std::mt19937 random(static_cast<unsigned>(last_n));
+    for (int i = 0; i < 60; ++i) {
+      said.push_back(static_cast<int>(random() % kTokens));
+      sampler.accept(said.back());
+      const std::size_t recent = std::min<std::size_t>(said.size(), static_cast<unsigned>(last_n));
+      for (int t = 0; t < kTokens; ++t) {
+        // The best unless it is halved.
+        std::vector<float> logits(kTokens + 1, 0.0f);
+        logits[static_cast<unsigned>(t)] = 3.0f;
+        logits[kNeverSaid] = 2.0f;
+        const bool penalized =
+            std::count(said.end() - static_cast<long>(recent), said.end(), t) > 0;
+        ASSERT_EQ(sampler.sample(logits), penalized ? kNeverSaid : t)
+            << "the last " << last_n << ", after " << said.size() << " tokens";
+      }
+    }
+  }
 }
 
 TEST(Sampler, BrokenLogitsStillGiveAToken) {

@@ -13,9 +13,9 @@
 #include <random>
 #include <sstream>
 
+#include "kernels/base/utf8.h"
 #include "runtime/model/gguf.h"
 #include "runtime/model/pre_tokenizer.h"
-#include "runtime/model/utf8.h"
 #include "tests/support/models.h"
 #include "tests/support/tiny_vocab.h"
 
@@ -163,6 +163,43 @@ TEST(Spm, WithoutBytesItSaysUnknown) {
   vocabulary.byte_tokens = false;
   const Tokenizer t = tiny(vocabulary);
   EXPECT_EQ(names(t, encode(t, "€a")), (Names{"▁", "<unk>", "a"}));
+}
+
+TEST(Tokenizer, BytesWithoutATokenAreCounted) {
+  const auto left_out = [](const Tokenizer& t, std::string_view text,
+                           ParseSpecial parse = ParseSpecial::yes) {
+    std::size_t bytes = 99, of_pieces = 99;
+    EXPECT_TRUE(t.encode(text, parse, AddSpecial::yes, {}, &bytes));
+    const std::vector<TextPiece> pieces = {{"he", parse}, {std::string(text), parse}};
+    EXPECT_TRUE(t.encode(pieces, AddSpecial::yes, {}, &of_pieces));
+    EXPECT_EQ(of_pieces, bytes);
+    return bytes;
+  };
+  const Tokenizer whole = tiny<TinyBpe>(), spm = tiny<TinySpm>();
+  TinyBpe lacking;
+  lacking.missing = "a\xff\x80";
+  TinySpm unknown;
+  unknown.byte_tokens = false;
+  const Tokenizer bpe = tiny(lacking), bare = tiny(unknown);
+  for (const Tokenizer* t : {&whole, &spm, &bpe, &bare}) {
+    EXPECT_EQ(left_out(*t, ""), 0u);
+    EXPECT_EQ(left_out(*t, "hello wor"), 0u);
+  }
+  EXPECT_EQ(left_out(whole, "a\xff<|im_end|>"), 0u);
+  EXPECT_EQ(left_out(bpe,
+                     "b\xff"
+                     "b\x80<|im_end|>\xff"),
+            3u);
+  EXPECT_EQ(names(bpe, encode(bpe,
+                              "h\xff"
+                              "e")),
+            (Names{"h", "e"}));
+  EXPECT_EQ(left_out(bpe, "aaaaaaa"), 1u);  // aaaa and aa are tokens
+  // A character that the vocabulary cannot spell is one unknown token.
+  EXPECT_EQ(left_out(bare, "€a"), 3u);
+  EXPECT_EQ(left_out(spm, "€a"), 0u);
+  // U+2581 is read as a space, which is a token.
+  for (const Tokenizer* t : {&spm, &bare}) EXPECT_EQ(left_out(*t, "a▁▁a ▁"), 0u);
 }
 
 TEST(Tokenizer, RandomBytesComeBack) {

@@ -136,6 +136,61 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertRegex(done.stderr.decode(), rf"--threads {more}: .* so \d+ compute")
 
+    def test_a_sweep_measures_no_number_of_threads_twice(self):
+        usable = len(os.sched_getaffinity(0))
+        asked = [usable, usable + 1, usable + 2, 0]
+        done = run("sweep", "-m", TINY, "-p", "8", "-n", "0", "-r", "1", "--no-warmup", "-t",
+                   ",".join(map(str, asked)), "-o", "jsonl", "--progress", "none")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        self.assertEqual([row["threads"] for row in rows], [usable])
+        said = done.stderr.decode()
+        for more in asked[1:3]:
+            self.assertRegex(said, rf"--threads {more}: .* so {usable} compute, which is measured")
+        self.assertIn(f"--threads 0 is {usable} here, which is measured once", said)
+        done = run("sweep", "-m", TINY, "-p", "8", "-n", "0", "-r", "1", "--no-warmup", "-t",
+                   usable + 1, "-o", "jsonl", "--progress", "none")
+        self.assertEqual(json.loads(done.stdout)["threads"], usable)
+        self.assertRegex(done.stderr.decode(), rf"--threads {usable + 1}: .* so {usable} compute\n")
+        self.refused(["sweep", "-m", TINY, "-t", "1,5000"], "--threads 5000")
+
+    def test_an_unknown_name_is_a_wrong_command_line(self):
+        words = ["-m", TINY]
+        with tempfile.TemporaryDirectory() as empty:
+            missing = os.path.join(empty, "missing")
+            for folder, said in ((missing, "is not a folder"), (empty, "no exact.conf")):
+                for command in (["generate", "-p", "x"], ["chat"], ["sweep"],
+                                ["eval", "--text", SOURCE / "LICENSE"]):
+                    self.refused([*command, *words, "--method-dir", folder, "--method", "exact"],
+                                 f"--method-dir '{folder}'", said)
+            self.refused(["methods", "--method-dir", missing], missing, "is not a folder")
+            # One that is broken is nothing to another.
+            for name, text in (("good", "summary = good\n"), ("broken", "nonsense\n")):
+                with open(os.path.join(empty, f"{name}.conf"), "w", encoding="utf-8") as file:
+                    file.write(text)
+            done = run("generate", *words, "-p", "x", "-n", "1", "--method-dir", empty, "--method",
+                       "good")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.refused(["generate", *words, "-p", "x", "--method-dir", empty, "--method", "goof"],
+                         "goof", empty)
+        for command in (["generate", "-p", "x"], ["chat"]):
+            self.refused([*command, *words, "--chat-template", "foo"], "foo", "chatml, llama3")
+            self.refused([*command, *words, "--isa", "foo"], "foo", "scalar")
+
+    def test_a_scale_that_no_context_could_be_is_refused(self):
+        for scale in ("1e-38", "1e-8"):
+            self.refused(["generate", "-m", TINY, "-p", "x", "-n", "1", "--rope-freq-scale", scale],
+                         "--rope-freq-scale", "1073741824", "and 1")
+        self.assertIn(b"must be at most 1073741824", run("generate", "-m", TINY, "-p", "x", "-c",
+                                                         (1 << 30) + 1).stderr)
+
+    def test_a_character_that_is_read_as_a_space_is_not_lost(self):
+        for tiny in ("llama_f32", "gemma3_f16"):
+            done = run("generate", "-m", SOURCE / f"tests/golden/tiny/{tiny}.gguf", "-p",
+                       "a\u2581\u2581b", "-n", "1")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertNotIn(b"no token", done.stderr)
+
     def test_a_missing_folder_is_not_made_for_a_disk_that_is_not_there(self):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "not", "mounted")

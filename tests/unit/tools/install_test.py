@@ -2,6 +2,7 @@
 """Installs into an empty folder and builds the examples there, by CMake and by pkg-config."""
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -59,17 +60,30 @@ class Install(unittest.TestCase):
         text = call(out / "generate_text", model, "The capital of France is")
         self.assertGreater(len(text.split()), 3)
 
-    def test_an_example_by_pkg_config(self):
+    def test_examples_by_pkg_config(self):
         folders = [str(path.parent) for path in self.prefix.rglob("thermocline.pc")]
         self.assertEqual(len(folders), 1)
         environment = {**os.environ, "PKG_CONFIG_PATH": folders[0]}
         flags = call("pkg-config", "--cflags", "--libs", "--static", "thermocline",
                      env=environment).split()
+        for name in ("generate_text", "own_tensors"):
+            call("g++", "-std=c++20", SOURCE / f"examples/{name}.cpp", *flags, "-o",
+                 self.root / name)
+        self.assertIn("got 3", call(self.root / "own_tensors"))
         methods = call("pkg-config", "--variable=methoddir", "thermocline", env=environment).strip()
-        program = self.root / "own_tensors"
-        call("g++", "-std=c++20", f'-DMETHODS="{methods}"', SOURCE / "examples/own_tensors.cpp",
-             *flags, "-o", program)
-        self.assertIn("got 3", call(program))
+        self.assertTrue((pathlib.Path(methods) / "exact.conf").is_file(), methods)
+
+    def test_examples_are_as_short_as_the_readme_says(self):
+        self.assertIn("each in fewer than fifty lines", (SOURCE / "README.md").read_text())
+        for path in (SOURCE / "examples").glob("*.cpp"):
+            self.assertLess(len(path.read_text().splitlines()), 50, path)
+
+    def test_what_the_readme_points_at_is_installed(self):
+        readme, = self.prefix.rglob("README.md")
+        named = set(re.findall(r"`((?:docs|examples)/[\w./]*)`", readme.read_text()))
+        self.assertGreaterEqual(named, {"docs/design.md", "docs/session_format.md", "examples/"})
+        for name in named:
+            self.assertTrue((readme.parent / name).exists(), name)
 
 
 if __name__ == "__main__":

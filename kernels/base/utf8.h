@@ -21,6 +21,8 @@ struct Utf8Step {
 
 // `text` is not empty.
 Utf8Step utf8_step(std::string_view text);
+// The offset of the first byte that is not part of a whole character, or npos.
+std::size_t find_invalid_utf8(std::string_view text);
 
 // The bytes of a character, appended; `code` is a valid one.
 void append_utf8(std::uint32_t code, auto* out) {

@@ -1,24 +1,11 @@
-#include "tools/thermocline/utf8.h"
+#include "tools/thermocline/printable.h"
 
 #include <gtest/gtest.h>
 
 #include <string>
 
-#include "tools/thermocline/printable.h"
-
 namespace thermocline {
 namespace {
-
-TEST(Utf8, TheFirstWrongByteIsFound) {
-  constexpr std::size_t kNone = std::string::npos;
-  EXPECT_EQ(find_invalid_utf8(""), kNone);
-  EXPECT_EQ(find_invalid_utf8("h\xc3\xa9, \xe6\x97\xa5, \xf0\x9f\x98\x80"), kNone);
-  EXPECT_EQ(find_invalid_utf8("ab\xff"), 2u);
-  EXPECT_EQ(find_invalid_utf8("\xc0\xaf"), 0u);          // overlong
-  EXPECT_EQ(find_invalid_utf8("a\xed\xa0\x80"), 1u);     // a surrogate
-  EXPECT_EQ(find_invalid_utf8("\xf4\x90\x80\x80"), 0u);  // beyond U+10FFFF
-  EXPECT_EQ(find_invalid_utf8("abc\xe6\x97"), 3u);       // cut short
-}
 
 TEST(Printable, WhatATerminalActsOnIsEscaped) {
   EXPECT_EQ(printable(""), "");

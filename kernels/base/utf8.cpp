@@ -1,4 +1,4 @@
-#include "runtime/model/utf8.h"
+#include "kernels/base/utf8.h"
 
 namespace thermocline {
 namespace {
@@ -37,6 +37,15 @@ Utf8Step utf8_step(std::string_view text) {
     code = (code << 6) | (byte(i) & 0x3fu);
   }
   return {Utf8Step::Kind::character, lead.bytes, code};
+}
+
+std::size_t find_invalid_utf8(std::string_view text) {
+  for (std::size_t at = 0; at < text.size();) {
+    const Utf8Step step = utf8_step(text.substr(at));
+    if (step.kind != Utf8Step::Kind::character) return at;
+    at += step.bytes;
+  }
+  return std::string_view::npos;
 }
 
 }  // namespace thermocline
