@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Session files as a user meets them: what goes on, what is reused and why not more, what is refused."""
+"""Session files as a user meets them: what goes on, what is reused and why not more, and what is
+refused."""
 import json
 import os
 import pathlib
