@@ -156,7 +156,9 @@ Status KvCache::Impl::prefill_attend(LayerId l, MatView<const float> queries, Ma
   const RawRows raw = span.view(raw_first, end > raw_first ? end - raw_first : 0);
   TL_TRY(tiles_read_span(l, raw, tiles, stop));
   finish_tiles(tiles, out);
-  return settle(l, raw, Pending::Tail::spare, &pending_of(index(rows[0].timeline), index(l)), stop);
+  Pending& settled = pending_of(index(rows[0].timeline), index(l));
+  TL_TRY(settle(l, raw, Pending::Tail::spare, &settled, stop));
+  return warm_row_cache(l, queries, raw, settled.new_runs);
 }
 
 }  // namespace thermocline
