@@ -382,6 +382,34 @@ TEST(KvCache, PlacementNeverChangesAnAnswer) {
   }
 }
 
+// Reading everything in order would push each row out of a cache that is short of them just before
+// it is wanted. What is in memory stays there, and what is not passes by: of two texts in turn the
+// first has three quarters of the rows that fit for two, and the second none.
+TEST(KvCache, ExactOverADiskIsAStaticSplit) {
+  auto options = options_for({layer(6, 2, 64), layer(4, 2, 32)}, 3200);
+  options.max_timelines = 2;
+  options.tiers.disk_bytes = 64 << 20;
+  options.tiers.host_bytes = host_bytes(options, 375);
+  Driver driver(options, 2);
+  Driver::Text texts[] = {driver.start(), driver.start()};
+  for (Driver::Text& text : texts) driver.advance({&text}, 3000, 0);
+  const std::uint64_t sealed = driver.cache->report().rows_sealed;  // of 2 KV heads, in 2 texts
+  std::optional<CacheReport> first[2];
+  for (int step = 0; step < 8; ++step) {
+    const int t = step % 2;
+    const CacheReport before = driver.cache->report();
+    driver.advance({&texts[t]}, 1, 0);
+    const CacheReport one = difference(driver.cache->report(), before);
+    if (!first[t]) first[t] = one;
+    EXPECT_EQ(one.row_cache_hits, first[t]->row_cache_hits) << step;
+    EXPECT_EQ(one.row_cache_hits + one.row_cache_misses, sealed) << step;
+    EXPECT_EQ(one.disk_bytes_read, first[t]->disk_bytes_read) << step;
+  }
+  EXPECT_NEAR(static_cast<double>(first[0]->row_cache_hits) / static_cast<double>(sealed), 0.75,
+              0.1);
+  EXPECT_EQ(first[1]->row_cache_hits, 0u);
+}
+
 // A prompt whose rows ask one thing at first and another at the end, and then a step that asks what
 // its end asked: rows missed in the row cache by that step, and how many it read there.
 std::pair<std::uint64_t, std::uint64_t> misses_after_prompt(std::uint32_t prompt, int threads) {
