@@ -1,7 +1,8 @@
-// What a KvCache is made of. Its work is in eight files: kv_cache.cpp (the face, and the life of a
+// What a KvCache is made of. Its work is in nine files: kv_cache.cpp (the face, and the life of a
 // step), kv_timeline.cpp (the life of a timeline), kv_session.cpp (its life beyond the process's),
 // kv_copy.cpp (from one cache to another), kv_order.cpp (what of a step may come when),
-// kv_attend.cpp (decode), kv_prefill.cpp (many rows at once) and kv_seal.cpp (tail to segments).
+// kv_attend.cpp (decode), kv_prefill.cpp (many rows at once), kv_seal.cpp (tail to segments) and
+// kv_warm.cpp (what is in front of a disk then).
 #pragma once
 
 #include <algorithm>
@@ -199,6 +200,14 @@ struct KvCache::Impl {
   Status tiles_read_span(LayerId l, const RawRows& raw, const QueryTiles& tiles,
                          const StopSign& stop);
   void finish_tiles(const QueryTiles& tiles, MatView<float> out);
+
+  // kv_warm.cpp
+  // After a prefill has attended: rows that its last queries would pick enter the row cache.
+  // `sealed_now`: the runs that were made of `raw`.
+  Status warm_row_cache(LayerId l, MatView<const float> queries, const RawRows& raw,
+                        std::span<const Run> sealed_now);
+  Result<std::vector<std::uint8_t>> count_last_picks(LayerId l, MatView<const float> queries,
+                                                     std::span<const Run> runs);
 
   // kv_timeline.cpp
   Result<TimelineId> new_timeline();

@@ -158,7 +158,10 @@ Status KvCache::Impl::prefill_attend(LayerId l, MatView<const float> queries, Ma
   const RawRows raw = span.view(raw_first, end > raw_first ? end - raw_first : 0);
   TL_TRY(tiles_read_span(l, raw, tiles, stop));
   finish_tiles(tiles, out);
-  return settle(l, raw, Pending::Tail::spare, &pending_of(index(rows[0].timeline), index(l)), stop);
+  Pending& settled = pending_of(index(rows[0].timeline), index(l));
+  TL_TRY(settle(l, raw, Pending::Tail::spare, &settled, stop));
+  // A text of its own says nothing of what will be read of those before it.
+  return sees_from > 0 ? Status() : warm_row_cache(l, queries, raw, settled.new_runs);
 }
 
 }  // namespace thermocline

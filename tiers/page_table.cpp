@@ -208,6 +208,19 @@ void PageTable::fill_row_cache(const Place& place, std::uint32_t head,
       std::memcpy(slot, rows.data() + r * row_bytes, row_bytes);
 }
 
+void PageTable::begin_warming(LayerId layer) {
+  for (RowCache& cache : layers_[index(layer)].row_cache) cache.begin_step();
+}
+
+std::byte* PageTable::cache_row(const Segment& segment, std::uint32_t head, std::uint32_t row,
+                                Absent absent) {
+  const Place& place = places_[segment.id];
+  TL_CHECK(place.home.reach == Reach::pages && row < place.rows);
+  RowCache& cache = layers_[place.layer].row_cache[head];
+  if (cache.find(place.first_row + row) || absent == Absent::stays_away) return nullptr;
+  return cache.insert(place.first_row + row);
+}
+
 Status PageTable::number_place(Place* place) {
   Layer& layer = layers_[place->layer];
   const auto numbered = static_cast<std::uint32_t>(round_up(place->rows, kBlockRows));

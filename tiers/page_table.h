@@ -64,6 +64,21 @@ class PageTable {
   Result<std::shared_ptr<const Segment>> adopt(Segment segment, std::span<const std::byte> records,
                                                Tier home, Purpose purpose);
 
+  // What the row caches of a layer hold, filled from outside between two readings. Rows of any
+  // head: how many fit. What is put there since begin_warming() makes room for nothing else before
+  // the next reading.
+  std::uint32_t row_cache_rows(LayerId layer) const {
+    return layers_[index(layer)].row_cache.empty() ? 0
+                                                   : layers_[index(layer)].options.row_cache_rows;
+  }
+  void begin_warming(LayerId layer);
+  enum class Absent : std::uint8_t { takes_a_slot, stays_away };  // a row that is not there
+  // Makes a row the most recently used one. Where it takes a slot, that is returned, to be filled
+  // with its record; null: it is there, or stays away, or there is no room. Several heads of a
+  // layer may be filled at a time, each on one thread.
+  std::byte* cache_row(const Segment& segment, std::uint32_t head, std::uint32_t row,
+                       Absent absent);
+
   // Where a head's rows begin; only for segments whose home is host memory.
   const std::byte* host_rows(const Segment& segment, std::uint32_t head) const;
   Tier home(const Segment& segment) const;

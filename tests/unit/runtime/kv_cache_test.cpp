@@ -383,6 +383,82 @@ TEST(KvCache, PlacementNeverChangesAnAnswer) {
   }
 }
 
+// Reading everything in order would push each row out of a cache that is short of them just before
+// it is wanted. What is in memory stays there, and what is not passes by: of two texts in turn the
+// first has three quarters of the rows that fit for two, and the second none.
+TEST(KvCache, ExactOverADiskIsAStaticSplit) {
+  auto options = options_for({layer(6, 2, 64), layer(4, 2, 32)}, 3200);
+  options.max_timelines = 2;
+  options.tiers.disk_bytes = 64 << 20;
+  options.tiers.host_bytes = host_bytes(options, 375);
+  Driver driver(options, 2);
+  Driver::Text texts[] = {driver.start(), driver.start()};
+  for (Driver::Text& text : texts) driver.advance({&text}, 3000, 0);
+  const std::uint64_t sealed = driver.cache->report().rows_sealed;  // of 2 KV heads, in 2 texts
+  std::optional<CacheReport> first[2];
+  for (int step = 0; step < 8; ++step) {
+    const int t = step % 2;
+    const CacheReport before = driver.cache->report();
+    driver.advance({&texts[t]}, 1, 0);
+    const CacheReport one = difference(driver.cache->report(), before);
+    if (!first[t]) first[t] = one;
+    EXPECT_EQ(one.row_cache_hits, first[t]->row_cache_hits) << step;
+    EXPECT_EQ(one.row_cache_hits + one.row_cache_misses, sealed) << step;
+    EXPECT_EQ(one.disk_bytes_read, first[t]->disk_bytes_read) << step;
+  }
+  EXPECT_NEAR(static_cast<double>(first[0]->row_cache_hits) / static_cast<double>(sealed), 0.75,
+              0.1);
+  EXPECT_EQ(first[1]->row_cache_hits, 0u);
+}
+
+// A prompt whose rows ask one thing at first and another at the end, and then a step that asks what
+// its end asked: rows missed in the row cache by that step, and how many it read there.
+std::pair<std::uint64_t, std::uint64_t> misses_after_prompt(std::uint32_t prompt, int threads) {
+  LayerSpec spec = layer(6, 2, 64);
+  spec.rope.inverse_frequency.clear();  // the same query picks the same rows at any position
+  auto options = options_for({spec}, 4096);
+  options.method = "sketch";
+  options.max_timelines = 1;
+  options.tiers.disk_bytes = 64 << 20;
+  options.tiers.host_bytes = host_bytes(options, 100);
+  options.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+  auto cache = std::move(*KvCache::create(options, threads, "auto"));
+  Timeline timeline = std::move(*cache->start());
+  std::mt19937 random(5);
+  const std::size_t q_cols = 6 * 64, kv_cols = 2 * 64;
+  const auto early = random_rows(random, q_cols, 2.0f), late = random_rows(random, q_cols, 2.0f);
+  CacheReport before;
+  for (const std::uint32_t rows : {prompt, 1u}) {
+    before = cache->report();
+    std::vector<Token> at;
+    std::vector<float> q;
+    for (std::uint32_t r = 0; r < rows; ++r) {
+      at.push_back({timeline.id(), timeline.length() + r});
+      const auto& asked = rows > 1 && r < rows / 2 ? early : late;
+      q.insert(q.end(), asked.begin(), asked.end());
+    }
+    const auto k = random_rows(random, rows * kv_cols), v = random_rows(random, rows * kv_cols);
+    std::vector<float> out(rows * q_cols);
+    EXPECT_TRUE(cache->begin(at, rows > 1 ? Pass::prefill : Pass::decode));
+    EXPECT_TRUE(cache->append(LayerId{0}, {k.data(), rows, kv_cols}, {v.data(), rows, kv_cols}));
+    EXPECT_TRUE(cache->attend(LayerId{0}, {q.data(), rows, q_cols}, {out.data(), rows, q_cols}));
+    EXPECT_TRUE(cache->commit());
+  }
+  const CacheReport step = difference(cache->report(), before);
+  return {step.row_cache_misses, step.row_cache_misses + step.row_cache_hits};
+}
+
+// The prompt is asked without its sinks and tail, so the picks are not quite those of the step: a
+// sixth is missed. With the first rows in the cache it would be nine of ten.
+TEST(KvCache, TheRowCacheBeginsWithWhatTheEndOfThePromptPicks) {
+  for (const std::uint32_t prompt : {3000u, 2000u}) {
+    const auto [missed, read] = misses_after_prompt(prompt, 2);
+    EXPECT_GE(read, 2 * 64u);
+    EXPECT_LE(missed * 4, read) << prompt;
+    EXPECT_EQ(misses_after_prompt(prompt, 1), std::pair(missed, read)) << prompt;
+  }
+}
+
 // The same rows at the same positions, in calls of these lengths, maybe cut, and then `steps`
 // decode steps: every answer that still counts, by layer and position.
 std::vector<float> in_calls(const CacheOptions& options, const std::vector<std::uint32_t>& calls,
