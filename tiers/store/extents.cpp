@@ -131,8 +131,8 @@ Status Extents::allocate(std::uint64_t offset, std::uint64_t bytes) const {
   else
     (void)release(offset, bytes);
   if (refusal == ENOSPC || refusal == EDQUOT)
-    return fail(ErrorCode::exhausted, "disk: ", size_text(bytes), " more is needed (", where_,
-                "), its filesystem has ", size_text(free_on_filesystem(file_).value_or(0)),
+    return fail(ErrorCode::exhausted, "disk: ", size_text(bytes), " more is needed in ", where_,
+                ", its filesystem has ", size_text(free_on_filesystem(file_).value_or(0)),
                 " free (", errno_text(refusal),
                 "): free some, name another place, or lower --kv-disk");
   if (refusal == EOPNOTSUPP)

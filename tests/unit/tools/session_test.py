@@ -188,7 +188,8 @@ class Session(unittest.TestCase):
         self.assertTrue(any("too small for this prompt" in note for note in small["notes"]))
         listed = run("session", "ls", environment=environment).stdout.decode()
         self.assertIn("prefixes", listed)
-        both = run("generate", "-m", MODEL, "-p", "x", "--session", self.file, "--prefix-cache", "1G")
+        both = run("generate", "-m", MODEL, "-p", "x", "--session", self.file, "--prefix-cache",
+                   "1G")
         self.assertEqual(both.returncode, 2)
 
     def test_a_conversation_goes_on(self):
