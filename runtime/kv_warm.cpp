@@ -9,8 +9,8 @@
 namespace thermocline {
 namespace {
 
-// Prompt rows that are asked: choosing for one costs about as much as reading 2 rows of a long
-// prompt or 10 of a short one, so one in 128 is within a hundredth of a prefill.
+// Prompt rows that are asked. Choosing for one costs about half of what a prefill spends on a row,
+// so one in 128 is within half a hundredth of it.
 constexpr std::size_t kMostAsked = 32;
 constexpr std::size_t kRowsForEach = 128;
 
