@@ -1,8 +1,5 @@
 // A timeline that outlives its process: saved into the file that its rows are in, and resumed.
 #include <algorithm>
-#include <array>
-#include <cinttypes>
-#include <cstdio>
 #include <cstring>
 
 #include "runtime/kv_impl.h"
@@ -12,11 +9,8 @@
 namespace thermocline {
 namespace {
 
-// Short, and the same wherever these values are.
 std::string print_of(const RecordWriter& values) {
-  std::array<char, 17> text{};
-  std::snprintf(text.data(), text.size(), "%016" PRIx64, page_checksum(values.bytes(), 0));
-  return text.data();
+  return checksum_text(page_checksum(values.bytes(), 0));
 }
 
 std::string layers_fact(std::span<const LayerSpec> layers) {
@@ -66,7 +60,7 @@ std::vector<SessionFact> KvCache::Impl::facts_of(const CacheOptions& options,
 }
 
 Status KvCache::Impl::open_session() {
-  TL_TRY_ASSIGN(const std::vector<std::byte> bytes, table->manifest());
+  const std::span<const std::byte> bytes = table->manifest();
   if (bytes.empty()) return {};
   const std::string name = session_name();
   TL_TRY_ASSIGN(SessionManifest manifest, SessionManifest::decode(bytes, name));

@@ -13,7 +13,7 @@
 #include "tiers/io/checksum.h"
 #include "tiers/io/descriptor.h"
 #include "tiers/io/errno_text.h"
-#include "tiers/record.h"
+#include "tiers/io/read_fully.h"
 #include "tiers/segment_record.h"
 #include "tiers/store/publication.h"
 
@@ -44,25 +44,8 @@ Result<OpenSession> open_session(const std::string& path) {
   for (int more = 0; !read && more < 3; ++more)
     read = read_publication(session.file.number(), path);
   TL_TRY_ASSIGN(session.published, std::move(read));
-  RecordReader in(session.published.manifest, path);
-  std::uint64_t epoch = 0;
-  TL_TRY(in.value("epoch", &epoch));
-  TL_TRY_ASSIGN(
-      session.manifest,
-      SessionManifest::decode(std::span(session.published.manifest).subspan(sizeof(epoch)), path));
+  TL_TRY_ASSIGN(session.manifest, SessionManifest::decode(session.published.manifest, path));
   return session;
-}
-
-Status read_at(int file, const std::string& path, std::uint64_t offset, std::span<std::byte> into) {
-  for (std::size_t done = 0; done < into.size();) {
-    const ssize_t n =
-        ::pread(file, into.data() + done, into.size() - done, static_cast<off_t>(offset + done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail(ErrorCode::io, path, ": reading it failed: ", errno_text(errno));
-    if (n == 0) return fail(ErrorCode::corrupt, path, ": it ends at ", offset + done);
-    done += static_cast<std::size_t>(n);
-  }
-  return {};
 }
 
 std::string damaged(const char* what, std::uint64_t offset) {
@@ -84,7 +67,7 @@ Status verify_segment(const OpenSession& session, const std::string& path,
     return {};
   }
   TL_TRY_ASSIGN(const Buffer image, Buffer::create(at.bytes));
-  TL_TRY(read_at(session.file.number(), path, at.offset, image.bytes()));
+  TL_TRY(read_fully(session.file.number(), path, at.offset, image.bytes()));
   found->bytes += at.bytes;
   if (page_checksum(image.bytes(), at.offset) != at.checksum) {
     found->damage.push_back(damaged("the record", at.offset));
@@ -102,8 +85,8 @@ Status verify_segment(const OpenSession& session, const std::string& path,
   const std::size_t pages = head.size() / kPageBytes;
   for (std::uint32_t h = 0; h < record->segment.heads; ++h) {
     if (stop && stop()) return fail(ErrorCode::cancelled, path, ": verifying was stopped");
-    TL_TRY(
-        read_at(session.file.number(), path, record->rows.offset + h * head.size(), head.bytes()));
+    TL_TRY(read_fully(session.file.number(), path, record->rows.offset + h * head.size(),
+                      head.bytes()));
     found->bytes += head.size();
     for (std::size_t p = 0; p < pages; ++p) {
       const std::size_t page = h * pages + p;

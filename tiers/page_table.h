@@ -95,7 +95,7 @@ class PageTable {
   // From now on what is found in the file is `manifest` and these segments, which have records.
   Status publish(std::span<const std::byte> manifest, std::span<const Segment* const> segments);
   // The manifest of the last publication; empty: there was none.
-  Result<std::vector<std::byte>> manifest() const;
+  std::span<const std::byte> manifest() const;
   // A segment of the last publication, as it was when it was kept; as many of its rows as fit enter
   // the row cache. corrupt: the file is damaged, or does not fit the layers of this table.
   struct Restored {

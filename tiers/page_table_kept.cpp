@@ -4,7 +4,6 @@
 
 #include "tiers/io/checksum.h"
 #include "tiers/page_table.h"
-#include "tiers/record.h"
 #include "tiers/segment_record.h"
 
 namespace thermocline {
@@ -58,21 +57,12 @@ Status PageTable::publish(std::span<const std::byte> manifest,
     extents.push_back({place.slot.space().offset, place.slot.space().bytes});
     extents.push_back({record.offset, record.bytes});
   }
-  RecordWriter out;
-  out.value(epoch_);
-  out.raw(manifest);
-  return keeper()->publish(out.bytes(), extents);
+  return keeper()->publish(manifest, extents);
 }
 
-Result<std::vector<std::byte>> PageTable::manifest() const {
+std::span<const std::byte> PageTable::manifest() const {
   TL_CHECK(keeps());
-  const auto published = keeper()->manifest();
-  if (published.empty()) return std::vector<std::byte>();
-  RecordReader in(published, paged_name());
-  std::uint64_t epoch = 0;
-  TL_TRY(in.value("epoch", &epoch));
-  const auto rest = published.subspan(sizeof(epoch));
-  return std::vector<std::byte>(rest.begin(), rest.end());
+  return keeper()->manifest();
 }
 
 Result<PageTable::Restored> PageTable::restore(const Record& record) {

@@ -1,9 +1,6 @@
 #include "runtime/model/fingerprint.h"
 
 #include <algorithm>
-#include <array>
-#include <cinttypes>
-#include <cstdio>
 #include <string_view>
 
 #include "kernels/base/buffer.h"
@@ -19,11 +16,7 @@ class Print {
     hash_ = page_checksum(std::as_bytes(std::span(name)), hash_);
     hash_ = page_checksum(bytes, hash_ + bytes.size());
   }
-  std::string text() const {
-    std::array<char, 17> text{};
-    std::snprintf(text.data(), text.size(), "%016" PRIx64, hash_);
-    return text.data();
-  }
+  std::string text() const { return checksum_text(hash_); }
 
  private:
   std::uint64_t hash_ = 0;

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 
 namespace thermocline {
 
@@ -13,5 +14,8 @@ namespace thermocline {
 // flipped bit does. Kept outside the page, in memory. Integrity only: no defence against somebody
 // who wants a collision. The value is the same on every machine. Safe to call from any thread.
 std::uint64_t page_checksum(std::span<const std::byte> page, std::uint64_t identity);
+
+// As text: sixteen hexadecimal digits.
+std::string checksum_text(std::uint64_t checksum);
 
 }  // namespace thermocline

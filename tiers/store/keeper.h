@@ -21,9 +21,6 @@ class Keeper {
   // Takes over an extent of the last publication: to be given back like one that was taken.
   // corrupt: the publication has no such extent, or somebody has it already.
   virtual Result<Space> claim(const Extent& extent) = 0;
-  // Bytes that the next publication of so long a manifest will take beside the extents.
-  virtual std::uint64_t publication_bytes(std::uint64_t manifest_bytes,
-                                          std::uint64_t extents) const = 0;
   // From now on `manifest` and `extents`, which somebody holds, are what is kept, on the disk
   // itself. What is given back of them stays there until the next publication. On any error the
   // last one is still what is kept.

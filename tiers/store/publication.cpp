@@ -11,6 +11,7 @@
 
 #include "tiers/io/checksum.h"
 #include "tiers/io/errno_text.h"
+#include "tiers/io/read_fully.h"
 #include "tiers/record.h"
 #include "tiers/size_text.h"
 
@@ -29,21 +30,6 @@ struct Header {
 std::uint64_t checksum_of(const Header& header) {
   const auto bytes = std::as_bytes(std::span(&header, 1));
   return page_checksum(bytes.first(bytes.size() - sizeof(header.checksum)), 0);
-}
-
-// Through a buffer, whatever the alignment that the file asks for.
-Status read_at(int file, const std::string& name, std::uint64_t offset, std::span<std::byte> into) {
-  for (std::size_t done = 0; done < into.size();) {
-    const ssize_t n =
-        ::pread(file, into.data() + done, into.size() - done, static_cast<off_t>(offset + done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail(ErrorCode::io, name, ": reading it failed: ", errno_text(errno));
-    if (n == 0)
-      return fail(ErrorCode::corrupt, name, ": it ends at ", offset + done, ", and ",
-                  offset + into.size(), " was to be read: it was cut short");
-    done += static_cast<std::size_t>(n);
-  }
-  return {};
 }
 
 // Nothing: this page is no whole header of this version.
@@ -95,7 +81,7 @@ Result<Publication> read_publication(int file, const std::string& name) {
   if (file_bytes < kSessionHeaderBytes)
     return fail(ErrorCode::corrupt, name, ": it is not a session file: name another");
   TL_TRY_ASSIGN(const Buffer pages, Buffer::create(kSessionHeaderBytes));
-  TL_TRY(read_at(file, name, 0, pages.bytes()));
+  TL_TRY(read_fully(file, name, 0, pages.bytes()));
   const auto even = parse_header(pages.data()), odd = parse_header(pages.data() + kPageBytes);
   if (!even && !odd) return why_no_header(name, pages.bytes());
   const Header& header = !odd || (even && even->generation > odd->generation) ? *even : *odd;
@@ -113,7 +99,7 @@ Result<Publication> read_publication(int file, const std::string& name) {
                 " bytes at ", header.record_offset, ", the file has ", file_bytes,
                 ": it was cut short");
   TL_TRY_ASSIGN(const Buffer record, Buffer::create(published.record.bytes));
-  TL_TRY(read_at(file, name, header.record_offset, record.bytes()));
+  TL_TRY(read_fully(file, name, header.record_offset, record.bytes()));
   if (page_checksum(record.bytes(), header.generation) != header.record_checksum)
     return fail(ErrorCode::corrupt, name, ": its record at ", header.record_offset,
                 " is damaged (the checksum does not match): remove it with 'thermocline session "

@@ -176,11 +176,6 @@ void SessionFile::give(const Space& space) {
   TL_CHECK(unheld_.emplace(*found).second);  // given back twice
 }
 
-std::uint64_t SessionFile::publication_bytes(std::uint64_t manifest_bytes,
-                                             std::uint64_t extents) const {
-  return record_bytes(manifest_bytes, extents);
-}
-
 Status SessionFile::write(const Buffer& pages, std::uint64_t offset) const {
   for (std::size_t done = 0; done < pages.size();) {
     const ssize_t n = ::pwrite(descriptor(), pages.data() + done, pages.size() - done,

@@ -44,8 +44,6 @@ class SessionFile final : public Store, public Keeper {
 
   std::span<const std::byte> manifest() const override { return manifest_; }
   Result<Space> claim(const Extent& extent) override;
-  std::uint64_t publication_bytes(std::uint64_t manifest_bytes,
-                                  std::uint64_t extents) const override;
   Status publish(std::span<const std::byte> manifest, std::span<const Extent> extents) override;
 
  private:
