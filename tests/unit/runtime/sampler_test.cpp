@@ -201,5 +201,26 @@ TEST(Sampler, BrokenLogitsStillGiveAToken) {
   for (int i = 0; i < 200; ++i) EXPECT_EQ(sampler.sample(std::vector<float>{kNan, 1, kNan}), 1);
 }
 
+TEST(Sampler, GoesOnFromItsState) {
+  const std::vector<float> logits = logs({0.3, 0.3, 0.2, 0.2});
+  Sampler whole(plain());
+  std::vector<int> due;
+  std::string state;
+  for (int i = 0; i < 60; ++i) {
+    if (i == 20) state = whole.state();
+    due.push_back(whole.sample(logits));
+  }
+  SamplingOptions other_seed = plain();
+  other_seed.seed = 99;
+  Sampler resumed(other_seed);
+  ASSERT_TRUE(resumed.restore(state));
+  for (int i = 20; i < 60; ++i) ASSERT_EQ(resumed.sample(logits), due[std::size_t(i)]) << i;
+  for (const char* wrong : {"", "x", "1 2 3"}) {
+    const Status refused = resumed.restore(wrong);
+    ASSERT_FALSE(refused) << wrong;
+    EXPECT_EQ(refused.error().code, ErrorCode::corrupt);
+  }
+}
+
 }  // namespace
 }  // namespace thermocline
