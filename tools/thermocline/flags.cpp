@@ -14,6 +14,7 @@
 #include "tools/thermocline/machine.h"
 #include "tools/thermocline/size.h"
 #include "tools/thermocline/suggestion.h"
+#include "tools/thermocline/user_cache.h"
 
 namespace thermocline {
 namespace {
@@ -25,15 +26,9 @@ constexpr std::uint32_t kMostContext = 1u << 30;
 // $XDG_CACHE_HOME/thermocline/kv: on a disk, the user's own, not a shared /tmp. The library makes
 // no more than a directory's last part; what this one lies in is made here.
 Result<std::string> cache_directory() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  std::string made;
-  if (cache && *cache)
-    made = cache;
-  else if (home && *home)
-    made = std::string(home) + "/.cache";
-  else
-    return std::string("/var/tmp/thermocline-kv");
+  const std::optional<std::string> cache = user_cache();
+  if (!cache) return std::string("/var/tmp/thermocline-kv");
+  std::string made = *cache;
   for (const char* part : {"", "/thermocline"}) {
     made += part;
     if (::mkdir(made.c_str(), 0700) != 0 && errno != EEXIST)

@@ -9,9 +9,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
+
+#include "tools/thermocline/user_cache.h"
 
 namespace thermocline {
 namespace {
@@ -82,10 +83,7 @@ class Hash {
 }  // namespace
 
 Result<std::string> PrefixCache::default_folder() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  if (cache && *cache) return std::string(cache) + "/thermocline/prefixes";
-  if (home && *home) return std::string(home) + "/.cache/thermocline/prefixes";
+  if (const auto cache = user_cache()) return *cache + "/thermocline/prefixes";
   return fail(ErrorCode::not_found,
               "--prefix-cache: neither XDG_CACHE_HOME nor HOME says where the user's cache is");
 }

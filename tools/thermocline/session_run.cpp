@@ -105,6 +105,21 @@ Result<KeptPrompt> KeptPrompt::begin(const SessionFlags& flags, const Engine& en
   return kept;
 }
 
+namespace {
+
+// At most: the rows and their records, which are on the disk; and what a save adds to them.
+std::uint64_t bytes_when_saved(const KvCache& cache, const WrittenText& text) {
+  constexpr std::uint64_t kRest = std::uint64_t{1} << 20;  // where everything is, and headers
+  const MemoryPlan usage = cache.usage();
+  std::uint64_t bytes = usage.total("disk") + text.tokens.size() * sizeof(int) +
+                        text.logits.size() * sizeof(float) + kRest;
+  for (const MemoryLine& line : usage.lines)
+    if (line.tier == "host" && line.purpose == "tail") bytes += line.bytes;
+  return bytes;
+}
+
+}  // namespace
+
 Status KeptPrompt::read(KvCache& cache, const Timeline& timeline, const WrittenText& text,
                         std::uint64_t seed, std::vector<std::string>* notes) const {
   if (!cache_) return {};
@@ -113,7 +128,7 @@ Status KeptPrompt::read(KvCache& cache, const Timeline& timeline, const WrittenT
     cache_->used(path_);
     return {};
   }
-  const std::uint64_t bytes = cache.usage().total("disk") + cache.usage().total("host") / 4;
+  const std::uint64_t bytes = bytes_when_saved(cache, text);
   if (!cache_->make_room(bytes, path_)) {
     notes->push_back("--prefix-cache is too small for this prompt, which takes " +
                      format_size(bytes) + ": it is not kept");
