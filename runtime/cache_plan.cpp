@@ -59,9 +59,29 @@ void plan_records(const CacheOptions& options, const Method& method, const Layer
                     2 * kPageBytes));
 }
 
+// Where a layer's sealed rows are at home, `bytes` at most, of what is planned for none before it.
+Result<StoreFacts> home_of(const Method& method, const CachePlan& plan, std::uint64_t bytes) {
+  Homes homes;
+  std::string served;
+  for (const Tier tier : kAllTiers) {
+    if (!reach_of(plan.stores, tier)) continue;
+    if (tier != Tier::device) homes.lowest = tier;
+    served += (served.empty() ? "" : ", ") + std::string(name_of(tier));
+  }
+  // The ledger's: what has a home there was no more than was left.
+  homes.device_bytes = plan.bytes_of(Tier::device) - plan.home_bytes(Tier::device);
+  const Tier home = method.place->home(homes, bytes);
+  const std::optional<Reach> reach = reach_of(plan.stores, home);
+  if (!reach)
+    return fail(ErrorCode::unsupported, "place.rows = ", method.place->name(), " puts rows in the ",
+                name_of(home), " tier, and this cache has stores for ", served,
+                ": name another place.rows");
+  return StoreFacts{home, *reach};
+}
+
 // What full attention under a method that keeps rows takes, beside sinks and tail.
-void plan_sealed(const CacheOptions& options, const Method& method, const LayerSpec& spec,
-                 CachePlan::Layer* layer, CachePlan* plan) {
+Status plan_sealed(const CacheOptions& options, const Method& method, const LayerSpec& spec,
+                   CachePlan::Layer* layer, CachePlan* plan) {
   const HeadShape shape{spec.q_heads / spec.kv_heads, spec.key_dim, spec.value_dim};
   // Segments are whole blocks of any number, and together blocks take no more than alone: so this
   // holds however the rows come to be cut.
@@ -69,7 +89,8 @@ void plan_sealed(const CacheOptions& options, const Method& method, const LayerS
   layer->rows = static_cast<std::uint32_t>(blocks * kBlockRows);
   std::uint64_t rows_bytes = std::uint64_t{options.max_positions} * options.max_timelines *
                              layer->sealed.bytes() * spec.kv_heads;
-  if (plan->home.reach == Reach::pages) {
+  TL_TRY_ASSIGN(layer->home, home_of(method, *plan, rows_bytes));
+  if (layer->in_pages()) {
     // Each head of a segment begins a page.
     if (layer->sealed.bytes() * kBlockRows % kPageBytes != 0) {
       const std::uint64_t segments = options.max_positions / method.seal_rows() + 1;
@@ -77,20 +98,21 @@ void plan_sealed(const CacheOptions& options, const Method& method, const LayerS
     }
     plan->tables_bytes += (rows_bytes + kPageBytes - 1) / kPageBytes * sizeof(std::uint64_t);
   }
-  plan->rows_bytes += rows_bytes;
+  plan->rows_bytes[static_cast<std::size_t>(layer->home.tier)] += rows_bytes;
   if (method.select->facts().order == RowOrder::own)
     plan->tables_bytes += std::uint64_t{spec.kv_heads} * layer->rows * sizeof(Segment::offset[0]);
   const std::uint64_t longest =
       std::min(method.cell_rows(), method.tail_begin(options.max_positions) - method.sink);
   const std::uint64_t head_bytes = longest * layer->sealed.bytes();
   const std::uint64_t page_bytes =
-      plan->home.reach == Reach::pages ? round_up(head_bytes, kPageBytes) : std::uint64_t{0};
+      layer->in_pages() ? round_up(head_bytes, kPageBytes) : std::uint64_t{0};
   const std::uint64_t coding = spec.kv_heads * (head_bytes + page_bytes);
   plan->coding_bytes = std::max(plan->coding_bytes, coding);
   if (!options.session.path.empty()) plan_records(options, method, spec, *layer, longest, plan);
   plan->index_bytes += spec.kv_heads * blocks *
                        (method.select->index_bytes(shape, kBlockRows) +
                         method.select->summary_bytes(shape, kBlockRows));
+  return {};
 }
 
 // Memory that attention computes in, in the layer that takes most of it.
@@ -121,8 +143,8 @@ void plan_workspace(const CacheOptions& options, const Method& method, const Lay
       std::max<std::uint64_t>(plan->decode_query_floats, spec.q_heads * spec.key_dim);
 }
 
-void plan_layer(const CacheOptions& options, const Method& method, const LayerSpec& spec,
-                int threads, CachePlan* plan) {
+Status plan_layer(const CacheOptions& options, const Method& method, const LayerSpec& spec,
+                  int threads, CachePlan* plan) {
   CachePlan::Layer layer;
   layer.raw = raw_layout(spec.key_dim, spec.value_dim);
   layer.sealed = method.compress.layout(spec.key_dim, spec.value_dim);
@@ -145,8 +167,9 @@ void plan_layer(const CacheOptions& options, const Method& method, const LayerSp
       std::max(plan->span_bytes, RawStore::bytes_for(layer.raw, spec.kv_heads, span));
   plan_workspace(options, method, spec, layer, threads, plan);
   if (layer.seals && method.tail_begin(options.max_positions) > method.sink)
-    plan_sealed(options, method, spec, &layer, plan);
+    TL_TRY(plan_sealed(options, method, spec, &layer, plan));
   plan->layers.push_back(layer);
+  return {};
 }
 
 // The text and the raw rows, which are published whole, one publication beside the last.
@@ -158,17 +181,16 @@ void plan_publication(const CacheOptions& options, CachePlan* plan) {
   plan->saving_bytes = std::max(plan->saving_bytes, 4 * manifest);
 }
 
-// What does not depend on how much memory there is, with sealed rows at home in `home`.
+// What does not depend on how much host memory or disk there is.
 Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method, int threads,
-                              const StoreOptions& stores, StoreFacts home) {
+                              const StoreOptions& stores) {
   CachePlan plan;
   plan.stores = stores;
-  plan.home = home;
   if (any_in_pages(stores)) plan.staging_bytes = kStagingBytes;
   plan.step_rows = std::min<std::uint64_t>(options.max_timelines, kMaxStepRows);
   for (std::size_t l = 0; l < options.layers.size(); ++l) {
     TL_TRY(check_layer(options.layers[l], l));
-    plan_layer(options, method, options.layers[l], threads, &plan);
+    TL_TRY(plan_layer(options, method, options.layers[l], threads, &plan));
   }
   if (!options.session.path.empty()) plan_publication(options, &plan);
   return plan;
@@ -178,8 +200,7 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
 // the disk costs more memory than it spares.
 Result<std::uint64_t> automatic_row_cache(const CacheOptions& options, const Method& method,
                                           int threads, const CachePlan& plan) {
-  TL_TRY_ASSIGN(const CachePlan in_memory,
-                plan_layers(options, method, threads, StoreOptions{}, StoreFacts{}));
+  TL_TRY_ASSIGN(const CachePlan in_memory, plan_layers(options, method, threads, StoreOptions{}));
   const std::uint64_t needed = plan.host_bytes(), most = in_memory.host_bytes();
   const std::uint64_t left = plan.bytes_of(Tier::host) - needed;
   return std::min(left / 2, most > needed ? most - needed : 0);
@@ -207,8 +228,13 @@ Status check_rows(const CacheOptions& options, const Method& method) {
 Result<StoreOptions> stores_for(const TierOptions& tiers, const SessionOptions& session) {
   TL_TRY_ASSIGN(const Topology machine, read_topology());
   StoreOptions stores;
+  TL_TRY(check_device(tiers));
+  stores.bytes[static_cast<std::size_t>(Tier::device)] = tiers.device_bytes;
+  // What stands in for a device is the host's memory.
+  const std::uint64_t free =
+      machine.available_bytes - std::min(machine.available_bytes, tiers.device_bytes);
   stores.bytes[static_cast<std::size_t>(Tier::host)] =
-      tiers.host_bytes == kAutoBytes ? machine.available_bytes : tiers.host_bytes;
+      tiers.host_bytes == kAutoBytes ? free : tiers.host_bytes;
   stores.directory = tiers.directory;
   stores.session = session.path;
   // A session is on the disk: without a budget for it, as large as it gets.
@@ -217,22 +243,16 @@ Result<StoreOptions> stores_for(const TierOptions& tiers, const SessionOptions& 
   return stores;
 }
 
-// Where the method's sealed rows are at home.
-Result<StoreFacts> home_of(const Method& method, const StoreOptions& stores) {
-  Tier lowest = Tier::host;
-  std::string served;
-  for (const Tier tier : kAllTiers) {
-    if (!reach_of(stores, tier)) continue;
-    lowest = tier;
-    served += (served.empty() ? "" : ", ") + std::string(name_of(tier));
-  }
-  const Tier home = method.place->home(lowest);
-  const std::optional<Reach> reach = reach_of(stores, home);
-  if (!reach)
-    return fail(ErrorCode::unsupported, "place.rows = ", method.place->name(), " puts rows in the ",
-                name_of(home), " tier, and this cache has stores for ", served,
-                ": name another place.rows");
-  return StoreFacts{home, *reach};
+// A session is what its file holds: no row may be at home elsewhere.
+Status check_kept(const Method& method, const CachePlan& plan) {
+  for (const CachePlan::Layer& layer : plan.layers)
+    if (layer.rows > 0 && !layer.in_pages())
+      return fail(
+          ErrorCode::unsupported, "place.rows = ", method.place->name(), " keeps rows in ",
+          name_of(layer.home.tier),
+          " memory, and --session in its file: say --method-set place.rows=lowest, or leave ",
+          "--session out");
+  return {};
 }
 
 // `bytes` of memory for copies of rows on the disk, and for finding them; for no more rows than
@@ -242,7 +262,7 @@ void plan_row_cache(const CacheOptions& options, const Method& method, std::uint
   std::uint64_t of_row = 0, fixed = 0;  // in every layer and head that seals
   for (std::size_t l = 0; l < plan->layers.size(); ++l) {
     const CachePlan::Layer& layer = plan->layers[l];
-    if (layer.rows == 0) continue;
+    if (!layer.in_pages()) continue;
     const std::uint64_t heads = options.layers[l].kv_heads;
     const std::uint64_t one = RowCache::table_bytes(1, layer.rows);
     of_row += heads * (layer.sealed.bytes() + RowCache::table_bytes(2, layer.rows) - one);
@@ -259,7 +279,7 @@ void plan_row_cache(const CacheOptions& options, const Method& method, std::uint
 
 std::uint64_t CachePlan::host_bytes() const {
   return tail_bytes + index_bytes + sealing_bytes() + staging_bytes + tables_bytes +
-         row_cache_bytes + (home.tier == Tier::host ? rows_bytes : 0);
+         row_cache_bytes + home_bytes(Tier::host);
 }
 
 std::uint64_t CachePlan::workspace_bytes() const {
@@ -276,8 +296,8 @@ MemoryPlan CachePlan::lines() const {
           {std::string(name_of(tier)), std::string(name_of(purpose)), bytes, bytes});
   };
   for (const Tier tier : kAllTiers) {
-    if (tier == home.tier) add(tier, Purpose::rows, rows_bytes);
-    if (tier == home.tier && tier != Tier::host) {
+    add(tier, Purpose::rows, rows_bytes[static_cast<std::size_t>(tier)]);
+    if (tier == Tier::disk) {
       add(tier, Purpose::index, records_bytes);
       add(tier, Purpose::saved, published_bytes);
     }
@@ -293,6 +313,30 @@ MemoryPlan CachePlan::lines() const {
   return plan;
 }
 
+std::vector<std::string> CachePlan::notes() const {
+  if (bytes_of(Tier::device) == 0 || home_bytes(Tier::device) > 0) return {};
+  return {
+      "--kv-device has no effect: it is too small for the rows of a layer, or place.rows puts "
+      "none there"};
+}
+
+Status check_device(const TierOptions& tiers) {
+  const bool sized = tiers.device_bytes != 0 && tiers.device_bytes != kAutoBytes;
+  if (tiers.device == "host") {
+    if (sized) return {};
+    return fail(ErrorCode::invalid_argument,
+                "--device host is host memory that stands in for a GPU with as much as --kv-device "
+                "says: give it a size");
+  }
+  if (tiers.device != "none")
+    return fail(ErrorCode::invalid_argument, "--device '", tiers.device,
+                "' is not known (known: none, host)");
+  if (tiers.device_bytes == 0) return {};
+  return fail(ErrorCode::unsupported,
+              "--kv-device: this build has no GPU tier; give the memory to --kv-host, or say "
+              "--device host, and host memory stands in for a GPU");
+}
+
 Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, int threads) {
   if (options.layers.empty())
     return fail(ErrorCode::invalid_argument, "a cache needs at least one layer");
@@ -301,8 +345,7 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, i
                 "a cache needs at least one position and one timeline");
   TL_TRY(check_rows(options, method));
   TL_TRY_ASSIGN(const StoreOptions stores, stores_for(options.tiers, options.session));
-  TL_TRY_ASSIGN(const StoreFacts home, home_of(method, stores));
-  TL_TRY_ASSIGN(CachePlan plan, plan_layers(options, method, threads, stores, home));
+  TL_TRY_ASSIGN(CachePlan plan, plan_layers(options, method, threads, stores));
 
   const std::uint64_t needed = plan.host_bytes(), host = plan.bytes_of(Tier::host);
   if (needed > host)
@@ -311,18 +354,17 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, i
                 ": raise --kv-host, ",
                 options.tiers.disk_bytes > 0 ? "" : "give --kv-disk SIZE to keep rows on disk, ",
                 "or lower -c");
-  if (!options.session.path.empty() && (home.tier != Tier::disk || home.reach != Reach::pages))
-    return fail(ErrorCode::unsupported, "place.rows = ", method.place->name(),
-                " keeps rows in memory, and --session in its file: name another place.rows, or "
-                "leave --session out");
-  if (home.tier != Tier::host && plan.home_bytes() > plan.bytes_of(home.tier))
-    return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
-                " positions needs ", size_text(plan.home_bytes()), " on ", name_of(home.tier),
-                " and ", flag_of(home.tier), " gives ", size_text(plan.bytes_of(home.tier)),
-                ": raise it or lower -c");
-  plan.stores.planned[static_cast<std::size_t>(home.tier)] = {plan.home_bytes(),
-                                                              options.max_positions};
-  if (home.reach == Reach::pages) {  // what is left over caches rows
+  if (!options.session.path.empty()) TL_TRY(check_kept(method, plan));
+  for (const Tier tier : {Tier::device, Tier::disk}) {
+    const std::uint64_t bytes = plan.home_bytes(tier);
+    if (bytes > plan.bytes_of(tier))
+      return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
+                  " positions needs ", size_text(bytes), " on ", name_of(tier), " and ",
+                  flag_of(tier), " gives ", size_text(plan.bytes_of(tier)),
+                  ": raise it or lower -c");
+    plan.stores.planned[static_cast<std::size_t>(tier)] = {bytes, options.max_positions};
+  }
+  if (any_in_pages(stores)) {  // what is left over caches rows
     std::uint64_t left = host - needed;
     if (options.tiers.host_bytes == kAutoBytes) {
       TL_TRY_ASSIGN(left, automatic_row_cache(options, method, threads, plan));

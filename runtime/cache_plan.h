@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "kernels/base/error.h"
@@ -22,14 +24,15 @@ struct CachePlan {
     std::uint32_t sinks = 0, tail_capacity = 0;
     bool seals = false;      // full attention, and the method keeps what leaves the tail
     std::uint32_t rows = 0;  // sealed rows a KV head, at most, all timelines together
+    StoreFacts home;         // of those
+    bool in_pages() const { return rows > 0 && home.reach == Reach::pages; }
   };
   std::vector<Layer> layers;
-  StoreFacts home;  // of sealed rows
   std::uint64_t tail_bytes = 0, index_bytes = 0, staging_bytes = 0, tables_bytes = 0;
   std::uint64_t spare_tail_bytes = 0;  // a second tail for one timeline, of every layer
   std::uint64_t span_bytes = 0;        // raw rows of the layer in hand
   std::uint64_t coding_bytes = 0;  // of one segment: its coded rows, and the pages that they go to
-  std::uint64_t rows_bytes = 0;    // of all sealed rows, in the home tier
+  std::array<std::uint64_t, kTiers> rows_bytes{};  // of all sealed rows, in their home tiers
   // Of a session, beside rows: their records and what is published, in the file; and memory to put
   // the latter together.
   std::uint64_t records_bytes = 0, published_bytes = 0, saving_bytes = 0;
@@ -47,10 +50,15 @@ struct CachePlan {
   std::uint64_t sealing_bytes() const {
     return spare_tail_bytes + span_bytes + std::max(coding_bytes, saving_bytes);
   }
-  std::uint64_t home_bytes() const { return rows_bytes + records_bytes + published_bytes; }
+  // What rows take in a tier, and on the disk what a session keeps beside them.
+  std::uint64_t home_bytes(Tier tier) const {
+    return rows_bytes[static_cast<std::size_t>(tier)] +
+           (tier == Tier::disk ? records_bytes + published_bytes : 0);
+  }
   std::uint64_t host_bytes() const;
   std::uint64_t workspace_bytes() const;
   MemoryPlan lines() const;
+  std::vector<std::string> notes() const;  // what was asked for and has no effect
 };
 
 // For `threads` threads. exhausted: what is needed, what there is, which flag to change.

@@ -69,6 +69,8 @@ Result<MemoryPlan> KvCache::plan(const CacheOptions& options, int threads) {
   pages.io_backend = options.tiers.io_backend;
   MemoryPlan lines = plan.lines();
   TL_TRY_ASSIGN(lines.notes, PageTable::probe(pages));
+  const std::vector<std::string> of_plan = plan.notes();
+  lines.notes.insert(lines.notes.end(), of_plan.begin(), of_plan.end());
   return lines;
 }
 
@@ -117,7 +119,7 @@ Status KvCache::commit() { return impl_->commit(); }
 void KvCache::rollback() { impl_->rollback(); }
 std::span<const LayerSpec> KvCache::layers() const { return impl_->options.layers; }
 std::uint32_t KvCache::max_positions() const { return impl_->options.max_positions; }
-std::span<const std::string> KvCache::notes() const { return impl_->table->notes(); }
+std::span<const std::string> KvCache::notes() const { return impl_->notes; }
 
 CacheReport KvCache::report() const {
   CacheReport of_tiers;
@@ -157,11 +159,15 @@ Status KvCache::Impl::open() {
   PageTableOptions pages;
   for (std::size_t l = 0; l < options.layers.size(); ++l)
     pages.layers.push_back({plan.layers[l].sealed, options.layers[l].kv_heads,
-                            plan.layers[l].seals ? plan.row_cache_rows : 0, plan.layers[l].rows});
+                            plan.layers[l].in_pages() ? plan.row_cache_rows : 0,
+                            plan.layers[l].rows});
   pages.stores = plan.stores;
   pages.io_backend = options.tiers.io_backend;
   if (plan.staging_bytes > 0) pages.staging_bytes = plan.staging_bytes;
   TL_TRY_ASSIGN(table, PageTable::create(pages, budget.get()));
+  notes.assign(table->notes().begin(), table->notes().end());
+  const std::vector<std::string> of_plan = plan.notes();
+  notes.insert(notes.end(), of_plan.begin(), of_plan.end());
   reader = std::make_unique<Reader>(table.get());
   if (table->keeps()) TL_TRY(open_session());
 

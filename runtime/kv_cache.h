@@ -36,6 +36,10 @@ struct CpuTable;
 inline constexpr std::uint64_t kAutoBytes = ~std::uint64_t{0};
 
 struct TierOptions {
+  // On a device: sealed rows of as many layers as fit whole live there, the others below. 0: none.
+  // `device` says which it is: "none", or "host", host memory that stands in for a GPU's.
+  std::uint64_t device_bytes = 0;
+  std::string device = "none";
   // KV and its index in host memory; auto: what is free. With a disk: the index, the tail and
   // copies of rows; auto: no more of those than would make the disk cost memory.
   std::uint64_t host_bytes = kAutoBytes;
@@ -43,6 +47,8 @@ struct TierOptions {
   std::string directory = {};    // of the scratch file, on the disk to use; needed with disk_bytes
   std::string io_backend = "auto";  // or one of version().io_backends
 };
+// Whether there is such a device, whatever the machine has. Every plan asks.
+Status check_device(const TierOptions& tiers);
 
 struct CacheOptions {
   std::vector<LayerSpec> layers = {};

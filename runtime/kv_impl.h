@@ -101,6 +101,7 @@ struct KvCache::Impl {
   Method method;
   CachePlan plan;
   std::unique_ptr<Budget> budget;
+  std::vector<std::string> notes;
   std::unique_ptr<PageTable> table;
   std::unique_ptr<Reader> reader;
   std::optional<SessionManifest> saved;  // in the session's file, until it is resumed

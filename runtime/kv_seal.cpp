@@ -98,8 +98,8 @@ Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw) {
                              records.data() + h * raw.rows * planned.sealed.bytes());
     }
   });
-  TL_TRY_ASSIGN(run.rows,
-                table->adopt(std::move(segment), records.bytes(), plan.home.tier, Purpose::rows));
+  TL_TRY_ASSIGN(run.rows, table->adopt(std::move(segment), records.bytes(), planned.home.tier,
+                                       Purpose::rows));
 
   if (table->keeps()) {
     RecordWriter more;

@@ -71,7 +71,8 @@ const Shelf<Selector>& selectors() {
   return shelf;
 }
 const Shelf<Placer>& placers() {
-  static const Shelf<Placer> shelf = {{"lowest", {}, make_plain<HomeLowest, Placer>},
+  static const Shelf<Placer> shelf = {{"spill", {}, make_plain<HomeSpill, Placer>},
+                                      {"lowest", {}, make_plain<HomeLowest, Placer>},
                                       {"host", {}, make_plain<HomeHost, Placer>}};
   return shelf;
 }
@@ -193,14 +194,14 @@ Status check_composition(const Method& method) {
         {"select.by", method.select->name(), "nothing"},
         {"keys.compress", method.compress.keys->name(), "raw"},
         {"values.compress", method.compress.values->name(), "raw"},
-        {"place.rows", method.place->name(), "lowest"}};
+        {"place.rows", method.place->name(), "spill"}};
     for (const auto& [key, name, only] : others)
       if (name != only)
         return fail(ErrorCode::unsupported, "retain.keep = ", method.retain->name(),
                     " seals no rows, so it goes with ", key, " = ", only, ", not ", key, " = ",
                     name);
   }
-  if (facts.keys_in_memory && method.place->home(Tier::disk) != Tier::host)
+  if (facts.keys_in_memory && method.place->home({.lowest = Tier::disk}, 1) != Tier::host)
     return fail(ErrorCode::unsupported, "select.by = ", method.select->name(),
                 " searches keys in memory, so it goes with place.rows = host, not place.rows = ",
                 method.place->name());

@@ -104,8 +104,10 @@ void Reader::add_rows_in_memory(Planned* fold, std::uint32_t block, RowSet rows,
       place.slot.space().address + fold->head * place.head_bytes + block * kBlockRows * row_bytes,
       rows, log_weight);
   // Summaries are part of an index, and counted by who scanned it.
-  if (place.purpose == Purpose::rows && place.home.tier == Tier::host)
-    table_.counters_.host_bytes_read += static_cast<std::size_t>(n) * row_bytes;
+  if (place.purpose != Purpose::rows) return;
+  TierCounters& counters = table_.counters_;
+  (place.home.tier == Tier::device ? counters.device_bytes_read : counters.host_bytes_read) +=
+      static_cast<std::size_t>(n) * row_bytes;
 }
 
 // Row by row: from the row cache, or from a page that is to be read. Rows in sequence that have one

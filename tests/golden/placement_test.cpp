@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <cstdlib>
+#include <iterator>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -20,9 +23,22 @@ constexpr std::size_t kGenerated = 32;
 // Read by a call of their own, so that a prefill too reads what was sealed before it.
 constexpr std::size_t kLastPart = 64;
 
+struct Prompt {
+  const char* name;
+  std::size_t tokens = 0;  // its first; 0: all of them
+};
+// The first few in every run; all of them take half an hour (kEvery set to anything).
+constexpr const char* kEvery = "THERMOCLINE_EVERY_PROMPT";
+constexpr std::size_t kFew = 2;
+constexpr Prompt kPrompts[] = {
+    {"code_7k", 1024}, {"prose_2k"},     {"keys_7k", 1536}, {"chat_4k", 2048}, {"license_7k", 3000},
+    {"chat_4k"},       {"code_heap_4k"}, {"code_shell_4k"}, {"copy_4k"},       {"keys_4k"},
+    {"languages_4k"},  {"license_4k"},   {"log_4k"},        {"manual_4k"},     {"table_4k"},
+    {"copy_7k", 5500}, {"code_7k"},      {"copy_7k"},       {"keys_7k"},       {"license_7k"}};
+
 // How many thousandths of the rows on the disk have a copy in host memory; without a disk that
 // memory is their home.
-enum class Cached : std::uint32_t { none = 0, half = 500 };
+enum class Cached : std::uint32_t { none = 0, some = 60, half = 500 };
 
 struct Placement {
   const char* name;
@@ -30,13 +46,14 @@ struct Placement {
   Cached cached;
   const char* backend;
   int threads;
+  std::uint64_t device_permille = 0;  // of all rows, at home on the device
 };
 constexpr std::uint64_t kDisk = std::uint64_t{1} << 30;
 constexpr Placement kPlacements[] = {
     {"all in memory, 2 threads", 0, Cached::none, "auto", 2},
-    {"part on disk, uring, 1 thread", kDisk, Cached::half, "uring", 1},
-    {"part on disk, threads, 2 threads", kDisk, Cached::half, "threads", 2},
-    {"almost all on disk, uring, 2 threads", kDisk, Cached::none, "uring", 2},
+    {"half cached, uring, 1 thread", kDisk, Cached::half, "uring", 1},
+    {"all on disk, pread, 2 threads", kDisk, Cached::none, "threads", 2},
+    {"three tiers, uring, 2 threads", kDisk, Cached::some, "uring", 2, 300},
 };
 
 // The least host memory that does, and copies of rows in so much more.
@@ -49,6 +66,13 @@ std::uint64_t host_bytes(const Engine& engine, const CacheOptions& options, Cach
   return fixed + plan->total("disk") * static_cast<std::uint32_t>(cached) / 1000;
 }
 
+std::uint64_t device_bytes(const Engine& engine, CacheOptions options, std::uint64_t permille) {
+  options.tiers.device_bytes = std::uint64_t{1} << 30;
+  const auto plan = engine.plan(options);
+  if (!plan) throw std::runtime_error(plan.error().message);
+  return plan->total("device") * permille / 1000;
+}
+
 struct Answer {
   std::vector<std::size_t> tokens;
   std::vector<float> last_logits;
@@ -56,15 +80,17 @@ struct Answer {
 
 class PlacementOfAModel : public testing::TestWithParam<const char*> {
  protected:
-  static Answer generate(const std::string& model, const Placement& placement);
+  static Answer generate(const std::string& model, const Prompt& text, const Placement& placement);
 };
 
-Answer PlacementOfAModel::generate(const std::string& model, const Placement& placement) {
+Answer PlacementOfAModel::generate(const std::string& model, const Prompt& text,
+                                   const Placement& placement) {
   const auto engine = Engine::open({.model_path = model, .threads = placement.threads});
   if (!engine) throw std::runtime_error(engine.error().message);
-  const auto prompt =
-      (*engine)->encode(test::read_prompt("prose_2k"), Engine::Special::parse, Engine::Start::add);
+  auto prompt =
+      (*engine)->encode(test::read_prompt(text.name), Engine::Special::parse, Engine::Start::add);
   if (!prompt) throw std::runtime_error(prompt.error().message);
+  if (text.tokens > 0) prompt->resize(text.tokens);
   CacheOptions options;
   options.method = GetParam();
   options.method_directory = THERMOCLINE_SOURCE_DIR "/configs/methods";
@@ -72,6 +98,10 @@ Answer PlacementOfAModel::generate(const std::string& model, const Placement& pl
   options.tiers.disk_bytes = placement.disk_bytes;
   options.tiers.directory = THERMOCLINE_BINARY_DIR "/tests";
   options.tiers.io_backend = placement.backend;
+  if (placement.device_permille > 0) {
+    options.tiers.device = "host";
+    options.tiers.device_bytes = device_bytes(**engine, options, placement.device_permille);
+  }
   if (placement.disk_bytes > 0)
     options.tiers.host_bytes = host_bytes(**engine, options, placement.cached);
   const auto cache = (*engine)->open_cache(options);
@@ -98,6 +128,7 @@ Answer PlacementOfAModel::generate(const std::string& model, const Placement& pl
   const CacheReport last_part = difference(read, sealed), decoded = difference(end, read);
   for (const CacheReport& part : {last_part, decoded}) {
     EXPECT_EQ(part.disk_bytes_read > 0, disk);
+    EXPECT_EQ(part.device_bytes_read > 0, placement.device_permille > 0);
     EXPECT_EQ(part.pages_verified > 0, disk);
     EXPECT_EQ(part.row_cache_hits > 0, copies);
   }
@@ -105,22 +136,31 @@ Answer PlacementOfAModel::generate(const std::string& model, const Placement& pl
   EXPECT_GT(decoded.host_bytes_read, 0u);  // of sinks and tail
   EXPECT_EQ(end.disk_bytes_written > 0, disk);
   EXPECT_EQ((*cache)->usage().total("disk") > 0, disk);
-  std::printf("%s: %.1f MB read from memory, %.1f MB from disk\n", placement.name,
-              static_cast<double>(end.host_bytes_read) / 1e6,
-              static_cast<double>(end.disk_bytes_read) / 1e6);
+  EXPECT_EQ((*cache)->usage().total("device") > 0, placement.device_permille > 0);
+  const auto megabytes = [](std::uint64_t bytes) { return static_cast<double>(bytes) / 1e6; };
+  std::printf(
+      "%s, %zu tokens, %s: read %.1f MB on the device, %.1f MB in memory, %.1f MB from disk\n",
+      text.name, prompt->size(), placement.name, megabytes(end.device_bytes_read),
+      megabytes(end.host_bytes_read), megabytes(end.disk_bytes_read));
   return answer;
 }
 
 TEST_P(PlacementOfAModel, NeverChangesAToken) {
   const auto path = test::find_model(kModel);
   if (!path) GTEST_SKIP() << test::model_missing(kModel);
-  std::vector<Answer> answers;
-  for (const Placement& placement : kPlacements) {
-    SCOPED_TRACE(placement.name);
-    answers.push_back(generate(*path, placement));
-    EXPECT_EQ(answers.back().tokens, answers.front().tokens);
-    EXPECT_EQ(answers.back().last_logits, answers.front().last_logits);
+  const std::size_t prompts = std::getenv(kEvery) ? std::size(kPrompts) : kFew;
+  for (const Prompt& prompt : std::span(kPrompts).first(prompts)) {
+    std::optional<Answer> first;
+    for (const Placement& placement : kPlacements) {
+      SCOPED_TRACE(std::string(prompt.name) + ", " + placement.name);
+      Answer answer = generate(*path, prompt, placement);
+      if (!first) first = answer;
+      EXPECT_EQ(answer.tokens, first->tokens);
+      EXPECT_EQ(answer.last_logits, first->last_logits);
+    }
   }
+  std::printf("%zu of %zu prompts, each in %zu placements (%s=1: all)\n", prompts,
+              std::size(kPrompts), std::size(kPlacements), kEvery);
 }
 
 std::string name_of(const testing::TestParamInfo<const char*>& info) { return info.param; }

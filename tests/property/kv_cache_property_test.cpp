@@ -25,12 +25,15 @@ struct Weather {
   std::uint32_t cached_permille;  // of the rows on the disk, kept in memory
   int threads;
   const char* backend;
+  bool device = false;  // with room for half of the rows, or a layer's fewer
 };
 constexpr Weather kWeathers[] = {{"host, 1 thread", false, 0, 1, "auto"},
                                  {"host, 2 threads", false, 0, 2, "auto"},
                                  {"disk, 2 threads, uring", true, 0, 2, "auto"},
                                  {"disk, 1 thread, pread", true, 0, 1, "threads"},
-                                 {"half on disk, 2 threads", true, 500, 2, "auto"}};
+                                 {"half on disk, 2 threads", true, 500, 2, "auto"},
+                                 {"device and host", false, 0, 2, "auto", true},
+                                 {"three tiers", true, 300, 2, "auto", true}};
 
 class Chance {
  public:
@@ -84,13 +87,20 @@ void set_weather(const Weather& weather, CacheOptions* options) {
   options->tiers.disk_bytes = weather.disk ? std::uint64_t{1} << 30 : 0;
   options->tiers.io_backend = weather.backend;
   options->tiers.host_bytes = kAutoBytes;
+  if (weather.device) {
+    options->tiers.device = "host";
+    options->tiers.device_bytes = std::uint64_t{1} << 28;
+    const auto all = KvCache::plan(*options);
+    ASSERT_TRUE(all) << all.error().message;
+    options->tiers.device_bytes = std::max<std::uint64_t>(1, all->total("device") / 2);
+  }
   const auto plan = KvCache::plan(*options);
   ASSERT_TRUE(plan) << plan.error().message;
   std::uint64_t host = 0;
   for (const MemoryLine& line : plan->lines)
     if (line.tier == "disk")
       host += line.bytes * weather.cached_permille / 1000;
-    else if (line.purpose != "row_cache")
+    else if (line.tier != "device" && line.purpose != "row_cache")
       host += line.bytes;
   options->tiers.host_bytes = host;
 }

@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "tests/support/device_stand_in.h"
 #include "tests/support/fault_sink.h"
 #include "tests/support/stored_rows.h"
+#include "tiers/store/device_stand_in.h"
 #include "tiers/store/scratch_file.h"
 
 namespace thermocline {

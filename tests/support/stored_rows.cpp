@@ -6,8 +6,8 @@
 #include <bit>
 #include <cstring>
 
-#include "tests/support/device_stand_in.h"
 #include "tests/support/memory_sink.h"
+#include "tiers/store/device_stand_in.h"
 
 namespace thermocline {
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "tiers/store/device_stand_in.h"
 #include "tiers/store/host_memory.h"
 #include "tiers/store/scratch_file.h"
 #include "tiers/store/session_file.h"
@@ -10,7 +11,16 @@
 namespace thermocline {
 namespace {
 
+constexpr auto kDevice = static_cast<std::size_t>(Tier::device);
 constexpr auto kDisk = static_cast<std::size_t>(Tier::disk);
+
+bool has_stand_in(const StoreOptions& options) { return options.bytes[kDevice] > 0; }
+Result<std::unique_ptr<Store>> open_stand_in(const StoreOptions&) {
+  return std::make_unique<DeviceStandIn>();
+}
+Result<std::string> probe_stand_in(const StoreOptions&) {
+  return std::string(DeviceStandIn::kNote);
+}
 
 // Host memory is always there: what it may hold is the ledger's to refuse.
 bool has_host(const StoreOptions&) { return true; }
@@ -50,7 +60,8 @@ struct Kind {
   Result<std::unique_ptr<Store>> (*open)(const StoreOptions&);
   Result<std::string> (*probe)(const StoreOptions&);
 };
-constexpr Kind kKinds[] = {{HostMemory::kFacts, has_host, open_host, probe_host},
+constexpr Kind kKinds[] = {{DeviceStandIn::kFacts, has_stand_in, open_stand_in, probe_stand_in},
+                           {HostMemory::kFacts, has_host, open_host, probe_host},
                            {ScratchFile::kFacts, has_scratch, open_scratch, probe_scratch},
                            {SessionFile::kFacts, has_session, open_session, probe_session}};
 

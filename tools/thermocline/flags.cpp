@@ -151,7 +151,11 @@ std::optional<std::string> note_on_threads(int threads) {
 
 void TierFlags::add_without_budgets_to(po::options_description* group) {
   auto add = group->add_options();
-  add("kv-device", value(&device, "SIZE"), "0 or auto: this build has no GPU tier");
+  add("device", value(&device, "NAME"),
+      "none, or host: host memory stands in for a GPU's, to see three tiers without one (none)");
+  add("kv-device", value(&device_size, "SIZE"),
+      "of the device: the rows of as many layers as fit live there (0: this build has no GPU tier, "
+      "see --device)");
   const auto named = [](const std::string& given) {
     if (given.empty()) throw po::error("--kv-dir '' names no folder");
   };
@@ -193,9 +197,6 @@ std::vector<std::string> TierFlags::notes(const std::string& session) const {
 }
 
 Result<TierOptions> TierFlags::tier_options() const {
-  TL_TRY_ASSIGN(const std::uint64_t device_bytes, parse_size(device, "--kv-device"));
-  TL_TRY(refuse_unless(device_bytes == 0 || device_bytes == kAutoBytes, "--kv-device", device,
-                       "this build has no GPU tier; give the memory to --kv-host"));
   const auto other = [](const std::string& side) {
     return "it is f16 unless the method says otherwise: --method-set " + side +
            ".compress=int8 takes 8 bits a channel";
@@ -207,6 +208,10 @@ Result<TierOptions> TierFlags::tier_options() const {
     return fail(ErrorCode::invalid_argument, "--io-backend '", io_backend, "' is not known",
                 suggestion(io_backend, backends), " (known: auto, ", list(backends), ")");
   TierOptions options;
+  TL_TRY_ASSIGN(options.device_bytes, parse_size(device_size, "--kv-device"));
+  if (options.device_bytes == kAutoBytes && device == "none") options.device_bytes = 0;
+  options.device = device;
+  TL_TRY(check_device(options));
   TL_TRY_ASSIGN(options.host_bytes, parse_size(host, "--kv-host"));
   TL_TRY_ASSIGN(options.disk_bytes, parse_size(disk, "--kv-disk"));
   options.directory = directory;

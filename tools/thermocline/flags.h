@@ -30,7 +30,8 @@ struct ModelFlags {
 };
 
 struct TierFlags {
-  std::string host = "auto", disk = "0", device = "auto", directory, io_backend = "auto";
+  std::string host = "auto", disk = "0", device = "none", device_size = "0", directory,
+              io_backend = "auto";
   std::string keys_type = "f16", values_type = "f16";
   bool no_offload = false;
 

@@ -61,11 +61,16 @@ void print_reads(const CacheReport& decode) {
   const auto per_token = [&](std::uint64_t bytes) {
     return format_size(static_cast<std::uint64_t>(static_cast<double>(bytes) / steps));
   };
-  line("read", "host " + format_size(decode.host_bytes_read) + ", disk " +
-                   format_size(decode.disk_bytes_read) + ", index " +
-                   format_size(decode.index_bytes_read) +
-                   "; a token: " + per_token(decode.host_bytes_read) + ", " +
-                   per_token(decode.disk_bytes_read) + ", " + per_token(decode.index_bytes_read));
+  std::string all, of_token;
+  const auto add = [&](const std::string& where, std::uint64_t bytes) {
+    all += (all.empty() ? "" : ", ") + where + " " + format_size(bytes);
+    of_token += (of_token.empty() ? "" : ", ") + per_token(bytes);
+  };
+  if (decode.device_bytes_read > 0) add("device", decode.device_bytes_read);
+  add("host", decode.host_bytes_read);
+  add("disk", decode.disk_bytes_read);
+  add("index", decode.index_bytes_read);
+  line("read", all + "; a token: " + of_token);
   line("rows", format_number("%.2f", share_of(decode.rows_read, decode.rows_held) * 100) +
                    " % of those held were read (" + format_count(decode.rows_read) + " of " +
                    format_count(decode.rows_held) + ")");

@@ -239,7 +239,7 @@ Json row_of(const Setting& at, const Test& test, const Samples& samples, const M
   const Spread rate = spread_of(samples.rates), first = spread_of(samples.first_token_ms);
   // Decode reads every weight once a token; a prefill shares them among its rows.
   const double moved = static_cast<double>(model.weight_bytes) + per_token(cost.host_bytes_read) +
-                       per_token(cost.index_bytes_read);
+                       per_token(cost.device_bytes_read) + per_token(cost.index_bytes_read);
   char answer[17] = "";
   std::snprintf(answer, sizeof answer, "%016llx",
                 static_cast<unsigned long long>(samples.answer.value_or(0)));
@@ -255,6 +255,7 @@ Json row_of(const Setting& at, const Test& test, const Samples& samples, const M
       {"tokens_per_s_high", rate.highest},
       {"repetitions", samples.rates.size()},
       {"ttft_ms", first.median},
+      {"device_bytes_per_token", per_token(cost.device_bytes_read)},
       {"host_bytes_per_token", per_token(cost.host_bytes_read)},
       {"disk_bytes_per_token", per_token(cost.disk_bytes_read)},
       {"index_bytes_per_token", per_token(cost.index_bytes_read)},

@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 namespace thermocline {
 namespace {
@@ -15,7 +16,7 @@ class HomeIn final : public Placer {
  public:
   explicit HomeIn(Tier tier) : tier_(tier) {}
   std::string_view name() const override { return "there"; }
-  Tier home(Tier) const override { return tier_; }
+  Tier home(const Homes&, std::uint64_t) const override { return tier_; }
 
  private:
   Tier tier_;
@@ -35,12 +36,16 @@ CacheOptions options_with(std::uint64_t disk_bytes) {
   return options;
 }
 
-Result<CachePlan> plan_in(Tier home, const CacheOptions& options) {
+Result<CachePlan> plan_by(std::unique_ptr<Placer> place, const CacheOptions& options) {
   TL_TRY_ASSIGN(const CpuTable* cpu, choose_cpu_table("auto"));
   TL_TRY_ASSIGN(Method method,
                 load_method("exact", THERMOCLINE_SOURCE_DIR "/configs/methods", {}, *cpu));
-  method.place = std::make_unique<HomeIn>(home);
+  method.place = std::move(place);
   return make_plan(options, method, 1);
+}
+
+Result<CachePlan> plan_in(Tier home, const CacheOptions& options) {
+  return plan_by(std::make_unique<HomeIn>(home), options);
 }
 
 TEST(CachePlan, AHomeThatNoStoreServesIsRefused) {
@@ -64,10 +69,10 @@ TEST(CachePlan, RowsAreCountedWhereTheyAreAtHome) {
   const CacheOptions options = options_with(64 * kMiB);
   const auto host = plan_in(Tier::host, options), disk = plan_in(Tier::disk, options);
   ASSERT_TRUE(host && disk);
-  EXPECT_EQ(host->rows_bytes, 20000u * 2 * 128);
+  EXPECT_EQ(host->home_bytes(Tier::host), 20000u * 2 * 128);
   EXPECT_EQ(host->lines().total("disk"), 0u);
   EXPECT_EQ(host->row_cache_bytes, 0u);
-  EXPECT_EQ(disk->lines().total("disk"), disk->rows_bytes);
+  EXPECT_EQ(disk->lines().total("disk"), disk->home_bytes(Tier::disk));
   EXPECT_GT(disk->row_cache_bytes, 0u);
   // Checksums and a page's image are a disk's alone; what reads it is there once there is a disk.
   EXPECT_GT(disk->tables_bytes, host->tables_bytes);
@@ -83,6 +88,65 @@ TEST(CachePlan, ADiskThatHoldsLessThanTheRowsIsRefusedByItsFlag) {
   EXPECT_EQ(refused.error().message,
             "the KV cache for 20000 positions needs 4.88 MiB on disk and --kv-disk gives 1 MiB: "
             "raise it or lower -c");
+}
+
+// Whole layers, from the first one on, as far as they fit; the others are below.
+TEST(CachePlan, ADeviceTakesTheRowsOfAsManyLayersAsFit) {
+  for (const std::uint64_t disk : {std::uint64_t{0}, 64 * kMiB}) {
+    CacheOptions options = options_with(disk);
+    for (int l = 1; l < 4; ++l) options.layers.push_back(options.layers.front());
+    options.layers[1].window = 100;  // seals nothing
+    options.tiers.device = "host";
+    const std::uint64_t of_layer = 20000u * 2 * 128;
+    const Tier below = disk > 0 ? Tier::disk : Tier::host;
+    struct Case {
+      std::uint64_t device_bytes, layers;
+    };
+    for (const Case& c : {Case{1, 0}, Case{of_layer - 1, 0}, Case{of_layer, 1},
+                          Case{2 * of_layer - 1, 1}, Case{1000 * of_layer, 3}}) {
+      options.tiers.device_bytes = c.device_bytes;
+      const auto plan = plan_by(std::make_unique<HomeSpill>(), options);
+      ASSERT_TRUE(plan) << plan.error().message;
+      EXPECT_EQ(plan->home_bytes(Tier::device), c.layers * of_layer);
+      EXPECT_EQ(plan->lines().total("device"), c.layers * of_layer);
+      EXPECT_EQ(plan->home_bytes(below) > 0, c.layers < 3);
+      EXPECT_EQ(plan->layers[0].home.tier, c.layers > 0 ? Tier::device : below);
+      EXPECT_EQ(plan->layers[3].home.tier, c.layers > 2 ? Tier::device : below);
+      EXPECT_EQ(plan->row_cache_rows > 0, disk > 0 && c.layers < 3);
+    }
+    // Another placer passes it by.
+    EXPECT_EQ(plan_by(std::make_unique<HomeLowest>(), options)->home_bytes(Tier::device), 0u);
+  }
+}
+
+TEST(CachePlan, ADeviceThatIsNotThereIsRefused) {
+  CacheOptions options = options_with(0);
+  const auto refusal = [&](const char* device, std::uint64_t bytes) {
+    options.tiers.device = device;
+    options.tiers.device_bytes = bytes;
+    const auto plan = plan_by(std::make_unique<HomeSpill>(), options);
+    return plan ? std::string() : plan.error().message;
+  };
+  EXPECT_EQ(refusal("none", 0), "");
+  EXPECT_EQ(refusal("host", 1), "");
+  EXPECT_NE(refusal("none", 1).find("--device host"), std::string::npos);
+  EXPECT_NE(refusal("none", kAutoBytes).find("no GPU tier"), std::string::npos);
+  EXPECT_NE(refusal("host", 0).find("--kv-device"), std::string::npos);
+  EXPECT_NE(refusal("host", kAutoBytes).find("--kv-device"), std::string::npos);
+  EXPECT_NE(refusal("cuda:0", 1).find("known: none, host"), std::string::npos);
+}
+
+TEST(CachePlan, ASessionIsRefusedWhereRowsAreAtHomeInMemory) {
+  CacheOptions options = options_with(0);
+  options.session.path = ::testing::TempDir() + "never-made.tls";
+  EXPECT_TRUE(plan_by(std::make_unique<HomeSpill>(), options));
+  options.tiers.device = "host";
+  options.tiers.device_bytes = 64 * kMiB;
+  const auto refused = plan_by(std::make_unique<HomeSpill>(), options);
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message.find("place.rows=lowest"), std::string::npos)
+      << refused.error().message;
+  EXPECT_TRUE(plan_by(std::make_unique<HomeLowest>(), options));
 }
 
 TEST(CachePlan, MoreRowsThanCanBeNumberedAreRefused) {
@@ -102,7 +166,7 @@ TEST(CachePlan, MoreRowsThanCanBeNumberedAreRefused) {
     const auto plan = plan_in(Tier::host, options);
     ASSERT_EQ(!plan, c.refused) << (plan ? "" : plan.error().message);
     if (plan) {
-      EXPECT_GE(plan->rows_bytes + plan->tail_bytes,
+      EXPECT_GE(plan->home_bytes(Tier::host) + plan->tail_bytes,
                 std::uint64_t{c.positions} * c.timelines * 2 * 128);
     } else {
       EXPECT_EQ(plan.error().code, ErrorCode::invalid_argument);

@@ -34,7 +34,7 @@ bool has(const Combination& combination, const std::string& choice) {
 // What is known not to go together: a method that seals nothing says nothing of sealed rows.
 bool should_be_refused(const Combination& c) {
   const bool alone = has(c, "select.by=nothing") && has(c, "keys.compress=raw") &&
-                     has(c, "values.compress=raw") && has(c, "place.rows=lowest");
+                     has(c, "values.compress=raw") && has(c, "place.rows=spill");
   return has(c, "retain.keep=steady") && !alone;
 }
 

@@ -313,6 +313,16 @@ TEST(KvCache, EveryRowThatDecodeAttendsToIsCountedInBytes) {
   }
 }
 
+// A device that holds the sealed rows of as many layers as make up so many thousandths of them.
+std::uint64_t device_bytes(CacheOptions options, std::uint64_t permille) {
+  options.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+  options.tiers.device = "host";
+  options.tiers.device_bytes = std::uint64_t{1} << 28;
+  const auto plan = KvCache::plan(options);
+  EXPECT_TRUE(plan);
+  return plan->total("device") * permille / 1000;
+}
+
 // A host budget that leaves room for so many thousandths of the rows, beside what must be there.
 std::uint64_t host_bytes(CacheOptions options, std::uint64_t cached_permille) {
   options.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
@@ -333,12 +343,14 @@ TEST(KvCache, PlacementNeverChangesAnAnswer) {
     std::uint64_t disk;
     int threads;
     const char* backend;
+    std::uint32_t device_permille = 0;  // of the rows, on the device: 700 is the first layer's
   };
   const std::uint64_t disk = 64 << 20;
-  const Weather weathers[] = {{1000, 0, 1, "auto"},    {1000, 0, 2, "auto"},
-                              {0, disk, 2, "uring"},   {0, disk, 1, "threads"},
-                              {500, disk, 2, "uring"}, {500, disk, 1, "threads"},
-                              {60, disk, 2, "uring"},  {1000, disk, 2, "auto"}};
+  const Weather weathers[] = {
+      {1000, 0, 1, "auto"},      {1000, 0, 2, "auto"},         {0, disk, 2, "uring"},
+      {0, disk, 1, "threads"},   {500, disk, 2, "uring"},      {500, disk, 1, "threads"},
+      {60, disk, 2, "uring"},    {1000, disk, 2, "auto"},      {1000, 0, 2, "auto", 1000},
+      {1000, 0, 1, "auto", 700}, {500, disk, 2, "uring", 700}, {0, disk, 1, "threads", 700}};
   const std::vector<std::string> int8 = {"keys.compress=int8", "values.compress=int8"};
   const std::pair<std::string, std::vector<std::string>> methods[] = {
       {"exact", {}}, {"sketch", {}}, {"exact", int8}, {"sketch", int8}};
@@ -350,6 +362,10 @@ TEST(KvCache, PlacementNeverChangesAnAnswer) {
       options.method = method;
       options.method_overrides = overrides;
       options.tiers.disk_bytes = weather.disk;
+      if (weather.device_permille > 0) {
+        options.tiers.device_bytes = device_bytes(options, weather.device_permille);
+        options.tiers.device = "host";
+      }
       if (weather.disk > 0) options.tiers.host_bytes = host_bytes(options, weather.cached_permille);
       options.tiers.io_backend = weather.backend;
       Driver driver(options, weather.threads, 7);
@@ -363,6 +379,8 @@ TEST(KvCache, PlacementNeverChangesAnAnswer) {
       const auto last = driver.advance({&text}, 100, 0);
       all.insert(all.end(), last.begin(), last.end());
       const CacheReport report = driver.cache->report();
+      EXPECT_EQ(report.device_bytes_read > 0, weather.device_permille > 0) << method;
+      EXPECT_EQ(driver.cache->usage().total("device") > 0, weather.device_permille > 0) << method;
       if (weather.disk > 0) {
         EXPECT_GT(report.disk_bytes_written, 0u);
         EXPECT_EQ(report.disk_bytes_read > 0, weather.cached_permille < 1000) << method;
@@ -377,7 +395,8 @@ TEST(KvCache, PlacementNeverChangesAnAnswer) {
         ASSERT_EQ(all.size(), first.size());
         EXPECT_EQ(std::memcmp(all.data(), first.data(), all.size() * sizeof(float)), 0)
             << method << ", cached " << weather.cached_permille << ", disk " << weather.disk << ", "
-            << weather.threads << " threads, " << weather.backend;
+            << weather.threads << " threads, " << weather.backend << ", device "
+            << weather.device_permille;
       }
     }
   }

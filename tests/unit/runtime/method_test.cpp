@@ -137,7 +137,7 @@ TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
            {"exact", {"keys.compress=int3"}, bad, {"keys.compress", "int3", "raw, int8"}},
            {"exact", {"values.compress=int3"}, bad, {"values.compress", "int3", "raw, int8"}},
            {"exact", {"retain.keep=some"}, bad, {"retain.keep", "all, steady"}},
-           {"exact", {"place.rows=moon"}, bad, {"place.rows", "lowest, host"}},
+           {"exact", {"place.rows=moon"}, bad, {"place.rows", "spill, lowest, host"}},
            {"exact", {"select.share=0.1"}, bad, {"select.share", "everything", "sketch"}},
            {"exact", {"retain.keep=steady"}, ErrorCode::unsupported, {"retain.keep", "select.by"}},
            {"streaming",

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "tests/support/device_stand_in.h"
+#include "tiers/store/device_stand_in.h"
 #include "tiers/store/host_memory.h"
 #include "tiers/store/stores.h"
 
@@ -67,14 +67,15 @@ TEST(Stores, AreThoseOfTheTiersThatWereGivenBytes) {
   StoreOptions options;
   options.directory = ::testing::TempDir() + "thermocline-stores";
   for (const std::uint64_t disk : {std::uint64_t{0}, kMiB}) {
-    options.bytes = {0, 0, disk};
+    const std::uint64_t device = disk / 2;
+    options.bytes = {device, 0, disk};
     const auto stores = open_stores(options);
     ASSERT_TRUE(stores) << stores.error().message;
     for (const Tier tier : kAllTiers) {
       const auto& store = (*stores)[static_cast<std::size_t>(tier)];
       const auto reach = reach_of(options, tier);
       ASSERT_EQ(store != nullptr, reach.has_value()) << name_of(tier);
-      EXPECT_EQ(store != nullptr, tier == Tier::host || (tier == Tier::disk && disk > 0));
+      EXPECT_EQ(store != nullptr, tier == Tier::host || disk > 0);
       if (!store) continue;
       EXPECT_EQ(store->facts().tier, tier);
       EXPECT_EQ(store->facts().reach, *reach);
