@@ -64,7 +64,8 @@ class CommandLine(unittest.TestCase):
         for words, said in [
                 (["--kv-host", "3X"], "--kv-host"), (["--kv-disk", "lots"], "--kv-disk"),
                 (["--kv-device", "1G"], "--device host"), (["--device", "host"], "--kv-device"),
-                (["--device", "cuda", "--kv-device", "1G"], "known: none, host"), (["-ngl", "99"], "CPU"),
+                (["--device", "cuda", "--kv-device", "1G"], "known: none, host"),
+                (["-ngl", "99"], "CPU"),
                 (["-ctk", "q8_0"], "f16"), (["-ctv", "q4_0"], "f16"), (["-fa", "off"], "tiles"),
                 (["--io-backend", "aio"], "uring"), (["--rope-scaling", "dynamic"], "yarn"),
                 (["--temp", "-1"], "--temp"), (["--temp", "inf"], "between 0 and 1000"),
