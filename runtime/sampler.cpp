@@ -1,27 +1,74 @@
 #include "runtime/sampler.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <locale>
 #include <sstream>
+#include <type_traits>
 
 namespace thermocline {
 
 Sampler::Sampler(const SamplingOptions& options) : options_(options), random_(options.seed) {}
 
+namespace {
+
+// Floats as their bits: what is read back is what was written.
+template <typename Options, typename Visit>
+void for_options(Options* options, const Visit& visit) {
+  visit(&options->temperature);
+  visit(&options->top_k);
+  visit(&options->top_p);
+  visit(&options->min_p);
+  visit(&options->repeat_penalty);
+  visit(&options->repeat_last_n);
+}
+
+bool read_options(std::istream& text, SamplingOptions* options) {
+  for_options(options, [&](auto* field) {
+    std::uint32_t bits = 0;
+    text >> bits;
+    *field = std::bit_cast<std::remove_pointer_t<decltype(field)>>(bits);
+  });
+  return static_cast<bool>(text);
+}
+
+std::istringstream reading(const std::string& state) {
+  std::istringstream text(state);
+  text.imbue(std::locale::classic());
+  return text;
+}
+
+tl::unexpected<Error> no_state(const std::string& state) {
+  return fail(ErrorCode::corrupt, "the sampler's state of ", state.size(), " bytes is none");
+}
+
+}  // namespace
+
 std::string Sampler::state() const {
   std::ostringstream text;
   text.imbue(std::locale::classic());
+  for_options(&options_,
+              [&](const auto* field) { text << std::bit_cast<std::uint32_t>(*field) << ' '; });
   text << random_;
   return text.str();
 }
 
 Status Sampler::restore(const std::string& state) {
-  std::istringstream text(state);
-  text.imbue(std::locale::classic());
-  if (text >> random_) return {};
-  return fail(ErrorCode::corrupt, "the sampler's state of ", state.size(), " bytes is none");
+  std::istringstream text = reading(state);
+  SamplingOptions ignored;
+  std::mt19937_64 random;
+  if (!read_options(text, &ignored) || !(text >> random)) return no_state(state);
+  random_ = random;
+  return {};
+}
+
+Result<SamplingOptions> Sampler::options_in(const std::string& state) {
+  std::istringstream text = reading(state);
+  SamplingOptions options;
+  if (!read_options(text, &options)) return no_state(state);
+  return options;
 }
 
 bool Sampler::better(const Candidate& a, const Candidate& b) {

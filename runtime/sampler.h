@@ -33,9 +33,11 @@ class Sampler {
   // included.
   int sample(std::span<const float> logits);
   void accept(int token);
-  // Where it is in its random numbers, as text; and back there. corrupt: it is no such text.
+  // Its options, but for the seed, and where it is in its random numbers, as text; and back there,
+  // with its own options. corrupt: it is no such text.
   std::string state() const;
   Status restore(const std::string& state);
+  static Result<SamplingOptions> options_in(const std::string& state);
 
  private:
   struct Candidate {

@@ -156,9 +156,11 @@ class Conversation {
     return save_session(cache_, timeline_, text_, options_.sampling.seed, note);
   }
 
-  // What save() wrote. A text that another command has saved there has no messages.
+  // What save() wrote.
   Status read_messages(const std::string& note) {
-    if (note.empty()) return {};
+    if (note.empty())
+      return fail(ErrorCode::unsupported, "--session ", flags_.session.path,
+                  " holds a text and no conversation: 'thermocline generate' goes on with it");
     const Json json = Json::parse(note, nullptr, false);
     std::vector<ChatMessage> found;
     if (json.is_object() && json.contains("messages") && json["messages"].is_array())

@@ -8,8 +8,8 @@
 
 namespace thermocline {
 
-// What the process returns.
-enum class Exit : int { success = 0, failure = 1, usage = 2, interrupted = 130 };
+// What the process returns; after an interruption, interruption_exit().
+enum class Exit : int { success = 0, failure = 1, usage = 2, interrupted };
 
 struct Command {
   const char* name;

@@ -292,6 +292,12 @@ void SamplingFlags::add_to(CommandLine* line) {
   add("stop", value(&stops, "TEXT"), "end before this text; may be repeated");
 }
 
+bool SamplingFlags::given(const CommandLine& line) {
+  for (const char* name : {"temp", "top-k", "top-p", "min-p", "repeat-penalty", "repeat-last-n"})
+    if (line.given(name)) return true;
+  return false;
+}
+
 std::vector<std::string> SamplingFlags::notes(const CommandLine& line) const {
   std::string idle;
   if (options.temperature == 0)

@@ -64,6 +64,8 @@ struct SamplingFlags {
   std::vector<std::string> stops;
 
   void add_to(CommandLine* line);
+  // Whether any of what options_in() a sampler's state holds was given; `line` was parsed.
+  static bool given(const CommandLine& line);
   // What was asked for and has no effect, a line each; `line` was parsed.
   std::vector<std::string> notes(const CommandLine& line) const;
   // Draws the seed when none was given.

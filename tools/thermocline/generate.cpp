@@ -27,6 +27,7 @@ struct GenerateFlags {
   ModelFlags model;
   PromptFlags prompt;
   SamplingFlags sampling;
+  bool sampling_given = false;
   MethodFlags method;
   TierFlags tiers;
   SessionFlags session;
@@ -106,24 +107,45 @@ Result<Exit> dry_run(const Engine& engine, const GenerateFlags& flags, const Cac
   return Exit::success;
 }
 
+// A text that goes on is sampled as it was begun, as far as nothing else is said.
+Status take_sampling(const GenerateFlags& flags, std::uint64_t seed, WrittenText* text,
+                     GenerationOptions* run, RunRecord* record) {
+  if (text->sampler.empty()) return {};
+  if (!flags.sampling_given) {
+    SamplingFlags as_begun = flags.sampling;
+    TL_TRY_ASSIGN(as_begun.options, Sampler::options_in(text->sampler));
+    const Result<SamplingOptions> checked = as_begun.sampling_options();
+    if (!checked)
+      return fail(ErrorCode::corrupt, "the text's sampling options: ", checked.error().message);
+    run->sampling = *checked;
+  }
+  if (flags.sampling.seed >= 0)
+    text->sampler.clear();  // random numbers that were asked for, from their beginning
+  else
+    record->seed = run->sampling.seed = seed;
+  return {};
+}
+
 // The timeline to write on: a new one, or the session's.
 Result<Timeline> begin_text(const Engine& engine, KvCache& cache, const GenerateFlags& flags,
-                            WrittenText* text, GenerationOptions* run, RunRecord* record) {
+                            WrittenText* text, GenerationOptions* run, RunRecord* record,
+                            Reuse* reuse) {
   record->seed = run->sampling.seed;
   if (!cache.saved()) {
+    if (text->tokens.empty())
+      return fail(ErrorCode::not_found, "--session ", flags.session.path,
+                  " has gone meanwhile: say -p or -f to begin a new one");
     text->sampled_from = static_cast<std::uint32_t>(text->tokens.size());
     return cache.start();
   }
   const std::uint64_t seed = cache.saved()->seed;
-  Reuse reuse;
-  TL_TRY_ASSIGN(Timeline timeline, begin_session(engine, cache, text, &reuse));
-  record->notes.push_back((flags.session.path.empty() ? std::string("--prefix-cache")
-                                                      : "--session " + flags.session.path) +
-                          ": " + reuse.line);
-  if (flags.sampling.seed >= 0)
-    text->sampler.clear();  // random numbers that were asked for, from their beginning
-  else if (!text->sampler.empty())
-    record->seed = run->sampling.seed = seed;
+  const bool named = !flags.session.path.empty();
+  TL_TRY_ASSIGN(Timeline timeline, begin_session(engine, cache, text, reuse));
+  if (named) TL_TRY(check_in_common(flags.session.path, *reuse));
+  record->notes.push_back(
+      (named ? "--session " + flags.session.path : std::string("--prefix-cache")) + ": " +
+      reuse->line);
+  TL_TRY(take_sampling(flags, seed, text, run, record));
   return timeline;
 }
 
@@ -146,7 +168,12 @@ Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {
   TL_TRY_ASSIGN(run.sampling, flags.sampling.sampling_options());
   TL_TRY_ASSIGN(run.progress, parse_progress_style(flags.output.progress));
   TL_TRY_ASSIGN(const std::optional<SavedSession> saved, flags.session.look());
-  if (saved) SessionFlags::take_method(*saved, line, &flags.method);
+  if (saved) {
+    SessionFlags::take_method(*saved, line, &flags.method);
+    if (!saved->text.note.empty())
+      return fail(ErrorCode::unsupported, "--session ", flags.session.path,
+                  " holds a conversation: 'thermocline chat' goes on with it");
+  }
   CacheOptions cache_options = flags.method.cache_options();
   TL_TRY_ASSIGN(cache_options.tiers, flags.tiers.tier_options());
   TL_TRY(flags.method.check(flags.method.method));
@@ -171,8 +198,10 @@ Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {
   }
   record.context = flags.model.context == 0 ? model.context : flags.model.context;
   if (const auto note = note_on_context(record.context, model)) record.notes.push_back(*note);
-  TL_TRY(check_fits(prompt.size(), record.context, model, flags.model.rope_freq_scale));
-  const std::size_t to_read = prompt.empty() && saved ? saved->text.tokens.size() : prompt.size();
+  const bool goes_on = prompt.empty() && saved;
+  const std::size_t to_read = goes_on ? saved->text.tokens.size() : prompt.size();
+  TL_TRY(check_fits(to_read, record.context, model, flags.model.rope_freq_scale,
+                    goes_on ? "--session " + flags.session.path : "the prompt"));
   cache_options.max_positions = positions_needed(to_read, flags.sampling.length, record.context);
   if (saved)  // what it holds is resumed whole, and cut then
     cache_options.max_positions =
@@ -185,7 +214,9 @@ Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {
   TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine->open_cache(cache_options));
   WrittenText text;
   text.tokens = std::move(prompt);
-  TL_TRY_ASSIGN(Timeline timeline, begin_text(*engine, *cache, flags, &text, &run, &record));
+  Reuse reuse;
+  TL_TRY_ASSIGN(Timeline timeline,
+                begin_text(*engine, *cache, flags, &text, &run, &record, &reuse));
   record.load_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
   run.length = flags.sampling.length;
   run.context = record.context;
@@ -195,17 +226,23 @@ Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {
   const bool text_in_json = flags.output.json == "-";
   run.show = [&](std::string_view more) { return text_in_json ? Status{} : write_to_stdout(more); };
 
+  // Until a new text has been read, the file keeps what it held and this one does not go on from.
+  bool keeps_another = !flags.session.path.empty() && reuse.loses_some();
   const auto save = [&](const WrittenText& so_far) -> Status {
-    if (flags.session.path.empty() || timeline.length() == 0) return {};
+    if (flags.session.path.empty() || timeline.length() == 0 || keeps_another) return {};
     return save_session(*cache, timeline, so_far, record.seed, "");
   };
   // The costly part: it is not lost whatever comes.
   run.after_reading = [&](const WrittenText& so_far) -> Status {
-    TL_TRY(save(so_far));
+    keeps_another = false;
+    if (!goes_on) TL_TRY(save(so_far));
     return kept.read(*cache, timeline, so_far, record.seed, &record.notes);
   };
   Status status = generate_text(*engine, *cache, timeline, run, &text, &record.generation);
   if (const Status saved_too = save(text); status) status = saved_too;
+  if (keeps_another)
+    record.notes.push_back("--session " + flags.session.path +
+                           " keeps the text that it held: this prompt was not read to its end");
   if (isatty(STDOUT_FILENO) && !record.generation.text.ends_with('\n')) std::puts("");
   record.command = "generate";
   record.method = cache_options.method;
@@ -242,6 +279,7 @@ Result<Exit> run_generate(const std::vector<std::string>& arguments) {
   TL_TRY_ASSIGN(const CommandLine::Outcome outcome, line.parse(arguments));
   if (outcome == CommandLine::Outcome::helped) return Exit::success;
   flags.notes = notes_of(flags, line);
+  flags.sampling_given = SamplingFlags::given(line);
   return generate(flags, line);
 }
 

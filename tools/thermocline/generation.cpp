@@ -85,20 +85,20 @@ const char* name_of(StopReason reason) {
 }
 
 Status check_fits(std::size_t prompt_tokens, std::uint32_t context, const ModelInfo& model,
-                  float freq_scale) {
+                  float freq_scale, const std::string& text) {
   if (prompt_tokens < context) return {};
   const std::uint64_t needed = prompt_tokens + 1;
   if (context < model.context && needed <= model.context)
-    return fail(ErrorCode::exhausted, "the prompt has ", format_count(prompt_tokens),
+    return fail(ErrorCode::exhausted, text, " has ", format_count(prompt_tokens),
                 " tokens and -c allows ", format_count(context), ": say -c ", needed,
                 " or more (the model was trained for ", format_count(model.context), ")");
   const double now = freq_scale > 0 ? static_cast<double>(freq_scale) : 1.0;
   const double scale = now * static_cast<double>(model.context) / static_cast<double>(needed);
   constexpr double kLeast = 0.01;  // beyond it no model makes sense of a text
   if (scale < kLeast)
-    return fail(ErrorCode::exhausted, "the prompt has ", format_count(prompt_tokens),
+    return fail(ErrorCode::exhausted, text, " has ", format_count(prompt_tokens),
                 " tokens and the context ", format_count(context), ": shorten it");
-  return fail(ErrorCode::exhausted, "the prompt has ", format_count(prompt_tokens),
+  return fail(ErrorCode::exhausted, text, " has ", format_count(prompt_tokens),
               " tokens and the context ", format_count(context), " (the model was trained for ",
               format_count(model.context),
               "): shorten it, or stretch the positions with --rope-scaling yarn "
@@ -155,7 +155,8 @@ Status generate_text(Engine& engine, KvCache& cache, Timeline& timeline,
   const CacheReport after_prefill = cache.report();
   out->prefill_cost = difference(after_prefill, at_start);
   if (!read) {
-    tokens.resize(timeline.length());
+    // Of a prompt what was read; of what was sampled, all: it is the text's, fed or not.
+    if (timeline.length() < text->sampled_from) tokens.resize(timeline.length());
     if (read.error().code != ErrorCode::cancelled) return read;
     out->reason = StopReason::interruption;
     return {};
@@ -166,6 +167,7 @@ Status generate_text(Engine& engine, KvCache& cache, Timeline& timeline,
   for (const int token : tokens) sampler.accept(token);
   if (options.after_reading) {
     text->logits = logits;
+    text->sampler = sampler.state();
     TL_TRY(options.after_reading(*text));
     text->logits.clear();
   }

@@ -32,7 +32,7 @@ struct WrittenText {
   std::uint32_t sampled_from = 0;
   std::vector<float>
       logits;           // of what follows, where the timeline holds all tokens; empty: unknown
-  std::string sampler;  // its state; "": at its beginning
+  std::string sampler;  // its state; "": at its beginning, with the options of the run
 };
 
 struct GenerationOptions {
@@ -75,9 +75,10 @@ Status generate_text(Engine& engine, KvCache& cache, Timeline& timeline,
                      const GenerationOptions& options, WrittenText* text, Generation* out);
 
 // Refuses a prompt that the context has no room for, with the numbers and the flags.
-// `freq_scale` is the --rope-freq-scale in force, 0 for none.
+// `freq_scale` is the --rope-freq-scale in force, 0 for none;
+// `text` is what messages call it.
 Status check_fits(std::size_t prompt_tokens, std::uint32_t context, const ModelInfo& model,
-                  float freq_scale);
+                  float freq_scale, const std::string& text = "the prompt");
 // Where a context is beyond what the model was trained for.
 std::optional<std::string> note_on_context(std::uint32_t context, const ModelInfo& model);
 

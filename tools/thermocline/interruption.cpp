@@ -8,11 +8,12 @@ namespace thermocline {
 namespace {
 
 // Written by the handler, read by every thread that computes.
-std::atomic<int> requests = 0;
+std::atomic<int> requests = 0, last_signal = SIGINT;
 static_assert(std::atomic<int>::is_always_lock_free);
 
-extern "C" void on_interrupt(int) {
-  if (++requests > 1) _exit(kInterruptedExit);
+extern "C" void on_interrupt(int signal) {
+  last_signal = signal;
+  if (++requests > 1) _exit(interruption_exit());
 }
 
 }  // namespace
@@ -21,9 +22,16 @@ void watch_for_interruption() {
   struct sigaction action = {};
   action.sa_handler = on_interrupt;
   sigemptyset(&action.sa_mask);
-  sigaction(SIGINT, &action, nullptr);  // without SA_RESTART: a waiting read returns
-  std::signal(SIGPIPE, SIG_DFL);        // a reader that has left ends us without a word
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction before = {};
+    sigaction(signal, nullptr, &before);
+    if (before.sa_handler == SIG_IGN) continue;  // nohup, or a shell's background
+    sigaction(signal, &action, nullptr);         // without SA_RESTART: a waiting read returns
+  }
+  std::signal(SIGPIPE, SIG_DFL);  // a reader that has left ends us without a word
 }
+
+int interruption_exit() { return 128 + last_signal; }
 
 bool interrupted() { return requests.load(std::memory_order_relaxed) > 0; }
 

@@ -39,7 +39,7 @@ void print_help(std::FILE* to) {
   std::fputs(
       "\n  --version  version, commit, compiler, instruction sets and the machine\n\n"
       "'thermocline COMMAND --help' lists a command's options. Exit codes: 0, 1 for a failure,\n"
-      "2 for a wrong command line, 130 when interrupted.\n",
+      "2 for a wrong command line, 130 when interrupted (143 by SIGTERM, 129 by SIGHUP).\n",
       to);
 }
 
@@ -130,7 +130,8 @@ int main(int count, char** words) {
       std::fputs("thermocline: stdout could not be written\n", stderr);
       return static_cast<int>(thermocline::Exit::failure);
     }
-    return static_cast<int>(exit);
+    return exit == thermocline::Exit::interrupted ? thermocline::interruption_exit()
+                                                  : static_cast<int>(exit);
   } catch (const std::bad_alloc&) {
     std::fputs("thermocline: out of memory\n", stderr);
     return static_cast<int>(thermocline::Exit::failure);

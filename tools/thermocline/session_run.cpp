@@ -45,7 +45,7 @@ Result<std::uint32_t> go_on(KvCache& cache, const SessionText& saved, Timeline* 
 
 // Another text, which may begin like the session's.
 Result<std::uint32_t> compare(KvCache& cache, const SessionText& saved, Timeline* timeline,
-                              WrittenText* text, std::string* why) {
+                              WrittenText* text, std::uint32_t* in_common, std::string* why) {
   const std::vector<int>& prompt = text->tokens;
   text->sampled_from = static_cast<std::uint32_t>(prompt.size());
   const std::uint32_t length = timeline->length();
@@ -54,6 +54,7 @@ Result<std::uint32_t> compare(KvCache& cache, const SessionText& saved, Timeline
       std::min<std::ptrdiff_t>(length, static_cast<std::ptrdiff_t>(saved.tokens.size()));
   const auto differs = std::mismatch(saved.tokens.begin(), held, prompt.begin(), prompt.end());
   const auto common = static_cast<std::uint32_t>(differs.first - saved.tokens.begin());
+  *in_common = common;
   if (common == prompt.size() && common == length && !saved.logits.empty()) {
     text->logits = saved.logits;
     return common;
@@ -161,10 +162,22 @@ Result<Timeline> begin_session(const Engine& engine, KvCache& cache, WrittenText
   TL_TRY(check_saved(engine, saved));
   TL_TRY_ASSIGN(Timeline timeline, cache.resume());
   std::string why;
-  TL_TRY_ASSIGN(reuse->reused, text->tokens.empty() ? go_on(cache, saved, &timeline, text, &why)
-                                                    : compare(cache, saved, &timeline, text, &why));
+  reuse->held = reuse->common = timeline.length();
+  TL_TRY_ASSIGN(reuse->reused, text->tokens.empty()
+                                   ? go_on(cache, saved, &timeline, text, &why)
+                                   : compare(cache, saved, &timeline, text, &reuse->common, &why));
   reuse->line = describe(reuse->reused, text->tokens.size(), why);
   return timeline;
+}
+
+Status check_in_common(const std::string& path, const Reuse& reuse) {
+  if (reuse.common >= reuse.held / 4) return {};
+  return fail(ErrorCode::unsupported, "--session ", path, " holds ",
+              format_counted(reuse.held, "token"), ", and this prompt begins with ",
+              format_count(reuse.common),
+              " of them: it would lose the others. Name another file, or say 'thermocline session "
+              "rm ",
+              path, "' first");
 }
 
 Status save_session(KvCache& cache, const Timeline& timeline, const WrittenText& text,

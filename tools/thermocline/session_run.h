@@ -32,6 +32,9 @@ struct SessionFlags {
 struct Reuse {
   std::uint32_t reused = 0;
   std::string line;
+  // Tokens that the session held, and those of them that the text begins with.
+  std::uint32_t held = 0, common = 0;
+  bool loses_some() const { return common < held; }
 };
 
 // A timeline that holds as much as can be of `text`, whose tokens are what is to be read (none: the
@@ -58,6 +61,10 @@ class KeptPrompt {
   std::string path_;
   std::uint32_t held_ = 0;  // tokens of the entry
 };
+
+// A prompt that has little in common with what the file holds is more likely a mistake than meant:
+// unsupported, with what to do.
+Status check_in_common(const std::string& path, const Reuse& reuse);
 
 // Saves where the text has come to. `note` is the command's own.
 Status save_session(KvCache& cache, const Timeline& timeline, const WrittenText& text,

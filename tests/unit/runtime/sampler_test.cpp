@@ -201,6 +201,27 @@ TEST(Sampler, BrokenLogitsStillGiveAToken) {
   for (int i = 0; i < 200; ++i) EXPECT_EQ(sampler.sample(std::vector<float>{kNan, 1, kNan}), 1);
 }
 
+TEST(Sampler, ItsStateHoldsItsOptions) {
+  SamplingOptions options;
+  options.temperature = 0.1f;
+  options.top_k = -3;
+  options.top_p = 0.123456789f;
+  options.min_p = 0;
+  options.repeat_penalty = 1.3f;
+  options.repeat_last_n = -1;
+  options.seed = 5;
+  const auto found = Sampler::options_in(Sampler(options).state());
+  ASSERT_TRUE(found) << found.error().message;
+  EXPECT_EQ(found->temperature, options.temperature);
+  EXPECT_EQ(found->top_k, options.top_k);
+  EXPECT_EQ(found->top_p, options.top_p);
+  EXPECT_EQ(found->min_p, options.min_p);
+  EXPECT_EQ(found->repeat_penalty, options.repeat_penalty);
+  EXPECT_EQ(found->repeat_last_n, options.repeat_last_n);
+  for (const char* none : {"", "1 2 3", "a b c d e f g", "99999999999 1 1 1 1 1 1"})
+    EXPECT_EQ(Sampler::options_in(none).error().code, ErrorCode::corrupt) << none;
+}
+
 TEST(Sampler, GoesOnFromItsState) {
   const std::vector<float> logits = logs({0.3, 0.3, 0.2, 0.2});
   Sampler whole(plain());

@@ -34,3 +34,9 @@ def run(*words, stdin=b"", timeout=300, environment=None):
     """The finished command: returncode, stdout and stderr as bytes."""
     return subprocess.run([COMMAND, *map(str, words)], input=stdin, capture_output=True,
                           timeout=timeout, check=False, env=environment)
+
+
+def start(*words):
+    """The command on its way, with pipes."""
+    return subprocess.Popen([COMMAND, *map(str, words)], stdin=subprocess.DEVNULL,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -4,11 +4,12 @@ refused."""
 import json
 import os
 import pathlib
+import signal
 import sys
 import tempfile
 import unittest
 
-from command import LICENSE_TEXT, need_command, need_model, run
+from command import LICENSE_TEXT, need_command, need_model, run, start
 
 MODEL = None
 TEXT = pathlib.Path(LICENSE_TEXT).read_text()[:6000]
@@ -40,9 +41,9 @@ class Session(unittest.TestCase):
             words = ["-p", TEXT, "--method", method, "-s", "7", "--temp", "0.9"]
             whole = self.generate(*words, "-n", "24")
             first = self.generate(*words, "-n", "10", "--session", self.file)
-            # Neither method nor prompt nor seed is said again.
-            second = self.generate("-n", "8", "--session", self.file, "--temp", "0.9")
-            third = self.generate("-n", "6", "--session", self.file, "--temp", "0.9")
+            # Neither method nor prompt nor seed nor temperature is said again.
+            second = self.generate("-n", "8", "--session", self.file)
+            third = self.generate("-n", "6", "--session", self.file)
             self.assertEqual(first["text"] + second["text"] + third["text"], whole["text"])
             self.assertEqual(second["method"], method)
             self.assertEqual(second["seed"], 7)
@@ -68,6 +69,49 @@ class Session(unittest.TestCase):
         self.assertLess(other["cached_tokens"], prompt)
         self.assertGreater(other["cached_tokens"], prompt // 3)
         self.assertIn("differ from token", self.note(other))
+
+    def test_a_text_is_not_lost_to_a_prompt_that_was_not_meant_or_not_read(self):
+        self.generate("-p", TEXT, "-n", "2", "--session", self.file)
+        before = pathlib.Path(self.file).read_bytes()
+        said = self.generate("-p", "Hello", "-n", "2", "--session", self.file, fails=1)
+        self.assertIn("it would lose the others", said)
+        self.assertIn("session rm", said)
+        self.assertEqual(pathlib.Path(self.file).read_bytes(), before)
+        held = self.generate("-n", "0", "--session", self.file)["prompt_tokens"]
+        # Interrupted while it reads: what was held is still there, all of it.
+        other = TEXT[:5000] + TEXT * 3
+        with start("generate", "-m", MODEL, "-p", other, "-n", "2", "--session", self.file,
+                   "--progress", "json", "-t", "1") as process:
+            for line in process.stderr:
+                if b'"processed"' in line:
+                    break
+            process.send_signal(signal.SIGTERM)
+            rest = process.stderr.read()
+        self.assertEqual(process.returncode, 143, rest)
+        self.assertIn(b"keeps the text that it held", rest)
+        again = self.generate("-n", "0", "--session", self.file)
+        self.assertEqual(again["prompt_tokens"], held)
+
+    def test_what_was_killed_while_writing_goes_on_from_its_prompt_as_it_began(self):
+        words = ["-p", TEXT, "-s", "7", "--temp", "0.9", "-c", "4000"]
+        whole = self.generate(*words, "-n", "8")
+        with start("generate", "-m", MODEL, *words, "-n", "2000", "--ignore-eos", "--session",
+                   self.file) as process:
+            self.assertTrue(process.stdout.read(1))  # the prompt is saved by then
+            process.kill()
+        again = self.generate("-n", "8", "--session", self.file, "-c", "4000")
+        self.assertEqual((again["text"], again["seed"]), (whole["text"], 7))
+
+    def test_a_full_context_is_refused_and_nothing_of_the_text_is_lost(self):
+        prompt = self.generate("-p", TEXT, "-n", "0")["prompt_tokens"]
+        context = str(prompt + 4)
+        full = self.generate("-p", TEXT, "-n", "50", "-c", context, "--ignore-eos", "--session",
+                             self.file)
+        self.assertEqual(full["stop_reason"], "length")
+        said = self.generate("-n", "2", "-c", context, "--session", self.file, fails=1)
+        self.assertIn("--session " + self.file + " has ", said)
+        more = self.generate("-n", "2", "-c", str(prompt + 50), "--session", self.file)
+        self.assertEqual(more["prompt_tokens"], prompt + full["generated_tokens"])
 
     def test_another_method_or_model_is_refused_and_the_file_stays(self):
         self.generate("-p", TEXT, "-n", "2", "--method", "sketch", "--session", self.file)
@@ -205,6 +249,14 @@ class Session(unittest.TestCase):
         code, _, said = chat("Hello\n", "--system-prompt", "You are a pirate.")
         self.assertEqual(code, 2)
         self.assertIn("another system message", said)
+        # Neither command takes the other's text for its own.
+        said = self.generate("-n", "2", "--session", self.file, fails=1)
+        self.assertIn("thermocline chat", said)
+        os.remove(self.file)
+        self.generate("-p", "Once", "-n", "2", "--session", self.file)
+        code, _, said = chat("Hello\n")
+        self.assertEqual(code, 1)
+        self.assertIn("thermocline generate", said)
 
 
 if __name__ == "__main__":
