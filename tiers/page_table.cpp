@@ -7,6 +7,7 @@
 
 #include "tiers/io/checksum.h"
 #include "tiers/io/errno_text.h"
+#include "tiers/numa.h"
 
 namespace thermocline {
 namespace {
@@ -71,6 +72,7 @@ Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& opt
     const std::size_t head_bytes =
         std::size_t{layer.options.row_cache_rows} * layer.options.layout.bytes();
     TL_TRY_ASSIGN(layer.row_cache_bytes, Buffer::create(head_bytes * layer.options.heads));
+    (void)NumaNodes::of_process().spread(layer.row_cache_bytes.bytes());
     for (std::uint32_t h = 0; h < layer.options.heads; ++h) {
       layer.row_cache.emplace_back(layer.row_cache_bytes.data() + h * head_bytes,
                                    layer.options.row_cache_rows, layer.options.layout.bytes());

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "tiers/numa.h"
+
 namespace thermocline {
 namespace {
 
@@ -34,6 +36,7 @@ Result<std::shared_ptr<SketchIndex>> SketchIndex::create(std::uint32_t heads, st
   index->starts_at_ = index->spreads_at_ + clusters * sizeof(float);
   index->head_stride_ = head_bytes(rows, key_dim, clusters);
   TL_TRY_ASSIGN(index->buffer_, Buffer::create(heads * index->head_stride_));
+  (void)NumaNodes::of_process().spread(index->buffer_.bytes());
   std::memset(index->buffer_.data(), 0, index->buffer_.size());
   return index;
 }

@@ -2,10 +2,13 @@
 
 #include <utility>
 
+#include "tiers/numa.h"
+
 namespace thermocline {
 
 Result<Space> HostMemory::take(std::uint64_t bytes) {
   TL_TRY_ASSIGN(Buffer buffer, Buffer::create(bytes));
+  (void)NumaNodes::of_process().spread(buffer.bytes());
   Space space;
   space.bytes = bytes;
   space.address = buffer.data();
