@@ -50,23 +50,30 @@ class SessionFile final : public Store, public Keeper {
   using Places = std::map<std::uint64_t, std::uint64_t>;  // offset -> bytes, whole pages
   Status open_named(Descriptor file, std::uint64_t budget_bytes);
   Status lock() const;
+  Status allocate_headers() const;
   Status write_record(const Buffer& record, std::uint64_t offset);
-  Status write_header(std::uint64_t generation, std::uint64_t record_offset,
-                      const Buffer& record) const;
+  Status write_header(std::uint64_t generation, std::uint64_t record_offset, const Buffer& record);
   Status write(const Buffer& pages, std::uint64_t offset) const;
-  Status sync(int file) const;
+  Status sync(int file);
   Status give_a_name() const;
+  bool has_its_name() const;
+  // The record at `record` counts, of the next generation, and what only the one before it names
+  // is given back.
+  void take_effect(std::span<const std::byte> manifest, std::span<const Extent> extents,
+                   const Extent& record);
   void give_back(const Extent& extent);
 
   std::string path_, name_, note_;
   Descriptor directory_, file_;
   Extents extents_;
   bool named_ = false;
-  bool uncertain_ = false;  // which publication is on the disk
+  // Something could not be brought to the disk, or a header of a named file not be written: nobody
+  // knows what is there, and asking once more would not tell.
+  bool uncertain_ = false;
   std::uint64_t generation_ = 0;
   Extent record_;
   std::vector<std::byte> manifest_;
-  Places published_;  // extents of the last publication
+  Places published_;  // extents of the last publication, or of both that may be the last
   Places unheld_;     // those of them that nobody holds
 };
 
