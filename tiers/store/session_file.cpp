@@ -5,7 +5,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <thread>
@@ -121,9 +120,11 @@ Status SessionFile::open_named(Descriptor file, std::uint64_t budget_bytes) {
   for (const Extent& extent : last.extents) {
     TL_TRY(extents_.claim(extent.offset, extent.bytes));
     published_.emplace(extent.offset, extent.bytes);
+    unheld_bytes_ += extent.bytes;
   }
   unheld_ = published_;
   record_ = last.record;
+  records_bytes_ = record_.bytes;
   generation_ = last.generation;
   manifest_ = std::move(last.manifest);
   extents_.trim();  // what an earlier process took and did not live to publish
@@ -164,6 +165,7 @@ Result<Space> SessionFile::claim(const Extent& extent) {
     return fail(ErrorCode::corrupt, name_, ": nothing of ", extent.bytes, " bytes at ",
                 extent.offset, " is left to claim in it");
   unheld_.erase(found);
+  unheld_bytes_ -= extent.bytes;
   Space space;
   space.bytes = extent.bytes;
   space.file = descriptor();
@@ -175,6 +177,7 @@ void SessionFile::give(const Space& space) {
   const auto found = published_.find(space.offset);
   if (found == published_.end()) return extents_.give(space);
   TL_CHECK(unheld_.emplace(*found).second);  // given back twice
+  unheld_bytes_ += found->second;
 }
 
 // Else the first or second save could be the one that finds no room for its header: when everything
@@ -246,25 +249,23 @@ Status SessionFile::give_a_name() const {
 
 // Until the header is written nothing that counts has changed; when it is on the disk, everything
 // has. In between nobody knows, so what either may refer to stays then.
-Status SessionFile::publish(std::span<const std::byte> manifest, std::span<const Extent> extents) {
+Status SessionFile::publish(const WriteRecord& manifest, std::span<const Extent> extents) {
   if (uncertain_)
     return fail(ErrorCode::io, name_,
                 ": an earlier save could not be brought to the disk, so it cannot be saved any "
                 "more: ",
                 named_ ? "what it holds is shown by 'thermocline session verify'"
                        : "name another file, and let it be made anew");
-  std::vector<Extent> sorted(extents.begin(), extents.end());
-  std::sort(sorted.begin(), sorted.end(),
-            [](const Extent& a, const Extent& b) { return a.offset < b.offset; });
   if (generation_ < 2) TL_TRY(allocate_headers());
-  TL_TRY_ASSIGN(const Buffer record, encode_record(manifest, sorted));
+  TL_TRY_ASSIGN(const Buffer record, encode_record(manifest, extents));
   TL_TRY_ASSIGN(const Space place, extents_.take(record.size()));
   Status counts = write_record(record, place.offset);
   if (counts) {
     counts = write_header(generation_ + 1, place.offset, record);
     if (!counts && named_) {
       uncertain_ = true;
-      for (const Extent& extent : sorted) published_.emplace(extent.offset, extent.bytes);
+      records_bytes_ += record.size();
+      for (const Extent& extent : extents) published_.emplace(extent.offset, extent.bytes);
       return counts;
     }
   }
@@ -273,24 +274,24 @@ Status SessionFile::publish(std::span<const std::byte> manifest, std::span<const
     extents_.give(place);
     return counts;
   }
-  take_effect(manifest, sorted, {place.offset, record.size()});
+  take_effect(extents, {place.offset, record.size()});
   if (named_) return {};
   named_ = true;
   return sync(directory_.number());
 }
 
-void SessionFile::take_effect(std::span<const std::byte> manifest, std::span<const Extent> extents,
-                              const Extent& record) {
+void SessionFile::take_effect(std::span<const Extent> extents, const Extent& record) {
   published_.clear();
   for (const Extent& extent : extents) published_.emplace(extent.offset, extent.bytes);
   for (const auto& [offset, bytes] : std::exchange(unheld_, {})) {
     TL_CHECK(published_.count(offset) == 0);  // published, and nobody holds it
     give_back({offset, bytes});
   }
+  unheld_bytes_ = 0;
   if (generation_ > 0) give_back(record_);
   ++generation_;
   record_ = record;
-  manifest_.assign(manifest.begin(), manifest.end());
+  records_bytes_ = record.bytes;
 }
 
 Status SessionFile::write_record(const Buffer& record, std::uint64_t offset) {

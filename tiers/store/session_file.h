@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/base/error.h"
@@ -42,9 +43,16 @@ class SessionFile final : public Store, public Keeper {
   void give(const Space& space) override;
   Keeper* keeper() override { return this; }
 
-  std::span<const std::byte> manifest() const override { return manifest_; }
+  std::vector<std::byte> take_manifest() override { return std::exchange(manifest_, {}); }
+  std::uint64_t kept_bytes() const override {
+    return kSessionHeaderBytes + records_bytes_ + unheld_bytes_;
+  }
+  std::uint64_t publication_bytes(std::uint64_t manifest_bytes,
+                                  std::uint64_t extents) const override {
+    return record_bytes(manifest_bytes, extents);
+  }
   Result<Space> claim(const Extent& extent) override;
-  Status publish(std::span<const std::byte> manifest, std::span<const Extent> extents) override;
+  Status publish(const WriteRecord& manifest, std::span<const Extent> extents) override;
 
  private:
   using Places = std::map<std::uint64_t, std::uint64_t>;  // offset -> bytes, whole pages
@@ -59,8 +67,7 @@ class SessionFile final : public Store, public Keeper {
   bool has_its_name() const;
   // The record at `record` counts, of the next generation, and what only the one before it names
   // is given back.
-  void take_effect(std::span<const std::byte> manifest, std::span<const Extent> extents,
-                   const Extent& record);
+  void take_effect(std::span<const Extent> extents, const Extent& record);
   void give_back(const Extent& extent);
 
   std::string path_, name_, note_;
@@ -72,9 +79,11 @@ class SessionFile final : public Store, public Keeper {
   bool uncertain_ = false;
   std::uint64_t generation_ = 0;
   Extent record_;
-  std::vector<std::byte> manifest_;
+  std::uint64_t records_bytes_ = 0;  // that one, or of both
+  std::vector<std::byte> manifest_;  // as it was found, until it is taken
   Places published_;  // extents of the last publication, or of both that may be the last
   Places unheld_;     // those of them that nobody holds
+  std::uint64_t unheld_bytes_ = 0;
 };
 
 }  // namespace thermocline
