@@ -98,9 +98,20 @@ void plan_sealed(const CacheOptions& options, const Method& method, const LayerS
     plan->tables_bytes += std::uint64_t{spec.kv_heads} * layer->rows * sizeof(Segment::offset[0]);
   plan->index_bytes += options.max_timelines * segments * spec.kv_heads *
                        index_bytes_of(method, shape, method.seal_rows());
-  const std::uint64_t records = std::uint64_t{spec.kv_heads} * longest.rows * layer->sealed.bytes();
+  // Coded rows, and in pages their image. While the longest is formed, the last one, which is what
+  // is left of a cell, is not there yet.
+  const auto coding_of = [&](const Segment& segment) {
+    return std::uint64_t{segment.heads} * segment.rows * segment.layout.bytes() +
+           (pages ? home_bytes_of(segment) : 0);
+  };
+  const Segment last = segment_of(
+      spec, *layer, sealed % method.cell_rows() ? sealed % method.cell_rows() : longest.rows);
+  const std::uint64_t last_in_host =
+      (pages ? 0 : home_bytes_of(last)) + last.heads * index_bytes_of(method, shape, last.rows);
+  const std::uint64_t of_longest = coding_of(longest), of_last = coding_of(last);
   plan->coding_bytes =
-      std::max(plan->coding_bytes, records + (pages ? home_bytes_of(longest) : std::uint64_t{0}));
+      std::max({plan->coding_bytes, of_last,
+                last.rows == longest.rows ? 0 : of_longest - std::min(of_longest, last_in_host)});
   if (!options.session.path.empty())
     plan_records(options, method, shortest, longest, segments, shape, plan);
 }

@@ -29,7 +29,8 @@ struct CachePlan {
   std::uint64_t tail_bytes = 0, index_bytes = 0, staging_bytes = 0, tables_bytes = 0;
   std::uint64_t spare_tail_bytes = 0;  // a second tail for one timeline, of every layer
   std::uint64_t span_bytes = 0;        // raw rows of the layer in hand
-  std::uint64_t coding_bytes = 0;  // of one segment: its coded rows, and the pages that they go to
+  // Of one segment, beside all that is sealed: its coded rows, and the pages that they go to.
+  std::uint64_t coding_bytes = 0;
   std::uint64_t rows_bytes = 0;    // of all sealed rows, in the home tier
   // Of a session, beside rows: their records and what is published, in the file; memory to put the
   // latter together; and, beside what is read of it then, to bring a segment back.
