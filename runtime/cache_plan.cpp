@@ -9,7 +9,9 @@
 #include "tiers/codec/raw.h"
 #include "tiers/page_table.h"
 #include "tiers/row_cache.h"
+#include "tiers/segment_record.h"
 #include "tiers/size_text.h"
+#include "tiers/store/publication.h"
 #include "tiers/topology.h"
 
 namespace thermocline {
@@ -34,29 +36,21 @@ Status check_layer(const LayerSpec& spec, std::size_t l) {
   return {};
 }
 
+// Of a head: what is searched, and the rows that stand for others.
+std::uint64_t index_bytes_of(const Method& method, HeadShape shape, std::uint64_t rows) {
+  return method.select->index_bytes(shape, rows) + method.select->summary_bytes(shape, rows);
+}
+
 std::uint64_t blocks_of(std::uint32_t rows) {
   return (std::uint64_t{rows} + kBlockRows - 1) / kBlockRows;
 }
 
-// What a session keeps of sealed rows beside them: index, summaries, positions and checksums, whole
-// pages a segment.
-void plan_records(const CacheOptions& options, const Method& method, const LayerSpec& spec,
-                  const CachePlan::Layer& layer, std::uint64_t longest, CachePlan* plan) {
-  const HeadShape shape{spec.q_heads / spec.kv_heads, spec.key_dim, spec.value_dim};
-  const std::uint64_t of_block = method.select->index_bytes(shape, kBlockRows) +
-                                 method.select->summary_bytes(shape, kBlockRows) +
-                                 kBlockRows * sizeof(Segment::offset[0]) +
-                                 (layer.sealed.bytes() * kBlockRows / kPageBytes + 1) * 8;
-  const std::uint64_t segments = options.max_positions / method.seal_rows() + 1;
-  plan->records_bytes +=
-      options.max_timelines *
-      (layer.rows / kBlockRows * spec.kv_heads * of_block + segments * 2 * kPageBytes);
-  plan->published_bytes += segments * (2 * sizeof(Extent) + sizeof(PageTable::Record));
-  // One segment's record: as it is put together here, in the page table, and as pages.
-  plan->saving_bytes =
-      std::max(plan->saving_bytes,
-               3 * (blocks_of(static_cast<std::uint32_t>(longest)) * spec.kv_heads * of_block +
-                    2 * kPageBytes));
+Segment segment_of(const LayerSpec& spec, const CachePlan::Layer& layer, std::uint64_t rows) {
+  Segment segment;
+  segment.layout = layer.sealed;
+  segment.heads = spec.kv_heads;
+  segment.rows = static_cast<std::uint32_t>(rows);
+  return segment;
 }
 
 // Where a layer's sealed rows are at home, `bytes` at most, of what is planned for none before it.
@@ -79,39 +73,70 @@ Result<StoreFacts> home_of(const Method& method, const CachePlan& plan, std::uin
   return StoreFacts{home, *reach};
 }
 
-// What full attention under a method that keeps rows takes, beside sinks and tail.
+// What a session keeps of `segments` segments of the least rows, in each timeline, beside them;
+// each with a record of whole pages.
+void plan_records(const CacheOptions& options, const Method& method, const Segment& shortest,
+                  const Segment& longest, std::uint64_t segments, HeadShape shape,
+                  CachePlan* plan) {
+  const auto record_of = [&](const Segment& segment) {
+    const bool ordered = method.select->facts().order == RowOrder::own;
+    return SegmentRecord::bytes_for(segment, ordered,
+                                    segment.heads * index_bytes_of(method, shape, segment.rows));
+  };
+  plan->records_bytes += options.max_timelines * segments * record_of(shortest);
+  plan->published_bytes += segments * (2 * sizeof(Extent) + sizeof(PageTable::Record));
+  plan->saving_bytes += segments * (2 * sizeof(Extent) + sizeof(Segment*));
+  // Read back a record is there twice, as it lies in the file and as it is used; with a head's
+  // rows.
+  plan->coding_bytes = std::max(plan->coding_bytes, record_of(longest));
+  plan->restoring_bytes =
+      std::max(plan->restoring_bytes,
+               2 * record_of(longest) +
+                   round_up(std::uint64_t{longest.rows} * longest.layout.bytes(), kPageBytes));
+}
+
+// What full attention under a method that keeps rows takes, beside sinks and tail. However the rows
+// come to be cut, segments are multiples of the shortest, and take no more than so many of those.
 Status plan_sealed(const CacheOptions& options, const Method& method, const LayerSpec& spec,
                    CachePlan::Layer* layer, CachePlan* plan) {
   const HeadShape shape{spec.q_heads / spec.kv_heads, spec.key_dim, spec.value_dim};
-  // Segments are whole blocks of any number, and together blocks take no more than alone: so this
-  // holds however the rows come to be cut.
-  const std::uint64_t blocks = options.max_timelines * blocks_of(options.max_positions);
-  layer->rows = static_cast<std::uint32_t>(blocks * kBlockRows);
-  std::uint64_t rows_bytes = std::uint64_t{options.max_positions} * options.max_timelines *
-                             layer->sealed.bytes() * spec.kv_heads;
-  TL_TRY_ASSIGN(layer->home, home_of(method, *plan, rows_bytes));
-  if (layer->in_pages()) {
-    // Each head of a segment begins a page.
-    if (layer->sealed.bytes() * kBlockRows % kPageBytes != 0) {
-      const std::uint64_t segments = options.max_positions / method.seal_rows() + 1;
-      rows_bytes += options.max_timelines * segments * spec.kv_heads * kPageBytes;
-    }
-    plan->tables_bytes += (rows_bytes + kPageBytes - 1) / kPageBytes * sizeof(std::uint64_t);
-  }
+  const std::uint64_t sealed = method.tail_begin(options.max_positions) - method.sink;
+  const std::uint64_t segments = sealed / method.seal_rows();  // of a timeline
+  const Segment shortest = segment_of(spec, *layer, method.seal_rows());
+  const Segment longest =
+      segment_of(spec, *layer, std::min<std::uint64_t>(method.cell_rows(), sealed));
+  layer->rows = static_cast<std::uint32_t>(options.max_timelines * sealed);
+  TL_TRY_ASSIGN(
+      layer->home,
+      home_of(method, *plan, std::uint64_t{layer->rows} * spec.kv_heads * layer->sealed.bytes()));
+  const bool pages = layer->in_pages();
+  const auto home_bytes_of = [&](const Segment& segment) {  // each head begins a page
+    const std::uint64_t head_bytes = std::uint64_t{segment.rows} * segment.layout.bytes();
+    return segment.heads * (pages ? round_up(head_bytes, kPageBytes) : head_bytes);
+  };
+  const std::uint64_t rows_bytes = options.max_timelines * segments * home_bytes_of(shortest);
   plan->rows_bytes[static_cast<std::size_t>(layer->home.tier)] += rows_bytes;
+  if (pages) plan->tables_bytes += rows_bytes / kPageBytes * sizeof(std::uint64_t);
   if (method.select->facts().order == RowOrder::own)
     plan->tables_bytes += std::uint64_t{spec.kv_heads} * layer->rows * sizeof(Segment::offset[0]);
-  const std::uint64_t longest =
-      std::min(method.cell_rows(), method.tail_begin(options.max_positions) - method.sink);
-  const std::uint64_t head_bytes = longest * layer->sealed.bytes();
-  const std::uint64_t page_bytes =
-      layer->in_pages() ? round_up(head_bytes, kPageBytes) : std::uint64_t{0};
-  const std::uint64_t coding = spec.kv_heads * (head_bytes + page_bytes);
-  plan->coding_bytes = std::max(plan->coding_bytes, coding);
-  if (!options.session.path.empty()) plan_records(options, method, spec, *layer, longest, plan);
-  plan->index_bytes += spec.kv_heads * blocks *
-                       (method.select->index_bytes(shape, kBlockRows) +
-                        method.select->summary_bytes(shape, kBlockRows));
+  plan->index_bytes += options.max_timelines * segments * spec.kv_heads *
+                       index_bytes_of(method, shape, method.seal_rows());
+  // Coded rows, and in pages their image. While the longest is formed, the last one, which is what
+  // is left of a cell, is not there yet.
+  const auto coding_of = [&](const Segment& segment) {
+    return std::uint64_t{segment.heads} * segment.rows * segment.layout.bytes() +
+           (pages ? home_bytes_of(segment) : 0);
+  };
+  const Segment last = segment_of(
+      spec, *layer, sealed % method.cell_rows() ? sealed % method.cell_rows() : longest.rows);
+  const std::uint64_t last_in_host =
+      (pages ? 0 : home_bytes_of(last)) + last.heads * index_bytes_of(method, shape, last.rows);
+  const std::uint64_t of_longest = coding_of(longest), of_last = coding_of(last);
+  plan->coding_bytes =
+      std::max({plan->coding_bytes, of_last,
+                last.rows == longest.rows ? 0 : of_longest - std::min(of_longest, last_in_host)});
+  if (!options.session.path.empty())
+    plan_records(options, method, shortest, longest, segments, shape, plan);
   return {};
 }
 
@@ -151,13 +176,15 @@ Status plan_layer(const CacheOptions& options, const Method& method, const Layer
   layer.seals = spec.window == 0 && method.retain->keeps();
   if (spec.window == 0) {
     layer.sinks = method.sink;
-    layer.tail_capacity = method.recent + method.seal_rows();
+    layer.tail_rows =
+        std::min(method.recent + method.seal_rows() - 1,
+                 options.max_positions - std::min(options.max_positions, method.sink));
   } else {
     // No more than there are positions, lest a window of nearly 2^32 wraps around.
-    layer.tail_capacity = std::min(spec.window, options.max_positions) + kWindowSlack;
+    layer.tail_rows = std::min(std::min(spec.window, options.max_positions) + kWindowSlack,
+                               options.max_positions);
   }
-  layer.tail_capacity =
-      std::min<std::uint32_t>(layer.tail_capacity, options.max_positions) + kMaxStepRows;
+  layer.tail_capacity = layer.tail_rows + kMaxStepRows;
   plan->tail_bytes +=
       options.max_timelines *
       RawStore::bytes_for(layer.raw, spec.kv_heads, layer.tail_capacity + layer.sinks);
@@ -172,13 +199,18 @@ Status plan_layer(const CacheOptions& options, const Method& method, const Layer
   return {};
 }
 
-// The text and the raw rows, which are published whole, one publication beside the last.
+// The text and a timeline's raw rows, which are published whole, one publication beside the last.
 void plan_publication(const CacheOptions& options, CachePlan* plan) {
-  constexpr std::uint64_t kRest = std::uint64_t{1} << 20;  // facts, the caller's note, headers
-  const std::uint64_t manifest = plan->published_bytes + plan->tail_bytes / options.max_timelines +
-                                 options.max_positions * sizeof(int) + kRest;
-  plan->published_bytes = 2 * manifest;
-  plan->saving_bytes = std::max(plan->saving_bytes, 4 * manifest);
+  for (std::size_t l = 0; l < options.layers.size(); ++l) {
+    const CachePlan::Layer& layer = plan->layers[l];
+    plan->published_bytes +=
+        RawStore::bytes_for(layer.raw, options.layers[l].kv_heads, layer.sinks + layer.tail_rows);
+  }
+  plan->published_bytes += std::uint64_t{options.max_positions} * sizeof(int);
+  const std::uint64_t one =
+      round_up(plan->published_bytes + options.session.text_bytes, kPageBytes);
+  plan->published_bytes = kSessionHeaderBytes + 2 * one;
+  plan->saving_bytes += one + kPageBytes;
 }
 
 // What does not depend on how much host memory or disk there is.
@@ -310,6 +342,7 @@ MemoryPlan CachePlan::lines() const {
     add(tier, Purpose::tables, tables_bytes);
   }
   plan.lines.push_back({kWorkspace, "attention", workspace_bytes(), workspace_bytes()});
+  for (const MemoryLine& line : plan.lines) plan.peak_bytes[line.tier] += line.bytes;
   return plan;
 }
 

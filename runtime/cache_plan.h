@@ -22,20 +22,22 @@ struct CachePlan {
   struct Layer {
     RowLayout raw, sealed;  // in tail and sinks; in segments
     std::uint32_t sinks = 0, tail_capacity = 0;
-    bool seals = false;      // full attention, and the method keeps what leaves the tail
-    std::uint32_t rows = 0;  // sealed rows a KV head, at most, all timelines together
-    StoreFacts home;         // of those
+    std::uint32_t tail_rows = 0;  // that stay in it from one step to the next, at most
+    bool seals = false;           // full attention, and the method keeps what leaves the tail
+    std::uint32_t rows = 0;       // sealed rows a KV head, at most, all timelines together
+    StoreFacts home;              // of those
     bool in_pages() const { return rows > 0 && home.reach == Reach::pages; }
   };
   std::vector<Layer> layers;
   std::uint64_t tail_bytes = 0, index_bytes = 0, staging_bytes = 0, tables_bytes = 0;
   std::uint64_t spare_tail_bytes = 0;  // a second tail for one timeline, of every layer
   std::uint64_t span_bytes = 0;        // raw rows of the layer in hand
-  std::uint64_t coding_bytes = 0;  // of one segment: its coded rows, and the pages that they go to
+  // Of one segment, beside all that is sealed: its coded rows, and the pages that they go to.
+  std::uint64_t coding_bytes = 0;
   std::array<std::uint64_t, kTiers> rows_bytes{};  // of all sealed rows, in their home tiers
-  // Of a session, beside rows: their records and what is published, in the file; and memory to put
-  // the latter together.
-  std::uint64_t records_bytes = 0, published_bytes = 0, saving_bytes = 0;
+  // Of a session, beside rows: their records and what is published, in the file; memory to put the
+  // latter together; and, beside what is read of it then, to bring a segment back.
+  std::uint64_t records_bytes = 0, published_bytes = 0, saving_bytes = 0, restoring_bytes = 0;
   std::uint32_t row_cache_rows = 0;  // a layer and KV head
   std::uint64_t row_cache_bytes = 0;
   StoreOptions stores;  // what the ledger will allow in each tier
@@ -47,8 +49,11 @@ struct CachePlan {
   std::uint64_t step_rows = 0;  // rows of a decode step: one for each timeline, at most
 
   std::uint64_t bytes_of(Tier tier) const { return stores.bytes[static_cast<std::size_t>(tier)]; }
+  // A segment is formed or a session saved, both beside the span of a prefill; or one is resumed,
+  // before which that goes: never two of these at a time.
   std::uint64_t sealing_bytes() const {
-    return spare_tail_bytes + span_bytes + std::max(coding_bytes, saving_bytes);
+    return spare_tail_bytes + std::max(span_bytes + std::max(coding_bytes, saving_bytes),
+                                       saving_bytes + restoring_bytes);
   }
   // What rows take in a tier, and on the disk what a session keeps beside them.
   std::uint64_t home_bytes(Tier tier) const {

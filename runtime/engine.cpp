@@ -76,6 +76,7 @@ struct Engine::Impl {
   Model view() const { return {&model.spec, &model.weights, {&workers, &cpu}}; }
 
   // What a cache is to know of the model.
+  void shape_for(CacheOptions* options) const;  // what a plan depends on
   void describe_to(CacheOptions* options) const;
   static Status check_timeline(const Timeline* timeline, const KvCache* cache);
   Status check_layers(const KvCache& cache) const;
@@ -94,8 +95,14 @@ struct Engine::Impl {
   PrefillMemory prefill;
 };
 
-void Engine::Impl::describe_to(CacheOptions* options) const {
+void Engine::Impl::shape_for(CacheOptions* options) const {
   options->layers = model.spec.layers;
+  if (options->max_positions == 0) options->max_positions = info.context;
+  options->session.text_bytes += model.weights.vocabulary() * sizeof(float);  // logits
+}
+
+void Engine::Impl::describe_to(CacheOptions* options) const {
+  shape_for(options);
   options->session.facts.push_back({"model", model_fingerprint(model.file)});
   options->session.facts.push_back({"tokenizer", tokenizer_fingerprint(model.file)});
 }
@@ -195,7 +202,6 @@ Result<std::vector<int>> Engine::encode_chat(std::span<const ChatMessage> messag
 }
 
 Result<std::unique_ptr<KvCache>> Engine::open_cache(CacheOptions options) const {
-  if (options.max_positions == 0) options.max_positions = impl_->info.context;
   impl_->describe_to(&options);
   return KvCache::create(options, impl_->workers, impl_->cpu);
 }
@@ -206,12 +212,12 @@ Result<std::vector<SessionFact>> Engine::session_facts(CacheOptions options) con
 }
 
 Result<MemoryPlan> Engine::plan(CacheOptions options) const {
-  options.layers = impl_->model.spec.layers;
-  if (options.max_positions == 0) options.max_positions = impl_->info.context;
+  impl_->shape_for(&options);
   TL_TRY_ASSIGN(MemoryPlan plan, KvCache::plan(options, impl_->workers.threads()));
   const std::uint64_t rows =
       RowState::bytes_for(impl_->model.spec, std::min(options.max_positions, kSpanRows));
   plan.lines.push_back({kWorkspace, "prefill", rows, rows});
+  plan.peak_bytes[kWorkspace] += rows;
   return plan;
 }
 

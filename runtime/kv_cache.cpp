@@ -136,9 +136,13 @@ MemoryPlan KvCache::usage() const {
         usage.lines.push_back({std::string(name_of(tier)),
                                std::string(name_of(static_cast<Purpose>(p))), held.held[p],
                                held.peak[p]});
+    if (held.peak_bytes > 0) usage.peak_bytes[std::string(name_of(tier))] = held.peak_bytes;
   }
   const std::uint64_t workspace = impl_->workspace_bytes();
-  if (workspace > 0) usage.lines.push_back({kWorkspace, "attention", workspace, workspace});
+  if (workspace > 0) {
+    usage.lines.push_back({kWorkspace, "attention", workspace, workspace});
+    usage.peak_bytes[kWorkspace] = workspace;
+  }
   return usage;
 }
 

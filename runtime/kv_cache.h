@@ -147,7 +147,8 @@ class KvCache {
   Result<Timeline> resume();
   // From now on the file holds this timeline and text, and not what it held: all at once, whatever
   // happens meanwhile. Sealed rows are there already, so what is written is the tail and the text.
-  // Not in the middle of a step. On an error the file holds what it held.
+  // Not in the middle of a step. On an error the file holds what it held; io: or this, whole, where
+  // the disk failed, and then it is saved no more. The timeline goes on in any case.
   Status save(const Timeline& timeline, const SessionText& text);
 
   std::span<const LayerSpec> layers() const;

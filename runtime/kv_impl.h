@@ -105,6 +105,7 @@ struct KvCache::Impl {
   std::unique_ptr<PageTable> table;
   std::unique_ptr<Reader> reader;
   std::optional<SessionManifest> saved;  // in the session's file, until it is resumed
+  Reservation saved_memory;
   CacheReport counted;
   std::vector<std::unique_ptr<TimelineState>> timelines;  // by id; null: free
 

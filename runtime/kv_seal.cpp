@@ -86,9 +86,8 @@ Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw) {
   segment.first_position = raw.first_position;
   segment.offset.assign(formation.order.begin(), formation.order.end());
   const std::size_t record_bytes = std::size_t{planned.sealed.bytes()} * raw.rows * s.kv_heads;
-  TL_TRY_ASSIGN(const Reservation coding,
-                budget->reserve(Tier::host, Purpose::sealing, record_bytes));
-  TL_TRY_ASSIGN(const Buffer records, Buffer::create(record_bytes));
+  TL_TRY_ASSIGN(Reservation coding, budget->reserve(Tier::host, Purpose::sealing, record_bytes));
+  TL_TRY_ASSIGN(Buffer records, Buffer::create(record_bytes));
   workers->parallel(s.kv_heads, 1, [&](std::size_t first, std::size_t last) {
     for (std::size_t h = first; h < last; ++h) {
       std::span<const std::uint32_t> order;
@@ -100,12 +99,11 @@ Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw) {
   });
   TL_TRY_ASSIGN(run.rows, table->adopt(std::move(segment), records.bytes(), planned.home.tier,
                                        Purpose::rows));
+  records = Buffer();
+  TL_TRY(coding.resize(0));
 
-  if (table->keeps()) {
-    RecordWriter more;
-    method.select->save(formation, &more);
-    TL_TRY(table->keep(*run.rows, more.bytes()));
-  }
+  if (table->keeps())
+    TL_TRY(table->keep(*run.rows, [&](RecordWriter* out) { method.select->save(formation, out); }));
   TL_TRY(attach(l, std::move(formation), std::move(memory), &run));
   return run;
 }

@@ -32,15 +32,7 @@ std::string rotation_fact(std::span<const LayerSpec> layers) {
   return print_of(values);
 }
 
-// [heads][rows] records of a store's first `rows` rows; and back.
-std::vector<std::byte> rows_of(const RawStore& store, const RowLayout& layout, std::uint32_t heads,
-                               std::uint32_t rows) {
-  const std::size_t head_bytes = std::size_t{rows} * layout.bytes();
-  std::vector<std::byte> bytes(heads * head_bytes);
-  for (std::uint32_t h = 0; h < heads && rows > 0; ++h)
-    std::memcpy(bytes.data() + h * head_bytes, store.row(h, 0), head_bytes);
-  return bytes;
-}
+// [heads][rows] records, to the first rows of a store.
 void put_rows(std::span<const std::byte> bytes, const RowLayout& layout, std::uint32_t heads,
               std::uint32_t rows, const RawStore* store) {
   const std::size_t head_bytes = std::size_t{rows} * layout.bytes();
@@ -60,9 +52,10 @@ std::vector<SessionFact> KvCache::Impl::facts_of(const CacheOptions& options,
 }
 
 Status KvCache::Impl::open_session() {
-  const std::span<const std::byte> bytes = table->manifest();
+  const std::vector<std::byte> bytes = table->take_manifest();
   if (bytes.empty()) return {};
   const std::string name = session_name();
+  TL_TRY_ASSIGN(saved_memory, budget->reserve(Tier::host, Purpose::sealing, bytes.size()));
   TL_TRY_ASSIGN(SessionManifest manifest, SessionManifest::decode(bytes, name));
   for (const SessionFact& due : facts_of(options, method)) {
     const auto found = std::find_if(manifest.facts.begin(), manifest.facts.end(),
@@ -134,8 +127,13 @@ Result<TimelineId> KvCache::Impl::resume() {
     return fail(ErrorCode::not_found, options.session.path.empty()
                                           ? "resume() of a cache without a session"
                                           : session_name() + " holds no session yet");
+  const Reservation memory = std::move(saved_memory);
   const SessionManifest from = std::move(*saved);
   saved.reset();
+  if (rows.empty()) {  // of a prefill that is over: planned to be gone by now
+    span = RawStore{};
+    span_memory = Reservation{};
+  }
   if (from.layers.size() != options.layers.size())
     return fail(ErrorCode::corrupt, session_name(), ": it has ", from.layers.size(),
                 " layers, the cache ", options.layers.size());
@@ -165,26 +163,23 @@ Status KvCache::Impl::save(TimelineId id, const SessionText& text) {
   if (!text.tokens.empty() && text.tokens.size() < state.length)
     return fail(ErrorCode::invalid_argument, "save() of ", text.tokens.size(),
                 " tokens with a timeline of ", state.length, " positions");
-  SessionManifest manifest;
-  manifest.facts = facts_of(options, method);
-  manifest.method = {options.method, options.method_overrides};
-  manifest.text = text;
-  manifest.length = state.length;
+  ManifestView view{
+      table.get(), facts_of(options, method), {options.method, {}}, text, state.length, {}};
+  view.method.overrides = options.method_overrides;
+  std::size_t count = 0;
+  for (const LayerState& layer : state.layers) count += layer.runs.size();
+  TL_TRY_ASSIGN(const Reservation list,
+                budget->reserve(Tier::host, Purpose::sealing, count * sizeof(const Segment*)));
   std::vector<const Segment*> segments;
+  segments.reserve(count);
   for (std::uint32_t l = 0; l < options.layers.size(); ++l) {
     const LayerState& layer = state.layers[l];
-    const CachePlan::Layer& planned = plan.layers[l];
-    const std::uint32_t heads = options.layers[l].kv_heads;
-    SessionManifest::Layer& kept = manifest.layers.emplace_back();
-    kept.tail_first = layer.tail_first;
-    kept.sinks = rows_of(layer.sinks, planned.raw, heads, std::min(state.length, planned.sinks));
-    kept.tail = rows_of(layer.tail, planned.raw, heads, state.tail_rows(layer));
-    for (const Run& run : layer.runs) {
-      kept.runs.push_back(table->record_of(*run.rows));
-      segments.push_back(run.rows.get());
-    }
+    const std::uint32_t sinks = std::min(state.length, plan.layers[l].sinks);
+    view.layers.push_back({layer.tail_first, layer.sinks.view(0, sinks),
+                           layer.tail.view(layer.tail_first, state.tail_rows(layer)), layer.runs});
+    for (const Run& run : layer.runs) segments.push_back(run.rows.get());
   }
-  return table->publish(manifest.encode(), segments);
+  return table->publish([&](RecordWriter* out) { view.write(out); }, segments);
 }
 
 }  // namespace thermocline

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
@@ -47,6 +48,8 @@ struct MemoryLine {
 };
 struct MemoryPlan {
   std::vector<MemoryLine> lines;
+  // By tier, the most at one time: of usage, what its lines' peaks need not add up to.
+  std::map<std::string, std::uint64_t> peak_bytes;
   std::vector<std::string> notes;  // of a plan: what the cache would say (KvCache::notes)
   std::uint64_t total(const std::string& tier) const;
 };

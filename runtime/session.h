@@ -23,6 +23,8 @@ struct SessionOptions {
   std::string path = {};
   // Of whoever fills the cache; the cache adds its own (layers, rotation, method).
   std::vector<SessionFact> facts = {};
+  // Of a SessionText, beside its tokens; sizes the plan.
+  std::uint64_t text_bytes = std::uint64_t{64} << 10;
 };
 
 // What is saved with a timeline for its next reader.

@@ -1,32 +1,59 @@
 #include "runtime/session_manifest.h"
 
-#include "tiers/record.h"
-
 namespace thermocline {
+
+namespace {
+
+void write_rows(const RawRows& rows, RecordWriter* out) {
+  const std::uint64_t head_bytes = std::uint64_t{rows.rows} * rows.layout.bytes();
+  out->value(head_bytes * rows.heads);
+  for (std::uint32_t h = 0; h < rows.heads && head_bytes > 0; ++h)
+    out->raw({rows.row(h, 0), head_bytes});
+}
+
+template <typename Layer, typename WriteRest>
+void write_manifest(std::span<const SessionFact> facts, const NamedMethod& method,
+                    const SessionText& text, std::uint32_t length, const std::vector<Layer>& layers,
+                    RecordWriter* out, const WriteRest& write_rest) {
+  out->value(static_cast<std::uint32_t>(facts.size()));
+  for (const SessionFact& fact : facts) {
+    out->text(fact.name);
+    out->text(fact.value);
+  }
+  out->text(method.name);
+  out->value(static_cast<std::uint32_t>(method.overrides.size()));
+  for (const std::string& one : method.overrides) out->text(one);
+  out->list(std::span<const int>(text.tokens));
+  out->list(std::span<const float>(text.logits));
+  out->value(text.seed);
+  out->text(text.sampler);
+  out->text(text.note);
+  out->value(length);
+  out->value(static_cast<std::uint32_t>(layers.size()));
+  for (const Layer& layer : layers) {
+    out->value(layer.tail_first);
+    write_rest(layer);
+  }
+}
+
+}  // namespace
+
+void ManifestView::write(RecordWriter* out) const {
+  write_manifest(facts, method, text, length, layers, out, [&](const Layer& layer) {
+    write_rows(layer.sinks, out);
+    write_rows(layer.tail, out);
+    out->value(std::uint64_t{layer.runs.size()});
+    for (const Run& run : layer.runs) out->value(table->record_of(*run.rows));
+  });
+}
 
 std::vector<std::byte> SessionManifest::encode() const {
   RecordWriter out;
-  out.value(static_cast<std::uint32_t>(facts.size()));
-  for (const SessionFact& fact : facts) {
-    out.text(fact.name);
-    out.text(fact.value);
-  }
-  out.text(method.name);
-  out.value(static_cast<std::uint32_t>(method.overrides.size()));
-  for (const std::string& one : method.overrides) out.text(one);
-  out.list(std::span<const int>(text.tokens));
-  out.list(std::span<const float>(text.logits));
-  out.value(text.seed);
-  out.text(text.sampler);
-  out.text(text.note);
-  out.value(length);
-  out.value(static_cast<std::uint32_t>(layers.size()));
-  for (const Layer& layer : layers) {
-    out.value(layer.tail_first);
+  write_manifest(facts, method, text, length, layers, &out, [&](const Layer& layer) {
     out.list(std::span<const std::byte>(layer.sinks));
     out.list(std::span<const std::byte>(layer.tail));
     out.list(std::span<const PageTable::Record>(layer.runs));
-  }
+  });
   return {out.bytes().begin(), out.bytes().end()};
 }
 

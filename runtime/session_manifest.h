@@ -10,6 +10,7 @@
 #include "kernels/base/error.h"
 #include "runtime/session.h"
 #include "tiers/page_table.h"
+#include "tiers/record.h"
 
 namespace thermocline {
 
@@ -28,6 +29,23 @@ struct SessionManifest {
   std::vector<std::byte> encode() const;
   // Of untrusted bytes; `name` begins messages. What fits no cache is found by who restores it.
   static Result<SessionManifest> decode(std::span<const std::byte> bytes, const std::string& name);
+};
+
+// The same of a timeline that is being saved, where it lies: what it refers to outlives it.
+struct ManifestView {
+  struct Layer {
+    std::uint32_t tail_first = 0;
+    RawRows sinks, tail;
+    std::span<const Run> runs;
+  };
+  const PageTable* table;
+  std::vector<SessionFact> facts;
+  NamedMethod method;
+  const SessionText& text;
+  std::uint32_t length = 0;
+  std::vector<Layer> layers;
+
+  void write(RecordWriter* out) const;
 };
 
 }  // namespace thermocline

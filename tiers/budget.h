@@ -21,10 +21,11 @@ enum class Purpose : std::uint8_t {
   rows,       // sealed rows at home in the tier
   row_cache,  // copies of rows whose home is lower, and where each is
   index,      // what retrieval searches
-  sealing,    // rows on their way into segments, and the tail that they leave
+  sealing,    // rows on their way into segments or a session's file, and the tail that they leave
   staging,    // pages on their way up
   tables,     // of sealed rows: their positions, their pages' checksums
-  saved,      // what a session's file says of its rows: its text, tails, where everything is
+  saved,      // of a session's file: headers, text, tails, where everything is; and what its last
+              // save refers to that nobody holds
 };
 inline constexpr std::size_t kPurposes = 8;
 std::string_view name_of(Purpose purpose);

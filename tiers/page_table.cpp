@@ -62,6 +62,11 @@ Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& opt
   }
   if (!table->sink_) return table;  // nothing is in pages
 
+  if (Store* const keeping = table->keeping_store()) {
+    TL_TRY_ASSIGN(table->kept_, budget->reserve(keeping->facts().tier, Purpose::saved,
+                                                keeping->keeper()->kept_bytes()));
+  }
+
   TL_TRY_ASSIGN(table->staging_reservation_,
                 budget->reserve(Tier::host, Purpose::staging, options.staging_bytes));
   TL_TRY_ASSIGN(table->staging_, Buffer::create(options.staging_bytes));
@@ -88,7 +93,7 @@ Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& opt
   return table;
 }
 
-// Takes no more of the home than is planned for it, nor longer than anybody waits for.
+// Takes no more of the home than is planned for rows, nor longer than anybody waits for.
 void PageTable::measure_reads() {
   constexpr std::uint64_t kPieceBytes = std::uint64_t{1} << 20;
   constexpr std::chrono::milliseconds kLongest{100};
@@ -100,8 +105,13 @@ void PageTable::measure_reads() {
   const auto tier = static_cast<std::size_t>((*store)->facts().tier);
   std::uint64_t bytes = std::min<std::uint64_t>(kPieceBytes, staging_.size());
   bytes = std::min(bytes, options_.stores.bytes[tier]);
-  if (const std::uint64_t planned = options_.stores.planned[tier].bytes; planned > 0)
-    bytes = std::min(bytes, planned);
+  if (options_.stores.planned[tier].positions > 0) {
+    std::uint64_t rows_bytes = 0;
+    for (const Layer& layer : layers_)
+      rows_bytes +=
+          std::uint64_t{layer.options.heads} * layer.options.rows * layer.options.layout.bytes();
+    bytes = std::min(bytes, rows_bytes);
+  }
   bytes -= bytes % kPageBytes;
   if (bytes == 0) return;
   auto piece = Slot::take(store->get(), budget_, Purpose::rows, bytes);
@@ -260,6 +270,7 @@ void PageTable::release(std::uint32_t id) {
   }
   place = Place{};
   free_ids_.push_back(id);
+  recount_kept();
 }
 
 // Row numbers are reused first fit; what is left over of a range stays free.
@@ -305,6 +316,7 @@ Status PageTable::quiesce() {
                   options_.disk_deadline.count(), " ms");
   }
   abandoned_.clear();
+  recount_kept();
   return {};
 }
 

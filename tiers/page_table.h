@@ -87,15 +87,16 @@ class PageTable {
   // with a record beside its rows, written once: what it is, its pages' checksums, and `more`,
   // which is the caller's. `segment` is at home in that store, and has no record yet.
   bool keeps() const { return keeper() != nullptr; }
-  Status keep(const Segment& segment, std::span<const std::byte> more);
+  Status keep(const Segment& segment, const WriteRecord& more);
   struct Record {  // where it is in the file, and the checksum of its bytes
     std::uint64_t offset = 0, bytes = 0, checksum = 0;
   };
   Record record_of(const Segment& segment) const;
   // From now on what is found in the file is `manifest` and these segments, which have records.
-  Status publish(std::span<const std::byte> manifest, std::span<const Segment* const> segments);
-  // The manifest of the last publication; empty: there was none.
-  std::span<const std::byte> manifest() const;
+  // Both its place and the memory to put it together are reserved first (saved; sealing).
+  Status publish(const WriteRecord& manifest, std::span<const Segment* const> segments);
+  // The manifest of what an earlier process published last, once; empty: there was none.
+  std::vector<std::byte> take_manifest();
   // A segment of the last publication, as it was when it was kept; as many of its rows as fit enter
   // the row cache. corrupt: the file is damaged, or does not fit the layers of this table.
   struct Restored {
@@ -169,6 +170,10 @@ class PageTable {
   // page_table_kept.cpp
   Keeper* keeper() const;
   Store* keeping_store() const;
+  // The ledger's share of what the keeper holds itself, once more when this goes: after whatever
+  // may change it.
+  class Recount;
+  void recount_kept();
   Status warm(const Segment& segment, const Place& place);
   // Row numbers for `place`, with room in the row caches' tables.
   Status number_place(Place* place);
@@ -182,6 +187,7 @@ class PageTable {
   Budget* budget_ = nullptr;
   Stores stores_;
   Reservation row_cache_reservation_, staging_reservation_;
+  Reservation kept_;  // Keeper::kept_bytes()
   std::vector<std::string> notes_;
   Buffer staging_;
   std::vector<Abandoned> abandoned_;

@@ -18,20 +18,35 @@ Keeper* PageTable::keeper() const {
   return store ? store->keeper() : nullptr;
 }
 
-Status PageTable::keep(const Segment& segment, std::span<const std::byte> more) {
+class PageTable::Recount {
+ public:
+  explicit Recount(PageTable* table) : table_(table) {}
+  ~Recount() { table_->recount_kept(); }
+
+ private:
+  PageTable* table_;
+};
+
+// It grows by no more than what has just been given back to the ledger.
+void PageTable::recount_kept() {
+  if (const Keeper* const kept = keeper()) TL_CHECK(kept_.resize(kept->kept_bytes()).has_value());
+}
+
+Status PageTable::keep(const Segment& segment, const WriteRecord& more) {
   Place& place = places_[segment.id];
   TL_CHECK(keeping_store() && place.home.reach == Reach::pages && place.record.bytes == 0);
-  const Space& rows = place.slot.space();
-  SegmentRecord record{
-      segment, {rows.offset, rows.bytes}, place.epoch, place.checksum, {more.begin(), more.end()}};
-  const std::vector<std::byte> content = record.encode();
-  const std::size_t bytes = round_up(content.size(), kPageBytes);
+  const Extent rows{place.slot.space().offset, place.slot.space().bytes};
+  const WriteRecord write = [&](RecordWriter* out) {
+    SegmentRecord::write(segment, rows, place.epoch, place.checksum, more, out);
+  };
+  const std::size_t bytes = round_up(size_of(write), kPageBytes);
   TL_TRY(quiesce());
   TL_TRY_ASSIGN(Reservation memory, budget_->reserve(Tier::host, Purpose::sealing, bytes));
   TL_TRY_ASSIGN(Slot slot, Slot::take(keeping_store(), budget_, Purpose::index, bytes));
   TL_TRY_ASSIGN(Buffer image, Buffer::create(bytes));
-  std::memcpy(image.data(), content.data(), content.size());
-  std::memset(image.data() + content.size(), 0, bytes - content.size());
+  RecordWriter out(image.bytes());
+  write(&out);
+  std::memset(image.data() + out.size(), 0, bytes - out.size());
   const std::uint64_t offset = slot.space().offset;
   if (Status written = move_pages(Transfer::Kind::write, slot.space(), 0, image.bytes()); !written)
     return give_up(std::move(written), std::move(image), std::move(memory), std::move(slot));
@@ -46,37 +61,49 @@ PageTable::Record PageTable::record_of(const Segment& segment) const {
   return place.record;
 }
 
-Status PageTable::publish(std::span<const std::byte> manifest,
-                          std::span<const Segment* const> segments) {
+Status PageTable::publish(const WriteRecord& manifest, std::span<const Segment* const> segments) {
   TL_CHECK(keeps());
   TL_TRY(quiesce());
+  const std::size_t count = 2 * segments.size();
+  const std::uint64_t bytes = keeper()->publication_bytes(size_of(manifest), count);
+  TL_TRY_ASSIGN(
+      const Reservation memory,
+      budget_->reserve(Tier::host, Purpose::sealing, bytes + kPageBytes + count * sizeof(Extent)));
+  const Recount recount(this);  // when `room`, which becomes the keeper's, is no longer beside it
+  TL_TRY_ASSIGN(const Reservation room,
+                budget_->reserve(keeping_store()->facts().tier, Purpose::saved, bytes));
   std::vector<Extent> extents;
+  extents.reserve(count);
   for (const Segment* segment : segments) {
     const Place& place = places_[segment->id];
     const Record record = record_of(*segment);
     extents.push_back({place.slot.space().offset, place.slot.space().bytes});
     extents.push_back({record.offset, record.bytes});
   }
+  std::ranges::sort(extents, {}, &Extent::offset);
   return keeper()->publish(manifest, extents);
 }
 
-std::span<const std::byte> PageTable::manifest() const {
+std::vector<std::byte> PageTable::take_manifest() {
   TL_CHECK(keeps());
-  return keeper()->manifest();
+  return keeper()->take_manifest();
 }
 
 Result<PageTable::Restored> PageTable::restore(const Record& record) {
   TL_CHECK(keeps());
   TL_TRY(quiesce());
   const std::string name = paged_name() + ": record at " + std::to_string(record.offset);
+  const Recount recount(this);  // when what was claimed in vain is given back
   Place place;
   place.used = true;
   place.home = keeping_store()->facts();
   place.purpose = Purpose::rows;
   place.record = record;
   TL_TRY_ASSIGN(place.record_slot, Slot::claim(keeping_store(), budget_, Purpose::index,
-                                               {record.offset, record.bytes}));
-  TL_TRY_ASSIGN(Reservation memory, budget_->reserve(Tier::host, Purpose::sealing, record.bytes));
+                                               {record.offset, record.bytes}, &kept_));
+  // As it lies in the file, and as it is read.
+  TL_TRY_ASSIGN(Reservation memory,
+                budget_->reserve(Tier::host, Purpose::sealing, 2 * record.bytes));
   TL_TRY_ASSIGN(Buffer image, Buffer::create(record.bytes));
   if (Status read = move_pages(Transfer::Kind::read, place.record_slot.space(), 0, image.bytes());
       !read)
@@ -92,7 +119,8 @@ Result<PageTable::Restored> PageTable::restore(const Record& record) {
       read.segment.heads != layers_[place.layer].options.heads)
     return fail(ErrorCode::corrupt, name, ": field layout is not that of a layer ", place.layer,
                 " here");
-  TL_TRY_ASSIGN(place.slot, Slot::claim(keeping_store(), budget_, Purpose::rows, read.rows));
+  TL_TRY_ASSIGN(place.slot,
+                Slot::claim(keeping_store(), budget_, Purpose::rows, read.rows, &kept_));
   place.rows = read.segment.rows;
   place.epoch = read.epoch;
   place.head_bytes = read.head_bytes();

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -22,15 +23,30 @@ template <typename T>
 concept Recordable = std::is_trivially_copyable_v<T> &&
     (std::is_arithmetic_v<T> || std::has_unique_object_representations_v<T>);
 
+// Into memory of its own, into memory that is there, or nowhere: only to know how much it would be.
 class RecordWriter {
  public:
+  RecordWriter() = default;
+  // Of at least as many bytes as are written.
+  explicit RecordWriter(std::span<std::byte> into) : into_(into), where_(Where::there) {}
+  static RecordWriter counting() {
+    RecordWriter writer;
+    writer.where_ = Where::nowhere;
+    return writer;
+  }
+
   template <Recordable T>
   void value(const T& value) {
     raw(std::as_bytes(std::span(&value, 1)));
   }
   // Bytes without their count: the reader knows it.
   void raw(std::span<const std::byte> bytes) {
-    bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
+    if (where_ == Where::own) bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
+    if (where_ == Where::there && !bytes.empty()) {
+      TL_CHECK(bytes.size() <= into_.size() - size_);
+      std::memcpy(into_.data() + size_, bytes.data(), bytes.size());
+    }
+    size_ += bytes.size();
   }
   template <Recordable T>
   void list(std::span<const T> values) {
@@ -39,12 +55,24 @@ class RecordWriter {
   }
   void text(std::string_view text) { list(std::span<const char>(text.data(), text.size())); }
 
-  std::span<const std::byte> bytes() const { return bytes_; }
-  void reserve(std::size_t bytes) { bytes_.reserve(bytes); }
+  std::size_t size() const { return size_; }                   // that was written
+  std::span<const std::byte> bytes() const { return bytes_; }  // of its own
 
  private:
+  enum class Where : std::uint8_t { own, there, nowhere };
   std::vector<std::byte> bytes_;
+  std::span<std::byte> into_;
+  std::size_t size_ = 0;
+  Where where_ = Where::own;
 };
+
+// Writes a record, or a part of one: called twice, first for its size.
+using WriteRecord = std::function<void(RecordWriter*)>;
+inline std::size_t size_of(const WriteRecord& write) {
+  RecordWriter counting = RecordWriter::counting();
+  write(&counting);
+  return counting.size();
+}
 
 // Reads what a RecordWriter wrote, or what claims to be that: every length is compared with the
 // bytes that are left before anything is allocated. `name` begins every error: which file it is,

@@ -1,7 +1,6 @@
 #include "tiers/segment_record.h"
 
 #include "kernels/base/buffer.h"
-#include "tiers/record.h"
 
 namespace thermocline {
 namespace {
@@ -12,6 +11,10 @@ struct Fields {
   std::uint32_t key_format = 0, value_format = 0, key_bytes = 0, value_bytes = 0;
   std::uint64_t rows_offset = 0, rows_bytes = 0, epoch = 0;
 };
+
+std::uint64_t head_bytes_of(const Segment& segment) {
+  return round_up(std::uint64_t{segment.layout.bytes()} * segment.rows, kPageBytes);
+}
 
 Result<RowFormat> format_of(std::uint32_t number, const RecordReader& in) {
   for (const RowFormat known : {RowFormat::f16, RowFormat::int8})
@@ -45,16 +48,16 @@ Status check(const SegmentRecord& record, const RecordReader& in) {
 
 }  // namespace
 
-std::uint64_t SegmentRecord::head_bytes() const {
-  return round_up(std::uint64_t{segment.layout.bytes()} * segment.rows, kPageBytes);
-}
+std::uint64_t SegmentRecord::head_bytes() const { return head_bytes_of(segment); }
 
 std::uint64_t SegmentRecord::identity(std::uint64_t epoch, std::uint64_t rows_offset,
                                       std::uint64_t page) {
   return epoch * 0x9e3779b97f4a7c15ull + rows_offset / kPageBytes + page;
 }
 
-std::vector<std::byte> SegmentRecord::encode() const {
+void SegmentRecord::write(const Segment& segment, const Extent& rows, std::uint64_t epoch,
+                          std::span<const std::uint64_t> checksums, const WriteRecord& more,
+                          RecordWriter* out) {
   Fields fields{index(segment.layer), segment.heads, segment.rows, segment.first_position};
   fields.key_format = static_cast<std::uint32_t>(segment.layout.key_format);
   fields.value_format = static_cast<std::uint32_t>(segment.layout.value_format);
@@ -63,12 +66,21 @@ std::vector<std::byte> SegmentRecord::encode() const {
   fields.rows_offset = rows.offset;
   fields.rows_bytes = rows.bytes;
   fields.epoch = epoch;
-  RecordWriter out;
-  out.value(fields);
-  out.list(std::span<const std::uint64_t>(checksums));
-  out.list(std::span<const std::uint16_t>(segment.offset));
-  out.list(std::span<const std::byte>(more));
-  return {out.bytes().begin(), out.bytes().end()};
+  out->value(fields);
+  out->list(checksums);
+  out->list(std::span<const std::uint16_t>(segment.offset));
+  out->value(std::uint64_t{size_of(more)});
+  more(out);
+}
+
+std::uint64_t SegmentRecord::bytes_for(const Segment& segment, bool ordered,
+                                       std::uint64_t more_bytes) {
+  const std::uint64_t pages = segment.heads * head_bytes_of(segment) / kPageBytes;
+  const std::uint64_t offsets =
+      ordered ? std::uint64_t{segment.heads} * segment.rows * sizeof(segment.offset[0]) : 0;
+  return round_up(sizeof(Fields) + 3 * sizeof(std::uint64_t) + pages * sizeof(std::uint64_t) +
+                      offsets + more_bytes,
+                  kPageBytes);
 }
 
 Result<SegmentRecord> SegmentRecord::decode(std::span<const std::byte> bytes,

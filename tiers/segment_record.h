@@ -9,6 +9,7 @@
 
 #include "kernels/base/error.h"
 #include "tiers/block.h"
+#include "tiers/record.h"
 #include "tiers/store/store.h"
 
 namespace thermocline {
@@ -24,7 +25,13 @@ struct SegmentRecord {
   // What page_checksum() is seeded with for page `page` of the rows.
   static std::uint64_t identity(std::uint64_t epoch, std::uint64_t rows_offset, std::uint64_t page);
 
-  std::vector<std::byte> encode() const;
+  // One whose parts lie elsewhere.
+  static void write(const Segment& segment, const Extent& rows, std::uint64_t epoch,
+                    std::span<const std::uint64_t> checksums, const WriteRecord& more,
+                    RecordWriter* out);
+  // At most what a record takes of a segment in an order of its own, or in none; `more_bytes`: the
+  // caller's. Whole pages.
+  static std::uint64_t bytes_for(const Segment& segment, bool ordered, std::uint64_t more_bytes);
   // Of untrusted bytes, padding at the end allowed; `name` begins messages. What it says agrees
   // with itself; whether it fits a cache is for who knows the cache.
   static Result<SegmentRecord> decode(std::span<const std::byte> bytes, const std::string& name);

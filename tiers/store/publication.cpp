@@ -135,13 +135,14 @@ std::uint64_t record_bytes(std::uint64_t manifest_bytes, std::uint64_t extents) 
                   kPageBytes);
 }
 
-Result<Buffer> encode_record(std::span<const std::byte> manifest, std::span<const Extent> extents) {
-  RecordWriter out;
+Result<Buffer> encode_record(const WriteRecord& manifest, std::span<const Extent> extents) {
+  const std::size_t manifest_bytes = size_of(manifest);
+  TL_TRY_ASSIGN(Buffer record, Buffer::create(record_bytes(manifest_bytes, extents.size())));
+  RecordWriter out(record.bytes());
   out.list(extents);
-  out.list(manifest);
-  TL_TRY_ASSIGN(Buffer record, Buffer::create(record_bytes(manifest.size(), extents.size())));
-  std::copy(out.bytes().begin(), out.bytes().end(), record.data());
-  std::fill(record.data() + out.bytes().size(), record.data() + record.size(), std::byte{0});
+  out.value(std::uint64_t{manifest_bytes});
+  manifest(&out);
+  std::fill(record.data() + out.size(), record.data() + record.size(), std::byte{0});
   return record;
 }
 

@@ -36,7 +36,7 @@ Status check_is_session(int file, const std::string& name);
 
 // The record of a publication and the header that makes it count: whole pages.
 std::uint64_t record_bytes(std::uint64_t manifest_bytes, std::uint64_t extents);
-Result<Buffer> encode_record(std::span<const std::byte> manifest, std::span<const Extent> extents);
+Result<Buffer> encode_record(const WriteRecord& manifest, std::span<const Extent> extents);
 Result<Buffer> encode_header(std::uint64_t generation, std::uint64_t record_offset,
                              std::span<const std::byte> record);
 // Where the header of a generation belongs.

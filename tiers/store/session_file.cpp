@@ -5,12 +5,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <thread>
+#include <utility>
 
 #include "kernels/base/buffer.h"
+#include "tiers/io/attempt.h"
 #include "tiers/io/errno_text.h"
 #include "tiers/store/filesystem.h"
 
@@ -119,9 +120,11 @@ Status SessionFile::open_named(Descriptor file, std::uint64_t budget_bytes) {
   for (const Extent& extent : last.extents) {
     TL_TRY(extents_.claim(extent.offset, extent.bytes));
     published_.emplace(extent.offset, extent.bytes);
+    unheld_bytes_ += extent.bytes;
   }
   unheld_ = published_;
   record_ = last.record;
+  records_bytes_ = record_.bytes;
   generation_ = last.generation;
   manifest_ = std::move(last.manifest);
   extents_.trim();  // what an earlier process took and did not live to publish
@@ -162,6 +165,7 @@ Result<Space> SessionFile::claim(const Extent& extent) {
     return fail(ErrorCode::corrupt, name_, ": nothing of ", extent.bytes, " bytes at ",
                 extent.offset, " is left to claim in it");
   unheld_.erase(found);
+  unheld_bytes_ -= extent.bytes;
   Space space;
   space.bytes = extent.bytes;
   space.file = descriptor();
@@ -170,96 +174,133 @@ Result<Space> SessionFile::claim(const Extent& extent) {
 }
 
 void SessionFile::give(const Space& space) {
-  if (uncertain_) return;
   const auto found = published_.find(space.offset);
   if (found == published_.end()) return extents_.give(space);
   TL_CHECK(unheld_.emplace(*found).second);  // given back twice
+  unheld_bytes_ += found->second;
+}
+
+// Else the first or second save could be the one that finds no room for its header: when everything
+// else is written, and in a file that has no other way to be saved.
+Status SessionFile::allocate_headers() const {
+  int refusal = 0;
+  do {
+    refusal = ::fallocate(descriptor(), 0, 0, kSessionHeaderBytes) ? errno : 0;
+  } while (refusal == EINTR);
+  if (refusal == 0) return {};
+  return fail(refusal == ENOSPC || refusal == EDQUOT ? ErrorCode::exhausted : ErrorCode::io, name_,
+              ": could not reserve ", kSessionHeaderBytes,
+              " bytes for its headers: ", errno_text(refusal));
 }
 
 Status SessionFile::write(const Buffer& pages, std::uint64_t offset) const {
-  for (std::size_t done = 0; done < pages.size();) {
-    const ssize_t n = ::pwrite(descriptor(), pages.data() + done, pages.size() - done,
-                               static_cast<off_t>(offset + done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0)
-      return fail(ErrorCode::io, name_, ": writing ", pages.size() - done, " bytes at ",
-                  offset + done, " failed: ", errno_text(n < 0 ? errno : EIO));
-    done += static_cast<std::size_t>(n);
+  Attempt attempt;
+  attempt.transfer.kind = Transfer::Kind::write;
+  attempt.transfer.offset = offset;
+  attempt.transfer.bytes = pages.bytes();
+  for (;;) {
+    const auto rest = attempt.rest();
+    const ssize_t count =
+        ::pwrite(descriptor(), rest.data(), rest.size(), static_cast<off_t>(attempt.offset()));
+    const auto error = attempt.settle(count < 0 ? -errno : count);
+    if (error == 0) return {};
+    if (error)
+      return fail(ErrorCode::io, name_, ": writing ", rest.size(), " bytes at ", attempt.offset(),
+                  " failed: ", errno_text(*error));
   }
-  return {};
 }
 
-Status SessionFile::sync(int file) const {
-  if (::fsync(file) == 0) return {};
-  return fail(ErrorCode::io, name_, ": could not be brought to the disk: ", errno_text(errno));
+// The system tells of pages that it lost once, and takes them for written from then on: asked again
+// it would say that all is well.
+Status SessionFile::sync(int file) {
+  int refusal = 0;
+  do {
+    refusal = ::fsync(file) ? errno : 0;
+  } while (refusal == EINTR);
+  if (refusal == 0) return {};
+  uncertain_ = true;
+  return fail(ErrorCode::io, name_, ": could not be brought to the disk: ", errno_text(refusal));
+}
+
+bool SessionFile::has_its_name() const {
+  struct stat own {
+  }, found{};
+  return ::fstat(descriptor(), &own) == 0 &&
+         ::fstatat(directory_.number(), file_of(path_).c_str(), &found, AT_SYMLINK_NOFOLLOW) == 0 &&
+         own.st_dev == found.st_dev && own.st_ino == found.st_ino;
 }
 
 Status SessionFile::give_a_name() const {
   const std::string self = "/proc/self/fd/" + std::to_string(descriptor());
-  if (::linkat(AT_FDCWD, self.c_str(), directory_.number(), file_of(path_).c_str(),
-               AT_SYMLINK_FOLLOW) == 0)
-    return sync(directory_.number());
-  if (errno == EEXIST)
+  int refusal = 0;
+  do {
+    refusal = ::linkat(AT_FDCWD, self.c_str(), directory_.number(), file_of(path_).c_str(),
+                       AT_SYMLINK_FOLLOW)
+                  ? errno
+                  : 0;
+  } while (refusal == EINTR);
+  // A filesystem behind a network may have done it and lost the answer.
+  if (refusal == 0 || has_its_name()) return {};
+  if (refusal == EEXIST)
     return fail(ErrorCode::invalid_argument, name_,
                 ": another process has made it meanwhile: it stays as it is, name another");
-  return fail(ErrorCode::io, name_, ": could not be given its name: ", errno_text(errno));
+  return fail(ErrorCode::io, name_, ": could not be given its name: ", errno_text(refusal));
 }
 
 // Until the header is written nothing that counts has changed; when it is on the disk, everything
-// has. In between nobody knows, so from then on nothing that either may refer to is used again.
-Status SessionFile::publish(std::span<const std::byte> manifest, std::span<const Extent> extents) {
+// has. In between nobody knows, so what either may refer to stays then.
+Status SessionFile::publish(const WriteRecord& manifest, std::span<const Extent> extents) {
   if (uncertain_)
     return fail(ErrorCode::io, name_,
-                ": an earlier save failed half way, so it cannot be saved any more: what it holds "
-                "is shown by 'thermocline session verify'");
-  std::vector<Extent> sorted(extents.begin(), extents.end());
-  std::sort(sorted.begin(), sorted.end(),
-            [](const Extent& a, const Extent& b) { return a.offset < b.offset; });
-  const std::uint64_t next = generation_ + 1;
-  TL_TRY_ASSIGN(const Buffer record, encode_record(manifest, sorted));
+                ": an earlier save could not be brought to the disk, so it cannot be saved any "
+                "more: ",
+                named_ ? "what it holds is shown by 'thermocline session verify'"
+                       : "name another file, and let it be made anew");
+  if (generation_ < 2) TL_TRY(allocate_headers());
+  TL_TRY_ASSIGN(const Buffer record, encode_record(manifest, extents));
   TL_TRY_ASSIGN(const Space place, extents_.take(record.size()));
-  if (const Status prepared = write_record(record, place.offset); !prepared) {
-    extents_.give(place);
-    return prepared;
+  Status counts = write_record(record, place.offset);
+  if (counts) {
+    counts = write_header(generation_ + 1, place.offset, record);
+    if (!counts && named_) {
+      uncertain_ = true;
+      records_bytes_ += record.size();
+      for (const Extent& extent : extents) published_.emplace(extent.offset, extent.bytes);
+      return counts;
+    }
   }
-  if (const Status counts = write_header(next, place.offset, record); !counts) {
-    uncertain_ = named_;
-    if (!uncertain_) extents_.give(place);
+  if (counts && !named_) counts = give_a_name();
+  if (!counts) {  // no header that anyone can find refers to it
+    extents_.give(place);
     return counts;
   }
-  if (!named_) {
-    if (const Status named = give_a_name(); !named) {
-      extents_.give(place);
-      return named;
-    }
-    named_ = true;
-  }
+  take_effect(extents, {place.offset, record.size()});
+  if (named_) return {};
+  named_ = true;
+  return sync(directory_.number());
+}
 
-  Places before = std::move(published_), unheld = std::move(unheld_);
+void SessionFile::take_effect(std::span<const Extent> extents, const Extent& record) {
   published_.clear();
-  unheld_.clear();
-  for (const Extent& extent : sorted) published_.emplace(extent.offset, extent.bytes);
-  for (const auto& [offset, bytes] : unheld) {
+  for (const Extent& extent : extents) published_.emplace(extent.offset, extent.bytes);
+  for (const auto& [offset, bytes] : std::exchange(unheld_, {})) {
     TL_CHECK(published_.count(offset) == 0);  // published, and nobody holds it
     give_back({offset, bytes});
   }
+  unheld_bytes_ = 0;
   if (generation_ > 0) give_back(record_);
-  generation_ = next;
-  record_ = {place.offset, record.size()};
-  manifest_.assign(manifest.begin(), manifest.end());
-  return {};
+  ++generation_;
+  record_ = record;
+  records_bytes_ = record.bytes;
 }
 
 Status SessionFile::write_record(const Buffer& record, std::uint64_t offset) {
   TL_TRY(write(record, offset));
-  Status synced = sync(descriptor());
-  // The system tells of lost pages once: rows may be among them.
-  if (!synced) uncertain_ = true;
-  return synced;
+  return sync(descriptor());
 }
 
 Status SessionFile::write_header(std::uint64_t generation, std::uint64_t record_offset,
-                                 const Buffer& record) const {
+                                 const Buffer& record) {
   TL_TRY_ASSIGN(const Buffer header, encode_header(generation, record_offset, record.bytes()));
   TL_TRY(write(header, header_offset(generation)));
   return sync(descriptor());

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/base/error.h"
@@ -42,32 +43,47 @@ class SessionFile final : public Store, public Keeper {
   void give(const Space& space) override;
   Keeper* keeper() override { return this; }
 
-  std::span<const std::byte> manifest() const override { return manifest_; }
+  std::vector<std::byte> take_manifest() override { return std::exchange(manifest_, {}); }
+  std::uint64_t kept_bytes() const override {
+    return kSessionHeaderBytes + records_bytes_ + unheld_bytes_;
+  }
+  std::uint64_t publication_bytes(std::uint64_t manifest_bytes,
+                                  std::uint64_t extents) const override {
+    return record_bytes(manifest_bytes, extents);
+  }
   Result<Space> claim(const Extent& extent) override;
-  Status publish(std::span<const std::byte> manifest, std::span<const Extent> extents) override;
+  Status publish(const WriteRecord& manifest, std::span<const Extent> extents) override;
 
  private:
   using Places = std::map<std::uint64_t, std::uint64_t>;  // offset -> bytes, whole pages
   Status open_named(Descriptor file, std::uint64_t budget_bytes);
   Status lock() const;
+  Status allocate_headers() const;
   Status write_record(const Buffer& record, std::uint64_t offset);
-  Status write_header(std::uint64_t generation, std::uint64_t record_offset,
-                      const Buffer& record) const;
+  Status write_header(std::uint64_t generation, std::uint64_t record_offset, const Buffer& record);
   Status write(const Buffer& pages, std::uint64_t offset) const;
-  Status sync(int file) const;
+  Status sync(int file);
   Status give_a_name() const;
+  bool has_its_name() const;
+  // The record at `record` counts, of the next generation, and what only the one before it names
+  // is given back.
+  void take_effect(std::span<const Extent> extents, const Extent& record);
   void give_back(const Extent& extent);
 
   std::string path_, name_, note_;
   Descriptor directory_, file_;
   Extents extents_;
   bool named_ = false;
-  bool uncertain_ = false;  // which publication is on the disk
+  // Something could not be brought to the disk, or a header of a named file not be written: nobody
+  // knows what is there, and asking once more would not tell.
+  bool uncertain_ = false;
   std::uint64_t generation_ = 0;
   Extent record_;
-  std::vector<std::byte> manifest_;
-  Places published_;  // extents of the last publication
+  std::uint64_t records_bytes_ = 0;  // that one, or of both
+  std::vector<std::byte> manifest_;  // as it was found, until it is taken
+  Places published_;  // extents of the last publication, or of both that may be the last
   Places unheld_;     // those of them that nobody holds
+  std::uint64_t unheld_bytes_ = 0;
 };
 
 }  // namespace thermocline

@@ -69,8 +69,10 @@ class Slot {
   Slot() = default;
   // exhausted: the ledger's refusal, or the store's.
   static Result<Slot> take(Store* store, Budget* budget, Purpose purpose, std::uint64_t bytes);
-  // Of an extent that was in a kept store before it was opened.
-  static Result<Slot> claim(Store* store, Budget* budget, Purpose purpose, const Extent& extent);
+  // Of an extent that was in a kept store before it was opened; its bytes are in the ledger
+  // already, among those of `kept`.
+  static Result<Slot> claim(Store* store, Budget* budget, Purpose purpose, const Extent& extent,
+                            Reservation* kept);
   Slot(Slot&& other) noexcept
       : store_(std::exchange(other.store_, nullptr)),
         space_(other.space_),

@@ -166,7 +166,7 @@ Json memory_json(const MemoryPlan& plan) {
                          {"purpose", one.purpose},
                          {"bytes", one.bytes},
                          {"peak_bytes", one.peak_bytes}});
-  return Json{{"total_bytes", totals}, {"lines", lines}};
+  return Json{{"total_bytes", totals}, {"peak_bytes", plan.peak_bytes}, {"lines", lines}};
 }
 
 Json model_json(const ModelInfo& model) {

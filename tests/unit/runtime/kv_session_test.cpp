@@ -229,6 +229,42 @@ TEST_P(KvSession, ForeignFilesAreRefusedAndStayAsTheyAre) {
   EXPECT_NE(refusal(nowhere).find("its folder"), std::string::npos) << refusal(nowhere);
 }
 
+// Nothing is taken for a save that was not planned and has no room: the file and the timeline stay.
+TEST_P(KvSession, ASaveThatDoesNotFitIsRefusedBeforeItIsMade) {
+  CacheOptions tight = options("s.tls");
+  const auto plan = KvCache::plan(tight);
+  ASSERT_TRUE(plan) << plan.error().message;
+  SessionText long_note = session_text(900);
+  long_note.note.assign(std::size_t{16} << 20, 'x');
+  for (const std::string tier : {"host", "disk"}) {
+    fs::remove(tight.session.path);
+    tight.tiers.host_bytes = kAutoBytes;
+    tight.tiers.disk_bytes = plan->total("disk");
+    if (tier == "host") {
+      tight.tiers.disk_bytes = 0;
+      tight.tiers.host_bytes = 0;
+      for (const MemoryLine& line : plan->lines)
+        if (line.tier == "host" && line.purpose != "row_cache")
+          tight.tiers.host_bytes += line.bytes;
+    }
+    const auto cache = open(tight);
+    ASSERT_TRUE(cache);
+    Timeline timeline = std::move(*cache->start());
+    ASSERT_TRUE(advance(cache.get(), timeline, 900, Pass::prefill));
+    ASSERT_TRUE(cache->save(timeline, session_text(900)));
+    const MemoryPlan held = cache->usage();
+    const Status refused = cache->save(timeline, long_note);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
+    for (const std::string& part : {std::string("needs 16"), "raise --kv-" + tier})
+      EXPECT_NE(refused.error().message.find(part), std::string::npos) << refused.error().message;
+    for (const char* one : {"host", "disk"})
+      EXPECT_EQ(cache->usage().total(one), held.total(one)) << one;
+    EXPECT_TRUE(cache->save(timeline, session_text(900)));
+    EXPECT_TRUE(advance(cache.get(), timeline, 1, Pass::decode));
+  }
+}
+
 // Whatever is wrong with a file: refused with its name, or harmless.
 TEST_P(KvSession, ADamagedFileIsRefusedOrHarmless) {
   constexpr std::uint32_t kRows = 500;

@@ -1,0 +1,146 @@
+// What a cache holds at most is what was planned: never more, and hardly less when its texts are as
+// long as it was planned for.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "runtime/kv_cache.h"
+#include "tests/support/written_rows.h"
+#include "tiers/block.h"
+
+namespace thermocline {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct MethodUnderTest {
+  const char* name;
+  std::uint32_t recent, seal;  // of its file
+};
+constexpr MethodUnderTest kMethods[] = {
+    {"exact", 32, 512}, {"sketch", 16, 64}, {"streaming", 2000, 512}};
+constexpr std::uint32_t kSink = 4, kDecoded = 3;
+
+using Case = std::tuple<int, std::string, std::uint32_t, std::uint32_t>;
+
+class PlanPeak : public ::testing::TestWithParam<Case> {
+ protected:
+  PlanPeak() {
+    std::string pattern = ::testing::TempDir() + "peak-XXXXXX";
+    root_ = ::mkdtemp(pattern.data());
+  }
+  ~PlanPeak() override { fs::remove_all(root_); }
+
+  // Where the tail is as long as it gets, after about so many positions.
+  static std::uint32_t longest_tail(const MethodUnderTest& method, std::uint32_t about) {
+    const std::uint32_t first = kSink + method.recent + method.seal - 1;
+    return first + (about > first ? (about - first) / method.seal * method.seal : 0);
+  }
+
+  CacheOptions options(const std::string& method, std::uint32_t positions) const {
+    const auto& home = std::get<1>(GetParam());
+    CacheOptions made;
+    // Of one size, as in a model: what the largest takes while it is sealed is then beside all
+    // rows.
+    made.layers.assign(4, plain_layer(2, 1, 64, 64));
+    made.method = method;
+    made.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+    made.max_positions = positions;
+    made.max_timelines = std::get<2>(GetParam());
+    if (home == "disk") {
+      made.tiers.disk_bytes = std::uint64_t{1} << 30;
+      made.tiers.directory = root_ + "/scratch";
+    }
+    if (home == "session") {
+      made.session.path = root_ + "/s.tls";
+      made.session.text_bytes = 4096;
+    }
+    return made;
+  }
+
+  // Reads, decodes to where the tail is longest, and saves twice: a save lies beside the one
+  // before.
+  static Status write_text(KvCache* cache, const Timeline& timeline, std::uint32_t length,
+                           bool saves, unsigned text) {
+    TL_TRY(advance(cache, timeline, length - kDecoded, Pass::prefill, text));
+    while (timeline.length() < length) TL_TRY(advance(cache, timeline, 1, Pass::decode, text));
+    for (int save = 0; saves && save < 2; ++save)
+      TL_TRY(cache->save(timeline, session_text(length)));
+    return {};
+  }
+
+  std::string root_;
+};
+
+std::map<std::string, std::uint64_t> by_purpose(const MemoryPlan& plan) {
+  std::map<std::string, std::uint64_t> bytes;
+  for (const MemoryLine& line : plan.lines)
+    bytes[line.tier + ", " + line.purpose] += line.peak_bytes;
+  return bytes;
+}
+
+TEST_P(PlanPeak, IsWhatIsHeldAtMost) {
+  const auto& [number, home, timelines, about] = GetParam();
+  const MethodUnderTest& method = kMethods[number];
+  const std::uint32_t most = longest_tail(method, about);
+  const CacheOptions made = options(method.name, most);
+  const auto plan = KvCache::plan(made, 1);
+  ASSERT_TRUE(plan) << plan.error().message;
+  for (const std::uint32_t length : {most / 3, most}) {
+    SCOPED_TRACE(length);
+    fs::remove(root_ + "/s.tls");
+    const auto cache = KvCache::create(made, 1, "auto");
+    ASSERT_TRUE(cache) << cache.error().message;
+    std::vector<Timeline> texts;
+    for (std::uint32_t t = 0; t < timelines; ++t) {
+      texts.push_back(std::move(*(*cache)->start()));
+      const Status written =
+          write_text(cache->get(), texts.back(), length, !made.session.path.empty(), t + 1);
+      ASSERT_TRUE(written) << written.error().message;
+    }
+    const MemoryPlan usage = (*cache)->usage();
+    auto planned = by_purpose(*plan);
+    for (const auto& [purpose, bytes] : by_purpose(usage)) {
+      // Of a text of several cells sealing's line is what is beside all the rest: a whole cell is
+      // formed before the last rows are there.
+      if (purpose == "host, sealing" && most > kSegmentRows) continue;
+      EXPECT_LE(bytes, planned[purpose]) << purpose;
+    }
+    for (const auto& [tier, bytes] : usage.peak_bytes) {
+      const std::uint64_t total = plan->total(tier);
+      if (length == most)
+        std::printf("%-10s %-8s %u x %5u  %-9s  plan %9lu  peak %9lu  %.3f\n", method.name,
+                    home.c_str(), timelines, length, tier.c_str(), total, bytes,
+                    static_cast<double>(bytes) / static_cast<double>(total));
+      EXPECT_LE(bytes, total) << tier;
+      if (length == most && tier != kWorkspace) {
+        EXPECT_GE(bytes, total * 95 / 100) << tier;
+      }
+    }
+    if (length == most && HasFailure())
+      for (const auto& [purpose, bytes] : by_purpose(usage))
+        std::printf("  %-20s plan %9lu  peak %9lu\n", purpose.c_str(), planned[purpose], bytes);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Everywhere, PlanPeak,
+                         ::testing::Combine(::testing::Range(0, 3),
+                                            ::testing::Values("host", "disk", "session"),
+                                            ::testing::Values(1u, 2u),
+                                            ::testing::Values(700u, 5000u, 10000u)),
+                         [](const auto& suite) {
+                           return std::string(kMethods[std::get<0>(suite.param)].name) + "_" +
+                                  std::get<1>(suite.param) + "_" +
+                                  std::to_string(std::get<2>(suite.param)) + "x" +
+                                  std::to_string(std::get<3>(suite.param));
+                         });
+
+}  // namespace
+}  // namespace thermocline
