@@ -13,6 +13,7 @@
 #include <random>
 
 #include "runtime/kv_cache.h"
+#include "tests/support/session_parts.h"
 #include "tests/support/written_rows.h"
 
 namespace thermocline {
@@ -278,6 +279,50 @@ TEST_P(KvSession, ADamagedFileIsRefusedOrHarmless) {
   }
   EXPECT_GT(refused, 100);
   RecordProperty("harmless", harmless);
+}
+
+// What a step writes to follows from where a tail begins: a file whose checksums fit is refused all
+// the same, where rows cannot lie as it says.
+TEST_P(KvSession, ATailThatCannotBeIsRefused) {
+  {
+    const auto cache = open(options("s.tls"));
+    ASSERT_TRUE(cache);
+    Timeline timeline = std::move(*cache->start());
+    ASSERT_TRUE(advance(cache.get(), timeline, 300, Pass::prefill));
+    ASSERT_TRUE(cache->save(timeline, session_text(300)));
+  }
+  const auto sound = test::SessionParts::read(root_ + "/s.tls");
+  const CacheOptions changed = options("c.tls");
+  struct Case {
+    std::uint32_t length, layer, tail_first;
+  };
+  // Beyond the end of no rows, of sinks alone and of more; within them, off the grid that the
+  // method seals on; in a window that the next query would miss rows of.
+  for (const Case& one : {Case{0, 0, 5}, Case{0, 0, 4'000'000'000}, Case{3, 1, 5}, Case{4, 0, 68},
+                          Case{0, 2, 1}, Case{50, 2, 51}, Case{99, 2, 1}, Case{60, 0, 10}}) {
+    test::SessionParts parts = sound;
+    parts.manifest.length = one.length;
+    for (std::uint32_t l = 0; l < 3; ++l) {
+      SessionManifest::Layer& layer = parts.manifest.layers[l];
+      const std::uint32_t sinks = l == 2 ? 0 : 4;
+      layer.tail_first = l == one.layer ? one.tail_first : sinks;
+      layer.runs.clear();
+      const std::size_t row_bytes = layer.sinks.size() / 4;
+      const std::uint32_t tail = one.length > layer.tail_first ? one.length - layer.tail_first : 0;
+      layer.tail.resize(tail * (l == 2 ? 2 * 64 * 2 : row_bytes));
+      layer.sinks.resize(std::min(one.length, sinks) * row_bytes);
+    }
+    parts.write(changed.session.path);
+    const auto cache = open(changed);
+    ASSERT_TRUE(cache);
+    const auto resumed = cache->resume();
+    ASSERT_FALSE(resumed) << one.length << " " << one.tail_first;
+    EXPECT_NE(resumed.error().message.find("c.tls: layer " + std::to_string(one.layer) +
+                                           " has a tail from " + std::to_string(one.tail_first) +
+                                           " in a timeline of " + std::to_string(one.length)),
+              std::string::npos)
+        << resumed.error().message;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Methods, KvSession, ::testing::Values("exact", "sketch"),
