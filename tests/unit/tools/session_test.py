@@ -4,6 +4,7 @@ refused."""
 import json
 import os
 import pathlib
+import shutil
 import sys
 import tempfile
 import unittest
@@ -151,6 +152,24 @@ class Session(unittest.TestCase):
         self.assertIn("say what it is made of", self.build("--session", raw, fails=2))
         self.assertIn("there already", self.build("--session", sealed, "--from", raw,
                                                   "--method", "sketch", fails=2))
+
+    def test_what_was_built_is_not_spoiled_by_building_it_again(self):
+        text = ["--text", LICENSE_TEXT, "--chunk", "512"]
+        for tokens in ("1k", "1300"):
+            self.build("--session", self.file, "--tokens", tokens, *text)
+            copies = [self.file + str(i) for i in range(2)]
+            shutil.copy(self.file, copies[0])
+            said = self.build("--session", self.file, "--tokens", tokens, *text)
+            self.assertRegex(said, "([0-9,]+) tokens, \\1 of them there already")
+            shutil.copy(self.file, copies[1])
+            texts = [self.generate("-n", "8", "--temp", "0", "--session", copy)["text"]
+                     for copy in copies]
+            self.assertEqual(texts[0], texts[1])
+            said = self.build("--session", copies[1], "--tokens", "2k", *text, fails=2)
+            self.assertIn("is another text after", said)
+            said = self.build("--session", self.file, "--tokens", "700", *text, fails=2)
+            self.assertIn("what is to be built ends after 700", said)
+            os.remove(self.file)
 
     def test_prompts_are_kept_within_a_budget(self):
         environment = dict(os.environ, XDG_CACHE_HOME=self.folder.name)
