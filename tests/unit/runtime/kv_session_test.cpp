@@ -2,6 +2,7 @@
 // and what cannot go on says why and breaks nothing.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 #include <random>
+#include <thread>
 
 #include "runtime/kv_cache.h"
 #include "tests/support/session_parts.h"
@@ -323,6 +325,52 @@ TEST_P(KvSession, ATailThatCannotBeIsRefused) {
               std::string::npos)
         << resumed.error().message;
   }
+}
+
+TEST_P(KvSession, VerifyingOneThatIsSavedMeanwhileSaysSo) {
+  const auto cache = open(options("s.tls"));
+  ASSERT_TRUE(cache);
+  Timeline timeline = std::move(*cache->start());
+  ASSERT_TRUE(advance(cache.get(), timeline, 1200, Pass::prefill));
+  ASSERT_TRUE(cache->save(timeline, session_text(1200)));
+  int asked = 0;
+  const auto found = verify_session(root_ + "/s.tls", [&] {
+    if (asked++ > 0) return false;
+    // Another text in its place, so that nothing of the first is left.
+    timeline = Timeline();
+    timeline = std::move(*cache->start());
+    EXPECT_TRUE(cache->save(timeline, session_text(0)));
+    return false;
+  });
+  ASSERT_FALSE(found);
+  EXPECT_NE(found.error().message.find("has saved it while it was read"), std::string::npos)
+      << found.error().message;
+  const auto again = verify_session(root_ + "/s.tls");
+  ASSERT_TRUE(again);
+  EXPECT_TRUE(again->damage.empty());
+}
+
+// A process that has just ended may have it for some milliseconds.
+TEST_P(KvSession, RemovingWaitsALittleForAnother) {
+  const std::string path = root_ + "/s.tls";
+  {
+    const auto cache = open(options("s.tls"));
+    ASSERT_TRUE(cache);
+    Timeline timeline = std::move(*cache->start());
+    ASSERT_TRUE(cache->save(timeline, session_text(0)));
+    const Status removed = remove_session(path);
+    ASSERT_FALSE(removed);
+    EXPECT_NE(removed.error().message.find("in use by another process"), std::string::npos);
+  }
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  ASSERT_EQ(::flock(file, LOCK_EX), 0);
+  std::thread other([file] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(60));
+    ::close(file);
+  });
+  EXPECT_TRUE(remove_session(path));
+  other.join();
+  EXPECT_FALSE(fs::exists(path));
 }
 
 INSTANTIATE_TEST_SUITE_P(Methods, KvSession, ::testing::Values("exact", "sketch"),
