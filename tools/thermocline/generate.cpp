@@ -177,15 +177,35 @@ Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {
   if (saved)  // what it holds is resumed whole, and cut then
     cache_options.max_positions =
         std::min(record.context, std::max(cache_options.max_positions, saved->positions));
-  TL_TRY_ASSIGN(const KeptPrompt kept,
-                KeptPrompt::begin(flags.session, *engine, prompt, &cache_options));
+  TL_TRY_ASSIGN(KeptPrompt kept, KeptPrompt::begin(flags.session, *engine, prompt,
+                                                   flags.dry_run ? PrefixCache::Missing::stays
+                                                                 : PrefixCache::Missing::is_made,
+                                                   &cache_options));
   if (flags.dry_run)
     return dry_run(*engine, flags, cache_options, prompt.size(), record.notes, &json_output);
 
-  TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine->open_cache(cache_options));
   WrittenText text;
-  text.tokens = std::move(prompt);
-  TL_TRY_ASSIGN(Timeline timeline, begin_text(*engine, *cache, flags, &text, &run, &record));
+  std::unique_ptr<KvCache> cache;
+  Timeline timeline;
+  const auto open_text = [&]() -> Status {
+    text = {};
+    text.tokens = prompt;
+    TL_TRY_ASSIGN(cache, engine->open_cache(cache_options));
+    TL_TRY_ASSIGN(timeline, begin_text(*engine, *cache, flags, &text, &run, &record));
+    return {};
+  };
+  // What was kept of the prompt could not be gone on from, as `why` says.
+  const auto close_kept = [&](const Error& why) {
+    timeline = Timeline();
+    cache.reset();
+    kept.give_up(why, &cache_options, &record.notes);
+  };
+  Status opened = open_text();
+  if (!opened && kept.is_used()) {
+    close_kept(opened.error());
+    opened = open_text();
+  }
+  TL_TRY(opened);
   record.load_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
   run.length = flags.sampling.length;
   run.context = record.context;
@@ -202,9 +222,16 @@ Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {
   // The costly part: it is not lost whatever comes.
   run.after_reading = [&](const WrittenText& so_far) -> Status {
     TL_TRY(save(so_far));
-    return kept.read(*cache, timeline, so_far, record.seed, &record.notes);
+    kept.read(*cache, timeline, so_far, record.seed, &record.notes);
+    return {};
   };
   Status status = generate_text(*engine, *cache, timeline, run, &text, &record.generation);
+  if (!status && kept.is_used() && (text_in_json || record.generation.text.empty())) {
+    close_kept(status.error());
+    record.generation = {};
+    TL_TRY(open_text());
+    status = generate_text(*engine, *cache, timeline, run, &text, &record.generation);
+  }
   if (const Status saved_too = save(text); status) status = saved_too;
   if (isatty(STDOUT_FILENO) && !record.generation.text.ends_with('\n')) std::puts("");
   record.command = "generate";
@@ -213,6 +240,7 @@ Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {
   record.memory = cache->usage();
   for (const std::string& note : cache->notes()) record.notes.push_back(note);
   if (!status) record.error = status.error().message;
+  if (!status && kept.is_used()) close_kept(status.error());  // the next run is not to meet it
   if (!flags.output.quiet && !text_in_json) begin_line(record.generation.text);
   if (!flags.output.quiet)
     print_statistics(record, flags.output.verbose ? Detail::full : Detail::brief);

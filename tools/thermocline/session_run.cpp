@@ -89,12 +89,14 @@ void SessionFlags::add_with_prefix_cache_to(CommandLine* line) {
 }
 
 Result<KeptPrompt> KeptPrompt::begin(const SessionFlags& flags, const Engine& engine,
-                                     std::span<const int> prompt, CacheOptions* options) {
+                                     std::span<const int> prompt, PrefixCache::Missing missing,
+                                     CacheOptions* options) {
   KeptPrompt kept;
   options->session.path = flags.path;
+  kept.plain_positions_ = options->max_positions;
   if (flags.prefix_cache.empty()) return kept;
   TL_TRY_ASSIGN(const std::uint64_t budget, parse_size(flags.prefix_cache, "--prefix-cache"));
-  TL_TRY_ASSIGN(kept.cache_, PrefixCache::open(budget));
+  TL_TRY_ASSIGN(kept.cache_, PrefixCache::open(budget, missing));
   TL_TRY_ASSIGN(kept.facts_, engine.session_facts(*options));
   kept.path_ = kept.cache_->choose(kept.facts_, prompt);
   options->session.path = kept.path_;
@@ -120,23 +122,35 @@ std::uint64_t bytes_when_saved(const KvCache& cache, const WrittenText& text) {
 
 }  // namespace
 
-Status KeptPrompt::read(KvCache& cache, const Timeline& timeline, const WrittenText& text,
-                        std::uint64_t seed, std::vector<std::string>* notes) const {
-  if (!cache_) return {};
+void KeptPrompt::give_up(const Error& why, CacheOptions* options, std::vector<std::string>* notes) {
+  const bool useless = why.code == ErrorCode::corrupt || why.code == ErrorCode::unsupported;
+  if (useless) cache_->remove(path_);
+  notes->push_back("--prefix-cache is left out of this run: " + why.message +
+                   (useless ? " (it is removed)" : ""));
+  cache_.reset();
+  options->session.path.clear();
+  options->max_positions = plain_positions_;
+}
+
+void KeptPrompt::read(KvCache& cache, const Timeline& timeline, const WrittenText& text,
+                      std::uint64_t seed, std::vector<std::string>* notes) const {
+  if (!cache_) return;
   // An entry that begins with the prompt serves it, and longer ones, as it is.
-  if (text.tokens.size() <= held_) {
-    cache_->used(path_);
-    return {};
-  }
+  if (text.tokens.size() <= held_) return cache_->used(path_);
+  if (const Status kept = keep(cache, timeline, text, seed); !kept)
+    notes->push_back("--prefix-cache: the prompt is not kept: " + kept.error().message);
+}
+
+Status KeptPrompt::keep(KvCache& cache, const Timeline& timeline, const WrittenText& text,
+                        std::uint64_t seed) const {
+  TL_TRY_ASSIGN(const PrefixCache::Keeping keeping, cache_->begin_keeping());
   const std::uint64_t bytes = bytes_when_saved(cache, text);
-  if (!cache_->make_room(bytes, path_)) {
-    notes->push_back("--prefix-cache is too small for this prompt, which takes " +
-                     format_size(bytes) + ": it is not kept");
-    return {};
-  }
+  if (!cache_->make_room(keeping, bytes, path_))
+    return fail(ErrorCode::exhausted, "it is too small for this prompt, which takes ",
+                format_size(bytes));
   TL_TRY(save_session(cache, timeline, text, seed, ""));
   cache_->used(path_);
-  cache_->name(path_, facts_, text.tokens);
+  cache_->name(keeping, path_, facts_, text.tokens);
   return {};
 }
 
