@@ -141,7 +141,9 @@ class KvCache {
   Result<Timeline> resume();
   // From now on the file holds this timeline and text, and not what it held: all at once, whatever
   // happens meanwhile. Sealed rows are there already, so what is written is the tail and the text.
-  // Not in the middle of a step. On an error the file holds what it held.
+  // Not in the middle of a step. On an error the file holds what it held; or, where the last write
+  // of all failed, this or that, whole, which nobody knows before it is opened again: later saves
+  // say so and are refused.
   Status save(const Timeline& timeline, const SessionText& text);
 
   std::span<const LayerSpec> layers() const;

@@ -117,8 +117,8 @@ Result<PageTable::Restored> PageTable::restore(const Record& record) {
   return restored;
 }
 
-// Head by head, while there is room: what a sealing puts there, too. Nobody has asked for these rows
-// yet, so what cannot be read is left out: whoever wants it reads it again, and is told.
+// Head by head, while there is room: what a sealing puts there, too. Nobody has asked for these
+// rows yet, so what cannot be read is left out: whoever wants it reads it again, and is told.
 void PageTable::warm(const Segment& segment, const Place& place) {
   Layer& layer = layers_[place.layer];
   const std::size_t pages = place.head_bytes / kPageBytes;

@@ -22,8 +22,9 @@ class Keeper {
   // corrupt: the publication has no such extent, or somebody has it already.
   virtual Result<Space> claim(const Extent& extent) = 0;
   // From now on `manifest` and `extents`, which somebody holds, are what is kept, on the disk
-  // itself. What is given back of them stays there until the next publication. On any error the
-  // last one is still what is kept.
+  // itself. What is given back of them stays there until the next publication. On an error the last
+  // one is still what is kept; unless it was the write that makes the new one count that failed:
+  // then one of the two is, and nothing that either refers to is used again.
   virtual Status publish(std::span<const std::byte> manifest, std::span<const Extent> extents) = 0;
 };
 
