@@ -125,6 +125,12 @@ CacheReport KvCache::report() const {
   return sum(impl_->counted, of_tiers);
 }
 
+std::optional<DiskReadCost> KvCache::disk_read_cost() const {
+  if (impl_->plan.home.reach != Reach::pages) return std::nullopt;
+  const ReadCost& cost = impl_->table->read_cost();
+  return DiskReadCost{cost.read_us, cost.bytes_per_us, cost.measured};
+}
+
 MemoryPlan KvCache::usage() const {
   MemoryPlan usage;
   for (const Tier tier : kAllTiers) {

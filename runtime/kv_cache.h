@@ -14,6 +14,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -150,6 +151,7 @@ class KvCache {
   std::uint32_t max_positions() const;  // that a timeline can have
   CacheReport report() const;
   MemoryPlan usage() const;
+  std::optional<DiskReadCost> disk_read_cost() const;  // nothing: no rows are on a disk
   // One line each: what is slower or takes more memory than was asked for, and why.
   std::span<const std::string> notes() const;
 

@@ -238,6 +238,7 @@ Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {
   record.method = cache_options.method;
   record.model = &model;
   record.memory = cache->usage();
+  record.disk_read_cost = cache->disk_read_cost();
   for (const std::string& note : cache->notes()) record.notes.push_back(note);
   if (!status) record.error = status.error().message;
   if (!status && kept.is_used()) close_kept(status.error());  // the next run is not to meet it
