@@ -127,6 +127,12 @@ CacheReport KvCache::report() const {
   return sum(impl_->counted, of_tiers);
 }
 
+std::optional<DiskReadCost> KvCache::disk_read_cost() const {
+  if (!any_in_pages(impl_->plan.stores)) return std::nullopt;
+  const ReadCost& cost = impl_->table->read_cost();
+  return DiskReadCost{cost.read_us, cost.bytes_per_us, cost.measured};
+}
+
 MemoryPlan KvCache::usage() const {
   MemoryPlan usage;
   for (const Tier tier : kAllTiers) {

@@ -14,6 +14,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -147,14 +148,16 @@ class KvCache {
   Result<Timeline> resume();
   // From now on the file holds this timeline and text, and not what it held: all at once, whatever
   // happens meanwhile. Sealed rows are there already, so what is written is the tail and the text.
-  // Not in the middle of a step. On an error the file holds what it held; io: or this, whole, where
-  // the disk failed, and then it is saved no more. The timeline goes on in any case.
+  // Not in the middle of a step. On an error the file holds what it held; or, where the last write
+  // of all failed, this or that, whole, which nobody knows before it is opened again: later saves
+  // say so and are refused.
   Status save(const Timeline& timeline, const SessionText& text);
 
   std::span<const LayerSpec> layers() const;
   std::uint32_t max_positions() const;  // that a timeline can have
   CacheReport report() const;
   MemoryPlan usage() const;
+  std::optional<DiskReadCost> disk_read_cost() const;  // nothing: no rows are on a disk
   // One line each: what is slower or takes more memory than was asked for, and why.
   std::span<const std::string> notes() const;
 

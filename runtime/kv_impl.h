@@ -240,6 +240,7 @@ struct KvCache::Impl {
   // Reads what was saved in the file: nothing, or of the same facts.
   Status open_session();
   Result<TimelineId> resume();
+  bool tail_may_begin(LayerId l, std::uint32_t tail_first, std::uint32_t length) const;
   Status restore_layer(LayerId l, const SessionManifest::Layer& from, std::uint32_t length,
                        LayerState* layer);
   Result<Run> read_run(LayerId l, const PageTable::Record& record);

@@ -87,7 +87,17 @@ Result<Run> KvCache::Impl::read_run(LayerId l, const PageTable::Record& record) 
   return run;
 }
 
-// The runs follow each other from the sinks to the tail.
+// Where a tail of `length` positions may begin: append() and attention count on it.
+bool KvCache::Impl::tail_may_begin(LayerId l, std::uint32_t tail_first,
+                                   std::uint32_t length) const {
+  const std::uint32_t window = spec(l).window;
+  if (window == 0) return tail_first == method.tail_begin(length);
+  // A window's rows go now and then, and never those that the next query sees.
+  if (tail_first > 0 && (tail_first > length || length - tail_first < window)) return false;
+  return length - tail_first + kMaxStepRows <= plan.layers[index(l)].tail_capacity;
+}
+
+// The runs follow each other from the sinks to the tail, cut where a sealing cuts.
 Status KvCache::Impl::restore_layer(LayerId l, const SessionManifest::Layer& from,
                                     std::uint32_t length, LayerState* layer) {
   const CachePlan::Layer& planned = plan.layers[index(l)];
@@ -95,11 +105,10 @@ Status KvCache::Impl::restore_layer(LayerId l, const SessionManifest::Layer& fro
   const auto refuse = [&](const auto&... what) {
     return fail(ErrorCode::corrupt, session_name(), ": layer ", index(l), " ", what...);
   };
+  if (!tail_may_begin(l, from.tail_first, length))
+    return refuse("has a tail from ", from.tail_first, " in a timeline of ", length);
   const std::uint32_t sinks = std::min(length, planned.sinks);
   const std::uint32_t tail = length > from.tail_first ? length - from.tail_first : 0;
-  if (from.tail_first < planned.sinks || (length > planned.sinks && from.tail_first > length) ||
-      tail + kMaxStepRows > planned.tail_capacity)
-    return refuse("has a tail from ", from.tail_first, " in a timeline of ", length);
   const std::size_t row_bytes = std::size_t{planned.raw.bytes()} * heads;
   if (from.sinks.size() != row_bytes * sinks || from.tail.size() != row_bytes * tail)
     return refuse("has ", from.sinks.size(), " bytes of sinks and ", from.tail.size(),
@@ -110,6 +119,10 @@ Status KvCache::Impl::restore_layer(LayerId l, const SessionManifest::Layer& fro
     if (run.rows->first_position != next || run.rows->rows > from.tail_first - next)
       return refuse("has a run of ", run.rows->rows, " rows from ", run.rows->first_position,
                     ", and one from ", next, " to at most ", from.tail_first, " was due");
+    const std::uint32_t in_cell = (next - planned.sinks) % method.cell_rows();
+    if (run.rows->rows % method.seal_rows() != 0 || run.rows->rows > method.cell_rows() - in_cell)
+      return refuse("has a run of ", run.rows->rows, " rows from ", next,
+                    ", and the method cuts every ", method.seal_rows(), " to ", method.cell_rows());
     next += run.rows->rows;
     layer->runs.push_back(std::move(run));
   }

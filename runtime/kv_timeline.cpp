@@ -77,7 +77,8 @@ Result<TimelineId> KvCache::Impl::fork(TimelineId from) {
 // The old tail is the timeline's until the step commits, so the new one needs a place of its own.
 // It becomes the spare one then.
 Status KvCache::Impl::open_spare_tails() {
-  TL_TRY_ASSIGN(spare_memory, budget->reserve(Tier::host, Purpose::sealing, plan.spare_tail_bytes));
+  TL_TRY_ASSIGN(Reservation memory,
+                budget->reserve(Tier::host, Purpose::sealing, plan.spare_tail_bytes));
   std::vector<RawStore> spare;
   for (std::size_t l = 0; l < options.layers.size(); ++l) {
     const CachePlan::Layer& planned = plan.layers[l];
@@ -85,6 +86,7 @@ Status KvCache::Impl::open_spare_tails() {
                   RawStore::create(planned.raw, options.layers[l].kv_heads, planned.tail_capacity));
     spare.push_back(std::move(tail));
   }
+  spare_memory = std::move(memory);
   spare_tails = std::move(spare);
   return {};
 }

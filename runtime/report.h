@@ -37,6 +37,13 @@ std::span<const CacheCounter> cache_counters();
 CacheReport difference(const CacheReport& after, const CacheReport& before);
 CacheReport sum(const CacheReport& one, const CacheReport& other);
 
+// What reading the disk costs, by which neighbouring misses are read as one.
+struct DiskReadCost {
+  double read_us = 0;       // of a read, however short
+  double bytes_per_us = 0;  // beyond that
+  bool measured = false;    // when the cache was opened; else assumed
+};
+
 // Bytes by tier and purpose: what a cache will hold (a plan) or holds (usage).
 inline constexpr char kWorkspace[] = "workspace";
 struct MemoryLine {

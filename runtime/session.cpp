@@ -1,7 +1,6 @@
 #include "runtime/session.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -13,6 +12,7 @@
 #include "tiers/io/checksum.h"
 #include "tiers/io/descriptor.h"
 #include "tiers/io/errno_text.h"
+#include "tiers/io/file_lock.h"
 #include "tiers/io/read_fully.h"
 #include "tiers/segment_record.h"
 #include "tiers/store/publication.h"
@@ -100,6 +100,14 @@ Status verify_segment(const OpenSession& session, const std::string& path,
   return {};
 }
 
+Status verify_segments(const OpenSession& session, const std::string& path, const StopAsked& stop,
+                       SessionCheck* found) {
+  for (const SessionManifest::Layer& layer : session.manifest.layers)
+    for (const PageTable::Record& record : layer.runs)
+      TL_TRY(verify_segment(session, path, record, stop, found));
+  return {};
+}
+
 }  // namespace
 
 Result<SavedSession> read_session(const std::string& path) {
@@ -124,16 +132,26 @@ Result<SavedSession> read_session(const std::string& path) {
 Result<SessionCheck> verify_session(const std::string& path, const StopAsked& stop) {
   TL_TRY_ASSIGN(const OpenSession session, open_session(path));
   SessionCheck found;
-  for (const SessionManifest::Layer& layer : session.manifest.layers)
-    for (const PageTable::Record& record : layer.runs)
-      TL_TRY(verify_segment(session, path, record, stop, &found));
+  const Status read = verify_segments(session, path, stop, &found);
+  if (read && found.damage.empty()) return found;
+  // Nobody is kept from saving it: then what was read may be of no session any more.
+  const auto now = read_publication(session.file.number(), path);
+  if (now && now->generation != session.published.generation)
+    return fail(ErrorCode::invalid_argument, path,
+                ": another process has saved it while it was read: verify it again");
+  TL_TRY(read);
   return found;
+}
+
+bool session_is_free(const std::string& path) {
+  const auto file = open_file(path);
+  return file && lock_file(file->number());
 }
 
 Status remove_session(const std::string& path) {
   TL_TRY_ASSIGN(const Descriptor file, open_file(path));
   TL_TRY(check_is_session(file.number(), path));
-  if (::flock(file.number(), LOCK_EX | LOCK_NB) != 0)
+  if (!lock_file(file.number()))
     return fail(ErrorCode::io, path, " is in use by another process: it stays");
   if (::unlink(path.c_str()) != 0)
     return fail(ErrorCode::io, path, ": could not be removed: ", errno_text(errno));

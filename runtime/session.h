@@ -58,14 +58,19 @@ struct SavedSession {
 };
 Result<SavedSession> read_session(const std::string& path);
 
-// Reads all of it and compares every checksum. cancelled: `stop` said yes.
+// Reads all of it and compares every checksum. cancelled: `stop` said yes; invalid_argument: it was
+// saved meanwhile, and differs for that.
 struct SessionCheck {
   std::uint64_t pages = 0, bytes = 0;
   std::vector<std::string> damage;  // a line each; none: sound
 };
 Result<SessionCheck> verify_session(const std::string& path, const StopAsked& stop = {});
 
-// A session file, damaged or not, that no process has open; anything else stays.
+// Whether it is there and no process has it open.
+bool session_is_free(const std::string& path);
+
+// A session file, damaged or not, that no process has open; anything else stays (corrupt: it is no
+// session file).
 Status remove_session(const std::string& path);
 
 }  // namespace thermocline

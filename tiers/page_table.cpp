@@ -7,6 +7,7 @@
 
 #include "tiers/io/checksum.h"
 #include "tiers/io/errno_text.h"
+#include "tiers/io/uring_sink.h"
 #include "tiers/numa.h"
 
 namespace thermocline {
@@ -70,7 +71,10 @@ Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& opt
   TL_TRY_ASSIGN(table->staging_reservation_,
                 budget->reserve(Tier::host, Purpose::staging, options.staging_bytes));
   TL_TRY_ASSIGN(table->staging_, Buffer::create(options.staging_bytes));
-  (void)table->sink_->keep(table->staging_.bytes());
+  if (!table->sink_->keep(table->staging_.bytes()) && options.io_backend == "auto" &&
+      table->sink_->name() == "uring")
+    if (std::string note = note_on_loose_memory(table->staging_.size()); !note.empty())
+      table->notes_.push_back(std::move(note));
   TL_TRY_ASSIGN(table->row_cache_reservation_,
                 budget->reserve(Tier::host, Purpose::row_cache, cached_bytes));
   for (Layer& layer : table->layers_) {

@@ -174,7 +174,7 @@ class PageTable {
   // may change it.
   class Recount;
   void recount_kept();
-  Status warm(const Segment& segment, const Place& place);
+  void warm(const Segment& segment, const Place& place);
   // Row numbers for `place`, with room in the row caches' tables.
   Status number_place(Place* place);
   static std::uint32_t number_rows(Layer* layer, std::uint32_t rows);

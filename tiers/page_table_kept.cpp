@@ -105,13 +105,20 @@ Result<PageTable::Restored> PageTable::restore(const Record& record) {
   TL_TRY_ASSIGN(Reservation memory,
                 budget_->reserve(Tier::host, Purpose::sealing, 2 * record.bytes));
   TL_TRY_ASSIGN(Buffer image, Buffer::create(record.bytes));
-  if (Status read = move_pages(Transfer::Kind::read, place.record_slot.space(), 0, image.bytes());
-      !read)
-    return tl::unexpected(
-        give_up(std::move(read), std::move(image), std::move(memory), std::move(place.record_slot))
-            .error());
-  if (page_checksum(image.bytes(), record.offset) != record.checksum)
+  const auto read_record = [&]() -> Status {
+    TL_TRY(move_pages(Transfer::Kind::read, place.record_slot.space(), 0, image.bytes()));
+    if (page_checksum(image.bytes(), record.offset) == record.checksum) return {};
     return fail(ErrorCode::corrupt, name, " is damaged (the checksum does not match)");
+  };
+  Status whole = read_record();
+  if (!whole && sink_->in_flight() == 0) {  // once more, as a step's pages are
+    counters_.pages_read_again += record.bytes / kPageBytes;
+    whole = read_record();
+  }
+  if (!whole)
+    return tl::unexpected(
+        give_up(std::move(whole), std::move(image), std::move(memory), std::move(place.record_slot))
+            .error());
 
   TL_TRY_ASSIGN(SegmentRecord read, SegmentRecord::decode(image.bytes(), name));
   place.layer = index(read.segment.layer);
@@ -134,34 +141,42 @@ Result<PageTable::Restored> PageTable::restore(const Record& record) {
   Restored restored;
   restored.segment = take_in(std::move(read.segment), std::move(place));
   restored.more = std::move(read.more);
-  TL_TRY(warm(*restored.segment, places_[restored.segment->id]));
+  warm(*restored.segment, places_[restored.segment->id]);
   return restored;
 }
 
-// Head by head, while there is room: what a sealing puts there, too.
-Status PageTable::warm(const Segment& segment, const Place& place) {
+// Head by head, while there is room: what a sealing puts there, too. Nobody has asked for these
+// rows yet, so what cannot be read is left out: whoever wants it reads it again, and is told.
+void PageTable::warm(const Segment& segment, const Place& place) {
   Layer& layer = layers_[place.layer];
   const std::size_t pages = place.head_bytes / kPageBytes;
+  const auto sound = [&](const Buffer& head, std::uint32_t h) {
+    for (std::size_t p = 0; p < pages; ++p)
+      if (page_checksum(head.bytes().subspan(p * kPageBytes, kPageBytes),
+                        identity(place, h * pages + p)) != place.checksum[h * pages + p])
+        return false;
+    return true;
+  };
   Buffer head;
   Reservation memory;
   for (std::uint32_t h = 0; h < segment.heads; ++h) {
     if (layer.row_cache[h].capacity() == 0 || layer.row_cache[h].full()) continue;
     if (head.size() == 0) {
-      TL_TRY_ASSIGN(memory, budget_->reserve(Tier::host, Purpose::sealing, place.head_bytes));
-      TL_TRY_ASSIGN(head, Buffer::create(place.head_bytes));
+      auto reserved = budget_->reserve(Tier::host, Purpose::sealing, place.head_bytes);
+      auto made = Buffer::create(place.head_bytes);
+      if (!reserved || !made) return;
+      memory = std::move(*reserved);
+      head = std::move(*made);
     }
-    TL_TRY(
-        move_pages(Transfer::Kind::read, place.slot.space(), h * place.head_bytes, head.bytes()));
-    for (std::size_t p = 0; p < pages; ++p)
-      if (page_checksum(head.bytes().subspan(p * kPageBytes, kPageBytes),
-                        identity(place, h * pages + p)) != place.checksum[h * pages + p])
-        return fail(ErrorCode::corrupt, paged_name(), ": the page at ",
-                    place.slot.space().offset + (h * pages + p) * kPageBytes,
-                    " is damaged (the checksum does not match)");
+    Status read =
+        move_pages(Transfer::Kind::read, place.slot.space(), h * place.head_bytes, head.bytes());
+    if (!read) {
+      (void)give_up(std::move(read), std::move(head), std::move(memory), Slot());
+      return;
+    }
     counters_.pages_verified += pages;
-    fill_row_cache(place, h, head.bytes());
+    if (sound(head, h)) fill_row_cache(place, h, head.bytes());
   }
-  return {};
 }
 
 }  // namespace thermocline

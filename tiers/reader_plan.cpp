@@ -92,7 +92,7 @@ void Reader::open_fold(const Segment& segment, std::uint32_t list, std::uint32_t
 
 void Reader::add_view(const Planned& fold, const std::byte* row0, RowSet rows,
                       const float* log_weight) {
-  views_.push_back({row0, row0 + fold.key_bytes, rows, log_weight});
+  views_.push_back({row0, row0 ? row0 + fold.key_bytes : nullptr, rows, log_weight});
 }
 
 void Reader::add_rows_in_memory(Planned* fold, std::uint32_t block, RowSet rows, int n,

@@ -1,6 +1,9 @@
 #include "tiers/segment_record.h"
 
+#include <bitset>
+
 #include "kernels/base/buffer.h"
+#include "kernels/format/row.h"
 
 namespace thermocline {
 namespace {
@@ -17,9 +20,26 @@ std::uint64_t head_bytes_of(const Segment& segment) {
 }
 
 Result<RowFormat> format_of(std::uint32_t number, const RecordReader& in) {
-  for (const RowFormat known : {RowFormat::f16, RowFormat::int8})
-    if (number == static_cast<std::uint32_t>(known)) return known;
+  if (const auto known = row_format_of(number)) return *known;
   return in.corrupt("format", "is ", number, ", which this build does not know");
+}
+
+// Each head has each row once: what reads rows back counts on all of them.
+Status check_offsets(const Segment& segment, const RecordReader& in) {
+  if (segment.offset.empty()) return {};
+  const std::size_t all = std::size_t{segment.heads} * segment.rows;
+  if (segment.offset.size() != all)
+    return in.corrupt("offsets", "has ", segment.offset.size(), " entries for ", all, " rows");
+  std::bitset<kSegmentRows> seen;
+  for (std::size_t i = 0; i < all; ++i) {
+    if (i % segment.rows == 0) seen.reset();
+    const std::uint16_t offset = segment.offset[i];
+    if (offset >= segment.rows || seen[offset])
+      return in.corrupt("offsets", "has ", offset, " of ", segment.rows, " rows",
+                        offset < segment.rows ? " twice" : "");
+    seen.set(offset);
+  }
+  return {};
 }
 
 Status check(const SegmentRecord& record, const RecordReader& in) {
@@ -37,13 +57,7 @@ Status check(const SegmentRecord& record, const RecordReader& in) {
       record.checksums.size() != record.rows.bytes / kPageBytes)
     return in.corrupt("rows_bytes", "is ", record.rows.bytes, " with ", record.checksums.size(),
                       " checksums, for ", segment.rows, " rows of ", segment.heads, " heads");
-  const std::size_t offsets = std::size_t{segment.heads} * segment.rows;
-  if (!segment.offset.empty() && segment.offset.size() != offsets)
-    return in.corrupt("offsets", "has ", segment.offset.size(), " entries for ", offsets, " rows");
-  for (const std::uint16_t offset : segment.offset)
-    if (offset >= segment.rows)
-      return in.corrupt("offsets", "has ", offset, " of ", segment.rows, " rows");
-  return {};
+  return check_offsets(segment, in);
 }
 
 }  // namespace

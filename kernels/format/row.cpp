@@ -4,6 +4,12 @@
 
 namespace thermocline {
 
+std::optional<RowFormat> row_format_of(std::uint32_t number) {
+  const auto asked = static_cast<RowFormat>(number);
+  const RowFormat found = visit_row(asked, [](auto coded) { return decltype(coded)::kFormat; });
+  return static_cast<std::uint32_t>(found) == number ? std::optional(found) : std::nullopt;
+}
+
 std::uint32_t row_bytes(RowFormat format, std::uint32_t dim) {
   return visit_row(format, [&](auto coded) { return decltype(coded)::bytes(dim); });
 }

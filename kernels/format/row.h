@@ -8,14 +8,19 @@
 //   Reader<V>            made of (row, dim) once for each row; load(i) gives the channels
 //                        [i, i + V::lanes) as the floats that value() gives
 // Then it has a line in the enum and one in visit_row.h's switch; a codec (tiers/codec) writes it.
+// The enum's numbers are in files (docs/session_format.md): none changes, none is used again.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 namespace thermocline {
 
-enum class RowFormat : std::uint8_t { f16, int8 };
+enum class RowFormat : std::uint8_t { f16 = 0, int8 = 1 };
+
+// Of a number from a file; nothing: no format has it.
+std::optional<RowFormat> row_format_of(std::uint32_t number);
 
 // dim is a multiple of 16.
 std::uint32_t row_bytes(RowFormat format, std::uint32_t dim);

@@ -64,10 +64,13 @@ void read_segment(std::span<const std::byte> bytes) {
   if (!record) return check_refusal(record.error());
   TL_CHECK(record->rows.bytes == record->head_bytes() * record->segment.heads);
   TL_CHECK(record->checksums.size() * kPageBytes == record->rows.bytes);
-  for (std::uint32_t h = 0; h < record->segment.heads; ++h)
-    for (std::uint32_t r = 0; r < record->segment.rows; ++r)
-      TL_CHECK(record->segment.position(h, r) - record->segment.first_position <
-               record->segment.rows);
+  std::vector<bool> seen(record->segment.rows);
+  for (std::uint32_t h = 0; h < record->segment.heads; ++h, seen.assign(seen.size(), false))
+    for (std::uint32_t r = 0; r < record->segment.rows; ++r) {
+      const std::uint32_t at = record->segment.position(h, r) - record->segment.first_position;
+      TL_CHECK(at < record->segment.rows && !seen[at]);
+      seen[at] = true;
+    }
 }
 
 void read_index(std::span<const std::byte> bytes) {

@@ -18,6 +18,7 @@
 #include "tiers/io/descriptor.h"
 #include "tiers/io/errno_text.h"
 #include "tiers/io/fifo.h"
+#include "tiers/size_text.h"
 
 namespace thermocline {
 namespace {
@@ -406,6 +407,14 @@ Result<std::unique_ptr<Sink>> open_uring_sink(const SinkOptions& options) {
   auto sink = std::make_unique<UringSink>();
   TL_TRY(sink->start(options.depth));
   return sink;
+}
+
+std::string note_on_loose_memory(std::uint64_t bytes) {
+  const std::uint64_t limit = memlock_bytes();
+  if (limit == RLIM_INFINITY || limit / 2 > bytes) return {};  // something else refused it
+  return "io_uring could not register " + size_text(bytes) + " to read into (RLIMIT_MEMLOCK is " +
+         size_text(limit) + "), so reads take a little more processor time: raise it (ulimit -l " +
+         std::to_string(2 * bytes / 1024) + ")";
 }
 
 }  // namespace thermocline

@@ -136,9 +136,11 @@ class Conversation {
     auto known = static_cast<std::uint32_t>(differs.first - held.begin());
     known = std::min(known, static_cast<std::uint32_t>(prompt.size() - 1));
     const Result<std::uint32_t> kept = keep_or_start_over(cache_, &timeline_, known);
-    text_ = {};
-    text_.tokens.assign(prompt.begin(), prompt.begin() + timeline_.length());
+    // A cut that failed left the timeline as it was, longer perhaps than this prompt; or there is
+    // none any more.
+    text_.tokens.resize(std::min<std::size_t>(text_.tokens.size(), timeline_.length()));
     TL_TRY(kept);
+    text_ = {};
     text_.tokens = prompt;
     text_.sampled_from = static_cast<std::uint32_t>(prompt.size());
     const Status status = generate_text(engine_, cache_, timeline_, options_, &text_, out);
@@ -281,6 +283,7 @@ Result<Exit> chat(ChatFlags& flags, const CommandLine& line) {
     print_notes(std::array{"--session " + flags.session.path + ": " + resumed});
   TL_TRY_ASSIGN(const Exit exit, talk(flags, conversation, &record));
   record.memory = cache->usage();
+  record.disk_read_cost = cache->disk_read_cost();
   if (flags.output.verbose) print_statistics(record, Detail::full);
   TL_TRY(json_output.write(json_text(statistics_json(record))));
   return exit;

@@ -161,21 +161,18 @@ void begin_line(const std::string& text) {
   if (shared || isatty(STDERR_FILENO)) std::fputs("\n", stderr);
 }
 
-Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {
-  using Clock = std::chrono::steady_clock;
-  // Everything that can be wrong with the command line, before a model is opened.
-  GenerationOptions run;
-  TL_TRY_ASSIGN(run.sampling, flags.sampling.sampling_options());
-  TL_TRY_ASSIGN(run.progress, parse_progress_style(flags.output.progress));
-  TL_TRY_ASSIGN(const std::optional<SavedSession> saved, flags.session.look());
+// Everything that can be wrong with the command line and the session's file, before a model is
+// opened.
+Result<CacheOptions> check(GenerateFlags& flags, const CommandLine& line,
+                           const std::optional<SavedSession>& saved) {
   if (saved) {
     SessionFlags::take_method(*saved, line, &flags.method);
     if (!saved->text.note.empty())
       return fail(ErrorCode::unsupported, "--session ", flags.session.path,
                   " holds a conversation: 'thermocline chat' goes on with it");
   }
-  CacheOptions cache_options = flags.method.cache_options();
-  TL_TRY_ASSIGN(cache_options.tiers, flags.tiers.tier_options());
+  CacheOptions options = flags.method.cache_options();
+  TL_TRY_ASSIGN(options.tiers, flags.tiers.tier_options());
   TL_TRY(flags.method.check(flags.method.method));
   if (!flags.prompt.system.empty() && flags.prompt.chat_template.empty())
     return fail(ErrorCode::invalid_argument, "--system-prompt needs --chat-template auto");
@@ -185,6 +182,109 @@ Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {
   if (!flags.session.path.empty() && !flags.session.prefix_cache.empty())
     return fail(ErrorCode::invalid_argument,
                 "--session and --prefix-cache: a text is kept in one place");
+  return options;
+}
+
+// The prompt's text in a cache: begun, read and written on, and kept in the session's file.
+class Run {
+ public:
+  Run(Engine& engine, const GenerateFlags& flags, const CacheOptions& cache_options,
+      std::vector<int> prompt, KeptPrompt kept, GenerationOptions options, RunRecord* record)
+      : engine_(engine),
+        flags_(flags),
+        cache_options_(cache_options),
+        prompt_(std::move(prompt)),
+        kept_(std::move(kept)),
+        options_(std::move(options)),
+        record_(record) {
+    options_.after_reading = [this](const WrittenText& so_far) { return after_reading(so_far); };
+  }
+
+  Status open() {
+    Status opened = begin();
+    if (!opened && kept_.is_used()) {
+      close_kept(opened.error());
+      opened = begin();
+    }
+    return opened;
+  }
+
+  Status write() {
+    Generation* out = &record_->generation;
+    Status status = generate_text(engine_, *cache_, timeline_, options_, &text_, out);
+    if (!status && kept_.is_used() && (shows_nothing() || out->text.empty())) {
+      close_kept(status.error());
+      *out = {};
+      TL_TRY(begin());
+      status = generate_text(engine_, *cache_, timeline_, options_, &text_, out);
+    }
+    if (const Status saved = save(text_); status) status = saved;
+    if (keeps_another_)
+      record_->notes.push_back("--session " + flags_.session.path +
+                               " keeps the text that it held: this prompt was not read to its end");
+    record_->memory = cache_->usage();
+    record_->disk_read_cost = cache_->disk_read_cost();
+    for (const std::string& note : cache_->notes()) record_->notes.push_back(note);
+    // The next run is not to meet it.
+    if (!status && kept_.is_used()) close_kept(status.error());
+    return status;
+  }
+
+ private:
+  bool shows_nothing() const { return flags_.output.json == "-"; }
+
+  Status begin() {
+    text_ = {};
+    text_.tokens = prompt_;
+    Reuse reuse;
+    TL_TRY_ASSIGN(cache_, engine_.open_cache(cache_options_));
+    TL_TRY_ASSIGN(timeline_,
+                  begin_text(engine_, *cache_, flags_, &text_, &options_, record_, &reuse));
+    keeps_another_ = !flags_.session.path.empty() && reuse.loses_some();
+    return {};
+  }
+
+  // What was kept of the prompt could not be gone on from, as `why` says.
+  void close_kept(const Error& why) {
+    timeline_ = Timeline();
+    cache_.reset();
+    kept_.give_up(why, &cache_options_, &record_->notes);
+  }
+
+  Status save(const WrittenText& so_far) {
+    if (flags_.session.path.empty() || timeline_.length() == 0 || keeps_another_) return {};
+    return save_session(*cache_, timeline_, so_far, record_->seed, "");
+  }
+
+  // The costly part is done: it is not lost whatever comes.
+  Status after_reading(const WrittenText& so_far) {
+    keeps_another_ = false;
+    if (!prompt_.empty()) TL_TRY(save(so_far));
+    kept_.read(*cache_, timeline_, so_far, record_->seed, &record_->notes);
+    return {};
+  }
+
+  Engine& engine_;
+  const GenerateFlags& flags_;
+  CacheOptions cache_options_;
+  const std::vector<int> prompt_;  // empty: the session's text goes on
+  KeptPrompt kept_;
+  GenerationOptions options_;
+  RunRecord* record_;
+  std::unique_ptr<KvCache> cache_;
+  Timeline timeline_;
+  WrittenText text_;
+  // Until a new text has been read the file keeps what it held and this one does not go on from.
+  bool keeps_another_ = false;
+};
+
+Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {
+  using Clock = std::chrono::steady_clock;
+  GenerationOptions options;
+  TL_TRY_ASSIGN(options.sampling, flags.sampling.sampling_options());
+  TL_TRY_ASSIGN(options.progress, parse_progress_style(flags.output.progress));
+  TL_TRY_ASSIGN(const std::optional<SavedSession> saved, flags.session.look());
+  TL_TRY_ASSIGN(CacheOptions cache_options, check(flags, line, saved));
   TL_TRY_ASSIGN(JsonOutput json_output, JsonOutput::open(flags.output.json));
 
   RunRecord record;
@@ -206,49 +306,31 @@ Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {
   if (saved)  // what it holds is resumed whole, and cut then
     cache_options.max_positions =
         std::min(record.context, std::max(cache_options.max_positions, saved->positions));
-  TL_TRY_ASSIGN(const KeptPrompt kept,
-                KeptPrompt::begin(flags.session, *engine, prompt, &cache_options));
+  TL_TRY_ASSIGN(KeptPrompt kept, KeptPrompt::begin(flags.session, *engine, prompt,
+                                                   flags.dry_run ? PrefixCache::Missing::stays
+                                                                 : PrefixCache::Missing::is_made,
+                                                   &cache_options, &record.notes));
   if (flags.dry_run)
     return dry_run(*engine, flags, cache_options, prompt.size(), record.notes, &json_output);
 
-  TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine->open_cache(cache_options));
-  WrittenText text;
-  text.tokens = std::move(prompt);
-  Reuse reuse;
-  TL_TRY_ASSIGN(Timeline timeline,
-                begin_text(*engine, *cache, flags, &text, &run, &record, &reuse));
-  record.load_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-  run.length = flags.sampling.length;
-  run.context = record.context;
-  run.ignore_end = flags.sampling.ignore_end;
-  run.stops = flags.sampling.stops;
+  options.length = flags.sampling.length;
+  options.context = record.context;
+  options.ignore_end = flags.sampling.ignore_end;
+  options.stops = flags.sampling.stops;
   // With the statistics on stdout the text is one of them: stdout is then one JSON value.
   const bool text_in_json = flags.output.json == "-";
-  run.show = [&](std::string_view more) { return text_in_json ? Status{} : write_to_stdout(more); };
-
-  // Until a new text has been read, the file keeps what it held and this one does not go on from.
-  bool keeps_another = !flags.session.path.empty() && reuse.loses_some();
-  const auto save = [&](const WrittenText& so_far) -> Status {
-    if (flags.session.path.empty() || timeline.length() == 0 || keeps_another) return {};
-    return save_session(*cache, timeline, so_far, record.seed, "");
+  options.show = [&](std::string_view more) {
+    return text_in_json ? Status{} : write_to_stdout(more);
   };
-  // The costly part: it is not lost whatever comes.
-  run.after_reading = [&](const WrittenText& so_far) -> Status {
-    keeps_another = false;
-    if (!goes_on) TL_TRY(save(so_far));
-    return kept.read(*cache, timeline, so_far, record.seed, &record.notes);
-  };
-  Status status = generate_text(*engine, *cache, timeline, run, &text, &record.generation);
-  if (const Status saved_too = save(text); status) status = saved_too;
-  if (keeps_another)
-    record.notes.push_back("--session " + flags.session.path +
-                           " keeps the text that it held: this prompt was not read to its end");
-  if (isatty(STDOUT_FILENO) && !record.generation.text.ends_with('\n')) std::puts("");
   record.command = "generate";
   record.method = cache_options.method;
   record.model = &model;
-  record.memory = cache->usage();
-  for (const std::string& note : cache->notes()) record.notes.push_back(note);
+  Run run(*engine, flags, cache_options, std::move(prompt), std::move(kept), std::move(options),
+          &record);
+  TL_TRY(run.open());
+  record.load_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+  const Status status = run.write();
+  if (isatty(STDOUT_FILENO) && !record.generation.text.ends_with('\n')) std::puts("");
   if (!status) record.error = status.error().message;
   if (!flags.output.quiet && !text_in_json) begin_line(record.generation.text);
   if (!flags.output.quiet)

@@ -9,8 +9,11 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
+#include <thread>
+#include <tuple>
 
 #include "tools/thermocline/user_cache.h"
 
@@ -22,28 +25,40 @@ namespace fs = std::filesystem;
 // Reading fewer tokens again costs less than looking after them.
 constexpr std::size_t kLeastTokens = 256;
 
-bool free_to_use(const std::string& path) {
-  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-  if (file < 0) return false;
-  const bool free = ::flock(file, LOCK_EX | LOCK_NB) == 0;
-  ::close(file);
-  return free;
-}
-
-struct Entry {
-  std::string path;
-  SavedSession session;
-};
+// Another process that saves gigabytes takes some seconds.
+constexpr std::chrono::seconds kPatience{30};
 
 // Whatever else is in the folder is passed over.
-std::vector<Entry> entries_of(const std::string& folder) {
-  std::vector<Entry> found;
+std::vector<std::string> entries_of(const std::string& folder) {
+  std::vector<std::string> found;
   std::error_code error;
-  for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
-    if (at->path().extension() != ".tls") continue;
-    Result<SavedSession> session = read_session(at->path().string());
-    if (session) found.push_back({at->path().string(), std::move(*session)});
+  for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error))
+    if (at->path().extension() == ".tls") found.push_back(at->path().string());
+  return found;
+}
+
+// What goes first.
+struct Evictable {
+  bool readable = false;
+  std::int64_t used_s = 0, used_ns = 0;
+  std::uint64_t disk_bytes = 0;
+  std::string path;
+
+  bool operator<(const Evictable& other) const {
+    return std::tie(readable, used_s, used_ns, path) <
+           std::tie(other.readable, other.used_s, other.used_ns, other.path);
   }
+};
+
+std::vector<Evictable> evictable_of(const std::string& folder, const std::string& but) {
+  std::vector<Evictable> found;
+  for (std::string& path : entries_of(folder)) {
+    struct stat file {};
+    if (path == but || ::lstat(path.c_str(), &file) != 0 || S_ISDIR(file.st_mode)) continue;
+    found.push_back({read_session(path).has_value(), file.st_mtim.tv_sec, file.st_mtim.tv_nsec,
+                     static_cast<std::uint64_t>(file.st_blocks) * 512, std::move(path)});
+  }
+  std::sort(found.begin(), found.end());
   return found;
 }
 
@@ -88,13 +103,22 @@ Result<std::string> PrefixCache::default_folder() {
               "--prefix-cache: neither XDG_CACHE_HOME nor HOME says where the user's cache is");
 }
 
-Result<PrefixCache> PrefixCache::open(std::uint64_t budget_bytes, std::string folder) {
+Result<PrefixCache> PrefixCache::open(std::uint64_t budget_bytes, Missing missing,
+                                      std::string folder) {
   if (sodium_init() < 0)
     return fail(ErrorCode::unsupported, "--prefix-cache: libsodium could not be initialised");
   if (folder.empty()) {
     TL_TRY_ASSIGN(folder, default_folder());
   }
   std::error_code error;
+  if (missing == Missing::stays && !fs::exists(folder, error)) {
+    fs::path above = fs::absolute(folder, error);
+    while (above.has_relative_path() && !fs::is_directory(above, error))
+      above = above.parent_path();
+    PrefixCache none(above.string(), budget_bytes);
+    none.missing_ = true;
+    return none;
+  }
   fs::create_directories(fs::path(folder).parent_path(), error);
   if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST)
     return fail(ErrorCode::io, "--prefix-cache: the folder ", folder,
@@ -120,32 +144,49 @@ std::string PrefixCache::name_of(std::span<const SessionFact> facts,
 
 std::string PrefixCache::choose(std::span<const SessionFact> facts,
                                 std::span<const int> tokens) const {
+  if (missing_) return name_of(facts, tokens);
   std::string best;
-  std::size_t most = std::max(kLeastTokens, tokens.size() / 4) - 1;
-  for (const Entry& entry : entries_of(folder_)) {
-    if (!same_facts(facts, entry.session.facts)) continue;
+  // What shares less than half would be read over the entry, or not be kept.
+  std::size_t most = std::max(kLeastTokens, tokens.size() / 2) - 1;
+  for (const std::string& path : entries_of(folder_)) {
+    const Result<SavedSession> session = read_session(path);
+    if (!session || !same_facts(facts, session->facts)) continue;
     // The tokens themselves are compared: a name is a hint, and proves nothing.
-    const std::vector<int>& held = entry.session.text.tokens;
+    const std::vector<int>& held = session->text.tokens;
     const auto differs = std::mismatch(held.begin(), held.end(), tokens.begin(), tokens.end());
     const auto common = static_cast<std::size_t>(differs.first - held.begin());
-    if (common <= most || !free_to_use(entry.path)) continue;
+    if (common <= most || !session_is_free(path)) continue;
     most = common;
-    best = entry.path;
+    best = path;
   }
   return best.empty() ? name_of(facts, tokens) : best;
 }
 
-bool PrefixCache::make_room(std::uint64_t bytes, const std::string& path) const {
+PrefixCache::Keeping::~Keeping() {
+  if (folder_ >= 0) ::close(folder_);  // and the lock with it
+}
+
+Result<PrefixCache::Keeping> PrefixCache::begin_keeping() const {
+  constexpr std::chrono::milliseconds kPause{20};
+  Keeping keeping(::open(folder_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  for (auto waited = kPause * 0; ::flock(keeping.folder_, LOCK_EX | LOCK_NB) != 0;
+       waited += kPause) {
+    if ((errno != EWOULDBLOCK && errno != EINTR) || waited >= kPatience)
+      return fail(ErrorCode::io, folder_, " could not be locked: ", std::strerror(errno));
+    std::this_thread::sleep_for(kPause);
+  }
+  return keeping;
+}
+
+bool PrefixCache::make_room(const Keeping&, std::uint64_t bytes, const std::string& path) const {
   if (bytes > budget_bytes_) return false;
-  std::vector<Entry> others = entries_of(folder_);
-  std::erase_if(others, [&](const Entry& entry) { return entry.path == path; });
-  std::sort(others.begin(), others.end(),
-            [](const Entry& a, const Entry& b) { return a.session.saved_at < b.session.saved_at; });
+  const std::vector<Evictable> others = evictable_of(folder_, path);
   std::uint64_t held = bytes;
-  for (const Entry& entry : others) held += entry.session.disk_bytes;
-  for (const Entry& entry : others) {
+  for (const Evictable& entry : others) held += entry.disk_bytes;
+  for (const Evictable& entry : others) {
     if (held <= budget_bytes_) break;
-    if (remove_session(entry.path)) held -= entry.session.disk_bytes;
+    remove(entry.path);
+    if (::access(entry.path.c_str(), F_OK) != 0) held -= entry.disk_bytes;
   }
   return held <= budget_bytes_;
 }
@@ -154,10 +195,17 @@ void PrefixCache::used(const std::string& path) const {
   (void)::utimensat(AT_FDCWD, path.c_str(), nullptr, AT_SYMLINK_NOFOLLOW);
 }
 
-void PrefixCache::name(const std::string& path, std::span<const SessionFact> facts,
+void PrefixCache::name(const Keeping&, const std::string& path, std::span<const SessionFact> facts,
                        std::span<const int> tokens) const {
   const std::string due = name_of(facts, tokens);
   if (due != path) (void)::rename(path.c_str(), due.c_str());
+}
+
+void PrefixCache::remove(const std::string& path) const {
+  const Status removed = remove_session(path);
+  // What does not even begin like a session is in the way all the same.
+  if (!removed && removed.error().code != ErrorCode::not_found && session_is_free(path))
+    (void)::unlink(path.c_str());
 }
 
 }  // namespace thermocline

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runtime/thermocline.h"
@@ -16,22 +17,44 @@ namespace thermocline {
 // has open is neither chosen nor removed.
 class PrefixCache {
  public:
-  // Makes the folder, 0700, where it is missing; "" is the user's (XDG_CACHE_HOME).
-  static Result<PrefixCache> open(std::uint64_t budget_bytes, std::string folder = {});
+  // A folder that is missing is made, 0700; or it stays missing, and nothing is kept: what a run
+  // would take is asked of the next folder above it. "" is the user's (XDG_CACHE_HOME).
+  enum class Missing : std::uint8_t { is_made, stays };
+  static Result<PrefixCache> open(std::uint64_t budget_bytes, Missing missing,
+                                  std::string folder = {});
   // Where that would be; it need not exist.
   static Result<std::string> default_folder();
 
   // The file to read `tokens` with: the entry of these facts that has most of them from the first
   // on, where that is worth while; else the name of a new one.
   std::string choose(std::span<const SessionFact> facts, std::span<const int> tokens) const;
-  // Whether `bytes` more may be kept beside the other entries than `path`: removes those that were
-  // used longest ago. A cache that is too small for it stays as it is.
-  bool make_room(std::uint64_t bytes, const std::string& path) const;
+
+  // While it lives no other process makes room or keeps anything: two that found the same room
+  // would both fill it.
+  class Keeping {
+   public:
+    Keeping(Keeping&& other) noexcept : folder_(std::exchange(other.folder_, -1)) {}
+    Keeping& operator=(Keeping&&) = delete;
+    ~Keeping();
+
+   private:
+    friend class PrefixCache;
+    explicit Keeping(int folder) : folder_(folder) {}
+    int folder_;
+  };
+  // Waits for another process, which saves, and not for ever.
+  Result<Keeping> begin_keeping() const;
+  // Whether `bytes` more may be kept beside the other entries than `path`: removes those that
+  // cannot be read, then those that were used longest ago. A cache that is too small for it stays
+  // as it is.
+  bool make_room(const Keeping& keeping, std::uint64_t bytes, const std::string& path) const;
   // `path` was used now: it is the last to go.
   void used(const std::string& path) const;
   // `path` holds `tokens` now, and gets their name.
-  void name(const std::string& path, std::span<const SessionFact> facts,
+  void name(const Keeping& keeping, const std::string& path, std::span<const SessionFact> facts,
             std::span<const int> tokens) const;
+  // An entry that is of no use, unless another process has it open.
+  void remove(const std::string& path) const;
 
  private:
   PrefixCache(std::string folder, std::uint64_t budget_bytes)
@@ -39,6 +62,7 @@ class PrefixCache {
   std::string name_of(std::span<const SessionFact> facts, std::span<const int> tokens) const;
 
   std::string folder_;
+  bool missing_ = false;  // `folder_` is another
   std::uint64_t budget_bytes_ = 0;
 };
 

@@ -1,8 +1,10 @@
 #include "tools/thermocline/session_build.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
+#include <optional>
 
 #include "tools/thermocline/flags.h"
 #include "tools/thermocline/input.h"
@@ -91,6 +93,36 @@ void print_done(const BuildFlags& flags, const KvCache& cache, std::uint32_t tok
   print_notes(cache.notes());
 }
 
+// How much of `tokens` the session holds that need not be read again: all, or whole chunks. What it
+// holds may have taken hours, so nothing of it is cut but a chunk that goes on now.
+Result<std::uint32_t> tokens_there(const std::string& path, const std::vector<int>& held,
+                                   std::uint32_t positions, const std::vector<int>& tokens,
+                                   std::uint32_t chunk) {
+  const auto differs = std::mismatch(held.begin(), held.end(), tokens.begin(), tokens.end());
+  const auto common = static_cast<std::uint32_t>(differs.first - held.begin());
+  if (common < held.size())
+    return fail(ErrorCode::invalid_argument, "--session ", path, " holds ",
+                format_counted(held.size(), "token"), ", and what is to be built ",
+                common == tokens.size() ? "ends after " : "is another text after ",
+                format_count(common), ": name another file, or remove this one");
+  const std::uint32_t known = std::min(common, positions);
+  return known == tokens.size() ? known : known / chunk * chunk;
+}
+
+Result<Timeline> begin_timeline(const BuildFlags& flags, KvCache& cache,
+                                const std::vector<int>& tokens, std::uint32_t chunk) {
+  if (!cache.saved()) return cache.start();
+  const std::vector<int> held = cache.saved()->tokens;
+  TL_TRY_ASSIGN(Timeline timeline, cache.resume());
+  TL_TRY_ASSIGN(const std::uint32_t known,
+                tokens_there(flags.session.path, held, timeline.length(), tokens, chunk));
+  std::string why;
+  TL_TRY(keep_or_start_over(cache, &timeline, known, &why));
+  if (!why.empty() && !flags.output.quiet)
+    print_notes(std::array{"all of it is read again: " + why});
+  return timeline;
+}
+
 // Chunk by chunk, each read as a text of its own; what an earlier run has read stays.
 Result<Exit> build(const BuildFlags& flags, Engine& engine, CacheOptions options) {
   TL_TRY_ASSIGN(const std::uint32_t total, parse_tokens(flags.tokens, "--tokens"));
@@ -101,21 +133,12 @@ Result<Exit> build(const BuildFlags& flags, Engine& engine, CacheOptions options
                 ": this model reads texts of up to ", longest, " tokens so");
   TL_TRY_ASSIGN(const std::vector<int> tokens, read_chunks(engine, flags, total, chunk));
   TL_TRY_ASSIGN(const ProgressStyle style, parse_progress_style(flags.output.progress));
-  options.max_positions = total;
+  TL_TRY_ASSIGN(const std::optional<SavedSession> there, flags.session.look());
+  options.max_positions = std::max(total, there ? there->positions : 0);
   TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine.open_cache(options));
-  Timeline timeline;
-  WrittenText text;
-  if (cache->saved()) {
-    const std::vector<int> held = cache->saved()->tokens;
-    TL_TRY_ASSIGN(timeline, cache->resume());
-    const auto differs = std::mismatch(held.begin(), held.end(), tokens.begin(), tokens.end());
-    auto known = static_cast<std::uint32_t>(differs.first - held.begin());
-    known = std::min(known, timeline.length()) / chunk * chunk;
-    TL_TRY(keep_or_start_over(*cache, &timeline, known));
-  } else {
-    TL_TRY_ASSIGN(timeline, cache->start());
-  }
+  TL_TRY_ASSIGN(Timeline timeline, begin_timeline(flags, *cache, tokens, chunk));
   const std::uint32_t reused = timeline.length();
+  WrittenText text;
   text.logits.resize(engine.model().vocabulary);
   const auto save = [&] {
     text.tokens.assign(tokens.begin(), tokens.begin() + timeline.length());
@@ -141,7 +164,8 @@ Result<Exit> build(const BuildFlags& flags, Engine& engine, CacheOptions options
     }
   }
   if (stopped) text.logits.clear();
-  if (timeline.length() > 0) TL_TRY(save());
+  // Without a token read nobody knows what follows, and the file says it.
+  if (timeline.length() > reused) TL_TRY(save());
   if (!flags.output.quiet) print_done(flags, *cache, timeline.length(), reused, start);
   return stopped ? Exit::interrupted : Exit::success;
 }

@@ -89,18 +89,43 @@ void SessionFlags::add_with_prefix_cache_to(CommandLine* line) {
       "lists them (none)");
 }
 
+namespace {
+
+// Of a text of so many tokens, on the disk: what is certain to be taken there.
+std::uint64_t rows_bytes(const Engine& engine, CacheOptions options, std::size_t tokens) {
+  options.session.path = "any";
+  options.max_positions = static_cast<std::uint32_t>(tokens) + 1;
+  std::uint64_t bytes = 0;
+  if (const auto plan = engine.plan(options))
+    for (const MemoryLine& line : plan->lines)
+      if (line.tier == "disk" && line.purpose == "rows") bytes += line.bytes;
+  return bytes;
+}
+
+}  // namespace
+
 Result<KeptPrompt> KeptPrompt::begin(const SessionFlags& flags, const Engine& engine,
-                                     std::span<const int> prompt, CacheOptions* options) {
+                                     std::span<const int> prompt, PrefixCache::Missing missing,
+                                     CacheOptions* options, std::vector<std::string>* notes) {
   KeptPrompt kept;
   options->session.path = flags.path;
+  kept.plain_positions_ = options->max_positions;
   if (flags.prefix_cache.empty()) return kept;
   TL_TRY_ASSIGN(const std::uint64_t budget, parse_size(flags.prefix_cache, "--prefix-cache"));
-  TL_TRY_ASSIGN(kept.cache_, PrefixCache::open(budget));
   TL_TRY_ASSIGN(kept.facts_, engine.session_facts(*options));
+  if (const std::uint64_t rows = rows_bytes(engine, *options, prompt.size()); rows > budget) {
+    notes->push_back("--prefix-cache is too small for this prompt, whose rows alone take " +
+                     format_size(rows) + ": it is not kept");
+    return kept;
+  }
+  TL_TRY_ASSIGN(kept.cache_, PrefixCache::open(budget, missing));
   kept.path_ = kept.cache_->choose(kept.facts_, prompt);
   options->session.path = kept.path_;
   if (const auto entry = read_session(kept.path_)) {
-    kept.held_ = static_cast<std::uint32_t>(entry->text.tokens.size());
+    const std::vector<int>& held = entry->text.tokens;
+    const auto differs = std::mismatch(held.begin(), held.end(), prompt.begin(), prompt.end());
+    kept.held_ = static_cast<std::uint32_t>(held.size());
+    kept.common_ = static_cast<std::uint32_t>(differs.first - held.begin());
     options->max_positions = std::max(options->max_positions, entry->positions);
   }
   return kept;
@@ -121,23 +146,36 @@ std::uint64_t bytes_when_saved(const KvCache& cache, const WrittenText& text) {
 
 }  // namespace
 
-Status KeptPrompt::read(KvCache& cache, const Timeline& timeline, const WrittenText& text,
-                        std::uint64_t seed, std::vector<std::string>* notes) const {
-  if (!cache_) return {};
-  // An entry that begins with the prompt serves it, and longer ones, as it is.
-  if (text.tokens.size() <= held_) {
-    cache_->used(path_);
-    return {};
-  }
+void KeptPrompt::give_up(const Error& why, CacheOptions* options, std::vector<std::string>* notes) {
+  const bool useless = why.code == ErrorCode::corrupt || why.code == ErrorCode::unsupported;
+  if (useless) cache_->remove(path_);
+  notes->push_back("--prefix-cache is left out of this run: " + why.message +
+                   (useless ? " (it is removed)" : ""));
+  cache_.reset();
+  options->session.path.clear();
+  options->max_positions = plain_positions_;
+}
+
+void KeptPrompt::read(KvCache& cache, const Timeline& timeline, const WrittenText& text,
+                      std::uint64_t seed, std::vector<std::string>* notes) const {
+  if (!cache_) return;
+  // An entry that begins with the prompt serves it, and longer ones, as it is; and one that would
+  // lose more than its last few tokens serves others.
+  if (common_ == text.tokens.size() || common_ < held_ - held_ / 8) return cache_->used(path_);
+  if (const Status kept = keep(cache, timeline, text, seed); !kept)
+    notes->push_back("--prefix-cache: the prompt is not kept: " + kept.error().message);
+}
+
+Status KeptPrompt::keep(KvCache& cache, const Timeline& timeline, const WrittenText& text,
+                        std::uint64_t seed) const {
+  TL_TRY_ASSIGN(const PrefixCache::Keeping keeping, cache_->begin_keeping());
   const std::uint64_t bytes = bytes_when_saved(cache, text);
-  if (!cache_->make_room(bytes, path_)) {
-    notes->push_back("--prefix-cache is too small for this prompt, which takes " +
-                     format_size(bytes) + ": it is not kept");
-    return {};
-  }
+  if (!cache_->make_room(keeping, bytes, path_))
+    return fail(ErrorCode::exhausted, "it is too small for this prompt, which takes ",
+                format_size(bytes));
   TL_TRY(save_session(cache, timeline, text, seed, ""));
   cache_->used(path_);
-  cache_->name(path_, facts_, text.tokens);
+  cache_->name(keeping, path_, facts_, text.tokens);
   return {};
 }
 

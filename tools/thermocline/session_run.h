@@ -44,22 +44,32 @@ Result<Timeline> begin_session(const Engine& engine, KvCache& cache, WrittenText
                                Reuse* reuse);
 
 // A prompt and what --prefix-cache keeps of it: the session file that it is read with, and whether
-// it has come to hold more.
+// it has come to hold more. It is there to make a run faster: where it fails, the run goes on
+// without it, and a note says why.
 class KeptPrompt {
  public:
   // Without --prefix-cache: the session's path, for `options`. The prompt's tokens are those of a
   // run with these options.
   static Result<KeptPrompt> begin(const SessionFlags& flags, const Engine& engine,
-                                  std::span<const int> prompt, CacheOptions* options);
+                                  std::span<const int> prompt, PrefixCache::Missing missing,
+                                  CacheOptions* options, std::vector<std::string>* notes);
+  bool is_used() const { return cache_.has_value(); }
+  // What it was begun with could not be gone on from: an entry that is damaged is removed, and
+  // `options` are those of a run without --prefix-cache.
+  void give_up(const Error& why, CacheOptions* options, std::vector<std::string>* notes);
   // The prompt has been read: it is kept, if there is room, unless an entry held it already.
-  Status read(KvCache& cache, const Timeline& timeline, const WrittenText& text, std::uint64_t seed,
-              std::vector<std::string>* notes) const;
+  void read(KvCache& cache, const Timeline& timeline, const WrittenText& text, std::uint64_t seed,
+            std::vector<std::string>* notes) const;
 
  private:
+  Status keep(KvCache& cache, const Timeline& timeline, const WrittenText& text,
+              std::uint64_t seed) const;
+
   std::optional<PrefixCache> cache_;
   std::vector<SessionFact> facts_;
   std::string path_;
-  std::uint32_t held_ = 0;  // tokens of the entry
+  std::uint32_t held_ = 0, common_ = 0;  // tokens of the entry, and those the prompt begins with
+  std::uint32_t plain_positions_ = 0;    // of a run without it
 };
 
 // A prompt that has little in common with what the file holds is more likely a mistake than meant:

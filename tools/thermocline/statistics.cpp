@@ -133,6 +133,10 @@ void print_statistics(const RunRecord& record, Detail detail) {
                      format_time(g.prefill_cost.seal_ms + d.seal_ms) + ", decode: attending " +
                      format_time(d.attend_ms) + ", selecting " + format_time(d.select_ms) +
                      " in all threads");
+    if (const auto& cost = record.disk_read_cost)
+      line("disk cost", "a read " + format_number("%.1f", cost->read_us) + " us, and 1 us for " +
+                            format_size(static_cast<std::uint64_t>(cost->bytes_per_us)) +
+                            (cost->measured ? " (measured)" : " (assumed)"));
     line("seed", std::to_string(record.seed));
     line("peak", format_size(peak_resident_bytes()) + " resident, the mapped model included");
   }
@@ -214,6 +218,10 @@ Json statistics_json(const RunRecord& record) {
             {"memory", memory_json(record.memory)},
             {"peak_resident_bytes", peak_resident_bytes()},
             {"notes", record.notes}};
+  if (const auto& cost = record.disk_read_cost)
+    json["disk_read_cost"] = Json{{"read_us", cost->read_us},
+                                  {"bytes_per_us", cost->bytes_per_us},
+                                  {"measured", cost->measured}};
   if (!record.error.empty()) json["error"] = record.error;
   return json;
 }

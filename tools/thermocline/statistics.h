@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -20,6 +21,7 @@ struct RunRecord {
   double load_ms = 0;
   Generation generation;
   MemoryPlan memory;
+  std::optional<DiskReadCost> disk_read_cost;
   std::vector<std::string> notes;
   std::string error;  // why it ended early, "" if it did not
 };

@@ -1,7 +1,9 @@
 // Every choice with every other: a combination works, in every tier alike, or is refused by name.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
+#include <filesystem>
 
 #include "runtime/kv_cache.h"
 #include "runtime/method.h"
@@ -56,12 +58,25 @@ CacheOptions options_for(const Combination& combination, bool disk) {
   return options;
 }
 
-// A prefill, decoding through a seal, a cut where nothing is gone, and more of the same.
+// A prefill, decoding through a seal, a cut where nothing is gone, and more of the same. With a
+// session each of them goes on from the file.
 std::vector<float> answers(const CacheOptions& options) {
   auto cache = KvCache::create(options, 2, "auto");
   EXPECT_TRUE(cache) << (cache ? "" : cache.error().message);
   if (!cache) return {};
   Timeline timeline = std::move(*(*cache)->start());
+  const auto go_on_from_file = [&] {
+    if (options.session.path.empty()) return;
+    const Status saved = (*cache)->save(timeline, {});
+    EXPECT_TRUE(saved) << (saved ? "" : saved.error().message);
+    timeline = Timeline();
+    cache->reset();
+    cache = KvCache::create(options, 2, "auto");
+    ASSERT_TRUE(cache);
+    auto resumed = (*cache)->resume();
+    ASSERT_TRUE(resumed) << resumed.error().message;
+    timeline = std::move(*resumed);
+  };
   std::mt19937 random(11);
   std::vector<float> all;
   const auto advance = [&](std::uint32_t n) {
@@ -77,7 +92,9 @@ std::vector<float> answers(const CacheOptions& options) {
     all.insert(all.end(), out.begin(), out.end());
   };
   advance(500);
+  go_on_from_file();
   for (int i = 0; i < 140; ++i) advance(1);
+  go_on_from_file();
   EXPECT_TRUE(timeline.truncate(620));
   for (int i = 0; i < 10; ++i) advance(1);
   return all;
@@ -101,6 +118,12 @@ TEST(Composition, EveryCombinationWorksInEveryTierOrIsRefusedByName) {
     const std::vector<float> host = answers(options_for(combination, false));
     for (const float x : host) ASSERT_TRUE(std::isfinite(x));
     EXPECT_EQ(answers(options_for(combination, true)), host);
+    if (!has(combination, "place.rows=host")) {
+      CacheOptions kept = options_for(combination, false);
+      kept.session.path = ::testing::TempDir() + "composition-" + std::to_string(::getpid());
+      EXPECT_EQ(answers(kept), host);
+      std::filesystem::remove(kept.session.path);
+    }
     ++works;
   }
   EXPECT_GT(works, 1u);

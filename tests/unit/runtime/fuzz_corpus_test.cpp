@@ -6,6 +6,7 @@
 #include <iterator>
 
 #include "tests/support/fuzz_entries.h"
+#include "tests/support/fuzz_resume.h"
 #include "tests/support/fuzz_session.h"
 
 namespace thermocline {
@@ -26,6 +27,7 @@ std::size_t replay(const char* name, Entry entry) {
 }
 
 TEST(FuzzCorpus, Gguf) { EXPECT_GE(replay("gguf", test::fuzz_gguf), 10u); }
+TEST(FuzzCorpus, Resume) { EXPECT_GE(replay("resume", test::fuzz_resume), 10u); }
 TEST(FuzzCorpus, Session) { EXPECT_GE(replay("session", test::fuzz_session), 10u); }
 TEST(FuzzCorpus, Tokenizer) { EXPECT_GE(replay("tokenizer", test::fuzz_tokenizer), 10u); }
 

@@ -2,6 +2,7 @@
 // and what cannot go on says why and breaks nothing.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,8 +12,10 @@
 #include <filesystem>
 #include <fstream>
 #include <random>
+#include <thread>
 
 #include "runtime/kv_cache.h"
+#include "tests/support/session_parts.h"
 #include "tests/support/written_rows.h"
 
 namespace thermocline {
@@ -314,6 +317,96 @@ TEST_P(KvSession, ADamagedFileIsRefusedOrHarmless) {
   }
   EXPECT_GT(refused, 100);
   RecordProperty("harmless", harmless);
+}
+
+// What a step writes to follows from where a tail begins: a file whose checksums fit is refused all
+// the same, where rows cannot lie as it says.
+TEST_P(KvSession, ATailThatCannotBeIsRefused) {
+  {
+    const auto cache = open(options("s.tls"));
+    ASSERT_TRUE(cache);
+    Timeline timeline = std::move(*cache->start());
+    ASSERT_TRUE(advance(cache.get(), timeline, 300, Pass::prefill));
+    ASSERT_TRUE(cache->save(timeline, session_text(300)));
+  }
+  const auto sound = test::SessionParts::read(root_ + "/s.tls");
+  const CacheOptions changed = options("c.tls");
+  struct Case {
+    std::uint32_t length, layer, tail_first;
+  };
+  // Beyond the end of no rows, of sinks alone and of more; within them, off the grid that the
+  // method seals on; in a window that the next query would miss rows of.
+  for (const Case& one : {Case{0, 0, 5}, Case{0, 0, 4'000'000'000}, Case{3, 1, 5}, Case{4, 0, 68},
+                          Case{0, 2, 1}, Case{50, 2, 51}, Case{99, 2, 1}, Case{60, 0, 10}}) {
+    test::SessionParts parts = sound;
+    parts.manifest.length = one.length;
+    for (std::uint32_t l = 0; l < 3; ++l) {
+      SessionManifest::Layer& layer = parts.manifest.layers[l];
+      const std::uint32_t sinks = l == 2 ? 0 : 4;
+      layer.tail_first = l == one.layer ? one.tail_first : sinks;
+      layer.runs.clear();
+      const std::size_t row_bytes = layer.sinks.size() / 4;
+      const std::uint32_t tail = one.length > layer.tail_first ? one.length - layer.tail_first : 0;
+      layer.tail.resize(tail * (l == 2 ? 2 * 64 * 2 : row_bytes));
+      layer.sinks.resize(std::min(one.length, sinks) * row_bytes);
+    }
+    parts.write(changed.session.path);
+    const auto cache = open(changed);
+    ASSERT_TRUE(cache);
+    const auto resumed = cache->resume();
+    ASSERT_FALSE(resumed) << one.length << " " << one.tail_first;
+    EXPECT_NE(resumed.error().message.find("c.tls: layer " + std::to_string(one.layer) +
+                                           " has a tail from " + std::to_string(one.tail_first) +
+                                           " in a timeline of " + std::to_string(one.length)),
+              std::string::npos)
+        << resumed.error().message;
+  }
+}
+
+TEST_P(KvSession, VerifyingOneThatIsSavedMeanwhileSaysSo) {
+  const auto cache = open(options("s.tls"));
+  ASSERT_TRUE(cache);
+  Timeline timeline = std::move(*cache->start());
+  ASSERT_TRUE(advance(cache.get(), timeline, 1200, Pass::prefill));
+  ASSERT_TRUE(cache->save(timeline, session_text(1200)));
+  int asked = 0;
+  const auto found = verify_session(root_ + "/s.tls", [&] {
+    if (asked++ > 0) return false;
+    // Another text in its place, so that nothing of the first is left.
+    timeline = Timeline();
+    timeline = std::move(*cache->start());
+    EXPECT_TRUE(cache->save(timeline, session_text(0)));
+    return false;
+  });
+  ASSERT_FALSE(found);
+  EXPECT_NE(found.error().message.find("has saved it while it was read"), std::string::npos)
+      << found.error().message;
+  const auto again = verify_session(root_ + "/s.tls");
+  ASSERT_TRUE(again);
+  EXPECT_TRUE(again->damage.empty());
+}
+
+// A process that has just ended may have it for some milliseconds.
+TEST_P(KvSession, RemovingWaitsALittleForAnother) {
+  const std::string path = root_ + "/s.tls";
+  {
+    const auto cache = open(options("s.tls"));
+    ASSERT_TRUE(cache);
+    Timeline timeline = std::move(*cache->start());
+    ASSERT_TRUE(cache->save(timeline, session_text(0)));
+    const Status removed = remove_session(path);
+    ASSERT_FALSE(removed);
+    EXPECT_NE(removed.error().message.find("in use by another process"), std::string::npos);
+  }
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  ASSERT_EQ(::flock(file, LOCK_EX), 0);
+  std::thread other([file] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(60));
+    ::close(file);
+  });
+  EXPECT_TRUE(remove_session(path));
+  other.join();
+  EXPECT_FALSE(fs::exists(path));
 }
 
 INSTANTIATE_TEST_SUITE_P(Methods, KvSession, ::testing::Values("exact", "sketch"),

@@ -322,6 +322,21 @@ TEST(KvSpace, AFullDiskRefusesACutOrMakesIt) {
   EXPECT_GE(made, 3);
 }
 
+TEST(KvSpace, WhereMemoryIsRefusedNothingStaysReserved) {
+  // A window of 8 TiB of raw rows, which the ledger is told that it may have.
+  auto options = options_for({layer(1, 1, 16, 16), layer(8, 8, 256, 256, 1u << 31)}, 1u << 30, 0);
+  options.tiers.host_bytes = std::uint64_t{1} << 55;
+  const auto cache = KvCache::create(options, 1, "auto");
+  ASSERT_TRUE(cache) << cache.error().message;
+  for (int tries = 0; tries < 2; ++tries) {
+    const auto timeline = (*cache)->start();
+    if (timeline) GTEST_SKIP() << "this machine promises memory that nobody has";
+    EXPECT_NE(timeline.error().message.find("out of memory"), std::string::npos)
+        << timeline.error().message;
+    EXPECT_EQ((*cache)->usage().total("host"), 0u);
+  }
+}
+
 TEST(KvSpace, ATimelineMayStartWhileAStepIsInProgress) {
   const auto options = options_for({layer(2, 1, 32, 32)}, 2000, 0);
   auto cache = KvCache::create(options, 1, test::float_isa());

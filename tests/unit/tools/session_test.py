@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
 """Session files as a user meets them: what goes on, what is reused and why not more, and what is
 refused."""
+import fcntl
 import json
 import os
 import pathlib
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import unittest
 
-from command import LICENSE_TEXT, need_command, need_model, run, start
+from command import COMMAND, LICENSE_TEXT, need_command, need_model, run, start
 
 MODEL = None
 TEXT = pathlib.Path(LICENSE_TEXT).read_text()[:6000]
@@ -196,6 +199,24 @@ class Session(unittest.TestCase):
         self.assertIn("there already", self.build("--session", sealed, "--from", raw,
                                                   "--method", "sketch", fails=2))
 
+    def test_what_was_built_is_not_spoiled_by_building_it_again(self):
+        text = ["--text", LICENSE_TEXT, "--chunk", "512"]
+        for tokens in ("1k", "1300"):
+            self.build("--session", self.file, "--tokens", tokens, *text)
+            copies = [self.file + str(i) for i in range(2)]
+            shutil.copy(self.file, copies[0])
+            said = self.build("--session", self.file, "--tokens", tokens, *text)
+            self.assertRegex(said, "([0-9,]+) tokens, \\1 of them there already")
+            shutil.copy(self.file, copies[1])
+            texts = [self.generate("-n", "8", "--temp", "0", "--session", copy)["text"]
+                     for copy in copies]
+            self.assertEqual(texts[0], texts[1])
+            said = self.build("--session", copies[1], "--tokens", "2k", *text, fails=2)
+            self.assertIn("is another text after", said)
+            said = self.build("--session", self.file, "--tokens", "700", *text, fails=2)
+            self.assertIn("what is to be built ends after 700", said)
+            os.remove(self.file)
+
     def test_prompts_are_kept_within_a_budget(self):
         environment = dict(os.environ, XDG_CACHE_HOME=self.folder.name)
         folder = pathlib.Path(self.folder.name) / "thermocline" / "prefixes"
@@ -235,6 +256,58 @@ class Session(unittest.TestCase):
         both = run("generate", "-m", MODEL, "-p", "x", "--session", self.file, "--prefix-cache",
                    "1G")
         self.assertEqual(both.returncode, 2)
+
+    def keep_prompt(self, *words, at_once=1):
+        """Equal runs with --prefix-cache: their results, and the folder."""
+        started = [subprocess.Popen(
+            [COMMAND, "generate", "-m", MODEL, "--json", "-", "-n", "4", "--temp", "0", "-p", TEXT,
+             "--prefix-cache", "64MiB", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=dict(os.environ, XDG_CACHE_HOME=self.folder.name)) for _ in range(at_once)]
+        results = []
+        for one in started:
+            out, said = one.communicate()
+            self.assertEqual(one.returncode, 0, said)
+            results.append(json.loads(out))
+        return results, pathlib.Path(self.folder.name) / "thermocline" / "prefixes"
+
+    def test_a_dry_run_makes_no_folder_for_prompts(self):
+        _, folder = self.keep_prompt("--dry-run")
+        self.assertFalse(folder.exists())
+
+    def test_equal_prompts_are_read_at_once(self):
+        # The later one's save finds the name taken.
+        results, folder = self.keep_prompt(at_once=3)
+        self.assertEqual(len({result["text"] for result in results}), 1)
+        self.assertEqual(len(list(folder.iterdir())), 1)
+
+    def test_a_kept_prompt_in_use_is_left_out(self):
+        [due], folder = self.keep_prompt()
+        entry, = folder.iterdir()
+        with open(entry, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            [again], _ = self.keep_prompt()
+        self.assertEqual(again["text"], due["text"])
+        self.assertTrue(any("in use by another process" in note for note in again["notes"]))
+        self.assertTrue(entry.exists())
+
+    def test_a_damaged_kept_prompt_is_removed(self):
+        for pages in (1, None):  # of the first segment's rows; all but the headers
+            [due], folder = self.keep_prompt()
+            entry, = folder.iterdir()
+            with open(entry, "r+b") as file:
+                last = 2 + pages if pages else os.path.getsize(entry) // 4096
+                for page in range(2, last):
+                    file.seek(page * 4096)
+                    file.write(b"damaged")
+            [again], _ = self.keep_prompt()
+            self.assertEqual(again["text"], due["text"])
+            self.assertTrue(any("it is removed" in note for note in again["notes"]),
+                            again["notes"])
+            self.assertFalse(entry.exists())
+            self.keep_prompt()
+            [used], _ = self.keep_prompt()
+            self.assertEqual(used["cached_tokens"], used["prompt_tokens"])
+            shutil.rmtree(folder)
 
     def test_a_conversation_goes_on(self):
         def chat(message, *words):
