@@ -305,6 +305,7 @@ Status KvCache::Impl::commit() {
     for (std::uint32_t i = 0; i < layers; ++i) take_over(t, i, timelines[t]->length);
   }
   rows.clear();
+  reader->rest();
   return {};
 }
 
@@ -333,6 +334,7 @@ void KvCache::Impl::take_over(std::uint32_t timeline, std::uint32_t layer_index,
 void KvCache::Impl::rollback() {
   for (Pending& p : pending) p = Pending{};
   rows.clear();
+  reader->rest();
 }
 
 }  // namespace thermocline

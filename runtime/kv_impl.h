@@ -130,7 +130,7 @@ struct KvCache::Impl {
   std::vector<AttnState> partials, steady_states;
   std::vector<std::uint32_t> first_partial;  // of each list
   std::vector<ListQuery> list_queries;
-  std::vector<ReadList> read_lists;
+  std::vector<ReadList> read_lists, expected_lists;
   std::vector<Choice> choices;  // by list
   std::vector<ReadRequest> requests;
   std::vector<std::uint8_t> damaged;
@@ -182,6 +182,7 @@ struct KvCache::Impl {
   Status choose_and_attend(LayerId l, std::size_t first, std::size_t last,
                            std::span<const ReadyFold> wave);
   Status plan_reads(LayerId l, std::size_t first, std::size_t last);
+  void expect_next(LayerId l);
   void merge_partials(LayerId l);
   void count_reads();
 

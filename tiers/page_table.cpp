@@ -136,6 +136,7 @@ Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,
 }
 
 std::shared_ptr<const Segment> PageTable::take_in(Segment segment, Place place) {
+  ++changes_;
   auto kept = std::make_unique<Segment>(std::move(segment));  // without memory no place is taken
   std::uint32_t id;
   if (free_ids_.empty()) {
@@ -209,6 +210,7 @@ void PageTable::fill_row_cache(const Place& place, std::uint32_t head,
 }
 
 void PageTable::begin_warming(LayerId layer) {
+  ++changes_;
   for (RowCache& cache : layers_[index(layer)].row_cache) cache.begin_step();
 }
 
@@ -249,6 +251,7 @@ Status PageTable::number_place(Place* place) {
 }
 
 void PageTable::release(std::uint32_t id) {
+  ++changes_;
   Place& place = places_[id];
   if (place.home.reach == Reach::pages) {
     Layer& layer = layers_[place.layer];
@@ -295,6 +298,7 @@ void PageTable::free_row_numbers(Layer* layer, std::uint32_t first, std::uint32_
 Status PageTable::quiesce() {
   const Deadline deadline = std::chrono::steady_clock::now() + options_.disk_deadline;
   Completion done[32];
+  if (sink_ && sink_->in_flight() > 0) ++changes_;
   while (sink_ && sink_->in_flight() > 0) {
     TL_TRY_ASSIGN(const std::size_t n, sink_->poll(done, deadline));
     if (n == 0)

@@ -27,6 +27,7 @@
 namespace thermocline {
 
 class Reader;
+class Reading;
 
 struct PageTableOptions {
   struct Layer {
@@ -114,6 +115,7 @@ class PageTable {
 
  private:
   friend class Reader;
+  friend class Reading;
   struct Place {  // of one segment
     StoreFacts home;
     Purpose purpose = Purpose::rows;
@@ -190,6 +192,7 @@ class PageTable {
   std::vector<Place> places_;  // by Segment::id
   std::vector<std::uint32_t> free_ids_;
   std::uint64_t epoch_ = 0;
+  std::uint64_t changes_ = 0;  // grows when what was planned to be read may be so no longer
   TierCounters counters_;
   ReadCost read_cost_;
   std::uint64_t merge_gap_bytes_ = 0;  // of read_cost_
