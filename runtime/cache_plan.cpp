@@ -85,8 +85,8 @@ void plan_sealed(const CacheOptions& options, const Method& method, const LayerS
   const std::uint64_t head_bytes = longest * layer->sealed.bytes();
   const std::uint64_t page_bytes =
       plan->home.reach == Reach::pages ? round_up(head_bytes, kPageBytes) : std::uint64_t{0};
-  const std::uint64_t coding = spec.kv_heads * (head_bytes + page_bytes);
-  plan->coding_bytes = std::max(plan->coding_bytes, coding);
+  plan->coding_bytes = std::max(plan->coding_bytes, spec.kv_heads * head_bytes);
+  plan->writing_bytes = std::max(plan->writing_bytes, spec.kv_heads * page_bytes);
   if (!options.session.path.empty()) plan_records(options, method, spec, *layer, longest, plan);
   plan->index_bytes += spec.kv_heads * blocks *
                        (method.select->index_bytes(shape, kBlockRows) +

@@ -28,8 +28,9 @@ struct CachePlan {
   std::uint64_t tail_bytes = 0, index_bytes = 0, staging_bytes = 0, tables_bytes = 0;
   std::uint64_t spare_tail_bytes = 0;  // a second tail for one timeline, of every layer
   std::uint64_t span_bytes = 0;        // raw rows of the layer in hand
-  std::uint64_t coding_bytes = 0;  // of one segment: its coded rows, and the pages that they go to
-  std::uint64_t rows_bytes = 0;    // of all sealed rows, in the home tier
+  std::uint64_t coding_bytes = 0;      // of one segment: its coded rows
+  std::uint64_t writing_bytes = 0;     // and the pages that they go to, until they are written
+  std::uint64_t rows_bytes = 0;        // of all sealed rows, in the home tier
   // Of a session, beside rows: their records and what is published, in the file; and memory to put
   // the latter together.
   std::uint64_t records_bytes = 0, published_bytes = 0, saving_bytes = 0;
@@ -45,7 +46,7 @@ struct CachePlan {
 
   std::uint64_t bytes_of(Tier tier) const { return stores.bytes[static_cast<std::size_t>(tier)]; }
   std::uint64_t sealing_bytes() const {
-    return spare_tail_bytes + span_bytes + std::max(coding_bytes, saving_bytes);
+    return spare_tail_bytes + span_bytes + std::max(coding_bytes + writing_bytes, saving_bytes);
   }
   std::uint64_t home_bytes() const { return rows_bytes + records_bytes + published_bytes; }
   std::uint64_t host_bytes() const;

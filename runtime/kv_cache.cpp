@@ -161,6 +161,7 @@ Status KvCache::Impl::open() {
   pages.stores = plan.stores;
   pages.io_backend = options.tiers.io_backend;
   if (plan.staging_bytes > 0) pages.staging_bytes = plan.staging_bytes;
+  pages.writing_bytes = plan.writing_bytes;
   TL_TRY_ASSIGN(table, PageTable::create(pages, budget.get()));
   reader = std::make_unique<Reader>(table.get());
   if (table->keeps()) TL_TRY(open_session());
@@ -294,6 +295,10 @@ Status KvCache::Impl::commit() {
       }
     }
   }
+  if (Status sealed = await_sealed(); !sealed) {
+    rollback();
+    return sealed;
+  }
   for (std::uint32_t t = 0; t < advanced.size(); ++t) {
     if (advanced[t] == 0) continue;
     for (std::uint32_t i = 0; i < layers; ++i) make_room(t, i, timelines[t]->layers[i].runs.size());
@@ -305,7 +310,6 @@ Status KvCache::Impl::commit() {
     for (std::uint32_t i = 0; i < layers; ++i) take_over(t, i, timelines[t]->length);
   }
   rows.clear();
-  reader->rest();
   return {};
 }
 
@@ -334,7 +338,7 @@ void KvCache::Impl::take_over(std::uint32_t timeline, std::uint32_t layer_index,
 void KvCache::Impl::rollback() {
   for (Pending& p : pending) p = Pending{};
   rows.clear();
-  reader->rest();
+  (void)await_sealed();  // of what is gone nobody is told, but another thread may come next
 }
 
 }  // namespace thermocline

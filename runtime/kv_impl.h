@@ -255,6 +255,9 @@ struct KvCache::Impl {
   // Memory for the index of so many rows; and what of a formation lies beside its rows, in it.
   Result<Reservation> reserve_index(LayerId l, std::uint32_t sealed_rows);
   Status attach(LayerId l, Formation formation, Reservation memory, Run* run);
+  // Waits until what was sealed is on the disk, and nothing is in flight: it fails where a write
+  // did.
+  Status await_sealed();
   // Decides what becomes of raw rows at the end of a step: sealed, dropped, or the new tail, which
   // is left `where` it says.
   Status settle(LayerId l, const RawRows& raw, Pending::Tail where, Pending* into,

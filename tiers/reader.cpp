@@ -39,7 +39,8 @@ Status Reader::start(std::uint32_t layer, FoldOrder order) {
   // What is left of a reading that was given up takes what was expected with it.
   const bool whole = now_->handed_out_ == now_->planned_.size() && now_->in_flight_ == 0;
   const std::size_t known = expected_ == Expected::nothing ? 0 : next_->in_flight_;
-  const bool strange = table_.sink_ && table_.sink_->in_flight() != known;
+  const bool strange =
+      table_.sink_ && table_.sink_->in_flight() != known + table_.writes_in_flight();
   if (!whole || strange || !may_come()) TL_TRY(forget());
   for (const ReadyFold& done : wave_) free_stage(now_->planned_[done.id]);
   wave_.clear();
@@ -51,6 +52,9 @@ Status Reader::start(std::uint32_t layer, FoldOrder order) {
 
 Status Reader::add(std::span<const ReadRequest> requests) {
   retire();
+  for (const ReadRequest& request : requests)
+    for (const Run& run : request.runs)  // what was sealed lately may not be there yet
+      while (table_.is_writing(*run.rows)) TL_TRY(wait_for_some());
   if (expected_ == Expected::nothing) {
     now_->plan(requests);
   } else {
@@ -69,7 +73,7 @@ Status Reader::add(std::span<const ReadRequest> requests) {
 }
 
 void Reader::expect(std::uint32_t layer, FoldOrder order, std::span<const ReadRequest> requests) {
-  if (!table_.sink_ || expected_ != Expected::nothing) return;
+  if (!table_.sink_ || expected_ != Expected::nothing || !table_.writing_.empty()) return;
   if (!name_whole(requests, &expected_name_)) return;
   next_->begin(layer, order);
   next_->plan(requests);
@@ -244,9 +248,9 @@ Status Reader::wait_for_some() {
 
 Result<std::size_t> Reader::take_arrived(Deadline deadline) {
   Completion done[32];
-  TL_TRY_ASSIGN(const std::size_t n, table_.sink_->poll(done, deadline));
-  TL_TRY(arrived({done, n}));
-  return n;
+  TL_TRY_ASSIGN(const PageTable::Polled polled, table_.poll(done, deadline));
+  TL_TRY(arrived({done, polled.reads}));
+  return polled.transfers;
 }
 
 void Reader::collect() {

@@ -72,6 +72,7 @@ Result<Stored> StoredRows::store(std::mt19937& random, std::uint32_t layer, std:
   }
   TL_TRY_ASSIGN(stored.segment,
                 table->adopt(std::move(segment), stored.records, home, Purpose::rows));
+  TL_TRY(table->written());
   return stored;
 }
 
