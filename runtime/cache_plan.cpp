@@ -121,20 +121,19 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
     plan->tables_bytes += std::uint64_t{spec.kv_heads} * layer->rows * sizeof(Segment::offset[0]);
   plan->index_bytes += options.max_timelines * segments * spec.kv_heads *
                        index_bytes_of(method, shape, method.seal_rows());
-  // Coded rows, and in pages their image. While the longest is formed, the last one, which is what
-  // is left of a cell, is not there yet.
-  const auto coding_of = [&](const Segment& segment) {
-    return std::uint64_t{segment.heads} * segment.rows * segment.layout.bytes() +
-           (pages ? home_bytes_of(segment) : 0);
+  // While the longest is formed, the last one, which is what is left of a cell, is not there yet.
+  const auto coded_bytes_of = [&](const Segment& segment) {
+    return std::uint64_t{segment.heads} * segment.rows * segment.layout.bytes();
   };
   const Segment last = segment_of(
       spec, *layer, sealed % method.cell_rows() ? sealed % method.cell_rows() : longest.rows);
   const std::uint64_t last_in_host =
       (pages ? 0 : home_bytes_of(last)) + last.heads * index_bytes_of(method, shape, last.rows);
-  const std::uint64_t of_longest = coding_of(longest), of_last = coding_of(last);
+  const std::uint64_t of_longest = coded_bytes_of(longest);
   plan->coding_bytes =
-      std::max({plan->coding_bytes, of_last,
+      std::max({plan->coding_bytes, coded_bytes_of(last),
                 last.rows == longest.rows ? 0 : of_longest - std::min(of_longest, last_in_host)});
+  if (pages) plan->writing_bytes = std::max(plan->writing_bytes, home_bytes_of(longest));
   if (!options.session.path.empty())
     plan_records(options, method, shortest, longest, segments, shape, plan);
   return {};

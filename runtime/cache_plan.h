@@ -32,8 +32,8 @@ struct CachePlan {
   std::uint64_t tail_bytes = 0, index_bytes = 0, staging_bytes = 0, tables_bytes = 0;
   std::uint64_t spare_tail_bytes = 0;  // a second tail for one timeline, of every layer
   std::uint64_t span_bytes = 0;        // raw rows of the layer in hand
-  // Of one segment, beside all that is sealed: its coded rows, and the pages that they go to.
-  std::uint64_t coding_bytes = 0;
+  std::uint64_t coding_bytes = 0;      // of one segment, beside all that is sealed: its coded rows
+  std::uint64_t writing_bytes = 0;     // and the pages that they go to, until they are written
   std::array<std::uint64_t, kTiers> rows_bytes{};  // of all sealed rows, in their home tiers
   // Of a session, beside rows: their records and what is published, in the file; memory to put the
   // latter together; and, beside what is read of it then, to bring a segment back.
@@ -52,8 +52,9 @@ struct CachePlan {
   // A segment is formed or a session saved, both beside the span of a prefill; or one is resumed,
   // before which that goes: never two of these at a time.
   std::uint64_t sealing_bytes() const {
-    return spare_tail_bytes + std::max(span_bytes + std::max(coding_bytes, saving_bytes),
-                                       saving_bytes + restoring_bytes);
+    return spare_tail_bytes +
+           std::max(span_bytes + std::max(coding_bytes + writing_bytes, saving_bytes),
+                    saving_bytes + restoring_bytes);
   }
   // What rows take in a tier, and on the disk what a session keeps beside them.
   std::uint64_t home_bytes(Tier tier) const {

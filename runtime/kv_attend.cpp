@@ -114,13 +114,16 @@ Status KvCache::Impl::attend_runs(LayerId l, const float* rotated) {
   // At least two batches, unless there are threads for all lists at once; no more, since each has
   // an end that is waited for.
   const auto threads = static_cast<std::size_t>(workers->threads());
-  const std::size_t batch = (lists + 2 * threads - 1) / (2 * threads) * threads;
+  const bool everything = method.select->facts().everything;  // nothing to choose
+  const std::size_t batch =
+      everything ? lists : (lists + 2 * threads - 1) / (2 * threads) * threads;
   for (std::size_t first = 0; first < lists; first += batch) {
     const std::size_t last = std::min(lists, first + batch);
     TL_TRY_ASSIGN(const auto wave, reader->ready());
     TL_TRY(choose_and_attend(l, first, last, wave));
     TL_TRY(plan_reads(l, first, last));
   }
+  if (everything) expect_next(l);
   while (true) {
     TL_TRY_ASSIGN(const auto wave, reader->next());
     if (wave.empty()) break;
@@ -218,6 +221,25 @@ Status KvCache::Impl::plan_reads(LayerId l, std::size_t first, std::size_t last)
       acc += heads.value_dim;
     }
   return {};
+}
+
+// What reads everything will read the next layer, or, after the last, the first one in a next step
+// of these timelines: the disk need not rest while a layer ends and another begins.
+void KvCache::Impl::expect_next(LayerId l) {
+  const auto layers = static_cast<std::uint32_t>(options.layers.size());
+  std::uint32_t next = (index(l) + 1) % layers;
+  while (!plan.layers[next].seals) next = (next + 1) % layers;
+  const std::uint32_t kv_heads = options.layers[next].kv_heads;
+  const std::size_t lists = rows.size() * kv_heads;
+  if (expected_lists.size() < lists) expected_lists.resize(lists);
+  requests.clear();
+  for (std::size_t list = 0; list < lists; ++list) {
+    const LayerState& layer = layer_state(rows[list / kv_heads].timeline, LayerId{next});
+    expected_lists[list].take_all(layer.runs.size());
+    requests.push_back(
+        {static_cast<std::uint32_t>(list % kv_heads), layer.runs, &expected_lists[list]});
+  }
+  reader->expect(next, FoldOrder::any, requests);
 }
 
 void KvCache::Impl::merge_partials(LayerId l) {

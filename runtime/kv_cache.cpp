@@ -174,6 +174,7 @@ Status KvCache::Impl::open() {
   pages.stores = plan.stores;
   pages.io_backend = options.tiers.io_backend;
   if (plan.staging_bytes > 0) pages.staging_bytes = plan.staging_bytes;
+  pages.writing_bytes = plan.writing_bytes;
   TL_TRY_ASSIGN(table, PageTable::create(pages, budget.get()));
   notes.assign(table->notes().begin(), table->notes().end());
   const std::vector<std::string> of_plan = plan.notes();
@@ -310,6 +311,10 @@ Status KvCache::Impl::commit() {
       }
     }
   }
+  if (Status sealed = await_sealed(); !sealed) {
+    rollback();
+    return sealed;
+  }
   for (std::uint32_t t = 0; t < advanced.size(); ++t) {
     if (advanced[t] == 0) continue;
     for (std::uint32_t i = 0; i < layers; ++i) make_room(t, i, timelines[t]->layers[i].runs.size());
@@ -349,6 +354,7 @@ void KvCache::Impl::take_over(std::uint32_t timeline, std::uint32_t layer_index,
 void KvCache::Impl::rollback() {
   for (Pending& p : pending) p = Pending{};
   rows.clear();
+  (void)await_sealed();  // of what is gone nobody is told, but another thread may come next
 }
 
 }  // namespace thermocline

@@ -80,13 +80,15 @@ Status KvCache::Impl::copy(Impl& other, TimelineId from, TimelineId into, const 
   const StopSign stop(asked);
   const Stopwatch watch(&counted.seal_ms);
   for (std::uint32_t l = 0; l < options.layers.size(); ++l) {
-    const Status copied =
+    Status copied =
         copy_layer(other, LayerId{l}, source.layers[l], source.length, stop, &target.layers[l]);
+    if (copied && l + 1 == options.layers.size()) copied = table->written();
     if (copied) continue;
     for (std::uint32_t undone = 0; undone <= l; ++undone) {
       target.layers[undone].runs.clear();
       target.layers[undone].tail_first = plan.layers[undone].sinks;
     }
+    (void)table->written();  // of what is gone nobody is told
     return copied;
   }
   target.length = source.length;

@@ -132,7 +132,7 @@ struct KvCache::Impl {
   std::vector<AttnState> partials, steady_states;
   std::vector<std::uint32_t> first_partial;  // of each list
   std::vector<ListQuery> list_queries;
-  std::vector<ReadList> read_lists;
+  std::vector<ReadList> read_lists, expected_lists;
   std::vector<Choice> choices;  // by list
   std::vector<ReadRequest> requests;
   std::vector<std::uint8_t> damaged;
@@ -184,6 +184,7 @@ struct KvCache::Impl {
   Status choose_and_attend(LayerId l, std::size_t first, std::size_t last,
                            std::span<const ReadyFold> wave);
   Status plan_reads(LayerId l, std::size_t first, std::size_t last);
+  void expect_next(LayerId l);
   void merge_partials(LayerId l);
   void count_reads();
 
@@ -257,6 +258,9 @@ struct KvCache::Impl {
   // Memory for the index of so many rows; and what of a formation lies beside its rows, in it.
   Result<Reservation> reserve_index(LayerId l, std::uint32_t sealed_rows);
   Status attach(LayerId l, Formation formation, Reservation memory, Run* run);
+  // Waits until what was sealed is on the disk, and nothing is in flight: it fails where a write
+  // did.
+  Status await_sealed();
   // Decides what becomes of raw rows at the end of a step: sealed, dropped, or the new tail, which
   // is left `where` it says.
   Status settle(LayerId l, const RawRows& raw, Pending::Tail where, Pending* into,

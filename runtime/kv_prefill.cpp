@@ -82,9 +82,7 @@ Status KvCache::Impl::tiles_read_runs(LayerId l, const QueryTiles& tiles, const 
   if (read_lists.size() < kv_heads) read_lists.resize(kv_heads);
   requests.clear();
   for (std::uint32_t h = 0; h < kv_heads; ++h) {
-    read_lists[h].clear();
-    for (std::uint32_t r = 0; r < layer.runs.size(); ++r)
-      read_lists[h].reads.push_back({.run = r, .everything = true});
+    read_lists[h].take_all(layer.runs.size());
     requests.push_back({h, layer.runs, &read_lists[h]});
   }
   TL_TRY(reader->start(index(l), FoldOrder::in_list));

@@ -48,6 +48,12 @@ Status KvCache::Impl::settle(LayerId l, const RawRows& raw, Pending::Tail where,
   return {};
 }
 
+Status KvCache::Impl::await_sealed() {
+  reader->rest();
+  const Stopwatch watch(&counted.seal_ms);
+  return table->written();
+}
+
 Status KvCache::Impl::seal(LayerId l, const RawRows& raw, std::vector<Run>* runs,
                            const StopSign& stop) {
   for (std::uint32_t first = 0, count = 0; first < raw.rows; first += count) {

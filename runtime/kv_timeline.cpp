@@ -184,6 +184,7 @@ Status KvCache::Impl::truncate(TimelineId id, std::uint32_t length) {
     TL_TRY(settle(LayerId{i}, span.view(first, std::max(length, first) - first),
                   Pending::Tail::spare, &pending_of(index(id), i)));
   }
+  TL_TRY(await_sealed());
   for (std::uint32_t i = 0; i < options.layers.size(); ++i) make_room(index(id), i, kept[i]);
   undo.due = false;
   for (std::uint32_t i = 0; i < options.layers.size(); ++i) {

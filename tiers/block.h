@@ -118,6 +118,12 @@ struct ReadList {
   std::vector<Pick> picks;
   std::vector<float> log_weight;
 
+  // Every row of so many runs.
+  void take_all(std::size_t runs) {
+    clear();
+    for (std::uint32_t run = 0; run < runs; ++run)
+      reads.push_back({.run = run, .everything = true});
+  }
   void clear() {
     reads.clear();
     picks.clear();

@@ -27,6 +27,7 @@
 namespace thermocline {
 
 class Reader;
+class Reading;
 
 struct PageTableOptions {
   struct Layer {
@@ -42,6 +43,8 @@ struct PageTableOptions {
   // piece of the home that is written for it and given back.
   std::optional<ReadCost> read_cost = {};
   std::uint64_t staging_bytes = std::uint64_t{16} << 20;  // for reads in flight and being attended
+  // Pages on their way to the disk: beyond that many, a segment waits for those before it.
+  std::uint64_t writing_bytes = std::uint64_t{16} << 20;
   // No disk takes this long for one request; a wait beyond it is reported, never endless.
   std::chrono::milliseconds disk_deadline{60'000};
 };
@@ -58,11 +61,15 @@ class PageTable {
   static Result<std::vector<std::string>> probe(const PageTableOptions& options);
 
   // Takes a formed segment: `records` is [heads][rows] of segment.layout. `home` has a store. In
-  // pages it is written and checksummed before this returns (they are made in host memory, under
-  // Purpose::sealing); as many of its rows as fit also enter the row cache. The segment's space is
-  // given back when the last shared_ptr goes. `purpose` tags the bytes of the home.
+  // pages it is checksummed and on its way to the disk when this returns, from pages that are made
+  // in host memory, under Purpose::sealing; as many of its rows as fit also enter the row cache.
+  // The segment's space is given back when the last shared_ptr goes, and nothing is in flight to it
+  // any more. `purpose` tags the bytes of the home.
   Result<std::shared_ptr<const Segment>> adopt(Segment segment, std::span<const std::byte> records,
                                                Tier home, Purpose purpose);
+  // Waits until all that was adopted is where it is at home; before that a session does not hold
+  // it. The first error of a write since the last call, unless its segment is gone.
+  Status written();
 
   // What the row caches of a layer hold, filled from outside between two readings. Rows of any
   // head: how many fit. What is put there since begin_warming() makes room for nothing else before
@@ -115,6 +122,7 @@ class PageTable {
 
  private:
   friend class Reader;
+  friend class Reading;
   struct Place {  // of one segment
     StoreFacts home;
     Purpose purpose = Purpose::rows;
@@ -137,6 +145,21 @@ class PageTable {
     Reservation memory;
     Slot slot;
   };
+  // A segment on its way to the disk. Its slot is here once the segment is gone; one that failed
+  // stays until somebody was told.
+  struct Writing {
+    std::uint32_t number = 0;  // of its transfers' tags
+    std::uint32_t place = 0;   // until the segment is gone
+    std::uint64_t offset = 0;  // in the file
+    Buffer pages;
+    Reservation memory;
+    std::optional<Slot> slot;
+    std::size_t in_flight = 0;  // transfers
+    Status status{};
+  };
+  struct Polled {
+    std::size_t transfers = 0, reads = 0;
+  };
   struct Layer {
     PageTableOptions::Layer options;
     Buffer row_cache_bytes;
@@ -157,7 +180,7 @@ class PageTable {
   Status settle_in_memory(const Segment& segment, std::span<const std::byte> records, Store* store,
                           Place* place);
   Status settle_in_pages(const Segment& segment, std::span<const std::byte> records, Store* store,
-                         Place* place);
+                         Place* place, Writing* writing);
   std::shared_ptr<const Segment> take_in(Segment segment, Place place);
   // As many of a head's rows as fit, of `rows` that begin with the first.
   void fill_row_cache(const Place& place, std::uint32_t head, std::span<const std::byte> rows);
@@ -165,6 +188,17 @@ class PageTable {
   // give_up() then keeps what they touch.
   Status move_pages(Transfer::Kind kind, const Space& space, std::uint64_t at,
                     std::span<std::byte> pages);
+  // Hands a segment's pages to the disk, and holds them until they are there.
+  Status begin_writing(std::uint32_t id, Writing writing);
+  // Polls the sink: writes are taken note of, reads are left at the beginning of `out`. Nothing
+  // came by the deadline: 0 transfers.
+  Result<Polled> poll(std::span<Completion> out, Deadline deadline);
+  void wrote(const Completion& completion);
+  // Waits for writes until no more than `bytes` are on their way. Reads that arrive are lost.
+  Status write_down_to(std::uint64_t bytes);
+  std::uint64_t writing_bytes() const;
+  std::size_t writes_in_flight() const;
+  bool is_writing(const Segment& segment) const;
   Status give_up(Status failed, Buffer pages, Reservation memory, Slot slot);
   const std::string& paged_name() const;  // of the store that is reached in pages
   // page_table_kept.cpp
@@ -191,11 +225,14 @@ class PageTable {
   std::vector<std::string> notes_;
   Buffer staging_;
   std::vector<Abandoned> abandoned_;
+  std::vector<Writing> writing_;
+  std::uint32_t writes_numbered_ = 0;
   std::unique_ptr<Sink> sink_;  // goes before the memory that it may still be reading or filling
   std::vector<Layer> layers_;
   std::vector<Place> places_;  // by Segment::id
   std::vector<std::uint32_t> free_ids_;
   std::uint64_t epoch_ = 0;
+  std::uint64_t changes_ = 0;  // grows when what was planned to be read may be so no longer
   TierCounters counters_;
   ReadCost read_cost_;
   std::uint64_t merge_gap_bytes_ = 0;  // of read_cost_

@@ -1,81 +1,129 @@
 #include "tiers/reader.h"
 
+#include <algorithm>
 #include <cstring>
+#include <limits>
+#include <utility>
 
 #include "kernels/base/stopwatch.h"
-#include "tiers/io/checksum.h"
 #include "tiers/io/errno_text.h"
 
 namespace thermocline {
+namespace {
 
-bool verify(const ReadyFold& fold) {
-  for (const PageCheck& check : fold.pages)
-    if (page_checksum({check.page, kPageBytes}, check.identity) != check.checksum) return false;
+// Longer reads are no faster, and come later.
+constexpr std::size_t kMostReadBytes = std::size_t{256} << 10;
+// Of a wave, unless it is in a list's order: some 0.3 ms of work, after which the staging memory of
+// what has been attended is read into again. When waves were everything that was ready, the disk
+// had often read all of that memory full, and rested.
+constexpr std::uint32_t kWaveRows = 8192;
+
+// Names lists of whole runs by numbers, which are equal for equal lists as long as no segment comes
+// or goes. False: some list names rows of its own.
+bool name_whole(std::span<const ReadRequest> requests, std::vector<std::uint64_t>* name) {
+  name->clear();
+  for (const ReadRequest& request : requests) {
+    name->push_back(request.head);
+    name->push_back(request.list->reads.size());
+    for (const Read& read : request.list->reads) {
+      if (!read.everything || read.form != Form::rows) return false;
+      name->push_back(request.runs[read.run].rows->id);
+    }
+  }
   return true;
 }
 
+}  // namespace
+
 Status Reader::start(std::uint32_t layer, FoldOrder order) {
-  TL_TRY(table_.quiesce());
-  layer_ = layer;
-  order_ = order;
-  planned_.clear();
-  views_.clear();
-  patches_.clear();
-  checks_.clear();
-  check_at_.clear();
-  extents_.clear();
-  misses_.clear();
-  stages_.clear();
-  ready_ids_.clear();
+  // What is left of a reading that was given up takes what was expected with it.
+  const bool whole = now_->handed_out_ == now_->planned_.size() && now_->in_flight_ == 0;
+  const std::size_t known = expected_ == Expected::nothing ? 0 : next_->in_flight_;
+  const bool strange =
+      table_.sink_ && table_.sink_->in_flight() != known + table_.writes_in_flight();
+  if (!whole || strange || !may_come()) TL_TRY(forget());
+  for (const ReadyFold& done : wave_) free_stage(now_->planned_[done.id]);
   wave_.clear();
-  oldest_stage_ = 0;
-  next_to_submit_ = 0;
-  handed_out_ = 0;
-  folds_of_list_.clear();
-  first_of_list_.clear();
-  cursor_of_list_.clear();
+  trim_stages();
+  now_->begin(layer, order);
   for (RowCache& cache : table_.layers_[layer].row_cache) cache.begin_step();
   return {};
 }
 
 Status Reader::add(std::span<const ReadRequest> requests) {
   retire();
-  const auto first_new = static_cast<std::uint32_t>(planned_.size());
-  for (const ReadRequest& request : requests) {
-    const auto first = static_cast<std::uint32_t>(planned_.size());
-    first_of_list_.push_back(first);
-    cursor_of_list_.push_back(first);
-    plan(static_cast<std::uint32_t>(folds_of_list_.size()), request);
-    folds_of_list_.push_back(static_cast<std::uint32_t>(planned_.size()) - first);
-  }
-  for (std::uint32_t id = first_new; id < planned_.size(); ++id) {
-    Planned& fold = planned_[id];
-    fold.ready.id = id;
-    if (fold.first_extent == fold.last_extent) {
-      fold.is_ready = true;
-      if (order_ == FoldOrder::any) ready_ids_.push_back(id);
+  for (const ReadRequest& request : requests)
+    for (const Run& run : request.runs)  // what was sealed lately may not be there yet
+      while (table_.is_writing(*run.rows)) TL_TRY(wait_for_some());
+  if (expected_ == Expected::nothing) {
+    now_->plan(requests);
+  } else {
+    TL_CHECK(now_->planned_.empty());  // after expect() comes a start()
+    if (is_expected(requests)) {
+      std::swap(now_, next_);
+      expected_ = Expected::nothing;
+    } else {
+      TL_TRY(forget());
+      now_->plan(requests);
     }
   }
-  // What comes together depends on the disk; what is taken for it does not.
-  ready_ids_.reserve(planned_.size());
-  wave_.reserve(planned_.size());
-  stages_.reserve(planned_.size());
-  transfers_.reserve(extents_.size());
-  // Until the next add(), views_ and checks_ stay where they are now.
-  for (Planned& fold : planned_) {
-    fold.ready.fold.blocks = {views_.data() + fold.first_view, fold.last_view - fold.first_view};
-    fold.ready.pages = {checks_.data() + fold.first_check, fold.last_check - fold.first_check};
-  }
+  table_.counters_ += std::exchange(now_->counted_, {});
+  reserve();
   return submit();
+}
+
+void Reader::expect(std::uint32_t layer, FoldOrder order, std::span<const ReadRequest> requests) {
+  if (!table_.sink_ || expected_ != Expected::nothing || !table_.writing_.empty()) return;
+  if (!name_whole(requests, &expected_name_)) return;
+  next_->begin(layer, order);
+  next_->plan(requests);
+  expected_ = Expected::on_its_way;
+  expected_at_ = table_.changes_;
+  reserve();
+}
+
+// What comes together depends on the disk; what is taken for it does not.
+void Reader::reserve() {
+  wave_.reserve(now_->planned_.size());
+  stages_.reserve(now_->planned_.size() + next_->planned_.size());
+  transfers_.reserve(std::max(now_->extents_.size(), next_->extents_.size()));
+}
+
+bool Reader::may_come() const {
+  return expected_ == Expected::nothing ||
+         (expected_ == Expected::on_its_way && expected_at_ == table_.changes_);
+}
+
+bool Reader::is_expected(std::span<const ReadRequest> requests) {
+  return may_come() && next_->layer_ == now_->layer_ && next_->order_ == now_->order_ &&
+         name_whole(requests, &asked_name_) && asked_name_ == expected_name_;
+}
+
+// Between readings: nothing is in flight then, nor in staging memory.
+Status Reader::forget() {
+  TL_TRY(table_.quiesce());
+  now_->in_flight_ = next_->in_flight_ = 0;
+  expected_ = Expected::nothing;
+  stages_.clear();
+  oldest_stage_ = first_stage_ = 0;
+  wave_.clear();
+  return {};
+}
+
+void Reader::rest() {
+  if (expected_ == Expected::nothing) return;
+  const Stopwatch watch(&table_.counters_.stall_ms);
+  while (next_->in_flight_ > 0 && may_come())
+    if (!wait_for_some()) expected_ = Expected::failed;
 }
 
 // Staging is a ring: folds take it in the order of submission and it is free again from the oldest
 // one on. A fold's area is contiguous, so the end of the ring may be left empty.
-bool Reader::take_staging(Planned* fold) {
+bool Reader::take_staging(Reading::Planned* fold) {
   const std::uint64_t capacity = table_.staging_.size();
   const std::uint64_t bytes = fold->staging_bytes;
   TL_CHECK(bytes <= capacity);
-  while (oldest_stage_ < stages_.size() && stages_[oldest_stage_].retired) ++oldest_stage_;
+  find_oldest_stage();
   std::uint64_t begin = 0;
   if (oldest_stage_ < stages_.size()) {
     const std::uint64_t oldest = stages_[oldest_stage_].begin;
@@ -89,80 +137,151 @@ bool Reader::take_staging(Planned* fold) {
     }
   }
   fold->staging_at = begin;
-  fold->stage = static_cast<std::uint32_t>(stages_.size());
+  fold->stage = first_stage_ + static_cast<std::uint32_t>(stages_.size());
   stages_.push_back({begin, begin + bytes, false});
   return true;
 }
 
-// Hands reads to the disk in list order, as far as staging memory reaches.
+void Reader::find_oldest_stage() {
+  while (oldest_stage_ < stages_.size() && stages_[oldest_stage_].retired) ++oldest_stage_;
+}
+
+// Readings follow each other without an end, so what is free is taken off the list now and then.
+void Reader::trim_stages() {
+  find_oldest_stage();
+  stages_.erase(stages_.begin(), stages_.begin() + static_cast<std::ptrdiff_t>(oldest_stage_));
+  first_stage_ += static_cast<std::uint32_t>(oldest_stage_);
+  oldest_stage_ = 0;
+}
+
+void Reader::free_stage(const Reading::Planned& fold) {
+  if (fold.in_pages()) stages_[fold.stage - first_stage_].retired = true;
+}
+
+// Hands reads to the disk in list order, as far as staging memory reaches: all that is asked for
+// before what is expected. Whatever fails of the latter costs time, and is no error.
 Status Reader::submit() {
+  TL_TRY(submit(now_));
+  if (expected_ == Expected::on_its_way && now_->next_to_submit_ == now_->planned_.size() &&
+      !submit(next_))
+    expected_ = Expected::failed;
+  return {};
+}
+
+Status Reader::submit(Reading* reading) {
   transfers_.clear();
-  for (; next_to_submit_ < planned_.size(); ++next_to_submit_) {
-    Planned& fold = planned_[next_to_submit_];
-    if (fold.first_extent == fold.last_extent) continue;
+  for (; reading->next_to_submit_ < reading->planned_.size(); ++reading->next_to_submit_) {
+    Reading::Planned& fold = reading->planned_[reading->next_to_submit_];
+    if (!fold.in_pages()) continue;
     if (!take_staging(&fold)) break;
     std::byte* staging = table_.staging_.data() + fold.staging_at;
     for (std::uint32_t p = fold.first_patch; p < fold.last_patch; ++p) {
-      BlockView& view = views_[patches_[p].view];
-      view.key = staging + patches_[p].offset;
+      BlockView& view = reading->views_[reading->patches_[p].view];
+      view.key = staging + reading->patches_[p].offset;
       view.value = view.key + fold.key_bytes;
     }
     for (std::uint32_t c = fold.first_check; c < fold.last_check; ++c)
-      checks_[c].page = staging + check_at_[c];
-    list_transfers(fold);
-    for (std::uint32_t e = fold.first_extent; e < fold.last_extent; ++e)
-      table_.counters_.disk_bytes_read += extents_[e].bytes;
-    table_.counters_.disk_reads += fold.last_extent - fold.first_extent;
+      reading->checks_[c].page = staging + reading->check_at_[c];
+    list_transfers(reading, fold);
     fold.waiting = fold.last_extent - fold.first_extent;
   }
   if (transfers_.empty()) return {};
-  return table_.sink_->submit(transfers_);
+  for (const Transfer& transfer : transfers_)
+    counters_of(reading).disk_bytes_read += transfer.bytes.size();
+  counters_of(reading).disk_reads += transfers_.size();
+  return hand_over(reading);
 }
 
-Status Reader::complete(const Completion& completion) {
-  Extent& extent = extents_[completion.tag];
-  Planned& fold = planned_[extent.fold];
-  if (completion.error != 0) {
-    if (extent.again)
-      return fail(ErrorCode::io, table_.paged_name(), ": reading ", extent.bytes, " bytes at ",
-                  extent.file_offset, " failed twice: ", errno_text(completion.error));
-    extent.again = true;
-    table_.counters_.pages_read_again += extent.bytes / kPageBytes;
-    const Transfer transfer = transfer_of(static_cast<std::uint32_t>(completion.tag));
-    return table_.sink_->submit({&transfer, 1});
-  }
-  // One that is read again has been ready, and handed out: it must not be a second time.
-  if (--fold.waiting == 0 && !fold.is_ready) {
-    fold.is_ready = true;
-    if (order_ == FoldOrder::any) ready_ids_.push_back(fold.ready.id);
+Status Reader::hand_over(Reading* reading) {
+  TL_TRY(table_.sink_->submit(transfers_));
+  reading->in_flight_ += transfers_.size();
+  return {};
+}
+
+// Of what is only expected, whoever asks for it is told.
+TierCounters& Reader::counters_of(Reading* reading) {
+  return reading == now_ ? table_.counters_ : reading->counted_;
+}
+
+Status Reader::arrived(std::span<const Completion> completions) {
+  for (const Completion& completion : completions) {
+    Reading* reading = &readings_[completion.tag >> 32];
+    --reading->in_flight_;
+    const auto extent = static_cast<std::uint32_t>(completion.tag);
+    if (Status read = complete(reading, extent, completion.error); !read) {
+      if (reading == now_) return read;
+      expected_ = Expected::failed;
+    }
   }
   return {};
+}
+
+Status Reader::complete(Reading* reading, std::uint32_t first, int error) {
+  Reading::Extent& extent = reading->extents_[first];
+  if (error != 0 && extent.again)
+    return fail(ErrorCode::io, table_.paged_name(), ": reading ", extent.bytes, " bytes at ",
+                extent.file_offset, " failed twice: ", errno_text(error));
+  const std::uint32_t last = first + std::exchange(extent.joined, 1);
+  transfers_.clear();
+  for (std::uint32_t e = first; e < last; ++e) {
+    Reading::Planned& fold = reading->planned_[reading->extents_[e].fold];
+    if (error != 0) {  // each by itself
+      reading->extents_[e].again = true;
+      counters_of(reading).pages_read_again += reading->extents_[e].bytes / kPageBytes;
+      transfers_.push_back(transfer_of(*reading, e));
+    } else if (--fold.waiting == 0 && !fold.is_ready) {
+      // One that is read again has been ready, and handed out: it must not be a second time.
+      fold.is_ready = true;
+      if (reading->order_ == FoldOrder::any) reading->arrived_ids_.push_back(fold.ready.id);
+    }
+  }
+  return transfers_.empty() ? Status() : hand_over(reading);
 }
 
 Status Reader::wait_for_some() {
-  const Stopwatch watch(&table_.counters_.stall_ms);
+  TL_TRY_ASSIGN(const std::size_t n,
+                take_arrived(std::chrono::steady_clock::now() + table_.options_.disk_deadline));
+  if (n > 0) return {};
+  return fail(ErrorCode::io, table_.paged_name(), ": ", table_.sink_->in_flight(),
+              " reads did not finish within ", table_.options_.disk_deadline.count(), " ms");
+}
+
+Result<std::size_t> Reader::take_arrived(Deadline deadline) {
   Completion done[32];
-  TL_TRY_ASSIGN(const std::size_t n, table_.sink_->poll(done, std::chrono::steady_clock::now() +
-                                                                  table_.options_.disk_deadline));
-  if (n == 0)
-    return fail(ErrorCode::io, table_.paged_name(), ": ", table_.sink_->in_flight(),
-                " reads did not finish within ", table_.options_.disk_deadline.count(), " ms");
-  for (std::size_t i = 0; i < n; ++i) TL_TRY(complete(done[i]));
-  return {};
+  TL_TRY_ASSIGN(const PageTable::Polled polled, table_.poll(done, deadline));
+  TL_TRY(arrived({done, polled.reads}));
+  return polled.transfers;
 }
 
 void Reader::collect() {
-  if (order_ == FoldOrder::any) {
-    for (const std::uint32_t id : ready_ids_) wave_.push_back(planned_[id].ready);
-    ready_ids_.clear();
+  if (now_->order_ == FoldOrder::any) {
+    collect_any();
   } else {
-    for (std::size_t list = 0; list < folds_of_list_.size(); ++list) {
-      const std::uint32_t end = first_of_list_[list] + folds_of_list_[list];
-      for (std::uint32_t& id = cursor_of_list_[list]; id < end && planned_[id].is_ready; ++id)
-        wave_.push_back(planned_[id].ready);
+    for (std::size_t list = 0; list < now_->folds_of_list_.size(); ++list) {
+      const std::uint32_t end = now_->first_of_list_[list] + now_->folds_of_list_[list];
+      std::uint32_t& id = now_->cursor_of_list_[list];
+      for (; id < end && now_->planned_[id].is_ready; ++id)
+        wave_.push_back(now_->planned_[id].ready);
     }
   }
-  handed_out_ += wave_.size();
+  now_->handed_out_ += wave_.size();
+}
+
+// What has arrived comes first, since others wait for its staging memory.
+void Reader::collect_any() {
+  const bool disk_waits = !now_->extents_.empty();
+  const std::uint32_t most = disk_waits ? kWaveRows : std::numeric_limits<std::uint32_t>::max();
+  std::uint32_t rows = 0;
+  const auto take = [&](std::uint32_t id) {
+    rows += now_->planned_[id].rows;
+    wave_.push_back(now_->planned_[id].ready);
+  };
+  std::vector<std::uint32_t>& arrived = now_->arrived_ids_;
+  std::size_t taken = 0;
+  while (taken < arrived.size() && rows < most) take(arrived[taken++]);
+  arrived.erase(arrived.begin(), arrived.begin() + static_cast<std::ptrdiff_t>(taken));
+  while (now_->next_in_memory_ < now_->in_memory_ids_.size() && rows < most)
+    take(now_->in_memory_ids_[now_->next_in_memory_++]);
 }
 
 Result<std::span<const ReadyFold>> Reader::ready() {
@@ -173,8 +292,14 @@ Result<std::span<const ReadyFold>> Reader::ready() {
 }
 
 Result<std::span<const ReadyFold>> Reader::next() {
-  TL_TRY(ready());
-  while (wave_.empty() && handed_out_ < planned_.size()) {
+  retire();
+  TL_TRY(submit());
+  // There is work without them, but they have staging memory that others could be read into.
+  if (now_->in_flight_ > 0 && now_->next_in_memory_ < now_->in_memory_ids_.size())
+    TL_TRY(take_arrived(std::chrono::steady_clock::now()));
+  collect();
+  while (wave_.empty() && now_->handed_out_ < now_->planned_.size()) {
+    const Stopwatch watch(&table_.counters_.stall_ms);
     TL_TRY(wait_for_some());
     collect();
   }
@@ -184,63 +309,64 @@ Result<std::span<const ReadyFold>> Reader::next() {
 // What was handed out has been attended: rows that were missed enter the row cache, and the staging
 // memory is free for others.
 void Reader::retire() {
-  RowCache* caches = table_.layers_[layer_].row_cache.data();
+  RowCache* caches = table_.layers_[now_->layer_].row_cache.data();
   for (const ReadyFold& done : wave_) {
-    const Planned& fold = planned_[done.id];
-    if (fold.first_extent == fold.last_extent) continue;
+    const Reading::Planned& fold = now_->planned_[done.id];
+    if (!fold.in_pages()) continue;
     table_.counters_.pages_verified += done.pages.size();
     const std::byte* staging = table_.staging_.data() + fold.staging_at;
     const std::size_t row_bytes = fold.ready.fold.key_stride;
     const std::uint32_t first_row = table_.places_[fold.place].first_row;
     for (std::uint32_t m = fold.first_miss; m < fold.last_miss; ++m)
-      if (std::byte* slot = caches[fold.head].insert(first_row + misses_[m].row))
-        std::memcpy(slot, staging + misses_[m].at, row_bytes);
-    stages_[fold.stage].retired = true;
+      if (std::byte* slot = caches[fold.head].insert(first_row + now_->misses_[m].row))
+        std::memcpy(slot, staging + now_->misses_[m].at, row_bytes);
+    free_stage(fold);
   }
   wave_.clear();
 }
 
 // The read of an extent, to where its fold has staging memory.
-Transfer Reader::transfer_of(std::uint32_t extent) const {
-  const Extent& from = extents_[extent];
-  const Planned& fold = planned_[from.fold];
+Transfer Reader::transfer_of(const Reading& reading, std::uint32_t extent) const {
+  const Reading::Extent& from = reading.extents_[extent];
+  const Reading::Planned& fold = reading.planned_[from.fold];
   Transfer transfer;
   transfer.file = table_.places_[fold.place].slot.space().file;
   transfer.offset = from.file_offset;
   transfer.bytes = {table_.staging_.data() + fold.staging_at + from.at, from.bytes};
-  transfer.tag = extent;
+  transfer.tag = std::uint64_t{&reading == &readings_[1]} << 32 | extent;
   return transfer;
 }
 
-void Reader::list_transfers(const Planned& fold) {
-  for (std::uint32_t e = fold.first_extent; e < fold.last_extent; ++e)
-    transfers_.push_back(transfer_of(e));
+// An extent that follows the last one, in the file and in memory, is read with it.
+void Reader::list_transfers(Reading* reading, const Reading::Planned& fold) {
+  for (std::uint32_t e = fold.first_extent; e < fold.last_extent; ++e) {
+    const Transfer next = transfer_of(*reading, e);
+    if (!transfers_.empty()) {
+      Transfer& last = transfers_.back();
+      if (last.file == next.file && last.offset + last.bytes.size() == next.offset &&
+          last.bytes.data() + last.bytes.size() == next.bytes.data() &&
+          last.bytes.size() + next.bytes.size() <= kMostReadBytes) {
+        last.bytes = {last.bytes.data(), last.bytes.size() + next.bytes.size()};
+        ++reading->extents_[static_cast<std::uint32_t>(last.tag)].joined;
+        continue;
+      }
+    }
+    transfers_.push_back(next);
+  }
 }
 
 Status Reader::read_again(const ReadyFold& failed) {
-  Planned& fold = planned_[failed.id];
+  Reading::Planned& fold = now_->planned_[failed.id];
   transfers_.clear();
-  list_transfers(fold);
+  for (std::uint32_t e = fold.first_extent; e < fold.last_extent; ++e)
+    transfers_.push_back(transfer_of(*now_, e));
   table_.counters_.pages_read_again += fold.last_check - fold.first_check;
   fold.waiting = fold.last_extent - fold.first_extent;
-  Status status = table_.sink_->submit(transfers_);
-  while (status && fold.waiting > 0) {
-    Completion done[32];
-    auto n =
-        table_.sink_->poll(done, std::chrono::steady_clock::now() + table_.options_.disk_deadline);
-    if (!n) {
-      status = tl::unexpected<Error>(n.error());
-    } else if (*n == 0) {
-      status = fail(ErrorCode::io, table_.paged_name(), ": a read did not finish within ",
-                    table_.options_.disk_deadline.count(), " ms");
-    } else {
-      for (std::size_t i = 0; i < *n && status; ++i) status = complete(done[i]);
-    }
-  }
-  TL_TRY(status);
+  TL_TRY(hand_over(now_));
+  while (fold.waiting > 0) TL_TRY(wait_for_some());
   if (!verify(failed))
     return fail(ErrorCode::corrupt, table_.paged_name(), ": ", fold.last_check - fold.first_check,
-                " pages read from offset ", extents_[fold.first_extent].file_offset,
+                " pages read from offset ", now_->extents_[fold.first_extent].file_offset,
                 " do not match their checksums, twice: the disk returned damaged data");
   return {};
 }

@@ -35,6 +35,7 @@ struct SelectorFacts {
   RowOrder order = RowOrder::position;
   Watched watches = Watched::nothing;
   bool keys_in_memory = false;  // whether it needs exact keys to search
+  bool everything = false;      // it reads every row, so what it will read is known before
 };
 
 // The rows of one layer that leave the tail, all heads: the one time that a method sees them whole.

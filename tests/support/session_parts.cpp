@@ -38,7 +38,8 @@ void SessionParts::write(const std::string& path) const {
     for (PageTable::Record& record : layer.runs)
       record.checksum =
           page_checksum(std::span(file).subspan(record.offset, record.bytes), record.offset);
-  const auto record = encode_record(said.encode(), extents_);
+  const std::vector<std::byte> encoded = said.encode();
+  const auto record = encode_record([&](RecordWriter* out) { out->raw(encoded); }, extents_);
   TL_CHECK(record.has_value());
   const auto header = encode_header(generation_ + 1, file.size(), record->bytes());
   TL_CHECK(header.has_value());

@@ -72,16 +72,21 @@ Result<Stored> StoredRows::store(std::mt19937& random, std::uint32_t layer, std:
   }
   TL_TRY_ASSIGN(stored.segment,
                 table->adopt(std::move(segment), stored.records, home, Purpose::rows));
+  TL_TRY(table->written());
   return stored;
 }
 
-Wanted whole(const Stored& stored, std::uint32_t head) {
+Wanted whole(const Stored& stored, std::uint32_t head) { return whole({&stored, 1}, head); }
+
+Wanted whole(std::span<const Stored> stored, std::uint32_t head) {
   Wanted wanted;
   wanted.head = head;
-  wanted.runs.push_back({stored.segment, nullptr, nullptr});
-  wanted.rows = {&stored};
-  wanted.summaries = {nullptr};
-  wanted.list.reads.push_back({.run = 0, .everything = true});
+  for (const Stored& one : stored) {
+    wanted.runs.push_back({one.segment, nullptr, nullptr});
+    wanted.rows.push_back(&one);
+    wanted.summaries.push_back(nullptr);
+  }
+  wanted.list.take_all(stored.size());
   return wanted;
 }
 
@@ -198,12 +203,18 @@ FoldRead content(const Fold& fold, RowLayout layout) {
   return read;
 }
 
+std::vector<ReadRequest> requests_of(std::span<const Wanted> wanted) {
+  std::vector<ReadRequest> requests;
+  for (const Wanted& w : wanted) requests.push_back({w.head, w.runs, &w.list});
+  return requests;
+}
+
 }  // namespace
 
 Result<std::vector<ListRead>> read_all(Reader* reader, std::uint32_t layer,
-                                       std::span<const Wanted> wanted, FoldOrder order) {
-  std::vector<ReadRequest> requests;
-  for (const Wanted& w : wanted) requests.push_back({w.head, w.runs, &w.list});
+                                       std::span<const Wanted> wanted, FoldOrder order,
+                                       const std::function<void()>& asked) {
+  const std::vector<ReadRequest> requests = requests_of(wanted);
   TL_TRY(reader->start(layer, order));
   std::vector<ListRead> lists;
   std::vector<std::vector<int>> times;
@@ -232,6 +243,7 @@ Result<std::vector<ListRead>> read_all(Reader* reader, std::uint32_t layer,
       times.emplace_back(folds);
     }
   }
+  if (asked) asked();
   while (true) {
     TL_TRY_ASSIGN(const auto wave, reader->next());
     if (wave.empty()) break;
@@ -240,6 +252,11 @@ Result<std::vector<ListRead>> read_all(Reader* reader, std::uint32_t layer,
   for (const auto& folds : times)
     for (const int n : folds) EXPECT_EQ(n, 1) << "a fold that came not once";
   return lists;
+}
+
+void expect_all(Reader* reader, std::uint32_t layer, std::span<const Wanted> wanted,
+                FoldOrder order) {
+  reader->expect(layer, order, requests_of(wanted));
 }
 
 }  // namespace thermocline

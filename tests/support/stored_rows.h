@@ -65,15 +65,20 @@ struct Wanted {
 };
 // Random reads over `stored`, all of one layer: everything, picks, weighted picks, nothing at all.
 Wanted random_reads(std::mt19937& random, std::span<const Stored> stored, std::uint32_t heads);
-// Every row of one segment.
+// Every row of one segment; of several.
 Wanted whole(const Stored& stored, std::uint32_t head);
+Wanted whole(std::span<const Stored> stored, std::uint32_t head);
 
 ListRead expected(const Wanted& wanted);
 
 // Reads everything that is wanted, asked for in a few parts with what is ready taken between them,
 // verifies it and reads again what does not verify. Expects that each fold comes once, and,
-// in_list, in order.
+// in_list, in order. Up to three lists are asked for in one part; `asked` is called after the last.
 Result<std::vector<ListRead>> read_all(Reader* reader, std::uint32_t layer,
-                                       std::span<const Wanted> wanted, FoldOrder order);
+                                       std::span<const Wanted> wanted, FoldOrder order,
+                                       const std::function<void()>& asked = {});
+// Says that all of that will be read next.
+void expect_all(Reader* reader, std::uint32_t layer, std::span<const Wanted> wanted,
+                FoldOrder order);
 
 }  // namespace thermocline

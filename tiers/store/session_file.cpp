@@ -1,18 +1,16 @@
 #include "tiers/store/session_file.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <chrono>
-#include <thread>
 #include <utility>
 
 #include "kernels/base/buffer.h"
 #include "tiers/io/attempt.h"
 #include "tiers/io/errno_text.h"
+#include "tiers/io/file_lock.h"
 #include "tiers/store/filesystem.h"
 
 namespace thermocline {
@@ -95,10 +93,13 @@ Result<SessionFile> SessionFile::open(const std::string& path, std::uint64_t bud
   session.path_ = path;
   session.name_ = "--session " + path;
   TL_TRY_ASSIGN(session.directory_, open_folder(path, session.name_));
-  TL_TRY_ASSIGN(Descriptor file, open_existing(session.directory_.number(), path, session.name_));
-  session.named_ = file.open();
+  do {  // while another process had it, its name may have gone, or to another file
+    TL_TRY_ASSIGN(session.file_, open_existing(session.directory_.number(), path, session.name_));
+    session.named_ = session.file_.open();
+    if (session.named_) TL_TRY(session.lock());
+  } while (session.named_ && !session.has_its_name());
   if (session.named_) {
-    TL_TRY(session.open_named(std::move(file), budget_bytes));
+    TL_TRY(session.take_publication(budget_bytes));
   } else {
     TL_TRY_ASSIGN(session.file_, open_new(session.directory_.number(), session.name_));
     TL_TRY(check_room(session.descriptor(), session.name_, planned));
@@ -111,9 +112,7 @@ Result<SessionFile> SessionFile::open(const std::string& path, std::uint64_t bud
   return session;
 }
 
-Status SessionFile::open_named(Descriptor file, std::uint64_t budget_bytes) {
-  file_ = std::move(file);
-  TL_TRY(lock());
+Status SessionFile::take_publication(std::uint64_t budget_bytes) {
   TL_TRY_ASSIGN(Publication last, read_publication(descriptor(), name_));
   extents_ = Extents(descriptor(), name_, kSessionHeaderBytes, budget_bytes);
   TL_TRY(extents_.claim(last.record.offset, last.record.bytes));
@@ -132,18 +131,10 @@ Status SessionFile::open_named(Descriptor file, std::uint64_t budget_bytes) {
 }
 
 Status SessionFile::lock() const {
-  // A ring of io_uring holds its files for some time after its process has ended (measured: up to
-  // 20 ms): a run that follows at once is no second one.
-  constexpr std::chrono::milliseconds kPatience{500}, kPause{5};
-  for (auto waited = kPause * 0; ::flock(descriptor(), LOCK_EX | LOCK_NB) != 0; waited += kPause) {
-    if (errno != EWOULDBLOCK && errno != EINTR)
-      return fail(ErrorCode::io, name_, ": could not be locked: ", errno_text(errno));
-    if (waited >= kPatience)
-      return fail(ErrorCode::invalid_argument, name_,
-                  " is in use by another process: wait for it, or copy the file");
-    std::this_thread::sleep_for(kPause);
-  }
-  return {};
+  if (lock_file(descriptor())) return {};
+  if (errno != EWOULDBLOCK && errno != EINTR)
+    return fail(ErrorCode::io, name_, ": could not be locked: ", errno_text(errno));
+  return fail(ErrorCode::io, name_, " is in use by another process: wait for it, or copy the file");
 }
 
 Result<std::string> SessionFile::probe(const std::string& path, const PlannedUse& planned) {
@@ -242,7 +233,7 @@ Status SessionFile::give_a_name() const {
   // A filesystem behind a network may have done it and lost the answer.
   if (refusal == 0 || has_its_name()) return {};
   if (refusal == EEXIST)
-    return fail(ErrorCode::invalid_argument, name_,
+    return fail(ErrorCode::io, name_,
                 ": another process has made it meanwhile: it stays as it is, name another");
   return fail(ErrorCode::io, name_, ": could not be given its name: ", errno_text(refusal));
 }
@@ -256,6 +247,11 @@ Status SessionFile::publish(const WriteRecord& manifest, std::span<const Extent>
                 "more: ",
                 named_ ? "what it holds is shown by 'thermocline session verify'"
                        : "name another file, and let it be made anew");
+  if (named_ && !has_its_name())
+    return fail(
+        ErrorCode::not_found, name_,
+        ": the file was removed or replaced while it was in use, so nothing can be saved in "
+        "it any more: name another");
   if (generation_ < 2) TL_TRY(allocate_headers());
   TL_TRY_ASSIGN(const Buffer record, encode_record(manifest, extents));
   TL_TRY_ASSIGN(const Space place, extents_.take(record.size()));

@@ -33,8 +33,6 @@ class SessionFile final : public Store, public Keeper {
   static Result<std::string> probe(const std::string& path, const PlannedUse& planned = {});
   SessionFile() = default;
   int descriptor() const { return file_.number(); }
-  std::uint64_t held_bytes() const { return extents_.held_bytes(); }
-  std::uint64_t generation() const { return generation_; }  // 0: never published
 
   StoreFacts facts() const override { return kFacts; }
   const std::string& name() const override { return name_; }
@@ -56,7 +54,7 @@ class SessionFile final : public Store, public Keeper {
 
  private:
   using Places = std::map<std::uint64_t, std::uint64_t>;  // offset -> bytes, whole pages
-  Status open_named(Descriptor file, std::uint64_t budget_bytes);
+  Status take_publication(std::uint64_t budget_bytes);
   Status lock() const;
   Status allocate_headers() const;
   Status write_record(const Buffer& record, std::uint64_t offset);

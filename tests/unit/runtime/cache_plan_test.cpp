@@ -77,7 +77,10 @@ TEST(CachePlan, RowsAreCountedWhereTheyAreAtHome) {
   EXPECT_GT(disk->row_cache_bytes, 0u);
   // Checksums and a page's image are a disk's alone; what reads it is there once there is a disk.
   EXPECT_GT(disk->tables_bytes, host->tables_bytes);
-  EXPECT_GT(disk->coding_bytes, host->coding_bytes);
+  // In host memory the last segment is not there yet when the longest is formed.
+  EXPECT_GE(disk->coding_bytes, host->coding_bytes);
+  EXPECT_EQ(host->writing_bytes, 0u);
+  EXPECT_GE(disk->writing_bytes, disk->coding_bytes);
   EXPECT_EQ(disk->staging_bytes, host->staging_bytes);
   EXPECT_EQ(host->host_bytes(), host->lines().total("host"));
   EXPECT_EQ(disk->host_bytes(), disk->lines().total("host"));

@@ -6,7 +6,11 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <optional>
+#include <string>
+#include <thread>
+#include <tuple>
 
 #include "kernels/attend.h"
 #include "kernels/base/workers.h"
@@ -428,6 +432,89 @@ TEST(KvCache, ExactOverADiskIsAStaticSplit) {
   EXPECT_NEAR(static_cast<double>(first[0]->row_cache_hits) / static_cast<double>(sealed), 0.75,
               0.1);
   EXPECT_EQ(first[1]->row_cache_hits, 0u);
+}
+
+// While a layer is attended the next one's rows are on their way: whatever happens before they are
+// wanted, all of it here. Every step's answer, and what it read.
+struct Eventful {
+  std::vector<float> answers;
+  std::vector<std::uint64_t> disk_bytes;  // of the steps that seal nothing
+};
+Eventful eventful(const CacheOptions& options, int threads) {
+  Eventful all;
+  Driver driver(options, threads, 11);
+  Driver::Text one = driver.start(), other = driver.start();
+  const auto advance = [&](std::vector<Driver::Text*> texts, std::uint32_t rows) {
+    const CacheReport before = driver.cache->report();
+    const auto more = driver.advance(std::move(texts), rows, 0);
+    all.answers.insert(all.answers.end(), more.begin(), more.end());
+    const CacheReport step = difference(driver.cache->report(), before);
+    if (step.steps > 0 && step.rows_sealed == 0) all.disk_bytes.push_back(step.disk_bytes_read);
+  };
+  // As far as into some layer, whose successor's rows are on their way then.
+  const auto give_up_a_step = [&](std::uint32_t layers) {
+    const Token at{one.timeline.id(), one.timeline.length()};
+    EXPECT_TRUE(driver.cache->begin({&at, 1}, Pass::decode));
+    std::vector<float> row(6 * 64, 3.0f), out(6 * 64);
+    for (std::uint32_t l = 0; l < layers; ++l) {
+      const LayerSpec& s = driver.cache->layers()[l];
+      const std::size_t kv = s.kv_heads * s.key_dim, q = s.q_heads * s.key_dim;
+      EXPECT_TRUE(driver.cache->append(LayerId{l}, {row.data(), 1, kv}, {row.data(), 1, kv}));
+      EXPECT_TRUE(driver.cache->attend(LayerId{l}, {row.data(), 1, q}, {out.data(), 1, q}));
+    }
+  };
+  advance({&one}, 1500);
+  advance({&other}, 900);
+  for (std::uint32_t round = 0; round < 6; ++round) {
+    for (int i = 0; i < 3; ++i) advance({&one}, 1);
+    advance({&other}, 1);
+    advance({&one, &other}, 1);
+    give_up_a_step(1 + round % 3);
+    driver.cache->rollback();
+    advance({&one}, 2);
+    {
+      const Timeline fork = std::move(*one.timeline.fork());
+      advance({&other}, 1);
+    }
+    std::thread([&] { advance({&one}, 1); }).join();
+    if (round == 2) {
+      EXPECT_TRUE(one.timeline.truncate(one.timeline.length() - 250));
+    }
+    if (round == 3) advance({&other}, 200);
+    if (round == 4) {  // with rows of the step in progress
+      give_up_a_step(2);
+      one = {};
+      one = driver.start();
+      advance({&one}, 700);
+    }
+  }
+  return all;
+}
+
+TEST(KvCache, WhatIsReadAheadIsInNoAnswerAndCountedWhenItIsWanted) {
+  auto options = options_for({layer(6, 2, 64), layer(4, 2, 32, 64), layer(4, 1, 64)}, 1700);
+  options.max_timelines = 3;
+  const Eventful right = eventful(options, 2);
+  options.tiers.disk_bytes = 64 << 20;
+  std::map<std::uint32_t, std::vector<std::uint64_t>> read;  // by how much is cached
+  const std::tuple<std::uint32_t, int, const char*> weathers[] = {
+      {0, 2, "uring"}, {0, 1, "threads"}, {300, 1, "uring"}, {300, 2, "threads"}};
+  for (const auto& [cached, threads, backend] : weathers) {
+    SCOPED_TRACE(std::to_string(cached) + " permille cached, " + backend);
+    options.tiers.host_bytes = host_bytes(options, cached);
+    options.tiers.io_backend = backend;
+    const Eventful here = eventful(options, threads);
+    ASSERT_EQ(here.answers.size(), right.answers.size());
+    EXPECT_EQ(std::memcmp(here.answers.data(), right.answers.data(),
+                          right.answers.size() * sizeof(float)),
+              0);
+    ASSERT_EQ(here.disk_bytes.size(), right.disk_bytes.size());
+    EXPECT_GT(*std::max_element(here.disk_bytes.begin(), here.disk_bytes.end()), 0u);
+    if (read[cached].empty()) read[cached] = here.disk_bytes;
+    EXPECT_EQ(here.disk_bytes, read[cached]);
+    // Between two steps that nothing has come between.
+    EXPECT_EQ(here.disk_bytes[1], here.disk_bytes[0]);
+  }
 }
 
 // A prompt whose rows ask one thing at first and another at the end, and then a step that asks what

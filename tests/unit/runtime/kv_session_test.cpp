@@ -386,6 +386,53 @@ TEST_P(KvSession, VerifyingOneThatIsSavedMeanwhileSaysSo) {
   EXPECT_TRUE(again->damage.empty());
 }
 
+// Of a file without a name nobody would ever find what was saved in it.
+TEST_P(KvSession, AFileThatWasRemovedOrReplacedIsSavedInNoMore) {
+  const std::string path = root_ + "/s.tls";
+  for (const bool replaced : {false, true}) {
+    const auto cache = open(options("s.tls"));
+    ASSERT_TRUE(cache);
+    Timeline timeline = std::move(*cache->start());
+    ASSERT_TRUE(advance(cache.get(), timeline, 300, Pass::prefill));
+    ASSERT_TRUE(cache->save(timeline, session_text(300)));
+    ASSERT_TRUE(fs::remove(path));
+    if (replaced) std::ofstream(path) << "mine";
+    const Status refused = cache->save(timeline, session_text(300));
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ErrorCode::not_found);
+    EXPECT_NE(refused.error().message.find("removed or replaced"), std::string::npos);
+    EXPECT_EQ(fs::exists(path), replaced);
+    EXPECT_TRUE(advance(cache.get(), timeline, 2, Pass::decode));
+  }
+  EXPECT_EQ(fs::file_size(path), 4u);
+}
+
+// Whoever had the file when it was asked for may have removed it when it lets go: a new one is
+// begun then, and not the one that nobody finds any more.
+TEST_P(KvSession, AFileThatIsRemovedByWhoHadItIsBegunAnew) {
+  const std::string path = root_ + "/s.tls";
+  {
+    const auto cache = open(options("s.tls"));
+    ASSERT_TRUE(cache);
+    Timeline timeline = std::move(*cache->start());
+    ASSERT_TRUE(cache->save(timeline, session_text(0)));
+  }
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  ASSERT_EQ(::flock(file, LOCK_EX), 0);
+  std::thread other([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(60));
+    fs::remove(path);
+    ::close(file);
+  });
+  const auto cache = open(options("s.tls"));
+  other.join();
+  ASSERT_TRUE(cache);
+  EXPECT_EQ(cache->saved(), nullptr);
+  Timeline timeline = std::move(*cache->start());
+  ASSERT_TRUE(cache->save(timeline, session_text(0)));
+  EXPECT_TRUE(fs::exists(path));
+}
+
 // A process that has just ended may have it for some milliseconds.
 TEST_P(KvSession, RemovingWaitsALittleForAnother) {
   const std::string path = root_ + "/s.tls";

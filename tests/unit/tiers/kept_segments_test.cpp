@@ -53,10 +53,11 @@ class KeptSegments : public ::testing::Test {
     for (std::byte& one : records_) one = static_cast<std::byte>(random());
     const auto adopted = table_->adopt(segment, records_, Tier::disk, Purpose::rows);
     ASSERT_TRUE(adopted);
-    ASSERT_TRUE(table_->keep(**adopted, {}));
+    ASSERT_TRUE(table_->keep(**adopted, [](RecordWriter*) {}));
     record_ = table_->record_of(**adopted);
     const Segment* one = adopted->get();
-    ASSERT_TRUE(table_->publish(std::as_bytes(std::span("text", 4)), {&one, 1}));
+    const auto text = [](RecordWriter* out) { out->raw(std::as_bytes(std::span("text", 4))); };
+    ASSERT_TRUE(table_->publish(text, {&one, 1}));
   }
   // With the `nth` read, the record's is the first, as `fault` says.
   Result<PageTable::Restored> restore(Fault fault, std::uint64_t nth) {

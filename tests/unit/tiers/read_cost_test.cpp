@@ -227,6 +227,7 @@ TEST(ReadCost, WhatWasLeftAtTheDeadlineIsNobodysUntilItHasArrived) {
   const std::vector<std::byte> records(64 * 256);
   auto kept = (*table)->adopt(std::move(segment), records, Tier::disk, Purpose::rows);
   ASSERT_TRUE(kept) << kept.error().message;
+  ASSERT_TRUE((*table)->written());
   EXPECT_GE(Clock::now() - start, 400ms);
   EXPECT_EQ(budget.usage(Tier::disk).held_bytes, 4 * kPageBytes);
 }

@@ -128,7 +128,7 @@ TEST(Reader, ASingleFaultIsMadeGood) {
                             Fault::bit_flip, Fault::misdirected, Fault::stale}) {
     SCOPED_TRACE("fault " + std::to_string(static_cast<int>(fault)));
     std::mt19937 random(11);
-    StoredRows stored(one_layer(layout(16, 32), 2, 0), 64 * kMiB);
+    StoredRows stored(one_layer(layout(256, 256), 2, 0), 64 * kMiB);
     { ASSERT_TRUE(stored.store(random, 0, 2600, Tier::disk)); }  // older content of the same pages
     const auto kept = stored.store(random, 0, 2600, Tier::disk);
     ASSERT_TRUE(kept);
@@ -220,7 +220,7 @@ TEST(Reader, AFaultThatStaysIsAnErrorAndTheReaderStartsAnew) {
         Case{Fault::misdirected, ErrorCode::corrupt}, Case{Fault::stale, ErrorCode::corrupt}}) {
     SCOPED_TRACE("fault " + std::to_string(static_cast<int>(c.fault)));
     std::mt19937 random(12);
-    StoredRows stored(one_layer(layout(16, 32), 1, 0), 64 * kMiB);
+    StoredRows stored(one_layer(layout(256, 256), 1, 0), 64 * kMiB);
     { ASSERT_TRUE(stored.store(random, 0, 3000, Tier::disk)); }
     const auto kept = stored.store(random, 0, 3000, Tier::disk);
     const auto at_hand = stored.store(random, 0, 300, Tier::host);
@@ -319,7 +319,7 @@ TEST(Reader, EveryFlippedBitIsFound) {
 
 TEST(Reader, ADiskThatDoesNotAnswerIsAnErrorAndNotAWaitForEver) {
   std::mt19937 random(15);
-  PageTableOptions options = one_layer(layout(16, 32), 1, 0);
+  PageTableOptions options = one_layer(layout(256, 256), 1, 0);
   options.disk_deadline = milliseconds(30);
   StoredRows stored(options, 64 * kMiB);
   const auto kept = stored.store(random, 0, 3000, Tier::disk);

@@ -1,10 +1,10 @@
-// What a reading will be: lists cut into folds, and for each its views of rows, the pages that are
-// to be read for it, and what each page has to be. Nothing here waits, or touches the disk.
+#include "tiers/reading.h"
+
 #include <algorithm>
 #include <bit>
 #include <limits>
 
-#include "tiers/reader.h"
+#include "tiers/io/checksum.h"
 
 namespace thermocline {
 namespace {
@@ -15,7 +15,60 @@ constexpr std::uint64_t kMergeStagingBytes = std::uint64_t{2} << 20;
 
 }  // namespace
 
-void Reader::plan(std::uint32_t list, const ReadRequest& request) {
+bool verify(const ReadyFold& fold) {
+  for (const PageCheck& check : fold.pages)
+    if (page_checksum({check.page, kPageBytes}, check.identity) != check.checksum) return false;
+  return true;
+}
+
+void Reading::begin(std::uint32_t layer, FoldOrder order) {
+  TL_CHECK(in_flight_ == 0);  // their tags are about to be others'
+  layer_ = layer;
+  order_ = order;
+  planned_.clear();
+  views_.clear();
+  patches_.clear();
+  checks_.clear();
+  check_at_.clear();
+  extents_.clear();
+  misses_.clear();
+  arrived_ids_.clear();
+  in_memory_ids_.clear();
+  next_in_memory_ = 0;
+  next_to_submit_ = 0;
+  handed_out_ = 0;
+  folds_of_list_.clear();
+  first_of_list_.clear();
+  cursor_of_list_.clear();
+  counted_ = {};
+}
+
+void Reading::plan(std::span<const ReadRequest> requests) {
+  const auto first_new = static_cast<std::uint32_t>(planned_.size());
+  for (const ReadRequest& request : requests) {
+    const auto first = static_cast<std::uint32_t>(planned_.size());
+    first_of_list_.push_back(first);
+    cursor_of_list_.push_back(first);
+    plan_list(static_cast<std::uint32_t>(folds_of_list_.size()), request);
+    folds_of_list_.push_back(static_cast<std::uint32_t>(planned_.size()) - first);
+  }
+  for (std::uint32_t id = first_new; id < planned_.size(); ++id) {
+    Planned& fold = planned_[id];
+    fold.ready.id = id;
+    if (fold.in_pages()) continue;
+    fold.is_ready = true;
+    if (order_ == FoldOrder::any) in_memory_ids_.push_back(id);
+  }
+  // What comes together depends on the disk; what is taken for it does not.
+  arrived_ids_.reserve(planned_.size());
+  // Until the next plan(), views_ and checks_ stay where they are now.
+  for (Planned& fold : planned_) {
+    fold.ready.fold.blocks = {views_.data() + fold.first_view, fold.last_view - fold.first_view};
+    fold.ready.pages = {checks_.data() + fold.first_check, fold.last_check - fold.first_check};
+  }
+}
+
+void Reading::plan_list(std::uint32_t list, const ReadRequest& request) {
   for (const Read& read : request.list->reads) {
     const Run& run = request.runs[read.run];
     const Segment& segment = read.form == Form::rows ? *run.rows : *run.summaries;
@@ -45,8 +98,8 @@ void Reader::plan(std::uint32_t list, const ReadRequest& request) {
 }
 
 // Adds a block's rows to the list's open fold, cutting folds at kFoldRows.
-void Reader::plan_rows(const Segment& segment, std::uint32_t list, std::uint32_t head,
-                       std::uint32_t block, RowSet rows, Weights weights, Misses misses) {
+void Reading::plan_rows(const Segment& segment, std::uint32_t list, std::uint32_t head,
+                        std::uint32_t block, RowSet rows, Weights weights, Misses misses) {
   while (rows != 0) {
     if (!open_ || planned_.back().rows == kFoldRows) open_fold(segment, list, head, weights);
     Planned* fold = &planned_.back();
@@ -69,8 +122,8 @@ void Reader::plan_rows(const Segment& segment, std::uint32_t list, std::uint32_t
   }
 }
 
-void Reader::open_fold(const Segment& segment, std::uint32_t list, std::uint32_t head,
-                       const Weights& weights) {
+void Reading::open_fold(const Segment& segment, std::uint32_t list, std::uint32_t head,
+                        const Weights& weights) {
   Planned fold;
   fold.place = segment.id;
   fold.head = head;
@@ -90,13 +143,13 @@ void Reader::open_fold(const Segment& segment, std::uint32_t list, std::uint32_t
   open_ = true;
 }
 
-void Reader::add_view(const Planned& fold, const std::byte* row0, RowSet rows,
-                      const float* log_weight) {
+void Reading::add_view(const Planned& fold, const std::byte* row0, RowSet rows,
+                       const float* log_weight) {
   views_.push_back({row0, row0 ? row0 + fold.key_bytes : nullptr, rows, log_weight});
 }
 
-void Reader::add_rows_in_memory(Planned* fold, std::uint32_t block, RowSet rows, int n,
-                                const float* log_weight) {
+void Reading::add_rows_in_memory(Planned* fold, std::uint32_t block, RowSet rows, int n,
+                                 const float* log_weight) {
   const PageTable::Place& place = table_.places_[fold->place];
   const std::size_t row_bytes = fold->ready.fold.key_stride;
   add_view(
@@ -105,15 +158,14 @@ void Reader::add_rows_in_memory(Planned* fold, std::uint32_t block, RowSet rows,
       rows, log_weight);
   // Summaries are part of an index, and counted by who scanned it.
   if (place.purpose != Purpose::rows) return;
-  TierCounters& counters = table_.counters_;
-  (place.home.tier == Tier::device ? counters.device_bytes_read : counters.host_bytes_read) +=
+  (place.home.tier == Tier::device ? counted_.device_bytes_read : counted_.host_bytes_read) +=
       static_cast<std::size_t>(n) * row_bytes;
 }
 
 // Row by row: from the row cache, or from a page that is to be read. Rows in sequence that have one
 // base (a page's rows; neighbouring slots) share a view.
-void Reader::add_rows_in_pages(Planned* fold, std::uint32_t block, RowSet rows, Weights weights,
-                               Misses misses) {
+void Reading::add_rows_in_pages(Planned* fold, std::uint32_t block, RowSet rows, Weights weights,
+                                Misses misses) {
   const PageTable::Place& place = table_.places_[fold->place];
   RowCache& cache = table_.layers_[layer_].row_cache[fold->head];
   const std::int64_t row_bytes = fold->ready.fold.key_stride;
@@ -125,8 +177,8 @@ void Reader::add_rows_in_pages(Planned* fold, std::uint32_t block, RowSet rows, 
     const RowSet bit = RowSet{1} << in_block;
     const std::uint32_t row = block * kBlockRows + static_cast<std::uint32_t>(in_block);
     if (const std::byte* slot = cache.find(place.first_row + row)) {
-      ++table_.counters_.row_cache_hits;
-      table_.counters_.host_bytes_read += static_cast<std::uint64_t>(row_bytes);
+      ++counted_.row_cache_hits;
+      counted_.host_bytes_read += static_cast<std::uint64_t>(row_bytes);
       const std::byte* base = slot - in_block * row_bytes;  // of the block's row 0, were it here
       if (base == cached_base) {
         views_.back().rows |= bit;
@@ -136,7 +188,7 @@ void Reader::add_rows_in_pages(Planned* fold, std::uint32_t block, RowSet rows, 
       cached_base = base;
       staged_offset = kNoOffset;
     } else {
-      ++table_.counters_.row_cache_misses;
+      ++counted_.row_cache_misses;
       const std::uint64_t first_byte = std::uint64_t{row} * static_cast<std::uint64_t>(row_bytes);
       const std::uint64_t first_page = first_byte / kPageBytes;
       const std::uint64_t last_page =
@@ -160,7 +212,7 @@ void Reader::add_rows_in_pages(Planned* fold, std::uint32_t block, RowSet rows, 
 
 // Where a page of the fold's head will lie in the fold's staging area; pages come in ascending
 // order, so it is in the last extent, or extends it, or opens one.
-std::uint64_t Reader::stage_page(Planned* fold, std::uint64_t page) {
+std::uint64_t Reading::stage_page(Planned* fold, std::uint64_t page) {
   const PageTable::Place& place = table_.places_[fold->place];
   const std::uint64_t page_of_segment = fold->head * (place.head_bytes / kPageBytes) + page;
   const std::uint64_t file_offset = place.slot.space().offset + page_of_segment * kPageBytes;
@@ -177,11 +229,11 @@ std::uint64_t Reader::stage_page(Planned* fold, std::uint64_t page) {
       last.bytes += static_cast<std::uint32_t>(gap + kPageBytes);
       fold->staging_bytes += gap + kPageBytes;
     } else {
-      extents_.push_back({0, kPageBytes, file_offset, fold->staging_bytes, false});
+      extents_.push_back({0, kPageBytes, file_offset, fold->staging_bytes});
       fold->staging_bytes += kPageBytes;
     }
   } else {
-    extents_.push_back({0, kPageBytes, file_offset, fold->staging_bytes, false});
+    extents_.push_back({0, kPageBytes, file_offset, fold->staging_bytes});
     fold->staging_bytes += kPageBytes;
   }
   Extent& extent = extents_.back();
