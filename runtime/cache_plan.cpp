@@ -364,7 +364,7 @@ Status check_device(const TierOptions& tiers) {
     return fail(ErrorCode::invalid_argument, "--device '", tiers.device,
                 "' is not known (known: none, host)");
   if (tiers.device_bytes == 0) return {};
-  return fail(ErrorCode::unsupported,
+  return fail(ErrorCode::invalid_argument,
               "--kv-device: this build has no GPU tier; give the memory to --kv-host, or say "
               "--device host, and host memory stands in for a GPU");
 }

@@ -6,6 +6,9 @@
 
 namespace thermocline {
 
+// Reading the machine takes memory of its own: now, and not in the step that seals first.
+HostMemory::HostMemory() { (void)NumaNodes::of_process(); }
+
 Result<Space> HostMemory::take(std::uint64_t bytes) {
   TL_TRY_ASSIGN(Buffer buffer, Buffer::create(bytes));
   (void)NumaNodes::of_process().spread(buffer.bytes());

@@ -13,7 +13,7 @@ namespace thermocline {
 
 class HostMemory final : public Store {
  public:
-  HostMemory() = default;
+  HostMemory();
   ~HostMemory() override { TL_CHECK(held_.empty()); }  // a Slot goes before its store
   static constexpr StoreFacts kFacts = {Tier::host, Reach::memory};
   StoreFacts facts() const override { return kFacts; }
