@@ -384,7 +384,7 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, i
     return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
                 " positions needs ", size_text(needed), " of host memory and has ", size_text(host),
                 ": raise --kv-host, ",
-                options.tiers.disk_bytes > 0 ? "" : "give --kv-disk SIZE to keep rows on disk, ",
+                plan.bytes_of(Tier::disk) > 0 ? "" : "give --kv-disk SIZE to keep rows on disk, ",
                 "or lower -c");
   if (!options.session.path.empty()) TL_TRY(check_kept(method, plan));
   for (const Tier tier : {Tier::device, Tier::disk}) {

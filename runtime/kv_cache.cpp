@@ -64,6 +64,9 @@ Result<MemoryPlan> KvCache::plan(const CacheOptions& options, int threads) {
   TL_TRY_ASSIGN(const Method method, load_method(options.method, options.method_directory,
                                                  options.method_overrides, *cpu));
   TL_TRY_ASSIGN(const CachePlan plan, make_plan(options, method, Workers::usable(threads)));
+  if (!options.session.path.empty())
+    if (const Result<SavedSession> saved = read_session(options.session.path))
+      TL_TRY(Impl::check_facts(options, method, saved->facts));
   PageTableOptions pages;
   pages.stores = plan.stores;
   pages.io_backend = options.tiers.io_backend;

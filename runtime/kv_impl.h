@@ -238,6 +238,9 @@ struct KvCache::Impl {
   // kv_session.cpp
   std::string session_name() const { return "--session " + options.session.path; }
   static std::vector<SessionFact> facts_of(const CacheOptions& options, const Method& method);
+  // invalid_argument: what a session holds was made with other ones.
+  static Status check_facts(const CacheOptions& options, const Method& method,
+                            std::span<const SessionFact> held);
   // Reads what was saved in the file: nothing, or of the same facts.
   Status open_session();
   Result<TimelineId> resume();

@@ -51,22 +51,29 @@ std::vector<SessionFact> KvCache::Impl::facts_of(const CacheOptions& options,
   return facts;
 }
 
-Status KvCache::Impl::open_session() {
-  const std::vector<std::byte> bytes = table->take_manifest();
-  if (bytes.empty()) return {};
-  const std::string name = session_name();
-  TL_TRY_ASSIGN(saved_memory, budget->reserve(Tier::host, Purpose::sealing, bytes.size()));
-  TL_TRY_ASSIGN(SessionManifest manifest, SessionManifest::decode(bytes, name));
+Status KvCache::Impl::check_facts(const CacheOptions& options, const Method& method,
+                                  std::span<const SessionFact> held) {
+  const std::string name = "--session " + options.session.path;
   for (const SessionFact& due : facts_of(options, method)) {
-    const auto found = std::find_if(manifest.facts.begin(), manifest.facts.end(),
+    const auto found = std::find_if(held.begin(), held.end(),
                                     [&](const SessionFact& fact) { return fact.name == due.name; });
-    if (found == manifest.facts.end())
+    if (found == held.end())
       return fail(ErrorCode::invalid_argument, name, ": it does not say its ", due.name,
                   ", which here is ", due.value, ": name another file");
     if (found->value != due.value)
       return fail(ErrorCode::invalid_argument, name, " is of ", due.name, " ", found->value,
                   ", and this run's is ", due.value, ": run it as then, or name another file");
   }
+  return {};
+}
+
+Status KvCache::Impl::open_session() {
+  const std::vector<std::byte> bytes = table->take_manifest();
+  if (bytes.empty()) return {};
+  const std::string name = session_name();
+  TL_TRY_ASSIGN(saved_memory, budget->reserve(Tier::host, Purpose::sealing, bytes.size()));
+  TL_TRY_ASSIGN(SessionManifest manifest, SessionManifest::decode(bytes, name));
+  TL_TRY(check_facts(options, method, manifest.facts));
   saved = std::move(manifest);
   return {};
 }

@@ -81,7 +81,9 @@ Status PageTable::publish(const WriteRecord& manifest, std::span<const Segment* 
     extents.push_back({record.offset, record.bytes});
   }
   std::ranges::sort(extents, {}, &Extent::offset);
-  return keeper()->publish(manifest, extents);
+  TL_TRY(keeper()->publish(manifest, extents));
+  counters_.disk_bytes_written += bytes;
+  return {};
 }
 
 std::vector<std::byte> PageTable::take_manifest() {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 
 #include "kernels/base/utf8.h"
 #include "tools/thermocline/command.h"
@@ -179,6 +180,12 @@ Result<CacheOptions> check(GenerateFlags& flags, const CommandLine& line,
   if (!flags.prompt.given() && !flags.dry_run && !saved)
     return fail(ErrorCode::invalid_argument, "no prompt: say -p TEXT, -f FILE or -f - for stdin",
                 flags.session.path.empty() ? "" : "; the session is a new one");
+  std::error_code ignored;
+  if (!flags.session.path.empty() &&
+      (flags.output.json == flags.session.path ||
+       std::filesystem::equivalent(flags.output.json, flags.session.path, ignored)))
+    return fail(ErrorCode::invalid_argument, "--json ", flags.output.json,
+                " is the --session: the statistics would be written over it");
   if (!flags.session.path.empty() && !flags.session.prefix_cache.empty())
     return fail(ErrorCode::invalid_argument,
                 "--session and --prefix-cache: a text is kept in one place");
@@ -218,7 +225,9 @@ class Run {
       TL_TRY(begin());
       status = generate_text(engine_, *cache_, timeline_, options_, &text_, out);
     }
+    const CacheReport before = cache_->report();
     if (const Status saved = save(text_); status) status = saved;
+    out->decode_cost.disk_bytes_written += difference(cache_->report(), before).disk_bytes_written;
     if (keeps_another_)
       record_->notes.push_back("--session " + flags_.session.path +
                                " keeps the text that it held: this prompt was not read to its end");

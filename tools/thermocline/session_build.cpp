@@ -4,6 +4,7 @@
 #include <array>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <optional>
 
 #include "tools/thermocline/flags.h"
@@ -172,6 +173,10 @@ Result<Exit> build(const BuildFlags& flags, Engine& engine, CacheOptions options
 
 // The rows of another session, sealed by this one's method.
 Result<Exit> seal_anew(const BuildFlags& flags, Engine& engine, CacheOptions options) {
+  std::error_code ignored;
+  if (std::filesystem::equivalent(flags.from, flags.session.path, ignored))
+    return fail(ErrorCode::invalid_argument, "--from ", flags.from,
+                " is the --session: name another file to seal its rows in");
   TL_TRY_ASSIGN(const SavedSession saved, read_session(flags.from));
   CacheOptions from = options;
   from.session.path = flags.from;

@@ -53,6 +53,7 @@ class Session(unittest.TestCase):
             self.assertEqual(second["cached_tokens"], second["prompt_tokens"] - 1)
             self.assertEqual(second["prefill"]["disk_bytes_written"], 0)
             self.assertGreater(second["decode"]["rows_read"], 0)
+            self.assertGreater(second["decode"]["disk_bytes_written"], 0, "the save")
             os.remove(self.file)
 
     def test_it_reuses_what_agrees_and_says_why_not_more(self):
@@ -124,6 +125,13 @@ class Session(unittest.TestCase):
         said = self.generate("-n", "2", "--session", self.file, "--rope-freq-base", "20000",
                              fails=2)
         self.assertIn("is of rotation", said)
+        # A dry run says it too.
+        said = self.generate("-n", "2", "--session", self.file, "--method", "exact", "--dry-run",
+                             fails=2)
+        self.assertIn("is of method select.by=sketch", said)
+        done = run("generate", "-m", MODEL, "-n", "2", "--session", self.file, "--json", self.file)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn(b"would be written over it", done.stderr)
         self.assertEqual(pathlib.Path(self.file).read_bytes(), before)
 
     def test_refusals(self):
@@ -183,6 +191,7 @@ class Session(unittest.TestCase):
         # A longer one goes on at the end of the last whole text.
         said = self.build("--session", raw, "--tokens", "2k", *text)
         self.assertIn("2,048 tokens, 1,024 of them there already", said)
+        self.assertIn("name another", self.build("--session", raw, "--from", raw, fails=2))
         self.build("--session", sealed, "--from", raw, "--method", "sketch")
         straight = self.folder.name + "/straight"
         self.build("--session", straight, "--tokens", "2k", *text)
