@@ -383,7 +383,9 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, i
   if (needed > host)
     return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
                 " positions needs ", size_text(needed), " of host memory and has ", size_text(host),
-                ": raise --kv-host, ",
+                plan.bytes_of(Tier::device) > 0 && options.tiers.host_bytes == kAutoBytes
+                    ? ", beside what stands in for a device: lower --kv-device, "
+                    : ": raise --kv-host, ",
                 plan.bytes_of(Tier::disk) > 0 ? "" : "give --kv-disk SIZE to keep rows on disk, ",
                 "or lower -c");
   if (!options.session.path.empty()) TL_TRY(check_kept(method, plan));

@@ -111,10 +111,11 @@ Status Reader::forget() {
 }
 
 void Reader::rest() {
-  if (expected_ == Expected::nothing) return;
   const Stopwatch watch(&table_.counters_.stall_ms);
-  while (next_->in_flight_ > 0 && may_come())
+  while (expected_ != Expected::nothing && next_->in_flight_ > 0 && may_come())
     if (!wait_for_some()) expected_ = Expected::failed;
+  // What was given up in the middle, or cannot come any more, is nobody's.
+  if (now_->in_flight_ + next_->in_flight_ > 0) (void)forget();
 }
 
 // Staging is a ring: folds take it in the order of submission and it is free again from the oldest

@@ -29,7 +29,8 @@ class Reader {
   // far as staging memory reaches, and are then on their way. If something else is asked for, or
   // segments come or go before, or something fails, it is forgotten: that costs time alone.
   void expect(std::uint32_t layer, FoldOrder order, std::span<const ReadRequest> requests);
-  // Waits until nothing of that is in flight any more: the next call may come from another thread.
+  // Waits until nothing is in flight any more, of that or of a reading that was given up: the next
+  // call may come from another thread.
   void rest();
   // How many folds list `list` has.
   std::uint32_t folds(std::uint32_t list) const { return now_->folds_of_list_[list]; }

@@ -204,7 +204,10 @@ class UringSink final : public Sink {
       return fail(ErrorCode::io, "io_uring failed earlier with ", errno_text(broken_));
     if (owner_ == this_thread_number()) return {};
     reap();
-    TL_CHECK(in_ring_ == 0);  // changed hands with transfers in flight
+    if (in_ring_ > 0)
+      return fail(
+          ErrorCode::io, "io_uring: ", in_ring_,
+          " transfers of another thread did not finish, and only that one can wait for them");
     ring_.close();
     unsigned entries = std::bit_ceil(depth_);
     if (const int error = ring_.open(&entries)) {

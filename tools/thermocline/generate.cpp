@@ -114,10 +114,13 @@ Status take_sampling(const GenerateFlags& flags, std::uint64_t seed, WrittenText
   if (text->sampler.empty()) return {};
   if (!flags.sampling_given) {
     SamplingFlags as_begun = flags.sampling;
-    TL_TRY_ASSIGN(as_begun.options, Sampler::options_in(text->sampler));
-    const Result<SamplingOptions> checked = as_begun.sampling_options();
+    const Result<SamplingOptions> held = Sampler::options_in(text->sampler);
+    if (held) as_begun.options = *held;
+    const Result<SamplingOptions> checked = held ? as_begun.sampling_options() : held;
     if (!checked)
-      return fail(ErrorCode::corrupt, "the text's sampling options: ", checked.error().message);
+      return fail(ErrorCode::corrupt, "--session ", flags.session.path,
+                  ": field sampler: ", checked.error().message,
+                  ": say --temp and -s to go on without it");
     run->sampling = *checked;
   }
   if (flags.sampling.seed >= 0)

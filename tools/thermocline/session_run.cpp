@@ -91,14 +91,15 @@ void SessionFlags::add_with_prefix_cache_to(CommandLine* line) {
 
 namespace {
 
-// Of a text of so many tokens, on the disk: what is certain to be taken there.
+// Of a text of so many tokens, wherever they are: what is certain to be taken.
 std::uint64_t rows_bytes(const Engine& engine, CacheOptions options, std::size_t tokens) {
-  options.session.path = "any";
+  options.session.path.clear();
+  options.tiers = {.host_bytes = std::uint64_t{1} << 60};
   options.max_positions = static_cast<std::uint32_t>(tokens) + 1;
   std::uint64_t bytes = 0;
   if (const auto plan = engine.plan(options))
     for (const MemoryLine& line : plan->lines)
-      if (line.tier == "disk" && line.purpose == "rows") bytes += line.bytes;
+      if (line.purpose == "rows") bytes += line.bytes;
   return bytes;
 }
 
@@ -113,13 +114,18 @@ Result<KeptPrompt> KeptPrompt::begin(const SessionFlags& flags, const Engine& en
   if (flags.prefix_cache.empty()) return kept;
   TL_TRY_ASSIGN(const std::uint64_t budget, parse_size(flags.prefix_cache, "--prefix-cache"));
   TL_TRY_ASSIGN(kept.facts_, engine.session_facts(*options));
-  if (const std::uint64_t rows = rows_bytes(engine, *options, prompt.size()); rows > budget) {
+  const std::uint64_t rows = rows_bytes(engine, *options, prompt.size());
+  if (rows > budget) {
     notes->push_back("--prefix-cache is too small for this prompt, whose rows alone take " +
                      format_size(rows) + ": it is not kept");
     return kept;
   }
   TL_TRY_ASSIGN(kept.cache_, PrefixCache::open(budget, missing));
   kept.path_ = kept.cache_->choose(kept.facts_, prompt);
+  // The rows are written while the prompt is read: others make room before.
+  if (missing == PrefixCache::Missing::is_made)
+    if (const auto keeping = kept.cache_->begin_keeping())
+      (void)kept.cache_->make_room(*keeping, rows, kept.path_);
   options->session.path = kept.path_;
   if (const auto entry = read_session(kept.path_)) {
     const std::vector<int>& held = entry->text.tokens;
@@ -147,7 +153,7 @@ std::uint64_t bytes_when_saved(const KvCache& cache, const WrittenText& text) {
 }  // namespace
 
 void KeptPrompt::give_up(const Error& why, CacheOptions* options, std::vector<std::string>* notes) {
-  const bool useless = why.code == ErrorCode::corrupt || why.code == ErrorCode::unsupported;
+  const bool useless = why.code == ErrorCode::corrupt;  // else it serves others
   if (useless) cache_->remove(path_);
   notes->push_back("--prefix-cache is left out of this run: " + why.message +
                    (useless ? " (it is removed)" : ""));

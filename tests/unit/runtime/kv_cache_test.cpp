@@ -406,6 +406,38 @@ TEST(KvCache, PlacementNeverChangesAnAnswer) {
   }
 }
 
+// Whoever goes on may be another thread, which cannot wait for the first one's reads.
+TEST(KvCache, APrefillThatIsCancelledLeavesNothingInFlight) {
+  const std::uint32_t rows = 200;
+  auto options = options_for({layer(6, 2, 64), layer(4, 2, 32)}, 6000);
+  options.max_timelines = 1;
+  options.tiers.disk_bytes = 64 << 20;
+  options.tiers.host_bytes = host_bytes(options, 0);
+  Driver driver(options, 2);
+  auto text = driver.start();
+  driver.advance({&text}, 5000, 0);
+  std::vector<Token> at;
+  for (std::uint32_t r = 0; r < rows; ++r)
+    at.push_back({text.timeline.id(), text.timeline.length() + r});
+  const std::vector<float> some(rows * 6 * 64, 0.5f);
+  std::vector<float> out(rows * 6 * 64);
+  int cancelled = 0;
+  for (int answers = 0; answers < 24; ++answers) {
+    std::atomic<int> asked = 0;
+    ASSERT_TRUE(driver.cache->begin(at, Pass::prefill));
+    ASSERT_TRUE(
+        driver.cache->append(LayerId{0}, {some.data(), rows, 128}, {some.data(), rows, 128}));
+    const Status attended =
+        driver.cache->attend(LayerId{0}, {some.data(), rows, 384}, {out.data(), rows, 384},
+                             [&] { return ++asked > answers; });
+    cancelled += !attended && attended.error().code == ErrorCode::cancelled;
+    driver.cache->rollback();
+    std::thread([&] { driver.advance({&text}, 1, 0); }).join();
+    for (std::uint32_t r = 0; r < rows; ++r) ++at[r].position;
+  }
+  EXPECT_GT(cancelled, 10);
+}
+
 // Reading everything in order would push each row out of a cache that is short of them just before
 // it is wanted. What is in memory stays there, and what is not passes by: of two texts in turn the
 // first has three quarters of the rows that fit for two, and the second none.

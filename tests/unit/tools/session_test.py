@@ -299,6 +299,14 @@ class Session(unittest.TestCase):
         self.assertTrue(any("in use by another process" in note for note in again["notes"]))
         self.assertTrue(entry.exists())
 
+    def test_a_kept_prompt_that_a_run_cannot_use_stays(self):
+        [due], folder = self.keep_prompt()
+        entry, = folder.iterdir()
+        [other], _ = self.keep_prompt("--method-set", "place.rows=host")
+        self.assertEqual(other["text"], due["text"])
+        self.assertTrue(any("left out of this run" in note for note in other["notes"]))
+        self.assertTrue(entry.exists())
+
     def test_a_damaged_kept_prompt_is_removed(self):
         for pages in (1, None):  # of the first segment's rows; all but the headers
             [due], folder = self.keep_prompt()
