@@ -89,6 +89,7 @@ Status KvCache::Impl::copy(Impl& other, TimelineId from, TimelineId into, const 
       target.layers[undone].tail_first = plan.layers[undone].sinks;
     }
     (void)table->written();  // of what is gone nobody is told
+    (void)other.await_sealed();
     return copied;
   }
   target.length = source.length;

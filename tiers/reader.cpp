@@ -115,7 +115,8 @@ void Reader::rest() {
   while (expected_ != Expected::nothing && next_->in_flight_ > 0 && may_come())
     if (!wait_for_some()) expected_ = Expected::failed;
   // What was given up in the middle, or cannot come any more, is nobody's.
-  if (now_->in_flight_ + next_->in_flight_ > 0) (void)forget();
+  const std::size_t writes = table_.writes_in_flight();
+  if (table_.sink_ && table_.sink_->in_flight() > writes) (void)forget();
 }
 
 // Staging is a ring: folds take it in the order of submission and it is free again from the oldest

@@ -84,7 +84,8 @@ class SmallFilesystem {
 class FullDisk : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(FullDisk, AtTwentyPointsIsARefusalAndNoMore) {
-  const std::string folder = ::testing::TempDir() + "thermocline-full-" + GetParam();
+  const std::string folder = ::testing::TempDir() + "thermocline-full-" + GetParam() + "-" +
+                             std::to_string(::getpid());  // others may run it at the same time
   const SmallFilesystem small(GetParam(), folder);
   if (!small.why_not.empty()) GTEST_SKIP() << small.why_not;
   CacheOptions options = cache_options("auto", "exact", 0);

@@ -112,22 +112,25 @@ Result<Exit> dry_run(const Engine& engine, const GenerateFlags& flags, const Cac
 Status take_sampling(const GenerateFlags& flags, std::uint64_t seed, WrittenText* text,
                      GenerationOptions* run, RunRecord* record) {
   if (text->sampler.empty()) return {};
+  const auto refuse = [&](const Error& why) -> Status {
+    return fail(ErrorCode::corrupt, "--session ", flags.session.path,
+                ": field sampler: ", why.message, ": say --temp and -s to go on without it");
+  };
   if (!flags.sampling_given) {
     SamplingFlags as_begun = flags.sampling;
     const Result<SamplingOptions> held = Sampler::options_in(text->sampler);
     if (held) as_begun.options = *held;
     const Result<SamplingOptions> checked = held ? as_begun.sampling_options() : held;
-    if (!checked)
-      return fail(ErrorCode::corrupt, "--session ", flags.session.path,
-                  ": field sampler: ", checked.error().message,
-                  ": say --temp and -s to go on without it");
+    if (!checked) return refuse(checked.error());
     run->sampling = *checked;
   }
-  if (flags.sampling.seed >= 0)
+  if (flags.sampling.seed >= 0) {
     text->sampler.clear();  // random numbers that were asked for, from their beginning
-  else
-    record->seed = run->sampling.seed = seed;
-  return {};
+    return {};
+  }
+  record->seed = run->sampling.seed = seed;
+  const Status state = Sampler(run->sampling).restore(text->sampler);
+  return state ? state : refuse(state.error());
 }
 
 // The timeline to write on: a new one, or the session's.
@@ -233,7 +236,7 @@ class Run {
     out->decode_cost.disk_bytes_written += difference(cache_->report(), before).disk_bytes_written;
     if (keeps_another_)
       record_->notes.push_back("--session " + flags_.session.path +
-                               " keeps the text that it held: this prompt was not read to its end");
+                               " keeps what it held: this text was not read to its end");
     record_->memory = cache_->usage();
     record_->disk_read_cost = cache_->disk_read_cost();
     for (const std::string& note : cache_->notes()) record_->notes.push_back(note);
@@ -250,9 +253,9 @@ class Run {
     text_.tokens = prompt_;
     Reuse reuse;
     TL_TRY_ASSIGN(cache_, engine_.open_cache(cache_options_));
+    keeps_another_ = !flags_.session.path.empty() && cache_->saved() != nullptr;
     TL_TRY_ASSIGN(timeline_,
                   begin_text(engine_, *cache_, flags_, &text_, &options_, record_, &reuse));
-    keeps_another_ = !flags_.session.path.empty() && reuse.loses_some();
     return {};
   }
 
@@ -286,7 +289,8 @@ class Run {
   std::unique_ptr<KvCache> cache_;
   Timeline timeline_;
   WrittenText text_;
-  // Until a new text has been read the file keeps what it held and this one does not go on from.
+  // Until the text has been read the file keeps what it held: no less of that, and with what it
+  // knew of the next token.
   bool keeps_another_ = false;
 };
 

@@ -122,10 +122,6 @@ Result<KeptPrompt> KeptPrompt::begin(const SessionFlags& flags, const Engine& en
   }
   TL_TRY_ASSIGN(kept.cache_, PrefixCache::open(budget, missing));
   kept.path_ = kept.cache_->choose(kept.facts_, prompt);
-  // The rows are written while the prompt is read: others make room before.
-  if (missing == PrefixCache::Missing::is_made)
-    if (const auto keeping = kept.cache_->begin_keeping())
-      (void)kept.cache_->make_room(*keeping, rows, kept.path_);
   options->session.path = kept.path_;
   if (const auto entry = read_session(kept.path_)) {
     const std::vector<int>& held = entry->text.tokens;
@@ -215,7 +211,7 @@ Result<Timeline> begin_session(const Engine& engine, KvCache& cache, WrittenText
 }
 
 Status check_in_common(const std::string& path, const Reuse& reuse) {
-  if (reuse.common >= reuse.held / 4) return {};
+  if (std::uint64_t{4} * reuse.common >= reuse.held) return {};
   return fail(ErrorCode::unsupported, "--session ", path, " holds ",
               format_counted(reuse.held, "token"), ", and this prompt begins with ",
               format_count(reuse.common),

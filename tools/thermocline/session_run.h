@@ -34,7 +34,6 @@ struct Reuse {
   std::string line;
   // Tokens that the session held, and those of them that the text begins with.
   std::uint32_t held = 0, common = 0;
-  bool loses_some() const { return common < held; }
 };
 
 // A timeline that holds as much as can be of `text`, whose tokens are what is to be read (none: the

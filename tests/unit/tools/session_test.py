@@ -92,9 +92,25 @@ class Session(unittest.TestCase):
             process.send_signal(signal.SIGTERM)
             rest = process.stderr.read()
         self.assertEqual(process.returncode, 143, rest)
-        self.assertIn(b"keeps the text that it held", rest)
+        self.assertIn(b"keeps what it held", rest)
         again = self.generate("-n", "0", "--session", self.file)
         self.assertEqual(again["prompt_tokens"], held)
+        # So with one that begins like all of the text: what it knew of the next token is there.
+        copy = self.file + ".copy"
+        shutil.copy(self.file, copy)
+        longer = TEXT + self.generate("-n", "40", "--ignore-eos", "--temp", "0", "--session",
+                                      copy)["text"] + TEXT * 3
+        shutil.copy(self.file, copy)
+        with start("generate", "-m", MODEL, "-p", longer, "-n", "2", "--session", self.file,
+                   "--progress", "json", "-t", "1") as process:
+            for line in process.stderr:
+                if b'"processed"' in line:
+                    break
+            process.send_signal(signal.SIGINT)
+            process.stderr.read()
+        self.assertEqual(process.returncode, 130)
+        texts = [self.generate("-n", "8", "--session", file)["text"] for file in (self.file, copy)]
+        self.assertEqual(texts[0], texts[1])
 
     def test_what_was_killed_while_writing_goes_on_from_its_prompt_as_it_began(self):
         words = ["-p", TEXT, "-s", "7", "--temp", "0.9", "-c", "4000"]
@@ -266,11 +282,11 @@ class Session(unittest.TestCase):
                    "1G")
         self.assertEqual(both.returncode, 2)
 
-    def keep_prompt(self, *words, at_once=1):
+    def keep_prompt(self, *words, at_once=1, size="64MiB"):
         """Equal runs with --prefix-cache: their results, and the folder."""
         started = [subprocess.Popen(
             [COMMAND, "generate", "-m", MODEL, "--json", "-", "-n", "4", "--temp", "0", "-p", TEXT,
-             "--prefix-cache", "64MiB", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+             "--prefix-cache", size, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env=dict(os.environ, XDG_CACHE_HOME=self.folder.name)) for _ in range(at_once)]
         results = []
         for one in started:
@@ -302,7 +318,7 @@ class Session(unittest.TestCase):
     def test_a_kept_prompt_that_a_run_cannot_use_stays(self):
         [due], folder = self.keep_prompt()
         entry, = folder.iterdir()
-        [other], _ = self.keep_prompt("--method-set", "place.rows=host")
+        [other], _ = self.keep_prompt("--method-set", "place.rows=host", size="32MiB")
         self.assertEqual(other["text"], due["text"])
         self.assertTrue(any("left out of this run" in note for note in other["notes"]))
         self.assertTrue(entry.exists())
