@@ -129,7 +129,9 @@ void PageTable::measure_reads() {
           measure_read_cost(sink_.get(), space.file, space.offset, staging_.bytes().first(bytes),
                             std::chrono::steady_clock::now() + kLongest))
     read_cost_ = *measured;
-  if (sink_->in_flight() > 0) abandoned_.push_back({Buffer(), Reservation(), std::move(*piece)});
+  // A machine that is busy may be late with the last of them. They are waited for, since the piece
+  // is nobody else's until then, and no other thread could.
+  if (!quiesce()) abandoned_.push_back({Buffer(), Reservation(), std::move(*piece)});
 }
 
 PageTable::~PageTable() {
