@@ -1,7 +1,5 @@
 #include "tests/support/fuzz_resume.h"
 
-#include <stdlib.h>
-
 #include <array>
 #include <cstring>
 #include <filesystem>
@@ -9,6 +7,7 @@
 
 #include "runtime/kv_cache.h"
 #include "tests/support/session_parts.h"
+#include "tests/support/temporary_folder.h"
 #include "tests/support/written_rows.h"
 
 namespace thermocline::test {
@@ -27,13 +26,6 @@ class Sessions {
  public:
   static constexpr std::array kMethods = {"exact", "sketch", "streaming"};
 
-  Sessions() {
-    std::string pattern = std::filesystem::temp_directory_path() / "fuzz-resume-XXXXXX";
-    TL_CHECK(::mkdtemp(pattern.data()) != nullptr);
-    folder_ = pattern;
-  }
-  ~Sessions() { std::filesystem::remove_all(folder_); }
-
   CacheOptions options(std::size_t method, const std::string& file) const {
     CacheOptions made;
     made.layers = {plain_layer(2, 2, 16, 16), plain_layer(1, 1, 16, 32, 100)};
@@ -46,7 +38,7 @@ class Sessions {
     }
     made.max_positions = 600;
     made.max_timelines = 1;
-    made.session.path = folder_ + "/" + file;
+    made.session.path = folder_.path() + "/" + file;
     return made;
   }
 
@@ -65,7 +57,7 @@ class Sessions {
   }
 
  private:
-  std::string folder_;
+  const TemporaryFolder folder_{"resume"};
   std::array<SessionParts, kMethods.size()> made_;
 };
 

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "tools/thermocline/command.h"
+#include "tools/thermocline/common_tokens.h"
 #include "tools/thermocline/flags.h"
 #include "tools/thermocline/generation.h"
 #include "tools/thermocline/input.h"
@@ -131,10 +132,8 @@ class Conversation {
     if (!fits)
       return fail(fits.error().code, fits.error().message, "; /reset forgets the conversation");
     // The timeline holds the last prompt and answer: what still agrees is not read again.
-    const std::vector<int>& held = text_.tokens;
-    const auto differs = std::mismatch(held.begin(), held.end(), prompt.begin(), prompt.end());
-    auto known = static_cast<std::uint32_t>(differs.first - held.begin());
-    known = std::min(known, static_cast<std::uint32_t>(prompt.size() - 1));
+    const std::uint32_t known = std::min(common_tokens(text_.tokens, prompt),
+                                         static_cast<std::uint32_t>(prompt.size() - 1));
     const Result<std::uint32_t> kept = keep_or_start_over(cache_, &timeline_, known);
     // A cut that failed left the timeline as it was, longer perhaps than this prompt; or there is
     // none any more.

@@ -15,6 +15,7 @@
 #include <thread>
 #include <tuple>
 
+#include "tools/thermocline/common_tokens.h"
 #include "tools/thermocline/user_cache.h"
 
 namespace thermocline {
@@ -152,9 +153,7 @@ std::string PrefixCache::choose(std::span<const SessionFact> facts,
     const Result<SavedSession> session = read_session(path);
     if (!session || !same_facts(facts, session->facts)) continue;
     // The tokens themselves are compared: a name is a hint, and proves nothing.
-    const std::vector<int>& held = session->text.tokens;
-    const auto differs = std::mismatch(held.begin(), held.end(), tokens.begin(), tokens.end());
-    const auto common = static_cast<std::size_t>(differs.first - held.begin());
+    const std::size_t common = common_tokens(session->text.tokens, tokens);
     if (common <= most || !session_is_free(path)) continue;
     most = common;
     best = path;

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "tools/thermocline/common_tokens.h"
 #include "tools/thermocline/flags.h"
 #include "tools/thermocline/input.h"
 #include "tools/thermocline/interruption.h"
@@ -99,8 +100,7 @@ void print_done(const BuildFlags& flags, const KvCache& cache, std::uint32_t tok
 Result<std::uint32_t> tokens_there(const std::string& path, const std::vector<int>& held,
                                    std::uint32_t positions, const std::vector<int>& tokens,
                                    std::uint32_t chunk) {
-  const auto differs = std::mismatch(held.begin(), held.end(), tokens.begin(), tokens.end());
-  const auto common = static_cast<std::uint32_t>(differs.first - held.begin());
+  const std::uint32_t common = common_tokens(held, tokens);
   if (common < held.size())
     return fail(ErrorCode::invalid_argument, "--session ", path, " holds ",
                 format_counted(held.size(), "token"), ", and what is to be built ",

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "tools/thermocline/common_tokens.h"
 #include "tools/thermocline/size.h"
 
 namespace thermocline {
@@ -49,11 +50,7 @@ Result<std::uint32_t> compare(KvCache& cache, const SessionText& saved, Timeline
   const std::vector<int>& prompt = text->tokens;
   text->sampled_from = static_cast<std::uint32_t>(prompt.size());
   const std::uint32_t length = timeline->length();
-  const auto held =
-      saved.tokens.begin() +
-      std::min<std::ptrdiff_t>(length, static_cast<std::ptrdiff_t>(saved.tokens.size()));
-  const auto differs = std::mismatch(saved.tokens.begin(), held, prompt.begin(), prompt.end());
-  const auto common = static_cast<std::uint32_t>(differs.first - saved.tokens.begin());
+  const std::uint32_t common = std::min(length, common_tokens(saved.tokens, prompt));
   *in_common = common;
   if (common == prompt.size() && common == length && !saved.logits.empty()) {
     text->logits = saved.logits;
@@ -124,10 +121,8 @@ Result<KeptPrompt> KeptPrompt::begin(const SessionFlags& flags, const Engine& en
   kept.path_ = kept.cache_->choose(kept.facts_, prompt);
   options->session.path = kept.path_;
   if (const auto entry = read_session(kept.path_)) {
-    const std::vector<int>& held = entry->text.tokens;
-    const auto differs = std::mismatch(held.begin(), held.end(), prompt.begin(), prompt.end());
-    kept.held_ = static_cast<std::uint32_t>(held.size());
-    kept.common_ = static_cast<std::uint32_t>(differs.first - held.begin());
+    kept.held_ = static_cast<std::uint32_t>(entry->text.tokens.size());
+    kept.common_ = common_tokens(entry->text.tokens, prompt);
     options->max_positions = std::max(options->max_positions, entry->positions);
   }
   return kept;

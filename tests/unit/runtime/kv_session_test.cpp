@@ -16,6 +16,7 @@
 
 #include "runtime/kv_cache.h"
 #include "tests/support/session_parts.h"
+#include "tests/support/temporary_folder.h"
 #include "tests/support/written_rows.h"
 
 namespace thermocline {
@@ -25,12 +26,6 @@ namespace fs = std::filesystem;
 
 class KvSession : public ::testing::TestWithParam<const char*> {
  protected:
-  KvSession() {
-    std::string pattern = ::testing::TempDir() + "session-XXXXXX";
-    root_ = ::mkdtemp(pattern.data());
-  }
-  ~KvSession() override { fs::remove_all(root_); }
-
   CacheOptions options(const std::string& file) const {
     CacheOptions made;
     made.layers = {plain_layer(2, 3, 32, 48, 0), plain_layer(1, 2, 64, 64, 0),
@@ -54,7 +49,8 @@ class KvSession : public ::testing::TestWithParam<const char*> {
     const auto cache = KvCache::create(options, 1, "auto");
     return cache ? "accepted" : cache.error().message;
   }
-  std::string root_;
+  const test::TemporaryFolder temporary_{"session"};
+  const std::string root_ = temporary_.path();
 };
 
 TEST_P(KvSession, GoesOnAsIfItHadNeverStopped) {

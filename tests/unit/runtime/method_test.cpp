@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include "tests/support/temporary_folder.h"
 
 namespace thermocline {
 namespace {
@@ -22,12 +23,6 @@ Result<Method> load(const std::string& name, const std::vector<std::string>& ove
 // A directory with one file, bad.conf.
 class MethodFile : public ::testing::Test {
  protected:
-  MethodFile() {
-    std::string pattern = ::testing::TempDir() + "methods-XXXXXX";
-    directory_ = ::mkdtemp(pattern.data());
-  }
-  ~MethodFile() override { fs::remove_all(directory_); }
-
   std::string path() const { return directory_ + "/bad.conf"; }
   Result<Method> read(const std::string& text) {
     std::ofstream(path()) << text;
@@ -44,7 +39,8 @@ class MethodFile : public ::testing::Test {
     for (const char* part : parts) EXPECT_NE(message.find(part), std::string::npos) << message;
   }
 
-  std::string directory_;
+  const test::TemporaryFolder temporary_{"methods"};
+  const std::string directory_ = temporary_.path();
 };
 
 TEST(Methods, EveryFileLoadsAndSaysWhatItIs) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "runtime/kv_cache.h"
+#include "tests/support/temporary_folder.h"
 #include "tests/support/written_rows.h"
 #include "tiers/block.h"
 
@@ -32,12 +33,6 @@ using Case = std::tuple<int, std::string, std::uint32_t, std::uint32_t>;
 
 class PlanPeak : public ::testing::TestWithParam<Case> {
  protected:
-  PlanPeak() {
-    std::string pattern = ::testing::TempDir() + "peak-XXXXXX";
-    root_ = ::mkdtemp(pattern.data());
-  }
-  ~PlanPeak() override { fs::remove_all(root_); }
-
   // Where the tail is as long as it gets, after about so many positions.
   static std::uint32_t longest_tail(const MethodUnderTest& method, std::uint32_t about) {
     const std::uint32_t first = kSink + method.recent + method.seal - 1;
@@ -76,7 +71,8 @@ class PlanPeak : public ::testing::TestWithParam<Case> {
     return {};
   }
 
-  std::string root_;
+  const test::TemporaryFolder temporary_{"peak"};
+  const std::string root_ = temporary_.path();
 };
 
 std::map<std::string, std::uint64_t> by_purpose(const MemoryPlan& plan) {

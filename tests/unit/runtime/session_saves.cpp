@@ -29,13 +29,6 @@ Status read_on(KvCache* cache, const Timeline& timeline) {
   return {};
 }
 
-SessionSaves::SessionSaves() {
-  std::string pattern = ::testing::TempDir() + "saves-XXXXXX";
-  root_ = ::mkdtemp(pattern.data());
-  path_ = root_ + "/s.tls";
-}
-SessionSaves::~SessionSaves() { fs::remove_all(root_); }
-
 std::uint32_t SessionSaves::check() {
   EXPECT_LE(std::distance(fs::directory_iterator(root_), fs::directory_iterator()), 1);
   if (!fs::exists(path_)) return 0;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "runtime/kv_cache.h"
+#include "tests/support/temporary_folder.h"
 
 namespace thermocline {
 
@@ -21,16 +22,14 @@ Status read_on(KvCache* cache, const Timeline& timeline);
 
 class SessionSaves : public ::testing::Test {
  protected:
-  SessionSaves();
-  ~SessionSaves() override;
-
   // What is in the file goes on as that text does that never stopped; how long it is. 0: no file.
   // And neither beside it nor in it is there anything that nobody holds.
   std::uint32_t check();
   // What the next row gives after `length` rows, without a session.
   const std::vector<float>& due(std::uint32_t length);
 
-  std::string root_, path_;
+  const test::TemporaryFolder temporary_{"saves"};
+  const std::string root_ = temporary_.path(), path_ = root_ + "/s.tls";
 
  private:
   struct Found {

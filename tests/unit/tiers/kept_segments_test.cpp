@@ -1,7 +1,6 @@
 // Segments of a session's file that come back over a disk that fails: the record that says what
 // they are is read twice before that is an error, and filling the row cache is never one.
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <chrono>
 #include <filesystem>
@@ -9,6 +8,7 @@
 
 #include "tests/support/fault_sink.h"
 #include "tests/support/stored_rows.h"
+#include "tests/support/temporary_folder.h"
 #include "tiers/page_table.h"
 
 namespace thermocline {
@@ -23,13 +23,11 @@ constexpr std::chrono::milliseconds kDeadline{200};
 class KeptSegments : public ::testing::Test {
  protected:
   KeptSegments() {
-    std::string pattern = ::testing::TempDir() + "kept-XXXXXX";
-    folder_ = ::mkdtemp(pattern.data());
     PageTableOptions options;
     options.layers = {
         {{RowFormat::f16, RowFormat::f16, kRowBytes / 2, kRowBytes / 2}, kHeads, kRows, kRows}};
     options.stores.bytes = {0, 64 * kMiB, 64 * kMiB};
-    options.stores.session = folder_ + "/s.tls";
+    options.stores.session = folder_.path() + "/s.tls";
     options.read_cost = ReadCost{};
     options.disk_deadline = kDeadline;
     auto sink = std::make_unique<FaultSink>(FaultPlan{});
@@ -41,7 +39,6 @@ class KeptSegments : public ::testing::Test {
     table_ = std::move(*table);
     keep_some();
   }
-  ~KeptSegments() override { std::filesystem::remove_all(folder_); }
 
   void keep_some() {
     Segment segment;
@@ -84,7 +81,7 @@ class KeptSegments : public ::testing::Test {
     return budget_.usage(Tier::host).held[static_cast<std::size_t>(Purpose::sealing)];
   }
 
-  std::string folder_;
+  const test::TemporaryFolder folder_{"kept"};
   Budget budget_{{0, 64 * kMiB, 64 * kMiB}};
   FaultSink* faults_ = nullptr;
   std::unique_ptr<PageTable> table_;

@@ -19,6 +19,7 @@
 #include <random>
 
 #include "kernels/base/buffer.h"
+#include "tests/support/temporary_folder.h"
 
 namespace thermocline {
 namespace {
@@ -29,15 +30,9 @@ constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 
 class ScratchFileTest : public ::testing::Test {
  protected:
-  ScratchFileTest() {
-    std::string pattern = ::testing::TempDir() + "scratch-XXXXXX";
-    root_ = ::mkdtemp(pattern.data());
-  }
-  ~ScratchFileTest() override {
-    fs::permissions(root_, fs::perms::owner_all);
-    fs::remove_all(root_);
-  }
-  std::string root_;
+  ~ScratchFileTest() override { fs::permissions(root_, fs::perms::owner_all); }
+  const test::TemporaryFolder temporary_{"scratch"};
+  const std::string root_ = temporary_.path();
 };
 
 std::uint64_t allocated_bytes(const ScratchFile& scratch) {

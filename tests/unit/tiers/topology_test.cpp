@@ -9,6 +9,7 @@
 #include <fstream>
 #include <thread>
 
+#include "tests/support/temporary_folder.h"
 #include "tiers/size_text.h"
 
 namespace thermocline {
@@ -20,11 +21,8 @@ constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 class Machine {
  public:
   Machine() {
-    std::string pattern = ::testing::TempDir() + "topology-XXXXXX";
-    root_ = ::mkdtemp(pattern.data());
     write("proc/meminfo", "MemTotal: 8388608 kB\nMemFree: 1 kB\nMemAvailable: 4194304 kB\n");
   }
-  ~Machine() { std::filesystem::remove_all(root_); }
 
   Machine& write(const std::string& path, const std::string& text) {
     const std::filesystem::path file = root_ + "/" + path;
@@ -40,7 +38,8 @@ class Machine {
   std::string folder() const { return root_; }
 
  private:
-  std::string root_;
+  const test::TemporaryFolder temporary_{"topology"};
+  const std::string root_ = temporary_.path();
 };
 
 TEST(Topology, ReadsThisMachine) {

@@ -4,7 +4,6 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <stdlib.h>
 #include <sys/stat.h>
 
 #include <atomic>
@@ -13,6 +12,7 @@
 #include <fstream>
 #include <thread>
 
+#include "tests/support/temporary_folder.h"
 #include "tests/support/written_rows.h"
 
 namespace thermocline {
@@ -23,13 +23,6 @@ constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 
 class PrefixCacheTest : public ::testing::Test {
  protected:
-  PrefixCacheTest() {
-    std::string pattern = ::testing::TempDir() + "prefixes-XXXXXX";
-    root_ = ::mkdtemp(pattern.data());
-    folder_ = root_ + "/prefixes";
-  }
-  ~PrefixCacheTest() override { fs::remove_all(root_); }
-
   PrefixCache open(std::uint64_t budget_bytes) const {
     auto cache = PrefixCache::open(budget_bytes, PrefixCache::Missing::is_made, folder_);
     EXPECT_TRUE(cache);
@@ -67,7 +60,8 @@ class PrefixCacheTest : public ::testing::Test {
     return bytes;
   }
 
-  std::string root_, folder_;
+  const test::TemporaryFolder temporary_{"prefixes"};
+  const std::string root_ = temporary_.path(), folder_ = root_ + "/prefixes";
 };
 
 TEST_F(PrefixCacheTest, WhatCannotBeReadCountsAndGoesFirst) {

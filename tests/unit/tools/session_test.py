@@ -74,6 +74,18 @@ class Session(unittest.TestCase):
         self.assertGreater(other["cached_tokens"], prompt // 3)
         self.assertIn("differ from token", self.note(other))
 
+    def interrupt_reading(self, prompt, by):
+        """What the command says at the end, stopped by a signal while it reads."""
+        with start("generate", "-m", MODEL, "-p", prompt, "-n", "2", "--session", self.file,
+                   "--progress", "json", "-t", "1") as process:
+            for line in process.stderr:
+                if b'"processed"' in line:
+                    break
+            process.send_signal(by)
+            said = process.stderr.read()
+        self.assertEqual(process.returncode, 128 + by, said)
+        return said
+
     def test_a_text_is_not_lost_to_a_prompt_that_was_not_meant_or_not_read(self):
         self.generate("-p", TEXT, "-n", "2", "--session", self.file)
         before = pathlib.Path(self.file).read_bytes()
@@ -84,15 +96,7 @@ class Session(unittest.TestCase):
         held = self.generate("-n", "0", "--session", self.file)["prompt_tokens"]
         # Interrupted while it reads: what was held is still there, all of it.
         other = TEXT[:5000] + TEXT * 3
-        with start("generate", "-m", MODEL, "-p", other, "-n", "2", "--session", self.file,
-                   "--progress", "json", "-t", "1") as process:
-            for line in process.stderr:
-                if b'"processed"' in line:
-                    break
-            process.send_signal(signal.SIGTERM)
-            rest = process.stderr.read()
-        self.assertEqual(process.returncode, 143, rest)
-        self.assertIn(b"keeps what it held", rest)
+        self.assertIn(b"keeps what it held", self.interrupt_reading(other, signal.SIGTERM))
         again = self.generate("-n", "0", "--session", self.file)
         self.assertEqual(again["prompt_tokens"], held)
         # So with one that begins like all of the text: what it knew of the next token is there.
@@ -101,14 +105,7 @@ class Session(unittest.TestCase):
         longer = TEXT + self.generate("-n", "40", "--ignore-eos", "--temp", "0", "--session",
                                       copy)["text"] + TEXT * 3
         shutil.copy(self.file, copy)
-        with start("generate", "-m", MODEL, "-p", longer, "-n", "2", "--session", self.file,
-                   "--progress", "json", "-t", "1") as process:
-            for line in process.stderr:
-                if b'"processed"' in line:
-                    break
-            process.send_signal(signal.SIGINT)
-            process.stderr.read()
-        self.assertEqual(process.returncode, 130)
+        self.interrupt_reading(longer, signal.SIGINT)
         texts = [self.generate("-n", "8", "--session", file)["text"] for file in (self.file, copy)]
         self.assertEqual(texts[0], texts[1])
 
