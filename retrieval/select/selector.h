@@ -25,9 +25,17 @@ constexpr std::string_view name_of(RowOrder order) {
 }
 
 // What a selector must see of attention.
-enum class Watched : std::uint8_t { nothing, last_window };
+enum class Watched : std::uint8_t { nothing, queries, last_window };
 constexpr std::string_view name_of(Watched watched) {
-  return watched == Watched::nothing ? "nothing" : "last window";
+  switch (watched) {
+    case Watched::queries:
+      return "queries";
+    case Watched::last_window:
+      return "last window";
+    case Watched::nothing:
+      break;
+  }
+  return "nothing";
 }
 
 // Facts about a selector that decide how it composes with the other choices.
@@ -43,6 +51,11 @@ struct Sealing {
   LayerId layer{};
   HeadShape shape;  // heads: query heads a KV head
   RawRows rows;     // keys rotated
+  // A sample of the queries that a prefill asked: [KV head][queries][heads][key_dim], rotated and
+  // scaled, of rows all over the text that is read. None in decode, and unless facts().watches says
+  // that they are wanted.
+  std::uint32_t queries = 0;
+  const float* query = nullptr;
 };
 
 // How a segment is to be formed from a Sealing.

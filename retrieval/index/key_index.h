@@ -1,0 +1,65 @@
+// A key index finds the rows of sealed segments whose keys a query likes best. It sees K, V and, of
+// a prefill, some queries once, when a segment is formed; in a step it sees queries and what it
+// kept.
+//
+// It cuts the stored rows of a head into units, ranges of neighbouring rows that are scored as one:
+// single rows, blocks, clusters. The scores are what the ranking selector
+// (retrieval/select/ranked.h) makes a selection of, so an index is its file and a line of the shelf
+// (runtime/method.cpp). `flat`, which looks at every key, is the oracle of all others.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "retrieval/select/selector.h"
+
+namespace thermocline {
+
+// The query heads of one KV head, and the segments that are asked. Every segment was formed by the
+// index that is asked.
+struct KeyQuery {
+  std::uint32_t head = 0;        // KV head
+  HeadShape shape;               // heads: query heads
+  const float* query = nullptr;  // [heads][key_dim], rotated and scaled
+  std::span<const SegmentIndex* const> segments;
+  std::uint32_t wanted_rows = 0;  // how many rows of all segments are to be found
+};
+
+// What a search works with, a thread's own: it grows and stays.
+struct KeyScratch {
+  std::vector<float> floats;
+  std::vector<std::uint32_t> ids;
+  std::vector<std::uint64_t> bits;
+};
+
+class KeyIndex {
+ public:
+  virtual ~KeyIndex() = default;
+  virtual std::string_view name() const = 0;
+  virtual SelectorFacts facts() const = 0;
+
+  // As Selector's functions of these names.
+  virtual Result<Formation> form(const Sealing& sealing, const Workers& workers) const = 0;
+  virtual void save(const Formation& formation, RecordWriter* out) const = 0;
+  virtual Result<Formation> load(HeadShape shape, std::uint32_t heads, std::uint32_t rows,
+                                 RecordReader* in) const = 0;
+  virtual std::uint64_t index_bytes(HeadShape shape, std::uint64_t rows) const = 0;
+  virtual std::uint64_t summary_bytes(HeadShape, std::uint64_t /*rows*/) const { return 0; }
+
+  // Unit u of a head is its stored rows [first_row(u), first_row(u + 1)), maybe none;
+  // first_row(units) is the number of rows.
+  virtual std::uint32_t units(const SegmentIndex& segment, std::uint32_t head) const = 0;
+  virtual std::uint32_t first_row(const SegmentIndex& segment, std::uint32_t head,
+                                  std::uint32_t unit) const = 0;
+
+  // score[h * stride + u], u counting the units of all segments one after the other: what a key of
+  // the unit may score with query head h, to be compared with exact scores; -inf: the unit was not
+  // looked at. The same whatever else is asked at the time. Returns the bytes that were looked at.
+  // Any thread, with scratch of its own; allocates nothing once that has grown.
+  virtual std::uint64_t score(const KeyQuery& query, KeyScratch* scratch, float* score,
+                              std::size_t stride) const = 0;
+};
+
+}  // namespace thermocline
