@@ -44,15 +44,20 @@ struct Fold {
   // The blocks' log weights are [rank][query heads] and whole scores: keys are not read. Such a
   // fold has no place in a tile.
   bool scored = false;
+  // Of a scored fold: its values are what other rows' values lack, and those rows have its weights
+  // in theirs: so it adds to acc alone, and the state's sum is 0.
+  bool residual = false;
 };
 
 // Softmax attention over some rows, not yet divided by `sum`; acc is [value_dim]. The identity is
-// {-inf, 0, zeros}.
+// {-inf, 0, zeros}; any state whose max is -inf is one.
 struct AttnState {
   float max = -std::numeric_limits<float>::infinity();
   float sum = 0.0f;
   float* acc = nullptr;
 };
+
+inline constexpr std::uint32_t kMaxHeadSize = 512;  // channels of a key or value
 
 struct HeadShape {
   std::uint32_t heads = 0;  // query heads that share the KV head

@@ -20,6 +20,7 @@ std::vector<double> attend_reference(const float* query, HeadShape shape,
                                      std::uint32_t head) {
   std::vector<double> score;
   std::vector<std::vector<float>> values;
+  std::vector<bool> counts;  // whether a row's weight is one of its own
   std::vector<float> key(shape.key_dim), value(shape.value_dim);
   double max = -std::numeric_limits<double>::infinity();
   for (std::size_t f = 0; f < folds.size(); ++f) {
@@ -41,6 +42,7 @@ std::vector<double> attend_reference(const float* query, HeadShape shape,
           for (std::uint32_t d = 0; d < shape.key_dim; ++d) s += double{query[d]} * double{key[d]};
         score.push_back(s);
         values.push_back(value);
+        counts.push_back(!fold.residual);
         max = std::max(max, s);
       }
     }
@@ -49,7 +51,7 @@ std::vector<double> attend_reference(const float* query, HeadShape shape,
   double sum = 0.0;
   for (std::size_t r = 0; r < score.size(); ++r) {
     const double weight = std::exp(score[r] - max);
-    sum += weight;
+    if (counts[r]) sum += weight;
     for (std::uint32_t d = 0; d < shape.value_dim; ++d) out[d] += weight * double{values[r][d]};
   }
   for (double& x : out) x = sum > 0.0 ? x / sum : 0.0;

@@ -1,10 +1,11 @@
-// Two bits a channel of a key's residual to its cluster's mean, after a Hadamard rotation, with one
-// scale a row: a sketch that ranks keys almost as well as the keys do, for a sixteenth of the
-// bytes.
+// One, two or four bits a channel of a key's residual to its cluster's mean, after a Hadamard
+// rotation, with one scale a row: with two bits a sketch that ranks keys almost as well as the keys
+// do, for an eighth of the bytes; with four, scores to attend by.
 //
-// Layout of the codes of one KV head, for any vector length: groups of 16 rows; in a group,
-// key_dim / 16 words of 64 bytes; in word t, byte 4 * row + j holds the codes of channels
-// 16 t + 4 s + j in its bits 2 s, 2 s + 1. So a shift and a mask give 4 channels of 16 rows.
+// Layout of the codes of b bits of one KV head, for any vector length: groups of 16 rows; in a
+// group, words of 64 bytes, each of n = 32 / b channels; in word t, byte 4 * row + j holds the codes
+// of channels n t + 4 s + j in its b bits from b s on. So a shift and a mask give 4 channels of 16
+// rows.
 #pragma once
 
 #include <cstddef>
@@ -17,14 +18,23 @@
 namespace thermocline {
 
 inline constexpr int kSketchGroup = 16;
-// A code c stands for (c - 1.5) * scale.
-inline constexpr float kSketchOffset = 1.5f;
+// A code c stands for (c - sketch_middle(bits)) * scale.
+constexpr float sketch_middle(int bits) { return static_cast<float>((1 << bits) - 1) / 2; }
 // No score is taken as more than this above the reference: its exponential times any number of rows
 // is finite.
 inline constexpr float kSketchMostAbove = 60.0f;
 
-constexpr std::size_t sketch_bytes(std::size_t rows, std::size_t key_dim) {
-  return (rows + kSketchGroup - 1) / kSketchGroup * kSketchGroup * key_dim / 4;
+// Whether keys of so many channels can be coded with so many bits each.
+constexpr bool sketch_takes(int bits, std::size_t key_dim) {
+  return (bits == 1 || bits == 2 || bits == 4) && key_dim > 0 && key_dim % 16 == 0 &&
+         key_dim % (32 / static_cast<std::size_t>(bits)) == 0;
+}
+// Of one row, scale apart; rows come in whole groups.
+constexpr std::size_t sketch_row_bytes(int bits, std::size_t key_dim) {
+  return key_dim * static_cast<std::size_t>(bits) / 8;
+}
+constexpr std::size_t sketch_bytes(int bits, std::size_t rows, std::size_t key_dim) {
+  return (rows + kSketchGroup - 1) / kSketchGroup * kSketchGroup * sketch_row_bytes(bits, key_dim);
 }
 
 // A query head prepared for scanning: rotated as the residuals were and rounded to 8 bits.
@@ -36,15 +46,17 @@ struct SketchQuery {
 
 // A segment's rows of one KV head, and what scores them.
 struct SketchScan {
+  int bits = 2;
   const std::uint8_t* codes = nullptr;    // whole groups, as above
   const f16* scales = nullptr;            // one a row
   const std::uint16_t* starts = nullptr;  // cluster c is the rows [starts[c], starts[c + 1])
-  std::size_t key_dim = 0;                // a multiple of 16
+  std::size_t key_dim = 0;                // sketch_takes(bits, key_dim)
   int heads = 0;                          // query heads
   const SketchQuery* queries = nullptr;   // [heads]
   const float* cluster_score = nullptr;   // [heads][cluster_stride]: query h . mean of cluster c
   std::size_t cluster_stride = 0;
   const float* shift = nullptr;  // [heads]: what scores are taken relative to
+  float* score = nullptr;        // null, or where scores less the shift go, as weights do
 };
 
 struct SketchOps {
@@ -54,8 +66,8 @@ struct SketchOps {
   void (*dot_rows)(RowFormat format, const std::byte* keys, std::size_t row_bytes,
                    std::size_t count, std::size_t key_dim, const float* query, int heads,
                    float* score, std::size_t stride);
-  // weight[h * stride + r] = e^(score - shift[h]), within 1.1e-4 of it (what ranks rows by two bits
-  // a channel needs no more), for rows first + r, r < count; score is that of the row's cluster and
+  // weight[h * stride + r] = e^(score - shift[h]), within 1.1e-4 of it (what ranks rows by a few
+  // bits a channel needs no more), for rows first + r, r < count; score is that of the row's cluster and
   // of its sketch, at most kSketchMostAbove above the shift. first is a multiple of kSketchGroup
   // and lies in `cluster`. Up to the end of the last group weights are 0. Adds each head's weights
   // to sum[h].
@@ -71,16 +83,14 @@ struct SketchOps {
   // Codes rows [first, first + count): residual [count][key_dim] is rotated already. Codes and
   // scale are fitted to each other in turns. A row that is not finite gets a scale of 0 or the
   // largest.
-  void (*encode)(const float* residual, std::size_t key_dim, std::size_t first, std::size_t count,
-                 std::uint8_t* codes, f16* scales);
+  void (*encode)(int bits, const float* residual, std::size_t key_dim, std::size_t first,
+                 std::size_t count, std::uint8_t* codes, f16* scales);
+  // The same of one row to its rotated format (kernels/format/row_rotated.h), of 2 or 4 bits.
+  void (*encode_row)(int bits, const float* residual, std::size_t dim, std::byte* row);
   // In place: score -> e^(score - max) for `count` values; returns max and sum. No values, or only
   // -inf: max -inf, sum 0.
   void (*weigh)(float* score, std::size_t count, float* max, float* sum);
 };
-
-// In place fast Walsh-Hadamard transform, orthonormal, of the largest power of two that divides n,
-// block by block (n = 96: three blocks of 32).
-void hadamard(float* x, std::size_t n);
 
 // rotated [key_dim] is scratch; code [key_dim] is where the result points.
 SketchQuery prepare_query(const float* query, std::size_t key_dim, float* rotated,

@@ -7,7 +7,7 @@ std::uint64_t rows_read(std::span<const Run> runs, const ReadList& list, Form fo
   for (const Read& read : list.reads) {
     if (read.form != form) continue;
     const Run& run = runs[read.run];
-    if (read.everything) rows += (form == Form::rows ? run.rows : run.summaries)->rows;
+    if (read.everything) rows += run.in(form).rows;
     for (std::uint32_t p = read.first; !read.everything && p < read.last; ++p)
       rows += static_cast<std::uint64_t>(count(list.picks[p].rows));
   }

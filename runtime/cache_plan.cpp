@@ -36,9 +36,10 @@ Status check_layer(const LayerSpec& spec, std::size_t l) {
   return {};
 }
 
-// Of a head: what is searched, and the rows that stand for others.
+// Of a head: what is searched, the rows that stand for others, and codes of rows.
 std::uint64_t index_bytes_of(const Method& method, HeadShape shape, std::uint64_t rows) {
-  return method.select->index_bytes(shape, rows) + method.select->summary_bytes(shape, rows);
+  return method.select->index_bytes(shape, rows) + method.select->summary_bytes(shape, rows) +
+         method.select->code_bytes(shape, rows);
 }
 
 std::uint64_t blocks_of(std::uint32_t rows) {
@@ -154,9 +155,10 @@ void plan_workspace(const CacheOptions& options, const Method& method, const Lay
   std::uint64_t folds = folds_of(layer.sinks) + folds_of(layer.tail_capacity);
   if (layer.seals) {
     // The shortest segments make the most folds, of which a selector may read all, and all of their
-    // summaries: fewer rows than they stand for.
+    // summaries and codes: no more rows than they stand for.
     const std::uint64_t sealed = method.tail_begin(options.max_positions) - method.sink;
-    const int forms = method.select->summary_bytes(tiles.heads, kBlockRows) > 0 ? 2 : 1;
+    const int forms = 1 + (method.select->summary_bytes(tiles.heads, kBlockRows) > 0) +
+                      (method.select->code_bytes(tiles.heads, kBlockRows) > 0);
     folds = std::max(folds, forms * sealed / method.seal_rows() * folds_of(method.seal_rows()));
   }
   // In each KV head the state of the whole list, and one for each fold.

@@ -261,6 +261,7 @@ void KvCache::Impl::count_reads() {
     const std::span<const Run> runs = list_queries[list].runs;
     counted.rows_read += rows_read(runs, read_lists[list], Form::rows);
     counted.summaries_read += rows_read(runs, read_lists[list], Form::summaries);
+    counted.codes_read += rows_read(runs, read_lists[list], Form::codes);
   }
 }
 

@@ -120,14 +120,21 @@ Result<Reservation> KvCache::Impl::reserve_index(LayerId l, std::uint32_t sealed
 }
 
 Status KvCache::Impl::attach(LayerId l, Formation formation, Reservation memory, Run* run) {
+  const auto adopt = [&](std::uint32_t rows_a_head, const RowLayout& layout,
+                         std::span<const std::byte> records) {
+    Segment segment;
+    segment.layer = l;
+    segment.layout = layout;
+    segment.heads = spec(l).kv_heads;
+    segment.rows = rows_a_head;
+    return table->adopt(std::move(segment), records, Tier::host, Purpose::index);
+  };
   if (formation.summaries > 0) {
-    Segment summary;
-    summary.layer = l;
-    summary.layout = formation.summary_layout;
-    summary.heads = spec(l).kv_heads;
-    summary.rows = formation.summaries;
-    TL_TRY_ASSIGN(run->summaries, table->adopt(std::move(summary), formation.summary_rows,
-                                               Tier::host, Purpose::index));
+    TL_TRY_ASSIGN(run->summaries,
+                  adopt(formation.summaries, formation.summary_layout, formation.summary_rows));
+  }
+  if (!formation.code_rows.empty()) {
+    TL_TRY_ASSIGN(run->codes, adopt(run->rows->rows, formation.code_layout, formation.code_rows));
   }
   if (formation.index) {
     auto held = std::make_shared<HeldIndex>();

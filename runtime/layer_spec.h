@@ -4,13 +4,13 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/attend.h"
 #include "kernels/base/rope_pairs.h"
 
 namespace thermocline {
 
 // Layers beyond these are refused: attention keeps a row of one head on its stack.
 inline constexpr std::uint32_t kMaxHeads = 1024;
-inline constexpr std::uint32_t kMaxHeadSize = 512;
 
 // Rotary position embedding. Angle of pair i at position p: p * inverse_frequency[i].
 struct RopeSpec {

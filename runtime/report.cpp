@@ -8,6 +8,7 @@ constexpr CacheCounter kCounters[] = {
     {"rows_read", &CacheReport::rows_read},
     {"rows_held", &CacheReport::rows_held},
     {"summaries_read", &CacheReport::summaries_read},
+    {"codes_read", &CacheReport::codes_read},
     {"device_bytes_read", &CacheReport::device_bytes_read},
     {"host_bytes_read", &CacheReport::host_bytes_read},
     {"index_bytes_read", &CacheReport::index_bytes_read},

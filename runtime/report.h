@@ -20,6 +20,7 @@ struct CacheReport : TierCounters {
   std::uint64_t rows_read = 0;         // exact rows read by decode, over layers and KV heads
   std::uint64_t rows_held = 0;         // rows that full attention would have read there
   std::uint64_t summaries_read = 0;    // estimate rows read
+  std::uint64_t codes_read = 0;        // rows attended from their codes
   std::uint64_t index_bytes_read = 0;  // codes and summaries scanned
   double attend_ms = 0;                // of attend(), selecting included
   double select_ms = 0;                // selecting, of all threads together

@@ -82,21 +82,28 @@ struct Segment {
   }
 };
 
-// A sealed stretch of one timeline in one layer. `summaries` (null: none) are rows that stand for
-// several rows each; they are attended in place of what a selection leaves unread. They may have no
-// keys (layout.key_bytes is 0): then a read of them has to be a scored one.
+// In which form rows are attended: as they are kept; as rows that stand for several each, in place
+// of what a selection leaves unread; or as codes of what their values differ from those by.
+enum class Form : std::uint8_t { rows, summaries, codes };
+
+// A sealed stretch of one timeline in one layer. `summaries` and `codes` (null: none) are in the
+// fastest tier; codes are the same rows in the same order. They may have no keys
+// (layout.key_bytes is 0): then a read of them has to be a scored one.
 struct Run {
   std::shared_ptr<const Segment> rows;
   std::shared_ptr<const Segment> summaries;
+  std::shared_ptr<const Segment> codes;
   std::shared_ptr<const SegmentIndex> index;
+
+  const Segment& in(Form form) const {
+    return form == Form::rows ? *rows : form == Form::summaries ? *summaries : *codes;
+  }
 };
 
 struct Pick {
   std::uint32_t block = 0;  // of the segment's head
   RowSet rows = 0;
 };
-
-enum class Form : std::uint8_t { rows, summaries };
 
 // Consecutive picks in one segment. Picks ascend by block. Or every row of it, without weights.
 struct Read {
@@ -108,6 +115,7 @@ struct Read {
   // added to the row's scores; or, if `scored`, one for each query head, which is its whole score.
   std::uint32_t weights_a_row = 0;
   bool scored = false;
+  bool residual = false;  // of a scored read: as Fold::residual
   std::uint32_t first_weight = 0;
 };
 

@@ -71,11 +71,12 @@ void Reading::plan(std::span<const ReadRequest> requests) {
 void Reading::plan_list(std::uint32_t list, const ReadRequest& request) {
   for (const Read& read : request.list->reads) {
     const Run& run = request.runs[read.run];
-    const Segment& segment = read.form == Form::rows ? *run.rows : *run.summaries;
+    const Segment& segment = run.in(read.form);
     open_ = false;
-    Weights weights{nullptr, read.weights_a_row, read.scored};
+    Weights weights{nullptr, read.weights_a_row, read.scored, read.residual};
     TL_CHECK(read.scored || segment.layout.key_bytes > 0);  // nothing else could score them
     TL_CHECK(!read.everything || read.weights_a_row == 0);
+    TL_CHECK(read.scored || !read.residual);
     if (weights.a_row > 0) weights.next = request.list->log_weight.data() + read.first_weight;
     if (read.everything) {
       for (std::uint32_t block = 0; block < segment.blocks(); ++block) {
@@ -133,6 +134,7 @@ void Reading::open_fold(const Segment& segment, std::uint32_t list, std::uint32_
   fold.ready.fold.key_format = segment.layout.key_format;
   fold.ready.fold.value_format = segment.layout.value_format;
   fold.ready.fold.scored = weights.scored;
+  fold.ready.fold.residual = weights.residual;
   fold.ready.fold.key_stride = fold.ready.fold.value_stride = segment.layout.bytes();
   fold.first_view = fold.last_view = static_cast<std::uint32_t>(views_.size());
   fold.first_patch = fold.last_patch = static_cast<std::uint32_t>(patches_.size());
@@ -156,7 +158,7 @@ void Reading::add_rows_in_memory(Planned* fold, std::uint32_t block, RowSet rows
       *fold,
       place.slot.space().address + fold->head * place.head_bytes + block * kBlockRows * row_bytes,
       rows, log_weight);
-  // Summaries are part of an index, and counted by who scanned it.
+  // Summaries and codes are part of an index, and counted by who scanned it.
   if (place.purpose != Purpose::rows) return;
   (place.home.tier == Tier::device ? counted_.device_bytes_read : counted_.host_bytes_read) +=
       static_cast<std::size_t>(n) * row_bytes;

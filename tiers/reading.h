@@ -92,6 +92,7 @@ class Reading {
     const float* next = nullptr;
     std::uint32_t a_row = 0;
     bool scored = false;
+    bool residual = false;
   };
 
   void plan_list(std::uint32_t list, const ReadRequest& request);

@@ -8,6 +8,7 @@
 #include "kernels/cpu/fold_rows.h"
 #include "kernels/cpu/vec.h"
 #include "kernels/format/visit_row.h"
+#include "kernels/hadamard.h"
 
 namespace thermocline {
 namespace {
@@ -80,6 +81,16 @@ struct Attend {
       for (r = 0; r < rows.count; ++r) score[h][r] += rows.log_weight[r];
   }
 
+  // Of rotated keys, as the queries are then: products stay the same.
+  template <typename Format, int kHeads>
+  static void score_rotated(const float* query, std::uint32_t dim, const Rows& rows,
+                            float (*out)[kFoldRows]) {
+    float rotated[kHeads * kMaxHeadSize];
+    std::copy_n(query, kHeads * dim, rotated);
+    for (int h = 0; h < kHeads; ++h) hadamard(rotated + h * dim, dim);
+    score<Format, kHeads>(rotated, dim, rows, out);
+  }
+
   // score[h][r] of a scored fold, from query head `first` on.
   template <int kHeads>
   static void take_scores(const Rows& rows, std::uint32_t first, float (*score)[kFoldRows]) {
@@ -115,6 +126,7 @@ struct Attend {
 
   // In place: score -> e^(score - max); fills max and sum.
   static void weigh(float* score, int rows, AttnState* state) {
+    if (rows < 1) __builtin_unreachable();  // said for the compiler: attend() sees to it
     const int padded = (rows + L - 1) / L * L;
     for (int r = rows; r < padded; ++r) score[r] = -std::numeric_limits<float>::infinity();
     F most = V::load(score);
@@ -153,12 +165,20 @@ struct Attend {
       take_scores<kHeads>(rows, first, weight);
     else
       visit_row(fold.key_format, [&](auto format) {
-        score<decltype(format), kHeads>(query, shape.key_dim, rows, weight);
+        using Format = decltype(format);
+        if constexpr (Format::kRotated)
+          score_rotated<Format, kHeads>(query, shape.key_dim, rows, weight);
+        else
+          score<Format, kHeads>(query, shape.key_dim, rows, weight);
       });
     for (int h = 0; h < kHeads; ++h) weigh(weight[h], rows.count, &states[h]);
     visit_row(fold.value_format, [&](auto format) {
       accumulate_all<decltype(format), kHeads>(rows, weight, shape.value_dim, states);
+      if (decltype(format)::kRotated)
+        for (int h = 0; h < kHeads; ++h) hadamard(states[h].acc, shape.value_dim);
     });
+    if (fold.residual)
+      for (int h = 0; h < kHeads; ++h) states[h].sum = 0.0f;
   }
 
   static void attend(const float* query, HeadShape shape, const Fold& fold, AttnState* states) {
@@ -190,9 +210,10 @@ struct Attend {
   }
 
   static void merge(const AttnState& from, std::uint32_t value_dim, AttnState* into) {
-    if (from.sum == 0.0f) return;
+    constexpr float kNone = -std::numeric_limits<float>::infinity();
+    if (from.max == kNone) return;
     const float max = from.max > into->max ? from.max : into->max;
-    const float keep = into->sum == 0.0f ? 0.0f : std::exp(into->max - max);
+    const float keep = into->max == kNone ? 0.0f : std::exp(into->max - max);
     const float take = std::exp(from.max - max);
     into->max = max;
     into->sum = into->sum * keep + from.sum * take;

@@ -9,6 +9,7 @@
 #include "kernels/cpu/fold_rows.h"
 #include "kernels/cpu/vec.h"
 #include "kernels/format/visit_row.h"
+#include "kernels/hadamard.h"
 
 namespace thermocline {
 namespace {
@@ -89,10 +90,27 @@ struct AttendTile {
     }
   };
 
+  // A row as it was before any rotation.
+  template <typename Format, bool kRotated = Format::kRotated>
+  struct PlainRow : Format::template Reader<V> {
+    using Format::template Reader<V>::Reader;
+  };
+  template <typename Format>
+  struct PlainRow<Format, true> {
+    PlainRow(const std::byte* coded, std::uint32_t dim) {
+      const typename Format::template Reader<V> rotated(coded, dim);
+      for (std::uint32_t i = 0; i < dim; i += L) V::store(row + i, rotated.load(i));
+      hadamard(row, dim);
+    }
+    F load(std::uint32_t i) const { return V::load(row + i); }
+
+    alignas(64) float row[kMaxHeadSize];
+  };
+
   static void read_keys(const Fold& fold, const FoldRows& rows, std::uint32_t dim, T* out) {
     visit_row(fold.key_format, [&](auto coded) {
       for (int r = 0; r < rows.count; ++r) {
-        const typename decltype(coded)::template Reader<V> row(rows.key[r], dim);
+        const PlainRow<decltype(coded)> row(rows.key[r], dim);
         for (std::uint32_t i = 0; i < dim; i += L)
           Terms::store_row(out + std::size_t(r) * dim + i, row.load(i));
       }
@@ -102,14 +120,18 @@ struct AttendTile {
   // Rows after the last are zeros, up to a whole step.
   static void read_values(const Fold& fold, const FoldRows& rows, std::uint32_t dim, T* out) {
     visit_row(fold.value_format, [&](auto coded) {
-      using Reader = typename decltype(coded)::template Reader<V>;
-      for (int r = 0; r < rows.count; r += kTerms)
+      using Row = PlainRow<decltype(coded)>;
+      for (int r = 0; r < rows.count; r += kTerms) {
+        const auto row = [&](int t) { return Row(rows.value[std::min(r + t, rows.count - 1)], dim); };
+        const Row each[2] = {row(0), row(kTerms - 1)};
+        static_assert(kTerms <= 2);
         for (std::uint32_t i = 0; i < dim; i += L) {
           F terms[kTerms];
           for (int t = 0; t < kTerms; ++t)
-            terms[t] = r + t < rows.count ? Reader(rows.value[r + t], dim).load(i) : V::zero();
+            terms[t] = r + t < rows.count ? each[t].load(i) : V::zero();
           Terms::pack(out + std::size_t(r) * dim + i * kTerms, terms);
         }
+      }
     });
   }
 

@@ -6,11 +6,13 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <type_traits>
 
 #include "kernels/cpu/vec.h"
 #include "kernels/format/visit_row.h"
+#include "kernels/hadamard.h"
 #include "kernels/sketch.h"
 
 namespace thermocline {
@@ -24,8 +26,12 @@ struct Sketch {
   static constexpr int L = V::lanes;
   static constexpr int kParts = kSketchGroup / L;  // registers a group's rows take
   static constexpr std::size_t kWordBytes = 4 * kSketchGroup;
-  // Words of codes before 16-bit sums may overflow: 32 terms a half lane of at most 762.
-  static constexpr std::size_t kWordsAtOnce = 8;
+  // Channels of a word of codes; and words before 16-bit sums may overflow, to which a quad of
+  // channels adds two products.
+  template <int bits>
+  static constexpr std::size_t kWordChannels = 32 / bits;
+  template <int bits>
+  static constexpr std::size_t kWordsAtOnce = bits == 4 ? 4 : 8;
   static constexpr float kNone = -std::numeric_limits<float>::infinity();
   alignas(64) static constexpr float kRank[kSketchGroup] = {0, 1, 2,  3,  4,  5,  6,  7,
                                                             8, 9, 10, 11, 12, 13, 14, 15};
@@ -53,7 +59,7 @@ struct Sketch {
   static constexpr std::size_t kAheadRows = 64;
 
   // The integer dot products of `groups` neighbouring groups with `heads` queries.
-  template <int heads, int groups>
+  template <int bits, int heads, int groups>
   static void group_dots(const std::uint8_t* codes, std::size_t words, const SketchQuery* queries,
                          I (&total)[heads][groups * kParts]) {
     constexpr int kAll = groups * kParts;
@@ -63,8 +69,10 @@ struct Sketch {
     };
     for (int h = 0; h < heads; ++h)
       for (int p = 0; p < kAll; ++p) total[h][p] = V::izero();
-    for (std::size_t from = 0; from < words; from += kWordsAtOnce) {
-      const std::size_t to = from + kWordsAtOnce < words ? from + kWordsAtOnce : words;
+    for (std::size_t from = 0; from < words; from += kWordsAtOnce<bits>) {
+      const std::size_t to = std::min(from + kWordsAtOnce<bits>, words);
+      constexpr std::size_t n = kWordChannels<bits>;
+      static_assert(2 * ((1 << bits) - 1) * 127 * (n / 4) * kWordsAtOnce<bits> < 1 << 15);
       I sums[heads][kAll];
       for (int h = 0; h < heads; ++h)
         for (int p = 0; p < kAll; ++p) sums[h][p] = V::izero();
@@ -73,11 +81,11 @@ struct Sketch {
         for (int p = 0; p < kAll; ++p) word[p] = V::load_bytes(part_of_word(p, w));
           // Not unrolled: the compiler would turn the sums into a tree and spill its leaves.
 #pragma GCC unroll 1
-        for (std::size_t channel = 16 * w; channel < 16 * (w + 1); channel += 4) {
+        for (std::size_t channel = n * w; channel < n * (w + 1); channel += 4) {
           B crumbs[kAll];
           for (int p = 0; p < kAll; ++p) {
-            crumbs[p] = V::crumbs(word[p]);
-            word[p] = V::next_crumbs(word[p]);
+            crumbs[p] = V::template crumbs<bits>(word[p]);
+            word[p] = V::template next_crumbs<bits>(word[p]);
           }
           for (int h = 0; h < heads; ++h) {
             const B quad = V::quad(queries[h].code + channel);
@@ -119,7 +127,7 @@ struct Sketch {
   }
 
   // A pass over rows for some of the heads.
-  template <int heads>
+  template <int bits, int heads>
   struct Pass {
     const SketchScan& scan;
     const int head;  // the first
@@ -132,15 +140,15 @@ struct Sketch {
       for (int h = 0; h < heads; ++h) {
         const SketchQuery& query = scan.queries[head + h];
         scale[h] = V::set(query.scale);
-        middle[h] = V::set(kSketchOffset * static_cast<float>(query.sum));
+        middle[h] = V::set(sketch_middle(bits) * static_cast<float>(query.sum));
         total[h] = V::zero();
       }
     }
 
-    // Weights of the groups from `row` on, to weight [heads][stride].
+    // Weights of the groups from `row` on, to weight [heads][stride]; and scores, if wanted, likewise.
     template <int groups>
-    void weigh(std::size_t row, float* weight, std::size_t stride) {
-      const std::size_t words = scan.key_dim / 16;
+    void weigh(std::size_t row, float* weight, float* scores, std::size_t stride) {
+      const std::size_t words = scan.key_dim / kWordChannels<bits>;
       const std::uint8_t* codes = scan.codes + row / kSketchGroup * words * kWordBytes;
       // The hardware's own prefetching stops at the end of a page: 256 rows of 64 channels.
       if (row + kAheadRows < end) {
@@ -149,12 +157,12 @@ struct Sketch {
           __builtin_prefetch(codes + (kAheadRows / kSketchGroup * words + w) * kWordBytes);
       }
       I dots[heads][groups * kParts];
-      group_dots<heads, groups>(codes, words, scan.queries + head, dots);
+      group_dots<bits, heads, groups>(codes, words, scan.queries + head, dots);
       for (int g = 0; g < groups; ++g, row += kSketchGroup) {
         const std::size_t group_end = std::min(row + kSketchGroup, end);
         F score[heads][kParts];
         cluster_scores<heads>(scan, head, row, group_end, &cluster, score);
-        for (int p = 0; p < kParts; ++p, weight += L) {
+        for (int p = 0; p < kParts; ++p, weight += L, scores += scores ? L : 0) {
           const F row_scale = V::load(scan.scales + row + std::size_t(p) * L);
           const F past =
               V::sub(V::load(kRank + p * L), V::set(static_cast<float>(group_end - row)));
@@ -165,31 +173,46 @@ struct Sketch {
             const F e = V::where_negative(past, V::exp_coarse(s), V::zero());
             total[h] = V::add(total[h], e);
             V::store(weight + std::size_t(h) * stride, e);
+            if (scores) V::store(scores + std::size_t(h) * stride, s);
           }
         }
       }
     }
   };
 
-  template <int heads>
+  template <int bits, int heads>
   static void weigh_heads(const SketchScan& scan, int head, std::size_t first, std::size_t count,
                           std::size_t cluster, float* weight, std::size_t stride, float* sum) {
     constexpr std::size_t kRows = kTogether * kSketchGroup;
     weight += std::size_t(head) * stride;
+    float* scores = scan.score ? scan.score + std::size_t(head) * stride : nullptr;
     const std::size_t end = first + count;
-    Pass<heads> pass(scan, head, end, cluster);
+    Pass<bits, heads> pass(scan, head, end, cluster);
     std::size_t row = first;
     // The last groups may begin where no row is left.
-    for (; row + kRows - kSketchGroup < end; row += kRows, weight += kRows)
-      pass.template weigh<kTogether>(row, weight, stride);
-    if (row < end) pass.template weigh<1>(row, weight, stride);
+    for (; row + kRows - kSketchGroup < end; row += kRows, weight += kRows) {
+      pass.template weigh<kTogether>(row, weight, scores, stride);
+      if (scores) scores += kRows;
+    }
+    if (row < end) pass.template weigh<1>(row, weight, scores, stride);
     for (int h = 0; h < heads; ++h) sum[head + h] += V::sum(pass.total[h]);
+  }
+
+  // Calls body with the bits as a constant.
+  template <typename Body>
+  static void with_bits(int bits, const Body& body) {
+    if (bits == 1) return body(std::integral_constant<int, 1>());
+    if (bits == 4) return body(std::integral_constant<int, 4>());
+    return body(std::integral_constant<int, 2>());
   }
 
   static void weigh_rows(const SketchScan& scan, std::size_t first, std::size_t count,
                          std::size_t cluster, float* weight, std::size_t stride, float* sum) {
-    for_heads(scan.heads, [&](auto at_once, int h) {
-      weigh_heads<decltype(at_once)::value>(scan, h, first, count, cluster, weight, stride, sum);
+    with_bits(scan.bits, [&](auto bits) {
+      for_heads(scan.heads, [&](auto at_once, int h) {
+        weigh_heads<decltype(bits)::value, decltype(at_once)::value>(scan, h, first, count, cluster,
+                                                                     weight, stride, sum);
+      });
     });
   }
 
@@ -367,65 +390,120 @@ struct Sketch {
         integer_heads<kHeads>(keys, row_bytes, count, key_dim, q, score, stride);
       } else {
         visit_row(format, [&](auto coded) {
-          float_heads<decltype(coded), kHeads>(keys, row_bytes, count, key_dim, q, score, stride);
+          alignas(64) float rotated[kHeads * kMaxHeadSize];
+          if (decltype(coded)::kRotated)
+            for (std::size_t g = 0; g < kHeads; ++g) {
+              std::copy_n(q + g * key_dim, key_dim, rotated + g * key_dim);
+              hadamard(rotated + g * key_dim, key_dim);
+            }
+          float_heads<decltype(coded), kHeads>(keys, row_bytes, count, key_dim,
+                                               decltype(coded)::kRotated ? rotated : q, score,
+                                               stride);
         });
       }
     });
   }
 
   static F absolute(F x) { return V::where_negative(x, V::sub(V::zero(), x), x); }
-  // Of the two magnitudes that codes stand for, 0.5 and 1.5 scales, the one nearer to |x|.
+  // Of the magnitudes that codes stand for, 0.5, 1.5 ... scales, the one nearest to |x|. One of what
+  // is not a number.
+  template <int bits>
   static F magnitude(F x, F scale) {
-    return V::where_negative(V::sub(scale, absolute(x)), V::set(1.5f), V::set(0.5f));
+    const F half = V::set(0.5f);
+    const F steps = V::round(V::max(V::sub(V::div(absolute(x), scale), half), V::zero()));
+    return V::add(V::min(steps, V::set(static_cast<float>((1 << bits) / 2 - 1))), half);
   }
 
   // The least-squares scale for the codes that the scale before chose.
-  static float fitted_scale(const float* x, std::size_t key_dim, float before) {
+  template <int bits>
+  static float fitted_scale(const float* x, std::size_t dim, float before) {
     F along = V::zero(), length = V::zero();
-    for (std::size_t i = 0; i < key_dim; i += L) {
+    for (std::size_t i = 0; i < dim; i += L) {
       const F value = V::load(x + i);
-      const F m = magnitude(value, V::set(before));
+      const F m = magnitude<bits>(value, V::set(before));
       along = V::fma(absolute(value), m, along);
       length = V::fma(m, m, length);
     }
     return V::sum(along) / V::sum(length);
   }
 
-  static f16 best_scale(const float* x, std::size_t key_dim) {
+  template <int bits>
+  static f16 best_scale(const float* x, std::size_t dim) {
     constexpr int kRounds = 4;
     constexpr float kSmallest = 6.103515625e-5f, kLargest = 65504.0f;  // of normal f16
+    // The best step between codes of normally distributed values, in deviations.
+    constexpr float kStep = bits == 1 ? 1.5958f : bits == 2 ? 0.9957f : 0.3352f;
     F squares = V::zero();
-    for (std::size_t i = 0; i < key_dim; i += L)
+    for (std::size_t i = 0; i < dim; i += L)
       squares = V::fma(V::load(x + i), V::load(x + i), squares);
-    // The best step for normally distributed values is their deviation, almost.
-    float scale = std::sqrt(V::sum(squares) / static_cast<float>(key_dim));
+    float scale = kStep * std::sqrt(V::sum(squares) / static_cast<float>(dim));
     for (int round = 0; round < kRounds && scale > 0.0f; ++round)
-      scale = fitted_scale(x, key_dim, scale);
+      scale = fitted_scale<bits>(x, dim, scale);
     if (!(scale >= kSmallest)) return to_f16(0.0f);  // NaN too
     return to_f16(scale < kLargest ? scale : kLargest);
   }
 
-  static void encode(const float* residual, std::size_t key_dim, std::size_t first,
-                     std::size_t count, std::uint8_t* codes, f16* scales) {
+  // The codes of `count` channels, a multiple of lanes, as floats.
+  template <int bits>
+  static void find_codes(const float* x, std::size_t count, float scale, float* code) {
+    const F middle = V::set(sketch_middle(bits));
+    for (std::size_t i = 0; i < count; i += L) {
+      const F value = V::load(x + i);
+      const F m = magnitude<bits>(value, V::set(scale));
+      V::store(code + i, V::where_negative(value, V::sub(middle, m), V::add(middle, m)));
+    }
+  }
+
+  template <int bits>
+  static void encode_all(const float* residual, std::size_t key_dim, std::size_t first,
+                         std::size_t count, std::uint8_t* codes, f16* scales) {
+    constexpr std::size_t n = kWordChannels<bits>, at_once = n < 16 ? 16 : n;
     for (std::size_t r = 0; r < count; ++r, residual += key_dim) {
       const std::size_t row = first + r;
-      scales[row] = best_scale(residual, key_dim);
-      const F scale = V::set(to_float(scales[row]));
-      std::uint8_t* out =
-          codes + row / kSketchGroup * kSketchGroup * key_dim / 4 + row % kSketchGroup * 4;
-      for (std::size_t word = 0; word < key_dim; word += 16, out += kWordBytes) {
-        alignas(64) float code[16];
-        for (std::size_t i = 0; i < 16; i += L) {
-          const F value = V::load(residual + word + i);
-          const F m = magnitude(value, scale);
-          const F middle = V::set(kSketchOffset);
-          V::store(code + i, V::where_negative(value, V::sub(middle, m), V::add(middle, m)));
-        }
-        for (int j = 0; j < 4; ++j)
-          out[j] = static_cast<std::uint8_t>(static_cast<int>(
-              code[j] + 4.0f * code[4 + j] + 16.0f * code[8 + j] + 64.0f * code[12 + j]));
+      scales[row] = best_scale<bits>(residual, key_dim);
+      std::uint8_t* out = codes +
+                          row / kSketchGroup * kSketchGroup * sketch_row_bytes(bits, key_dim) +
+                          row % kSketchGroup * 4;
+      for (std::size_t i = 0; i < key_dim; i += at_once) {
+        alignas(64) float code[at_once];
+        find_codes<bits>(residual + i, at_once, to_float(scales[row]), code);
+        for (std::size_t word = 0; word < at_once; word += n, out += kWordBytes)
+          for (std::size_t j = 0; j < 4; ++j) {
+            unsigned packed = 0;
+            for (std::size_t s = 0; s < n / 4; ++s)
+              packed |= static_cast<unsigned>(code[word + 4 * s + j]) << bits * s;
+            out[j] = static_cast<std::uint8_t>(packed);
+          }
       }
     }
+  }
+
+  static void encode(int bits, const float* residual, std::size_t key_dim, std::size_t first,
+                     std::size_t count, std::uint8_t* codes, f16* scales) {
+    with_bits(bits, [&](auto all) {
+      encode_all<decltype(all)::value>(residual, key_dim, first, count, codes, scales);
+    });
+  }
+
+  template <int bits>
+  static void encode_rotated(const float* residual, std::size_t dim, std::byte* row) {
+    using Format = RowRotated<bits>;
+    const f16 scale = best_scale<bits>(residual, dim);
+    const auto size = static_cast<std::uint32_t>(dim);
+    std::fill_n(row, Format::bytes(size), std::byte{0});
+    std::memcpy(row + Format::codes_bytes(size), &scale, sizeof scale);
+    for (std::size_t i = 0; i < dim; i += 16) {
+      alignas(64) float code[16];
+      find_codes<bits>(residual + i, 16, to_float(scale), code);
+      for (std::size_t c = 0; c < 16; ++c)
+        row[(i + c) * bits / 8] |=
+            static_cast<std::byte>(static_cast<unsigned>(code[c]) << (i + c) * bits % 8);
+    }
+  }
+
+  static void encode_row(int bits, const float* residual, std::size_t dim, std::byte* row) {
+    if (bits == 4) return encode_rotated<4>(residual, dim, row);
+    encode_rotated<2>(residual, dim, row);
   }
 
   static void weigh(float* score, std::size_t count, float* max, float* sum) {
@@ -458,7 +536,8 @@ struct Sketch {
 template <typename V>
 constexpr SketchOps make_sketch() {
   return {&Sketch<V>::dot_rows,  &Sketch<V>::weigh_rows, &Sketch<V>::find_unread,
-          &Sketch<V>::add_heads, &Sketch<V>::encode,     &Sketch<V>::weigh};
+          &Sketch<V>::add_heads, &Sketch<V>::encode,     &Sketch<V>::encode_row,
+          &Sketch<V>::weigh};
 }
 
 }  // namespace

@@ -7,6 +7,8 @@
 // A Vec gives, for `lanes` floats F and twice as many 16-bit integers ("words") packed in I:
 //   F zero, set(x) of a float or f16, load(p), store(p, v) of floats and f16
 //   F load(p) of bf16 and of signed bytes
+//   F codes<bits>(const uint8_t* p, i): the next `lanes` codes of 2 or 4 bits, as floats; the first
+//     is code i of a row, i a multiple of lanes, and begins in the byte p
 //   F add, sub, mul, div, fma(a, b, c) = a * b + c, max, min; float sum(v), float largest(v)
 //   sums4(const F* v, out): the sums of four, each with the bits of sum(v)
 //   F where_negative(x, a, b): a in the lanes where x's sign bit is set, b in the others
@@ -34,12 +36,13 @@
 //   bits(const uint8_t* p, value, out): 4 bytes: word i is `value` where bit i is set, else 0
 //   halves(const int8_t* p, out): p[0] for the first 16 words, p[1] for the others
 //   floats(const I* words, F* out): word i as float i, in order
-// and for 2-bit codes, four bytes a lane in B:
+// and for codes of 1, 2 or 4 bits, four bytes a lane in B:
 //   B load_bytes(const uint8_t* p); B quad(const int8_t* p): four bytes, in every lane
-//   B crumbs(B v): the two low bits of each byte; B next_crumbs(B v): two bits down, above them any
-//   I dot4(I sums, B codes, B quad): adds each lane's four products of codes 0 to 3 and quad's
-//   bytes -127 to 127; I dot4_total(I sums): the 32-bit lanes of at most 32 such sums, from
-//   izero() on
+//   B crumbs<bits>(B v): the low bits of each byte; B next_crumbs<bits>(B v): so many bits down,
+//   above them any
+//   I dot4(I sums, B codes, B quad): adds each lane's four products of codes and quad's bytes -127
+//   to 127; I dot4_total(I sums): the 32-bit lanes of such sums, from izero() on, as long as those
+//   of two products a term stay below 2^15
 // Sums over lanes are taken in a fixed order, so a kernel's bits depend on the Vec alone.
 // clang-format on
 #pragma once

@@ -35,6 +35,15 @@ struct VecAvx2 {
     return _mm256_cvtepi32_ps(
         _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
   }
+  template <int kBits>
+  static F codes(const std::uint8_t* p, std::uint32_t) {
+    int all = 0;
+    std::memcpy(&all, p, kBits);  // eight codes are as many bytes as one has bits
+    const __m256i each = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i word =
+        _mm256_srlv_epi32(_mm256_set1_epi32(all), _mm256_slli_epi32(each, kBits / 2));
+    return _mm256_cvtepi32_ps(_mm256_and_si256(word, _mm256_set1_epi32((1 << kBits) - 1)));
+  }
   static void store(f16* p, F v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
                      _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -153,9 +162,15 @@ struct VecAvx2 {
     __builtin_memcpy(&four, p, 4);
     return _mm256_set1_epi32(four);
   }
-  static B crumbs(B v) { return _mm256_and_si256(v, _mm256_set1_epi8(3)); }
-  static B next_crumbs(B v) { return _mm256_srli_epi16(v, 2); }
-  // 16-bit sums: a lane's half gains at most 2 * 3 * 127 a term.
+  template <int kBits>
+  static B crumbs(B v) {
+    return _mm256_and_si256(v, _mm256_set1_epi8((1 << kBits) - 1));
+  }
+  template <int kBits>
+  static B next_crumbs(B v) {
+    return _mm256_srli_epi16(v, kBits);
+  }
+  // 16-bit sums: a lane's half gains two products a term.
   static I dot4(I sums, B codes, B quad) {
     return _mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, quad));
   }

@@ -27,6 +27,23 @@ struct VecAvx512 {
     return _mm512_cvtepi32_ps(
         _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
   }
+  template <int kBits>
+  static F codes(const std::uint8_t* p, std::uint32_t) {
+    const __m512i each = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    __m512i word;
+    if constexpr (kBits == 2) {
+      int all;
+      __builtin_memcpy(&all, p, 4);
+      word = _mm512_srlv_epi32(_mm512_set1_epi32(all), _mm512_slli_epi32(each, 1));
+    } else {
+      const __m512i both =
+          _mm512_castsi128_si512(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+      word = _mm512_permutexvar_epi32(_mm512_srli_epi32(each, 3), both);
+      word = _mm512_srlv_epi32(
+          word, _mm512_slli_epi32(_mm512_and_si512(each, _mm512_set1_epi32(7)), 2));
+    }
+    return _mm512_cvtepi32_ps(_mm512_and_si512(word, _mm512_set1_epi32((1 << kBits) - 1)));
+  }
   static void store(f16* p, F v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                         _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -102,8 +119,14 @@ struct VecAvx512 {
     __builtin_memcpy(&four, p, 4);
     return _mm512_set1_epi32(four);
   }
-  static B crumbs(B v) { return _mm512_and_si512(v, _mm512_set1_epi8(3)); }
-  static B next_crumbs(B v) { return _mm512_srli_epi16(v, 2); }
+  template <int kBits>
+  static B crumbs(B v) {
+    return _mm512_and_si512(v, _mm512_set1_epi8((1 << kBits) - 1));
+  }
+  template <int kBits>
+  static B next_crumbs(B v) {
+    return _mm512_srli_epi16(v, kBits);
+  }
   static I dot4(I sums, B codes, B quad) { return _mm512_dpbusd_epi32(sums, codes, quad); }
   static I dot4_total(I sums) { return sums; }
   static float to_float(f16 h) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h.bits))); }

@@ -24,6 +24,10 @@ struct VecScalar {
   static F load(const f16* p) { return to_float(*p); }
   static F load(const bf16* p) { return thermocline::to_float(*p); }
   static F load(const std::int8_t* p) { return static_cast<float>(*p); }
+  template <int kBits>
+  static F codes(const std::uint8_t* p, std::uint32_t i) {
+    return static_cast<float>(*p >> i * kBits % 8 & ((1 << kBits) - 1));
+  }
   static void store(f16* p, F v) { *p = to_f16(v); }
   static F load_tail(const float*, int) { return 0.0f; }
   static void store_tail(float*, F, int) {}
@@ -94,12 +98,14 @@ struct VecScalar {
   };
   static B load_bytes(const std::uint8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
   static B quad(const std::int8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
+  template <int kBits>
   static B crumbs(B v) {
-    for (std::int32_t& byte : v.b) byte &= 3;
+    for (std::int32_t& byte : v.b) byte &= (1 << kBits) - 1;
     return v;
   }
+  template <int kBits>
   static B next_crumbs(B v) {
-    for (std::int32_t& byte : v.b) byte >>= 2;
+    for (std::int32_t& byte : v.b) byte >>= kBits;
     return v;
   }
   static I dot4(I sums, B codes, B quad) {

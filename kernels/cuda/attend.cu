@@ -209,14 +209,13 @@ __global__ void __launch_bounds__(kMaxHeadDim)
   float max = kNone, sum = 0.0f, acc = 0.0f;
   for (std::uint32_t i = first[blockIdx.x]; i < first[blockIdx.x + 1]; ++i) {
     const std::size_t from = std::size_t{i} * shape.heads + blockIdx.y;
-    const float from_sum = partial.sum[from];
-    if (from_sum == 0.0f) continue;
     const float from_max = partial.max[from];
+    if (from_max == kNone) continue;
     const float larger = fmaxf(from_max, max);
-    const float keep = sum == 0.0f ? 0.0f : expf(max - larger);
+    const float keep = max == kNone ? 0.0f : expf(max - larger);
     const float take = expf(from_max - larger);
     max = larger;
-    sum = sum * keep + from_sum * take;
+    sum = sum * keep + partial.sum[from] * take;
     if (has_channel)
       acc = fmaf(partial.acc[from * shape.value_dim + threadIdx.x], take, acc * keep);
   }

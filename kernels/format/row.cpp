@@ -1,6 +1,7 @@
 #include "kernels/format/row.h"
 
 #include "kernels/format/visit_row.h"
+#include "kernels/hadamard.h"
 
 namespace thermocline {
 
@@ -17,6 +18,7 @@ std::uint32_t row_bytes(RowFormat format, std::uint32_t dim) {
 void read_row(RowFormat format, const std::byte* row, std::uint32_t dim, float* out) {
   visit_row(format, [&](auto coded) {
     for (std::uint32_t i = 0; i < dim; ++i) out[i] = decltype(coded)::value(row, dim, i);
+    if (decltype(coded)::kRotated) hadamard(out, dim);
   });
 }
 

@@ -5,6 +5,7 @@
 //   kFormat              its name in the enum below
 //   bytes(dim)           bytes a row of dim channels, a multiple of 4: rows begin at such addresses
 //   value(row, dim, i)   the definition: channel i as a float
+//   kRotated             whether value() is of the row after a Hadamard rotation
 //   Reader<V>            made of (row, dim) once for each row; load(i) gives the channels
 //                        [i, i + V::lanes) as the floats that value() gives
 // Then it has a line in the enum and one in visit_row.h's switch; a codec (tiers/codec) writes it.
@@ -17,14 +18,15 @@
 
 namespace thermocline {
 
-enum class RowFormat : std::uint8_t { f16 = 0, int8 = 1 };
+enum class RowFormat : std::uint8_t { f16 = 0, int8 = 1, rotated2 = 2, rotated4 = 3 };
 
 // Of a number from a file; nothing: no format has it.
 std::optional<RowFormat> row_format_of(std::uint32_t number);
 
 // dim is a multiple of 16.
 std::uint32_t row_bytes(RowFormat format, std::uint32_t dim);
-// A row's channels, by the definition of its format: plain, and the same floats as attention reads.
+// A row's channels, by the definition of its format, rotated back where that is rotated: but for the
+// rotation the same floats as attention reads.
 void read_row(RowFormat format, const std::byte* row, std::uint32_t dim, float* out);
 
 }  // namespace thermocline

@@ -9,6 +9,7 @@ namespace {
 
 struct RowF16 {
   static constexpr RowFormat kFormat = RowFormat::f16;
+  static constexpr bool kRotated = false;
   static constexpr std::uint32_t bytes(std::uint32_t dim) { return 2 * dim; }
   static float value(const std::byte* row, std::uint32_t, std::uint32_t i) {
     return to_float(reinterpret_cast<const f16*>(row)[i]);

@@ -10,6 +10,7 @@ namespace {
 
 struct RowInt8 {
   static constexpr RowFormat kFormat = RowFormat::int8;
+  static constexpr bool kRotated = false;
   static constexpr std::uint32_t bytes(std::uint32_t dim) { return dim + 4; }  // scale, padding
   static const std::int8_t* codes(const std::byte* row) {
     return reinterpret_cast<const std::int8_t*>(row);

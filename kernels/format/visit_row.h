@@ -3,6 +3,7 @@
 
 #include "kernels/format/row_f16.h"
 #include "kernels/format/row_int8.h"
+#include "kernels/format/row_rotated.h"
 
 namespace thermocline {
 namespace {
@@ -13,6 +14,10 @@ inline auto visit_row(RowFormat format, const Visit& visit) {
   switch (format) {
     case RowFormat::int8:
       return visit(RowInt8{});
+    case RowFormat::rotated2:
+      return visit(RowRotated2{});
+    case RowFormat::rotated4:
+      return visit(RowRotated4{});
     case RowFormat::f16:
       break;
   }

@@ -19,20 +19,22 @@ class SketchIndex final : public SegmentIndex {
   // How mean keys are coded: their rounding is nothing beside their rows' spread.
   static constexpr RowFormat kMeanFormat = RowFormat::int8;
 
-  // Zeroed. key_dim is a multiple of 16, rows at most kSegmentRows.
-  static Result<std::shared_ptr<SketchIndex>> create(std::uint32_t heads, std::uint32_t rows,
-                                                     std::uint32_t key_dim, std::uint32_t clusters);
+  // Zeroed. sketch_takes(bits, key_dim); rows at most kSegmentRows.
+  static Result<std::shared_ptr<SketchIndex>> create(int bits, std::uint32_t heads,
+                                                     std::uint32_t rows, std::uint32_t key_dim,
+                                                     std::uint32_t clusters);
   // Of one head.
-  static std::uint64_t head_bytes(std::uint32_t rows, std::uint32_t key_dim,
+  static std::uint64_t head_bytes(int bits, std::uint32_t rows, std::uint32_t key_dim,
                                   std::uint32_t clusters);
 
   // What save() wrote of an index of this shape. corrupt: it is not that.
-  static Result<std::shared_ptr<SketchIndex>> load(std::uint32_t heads, std::uint32_t rows,
-                                                   std::uint32_t key_dim, std::uint32_t clusters,
-                                                   RecordReader* in);
+  static Result<std::shared_ptr<SketchIndex>> load(int bits, std::uint32_t heads,
+                                                   std::uint32_t rows, std::uint32_t key_dim,
+                                                   std::uint32_t clusters, RecordReader* in);
 
   std::uint64_t bytes() const override { return buffer_.size(); }
   void save(RecordWriter* out) const { out->raw(buffer_.bytes()); }
+  int bits() const { return bits_; }
   std::uint32_t rows() const { return rows_; }
   std::uint32_t clusters() const { return clusters_; }
 
@@ -54,6 +56,7 @@ class SketchIndex final : public SegmentIndex {
 
   Buffer buffer_;  // [heads] codes, scales, means, spreads, starts
   std::uint64_t head_stride_ = 0, scales_at_ = 0, means_at_ = 0, spreads_at_ = 0, starts_at_ = 0;
+  int bits_ = 0;  // a channel
   std::uint32_t rows_ = 0, clusters_ = 0, mean_bytes_ = 0;
 };
 

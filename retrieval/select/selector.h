@@ -66,6 +66,9 @@ struct Formation {
   std::uint32_t summaries = 0;
   RowLayout summary_layout;  // key_bytes 0: no keys, so every Read of them is `scored`
   std::vector<std::byte> summary_rows;
+  // Every row once more, coded: [head][row] records in the order of the rows. Empty: none.
+  RowLayout code_layout;  // as summary_layout
+  std::vector<std::byte> code_rows;
   std::shared_ptr<const SegmentIndex> index;  // null: none
 };
 
@@ -117,12 +120,13 @@ class Selector {
   virtual Result<Chosen> choose(const LayerQuery& query, const Workers& workers,
                                 std::span<ReadList> out) = 0;
 
-  // Bytes of index and of summary rows that `rows` sealed rows of one KV head take, in any layer of
+  // Bytes of index, of summary rows and of codes that `rows` sealed rows of one KV head take, in any layer of
   // that shape: form() makes no more. A plan counts blocks, since it cannot know how rows will be
   // cut into segments: so the law is that no segment takes more than its blocks would, each alone,
   // bytes(rows) <= blocks of them * bytes(kBlockRows); and there are no more summaries than rows.
   virtual std::uint64_t index_bytes(HeadShape, std::uint64_t /*rows*/) const { return 0; }
   virtual std::uint64_t summary_bytes(HeadShape, std::uint64_t /*rows*/) const { return 0; }
+  virtual std::uint64_t code_bytes(HeadShape, std::uint64_t /*rows*/) const { return 0; }
 };
 
 }  // namespace thermocline

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/format/row.h"
+#include "kernels/hadamard.h"
 #include "tiers/codec/int8.h"
 
 namespace thermocline {
@@ -79,7 +80,7 @@ class HeadForming {
     });
   }
 
-  // Codes each row's residual to its cluster's mean, as the index has it.
+  // Codes each row's key, less its cluster's mean as the index has it.
   void encode(const std::uint32_t* order, const SketchIndex& index) const {
     std::vector<float> stored(clusters_ * dim_);
     for (std::size_t c = 0; c < clusters_; ++c)
@@ -94,8 +95,29 @@ class HeadForming {
         for (std::size_t d = 0; d < dim_; ++d) to[d] = key[d] - mean[d];
         hadamard(to, dim_);
       }
-      cpu_.sketch.encode(residual.data(), dim_, first, last - first, index.codes(head_),
-                         index.scales(head_));
+      cpu_.sketch.encode(index.bits(), residual.data(), dim_, first, last - first,
+                         index.codes(head_), index.scales(head_));
+    });
+  }
+
+  // Codes each row's value, less its cluster's mean as `summaries` have it, to records of `layout`.
+  void encode_values(const std::uint32_t* order, int bits, const RowLayout& means,
+                     const std::byte* summaries, const RowLayout& layout, std::byte* codes) const {
+    const std::uint32_t dim = sealing_.shape.value_dim;
+    parallel(rows_, kTaskRows, [&](std::size_t first, std::size_t last) {
+      std::vector<float> residual(dim), mean(dim);
+      std::uint32_t of = clusters_;  // whose mean that is
+      for (std::size_t i = first; i < last; ++i) {
+        if (of_row_[order[i]] != of) {
+          of = of_row_[order[i]];
+          read_row(means.value_format, summaries + std::size_t{of} * means.bytes(), dim,
+                   mean.data());
+        }
+        cpu_.dense.from_half(sealing_.rows.value(head_, order[i]), dim, residual.data());
+        for (std::size_t d = 0; d < dim; ++d) residual[d] -= mean[d];
+        hadamard(residual.data(), dim);
+        cpu_.sketch.encode_row(bits, residual.data(), dim, codes + i * layout.bytes());
+      }
     });
   }
 
@@ -167,6 +189,9 @@ std::span<const Parameter<SketchOptions>> SketchSelector::parameters() {
   static constexpr Parameter<SketchOptions> kParameters[] = {
       {"share", &SketchOptions::share, 0, 1},
       {"min_rows", &SketchOptions::min_rows, 1, 1 << 20},
+      {"bits", &SketchOptions::bits, 1, 4},
+      {"coded", &SketchOptions::coded, 0, 1},
+      {"value_bits", &SketchOptions::value_bits, 2, 4},
       {"cluster", &SketchOptions::cluster, 4, 256},
       {"reach", &SketchOptions::reach, 0, 100},
       {"candidates", &SketchOptions::candidates, 1, 1000}};
@@ -176,6 +201,10 @@ std::span<const Parameter<SketchOptions>> SketchSelector::parameters() {
 Result<std::unique_ptr<SketchSelector>> SketchSelector::create(const SketchOptions& options,
                                                                const CpuTable& cpu) {
   TL_TRY(check("sketch", parameters(), options));
+  if (options.bits == 3)
+    return fail(ErrorCode::invalid_argument, "sketch: bits = 3 is not 1, 2 or 4");
+  if (options.value_bits == 3)
+    return fail(ErrorCode::invalid_argument, "sketch: value_bits = 3 is not 2 or 4");
   return std::unique_ptr<SketchSelector>(new SketchSelector(options, cpu));
 }
 
@@ -192,6 +221,15 @@ std::uint64_t SketchSelector::summary_bytes(HeadShape shape, std::uint64_t rows)
   return clusters(rows) * summary_layout(shape).bytes();
 }
 
+std::uint64_t SketchSelector::code_bytes(HeadShape shape, std::uint64_t rows) const {
+  return codes_values() ? rows * code_layout(shape).bytes() : 0;
+}
+
+RowLayout SketchSelector::code_layout(HeadShape shape) const {
+  const RowFormat format = options_.value_bits == 2 ? RowFormat::rotated2 : RowFormat::rotated4;
+  return {format, format, 0, row_bytes(format, shape.value_dim)};
+}
+
 std::uint64_t SketchSelector::clusters(std::uint64_t rows) const {
   const std::uint64_t whole = rows / kSegmentRows, rest = rows % kSegmentRows;
   const auto of = [&](std::uint64_t n) { return (n + options_.cluster - 1) / options_.cluster; };
@@ -200,6 +238,7 @@ std::uint64_t SketchSelector::clusters(std::uint64_t rows) const {
 
 void SketchSelector::save(const Formation& formation, RecordWriter* out) const {
   out->raw(formation.summary_rows);
+  out->raw(formation.code_rows);
   static_cast<const SketchIndex&>(*formation.index).save(out);
 }
 
@@ -212,8 +251,11 @@ Result<Formation> SketchSelector::load(HeadShape shape, std::uint32_t heads, std
                 in->raw("summaries", std::uint64_t{formation.summaries} *
                                          formation.summary_layout.bytes() * heads));
   formation.summary_rows.assign(summary_rows.begin(), summary_rows.end());
-  TL_TRY_ASSIGN(formation.index,
-                SketchIndex::load(heads, rows, shape.key_dim, formation.summaries, in));
+  formation.code_layout = code_layout(shape);
+  TL_TRY_ASSIGN(const auto code_rows, in->raw("codes", heads * code_bytes(shape, rows)));
+  formation.code_rows.assign(code_rows.begin(), code_rows.end());
+  TL_TRY_ASSIGN(formation.index, SketchIndex::load(static_cast<int>(options_.bits), heads, rows,
+                                                   shape.key_dim, formation.summaries, in));
   return formation;
 }
 
@@ -222,7 +264,8 @@ std::uint64_t SketchSelector::index_bytes(HeadShape shape, std::uint64_t rows) c
   const std::uint32_t rest = static_cast<std::uint32_t>(rows % kSegmentRows);
   const auto bytes = [&](std::uint32_t n) {
     if (n == 0) return std::uint64_t{0};
-    return SketchIndex::head_bytes(n, shape.key_dim, static_cast<std::uint32_t>(clusters(n)));
+    return SketchIndex::head_bytes(static_cast<int>(options_.bits), n, shape.key_dim,
+                                   static_cast<std::uint32_t>(clusters(n)));
   };
   return whole * bytes(kSegmentRows) + bytes(rest);
 }
@@ -233,18 +276,23 @@ Result<Formation> SketchSelector::form(const Sealing& sealing, const Workers& wo
   TL_CHECK(rows.rows >= 1 && rows.rows <= kSegmentRows);
   TL_CHECK(rows.layout.key_bytes == shape.key_dim * sizeof(f16) &&
            rows.layout.value_bytes == shape.value_dim * sizeof(f16));
-  if (shape.key_dim == 0 || shape.key_dim % 16 != 0)
+  const auto bits = static_cast<int>(options_.bits);
+  if (!sketch_takes(bits, shape.key_dim))
     return fail(ErrorCode::unsupported, "sketch: heads of ", shape.key_dim,
-                " key channels: only multiples of 16 can be coded; select by another method");
+                " key channels: only multiples of ", std::max(16, 32 / bits), " can be coded with ",
+                bits, " bits each; select by another method");
   const auto count = static_cast<std::uint32_t>(clusters(rows.rows));
   TL_TRY_ASSIGN(const std::shared_ptr<SketchIndex> index,
-                SketchIndex::create(rows.heads, rows.rows, shape.key_dim, count));
+                SketchIndex::create(bits, rows.heads, rows.rows, shape.key_dim, count));
   Formation formation;
   formation.order.resize(std::size_t{rows.heads} * rows.rows);
   formation.summaries = count;
   formation.summary_layout = summary_layout(shape);
   const std::size_t head_bytes = std::size_t{count} * formation.summary_layout.bytes();
   formation.summary_rows.resize(rows.heads * head_bytes);
+  formation.code_layout = code_layout(shape);
+  const std::uint64_t head_codes = code_bytes(shape, rows.rows);
+  formation.code_rows.resize(rows.heads * head_codes);
   for (std::uint32_t head = 0; head < rows.heads; ++head) {
     std::uint32_t* order = formation.order.data() + std::size_t{head} * rows.rows;
     std::byte* summaries = formation.summary_rows.data() + head * head_bytes;
@@ -252,6 +300,10 @@ Result<Formation> SketchSelector::form(const Sealing& sealing, const Workers& wo
     forming.cluster(options_.kmeans, order, index->starts(head));
     forming.average(order, *index, formation.summary_layout, summaries);
     forming.encode(order, *index);
+    if (codes_values())
+      forming.encode_values(order, static_cast<int>(options_.value_bits), formation.summary_layout,
+                            summaries, formation.code_layout,
+                            formation.code_rows.data() + head * head_codes);
     find_spreads(*index, head);
   }
   formation.index = index;

@@ -31,6 +31,10 @@ struct SketchOptions {
                                 // tail included
   std::uint32_t min_rows = 64;  // and at least so many sealed rows
   std::uint32_t cluster = 16;   // rows a cluster, on average
+  std::uint32_t bits = 2;       // 1, 2 or 4, a channel of a key's code
+  double coded = 0;  // of the timeline's length: so many rows, less those that are read, are
+                     // attended from their codes. 0: none, and values are not coded
+  std::uint32_t value_bits = 2;  // 2 or 4, a channel of a value's code
   double candidates = 16;  // rows that are looked at, as a multiple of the budget; all of them,
                            // where those would be a third of all
   double reach = 2.5;      // their clusters are those best if a row's score may be so many
@@ -57,6 +61,7 @@ class SketchSelector final : public Selector {
                         std::span<ReadList> out) override;
   std::uint64_t index_bytes(HeadShape shape, std::uint64_t rows) const override;
   std::uint64_t summary_bytes(HeadShape shape, std::uint64_t rows) const override;
+  std::uint64_t code_bytes(HeadShape shape, std::uint64_t rows) const override;
 
  private:
   // Whole groups of one run's rows, one after the other on the list's board.
@@ -68,11 +73,12 @@ class SketchSelector final : public Selector {
   // What one list is chosen with; grows with the timeline. `clusters` and `rows` are of all its
   // runs with a sketch, one after the other.
   struct alignas(64) Board {
-    std::uint32_t budget = 0;
+    std::uint32_t budget = 0, coded_budget = 0;  // that of the coded rows holds the other
     bool everything = false;
     std::size_t clusters = 0;
     std::uint64_t sealed_rows = 0;
     std::size_t rows = 0;                     // laid out on the board, padding included
+    std::uint32_t real_rows = 0;              // padding not included
     std::vector<const SketchIndex*> indexes;  // by run; null: another method formed it
     std::vector<float> rotated;
     std::vector<std::int8_t> query_code;
@@ -83,16 +89,22 @@ class SketchSelector final : public Selector {
     std::vector<Stretch> stretches;
     std::vector<std::uint32_t> jobs;    // job j is the stretches [jobs[j], jobs[j + 1])
     std::vector<float> job_sum;         // [job][heads]
-    std::vector<float> weight;          // [heads][rows]
+    std::vector<float> weight, score;   // [heads][rows]; score, less the shift: where rows are coded
+    std::vector<float> mass;            // [rows], summed over the query heads
+    std::vector<float> coded_weight;    // [heads][clusters]: of the coded rows
+    std::vector<RowSet> has_coded;      // clusters, a run's from a word of their own on
     std::vector<std::uint16_t> unread;  // [clusters], of the run at hand
     std::vector<RowSet> taken;          // scratch: of clusters, of the board's rows, of clusters
     std::vector<RowSet> sets;           // rows to read: a word for each 64 rows of each run
+    std::vector<RowSet> coded;          // and rows to attend from their codes
     std::uint64_t bytes = 0;            // of codes and summaries looked at
     TopRowsScratch top;
   };
 
   SketchSelector(const SketchOptions& options, const CpuTable& cpu);
   std::uint64_t clusters(std::uint64_t rows) const;
+  bool codes_values() const { return options_.coded > 0; }
+  RowLayout code_layout(HeadShape shape) const;
   // The steps of choosing for one list, in their order; long loops are shared.
   void choose_list(HeadShape shape, const ListQuery& list, const Workers& workers, Board* board,
                    ReadList* out) const;
@@ -113,7 +125,9 @@ class SketchSelector final : public Selector {
                     const Board& board);
   void weigh_rows(HeadShape shape, const ListQuery& list, std::size_t job, Board* board) const;
   void add_heads(HeadShape shape, Board* board) const;
-  void take_rows(const ListQuery& list, Board* board) const;
+  void take_rows(const ListQuery& list, std::uint32_t budget, Board* board,
+                 std::vector<RowSet>* sets) const;
+  void write_codes(std::uint32_t heads, const ListQuery& list, Board* board, ReadList* out) const;
   void write_rows(const ListQuery& list, const Board& board, ReadList* out) const;
   void write_summaries(std::uint32_t heads, const ListQuery& list, Board* board,
                        ReadList* out) const;

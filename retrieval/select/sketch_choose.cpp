@@ -58,10 +58,10 @@ void grow(std::vector<T>* to, std::size_t size) {
 void SketchSelector::lay_out(HeadShape shape, const ListQuery& list, Board* board) const {
   std::uint64_t rows = 0;
   board->clusters = 0;
-  board->rows = 0;
+  board->rows = board->real_rows = 0;
   board->stretches.clear();
   board->indexes.clear();
-  std::size_t sets = 0;
+  std::size_t sets = 0, cluster_words = 0;
   for (const Run& run : list.runs) {
     const auto* index = dynamic_cast<const SketchIndex*>(run.index.get());
     board->indexes.push_back(index);
@@ -71,9 +71,12 @@ void SketchSelector::lay_out(HeadShape shape, const ListQuery& list, Board* boar
     rows += index->rows();
     board->clusters += index->clusters();
     sets += run.rows->blocks();
+    cluster_words += run.summaries->blocks();
   }
   const double selected = std::max(0.0, options_.share * list.length - list.steady_rows);
   board->budget = std::max(options_.min_rows, static_cast<std::uint32_t>(selected));
+  const double coded = std::max(0.0, options_.coded * list.length - list.steady_rows);
+  board->coded_budget = std::max(board->budget, static_cast<std::uint32_t>(coded));
   board->sealed_rows = rows;
   board->everything = board->budget >= rows;
   board->bytes = 0;
@@ -85,8 +88,16 @@ void SketchSelector::lay_out(HeadShape shape, const ListQuery& list, Board* boar
   grow(&board->cluster_size, board->clusters);
   grow(&board->cluster_mass, board->clusters);
   grow(&board->unread, board->clusters);
-  grow(&board->weight, (rows + kSketchGroup * list.runs.size()) * shape.heads);
+  const std::size_t laid_out = rows + kSketchGroup * list.runs.size();
+  grow(&board->weight, laid_out * shape.heads);
+  grow(&board->mass, laid_out);
   board->sets.assign(sets, 0);
+  if (codes_values()) {
+    grow(&board->score, laid_out * shape.heads);
+    board->coded.assign(sets, 0);
+    board->coded_weight.assign(board->clusters * shape.heads, 0.0f);
+    board->has_coded.assign(cluster_words, 0);
+  }
   grow(&board->shift, shape.heads);
   grow(&board->beside, shape.heads);
   grow(&board->share, shape.heads);
@@ -190,6 +201,7 @@ void SketchSelector::look_at(std::uint32_t run, const SketchIndex& index, std::u
     board->stretches.push_back({run, cluster, first, std::min(last, index.rows()) - first,
                                 static_cast<std::uint32_t>(board->rows)});
     board->rows += last - first;
+    board->real_rows += board->stretches.back().count;
   }
 }
 
@@ -281,9 +293,10 @@ void SketchSelector::fetch(HeadShape shape, std::uint32_t head, const Stretch& s
                            const Board& board) {
   constexpr std::size_t kLine = 64, kMost = 1024;
   const SketchIndex& index = *board.indexes[stretch.run];
-  const std::uint8_t* codes = index.codes(head) + stretch.first * shape.key_dim / 4;
+  const std::size_t row_bytes = sketch_row_bytes(index.bits(), shape.key_dim);
+  const std::uint8_t* codes = index.codes(head) + stretch.first * row_bytes;
   const f16* scales = index.scales(head) + stretch.first;
-  const std::size_t bytes = std::min<std::size_t>(stretch.count * shape.key_dim / 4, kMost);
+  const std::size_t bytes = std::min<std::size_t>(stretch.count * row_bytes, kMost);
   for (std::size_t i = 0; i < bytes; i += kLine) __builtin_prefetch(codes + i);
   __builtin_prefetch(scales);
   __builtin_prefetch(scales + kLine / sizeof(f16));
@@ -303,7 +316,8 @@ void SketchSelector::weigh_rows(HeadShape shape, const ListQuery& list, std::siz
     for (; run < stretch.run; ++run)
       run_clusters += board->indexes[run] ? board->indexes[run]->clusters() : 0;
     const SketchIndex& index = *board->indexes[stretch.run];
-    const SketchScan scan{.codes = index.codes(list.head),
+    const SketchScan scan{.bits = index.bits(),
+                          .codes = index.codes(list.head),
                           .scales = index.scales(list.head),
                           .starts = index.starts(list.head).data(),
                           .key_dim = shape.key_dim,
@@ -311,14 +325,15 @@ void SketchSelector::weigh_rows(HeadShape shape, const ListQuery& list, std::siz
                           .queries = board->queries.data(),
                           .cluster_score = board->cluster_score.data() + run_clusters,
                           .cluster_stride = board->clusters,
-                          .shift = board->shift.data()};
+                          .shift = board->shift.data(),
+                          .score = codes_values() ? board->score.data() + stretch.at : nullptr};
     cpu_.sketch.weigh_rows(scan, stretch.first, stretch.count, stretch.cluster,
                            board->weight.data() + stretch.at, board->rows,
                            board->job_sum.data() + job * shape.heads);
   }
 }
 
-// The mass of each row, summed over the query heads, to the first head's weights.
+// The mass of each row, summed over the query heads.
 void SketchSelector::add_heads(HeadShape shape, Board* board) const {
   const std::size_t jobs = board->jobs.size() - 1;
   for (std::uint32_t h = 0; h < shape.heads; ++h) {
@@ -328,18 +343,19 @@ void SketchSelector::add_heads(HeadShape shape, Board* board) const {
     board->share[h] = sum > 0.0 ? static_cast<float>(1.0 / sum) : 0.0f;
   }
   cpu_.sketch.add_heads(board->weight.data(), board->rows, board->rows, board->share.data(),
-                        static_cast<int>(shape.heads), board->weight.data());
+                        static_cast<int>(shape.heads), board->mass.data());
   for (const Stretch& stretch : board->stretches)
-    std::fill(board->weight.data() + stretch.at + stretch.count,
-              board->weight.data() + stretch.at + groups_of(stretch.count) * kSketchGroup, kNoRow);
+    std::fill(board->mass.data() + stretch.at + stretch.count,
+              board->mass.data() + stretch.at + groups_of(stretch.count) * kSketchGroup, kNoRow);
 }
 
 // The budget's best rows, from the board back to where they are in their runs.
-void SketchSelector::take_rows(const ListQuery& list, Board* board) const {
+void SketchSelector::take_rows(const ListQuery& list, std::uint32_t budget, Board* board,
+                               std::vector<RowSet>* into) const {
   board->taken.resize((board->rows + kBlockRows - 1) / kBlockRows);
-  top_rows(cpu_.topk, {board->weight.data(), board->rows}, board->budget, &board->top,
-           board->taken);
-  RowSet* sets = board->sets.data();
+  top_rows(cpu_.topk, {board->mass.data(), board->rows}, std::min(budget, board->real_rows),
+           &board->top, board->taken);
+  RowSet* sets = into->data();
   std::uint32_t run = 0;
   for (const Stretch& stretch : board->stretches) {
     for (; run < stretch.run; ++run)
@@ -376,21 +392,80 @@ void SketchSelector::write_rows(const ListQuery& list, const Board& board, ReadL
   }
 }
 
+// Rows that are not worth a read but worth their codes: what their values differ by from their
+// clusters' means. The means come with the clusters' summaries, whose weight these rows' is part of.
+void SketchSelector::write_codes(std::uint32_t heads, const ListQuery& list, Board* board,
+                                 ReadList* out) const {
+  RowSet* coded = board->coded.data();
+  const RowSet* read_already = board->sets.data();
+  RowSet* has_coded = board->has_coded.data();
+  float* of_cluster = board->coded_weight.data();
+  const float* weight = board->weight.data();
+  const float* score = board->score.data();
+  std::size_t s = 0;
+  for (std::uint32_t r = 0; r < list.runs.size(); ++r) {
+    const SketchIndex* index = board->indexes[r];
+    if (!index) continue;
+    const std::uint32_t blocks = list.runs[r].rows->blocks();
+    Read read{.run = r,
+              .form = Form::codes,
+              .first = static_cast<std::uint32_t>(out->picks.size()),
+              .weights_a_row = heads,
+              .scored = true,
+              .residual = true,
+              .first_weight = static_cast<std::uint32_t>(out->log_weight.size())};
+    for (std::uint32_t b = 0; b < blocks; ++b) {
+      coded[b] &= ~read_already[b];
+      if (coded[b] != 0) out->picks.push_back({b, coded[b]});
+    }
+    const std::span<const std::uint16_t> starts = index->starts(list.head);
+    for (; s < board->stretches.size() && board->stretches[s].run == r; ++s) {
+      const Stretch& stretch = board->stretches[s];
+      std::uint32_t cluster = stretch.cluster;
+      for (std::uint32_t i = 0; i < stretch.count; ++i) {
+        const std::uint32_t row = stretch.first + i;
+        if (!(coded[row / kBlockRows] >> row % kBlockRows & 1)) continue;
+        while (starts[cluster + 1] <= row) ++cluster;
+        has_coded[cluster / kBlockRows] |= RowSet{1} << cluster % kBlockRows;
+        for (std::uint32_t h = 0; h < heads; ++h) {
+          const std::size_t at = h * board->rows + stretch.at + i;
+          out->log_weight.push_back(score[at] + board->shift[h]);
+          of_cluster[h * board->clusters + cluster] += weight[at];
+        }
+      }
+    }
+    coded += blocks;
+    read_already += blocks;
+    has_coded += list.runs[r].summaries->blocks();
+    of_cluster += index->clusters();
+    read.last = static_cast<std::uint32_t>(out->picks.size());
+    if (read.first != read.last) out->reads.push_back(read);
+    board->bytes += (out->log_weight.size() - read.first_weight) / heads *
+                    list.runs[r].codes->layout.bytes();
+  }
+}
+
+// A cluster's summary row is weighed by its unread rows, as its mean estimates them, and by its
+// coded ones, as their codes do.
 void SketchSelector::write_summaries(std::uint32_t heads, const ListQuery& list, Board* board,
                                      ReadList* out) const {
-  out->log_weight.resize(board->clusters * heads);  // cut at the end
-  float* weight = out->log_weight.data();
-  const RowSet* sets = board->sets.data();
-  const float* mass = board->cluster_mass.data();
-  const float* score = board->cluster_score.data();
+  const std::size_t weights_before = out->log_weight.size();
+  out->log_weight.resize(weights_before + board->clusters * heads);  // cut at the end
+  float* weight = out->log_weight.data() + weights_before;
+  if (codes_values())
+    for (std::size_t b = 0; b < board->sets.size(); ++b) board->coded[b] |= board->sets[b];
+  const RowSet* sets = codes_values() ? board->coded.data() : board->sets.data();
+  const RowSet* has_coded = board->has_coded.data();
+  std::size_t before = 0;  // clusters of the runs before
   for (std::uint32_t r = 0; r < list.runs.size(); ++r) {
     const Run& run = list.runs[r];
     const SketchIndex* index = board->indexes[r];
     if (!index) continue;
     const float* first_weight = weight;
     grow(&board->taken, run.summaries->blocks());
-    cpu_.sketch.find_unread(sets, index->starts(list.head).data(), mass, index->clusters(),
-                            kNegligible, board->unread.data(), board->taken.data());
+    cpu_.sketch.find_unread(sets, index->starts(list.head).data(),
+                            board->cluster_mass.data() + before, index->clusters(), kNegligible,
+                            board->unread.data(), board->taken.data());
     Read read{.run = r,
               .form = Form::summaries,
               .first = static_cast<std::uint32_t>(out->picks.size()),
@@ -398,19 +473,27 @@ void SketchSelector::write_summaries(std::uint32_t heads, const ListQuery& list,
               .scored = true,
               .first_weight = static_cast<std::uint32_t>(weight - out->log_weight.data())};
     for (std::uint32_t block = 0; block < run.summaries->blocks(); ++block) {
-      const RowSet estimated = board->taken[block];
+      const RowSet coded = codes_values() ? has_coded[block] : 0;
+      const RowSet estimated = board->taken[block] | coded;
       if (estimated == 0) continue;
       out->picks.push_back({block, estimated});
       for (RowSet left = estimated; left != 0; left &= left - 1) {
         const std::size_t c =
             std::size_t{block} * kBlockRows + static_cast<std::size_t>(std::countr_zero(left));
-        for (std::uint32_t h = 0; h < heads; ++h)
-          *weight++ = score[h * board->clusters + c] + log_[board->unread[c]];
+        const bool has_codes = (coded & left & (~left + 1)) != 0;
+        for (std::uint32_t h = 0; h < heads; ++h) {
+          const std::size_t at = h * board->clusters + before + c;
+          *weight++ = has_codes
+                          ? board->shift[h] + std::log(board->coded_weight[at] +
+                                                       static_cast<float>(board->unread[c]) *
+                                                           board->cluster_weight[at])
+                          : board->cluster_score[at] + log_[board->unread[c]];
+        }
       }
     }
     sets += run.rows->blocks();
-    mass += index->clusters();
-    score += index->clusters();
+    has_coded += codes_values() ? run.summaries->blocks() : 0;
+    before += index->clusters();
     read.last = static_cast<std::uint32_t>(out->picks.size());
     if (read.first != read.last) out->reads.push_back(read);
     board->bytes += std::uint64_t{index->clusters()} * index->mean_bytes() +
@@ -444,10 +527,15 @@ void SketchSelector::choose_list(HeadShape shape, const ListQuery& list, const W
            for (std::size_t j = first; j < last; ++j) weigh_rows(shape, list, j, board);
          });
   add_heads(shape, board);
-  take_rows(list, board);
+  take_rows(list, board->budget, board, &board->sets);
   write_rows(list, *board, out);
+  if (codes_values()) {
+    take_rows(list, board->coded_budget, board, &board->coded);
+    write_codes(shape.heads, list, board, out);
+  }
   write_summaries(shape.heads, list, board, out);
-  board->bytes += board->rows * (shape.key_dim / 4 + sizeof(f16));
+  board->bytes += board->rows * (sketch_row_bytes(static_cast<int>(options_.bits), shape.key_dim) +
+                                 sizeof(f16));
 }
 
 Result<Chosen> SketchSelector::choose(const LayerQuery& query, const Workers& workers,

@@ -83,7 +83,14 @@ class SealedRuns {
       summaries->layout = formation.summary_layout;
       bytes_.push_back(formation.summary_rows);
     }
-    runs_.push_back({rows, summaries, formation.index});
+    std::shared_ptr<Segment> codes;
+    if (!formation.code_rows.empty()) {
+      codes = std::make_shared<Segment>(*rows);
+      codes->id = static_cast<std::uint32_t>(bytes_.size());
+      codes->layout = formation.code_layout;
+      bytes_.push_back(formation.code_rows);
+    }
+    runs_.push_back({rows, summaries, codes, formation.index});
   }
 
   const std::vector<Run>& runs() const { return runs_; }
