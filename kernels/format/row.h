@@ -3,7 +3,7 @@
 //
 // A format is one struct in a file of its own, row_<name>.h, with
 //   kFormat              its name in the enum below
-//   bytes(dim)           bytes a row of dim channels, a multiple of 4: rows begin at such addresses
+//   bytes(dim)           bytes a row of dim channels, a multiple of 2: rows begin at such addresses
 //   value(row, dim, i)   the definition: channel i as a float
 //   kRotated             whether value() is of the row after a Hadamard rotation
 //   Reader<V>            made of (row, dim) once for each row; load(i) gives the channels
@@ -25,8 +25,8 @@ std::optional<RowFormat> row_format_of(std::uint32_t number);
 
 // dim is a multiple of 16.
 std::uint32_t row_bytes(RowFormat format, std::uint32_t dim);
-// A row's channels, by the definition of its format, rotated back where that is rotated: but for the
-// rotation the same floats as attention reads.
+// A row's channels, by the definition of its format, rotated back where that is rotated: but for
+// the rotation the same floats as attention reads.
 void read_row(RowFormat format, const std::byte* row, std::uint32_t dim, float* out);
 
 }  // namespace thermocline

@@ -19,7 +19,7 @@ struct RowRotated {
   static constexpr int kLevels = 1 << kBits;
   static constexpr float kMiddle = static_cast<float>(kLevels - 1) / 2;
   static constexpr std::uint32_t codes_bytes(std::uint32_t dim) { return dim * kBits / 8; }
-  static constexpr std::uint32_t bytes(std::uint32_t dim) { return codes_bytes(dim) + 4; }
+  static constexpr std::uint32_t bytes(std::uint32_t dim) { return codes_bytes(dim) + sizeof(f16); }
   static const std::uint8_t* codes(const std::byte* row) {
     return reinterpret_cast<const std::uint8_t*>(row);
   }

@@ -12,16 +12,18 @@ namespace {
 
 constexpr std::size_t kTaskRows = 256;  // whole groups of the sketch's layout
 constexpr std::size_t kTaskClusters = 32;
-using SummaryCodec = Int8Codec;  // a mean's rounding is nothing beside its rows' spread
+// A mean's rounding is nothing beside its rows' spread.
+using MeanKeyCodec = Int8Codec;
+constexpr int kMeanValueBits = 4;
+constexpr RowFormat kMeanValueFormat = RowFormat::rotated4;
 
 // Values alone: a summary's key is in the index, and its score comes with the read.
 RowLayout summary_layout(HeadShape shape) {
-  const RowFormat format = SummaryCodec().format();
-  return {format, format, 0, row_bytes(format, shape.value_dim)};
+  return {kMeanValueFormat, kMeanValueFormat, 0, row_bytes(kMeanValueFormat, shape.value_dim)};
 }
 
 // One KV head at sealing. Every sum is taken in an order that the rows alone decide.
-static_assert(SketchIndex::kMeanFormat == RowFormat::int8);  // what SummaryCodec writes
+static_assert(SketchIndex::kMeanFormat == RowFormat::int8);  // what MeanKeyCodec writes
 class HeadForming {
  public:
   HeadForming(const Sealing& sealing, std::uint32_t head, std::uint32_t clusters,
@@ -54,10 +56,10 @@ class HeadForming {
                std::byte* summaries) const {
     const std::span<const std::uint16_t> starts = index.starts(head_);
     const std::size_t value_dim = sealing_.shape.value_dim;
-    const SummaryCodec codec;
+    const MeanKeyCodec codec;
     parallel(clusters_, kTaskClusters, [&](std::size_t first, std::size_t last) {
       std::vector<float> mean_key(dim_), mean_value(value_dim), value(value_dim);
-      std::vector<f16> half(std::max(dim_, value_dim));
+      std::vector<f16> half(dim_);
       for (std::size_t c = first; c < last; ++c) {
         std::fill(mean_key.begin(), mean_key.end(), 0.0f);
         std::fill(mean_value.begin(), mean_value.end(), 0.0f);
@@ -73,9 +75,9 @@ class HeadForming {
         cpu_.dense.to_half(mean_key.data(), dim_, half.data());
         codec.encode(half.data(), static_cast<std::uint32_t>(dim_),
                      index.means(head_) + c * index.mean_bytes());
-        cpu_.dense.to_half(mean_value.data(), value_dim, half.data());
-        codec.encode(half.data(), static_cast<std::uint32_t>(value_dim),
-                     summaries + c * layout.bytes());
+        hadamard(mean_value.data(), value_dim);
+        cpu_.sketch.encode_row(kMeanValueBits, mean_value.data(), value_dim,
+                               summaries + c * layout.bytes());
       }
     });
   }

@@ -82,7 +82,7 @@ Wanted whole(std::span<const Stored> stored, std::uint32_t head) {
   Wanted wanted;
   wanted.head = head;
   for (const Stored& one : stored) {
-    wanted.runs.push_back({one.segment, nullptr, nullptr});
+    wanted.runs.push_back({one.segment, nullptr, nullptr, nullptr});
     wanted.rows.push_back(&one);
     wanted.summaries.push_back(nullptr);
   }
@@ -118,7 +118,7 @@ Wanted random_reads(std::mt19937& random, std::span<const Stored> stored, std::u
   wanted.head = random() % heads;
   for (const Stored& s : stored) {
     const Stored& other = stored[random() % stored.size()];
-    wanted.runs.push_back({s.segment, other.segment, nullptr});
+    wanted.runs.push_back({s.segment, other.segment, nullptr, nullptr});
     wanted.rows.push_back(&s);
     wanted.summaries.push_back(&other);
   }
@@ -127,8 +127,7 @@ Wanted random_reads(std::mt19937& random, std::span<const Stored> stored, std::u
     Read read;
     read.run = random() % static_cast<std::uint32_t>(stored.size());
     read.form = random() % 4 == 0 ? Form::summaries : Form::rows;
-    const Segment& segment =
-        read.form == Form::rows ? *wanted.runs[read.run].rows : *wanted.runs[read.run].summaries;
+    const Segment& segment = wanted.runs[read.run].in(read.form);
     read.everything = random() % 3 == 0;
     if (!read.everything) {
       read.first = static_cast<std::uint32_t>(wanted.list.picks.size());

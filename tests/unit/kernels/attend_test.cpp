@@ -9,6 +9,7 @@
 
 #include "kernels/attend_reference.h"
 #include "kernels/cpu/table.h"
+#include "kernels/hadamard.h"
 
 namespace thermocline {
 namespace {
@@ -115,6 +116,47 @@ TEST_P(AttendOfEveryTable, TakesTheScoresOfAScoredFold) {
       for (std::uint32_t d = 0; d < shape.value_dim; ++d)
         ASSERT_NEAR(got[d], expected[d], 3e-5) << "head " << h << ", channel " << d;
     }
+  }
+}
+
+// Rows whose means are weighed in one fold and whose differences from those are added in another.
+TEST_P(AttendOfEveryTable, AResidualFoldAddsToValuesAlone) {
+  const HeadShape shape{3, 64, 80};
+  Blocks means(1, shape, &random_), differences(1, shape, &random_);
+  const std::vector<float> query = normals(3 * 64), scores = normals(64 * 3, 3.0f);
+  Fold folds[2];
+  for (Fold* fold : {&folds[0], &folds[1]}) {
+    Blocks& blocks = fold == &folds[0] ? means : differences;
+    blocks.views[0].log_weight = scores.data();
+    *fold = blocks.fold();
+    fold->scored = true;
+  }
+  folds[1].residual = true;
+  States merged(shape);
+  for (const Fold* fold : {&folds[1], &folds[0]}) {  // a state without a sum comes first
+    States states(shape);
+    ops().attend(query.data(), shape, *fold, states.head.data());
+    if (fold->residual) {
+      EXPECT_EQ(states.head[0].sum, 0.0f);
+    }
+    for (std::uint32_t h = 0; h < shape.heads; ++h)
+      ops().merge(states.head[h], shape.value_dim, &merged.head[h]);
+  }
+  for (std::uint32_t h = 0; h < shape.heads; ++h) {
+    double max = scores[h], sum = 0;
+    for (std::size_t r = 0; r < 64; ++r) max = std::max<double>(max, scores[r * 3 + h]);
+    std::vector<double> expected(shape.value_dim);
+    for (std::size_t r = 0; r < 64; ++r) {
+      const double weight = std::exp(scores[r * 3 + h] - max);
+      sum += weight;
+      for (std::uint32_t d = 0; d < shape.value_dim; ++d)
+        expected[d] +=
+            weight * (double{to_float(means.value(r)[d])} + to_float(differences.value(r)[d]));
+    }
+    std::vector<float> got(shape.value_dim);
+    finish(merged.head[h], got);
+    for (std::uint32_t d = 0; d < shape.value_dim; ++d)
+      ASSERT_NEAR(got[d], expected[d] / sum, 3e-5) << "head " << h << ", channel " << d;
   }
 }
 
@@ -321,7 +363,8 @@ TEST_P(AttendOfEveryTable, ATileThatSeesNothingStaysTheIdentity) {
   }
 }
 
-constexpr RowFormat kFormats[] = {RowFormat::f16, RowFormat::int8};
+constexpr RowFormat kFormats[] = {RowFormat::f16, RowFormat::int8, RowFormat::rotated2,
+                                  RowFormat::rotated4};
 
 // Whole blocks of rows in any pair of formats, and a few of them left out.
 struct CodedBlocks {
@@ -353,10 +396,12 @@ struct CodedBlocks {
       for (std::uint32_t i = 0; i < dim; ++i) channels[i] = to_f16(normal(*random));
       return;
     }
-    for (std::uint32_t i = 0; i < dim; ++i)
+    const std::uint32_t codes = format == RowFormat::int8 ? dim : row_bytes(format, dim) - 2;
+    for (std::uint32_t i = 0; i < codes; ++i)
       row[i] = static_cast<std::byte>(static_cast<int>((*random)() % 255) - 127);
-    const f16 scale = to_f16(0.01f + 0.01f * std::abs(normal(*random)));
-    std::memcpy(row + dim, &scale, sizeof scale);
+    const float step = format == RowFormat::int8 ? 0.01f : 0.1f;
+    const f16 scale = to_f16(step + step * std::abs(normal(*random)));
+    std::memcpy(row + codes, &scale, sizeof scale);
   }
 };
 
@@ -375,6 +420,22 @@ TEST(RowFormats, ReadAsTheirDefinitionsSay) {
             (std::vector<float>{47.625f, -47.625f, 0.0f, 1.125f, 0.0f}));
   EXPECT_EQ(row_bytes(RowFormat::f16, 48), 96u);
   EXPECT_EQ(row_bytes(RowFormat::int8, 48), 52u);
+  // 16 codes of two bits, the first in the lowest; then of four.
+  alignas(2) const std::uint8_t pairs[6] = {0b11100100, 0, 0, 0, 0x00, 0x40};  // scale 2
+  float expected[16] = {-3, -1, 1, 3};
+  std::fill_n(expected + 4, 12, -3.0f);
+  hadamard(expected, 16);
+  read_row(RowFormat::rotated2, reinterpret_cast<const std::byte*>(pairs), 16, all);
+  EXPECT_EQ((std::vector<float>{all, all + 16}), (std::vector<float>{expected, expected + 16}));
+  alignas(2) const std::uint8_t nibbles[10] = {0xf0, 0x97, 0, 0, 0, 0, 0, 0, 0x00, 0x40};
+  const float first[] = {-15, 15, -1, 3};
+  std::copy_n(first, 4, expected);
+  std::fill_n(expected + 4, 12, -15.0f);
+  hadamard(expected, 16);
+  read_row(RowFormat::rotated4, reinterpret_cast<const std::byte*>(nibbles), 16, all);
+  EXPECT_EQ((std::vector<float>{all, all + 16}), (std::vector<float>{expected, expected + 16}));
+  EXPECT_EQ(row_bytes(RowFormat::rotated2, 64), 18u);
+  EXPECT_EQ(row_bytes(RowFormat::rotated4, 64), 34u);
 }
 
 TEST_P(AttendOfEveryTable, EveryPairOfFormatsAgreesWithTheReference) {

@@ -63,6 +63,7 @@ struct Cluster {
 struct Row {
   std::uint32_t run, row;
   double mass = 0;
+  std::vector<double> score;  // [heads]
 };
 
 // What is to be chosen for a list.
@@ -90,6 +91,12 @@ class Oracle {
   // Those that are looked at, the best first; `budget` of them are read.
   const std::vector<Row>& rows() const { return looked_at_; }
   std::size_t budget() const { return std::min(budget_, looked_at_.size()); }
+  // Of these, those that are not read are attended from their codes.
+  std::size_t coded_budget() const {
+    if (options_.coded == 0) return budget();
+    const double coded = std::max(0.0, options_.coded * list_.length - list_.steady_rows);
+    return std::min(std::max(budget_, static_cast<std::size_t>(coded)), looked_at_.size());
+  }
   bool looks_at_all() const { return all_; }
   // Whether the last candidate and the first cluster that is none are a near tie: then rounding
   // says which rows are looked at.
@@ -140,13 +147,13 @@ class Oracle {
     }
   }
   double sketched(const SketchIndex& of, std::uint32_t row, const std::vector<double>& q) const {
-    const std::size_t dim = shape_.key_dim;
-    const std::uint8_t* group = of.codes(list_.head) + row / 16 * (16 * dim / 4);
+    const std::size_t dim = shape_.key_dim, bits = options_.bits, n = 32 / bits;
+    const std::uint8_t* group = of.codes(list_.head) + row / 16 * (2 * dim * bits);
     double sum = 0;
     for (std::size_t channel = 0; channel < dim; ++channel) {
-      const std::size_t t = channel / 16, s = channel % 16 / 4, j = channel % 4;
-      const int code = group[64 * t + 4 * (row % 16) + j] >> 2 * s & 3;
-      sum += (code - 1.5) * q[channel];
+      const std::size_t t = channel / n, s = channel % n / 4, j = channel % 4;
+      const int code = group[64 * t + 4 * (row % 16) + j] >> bits * s & ((1 << bits) - 1);
+      sum += (code - ((1 << bits) - 1) / 2.0) * q[channel];
     }
     return sum * to_float(of.scales(list_.head)[row]);
   }
@@ -210,9 +217,11 @@ class Oracle {
     for (std::uint32_t r = 0; r < seen_.size(); ++r)
       for (std::uint32_t row = 0; row < seen_[r].size(); ++row) {
         if (!seen_[r][row]) continue;
-        Row looked{r, row};
-        for (std::uint32_t h = 0; h < shape_.heads; ++h)
+        Row looked{r, row, 0, {}};
+        for (std::uint32_t h = 0; h < shape_.heads; ++h) {
           looked.mass += share[h] * std::exp(score_[h][r][row]);
+          looked.score.push_back(score_[h][r][row]);
+        }
         looked_at_.push_back(looked);
       }
     std::stable_sort(looked_at_.begin(), looked_at_.end(),
@@ -230,9 +239,11 @@ class Oracle {
   bool all_ = false, ambiguous_ = false;
 };
 
-// A list as it was chosen: for each run the rows that are read, and the scores of its summaries.
+// A list as it was chosen: for each run the rows that are read, and the scores of those that are
+// attended from their codes and of its summaries.
 struct Answer {
   std::vector<std::vector<bool>> rows;
+  std::vector<std::map<std::uint32_t, std::vector<float>>> codes;      // by row: [heads]
   std::vector<std::map<std::uint32_t, std::vector<float>>> summaries;  // by cluster: [heads]
 };
 
@@ -240,6 +251,7 @@ Answer read_answer(const ReadList& list, std::span<const Run> runs, std::uint32_
   Answer answer;
   for (const Run& run : runs) answer.rows.emplace_back(run.rows->rows);
   answer.summaries.resize(runs.size());
+  answer.codes.resize(runs.size());
   for (const Read& read : list.reads) {
     if (read.everything) answer.rows[read.run].assign(answer.rows[read.run].size(), true);
     const float* weight = list.log_weight.data() + read.first_weight;
@@ -252,11 +264,38 @@ Answer read_answer(const ReadList& list, std::span<const Run> runs, std::uint32_
           continue;
         }
         EXPECT_TRUE(read.scored && read.weights_a_row == heads);
-        answer.summaries[read.run][row].assign(weight, weight + heads);
+        EXPECT_EQ(read.residual, read.form == Form::codes);
+        auto& into = read.form == Form::codes ? answer.codes : answer.summaries;
+        into[read.run][row].assign(weight, weight + heads);
         weight += heads;
       }
   }
   return answer;
+}
+
+// The next best rows after those that are read, but for near ties, with their own scores.
+void expect_codes(const Oracle& oracle, const Answer& answer) {
+  std::size_t coded = 0, read = 0;
+  const double edge = oracle.rows()[oracle.coded_budget() - 1].mass;
+  for (const Row& row : oracle.rows()) {
+    const auto found = answer.codes[row.run].find(row.row);
+    SCOPED_TRACE("row " + std::to_string(row.row) + " of run " + std::to_string(row.run));
+    if (answer.rows[row.run][row.row]) {
+      ++read;
+      EXPECT_TRUE(found == answer.codes[row.run].end());
+    } else if (found != answer.codes[row.run].end()) {
+      ++coded;
+      EXPECT_GE(row.mass, edge * (1 - kNearTie));
+      for (std::size_t h = 0; h < row.score.size(); ++h)
+        EXPECT_NEAR(found->second[h], row.score[h], kScoreError);
+    } else {
+      EXPECT_LE(row.mass, edge * (1 + kNearTie));
+    }
+  }
+  EXPECT_EQ(read + coded, oracle.coded_budget());
+  std::size_t listed = 0;
+  for (const auto& run : answer.codes) listed += run.size();
+  EXPECT_EQ(listed, coded) << "rows that were not looked at";
 }
 
 // The rows of most mass, but for near ties at the budget's edge.
@@ -279,8 +318,11 @@ void expect_rows(const Oracle& oracle, const Answer& answer) {
       EXPECT_FALSE(others[c.run][row]) << "not looked at: row " << row << " of " << c.run;
 }
 
-// The summaries of clusters with unread rows, with their scores and the log of those rows' number.
+// The summaries of clusters with rows that are not read, with their mass: as the mean estimates it,
+// or, of coded rows, as those do.
 void expect_summaries(const Oracle& oracle, const Answer& answer) {
+  std::map<std::pair<std::uint32_t, std::uint32_t>, const Row*> looked_at;
+  for (const Row& row : oracle.rows()) looked_at[{row.run, row.row}] = &row;
   std::uint32_t run = 0, number = 0;  // of the cluster in its run
   for (const Cluster& c : oracle.clusters()) {
     if (c.run != run) number = 0;
@@ -288,17 +330,30 @@ void expect_summaries(const Oracle& oracle, const Answer& answer) {
     const auto& summaries = answer.summaries[run];
     const auto found = summaries.find(number++);
     int unread = 0;
-    for (std::uint32_t row = c.first; row < c.end; ++row) unread += !answer.rows[run][row];
+    std::vector<const Row*> coded;
+    for (std::uint32_t row = c.first; row < c.end; ++row) {
+      if (answer.rows[run][row]) continue;
+      if (answer.codes[run].count(row))
+        coded.push_back(looked_at.at({run, row}));
+      else
+        ++unread;
+    }
     const double mass = unread * c.mass;
     SCOPED_TRACE("cluster " + std::to_string(number - 1) + " of run " + std::to_string(run));
     if (found == summaries.end()) {
       EXPECT_LE(mass, kNegligible * (1 + kNearTie));
+      EXPECT_TRUE(coded.empty());
       continue;
     }
-    ASSERT_GT(unread, 0);
-    EXPECT_GE(mass, kNegligible * (1 - kNearTie));
-    for (std::size_t h = 0; h < c.score.size(); ++h)
-      EXPECT_NEAR(found->second[h], c.score[h] + std::log(unread), kScoreError);
+    ASSERT_GT(unread + coded.size(), 0u);
+    if (coded.empty()) {
+      EXPECT_GE(mass, kNegligible * (1 - kNearTie));
+    }
+    for (std::size_t h = 0; h < c.score.size(); ++h) {
+      double weight = unread * std::exp(c.score[h]);
+      for (const Row* row : coded) weight += std::exp(row->score[h]);
+      EXPECT_NEAR(found->second[h], std::log(weight), kScoreError);
+    }
   }
 }
 
@@ -321,11 +376,21 @@ std::vector<Setting> settings() {
                          .candidates = candidates,
                          .reach = reach};
   };
+  const auto coded = [&](double candidates, std::uint32_t bits, std::uint32_t value_bits) {
+    SketchOptions options = few(candidates, 16, 2.5);
+    options.bits = bits;
+    options.coded = 0.12;
+    options.value_bits = value_bits;
+    return options;
+  };
   return {{few(4, 16, 2.5), {3, 64, 32}, 2, {1500, 70, 333}, kNoPlain, false},
           {few(2, 8, 2.5), {4, 96, 32}, 3, {700, 16, 90, 17, 640}, 2, false},
           {few(3, 5, 4), {7, 32, 32}, 2, {1000, 513}, kNoPlain, false},
           {few(16, 16, 2.5), {3, 64, 32}, 2, {500, 70, 333}, kNoPlain, true},
-          {few(1000, 4, 2.5), {5, 80, 32}, 2, {400, 90, 1000}, 1, true}};
+          {few(1000, 4, 2.5), {5, 80, 32}, 2, {400, 90, 1000}, 1, true},
+          {coded(6, 2, 4), {3, 64, 32}, 2, {1500, 70, 333}, kNoPlain, false},
+          {coded(1000, 4, 2), {4, 80, 48}, 2, {400, 90, 1000}, 1, true},
+          {coded(6, 1, 2), {2, 64, 64}, 2, {900, 640}, kNoPlain, false}};
 }
 
 class SketchOracle : public ::testing::TestWithParam<unsigned> {};
@@ -386,6 +451,7 @@ TEST_P(SketchOracle, AgreesWithTheWholeSelection) {
       ++compared;
       const Answer answer = read_answer(out[head], sealed.runs(), shape.heads);
       expect_rows(oracle, answer);
+      expect_codes(oracle, answer);
       expect_summaries(oracle, answer);
       if (setting.plain < sealed.runs().size()) {
         const auto& read = answer.rows[setting.plain];
@@ -396,7 +462,7 @@ TEST_P(SketchOracle, AgreesWithTheWholeSelection) {
   EXPECT_GT(2 * compared, lists_seen);
 }
 
-INSTANTIATE_TEST_SUITE_P(Settings, SketchOracle, ::testing::Range(0u, 5u));
+INSTANTIATE_TEST_SUITE_P(Settings, SketchOracle, ::testing::Range(0u, 8u));
 
 }  // namespace
 }  // namespace thermocline

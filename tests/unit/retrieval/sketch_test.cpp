@@ -76,8 +76,7 @@ void expect_well_formed(const ReadList& list, std::span<const Run> runs) {
     ASSERT_EQ(read.first, next_pick);
     ASSERT_LT(read.first, read.last);
     next_pick = read.last;
-    const Segment& segment =
-        read.form == Form::rows ? *runs[read.run].rows : *runs[read.run].summaries;
+    const Segment& segment = runs[read.run].in(read.form);
     if (read.weights_a_row > 0) {
       ASSERT_EQ(read.first_weight, weights);
     }
@@ -101,7 +100,7 @@ bool same(const ReadList& a, const ReadList& b) {
   const auto same_read = [](const Read& x, const Read& y) {
     return x.run == y.run && x.form == y.form && x.everything == y.everything &&
            x.first == y.first && x.last == y.last && x.weights_a_row == y.weights_a_row &&
-           x.scored == y.scored && x.first_weight == y.first_weight;
+           x.scored == y.scored && x.residual == y.residual && x.first_weight == y.first_weight;
   };
   const auto same_pick = [](const Pick& x, const Pick& y) {
     return x.block == y.block && x.rows == y.rows;
@@ -139,9 +138,10 @@ TEST(SketchForm, OrdersRowsByClusterAndAveragesThem) {
         if (starts[c] == starts[c + 1]) continue;
         const std::byte* kept =
             formed.summary_rows.data() + (std::size_t{h} * formed.summaries + c) * record;
-        const auto expect_mean = [&](auto side, std::uint32_t dim, const std::byte* row) {
+        const auto expect_mean = [&](RowFormat format, auto side, std::uint32_t dim,
+                                     const std::byte* row) {
           std::vector<float> got(dim);
-          read_row(SketchIndex::kMeanFormat, row, dim, got.data());
+          read_row(format, row, dim, got.data());
           std::vector<double> mean(dim);
           double largest = 0;
           for (std::uint32_t d = 0; d < dim; ++d) {
@@ -149,14 +149,25 @@ TEST(SketchForm, OrdersRowsByClusterAndAveragesThem) {
               mean[d] += to_float(side(order[i])[d]) / (starts[c + 1] - starts[c]);
             largest = std::max(largest, std::abs(mean[d]));
           }
-          // Half a step, which is an f16, and the mean's own rounding to f16.
-          const double bound = (0.5 / 127 * (1 + 0x1p-10) + 0x1p-11) * largest + 1e-5;
-          for (std::uint32_t d = 0; d < dim; ++d) EXPECT_NEAR(got[d], mean[d], bound);
+          if (format == RowFormat::int8) {
+            // Half a step, which is an f16, and the mean's own rounding to f16.
+            const double bound = (0.5 / 127 * (1 + 0x1p-10) + 0x1p-11) * largest + 1e-5;
+            for (std::uint32_t d = 0; d < dim; ++d) EXPECT_NEAR(got[d], mean[d], bound);
+            return;
+          }
+          double error = 0, energy = 0;
+          for (std::uint32_t d = 0; d < dim; ++d) {
+            error += (got[d] - mean[d]) * (got[d] - mean[d]);
+            energy += mean[d] * mean[d];
+          }
+          EXPECT_LT(error, 0.03 * energy) << "four bits leave a hundredth, or little more";
         };
-        expect_mean([&](std::uint32_t r) { return sealing.rows.key(h, r); }, shape.key_dim,
-                    index->means(h) + c * index->mean_bytes());
-        expect_mean([&](std::uint32_t r) { return sealing.rows.value(h, r); }, shape.value_dim,
-                    kept);
+        expect_mean(
+            SketchIndex::kMeanFormat, [&](std::uint32_t r) { return sealing.rows.key(h, r); },
+            shape.key_dim, index->means(h) + c * index->mean_bytes());
+        expect_mean(
+            formed.summary_layout.value_format,
+            [&](std::uint32_t r) { return sealing.rows.value(h, r); }, shape.value_dim, kept);
       }
     }
   }
@@ -164,13 +175,21 @@ TEST(SketchForm, OrdersRowsByClusterAndAveragesThem) {
 
 TEST(SketchForm, SaysWhatItTakes) {
   const HeadShape shape{3, 64, 64};
-  const auto selector = sketch({.cluster = 24});
-  for (const std::uint32_t rows : {1u, 100u, 1024u, 5001u}) {
-    SyntheticRows synthetic(shape, 3, rows, 9, 3);
-    const Formation formed = *selector->form(synthetic.sealing(), Workers(2));
-    EXPECT_EQ(formed.index->bytes(), 3 * selector->index_bytes(shape, rows));
-    EXPECT_EQ(formed.summary_rows.size(), 3 * selector->summary_bytes(shape, rows));
+  for (const std::uint32_t bits : {1u, 2u, 4u}) {
+    const auto of_bits = sketch({.cluster = 24,
+                                 .bits = bits,
+                                 .coded = bits > 1 ? 0.1 : 0.0,
+                                 .value_bits = std::max(bits, 2u)});
+    for (const std::uint32_t rows : {1u, 100u, 1024u, 5001u}) {
+      SyntheticRows synthetic(shape, 3, rows, 9, 3);
+      const Formation formed = *of_bits->form(synthetic.sealing(), Workers(2));
+      EXPECT_EQ(formed.index->bytes(), 3 * of_bits->index_bytes(shape, rows));
+      EXPECT_EQ(formed.summary_rows.size(), 3 * of_bits->summary_bytes(shape, rows));
+      EXPECT_EQ(formed.code_rows.size(), 3 * of_bits->code_bytes(shape, rows));
+      EXPECT_EQ(formed.code_rows.size(), bits > 1 ? 3 * rows * (8 * bits + 2) : 0);
+    }
   }
+  const auto selector = sketch({.cluster = 24});
   EXPECT_EQ(selector->index_bytes(shape, 2 * kSegmentRows + 5),
             2 * selector->index_bytes(shape, kSegmentRows) + selector->index_bytes(shape, 5));
   EXPECT_EQ(selector->index_bytes(shape, 0), 0u);
@@ -343,7 +362,7 @@ TEST(SketchChoose, ReadsItsBudgetAndEstimatesTheRest) {
       EXPECT_LT(left_out_mass(scene, h, lists[h]), 5e-3);
       for (const auto& run : scene.sealed.runs())
         bytes += (run.rows->rows + 15) / 16 * 16 * (64 / 4 + 2) + run.summaries->rows * 68;
-      bytes += lists[h].log_weight.size() / group * 68;
+      bytes += lists[h].log_weight.size() / group * 34;
     }
     EXPECT_EQ(cost.index_bytes, bytes);
   }
@@ -520,17 +539,21 @@ TEST(SketchChoose, ReadsRunsOfOtherMethodsWhole) {
 }
 
 TEST(SketchChoose, AllocatesNothingTheSecondTime) {
-  const auto selector = sketch();
-  const Workers workers(1);
-  const Scene scene(*selector, {3, 64, 64}, 2, {3000}, workers);
-  std::vector<ReadList> out(2);
-  const std::vector<ListQuery> lists = scene.lists();
-  selector->choose({{}, scene.shape, lists}, workers, out);
-  const Pick* picks = out[0].picks.data();
-  const std::size_t capacity = out[0].picks.capacity();
-  selector->choose({{}, scene.shape, lists}, workers, out);
-  EXPECT_EQ(out[0].picks.data(), picks);
-  EXPECT_EQ(out[0].picks.capacity(), capacity);
+  for (const double coded : {0.0, 0.1}) {
+    const auto selector = sketch({.coded = coded});
+    const Workers workers(1);
+    const Scene scene(*selector, {3, 64, 64}, 2, {3000}, workers);
+    std::vector<ReadList> out(2);
+    const std::vector<ListQuery> lists = scene.lists();
+    selector->choose({{}, scene.shape, lists}, workers, out);
+    const Pick* picks = out[0].picks.data();
+    const float* weights = out[0].log_weight.data();
+    const std::size_t capacity = out[0].picks.capacity();
+    selector->choose({{}, scene.shape, lists}, workers, out);
+    EXPECT_EQ(out[0].picks.data(), picks);
+    EXPECT_EQ(out[0].picks.capacity(), capacity);
+    EXPECT_EQ(out[0].log_weight.data(), weights);
+  }
 }
 
 TEST(PlainSelectors, ReadAllOrNothing) {

@@ -117,7 +117,7 @@ Result<std::unique_ptr<KvCache>> open(const char* method, bool disk, std::uint32
 // Lists and tables of reads grow when a step needs more than any before, so the same stretch is
 // decoded again: once with the rows in the row cache that it brought there, and then counted.
 TEST(Allocation, AStepThatSealsNothingAllocatesNothing) {
-  for (const char* method : {"exact", "sketch", "streaming"})
+  for (const char* method : {"exact", "sketch", "ladder2", "streaming"})
     for (const bool disk : {false, true}) {
       SCOPED_TRACE(std::string(method) + (disk ? ", disk" : ", host"));
       auto cache = open(method, disk, 1);
@@ -139,7 +139,7 @@ TEST(Allocation, AStepThatSealsNothingAllocatesNothing) {
 
 // Not in any step from the first one on, to the last position.
 TEST(Allocation, TheWorkspaceOfDecodeIsThereWhenATimelineStarts) {
-  for (const char* method : {"exact", "sketch"}) {
+  for (const char* method : {"exact", "sketch", "ladder4"}) {
     SCOPED_TRACE(method);
     auto cache = open(method, false, 3);
     ASSERT_TRUE(cache) << cache.error().message;

@@ -33,7 +33,7 @@ class KvSession : public ::testing::TestWithParam<const char*> {
     made.method = GetParam();
     made.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
     made.method_overrides = {"steady.recent=32", "steady.seal=64"};
-    if (made.method == "sketch") made.method_overrides.push_back("select.min_rows=20");
+    if (made.method != "exact") made.method_overrides.push_back("select.min_rows=20");
     made.max_positions = 3000;
     made.max_timelines = 3;
     made.session.path = root_ + "/" + file;
@@ -461,7 +461,7 @@ TEST_P(KvSession, RemovingWaitsALittleForAnother) {
   EXPECT_FALSE(fs::exists(path));
 }
 
-INSTANTIATE_TEST_SUITE_P(Methods, KvSession, ::testing::Values("exact", "sketch"),
+INSTANTIATE_TEST_SUITE_P(Methods, KvSession, ::testing::Values("exact", "sketch", "ladder2"),
                          [](const auto& method) { return std::string(method.param); });
 
 }  // namespace

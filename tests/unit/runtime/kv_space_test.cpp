@@ -133,7 +133,7 @@ TEST(KvSpace, ADiskThatIsTooSmallIsRefusedAtTheStart) {
 }
 
 TEST(KvSpace, UnaskedADiskCostsNoMoreMemoryThanItSpares) {
-  for (const char* method : {"exact", "sketch"})
+  for (const char* method : {"exact", "sketch", "ladder4"})
     for (const std::uint32_t positions : {3000u, 20000u, 200000u}) {
       SCOPED_TRACE(std::string(method) + ", " + std::to_string(positions) + " positions");
       auto options = options_for({layer(8, 4, 64, 64), layer(8, 4, 64, 64, 512)}, positions, 0);
@@ -163,7 +163,7 @@ TEST(KvSpace, NoMoreRowsAreCachedThanThereAre) {
 
 // To the last position of every timeline with not a byte more than was planned.
 TEST(KvSpace, WhatWasPlannedIsEnough) {
-  for (const char* method : {"exact", "sketch", "streaming"})
+  for (const char* method : {"exact", "sketch", "ladder2", "streaming"})
     for (const bool disk : {false, true})
       for (const int seal : {64, 100, 512}) {
         SCOPED_TRACE(std::string(method) + (disk ? ", disk" : ", host") + ", seal " +
@@ -205,7 +205,7 @@ std::uint64_t bytes_for(const MemoryPlan& plan, const std::string& purpose) {
 
 // A prefill of everything that fits takes what was planned for tails and for sealing, to the byte.
 TEST(KvSpace, APlanIsWhatIsTaken) {
-  for (const char* method : {"exact", "sketch", "streaming"})
+  for (const char* method : {"exact", "sketch", "ladder2", "streaming"})
     for (const bool disk : {false, true}) {
       SCOPED_TRACE(std::string(method) + (disk ? ", disk" : ", host"));
       auto options =
