@@ -3,7 +3,6 @@
 #include <algorithm>
 
 namespace thermocline {
-namespace {
 
 std::uint64_t bytes_held(std::span<const LayerSpec> layers, std::uint32_t positions) {
   std::uint64_t bytes = 0;
@@ -14,15 +13,15 @@ std::uint64_t bytes_held(std::span<const LayerSpec> layers, std::uint32_t positi
   return bytes;
 }
 
-}  // namespace
-
 Result<Comparison> compare(const Passage& passage, std::span<const LayerSpec> layers,
-                           MeasuredRun* full, MeasuredRun* other, ProgressStyle style) {
+                           MeasuredRun* full, MeasuredRun* other, ProgressStyle style,
+                           KeyTable* keys) {
   Comparison comparison;
   const CacheReport before = other->cache().report();
   Progress progress(style, other->label(), passage.steps);
   for (std::uint32_t i = 0; i < passage.steps; ++i) {
     TL_TRY(full->step(passage.token(i)));
+    if (keys) TL_TRY(keys->read_on(full->cache(), full->timeline()));
     TL_TRY(other->step(passage.token(i)));
     comparison.steps.push_back(compare_logits(full->logits(), other->logits(), passage.next(i)));
     comparison.held_bytes += bytes_held(layers, passage.depth + i + 1);

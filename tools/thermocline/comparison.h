@@ -8,10 +8,14 @@
 
 #include "runtime/thermocline.h"
 #include "tools/thermocline/fidelity.h"
+#include "tools/thermocline/key_table.h"
 #include "tools/thermocline/measured_run.h"
 #include "tools/thermocline/passage.h"
 
 namespace thermocline {
+
+// What a step of full attention reads of an f16 cache of so many positions.
+std::uint64_t bytes_held(std::span<const LayerSpec> layers, std::uint32_t positions);
 
 struct Comparison {
   std::vector<StepFidelity> steps;
@@ -21,8 +25,9 @@ struct Comparison {
 };
 
 // Both have read the passage. Steps are taken in turn, so that a busy moment of the machine meets
-// both.
+// both. `keys`, unless null, come to hold full attention's before the other's step.
 Result<Comparison> compare(const Passage& passage, std::span<const LayerSpec> layers,
-                           MeasuredRun* full, MeasuredRun* other, ProgressStyle style);
+                           MeasuredRun* full, MeasuredRun* other, ProgressStyle style,
+                           KeyTable* keys);
 
 }  // namespace thermocline

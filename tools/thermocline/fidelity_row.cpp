@@ -65,6 +65,25 @@ Json fidelity_row(const Passage& passage, const std::string& method, const Compa
   return row;
 }
 
+void set_mass(Json* row) {
+  std::vector<double> shares;
+  std::size_t lowest = 0;
+  double low = 2;
+  const Json& by_layer = row->at("mass_by_layer");
+  for (std::size_t l = 0; l < by_layer.size(); ++l) {
+    if (by_layer[l].is_null()) continue;
+    shares.push_back(by_layer[l].get<double>());
+    if (shares.back() >= low) continue;
+    low = shares.back();
+    lowest = l;
+  }
+  if (shares.empty()) return;
+  const double mean = mean_of(shares);
+  (*row)["mass"] = mean;
+  (*row)["mass_lowest"] = low;
+  (*row)["lowest_layer"] = lowest;
+}
+
 Json mean_row(std::span<const Json> rows) {
   Json mean = rows.front();
   std::vector<double> divergences;
@@ -78,6 +97,16 @@ Json mean_row(std::span<const Json> rows) {
     for (const Json& step : row.at("kl_steps")) divergences.push_back(step.get<double>());
   mean["text"] = "mean of " + std::to_string(rows.size());
   mean["kl_steps"] = divergences;
+  if (mean.contains("mass_by_layer")) {
+    for (std::size_t l = 0; l < mean["mass_by_layer"].size(); ++l) {
+      std::vector<double> shares;
+      for (const Json& row : rows)
+        if (const Json& share = row.at("mass_by_layer").at(l); !share.is_null())
+          shares.push_back(share.get<double>());
+      if (!shares.empty()) mean["mass_by_layer"][l] = mean_of(shares);
+    }
+    set_mass(&mean);
+  }
   set_divergence(divergences, &mean);
   // Of all tokens together.
   for (const char* of : {"", "_full"})

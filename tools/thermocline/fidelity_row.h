@@ -12,6 +12,8 @@ namespace thermocline {
 
 nlohmann::ordered_json fidelity_row(const Passage& passage, const std::string& method,
                                     const Comparison& comparison);
+// Its mass_by_layer, null of layers with a window, in numbers for a table: the mean and the lowest.
+void set_mass(nlohmann::ordered_json* row);
 // The same method over several texts: the mean of each number, the largest kl_max; the interval is
 // of all steps together. Of at least one row.
 nlohmann::ordered_json mean_row(std::span<const nlohmann::ordered_json> rows);

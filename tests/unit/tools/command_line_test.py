@@ -132,44 +132,6 @@ class CommandLine(unittest.TestCase):
                        "nosuch", "--progress", "json")
             self.assertNotIn(b"prompt_progress", done.stderr)
 
-    def test_eval_measures_depths_and_settings_in_one_run(self):
-        words = ["eval", "-m", TINY, "--text", SOURCE / "LICENSE", "--steps", "8", "-d",
-                 "300,200,0", "-c", "512", "-o", "jsonl", "--method",
-                 "exact,int8:steady.seal=64,sketch:select.share=0.05/0.2"]
-        rows = []
-        for more in ([], ["--own-prefill"]):
-            done = run(*words, *more)
-            self.assertEqual(done.returncode, 0, done.stderr)
-            rows.append([json.loads(line) for line in done.stdout.splitlines()])
-        methods = ["exact", "int8:steady.seal=64", "sketch:select.share=0.05",
-                   "sketch:select.share=0.2"]
-        self.assertEqual([(row["depth"], row["method"]) for row in rows[0]],
-                         [(depth, method) for depth in (200, 300, 504) for method in methods])
-        for taken, read in zip(*rows):
-            # What full attention has read is to the bit what the method would have read.
-            self.assertEqual(taken["kl_steps"], read["kl_steps"])
-            self.assertLessEqual(taken["kl_low"], taken["kl_mean"])
-            self.assertLessEqual(taken["kl_mean"], taken["kl_high"])
-            self.assertEqual(len(taken["kl_steps"]), 8)
-        exact, int8 = rows[0][8], rows[0][9]
-        self.assertEqual((exact["read"], exact["kl_max"], exact["ppl"]),
-                         (1, 0, exact["ppl_full"]))
-        self.assertGreater(int8["kl_mean"], 0)
-        self.assertLess(int8["read"], 1)
-
-    def test_eval_says_the_mean_of_texts_and_refuses_what_is_too_short(self):
-        words = ["eval", "-m", TINY, "--text", SOURCE / "LICENSE", "--text", SOURCE / "README.md",
-                 "--steps", "4", "-d", "100"]
-        done = run(*words, "--method", "int8", "-o", "json")
-        self.assertEqual(done.returncode, 0, done.stderr)
-        one, other, mean = json.loads(done.stdout)
-        self.assertEqual(mean["text"], "mean of 2")
-        self.assertAlmostEqual(mean["kl_mean"], (one["kl_mean"] + other["kl_mean"]) / 2)
-        self.assertEqual(mean["kl_steps"], one["kl_steps"] + other["kl_steps"])
-        self.refused([*words, "-d", "100000000"], "--depth", "more than once", code=2)
-        self.refused([*words[:-1], "100000000"], "100000005 are needed", code=1)
-        self.refused([*words, "--method", "exact,exact"], "exact twice")
-
     def test_more_threads_than_there_are_is_said(self):
         more = len(os.sched_getaffinity(0)) + 1
         done = run("generate", "-m", TINY, "-p", "x", "-n", "1", "-t", more)
