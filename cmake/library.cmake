@@ -20,7 +20,7 @@ target_link_libraries(thermocline PRIVATE DNNL::dnnl TBB::tbb PkgConfig::uring P
 # #include "runtime/thermocline.h" here and where it is installed.
 set(THERMOCLINE_PUBLIC_HEADERS
   runtime/thermocline.h runtime/kv_cache.h runtime/chat_message.h runtime/layer_spec.h
-  runtime/report.h runtime/sampler.h runtime/session.h runtime/stop_asked.h
+  runtime/observer.h runtime/report.h runtime/sampler.h runtime/session.h runtime/stop_asked.h
   kernels/base/error.h kernels/base/ids.h kernels/base/rope_pairs.h
   kernels/base/tier_counters.h kernels/base/utf8.h kernels/base/view.h)
 foreach(header ${THERMOCLINE_PUBLIC_HEADERS})

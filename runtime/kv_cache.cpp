@@ -87,6 +87,13 @@ Status KvCache::copy(const Timeline& from, const Timeline& into, const StopAsked
                 "copy() takes a timeline of another cache and one of this");
   return impl_->copy(*from.cache()->impl_, from.id(), into.id(), stop);
 }
+Status KvCache::read(const Timeline& timeline, LayerId layer, std::uint32_t first,
+                     MatView<float> keys, MatView<float> values) {
+  if (timeline.cache() != this)
+    return fail(ErrorCode::invalid_argument, "read() of a timeline of another cache");
+  return impl_->read(timeline.id(), layer, first, keys, values);
+}
+void KvCache::observe(AttendObserver* observer) { impl_->observer = observer; }
 Result<std::vector<SessionFact>> KvCache::session_facts(const CacheOptions& options) {
   TL_TRY_ASSIGN(const CpuTable* cpu, choose_cpu_table("auto"));
   TL_TRY_ASSIGN(const Method method, load_method(options.method, options.method_directory,

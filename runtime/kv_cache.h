@@ -29,6 +29,7 @@
 
 namespace thermocline {
 
+class AttendObserver;
 class Engine;
 class KvCache;
 class Workers;
@@ -135,7 +136,8 @@ class KvCache {
 
   // Fills `into`, an empty timeline of this cache, with all of `from`, of another cache of the same
   // layers: as if this one had read it, but for what the other's codec has rounded. cancelled:
-  // `stop` said yes, which is asked between segments. On any error `into` stays empty.
+  // `stop` said yes, which is asked between segments. unsupported: the other has dropped rows, or
+  // this one's method watches the queries of a prefill. On any error `into` stays empty.
   Status copy(const Timeline& from, const Timeline& into, const StopAsked& stop = {});
 
   // What a session of these options is compared by: the caller's facts and the cache's own.
@@ -152,6 +154,13 @@ class KvCache {
   // of all failed, this or that, whole, which nobody knows before it is opened again: later saves
   // say so and are refused.
   Status save(const Timeline& timeline, const SessionText& text);
+
+  // Committed rows from position `first` on, as steps read them: keys [rows][kv_heads * key_dim],
+  // rotated, and values [rows][kv_heads * value_dim]. unsupported: some are kept no more.
+  Status read(const Timeline& timeline, LayerId layer, std::uint32_t first, MatView<float> keys,
+              MatView<float> values);
+  // Is told what every decode step attends from now on; null: nobody. Borrowed.
+  void observe(AttendObserver* observer);
 
   std::span<const LayerSpec> layers() const;
   std::uint32_t max_positions() const;  // that a timeline can have

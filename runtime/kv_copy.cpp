@@ -77,6 +77,9 @@ Status KvCache::Impl::copy(Impl& other, TimelineId from, TimelineId into, const 
         source.layers[l].tail_first > other.plan.layers[l].sinks)
       return fail(ErrorCode::unsupported, "method ", other.method.name,
                   " has dropped rows of the timeline: it cannot be sealed by another");
+  if (const Watched watched = method.select->facts().watches; watched != Watched::nothing)
+    return fail(ErrorCode::unsupported, "method ", method.name, " has to watch ", name_of(watched),
+                " of a prefill: it cannot take rows that another has read");
   const StopSign stop(asked);
   const Stopwatch watch(&counted.seal_ms);
   for (std::uint32_t l = 0; l < options.layers.size(); ++l) {

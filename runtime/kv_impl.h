@@ -1,8 +1,8 @@
-// What a KvCache is made of. Its work is in nine files: kv_cache.cpp (the face, and the life of a
+// What a KvCache is made of. Its work is in ten files: kv_cache.cpp (the face, and the life of a
 // step), kv_timeline.cpp (the life of a timeline), kv_session.cpp (its life beyond the process's),
-// kv_copy.cpp (from one cache to another), kv_order.cpp (what of a step may come when),
-// kv_attend.cpp (decode), kv_prefill.cpp (many rows at once), kv_seal.cpp (tail to segments) and
-// kv_warm.cpp (what is in front of a disk then).
+// kv_copy.cpp (from one cache to another), kv_observe.cpp (what a study is shown), kv_order.cpp
+// (what of a step may come when), kv_attend.cpp (decode), kv_prefill.cpp (many rows at once),
+// kv_seal.cpp (tail to segments) and kv_warm.cpp (what is in front of a disk then).
 #pragma once
 
 #include <algorithm>
@@ -107,6 +107,7 @@ struct KvCache::Impl {
   std::optional<SessionManifest> saved;  // in the session's file, until it is resumed
   Reservation saved_memory;
   CacheReport counted;
+  AttendObserver* observer = nullptr;
   std::vector<std::unique_ptr<TimelineState>> timelines;  // by id; null: free
 
   // The step in progress.
@@ -234,6 +235,11 @@ struct KvCache::Impl {
   // Leaves in `to` a layer's raw rows of the positions [first, end).
   Status read_rows(LayerId l, const LayerState& layer, std::uint32_t first, std::uint32_t end,
                    RawStore* to);
+
+  // kv_observe.cpp
+  void tell_observer(LayerId l, const float* rotated);
+  Status read(TimelineId id, LayerId l, std::uint32_t first, MatView<float> keys,
+              MatView<float> values);
 
   // kv_session.cpp
   std::string session_name() const { return "--session " + options.session.path; }

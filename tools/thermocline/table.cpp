@@ -98,8 +98,8 @@ void Table::add_markdown(const Json& row) {
     std::string titles = "|", rule = "|";
     for (const std::string& name : shown_) {
       // Later rows may be wider than the first: leave them room.
-      widths_.push_back(
-          std::max({name.size(), markdown_cell(row.value(name, Json())).size() + 1, kNarrowest}));
+      widths_.push_back(std::max({name.size(), markdown_cell(row.value(name, Json())).size() + 1,
+                                  kNarrowest, least_[name]}));
       titles += " " + name + std::string(widths_.back() - name.size(), ' ') + " |";
       rule += " " + std::string(widths_.back() - 1, '-') + ": |";
     }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdio>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -23,6 +24,8 @@ class Table {
   Table(const Table&) = delete;
   Table& operator=(const Table&) = delete;
 
+  // Room for so many letters in a column of md, where a later row has more than the first one.
+  void widen(const std::string& column, std::size_t letters) { least_[column] = letters; }
   // At once: a row may be the work of hours, and the next of more. io: it could not be written.
   Status add(const nlohmann::ordered_json& row);
 
@@ -34,6 +37,7 @@ class Table {
   TableFormat format_;
   std::vector<std::string> shown_;
   std::vector<std::size_t> widths_;
+  std::map<std::string, std::size_t> least_;
   bool first_ = true;
 };
 

@@ -247,12 +247,12 @@ class Tables(unittest.TestCase):
 
     def test_eval_of_exact_beside_itself_is_no_difference(self):
         done = run("eval", "-m", MODEL, "--method", "exact", "--text", LICENSE_TEXT, "--steps", "4",
-                   "--prompt-tokens", "128", "-o", "jsonl")
+                   "--depth", "128", "-o", "jsonl")
         self.assertEqual(done.returncode, 0, done.stderr)
         row = json.loads(done.stdout)
         self.assertEqual((row["kl_max"], row["top1"], row["top1_near"]), (0, 1, 1))
         self.assertEqual(row["nll"], row["nll_full"])
-        self.assertEqual((row["rows_read"], row["index_bytes"]), (1, 0))
+        self.assertEqual((row["rows_read"], row["read"], row["index_bytes"]), (1, 1, 0))
         # 129 to 132 positions of 30 layers with 3 heads of 64 f16 keys and values: sinks and tail
         # are read too.
         self.assertEqual(row["row_bytes"], 130.5 * 30 * 3 * 64 * 2 * 2)

@@ -1,0 +1,189 @@
+#!/usr/bin/env python3
+"""thermocline eval with a tiny model: what is measured, kept, dumped and refused."""
+import ast
+import json
+import os
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+
+from command import COMMAND, SOURCE, need_command, run
+
+TINY = SOURCE / "tests/golden/tiny/llama_mixed.gguf"
+NUMBERS = {"<f2": "<e", "<f4": "<f", "<u4": "<I", "<u8": "<Q"}
+
+
+def npy(path):
+    """(type, shape) and numbers of an array in a file, by the format's own description."""
+    with open(path, "rb") as file:
+        content = file.read()
+    assert content[:8] == b"\x93NUMPY\x01\x00"
+    begin = 10 + int.from_bytes(content[8:10], "little")
+    header = ast.literal_eval(content[10:begin].decode())
+    numbers = struct.iter_unpack(NUMBERS[header["descr"]], content[begin:])
+    return (header["descr"], header["shape"]), [number for number, in numbers]
+
+
+class Eval(unittest.TestCase):
+    def refused(self, words, *parts, code=2):
+        done = run(*words)
+        self.assertEqual(done.returncode, code, done.stderr)
+        for part in parts:
+            self.assertIn(part, done.stderr.decode())
+
+    def test_measures_depths_and_settings_in_one_run(self):
+        words = ["eval", "-m", TINY, "--text", SOURCE / "LICENSE", "--steps", "8", "-d",
+                 "300,200,0", "-c", "512", "-o", "jsonl", "--method",
+                 "exact,int8:steady.seal=64,sketch:select.share=0.05/0.2"]
+        rows = []
+        for more in ([], ["--own-prefill"]):
+            done = run(*words, *more)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            rows.append([json.loads(line) for line in done.stdout.splitlines()])
+        methods = ["exact", "int8:steady.seal=64", "sketch:select.share=0.05",
+                   "sketch:select.share=0.2"]
+        self.assertEqual([(row["depth"], row["method"]) for row in rows[0]],
+                         [(depth, method) for depth in (200, 300, 504) for method in methods])
+        for taken, read in zip(*rows):
+            # What full attention has read is to the bit what the method would have read.
+            self.assertEqual(taken["kl_steps"], read["kl_steps"])
+            self.assertLessEqual(taken["kl_low"], taken["kl_mean"])
+            self.assertLessEqual(taken["kl_mean"], taken["kl_high"])
+            self.assertEqual(len(taken["kl_steps"]), 8)
+        exact, int8 = rows[0][8], rows[0][9]
+        self.assertEqual((exact["read"], exact["kl_max"], exact["ppl"]),
+                         (1, 0, exact["ppl_full"]))
+        self.assertGreater(int8["kl_mean"], 0)
+        self.assertLess(int8["read"], 1)
+
+    def test_says_the_mean_of_texts_and_refuses_what_is_too_short(self):
+        words = ["eval", "-m", TINY, "--text", SOURCE / "LICENSE", "--text", SOURCE / "README.md",
+                 "--steps", "4", "-d", "100"]
+        done = run(*words, "--method", "int8", "-o", "json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        one, other, mean = json.loads(done.stdout)
+        self.assertEqual(mean["text"], "mean of 2")
+        self.assertAlmostEqual(mean["kl_mean"], (one["kl_mean"] + other["kl_mean"]) / 2)
+        self.assertEqual(mean["kl_steps"], one["kl_steps"] + other["kl_steps"])
+        self.refused([*words, "-d", "100000000"], "--depth", "more than once", code=2)
+        self.refused([*words[:-1], "100000000"], "100000005 are needed", code=1)
+        self.refused([*words, "--method", "exact,exact"], "exact twice")
+
+    def test_goes_on_where_a_run_was_stopped(self):
+        with tempfile.TemporaryDirectory() as folder:
+            rows = os.path.join(folder, "rows.jsonl")
+            words = ["eval", "-m", TINY, "--text", SOURCE / "LICENSE", "--steps", "4", "-d",
+                     "200,300", "-c", "512", "-o", "jsonl", "--progress", "json", "--resume", rows]
+            first = run(*words, "--method", "sketch")
+            self.assertEqual(first.returncode, 0, first.stderr)
+            # Another method reads again, and what was measured does not change, nor its times.
+            second = run(*words, "--method", "sketch,exact")
+            self.assertIn(b"prompt_progress", second.stderr)
+            again = run(*words, "--method", "sketch,exact")
+            self.assertNotIn(b"prompt_progress", again.stderr)
+            self.assertEqual(second.stdout, again.stdout)
+            lines = [json.loads(line) for line in again.stdout.splitlines()]
+            self.assertEqual(lines[::2], [json.loads(line) for line in first.stdout.splitlines()])
+            # Anything else is another measurement.
+            for more in (["--steps", "5"], ["--mass"], ["--method", "sketch:select.share=0.1"],
+                         ["--text", SOURCE / "README.md"]):
+                other = [word for word in words]
+                if more[0] == "--steps":
+                    other[other.index("--steps"):other.index("--steps") + 2] = []
+                done = run(*other, *more)
+                self.assertIn(b"prompt_progress", done.stderr, more)
+            self.refused([*words, "--resume", rows], "more than once")
+            with open(rows, "w", encoding="utf-8") as file:
+                file.write("something else\n")
+            self.refused(words, "line 1 is no row", code=1)
+
+    def test_says_what_mass_the_rows_cover(self):
+        words = ["eval", "-m", TINY, "--text", SOURCE / "LICENSE", "--steps", "4", "-d", "400",
+                 "-c", "512", "--mass", "-o", "json", "--method",
+                 "exact,streaming:steady.recent=32:steady.seal=64,sketch:select.share=0.2"]
+        done = run(*words)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        exact, streaming, sketch = json.loads(done.stdout)
+        self.assertAlmostEqual(exact["mass"], 1, 6)
+        self.assertAlmostEqual(exact["mass_lowest"], 1, 6)
+        for row in (streaming, sketch):
+            self.assertEqual(row["mass_lowest"], min(row["mass_by_layer"]))
+            self.assertEqual(row["mass_by_layer"][row["lowest_layer"]], row["mass_lowest"])
+            self.assertIsNone(row["tokens_per_s"])
+        self.assertLess(streaming["mass"], sketch["mass"])
+        self.assertLess(sketch["mass"], 1)
+
+    def test_dumps_what_numpy_reads(self):
+        with tempfile.TemporaryDirectory() as folder:
+            place = os.path.join(folder, "dump")
+            words = ["eval", "-m", TINY, "--text", SOURCE / "LICENSE", "--steps", "4", "-d", "300",
+                     "-c", "512", "-o", "json", "--method", "exact,sketch:select.share=0.2",
+                     "--dump", place]
+            done = run(*words)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            passage = os.path.join(place, "LICENSE-300")
+            self.assertEqual(sorted(os.listdir(passage)),
+                             ["exact", "keys", "sketch_select.share=0.2"])
+            with open(os.path.join(passage, "exact", "about.json"), encoding="utf-8") as file:
+                about = json.load(file)
+            layer = about["layers"][0]
+            self.assertEqual(len(about["tokens"]), 305)
+            keys = npy(os.path.join(passage, "keys", "keys_00.npy"))
+            self.assertEqual(keys[0], ("<f2", (layer["kv_heads"], 304, layer["key_dim"])))
+            queries = npy(os.path.join(passage, "exact", "queries_00.npy"))
+            self.assertEqual(queries[0], ("<f4", (4, layer["query_heads"], layer["key_dim"])))
+            (kind, shape), ends = npy(os.path.join(passage, "exact", "ends_00.npy"))
+            self.assertEqual((kind, shape), ("<u8", (4, layer["kv_heads"])))
+            (kind, shape), read = npy(os.path.join(passage, "exact", "positions_00.npy"))
+            self.assertEqual((kind, shape), ("<u4", (ends[-1],)))
+            self.assertEqual(list(read[:ends[0]]), list(range(301)))
+            less = npy(os.path.join(passage, "sketch_select.share=0.2", "positions_00.npy"))
+            self.assertLess(len(less[1]), len(read))
+            self.refused(words, "not empty: name a new folder")
+            full = os.path.join(folder, "full")
+            limited = subprocess.run(
+                [COMMAND, *map(str, words[:-1]), full], capture_output=True, check=False,
+                preexec_fn=lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+                                    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))))
+            self.assertEqual(limited.returncode, 1)
+            self.assertIn(b".npy could not be written: File too large", limited.stderr)
+            self.assertEqual([files for _, _, files in os.walk(full) if files], [])
+
+    def test_scores_tasks(self):
+        with tempfile.TemporaryDirectory() as folder:
+            rows = os.path.join(folder, "rows.jsonl")
+            words = ["eval", "-m", TINY, "--text", SOURCE / "README.md", "--tasks",
+                     "needle,key-value", "--samples", "3", "-d", "1200", "-c", "1400", "-o",
+                     "jsonl", "--resume", rows]
+            done = run(*words)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            # The tiny model knows nothing, and that is said.
+            lines = [json.loads(line) for line in done.stdout.splitlines()]
+            self.assertEqual([(line["task"], line["method"]) for line in lines],
+                             [("needle", "full attention"), ("key-value", "full attention")])
+            for line in lines:
+                self.assertEqual((line["n"], line["score"], line["read"]), (3, 0, 1))
+                self.assertEqual(len(line["answers"]), 3)
+                self.assertGreater(line["score_high"], 0.5)
+            self.assertIn("under 60 %: no method is scored", done.stderr.decode())
+            again = run(*words, "--progress", "json")
+            self.assertEqual(again.stdout, done.stdout)
+            self.assertNotIn(b"prompt_progress", again.stderr)
+        self.refused([*words, "--mass"], "--mass is for measuring on texts")
+        self.refused(["eval", "-m", TINY, "--text", "x", "--samples", "3"], "goes with --tasks")
+        for words, said in ((["--tasks", "neddle"], "did you mean 'needle'"),
+                            (["--tasks", "needle", "--needle-depth", "2"], "from 0 to 1")):
+            self.refused(["eval", "-m", TINY, "--text", SOURCE / "LICENSE", *words], said)
+        words = ["eval", "-m", TINY, "--text", SOURCE / "LICENSE", "--tasks", "needle", "-c", "900"]
+        self.refused(words, "say at which --depth")
+        self.refused([*words, "-d", "20"], "leaves no room for a text", code=1)
+        self.refused([*words, "-d", "899"], "the context has 900", code=1)
+
+
+if __name__ == "__main__":
+    need_command()
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]])

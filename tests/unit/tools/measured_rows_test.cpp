@@ -1,0 +1,92 @@
+#include "tools/thermocline/measured_rows.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <sstream>
+
+#include "tests/support/temporary_folder.h"
+
+namespace thermocline {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+class Rows : public testing::Test {
+ protected:
+  std::string text() const {
+    std::ifstream file(path_);
+    std::stringstream all;
+    all << file.rdbuf();
+    return all.str();
+  }
+  void append(const std::string& more) const { std::ofstream(path_, std::ios::app) << more; }
+
+  test::TemporaryFolder folder_{"rows"};
+  std::string path_ = folder_.path() + "/rows.jsonl";
+};
+
+TEST_F(Rows, AreThereForTheNextRun) {
+  {
+    auto rows = MeasuredRows::open(path_);
+    ASSERT_TRUE(rows);
+    EXPECT_EQ(rows->find("a"), nullptr);
+    ASSERT_TRUE(rows->add("a", Json{{"kl", 0.5}}));
+    ASSERT_TRUE(rows->add("b", Json{{"kl", 1}}));
+    ASSERT_TRUE(rows->add("a", Json{{"kl", 0.25}}));
+    EXPECT_FALSE(MeasuredRows::open(path_)) << "another run";
+  }
+  const auto rows = MeasuredRows::open(path_);
+  ASSERT_TRUE(rows);
+  ASSERT_NE(rows->find("a"), nullptr);
+  EXPECT_EQ(*rows->find("a"), (Json{{"kl", 0.25}}));
+  EXPECT_EQ(*rows->find("b"), (Json{{"kl", 1}}));
+  EXPECT_EQ(rows->find("c"), nullptr);
+}
+
+// Wherever a kill cuts what a run was writing, the rows before it stay, and more can follow.
+TEST_F(Rows, OutliveARowThatWasCutShort) {
+  ASSERT_TRUE(MeasuredRows::open(path_)->add("a", Json{{"kl", 0.5}}));
+  const std::string whole = text();
+  for (std::size_t cut = 1; cut < whole.size(); ++cut) {
+    append(whole.substr(0, cut));
+    auto rows = MeasuredRows::open(path_);
+    ASSERT_TRUE(rows) << rows.error().message;
+    ASSERT_NE(rows->find("a"), nullptr);
+    EXPECT_EQ(text(), whole);
+  }
+}
+
+TEST_F(Rows, LeaveAnotherFileAsItIs) {
+  for (const char* other : {"notes\n", "notes", "[1]\n", "{\"text\": \"a\"}\n"}) {
+    std::ofstream(path_) << other;
+    const auto rows = MeasuredRows::open(path_);
+    ASSERT_FALSE(rows) << other;
+    EXPECT_EQ(rows.error().code, ErrorCode::corrupt);
+    EXPECT_EQ(text(), other);
+  }
+}
+
+TEST_F(Rows, AreKeptNowhereWithoutAFile) {
+  auto rows = MeasuredRows::open("");
+  ASSERT_TRUE(rows && rows->add("a", Json{{"kl", 1}}));
+  EXPECT_NE(rows->find("a"), nullptr);
+  const auto missing = MeasuredRows::open(folder_.path() + "/no/rows.jsonl");
+  ASSERT_FALSE(missing);
+  EXPECT_NE(missing.error().message.find("--resume"), std::string::npos);
+}
+
+TEST(MeasurementName, TellsFactsApart) {
+  const auto of = [](std::initializer_list<const char*> facts) {
+    MeasurementName name;
+    for (const char* fact : facts) name.add(fact);
+    return name.text();
+  };
+  EXPECT_EQ(of({"a", "b"}), of({"a", "b"}));
+  EXPECT_EQ(of({}).size(), 16u);
+  EXPECT_NE(of({"ab", "c"}), of({"a", "bc"}));
+  EXPECT_NE(of({"a"}), of({"a", ""}));
+}
+
+}  // namespace
+}  // namespace thermocline

@@ -1,0 +1,119 @@
+#include "tools/thermocline/evaluation.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "tools/thermocline/range.h"
+#include "tools/thermocline/statistics.h"
+
+namespace thermocline {
+
+using Json = nlohmann::ordered_json;
+
+Result<EvalPlan> parse_eval_plan(const EvalFlags& flags) {
+  EvalPlan plan;
+  TL_TRY_ASSIGN(plan.format, parse_table_format(flags.format));
+  TL_TRY_ASSIGN(plan.style, parse_progress_style(flags.progress));
+  TL_TRY_ASSIGN(plan.tiers, flags.tiers.tier_options());
+  TL_TRY_ASSIGN(plan.methods, parse_method_list(flags.methods, "--method"));
+  for (ListedMethod& method : plan.methods) {
+    TL_TRY(flags.method.check(method.name));
+    method.settings.insert(method.settings.begin(), flags.method.settings.begin(),
+                           flags.method.settings.end());
+  }
+  TL_TRY_ASSIGN(plan.depths, parse_range_list(flags.depths, "--depth"));
+  // Texts are read on from depth to depth.
+  std::sort(plan.depths.begin(), plan.depths.end(),
+            [](std::uint32_t one, std::uint32_t other) { return one - 1 < other - 1; });
+  plan.depths.erase(std::unique(plan.depths.begin(), plan.depths.end()), plan.depths.end());
+  if (flags.texts.empty()) return fail(ErrorCode::invalid_argument, "no text: say --text FILE");
+  return plan;
+}
+
+Evaluation::Evaluation(const EvalFlags& flags, const EvalPlan& plan, Engine& engine,
+                       MeasuredRows rows, std::vector<std::string> columns)
+    : flags_(flags),
+      plan_(plan),
+      engine_(engine),
+      rows_(std::move(rows)),
+      table_(std::make_unique<Table>(stdout, plan.format, std::move(columns))),
+      of_all_rows_{{"model", engine.model().name}, {"weight_types", engine.model().weight_types}} {
+  of_all_rows_.update(build_json());
+  // A later row's method may be longer than the first's.
+  std::size_t widest = 0;
+  for (const ListedMethod& method : plan.methods) widest = std::max(widest, method.label().size());
+  table_->widen("method", widest);
+}
+
+Result<Evaluation> Evaluation::open(const EvalFlags& flags, const EvalPlan& plan, Engine& engine,
+                                    std::vector<std::string> columns) {
+  TL_TRY_ASSIGN(MeasuredRows rows, MeasuredRows::open(flags.resume));
+  return Evaluation(flags, plan, engine, std::move(rows), std::move(columns));
+}
+
+std::uint32_t Evaluation::context() const {
+  return flags_.model.context == 0 ? engine_.model().context : flags_.model.context;
+}
+
+CacheOptions Evaluation::options_of(const ListedMethod& method, std::uint32_t positions) const {
+  CacheOptions options = flags_.method.cache_options();
+  options.method = method.name;
+  options.method_overrides = method.settings;
+  options.tiers = plan_.tiers;
+  options.max_positions = positions;
+  return options;
+}
+
+Result<MeasuredRun> Evaluation::open_full(std::uint32_t positions, const std::string& text) const {
+  CacheOptions options;
+  options.method_directory = method_directory(flags_.method.directory);
+  options.max_timelines = 2;
+  options.max_positions = positions;
+  return MeasuredRun::open(engine_, options, text + ", full attention", plan_.style);
+}
+
+Result<MeasuredRun> Evaluation::open_filled(const ListedMethod& method, std::span<const int> tokens,
+                                            std::uint32_t positions, const std::string& text,
+                                            const MeasuredRun& full) {
+  TL_TRY_ASSIGN(MeasuredRun run, MeasuredRun::open(engine_, options_of(method, positions),
+                                                   text + ", " + method.label(), plan_.style));
+  for (const std::string& note : run.cache().notes()) note_once(method.label() + ": " + note);
+  if (!flags_.own_prefill) {
+    const Status taken = run.take(full);
+    if (taken) return run;
+    if (taken.error().code != ErrorCode::unsupported) return tl::unexpected(taken.error());
+  }
+  TL_TRY(run.read(tokens));
+  return run;
+}
+
+Result<MeasurementName> Evaluation::name_of(const ListedMethod& method) const {
+  TL_TRY_ASSIGN(const std::vector<SessionFact> facts, engine_.session_facts(options_of(method, 0)));
+  MeasurementName name;
+  for (const SessionFact& fact : facts) name.add(fact.name).add(fact.value);
+  return name.add(method.label()).add(flags_.own_prefill ? "own prefill" : "");
+}
+
+const Json* Evaluation::measured(const MeasurementName& name) const {
+  return rows_.find(name.text());
+}
+
+Status Evaluation::keep(const MeasurementName& name, Json* row) {
+  row->update(of_all_rows_);
+  return rows_.add(name.text(), *row);
+}
+
+Status Evaluation::show(Json row) {
+  // A cell of csv is a number: lists are for the formats that have them.
+  if (plan_.format == TableFormat::csv)
+    for (const char* list : {"kl_steps", "mass_by_layer", "answers"}) row.erase(list);
+  return table_->add(row);
+}
+
+void Evaluation::note_once(const std::string& note) {
+  if (std::find(noted_.begin(), noted_.end(), note) != noted_.end()) return;
+  noted_.push_back(note);
+  print_notes({&noted_.back(), 1});
+}
+
+}  // namespace thermocline

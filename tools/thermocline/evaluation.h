@@ -1,0 +1,87 @@
+// What eval is asked, parsed, and what all of its measurements share: methods and depths, full
+// attention beside them, a table of rows of which an earlier run may have measured some.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/thermocline.h"
+#include "tools/thermocline/flags.h"
+#include "tools/thermocline/measured_rows.h"
+#include "tools/thermocline/measured_run.h"
+#include "tools/thermocline/method_list.h"
+#include "tools/thermocline/table.h"
+
+namespace thermocline {
+
+struct EvalFlags {
+  ModelFlags model;
+  TierFlags tiers;
+  MethodFlags method;
+  std::vector<std::string> methods{"sketch"}, texts;
+  std::string depths = "0", format = "md", progress = "auto", resume;
+  bool own_prefill = false;
+  // Of texts
+  std::uint32_t steps = 64;
+  bool mass = false;
+  std::string dump;
+  // Of tasks
+  std::string tasks, needle_depths = "0.1,0.3,0.5,0.7,0.9";
+  std::uint32_t samples = 20;
+};
+
+struct EvalPlan {
+  std::vector<ListedMethod> methods;
+  std::vector<std::uint32_t> depths;  // ascending; 0, as far as the text goes, last
+  TierOptions tiers;
+  TableFormat format{};
+  ProgressStyle style{};
+};
+Result<EvalPlan> parse_eval_plan(const EvalFlags& flags);
+
+class Evaluation {
+ public:
+  // All are borrowed. `columns` of the table that people are shown.
+  static Result<Evaluation> open(const EvalFlags& flags, const EvalPlan& plan, Engine& engine,
+                                 std::vector<std::string> columns);
+
+  const EvalFlags& flags() const { return flags_; }
+  const EvalPlan& plan() const { return plan_; }
+  Engine& engine() const { return engine_; }
+  std::uint32_t context() const;
+
+  CacheOptions options_of(const ListedMethod& method, std::uint32_t positions) const;
+  // Full attention with everything in memory, for texts of up to so many positions: it can fork.
+  Result<MeasuredRun> open_full(std::uint32_t positions, const std::string& text) const;
+  // A run of the method that has read `tokens`, which `full` has. What full attention has read is
+  // taken over, unless the method has to see the text being read.
+  Result<MeasuredRun> open_filled(const ListedMethod& method, std::span<const int> tokens,
+                                  std::uint32_t positions, const std::string& text,
+                                  const MeasuredRun& full);
+
+  // What tells a measurement of this method from others, but for its text.
+  Result<MeasurementName> name_of(const ListedMethod& method) const;
+  // Null where no earlier run has measured it.
+  const nlohmann::ordered_json* measured(const MeasurementName& name) const;
+  // A row that was measured now: kept, and with what is true of all rows.
+  Status keep(const MeasurementName& name, nlohmann::ordered_json* row);
+  Status show(nlohmann::ordered_json row);
+
+ private:
+  Evaluation(const EvalFlags& flags, const EvalPlan& plan, Engine& engine, MeasuredRows rows,
+             std::vector<std::string> columns);
+  void note_once(const std::string& note);
+
+  const EvalFlags& flags_;
+  const EvalPlan& plan_;
+  Engine& engine_;
+  MeasuredRows rows_;
+  std::unique_ptr<Table> table_;
+  std::vector<std::string> noted_;
+  nlohmann::ordered_json of_all_rows_;
+};
+
+}  // namespace thermocline

@@ -1,0 +1,123 @@
+#include "tools/thermocline/fidelity_row.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "tools/thermocline/interval.h"
+#include "tools/thermocline/spread.h"
+#include "tools/thermocline/statistics.h"
+
+namespace thermocline {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr double kNearTop = 0.1;  // nats: a pick that full attention rates this near its own best
+
+// In place of what a row has of the same names.
+void set_divergence(const std::vector<double>& steps, Json* row) {
+  const Interval interval = bootstrap_of_mean(steps);
+  (*row)["kl_mean"] = mean_of(steps);
+  (*row)["kl_low"] = interval.low;
+  (*row)["kl_high"] = interval.high;
+}
+
+}  // namespace
+
+Json fidelity_row(const Passage& passage, const std::string& method, const Comparison& comparison) {
+  std::vector<double> divergences;
+  double same = 0, near = 0, full_nll = 0, nll = 0;
+  for (const StepFidelity& step : comparison.steps) {
+    divergences.push_back(step.divergence);
+    same += step.same_top ? 1 : 0;
+    near += step.regret <= kNearTop ? 1 : 0;
+    full_nll += step.full_nll;
+    nll += step.other_nll;
+  }
+  const CacheReport& cost = comparison.cost;
+  const auto count = static_cast<double>(std::max<std::size_t>(comparison.steps.size(), 1));
+  const auto a_step = [&](std::uint64_t bytes) { return static_cast<double>(bytes) / count; };
+  const auto rate = [&](double ms) { return ms > 0 ? count / ms * 1e3 : 0; };
+  const std::uint64_t rows = cost.device_bytes_read + cost.host_bytes_read + cost.disk_bytes_read;
+  Json row{{"text", passage.text->name},
+           {"depth", passage.depth},
+           {"method", method},
+           {"steps", comparison.steps.size()}};
+  set_divergence(divergences, &row);
+  row.update(Json{{"kl_median", percentile(divergences, 0.5)},
+                  {"kl_p99", percentile(divergences, 0.99)},
+                  {"kl_max", percentile(divergences, 1)},
+                  {"top1", same / count},
+                  {"top1_near", near / count},
+                  {"nll_full", full_nll / count},
+                  {"nll", nll / count},
+                  {"ppl_full", std::exp(full_nll / count)},
+                  {"ppl", std::exp(nll / count)},
+                  {"read", share_of(rows + cost.index_bytes_read, comparison.held_bytes)},
+                  {"rows_read", share_of(cost.rows_read, cost.rows_held)},
+                  {"index_read", share_of(cost.index_bytes_read, comparison.held_bytes)},
+                  {"row_bytes", a_step(rows)},
+                  {"index_bytes", a_step(cost.index_bytes_read)},
+                  {"disk_bytes", a_step(cost.disk_bytes_read)},
+                  {"tokens_per_s", rate(comparison.step_ms)},
+                  {"tokens_per_s_full", rate(comparison.full_ms)},
+                  {"kl_steps", divergences}});
+  return row;
+}
+
+void set_mass(Json* row) {
+  std::vector<double> shares;
+  std::size_t lowest = 0;
+  double low = 2;
+  const Json& by_layer = row->at("mass_by_layer");
+  for (std::size_t l = 0; l < by_layer.size(); ++l) {
+    if (by_layer[l].is_null()) continue;
+    shares.push_back(by_layer[l].get<double>());
+    if (shares.back() >= low) continue;
+    low = shares.back();
+    lowest = l;
+  }
+  if (shares.empty()) return;
+  const double mean = mean_of(shares);
+  (*row)["mass"] = mean;
+  (*row)["mass_lowest"] = low;
+  (*row)["lowest_layer"] = lowest;
+}
+
+Json mean_row(std::span<const Json> rows) {
+  Json mean = rows.front();
+  std::vector<double> divergences;
+  for (auto& [name, value] : mean.items()) {
+    if (!value.is_number()) continue;
+    std::vector<double> values;
+    for (const Json& row : rows) values.push_back(row.at(name).get<double>());
+    value = name == "kl_max" ? percentile(values, 1) : mean_of(values);
+  }
+  for (const Json& row : rows)
+    for (const Json& step : row.at("kl_steps")) divergences.push_back(step.get<double>());
+  mean["text"] = "mean of " + std::to_string(rows.size());
+  mean["kl_steps"] = divergences;
+  if (mean.contains("mass_by_layer")) {
+    for (std::size_t l = 0; l < mean["mass_by_layer"].size(); ++l) {
+      std::vector<double> shares;
+      for (const Json& row : rows)
+        if (const Json& share = row.at("mass_by_layer").at(l); !share.is_null())
+          shares.push_back(share.get<double>());
+      if (!shares.empty()) mean["mass_by_layer"][l] = mean_of(shares);
+    }
+    set_mass(&mean);
+  }
+  set_divergence(divergences, &mean);
+  // Of all tokens together.
+  for (const char* of : {"", "_full"})
+    mean["ppl" + std::string(of)] = std::exp(mean.at("nll" + std::string(of)).get<double>());
+  return mean;
+}
+
+std::vector<std::string> fidelity_columns() {
+  return {"text",      "depth",     "method",     "kl_mean",      "kl_low",           "kl_high",
+          "kl_median", "kl_p99",    "top1",       "top1_near",    "ppl_full",         "ppl",
+          "read",      "rows_read", "index_read", "tokens_per_s", "tokens_per_s_full"};
+}
+
+}  // namespace thermocline

@@ -1,0 +1,113 @@
+#include "tools/thermocline/measured_rows.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+namespace thermocline {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kName = "measurement";
+
+tl::unexpected<Error> failed(const std::string& path, const char* what) {
+  return fail(ErrorCode::io, "--resume ", path, " could not be ", what, ": ", std::strerror(errno));
+}
+
+Result<std::string> read_all(int file, const std::string& path) {
+  std::string text;
+  char piece[1 << 16];
+  while (true) {
+    const ssize_t count = ::read(file, piece, sizeof piece);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return failed(path, "read");
+    if (count == 0) return text;
+    text.append(piece, static_cast<std::size_t>(count));
+  }
+}
+
+}  // namespace
+
+Result<MeasuredRows> MeasuredRows::open(const std::string& path) {
+  MeasuredRows rows;
+  rows.path_ = path;
+  if (path.empty()) return rows;
+  rows.file_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  if (rows.file_ < 0) return failed(path, "opened");
+  if (::flock(rows.file_, LOCK_EX | LOCK_NB) != 0)
+    return fail(ErrorCode::io, "--resume ", path, ": another run is adding to it");
+  TL_TRY_ASSIGN(const std::string text, read_all(rows.file_, path));
+  std::size_t at = 0, number = 1;
+  for (std::size_t end = text.find('\n'); end != std::string::npos;
+       at = end + 1, end = text.find('\n', at), ++number) {
+    Json row = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(at),
+                           text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
+    if (!row.is_object() || !row.contains(kName) || !row[kName].is_string())
+      return fail(ErrorCode::corrupt, "--resume ", path, ": line ", number,
+                  " is no row of a measurement: name another file");
+    const auto name = row[kName].get<std::string>();
+    row.erase(kName);
+    rows.rows_[name] = std::move(row);
+  }
+  // Only what looks like a row that was cut short: any other file stays as it is.
+  if (at < text.size()) {
+    if (text[at] != '{')
+      return fail(ErrorCode::corrupt, "--resume ", path, ": line ", number,
+                  " is no row of a measurement: name another file");
+    if (::ftruncate(rows.file_, static_cast<off_t>(at)) != 0) return failed(path, "cut");
+  }
+  return rows;
+}
+
+MeasuredRows& MeasuredRows::operator=(MeasuredRows&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(file_, other.file_);
+  std::swap(rows_, other.rows_);
+  return *this;
+}
+
+MeasuredRows::~MeasuredRows() {
+  if (file_ >= 0) ::close(file_);
+}
+
+const Json* MeasuredRows::find(const std::string& measurement) const {
+  const auto found = rows_.find(measurement);
+  return found == rows_.end() ? nullptr : &found->second;
+}
+
+Status MeasuredRows::add(const std::string& measurement, const Json& row) {
+  rows_[measurement] = row;
+  if (file_ < 0) return {};
+  Json named = row;
+  named[kName] = measurement;
+  const std::string line = named.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  for (std::string_view left = line; !left.empty();) {
+    const ssize_t count = ::write(file_, left.data(), left.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) return failed(path_, "written");
+    left.remove_prefix(static_cast<std::size_t>(count));
+  }
+  // A pipe or a terminal has no disk.
+  if (::fsync(file_) != 0 && errno != EINVAL) return failed(path_, "written");
+  return {};
+}
+
+MeasurementName& MeasurementName::add(std::string_view fact) {
+  // With its end: "ab", "c" is not "a", "bc".
+  for (const char c : std::string(fact) + '\0')
+    hash_ = (hash_ ^ static_cast<unsigned char>(c)) * 1099511628211u;
+  return *this;
+}
+
+std::string MeasurementName::text() const {
+  char text[17];
+  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(hash_));
+  return text;
+}
+
+}  // namespace thermocline

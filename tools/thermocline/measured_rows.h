@@ -1,0 +1,48 @@
+// Rows of measurements that outlive a run: a file of JSON lines that a run adds to as it measures,
+// so that one that was killed goes on where it stopped.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+#include "kernels/base/error.h"
+
+namespace thermocline {
+
+// Moves, does not copy. One process at a time has a file open.
+class MeasuredRows {
+ public:
+  // Makes the file where there is none; a last line that was cut short is taken out of it. "":
+  // nothing was measured, and nothing is kept. corrupt: a line is no row of ours.
+  static Result<MeasuredRows> open(const std::string& path);
+  MeasuredRows(MeasuredRows&& other) noexcept { *this = std::move(other); }
+  MeasuredRows& operator=(MeasuredRows&& other) noexcept;
+  ~MeasuredRows();
+
+  // The last row of that measurement; null: there is none.
+  const nlohmann::ordered_json* find(const std::string& measurement) const;
+  // On the disk when it returns, since it may be the work of hours.
+  Status add(const std::string& measurement, const nlohmann::ordered_json& row);
+
+ private:
+  MeasuredRows() = default;
+
+  std::string path_;
+  int file_ = -1;
+  std::map<std::string, nlohmann::ordered_json> rows_;
+};
+
+// What measurements are told apart by: everything that decides a row, in a few letters.
+class MeasurementName {
+ public:
+  MeasurementName& add(std::string_view fact);
+  std::string text() const;
+
+ private:
+  std::uint64_t hash_ = 14695981039346656037u;  // FNV-1a
+};
+
+}  // namespace thermocline

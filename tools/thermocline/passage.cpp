@@ -1,0 +1,33 @@
+#include "tools/thermocline/passage.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "tools/thermocline/interruption.h"
+#include "tools/thermocline/prompt.h"
+
+namespace thermocline {
+
+Result<EvalText> read_eval_text(const Engine& engine, const std::string& path) {
+  TL_TRY_ASSIGN(const std::string text, read_text(path));
+  TL_TRY_ASSIGN(std::vector<int> tokens,
+                engine.encode(text, Engine::Special::as_text, Engine::Start::add, interrupted));
+  return EvalText{std::filesystem::path(path).filename(), std::move(tokens)};
+}
+
+Result<Passage> cut_passage(const EvalText& text, std::uint32_t depth, std::uint32_t steps,
+                            std::uint32_t context) {
+  // The last step is held against the token after the one that it is fed.
+  const std::uint64_t least = std::uint64_t{std::max(depth, 1u)} + steps + 1;
+  if (text.tokens.size() < least)
+    return fail(ErrorCode::exhausted, text.name, ": ", text.tokens.size(), " tokens, and ", least,
+                " are needed for --depth ", depth, " and --steps ", steps);
+  if (std::uint64_t{std::max(depth, 1u)} + steps > context)
+    return fail(ErrorCode::exhausted, "--depth ", depth, " and --steps ", steps,
+                " do not fit the context of ", context, " (-c)");
+  const auto room =
+      static_cast<std::uint32_t>(std::min<std::size_t>(text.tokens.size() - 1, context) - steps);
+  return Passage{&text, depth == 0 ? room : depth, steps};
+}
+
+}  // namespace thermocline
