@@ -43,8 +43,8 @@ Result<Timeline> begin_session(const Engine& engine, KvCache& cache, WrittenText
                                Reuse* reuse);
 
 // A prompt and what --prefix-cache keeps of it: the session file that it is read with, and whether
-// it has come to hold more. It is there to make a run faster: where it fails before any text is
-// shown, the run goes on without it, and a note says why.
+// it has come to hold more. It is there to make a run faster: where it fails, the run goes on
+// without it, and a note says why.
 class KeptPrompt {
  public:
   // Without --prefix-cache: the session's path, for `options`. The prompt's tokens are those of a

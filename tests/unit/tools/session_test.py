@@ -315,9 +315,12 @@ class Session(unittest.TestCase):
     def test_a_kept_prompt_that_a_run_cannot_use_stays(self):
         [due], folder = self.keep_prompt()
         entry, = folder.iterdir()
-        [other], _ = self.keep_prompt("--method-set", "place.rows=host", size="32MiB")
+        entry.chmod(0o620)  # it would be chosen, is sound, and cannot be opened
+        [other], _ = self.keep_prompt(size="32MiB")
         self.assertEqual(other["text"], due["text"])
-        self.assertTrue(any("left out of this run" in note for note in other["notes"]))
+        said, = [note for note in other["notes"] if "left out of this run" in note]
+        self.assertIn("may be written to by others", said)
+        self.assertNotIn("removed", said)
         self.assertTrue(entry.exists())
 
     def test_a_damaged_kept_prompt_is_removed(self):
@@ -338,6 +341,30 @@ class Session(unittest.TestCase):
             [used], _ = self.keep_prompt()
             self.assertEqual(used["cached_tokens"], used["prompt_tokens"])
             shutil.rmtree(folder)
+
+    def test_a_damaged_kept_prompt_that_was_shown_from_is_written_without_it(self):
+        words = ["generate", "-m", MODEL, "-n", "24", "--temp", "0.8", "-s", "3", "--ignore-eos",
+                 "-p", TEXT, "--prefix-cache", "64MiB"]
+        environment = dict(os.environ, XDG_CACHE_HOME=self.folder.name)
+        due = run(*words, environment=environment)
+        entry, = (pathlib.Path(self.folder.name) / "thermocline" / "prefixes").iterdir()
+        with open(entry, "r+b") as file:  # of rows that the first step after the first token reads
+            file.seek(2 * 4096)
+            file.write(b"damaged")
+        again = run(*words, environment=environment)
+        self.assertEqual((again.returncode, again.stdout), (0, due.stdout), again.stderr)
+        self.assertIn(b"it is removed", again.stderr)
+        self.assertFalse(entry.exists())
+
+    def test_a_reader_that_goes_away_is_not_the_kept_prompts_fault(self):
+        self.keep_prompt()
+        with start("generate", "-m", MODEL, "-n", "2000", "--ignore-eos", "-p", TEXT,
+                   "--prefix-cache", "64MiB", "-c", "4000",
+                   environment=dict(os.environ, XDG_CACHE_HOME=self.folder.name)) as process:
+            self.assertTrue(process.stdout.read(1))
+            process.stdout.close()
+            said = process.stderr.read()
+        self.assertNotIn(b"left out of this run", said)
 
     def test_a_conversation_goes_on(self):
         def chat(message, *words):
