@@ -152,6 +152,11 @@ Result<SessionCheck> verify_session(const std::string& path, const StopAsked& st
   return found;
 }
 
+bool is_session(const std::string& path) {
+  const auto file = open_file(path);
+  return file && check_is_session(file->number(), path);
+}
+
 bool session_is_free(const std::string& path) {
   const auto file = open_file(path);
   return file && lock_file(file->number());

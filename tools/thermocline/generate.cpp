@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <filesystem>
 #include <utility>
 
 #include "kernels/base/utf8.h"
@@ -187,12 +186,7 @@ Result<CacheOptions> check(GenerateFlags& flags, const CommandLine& line,
   if (!flags.prompt.given() && !flags.dry_run && !saved)
     return fail(ErrorCode::invalid_argument, "no prompt: say -p TEXT, -f FILE or -f - for stdin",
                 flags.session.path.empty() ? "" : "; the session is a new one");
-  std::error_code ignored;
-  if (!flags.session.path.empty() &&
-      (flags.output.json == flags.session.path ||
-       std::filesystem::equivalent(flags.output.json, flags.session.path, ignored)))
-    return fail(ErrorCode::invalid_argument, "--json ", flags.output.json,
-                " is the --session: the statistics would be written over it");
+  TL_TRY(flags.session.check_apart_from(flags.output.json));
   if (!flags.session.path.empty() && !flags.session.prefix_cache.empty())
     return fail(ErrorCode::invalid_argument,
                 "--session and --prefix-cache: a text is kept in one place");

@@ -24,6 +24,8 @@ struct SessionFlags {
   void add_with_prefix_cache_to(CommandLine* line);
   // What the file holds; nothing: no session was asked for, or there is no such file yet.
   Result<std::optional<SavedSession>> look() const;
+  // The file that the statistics go to must be another one.
+  Status check_apart_from(const std::string& json) const;
   // The method that the session was made with, where the command line names none.
   static void take_method(const SavedSession& saved, const CommandLine& line, MethodFlags* flags);
 };

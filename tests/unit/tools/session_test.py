@@ -147,6 +147,22 @@ class Session(unittest.TestCase):
         self.assertIn(b"would be written over it", done.stderr)
         self.assertEqual(pathlib.Path(self.file).read_bytes(), before)
 
+    def test_no_statistics_are_written_over_a_session(self):
+        new = self.file + ".new"
+        done = run("chat", "-m", MODEL, "--session", new, "--json", new, stdin=b"Hello\n")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn(b"would be written over it", done.stderr)
+        self.assertFalse(os.path.exists(new))
+        run("chat", "-m", MODEL, "-n", "2", "--session", self.file, stdin=b"Hello\n")
+        before = pathlib.Path(self.file).read_bytes()
+        for words in (["chat", "-m", MODEL, "-n", "2", "--session", self.file],
+                      ["chat", "-m", MODEL, "-n", "2"], ["generate", "-m", MODEL, "-p", "Hello"],
+                      ["session", "ls", self.folder.name], ["session", "show", self.file]):
+            done = run(*words, "--json", self.file, stdin=b"Hello\n")
+            self.assertEqual(done.returncode, 2, words)
+            self.assertIn(b"would be written over", done.stderr)
+            self.assertEqual(pathlib.Path(self.file).read_bytes(), before)
+
     def test_refusals(self):
         said = self.generate("-n", "2", "--session", self.file, fails=2)
         self.assertIn("no prompt", said)
