@@ -36,8 +36,7 @@ def run(*words, stdin=b"", timeout=300, environment=None):
                           timeout=timeout, check=False, env=environment)
 
 
-def start(*words, environment=None):
+def start(*words):
     """The command on its way, with pipes."""
     return subprocess.Popen([COMMAND, *map(str, words)], stdin=subprocess.DEVNULL,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            env=environment)
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -372,15 +372,16 @@ class Session(unittest.TestCase):
         self.assertIn(b"it is removed", again.stderr)
         self.assertFalse(entry.exists())
 
-    def test_a_reader_that_goes_away_is_not_the_kept_prompts_fault(self):
-        self.keep_prompt()
-        with start("generate", "-m", MODEL, "-n", "2000", "--ignore-eos", "-p", TEXT,
-                   "--prefix-cache", "64MiB", "-c", "4000",
-                   environment=dict(os.environ, XDG_CACHE_HOME=self.folder.name)) as process:
-            self.assertTrue(process.stdout.read(1))
-            process.stdout.close()
-            said = process.stderr.read()
-        self.assertNotIn(b"left out of this run", said)
+    def test_a_place_for_the_text_that_is_full_is_not_the_kept_prompts_fault(self):
+        _, folder = self.keep_prompt()
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([COMMAND, "generate", "-m", MODEL, "-n", "8", "-p", TEXT,
+                                   "--prefix-cache", "64MiB"], stdout=full, stderr=subprocess.PIPE,
+                                  env=dict(os.environ, XDG_CACHE_HOME=self.folder.name), check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"No space left", done.stderr)
+        self.assertNotIn(b"left out of this run", done.stderr)
+        self.assertEqual(len(list(folder.iterdir())), 1)
 
     def test_a_conversation_goes_on(self):
         def chat(message, *words):
