@@ -59,6 +59,13 @@ bool refers_to(const Publication& published, const Extent& extent) {
   return false;
 }
 
+bool is_stored(const OpenSession& session, const Extent& extent, const char* what,
+               SessionCheck* found) {
+  const Status stored = check_stored(session.file.number(), what, extent.offset, extent.bytes);
+  if (!stored) found->damage.push_back(stored.error().message);
+  return stored.has_value();
+}
+
 // Adds to `found` what of one segment is not as it was written.
 Status verify_segment(const OpenSession& session, const std::string& path,
                       const PageTable::Record& at, const StopAsked& stop, SessionCheck* found) {
@@ -66,6 +73,7 @@ Status verify_segment(const OpenSession& session, const std::string& path,
     found->damage.push_back("no extent holds the record at " + std::to_string(at.offset));
     return {};
   }
+  if (!is_stored(session, {at.offset, at.bytes}, "the record", found)) return {};
   TL_TRY_ASSIGN(const Buffer image, Buffer::create(at.bytes));
   TL_TRY(read_fully(session.file.number(), path, at.offset, image.bytes()));
   found->bytes += at.bytes;
@@ -81,6 +89,7 @@ Status verify_segment(const OpenSession& session, const std::string& path,
                                    : record.error().message);
     return {};
   }
+  if (!is_stored(session, record->rows, "the rows", found)) return {};
   TL_TRY_ASSIGN(const Buffer head, Buffer::create(record->head_bytes()));
   const std::size_t pages = head.size() / kPageBytes;
   for (std::uint32_t h = 0; h < record->segment.heads; ++h) {
@@ -141,6 +150,11 @@ Result<SessionCheck> verify_session(const std::string& path, const StopAsked& st
                 ": another process has saved it while it was read: verify it again");
   TL_TRY(read);
   return found;
+}
+
+bool is_session(const std::string& path) {
+  const auto file = open_file(path);
+  return file && check_is_session(file->number(), path);
 }
 
 bool session_is_free(const std::string& path) {

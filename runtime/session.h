@@ -66,6 +66,9 @@ struct SessionCheck {
 };
 Result<SessionCheck> verify_session(const std::string& path, const StopAsked& stop = {});
 
+// Whether it is there and a session file, damaged or not.
+bool is_session(const std::string& path);
+
 // Whether it is there and no process has it open.
 bool session_is_free(const std::string& path);
 

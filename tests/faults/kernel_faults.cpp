@@ -1,6 +1,9 @@
 #include "tests/faults/kernel_faults.h"
 
+#include <fcntl.h>
 #include <liburing.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,6 +25,8 @@ ssize_t __real_pread(int, void*, std::size_t, off_t);
 ssize_t __real_pwrite(int, const void*, std::size_t, off_t);
 int __real_io_uring_queue_init_params(unsigned, io_uring*, io_uring_params*);
 int __real_memfd_create(const char*, unsigned);
+int __real_flock(int, int);
+int __real_fstat(int, struct stat*);
 int __real_io_uring_register_buffers(io_uring*, const iovec*, unsigned);
 int __real_io_uring_submit_and_get_events(io_uring*);
 int __real_io_uring_submit_and_wait_timeout(io_uring*, io_uring_cqe**, unsigned, __kernel_timespec*,
@@ -344,7 +349,28 @@ int __wrap_memfd_create(const char* name, unsigned flags) {
     errno = -error;
     return -1;
   }
+  if (ring_refusals_left().other_file) return ::open("/dev/zero", O_RDWR | O_CLOEXEC);
   return __real_memfd_create(name, flags);
+}
+
+int __wrap_flock(int file, int operation) {
+  if (const int error = refused(refusals.lock, &refusals.locks)) {
+    errno = -error;
+    return -1;
+  }
+  return __real_flock(file, operation);
+}
+
+int __wrap_fstat(int file, struct stat* found) {
+  {
+    std::lock_guard lock(mutex);
+    if (refusals.looks > 0 && refusals.looks_before-- <= 0) {
+      --refusals.looks;
+      errno = refusals.look;
+      return -1;
+    }
+  }
+  return __real_fstat(file, found);
 }
 
 int __wrap_io_uring_register_buffers(io_uring* ring, const iovec* areas, unsigned count) {

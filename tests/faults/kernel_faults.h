@@ -61,15 +61,19 @@ class KernelFaults {
   KernelFaultCounts counts() const;
 };
 
-// What io_uring's own calls, and what goes with them, answer instead of doing anything: errno
-// values, and how many times.
+// What calls of the system answer instead of doing anything, io_uring's own and what goes with
+// them: errno values, and how many times.
 struct RingRefusals {
   int setup = 0, setups = 0;     // io_uring_queue_init_params
   int enter = 0, enters = 0;     // entering to submit or wait
   int keep = 0, keeps = 0;       // io_uring_register_buffers
   int wait = 0, waits = 0;       // io_uring_wait_cqe, when a ring is drained
   int memory = 0, memories = 0;  // memfd_create, on which a ring is tried
-  bool old_kernel = false;       // rings can neither wait with a deadline nor keep completions
+  int lock = 0, locks = 0;       // flock, of a session's file
+  int look = 0, looks = 0;       // fstat, after so many that are answered
+  int looks_before = 0;
+  bool old_kernel = false;  // rings can neither wait with a deadline nor keep completions
+  bool other_file = false;  // memfd_create gives a file that does not keep what is written
 };
 void set_ring_refusals(const RingRefusals& refusals);
 RingRefusals ring_refusals_left();

@@ -2,6 +2,7 @@
 // was is said.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <pthread.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +16,7 @@
 #include "kernels/base/buffer.h"
 #include "tests/faults/kernel_faults.h"
 #include "tiers/io/descriptor.h"
+#include "tiers/io/sink.h"
 #include "tiers/io/uring_sink.h"
 
 namespace thermocline {
@@ -233,6 +235,65 @@ TEST_F(RingFaults, ARingThatIsRefusedSaysWhatRefusedIt) {
   const auto old = open_uring_sink({});
   ASSERT_FALSE(old);
   EXPECT_NE(old.error().message.find("ENOSYS"), std::string::npos) << old.error().message;
+  refusals = {};
+  refusals.other_file = true;
+  set_ring_refusals(refusals);
+  const auto other = open_uring_sink({});
+  ASSERT_FALSE(other);
+  EXPECT_NE(other.error().message.find("EILSEQ"), std::string::npos) << other.error().message;
+}
+
+TEST_F(RingFaults, ARingThatNeverAnswersIsNotWaitedForLong) {
+  set_ring_refusals(entering(ETIME, kForEver));
+  const auto start = Clock::now();
+  const auto silent = open_uring_sink({});
+  ASSERT_FALSE(silent);
+  EXPECT_NE(silent.error().message.find("ETIME"), std::string::npos) << silent.error().message;
+  EXPECT_LT(Clock::now() - start, 20s);
+}
+
+// What a thread takes for its stack where nothing else is said.
+class StackSize {
+ public:
+  explicit StackSize(std::size_t bytes) {
+    pthread_attr_t wanted;
+    EXPECT_EQ(::pthread_getattr_default_np(&before_), 0);
+    EXPECT_EQ(::pthread_attr_init(&wanted), 0);
+    EXPECT_EQ(::pthread_attr_setstacksize(&wanted, bytes), 0);
+    EXPECT_EQ(::pthread_setattr_default_np(&wanted), 0);
+    ::pthread_attr_destroy(&wanted);
+  }
+  ~StackSize() {
+    EXPECT_EQ(::pthread_setattr_default_np(&before_), 0);
+    ::pthread_attr_destroy(&before_);
+  }
+  StackSize(const StackSize&) = delete;
+  StackSize& operator=(const StackSize&) = delete;
+
+ private:
+  pthread_attr_t before_;
+};
+
+TEST_F(RingFaults, WithNeitherRingsNorThreadsBothAreNamed) {
+  set_ring_refusals(setting_up(EPERM, kForEver));
+  const auto forced = open_sink("uring", {});
+  ASSERT_FALSE(forced);
+  EXPECT_EQ(forced.error().message,
+            "io_uring is not available: EPERM (kernel.io_uring_disabled or a seccomp profile); use "
+            "--io-backend threads");
+  const StackSize impossible(std::size_t{1} << 46);  // of which there is no room for four
+  const std::string threads = "could not start 4 threads for reading, only ";
+  const auto none = open_sink("threads", {});
+  ASSERT_FALSE(none);
+  EXPECT_EQ(none.error().code, ErrorCode::exhausted);
+  EXPECT_TRUE(none.error().message.starts_with(threads)) << none.error().message;
+  const auto neither = open_sink("auto", {});
+  ASSERT_FALSE(neither);
+  EXPECT_EQ(neither.error().code, ErrorCode::exhausted);
+  EXPECT_TRUE(neither.error().message.starts_with("io_uring is not available: EPERM"))
+      << neither.error().message;
+  EXPECT_NE(neither.error().message.find("; " + threads), std::string::npos)
+      << neither.error().message;
 }
 
 TEST_F(RingFaults, AnotherThreadThatGetsNoRingIsToldSo) {
@@ -247,6 +308,22 @@ TEST_F(RingFaults, AnotherThreadThatGetsNoRingIsToldSo) {
     EXPECT_EQ(sink_->in_flight(), 0u);
   }).join();
   EXPECT_FALSE(sink_->submit(reads()));
+}
+
+// A ring whose completions are deferred answers its own thread alone.
+TEST_F(RingFaults, AnotherThreadCannotTakeOverWhatIsInFlight) {
+  ASSERT_TRUE(sink_->submit(reads()));
+  std::thread([&] {
+    const Status refused = sink_->submit(reads());
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ErrorCode::io);
+    EXPECT_NE(refused.error().message.find(" transfers of another thread did not finish"),
+              std::string::npos)
+        << refused.error().message;
+    EXPECT_EQ(sink_->in_flight(), kPages);
+  }).join();
+  EXPECT_EQ(finish().size(), kPages);
+  expect_all_read();
 }
 
 TEST_F(RingFaults, MemoryIsKeptOnceThereIsRoomForItAndElseReadsGoOn) {

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "tiers/io/errno_text.h"
@@ -21,6 +22,23 @@ Status read_fully(int file, const std::string& name, std::uint64_t offset,
     done += static_cast<std::size_t>(n);
   }
   return {};
+}
+
+Status check_stored(int file, const std::string& name, std::uint64_t offset, std::uint64_t bytes) {
+  const std::uint64_t end = offset + bytes;
+  std::uint64_t stored = 0;
+  for (std::uint64_t at = offset; at < end && stored < bytes / 2;) {
+    const off_t data = ::lseek(file, static_cast<off_t>(at), SEEK_DATA);
+    if (data < 0 && errno != ENXIO) return {};
+    const off_t hole = data < 0 ? data : ::lseek(file, data, SEEK_HOLE);
+    if (hole < 0) break;
+    const std::uint64_t from = std::min(end, static_cast<std::uint64_t>(data));
+    at = static_cast<std::uint64_t>(hole);
+    stored += std::min(end, at) - from;
+  }
+  if (stored >= bytes / 2) return {};
+  return fail(ErrorCode::corrupt, name, ": of ", bytes, " bytes at ", offset, " only ", stored,
+              " lie in the file, the rest is a hole: it was not written whole");
 }
 
 }  // namespace thermocline

@@ -1,4 +1,4 @@
-// A piece of a file at once, where nothing else is to be done meanwhile.
+// A piece of a file at once, where nothing else is to be done meanwhile, and whether there is one.
 #pragma once
 
 #include <cstddef>
@@ -14,5 +14,10 @@ namespace thermocline {
 // ends before that; io: it cannot be read. Of a file opened with O_DIRECT, whole pages alone.
 Status read_fully(int file, const std::string& name, std::uint64_t offset,
                   std::span<std::byte> into);
+
+// That at least half of so many bytes from `offset` on lie in the file, whose size alone says
+// nothing: of a hole it costs none to claim terabytes. corrupt: before memory is taken for them.
+// Whole, a system that does not know its holes says.
+Status check_stored(int file, const std::string& name, std::uint64_t offset, std::uint64_t bytes);
 
 }  // namespace thermocline

@@ -98,6 +98,7 @@ Result<Publication> read_publication(int file, const std::string& name) {
     return fail(ErrorCode::corrupt, name, ": field record_offset says ", header.record_bytes,
                 " bytes at ", header.record_offset, ", the file has ", file_bytes,
                 ": it was cut short");
+  TL_TRY(check_stored(file, name, header.record_offset, header.record_bytes));
   TL_TRY_ASSIGN(const Buffer record, Buffer::create(published.record.bytes));
   TL_TRY(read_fully(file, name, header.record_offset, record.bytes()));
   if (page_checksum(record.bytes(), header.generation) != header.record_checksum)

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <filesystem>
+#include <utility>
 
 #include "kernels/base/utf8.h"
 #include "tools/thermocline/command.h"
@@ -186,12 +186,7 @@ Result<CacheOptions> check(GenerateFlags& flags, const CommandLine& line,
   if (!flags.prompt.given() && !flags.dry_run && !saved)
     return fail(ErrorCode::invalid_argument, "no prompt: say -p TEXT, -f FILE or -f - for stdin",
                 flags.session.path.empty() ? "" : "; the session is a new one");
-  std::error_code ignored;
-  if (!flags.session.path.empty() &&
-      (flags.output.json == flags.session.path ||
-       std::filesystem::equivalent(flags.output.json, flags.session.path, ignored)))
-    return fail(ErrorCode::invalid_argument, "--json ", flags.output.json,
-                " is the --session: the statistics would be written over it");
+  TL_TRY(flags.session.check_apart_from(flags.output.json));
   if (!flags.session.path.empty() && !flags.session.prefix_cache.empty())
     return fail(ErrorCode::invalid_argument,
                 "--session and --prefix-cache: a text is kept in one place");
@@ -211,6 +206,13 @@ class Run {
         options_(std::move(options)),
         record_(record) {
     options_.after_reading = [this](const WrittenText& so_far) { return after_reading(so_far); };
+    options_.show = [this, show = std::move(options_.show)](std::string_view more) -> Status {
+      TL_TRY_ASSIGN(const std::string_view unseen, beyond_shown(more));
+      if (unseen.empty()) return {};
+      Status seen = show(unseen);
+      is_seen_ = seen.has_value();
+      return seen;
+    };
   }
 
   Status open() {
@@ -225,9 +227,9 @@ class Run {
   Status write() {
     Generation* out = &record_->generation;
     Status status = generate_text(engine_, *cache_, timeline_, options_, &text_, out);
-    if (!status && kept_.is_used() && (shows_nothing() || out->text.empty())) {
+    if (!status && kept_.is_used() && is_seen_) {  // once more, and what was shown not again
       close_kept(status.error());
-      *out = {};
+      shown_ = std::exchange(*out, {}).text;
       TL_TRY(begin());
       status = generate_text(engine_, *cache_, timeline_, options_, &text_, out);
     }
@@ -240,13 +242,20 @@ class Run {
     record_->memory = cache_->usage();
     record_->disk_read_cost = cache_->disk_read_cost();
     for (const std::string& note : cache_->notes()) record_->notes.push_back(note);
-    // The next run is not to meet it.
-    if (!status && kept_.is_used()) close_kept(status.error());
     return status;
   }
 
  private:
-  bool shows_nothing() const { return flags_.output.json == "-"; }
+  // What of `more` was not shown before: a text that is written once more is, to the bit, the same.
+  Result<std::string_view> beyond_shown(std::string_view more) {
+    const std::size_t again = std::min(more.size(), shown_.size() - shown_again_);
+    if (more.substr(0, again) != std::string_view(shown_).substr(shown_again_, again))
+      return fail(ErrorCode::corrupt,
+                  "--prefix-cache: without what was kept the text is not the one shown so far: the "
+                  "rest of it is left out");
+    shown_again_ += again;
+    return more.substr(again);
+  }
 
   Status begin() {
     text_ = {};
@@ -292,6 +301,9 @@ class Run {
   // Until the text has been read the file keeps what it held: no less of that, and with what it
   // knew of the next token.
   bool keeps_another_ = false;
+  std::string shown_;            // before the text was begun once more
+  std::size_t shown_again_ = 0;  // of that
+  bool is_seen_ = true;          // whoever reads it is still there
 };
 
 Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "runtime/session.h"
 #include "tools/thermocline/flags.h"
 
 namespace thermocline {
@@ -15,6 +16,9 @@ Result<JsonOutput> JsonOutput::open(const std::string& path) {
   JsonOutput output;
   output.path_ = path;
   if (path.empty() || path == "-") return output;
+  if (is_session(path))
+    return fail(ErrorCode::invalid_argument, "--json ", path,
+                " is a session, which would be written over: name another file");
   output.file_ = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
   if (output.file_ < 0 && errno == ENOENT) {
     output.file_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);

@@ -173,7 +173,8 @@ Result<Exit> run_session(const std::vector<std::string>& arguments) {
       if (names.empty()) {
         names.emplace_back(".");
         const auto prefixes = PrefixCache::default_folder();
-        if (prefixes && fs::is_directory(*prefixes)) names.push_back(*prefixes);
+        std::error_code ignored;
+        if (prefixes && fs::is_directory(*prefixes, ignored)) names.push_back(*prefixes);
       }
       return list(names, json);
     }

@@ -1,6 +1,7 @@
 #include "tools/thermocline/session_run.h"
 
 #include <algorithm>
+#include <filesystem>
 
 #include "tools/thermocline/common_tokens.h"
 #include "tools/thermocline/size.h"
@@ -182,6 +183,14 @@ Result<std::optional<SavedSession>> SessionFlags::look() const {
   if (saved) return std::optional<SavedSession>(std::move(*saved));
   if (saved.error().code == ErrorCode::not_found) return std::optional<SavedSession>();
   return fail(saved.error().code, "--session ", saved.error().message);
+}
+
+Status SessionFlags::check_apart_from(const std::string& json) const {
+  std::error_code ignored;
+  if (path.empty() || (json != path && !std::filesystem::equivalent(json, path, ignored)))
+    return {};
+  return fail(ErrorCode::invalid_argument, "--json ", json,
+              " is the --session: the statistics would be written over it");
 }
 
 void SessionFlags::take_method(const SavedSession& saved, const CommandLine& line,

@@ -24,6 +24,8 @@ struct SessionFlags {
   void add_with_prefix_cache_to(CommandLine* line);
   // What the file holds; nothing: no session was asked for, or there is no such file yet.
   Result<std::optional<SavedSession>> look() const;
+  // The file that the statistics go to must be another one.
+  Status check_apart_from(const std::string& json) const;
   // The method that the session was made with, where the command line names none.
   static void take_method(const SavedSession& saved, const CommandLine& line, MethodFlags* flags);
 };
@@ -43,8 +45,8 @@ Result<Timeline> begin_session(const Engine& engine, KvCache& cache, WrittenText
                                Reuse* reuse);
 
 // A prompt and what --prefix-cache keeps of it: the session file that it is read with, and whether
-// it has come to hold more. It is there to make a run faster: where it fails before any text is
-// shown, the run goes on without it, and a note says why.
+// it has come to hold more. It is there to make a run faster: where it fails, the run goes on
+// without it, and a note says why.
 class KeptPrompt {
  public:
   // Without --prefix-cache: the session's path, for `options`. The prompt's tokens are those of a

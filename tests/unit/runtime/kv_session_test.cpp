@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,6 +19,7 @@
 #include "tests/support/session_parts.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/written_rows.h"
+#include "tiers/segment_record.h"
 
 namespace thermocline {
 namespace {
@@ -365,6 +367,65 @@ TEST_P(KvSession, ATailThatCannotBeIsRefused) {
                                            " in a timeline of " + std::to_string(one.length)),
               std::string::npos)
         << resumed.error().message;
+  }
+}
+
+// A file may be of any size and hold nothing: what it claims to hold takes no memory.
+TEST_P(KvSession, AHoleIsNotTakenForContent) {
+  const CacheOptions sound = options("s.tls");
+  {
+    const auto cache = open(sound);
+    ASSERT_TRUE(cache);
+    Timeline timeline = std::move(*cache->start());
+    ASSERT_TRUE(advance(cache.get(), timeline, 700, Pass::prefill));
+    ASSERT_TRUE(cache->save(timeline, session_text(700)));
+  }
+  const auto parts = test::SessionParts::read(sound.session.path);
+  const auto punch = [](const std::string& path, const Extent& extent) {
+    const int file = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+    EXPECT_EQ(::fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                          static_cast<off_t>(extent.offset), static_cast<off_t>(extent.bytes)),
+              0);
+    ::close(file);
+  };
+  // The publication's record: all of it, with a checksum that fits.
+  const CacheOptions hollow = options("h.tls");
+  constexpr std::size_t kClaimed = std::size_t{64} << 20;
+  void* const zeros =
+      ::mmap(nullptr, kClaimed, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  ASSERT_NE(zeros, MAP_FAILED);
+  const auto header = encode_header(2, kSessionHeaderBytes,
+                                    std::span(static_cast<const std::byte*>(zeros), kClaimed));
+  ::munmap(zeros, kClaimed);
+  ASSERT_TRUE(header);
+  std::ofstream(hollow.session.path, std::ios::binary)
+      .write(reinterpret_cast<const char*>(header->data()),
+             static_cast<std::streamsize>(header->size()));
+  ::chmod(hollow.session.path.c_str(), 0600);
+  fs::resize_file(hollow.session.path, kSessionHeaderBytes + kClaimed);
+  const std::string hole = "of 67108864 bytes at 8192 only 0 lie in the file";
+  EXPECT_NE(refusal(hollow).find(hole), std::string::npos) << refusal(hollow);
+  const auto read = read_session(hollow.session.path);
+  ASSERT_FALSE(read);
+  EXPECT_EQ(read.error().code, ErrorCode::corrupt);
+  EXPECT_NE(read.error().message.find(hole), std::string::npos) << read.error().message;
+  // A segment's record, and its rows: verifying says it of each, and goes on.
+  const PageTable::Record& record = parts.manifest.layers[0].runs[0];
+  const auto segment =
+      SegmentRecord::decode(std::span(parts.bytes).subspan(record.offset, record.bytes), "record");
+  ASSERT_TRUE(segment);
+  for (const Extent& extent : {segment->rows, Extent{record.offset, record.bytes}}) {
+    parts.write(hollow.session.path);
+    const auto before = verify_session(hollow.session.path);
+    ASSERT_TRUE(before);
+    EXPECT_TRUE(before->damage.empty());
+    punch(hollow.session.path, extent);
+    const auto found = verify_session(hollow.session.path);
+    ASSERT_TRUE(found) << found.error().message;
+    ASSERT_EQ(found->damage.size(), 1u);
+    EXPECT_NE(found->damage[0].find(" only 0 lie in the file"), std::string::npos)
+        << found->damage[0];
+    EXPECT_LT(found->pages, before->pages);
   }
 }
 

@@ -121,5 +121,52 @@ TEST_F(KeptSegments, AReadThatIsGivenUpKeepsItsMemoryUntilItEnds) {
   EXPECT_EQ(sealing_bytes(), 0u);
 }
 
+// A file of one that had other layers: nothing of it is taken, and all of it is still there.
+TEST(KeptSegmentsOfOthers, DoNotFitATableOfOtherLayers) {
+  const test::TemporaryFolder folder("others");
+  Budget budget({0, 64 * kMiB, 64 * kMiB});
+  const auto open = [&](std::uint32_t heads) {
+    PageTableOptions options;
+    options.layers = {
+        {{RowFormat::f16, RowFormat::f16, kRowBytes / 2, kRowBytes / 2}, heads, 0, kRows}};
+    options.stores.bytes = {0, 64 * kMiB, 64 * kMiB};
+    options.stores.session = folder.path() + "/s.tls";
+    options.read_cost = ReadCost{};
+    auto table = PageTable::create(options, &budget);
+    EXPECT_TRUE(table);
+    return std::move(*table);
+  };
+  PageTable::Record record;
+  {
+    const auto table = open(kHeads);
+    Segment segment;
+    segment.layout = {RowFormat::f16, RowFormat::f16, kRowBytes / 2, kRowBytes / 2};
+    segment.heads = kHeads;
+    segment.rows = kRows;
+    const std::vector<std::byte> records(std::size_t{kHeads} * kRows * kRowBytes, std::byte{5});
+    const auto adopted = table->adopt(segment, records, Tier::disk, Purpose::rows);
+    ASSERT_TRUE(adopted);
+    ASSERT_TRUE(table->keep(**adopted, [](RecordWriter*) {}));
+    record = table->record_of(**adopted);
+    const Segment* one = adopted->get();
+    ASSERT_TRUE(table->publish([](RecordWriter* out) { out->text("text"); }, {&one, 1}));
+  }
+  {
+    const auto table = open(kHeads + 1);
+    const std::uint64_t before = budget.usage(Tier::disk).held_bytes;
+    for (int i = 0; i < 2; ++i) {
+      const auto refused = table->restore(record);
+      ASSERT_FALSE(refused);
+      EXPECT_EQ(refused.error().code, ErrorCode::corrupt);
+      EXPECT_NE(refused.error().message.find("field layout is not that of a layer 0 here"),
+                std::string::npos)
+          << refused.error().message;
+      EXPECT_EQ(budget.usage(Tier::disk).held_bytes, before);
+    }
+  }
+  EXPECT_TRUE(open(kHeads)->restore(record));
+  budget.check_conservation();
+}
+
 }  // namespace
 }  // namespace thermocline

@@ -47,9 +47,10 @@ TEST(NumaNodes, MemoryIsSpreadOverThemWhereThereAreSeveral) {
     bool spread;
   };
   const std::size_t much = std::size_t{4} << 20;
+  // What is spread last: freed memory, which others may be given, stays so.
   for (const Case& c :
-       {Case{"numa:2 core:1 pu:1", much, true}, Case{"numa:1 core:2 pu:1", much, false},
-        Case{"numa:2 core:1 pu:1", 4096, false}}) {
+       {Case{"numa:1 core:2 pu:1", much, false}, Case{"numa:2 core:1 pu:1", 4096, false},
+        Case{"numa:2 core:1 pu:1", much, true}}) {
     auto memory = Buffer::create(c.bytes);
     ASSERT_TRUE(memory);
     if (!as_if_here(c.machine).spread(memory->bytes()))

@@ -3,11 +3,11 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/magic.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,11 +15,15 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <random>
+#include <tuple>
+#include <vector>
 
 #include "kernels/base/buffer.h"
 #include "tests/support/temporary_folder.h"
+#include "tiers/io/descriptor.h"
 
 namespace thermocline {
 namespace {
@@ -398,20 +402,73 @@ TEST_F(ScratchFileTest, ARefusalOfARealDiskTakesNothing) {
   EXPECT_EQ(::umount2(directory.c_str(), MNT_DETACH), 0);
 }
 
+// The signal would end this program.
 TEST_F(ScratchFileTest, AFileSizeLimitIsAnErrorAndNoSignal) {
-  const pid_t child = ::fork();
-  if (child == 0) {
-    const rlimit limit{.rlim_cur = kMiB, .rlim_max = kMiB};
-    if (::setrlimit(RLIMIT_FSIZE, &limit) != 0) ::_exit(2);
-    auto scratch = ScratchFile::create(root_, 1024 * kMiB);
-    if (!scratch || !take(*scratch, kMiB)) ::_exit(3);
-    const auto refused = take(*scratch, 1);
-    ::_exit(!refused && refused.error().message.find("RLIMIT_FSIZE") != std::string::npos ? 0 : 4);
+  auto scratch = ScratchFile::create(root_, 1024 * kMiB);
+  ASSERT_TRUE(scratch) << scratch.error().message;
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const rlimit limit{.rlim_cur = kMiB, .rlim_max = before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+  const auto fits = take(*scratch, kMiB), refused = take(*scratch, 1);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  ASSERT_TRUE(fits && !refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
+  EXPECT_NE(refused.error().message.find("RLIMIT_FSIZE is 1 MiB"), std::string::npos)
+      << refused.error().message;
+  EXPECT_EQ(scratch->held_bytes(), kMiB);
+  EXPECT_TRUE(take(*scratch, 1));
+}
+
+TEST_F(ScratchFileTest, APlaceWhereNothingCanBeMadeIsNamed) {
+  std::ofstream(root_ + "/file") << "mine";
+  EXPECT_NE(refusal(root_ + "/file/kv").find("/file/kv: could not make it: ENOTDIR"),
+            std::string::npos)
+      << refusal(root_ + "/file/kv");
+  // A process's folder in /proc is its own.
+  const std::string own = "/proc/" + std::to_string(::getpid());
+  EXPECT_NE(refusal(own).find(own + ": could not create a scratch file: "), std::string::npos)
+      << refusal(own);
+}
+
+// Of files that refuse what a filesystem may not have.
+TEST(Extents, AFileThatCannotReserveSpaceIsRefused) {
+  for (const auto& [path, said, code] :
+       {std::tuple("/proc/self/comm", "cannot reserve space (fallocate): name another",
+                   ErrorCode::unsupported),
+        {"/dev/null", "could not reserve 4 KiB (here): ENODEV", ErrorCode::io}}) {
+    const Descriptor file(::open(path, O_RDWR | O_CLOEXEC));
+    ASSERT_TRUE(file.open()) << path;
+    Extents extents(file.number(), "here", 0, kMiB);
+    const auto refused = extents.take(kPageBytes);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, code);
+    EXPECT_NE(refused.error().message.find(said), std::string::npos) << refused.error().message;
+    EXPECT_EQ(extents.held_bytes(), 0u);
   }
-  int status = 0;
-  ASSERT_EQ(::waitpid(child, &status, 0), child);
-  EXPECT_TRUE(WIFEXITED(status));
-  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+// What was given back in pieces still occupies the disk: more than the budget would.
+TEST(Extents, WithoutHolesAFileGrowsNoFurtherThanItsBudget) {
+  const Descriptor file(::memfd_create("sealed", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  ASSERT_EQ(::fcntl(file.number(), F_ADD_SEALS, F_SEAL_FUTURE_WRITE), 0);  // none can be made
+  Extents extents(file.number(), "here", 0, 4 * kPageBytes);
+  std::vector<Space> spaces;
+  for (int i = 0; i < 4; ++i) {
+    auto space = extents.take(kPageBytes);
+    ASSERT_TRUE(space) << space.error().message;
+    spaces.push_back(*space);
+  }
+  extents.give(spaces[0]);
+  extents.give(spaces[2]);
+  const auto refused = extents.take(2 * kPageBytes);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
+  EXPECT_NE(refused.error().message.find("no 8 KiB in one piece"), std::string::npos)
+      << refused.error().message;
+  EXPECT_EQ(extents.held_bytes(), 2 * kPageBytes);
+  EXPECT_TRUE(extents.take(kPageBytes));
+  EXPECT_TRUE(extents.take(kPageBytes));
 }
 
 TEST_F(ScratchFileTest, DirectWhereTheDirectoryAllowsItElseBuffered) {

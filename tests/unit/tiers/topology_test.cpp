@@ -107,6 +107,19 @@ TEST(Topology, NonsenseIsIgnoredAndAMissingMeminfoIsAnError) {
   EXPECT_NE(refused.error().message.find("meminfo"), std::string::npos);
 }
 
+// hwloc reads the machine from where this variable says, if it does.
+TEST(Topology, AMachineThatCannotBeReadIsAnError) {
+  Machine machine;
+  const std::string nonsense = machine.folder() + "/machine.xml";
+  machine.write("machine.xml", "<?xml version=\"1.0\"?><topology version=\"2.0\"></topology>");
+  ASSERT_EQ(::setenv("HWLOC_XMLFILE", nonsense.c_str(), 1), 0);
+  const auto refused = read_topology();
+  ASSERT_EQ(::unsetenv("HWLOC_XMLFILE"), 0);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::io);
+  EXPECT_EQ(refused.error().message, "hwloc could not read this machine's topology");
+}
+
 TEST(Topology, AffinityLimitsTheThreads) {
   const pid_t child = ::fork();
   if (child == 0) {

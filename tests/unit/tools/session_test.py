@@ -147,6 +147,22 @@ class Session(unittest.TestCase):
         self.assertIn(b"would be written over it", done.stderr)
         self.assertEqual(pathlib.Path(self.file).read_bytes(), before)
 
+    def test_no_statistics_are_written_over_a_session(self):
+        new = self.file + ".new"
+        done = run("chat", "-m", MODEL, "--session", new, "--json", new, stdin=b"Hello\n")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn(b"would be written over it", done.stderr)
+        self.assertFalse(os.path.exists(new))
+        run("chat", "-m", MODEL, "-n", "2", "--session", self.file, stdin=b"Hello\n")
+        before = pathlib.Path(self.file).read_bytes()
+        for words in (["chat", "-m", MODEL, "-n", "2", "--session", self.file],
+                      ["chat", "-m", MODEL, "-n", "2"], ["generate", "-m", MODEL, "-p", "Hello"],
+                      ["session", "ls", self.folder.name], ["session", "show", self.file]):
+            done = run(*words, "--json", self.file, stdin=b"Hello\n")
+            self.assertEqual(done.returncode, 2, words)
+            self.assertIn(b"would be written over", done.stderr)
+            self.assertEqual(pathlib.Path(self.file).read_bytes(), before)
+
     def test_refusals(self):
         said = self.generate("-n", "2", "--session", self.file, fails=2)
         self.assertIn("no prompt", said)
@@ -315,9 +331,12 @@ class Session(unittest.TestCase):
     def test_a_kept_prompt_that_a_run_cannot_use_stays(self):
         [due], folder = self.keep_prompt()
         entry, = folder.iterdir()
-        [other], _ = self.keep_prompt("--method-set", "place.rows=host", size="32MiB")
+        entry.chmod(0o620)  # it would be chosen, is sound, and cannot be opened
+        [other], _ = self.keep_prompt(size="32MiB")
         self.assertEqual(other["text"], due["text"])
-        self.assertTrue(any("left out of this run" in note for note in other["notes"]))
+        said, = [note for note in other["notes"] if "left out of this run" in note]
+        self.assertIn("may be written to by others", said)
+        self.assertNotIn("removed", said)
         self.assertTrue(entry.exists())
 
     def test_a_damaged_kept_prompt_is_removed(self):
@@ -338,6 +357,31 @@ class Session(unittest.TestCase):
             [used], _ = self.keep_prompt()
             self.assertEqual(used["cached_tokens"], used["prompt_tokens"])
             shutil.rmtree(folder)
+
+    def test_a_damaged_kept_prompt_that_was_shown_from_is_written_without_it(self):
+        words = ["generate", "-m", MODEL, "-n", "24", "--temp", "0.8", "-s", "3", "--ignore-eos",
+                 "-p", TEXT, "--prefix-cache", "64MiB"]
+        environment = dict(os.environ, XDG_CACHE_HOME=self.folder.name)
+        due = run(*words, environment=environment)
+        entry, = (pathlib.Path(self.folder.name) / "thermocline" / "prefixes").iterdir()
+        with open(entry, "r+b") as file:  # of rows that the first step after the first token reads
+            file.seek(2 * 4096)
+            file.write(b"damaged")
+        again = run(*words, environment=environment)
+        self.assertEqual((again.returncode, again.stdout), (0, due.stdout), again.stderr)
+        self.assertIn(b"it is removed", again.stderr)
+        self.assertFalse(entry.exists())
+
+    def test_a_place_for_the_text_that_is_full_is_not_the_kept_prompts_fault(self):
+        _, folder = self.keep_prompt()
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([COMMAND, "generate", "-m", MODEL, "-n", "8", "-p", TEXT,
+                                   "--prefix-cache", "64MiB"], stdout=full, stderr=subprocess.PIPE,
+                                  env=dict(os.environ, XDG_CACHE_HOME=self.folder.name), check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"No space left", done.stderr)
+        self.assertNotIn(b"left out of this run", done.stderr)
+        self.assertEqual(len(list(folder.iterdir())), 1)
 
     def test_a_conversation_goes_on(self):
         def chat(message, *words):

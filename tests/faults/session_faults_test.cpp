@@ -1,0 +1,83 @@
+// A session's file over a system that refuses to look at it, to lock it or to read it: what is
+// said, and that the file is as good as before.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cerrno>
+#include <string>
+
+#include "tests/faults/kernel_faults.h"
+#include "tests/support/temporary_folder.h"
+#include "tiers/io/descriptor.h"
+#include "tiers/store/session_file.h"
+
+namespace thermocline {
+namespace {
+
+constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+
+class SessionFaults : public ::testing::Test {
+ protected:
+  SessionFaults() {
+    auto made = SessionFile::open(path_, kMiB);
+    EXPECT_TRUE(made);
+    EXPECT_TRUE(made->publish([](RecordWriter* out) { out->text("held"); }, {}));
+  }
+  ~SessionFaults() override { set_ring_refusals({}); }
+
+  std::string refusal() const {
+    const auto opened = SessionFile::open(path_, kMiB);
+    return opened ? "opened" : opened.error().message;
+  }
+  void expect_as_before() const {
+    set_ring_refusals({});
+    auto opened = SessionFile::open(path_, kMiB);
+    ASSERT_TRUE(opened) << opened.error().message;
+    EXPECT_EQ(opened->take_manifest().size(), sizeof(std::uint64_t) + 4);
+  }
+
+  const test::TemporaryFolder folder_{"session-faults"};
+  const std::string path_ = folder_.path() + "/s.tls";
+};
+
+TEST_F(SessionFaults, AFileThatCannotBeLookedAtIsNotOpened) {
+  // The first call looks for its owner, the second for its name, the third for its size.
+  for (const auto& [before, said] : {std::pair(0, ": could not be looked at: EIO"),
+                                     {2, ": could not be asked for its size: EIO"}}) {
+    RingRefusals refusals;
+    refusals.look = EIO;
+    refusals.looks = 1;
+    refusals.looks_before = before;
+    set_ring_refusals(refusals);
+    const std::string heard = refusal();
+    EXPECT_NE(heard.find("--session " + path_ + said), std::string::npos) << heard;
+    expect_as_before();
+  }
+}
+
+TEST_F(SessionFaults, AFileThatCannotBeLockedIsNotOpened) {
+  RingRefusals refusals;
+  refusals.lock = ENOLCK;
+  refusals.locks = 1;
+  set_ring_refusals(refusals);
+  const std::string said = refusal();
+  EXPECT_NE(said.find("--session " + path_ + ": could not be locked: ENOLCK"), std::string::npos)
+      << said;
+  expect_as_before();
+}
+
+TEST_F(SessionFaults, AFileThatCannotBeReadIsNotOpened) {
+  {
+    KernelFaultPlan plan;
+    plan.always = KernelFault::io_error;
+    const KernelFaults faults(plan);
+    const std::string said = refusal();
+    EXPECT_NE(said.find("--session " + path_ + ": reading it failed: EIO"), std::string::npos)
+        << said;
+    EXPECT_EQ(faults.counts()[KernelFault::io_error], 1u);
+  }
+  expect_as_before();
+}
+
+}  // namespace
+}  // namespace thermocline
