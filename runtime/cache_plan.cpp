@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/base/buffer.h"
+#include "runtime/query_sample.h"
 #include "runtime/query_tiles.h"
 #include "runtime/timeline_state.h"
 #include "tiers/budget.h"
@@ -133,6 +134,12 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
   plan->coding_bytes =
       std::max({plan->coding_bytes, coded_bytes_of(last),
                 last.rows == longest.rows ? 0 : of_longest - std::min(of_longest, last_in_host)});
+  if (method.select->facts().watches == Watched::queries) {
+    // Seen before rows are coded, and gone by then.
+    const std::uint64_t sampled = QuerySample::most(std::min(options.max_positions, kSpanRows));
+    plan->coding_bytes =
+        std::max(plan->coding_bytes, sampled * spec.q_heads * spec.key_dim * sizeof(float));
+  }
   if (pages) plan->writing_bytes = std::max(plan->writing_bytes, home_bytes_of(longest));
   if (!options.session.path.empty())
     plan_records(options, method, shortest, longest, segments, shape, plan);

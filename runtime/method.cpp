@@ -205,7 +205,7 @@ Status check_composition(const Method& method) {
     return fail(ErrorCode::unsupported, "select.by = ", method.select->name(),
                 " searches keys in memory, so it goes with place.rows = host, not place.rows = ",
                 method.place->name());
-  if (facts.watches != Watched::nothing)
+  if (facts.watches == Watched::last_window)
     return fail(ErrorCode::unsupported, "select.by = ", method.select->name(), " has to watch ",
                 name_of(facts.watches), " of the attention, which steps do not report");
   return {};
