@@ -5,8 +5,12 @@
 #include <set>
 #include <tuple>
 
+#include "retrieval/index/block_index.h"
+#include "retrieval/index/bounds.h"
+#include "retrieval/index/flat.h"
 #include "retrieval/select/everything.h"
 #include "retrieval/select/nothing.h"
+#include "retrieval/select/ranked.h"
 #include "retrieval/select/sketch.h"
 #include "runtime/method_values.h"
 #include "runtime/thermocline.h"
@@ -53,6 +57,24 @@ Result<std::unique_ptr<Selector>> make_sketch(const MethodSection& given, const 
   return std::unique_ptr<Selector>(std::move(made));
 }
 
+// A selector that ranks by what is kept of blocks of neighbouring rows.
+template <typename Code>
+Choice<Selector> ranked_by(std::string_view name) {
+  std::vector<std::string_view> parameters = names_of(RankedSelector::parameters(false));
+  for (const std::string_view more : names_of(Code::parameters())) parameters.push_back(more);
+  const auto make = [](const MethodSection& given,
+                       const CpuTable& cpu) -> Result<std::unique_ptr<Selector>> {
+    RankedOptions ranked;
+    TL_TRY(given.read(RankedSelector::parameters(false), &ranked));
+    typename Code::Options options;
+    TL_TRY(given.read(Code::parameters(), &options));
+    auto index = std::make_unique<BlockIndex>(std::make_unique<Code>(options, cpu));
+    TL_TRY_ASSIGN(auto made, RankedSelector::create(std::move(index), ranked, cpu));
+    return std::unique_ptr<Selector>(std::move(made));
+  };
+  return {name, parameters, make};
+}
+
 const Shelf<Codec>& codecs() {
   static const Shelf<Codec> shelf = {{"raw", {}, make_plain<RawCodec, Codec>},
                                      {"int8", {}, make_plain<Int8Codec, Codec>}};
@@ -67,7 +89,9 @@ const Shelf<Selector>& selectors() {
   static const Shelf<Selector> shelf = {
       {"everything", {}, make_plain<EverythingSelector, Selector>},
       {"nothing", {}, make_plain<NothingSelector, Selector>},
-      {"sketch", names_of(SketchSelector::parameters()), make_sketch}};
+      {"sketch", names_of(SketchSelector::parameters()), make_sketch},
+      ranked_by<FlatCode>("flat"),
+      ranked_by<BoundsCode>("bounds")};
   return shelf;
 }
 const Shelf<Placer>& placers() {

@@ -1,5 +1,6 @@
 #include "runtime/method_values.h"
 
+#include <algorithm>
 #include <boost/program_options.hpp>
 #include <charconv>
 #include <cmath>
@@ -104,6 +105,18 @@ Result<std::uint32_t> MethodValues::integer(const std::string& key, std::uint32_
     return fail(ErrorCode::invalid_argument, source(key), ": ", key, " = ", value,
                 " is not a whole number");
   return static_cast<std::uint32_t>(value);
+}
+
+Result<std::uint32_t> MethodValues::word(const std::string& key, std::uint32_t otherwise,
+                                         std::span<const std::string_view> words) const {
+  const auto found = values_.find(key);
+  if (found == values_.end()) return otherwise;
+  const auto word = std::find(words.begin(), words.end(), found->second.text);
+  if (word != words.end()) return static_cast<std::uint32_t>(word - words.begin());
+  std::string known;
+  for (const std::string_view w : words) known += (known.empty() ? "" : ", ") + std::string(w);
+  return fail(ErrorCode::invalid_argument, source(key), ": ", key, " = '", found->second.text,
+              "' is not known; known: ", known);
 }
 
 }  // namespace thermocline

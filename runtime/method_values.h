@@ -31,6 +31,9 @@ class MethodValues {
   Result<double> number(const std::string& key, double otherwise, double least, double most) const;
   Result<std::uint32_t> integer(const std::string& key, std::uint32_t otherwise, double least,
                                 double most) const;
+  // Which of `words`; as a number.
+  Result<std::uint32_t> word(const std::string& key, std::uint32_t otherwise,
+                             std::span<const std::string_view> words) const;
 
  private:
   struct Given {
@@ -62,6 +65,10 @@ class MethodSection {
         continue;
       }
       std::uint32_t& whole = options->*std::get<std::uint32_t Options::*>(p.member);
+      if (!p.words.empty()) {
+        TL_TRY_ASSIGN(whole, values_.word(key(p.name), whole, p.words));
+        continue;
+      }
       TL_TRY_ASSIGN(whole, values_.integer(key(p.name), whole, p.least, p.most));
     }
     return {};

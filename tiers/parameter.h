@@ -12,12 +12,14 @@
 
 namespace thermocline {
 
-// A number, or a whole number, of an `Options`.
+// A number, a whole number, or one of some words, of an `Options`.
 template <typename Options>
 struct Parameter {
   std::string_view name;
   std::variant<double Options::*, std::uint32_t Options::*> member;
   double least = 0, most = 0;  // both are allowed
+  // Not empty: the file says one of these, and the member, a whole number, is which: 0 to `most`.
+  std::span<const std::string_view> words = {};
 
   double of(const Options& options) const {
     return std::visit([&](auto m) { return static_cast<double>(options.*m); }, member);

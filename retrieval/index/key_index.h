@@ -17,8 +17,7 @@
 
 namespace thermocline {
 
-// The query heads of one KV head, and the segments that are asked. Every segment was formed by the
-// index that is asked.
+// The query heads of one KV head, and the segments that are asked: those that formed() knows.
 struct KeyQuery {
   std::uint32_t head = 0;        // KV head
   HeadShape shape;               // heads: query heads
@@ -48,16 +47,19 @@ class KeyIndex {
   virtual std::uint64_t index_bytes(HeadShape shape, std::uint64_t rows) const = 0;
   virtual std::uint64_t summary_bytes(HeadShape, std::uint64_t /*rows*/) const { return 0; }
 
+  // Whether an index like this one made what is kept of a segment, so that it can be asked.
+  virtual bool formed(const SegmentIndex& segment) const = 0;
   // Unit u of a head is its stored rows [first_row(u), first_row(u + 1)), maybe none;
-  // first_row(units) is the number of rows.
+  // first_row(units) is the number of rows. An index with summaries has one for each unit.
   virtual std::uint32_t units(const SegmentIndex& segment, std::uint32_t head) const = 0;
   virtual std::uint32_t first_row(const SegmentIndex& segment, std::uint32_t head,
                                   std::uint32_t unit) const = 0;
 
   // score[h * stride + u], u counting the units of all segments one after the other: what a key of
-  // the unit may score with query head h, to be compared with exact scores; -inf: the unit was not
-  // looked at. The same whatever else is asked at the time. Returns the bytes that were looked at.
-  // Any thread, with scratch of its own; allocates nothing once that has grown.
+  // the unit may score with query head h, to be compared with exact scores; -inf, or not a number:
+  // the unit was not looked at; inf: it is to be read whatever others score. The same whatever else
+  // is asked at the time. Returns the bytes that were looked at. Any thread, with scratch of its
+  // own; allocates nothing once that has grown.
   virtual std::uint64_t score(const KeyQuery& query, KeyScratch* scratch, float* score,
                               std::size_t stride) const = 0;
 };

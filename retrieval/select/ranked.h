@@ -1,0 +1,120 @@
+// ranked: reads the units of rows (rows, blocks, clusters) that a key index scores best. Most of
+// the published selections are this with an index of their own.
+//
+// A step asks the index for the scores of all units of a KV head, takes for each query head the
+// softmax over them, a unit of n rows counting n times, together with the exact sinks and tail, and
+// combines the group's query heads to one rank of a row; units are read from the best rank on until
+// the budget is used up.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/cpu/table.h"
+#include "kernels/topk.h"
+#include "retrieval/index/key_index.h"
+#include "retrieval/select/selector.h"
+#include "tiers/parameter.h"
+
+namespace thermocline {
+
+// How the query heads of a group are combined to one rank.
+//   sum   of each head's attention to the row, as the scores have it: a head that has nearly all of
+//         its attention in sinks and tail has little to say
+//   max   of the same
+//   vote  the sum of shares of what lies beside sinks and tail, so each head has as much to say as
+//         every other: TokenSelect's soft vote (arXiv 2411.02886)
+inline constexpr std::uint32_t kGroupSum = 0, kGroupMax = 1, kGroupVote = 2;
+
+// Ranges: RankedSelector::parameters().
+struct RankedOptions {
+  double share = 0.02;          // of a timeline's length that is read in each KV head, sinks and
+                                // tail included
+  std::uint32_t rows = 0;       // so many are read instead, whatever the length; 0: `share`
+  std::uint32_t min_rows = 64;  // and at least so many sealed rows
+  double mass = 0;  // reading ends earlier, when so much of each query head's attention is covered,
+                    // as the scores estimate it; 0: never
+  std::uint32_t group = kGroupSum;
+  std::uint32_t dense_layers = 0;  // the first so many layers of the model read everything
+  double estimate = 0;  // of the sealed rows: so many of those next in rank are attended by their
+                        // unit's summary. Of an index with summaries.
+};
+
+class RankedSelector final : public Selector {
+ public:
+  // What a method's file may say of the options; `estimate` too for an index with summaries.
+  static std::span<const Parameter<RankedOptions>> parameters(bool summaries);
+  // `cpu` outlives the selector. invalid_argument: an option outside of its range, or an estimate
+  // of an index that has no summaries.
+  static Result<std::unique_ptr<RankedSelector>> create(std::unique_ptr<KeyIndex> index,
+                                                        const RankedOptions& options,
+                                                        const CpuTable& cpu);
+
+  std::string_view name() const override { return index_->name(); }
+  SelectorFacts facts() const override { return index_->facts(); }
+  Result<Formation> form(const Sealing& sealing, const Workers& workers) const override {
+    return index_->form(sealing, workers);
+  }
+  void save(const Formation& formation, RecordWriter* out) const override {
+    index_->save(formation, out);
+  }
+  Result<Formation> load(HeadShape shape, std::uint32_t heads, std::uint32_t rows,
+                         RecordReader* in) const override {
+    return index_->load(shape, heads, rows, in);
+  }
+  // Everything, where the budget has room for it. Otherwise a unit is read whole or not at all: one
+  // that no longer fits into the budget is passed over for the next. Units of score inf come
+  // first, ties go to the lower row. A run that another index formed is read whole, above the
+  // budget.
+  Result<Chosen> choose(const LayerQuery& query, const Workers& workers,
+                        std::span<ReadList> out) override;
+  std::uint64_t index_bytes(HeadShape shape, std::uint64_t rows) const override {
+    return index_->index_bytes(shape, rows);
+  }
+  std::uint64_t summary_bytes(HeadShape shape, std::uint64_t rows) const override {
+    return index_->summary_bytes(shape, rows);
+  }
+
+ private:
+  // What one list is chosen with; grows with the timeline. Units are those of all segments that are
+  // asked, one after the other.
+  struct alignas(64) Board {
+    std::uint64_t budget = 0, estimated = 0, sealed_rows = 0;
+    std::vector<const SegmentIndex*> asked;
+    std::vector<std::uint32_t> first_unit;  // [asked + 1]
+    std::vector<float> size;                // [units]: rows
+    std::vector<float> score, weight;       // [heads][units]
+    std::vector<float> rank;                // [units]: of a row of it
+    std::vector<float> share;               // [heads]: of the head's attention, that a weight 1 is
+    std::vector<double> covered;            // [heads]: share of what is read, sinks and tail first
+    std::vector<RowSet> taken;              // [units], a bit each
+    std::vector<std::uint32_t> order;       // units, best first
+    std::vector<std::uint32_t> read, summed;  // units, ascending: to be read, to be estimated
+    KeyScratch scratch;
+    TopRowsScratch top;
+  };
+
+  RankedSelector(std::unique_ptr<KeyIndex> index, const RankedOptions& options,
+                 const CpuTable& cpu);
+  // The steps of choosing for one list, in their order. Returns the bytes that were looked at.
+  std::uint64_t choose_list(const LayerQuery& layer, const ListQuery& list, Board* board,
+                            ReadList* out) const;
+  void lay_out(const ListQuery& list, Board* board) const;
+  void lay_out_units(const ListQuery& list, Board* board) const;
+  std::uint64_t ask(HeadShape shape, const ListQuery& list, Board* board) const;
+  void weigh(HeadShape shape, const ListQuery& list, Board* board) const;
+  void rank(HeadShape shape, Board* board) const;
+  void order(Board* board) const;
+  void take(HeadShape shape, Board* board) const;
+  void write_rows(const ListQuery& list, const Board& board, ReadList* out) const;
+  std::uint64_t write_summaries(HeadShape shape, const ListQuery& list, const Board& board,
+                                ReadList* out) const;
+
+  std::unique_ptr<KeyIndex> index_;
+  RankedOptions options_;
+  const CpuTable& cpu_;
+  std::vector<Board> boards_;  // a thread's, by Workers::slot()
+};
+
+}  // namespace thermocline
