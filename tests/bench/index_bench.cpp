@@ -48,7 +48,8 @@ struct Head {
 
 // What one setting of an index found, summed over the queries.
 struct Found {
-  double recall = 0, share = 0, bytes = 0, microseconds = 0;
+  double recall = 0, share = 0, bytes = 0;
+  std::vector<double> microseconds;  // of each walk or scan; empty: not measured
   std::size_t queries = 0;
 };
 
@@ -88,10 +89,15 @@ double recall(const std::vector<std::uint32_t>& best, std::vector<std::uint32_t>
   return static_cast<double>(both.size()) / static_cast<double>(best.size());
 }
 
-void print(const std::string& name, const Found& found) {
+void print(const std::string& name, Found found) {
   const auto n = static_cast<double>(found.queries);
-  std::printf("| %s | %.3f | %.2f | %.0f | %.0f |\n", name.c_str(), found.recall / n,
-              100 * found.share / n, found.bytes / n / 1024, found.microseconds / n);
+  std::printf("| %s | %.3f | %.2f | %.0f |", name.c_str(), found.recall / n, 100 * found.share / n,
+              found.bytes / n / 1024);
+  if (!found.microseconds.empty()) {  // the median: whoever shares the machine delays some
+    std::sort(found.microseconds.begin(), found.microseconds.end());
+    std::printf(" %.0f", found.microseconds[found.microseconds.size() / 2]);
+  }
+  std::printf(" |\n");
   std::fflush(stdout);
 }
 
@@ -175,11 +181,12 @@ class Study {
     const float* query = layer.query(head.head, head.asked[q]);
     const std::uint32_t heads = layer.shape.heads, at_once = together ? heads : 1;
     std::vector<std::uint32_t> touched;
+    double took = 0;
     for (std::uint32_t h = 0; h < heads; h += at_once) {
       const double start = seconds();
       walk_graphs({built.graphs, query + h * layer.shape.key_dim, static_cast<int>(at_once), beam},
                   cpu_, &walk_);
-      found->microseconds += (seconds() - start) * 1e6;
+      took += seconds() - start;
       found->bytes += static_cast<double>(walk_.touched.size()) * layer.shape.key_dim * 2 +
                       static_cast<double>(walk_.link_bytes);
       touched.insert(touched.end(), walk_.touched.begin(), walk_.touched.end());
@@ -192,6 +199,7 @@ class Study {
         found->recall += recall(head.best[q * heads + h + g], std::move(best)) / heads;
       }
     }
+    found->microseconds.push_back(took * 1e6);
     std::sort(touched.begin(), touched.end());
     touched.erase(std::unique(touched.begin(), touched.end()), touched.end());
     found->share += static_cast<double>(touched.size()) / layer.rows;
@@ -311,7 +319,7 @@ class Study {
               index.score({0, layer.shape, layer.query(heads[i].head, heads[i].asked[q]),
                            segments[i], static_cast<std::uint32_t>(looked)},
                           &scratch_, score.data(), layer.rows);
-          found.microseconds += (seconds() - start) * 1e6;
+          found.microseconds.push_back((seconds() - start) * 1e6);
           std::vector<std::uint32_t> touched;
           for (std::uint32_t h = 0; h < group; ++h) {
             const auto of = best_of(score.data() + std::size_t{h} * layer.rows, layer.rows, looked);
