@@ -7,7 +7,12 @@
 
 #include "retrieval/index/block_index.h"
 #include "retrieval/index/bounds.h"
+#include "retrieval/index/clusters.h"
 #include "retrieval/index/flat.h"
+#include "retrieval/index/labels.h"
+#include "retrieval/index/landmarks.h"
+#include "retrieval/index/lowbit.h"
+#include "retrieval/index/moments.h"
 #include "retrieval/select/everything.h"
 #include "retrieval/select/nothing.h"
 #include "retrieval/select/ranked.h"
@@ -57,18 +62,23 @@ Result<std::unique_ptr<Selector>> make_sketch(const MethodSection& given, const 
   return std::unique_ptr<Selector>(std::move(made));
 }
 
-// A selector that ranks by what is kept of blocks of neighbouring rows.
-template <typename Code>
+// A selector that ranks by a key index, or by what is kept of blocks of neighbouring rows.
+template <typename Kept>
 Choice<Selector> ranked_by(std::string_view name) {
-  std::vector<std::string_view> parameters = names_of(RankedSelector::parameters(false));
-  for (const std::string_view more : names_of(Code::parameters())) parameters.push_back(more);
+  std::vector<std::string_view> parameters = names_of(RankedSelector::parameters());
+  for (const std::string_view more : names_of(Kept::parameters())) parameters.push_back(more);
   const auto make = [](const MethodSection& given,
                        const CpuTable& cpu) -> Result<std::unique_ptr<Selector>> {
     RankedOptions ranked;
-    TL_TRY(given.read(RankedSelector::parameters(false), &ranked));
-    typename Code::Options options;
-    TL_TRY(given.read(Code::parameters(), &options));
-    auto index = std::make_unique<BlockIndex>(std::make_unique<Code>(options, cpu));
+    TL_TRY(given.read(RankedSelector::parameters(), &ranked));
+    typename Kept::Options options;
+    TL_TRY(given.read(Kept::parameters(), &options));
+    auto kept = std::make_unique<Kept>(options, cpu);
+    std::unique_ptr<KeyIndex> index;
+    if constexpr (std::is_base_of_v<BlockCode, Kept>)
+      index = std::make_unique<BlockIndex>(std::move(kept));
+    else
+      index = std::move(kept);
     TL_TRY_ASSIGN(auto made, RankedSelector::create(std::move(index), ranked, cpu));
     return std::unique_ptr<Selector>(std::move(made));
   };
@@ -91,7 +101,12 @@ const Shelf<Selector>& selectors() {
       {"nothing", {}, make_plain<NothingSelector, Selector>},
       {"sketch", names_of(SketchSelector::parameters()), make_sketch},
       ranked_by<FlatCode>("flat"),
-      ranked_by<BoundsCode>("bounds")};
+      ranked_by<BoundsCode>("bounds"),
+      ranked_by<MomentsCode>("moments"),
+      ranked_by<LandmarksCode>("landmarks"),
+      ranked_by<LabelsCode>("labels"),
+      ranked_by<LowbitCode>("lowbit"),
+      ranked_by<ClustersIndex>("clusters")};
   return shelf;
 }
 const Shelf<Placer>& placers() {

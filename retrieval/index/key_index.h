@@ -29,7 +29,7 @@ struct KeyQuery {
 
 // What a search works with, a thread's own: it grows and stays.
 struct KeyScratch {
-  std::vector<float> floats;
+  std::vector<float> queries, floats;
   std::vector<std::uint32_t> ids;
   std::vector<std::uint64_t> bits;
   GraphWalk walk;

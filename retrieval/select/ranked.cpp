@@ -52,7 +52,7 @@ class PickWriter {
 
 }  // namespace
 
-std::span<const Parameter<RankedOptions>> RankedSelector::parameters(bool summaries) {
+std::span<const Parameter<RankedOptions>> RankedSelector::parameters() {
   static constexpr std::string_view kGroups[] = {"sum", "max", "vote"};
   static constexpr Parameter<RankedOptions> kParameters[] = {
       {"share", &RankedOptions::share, 0, 1},
@@ -62,16 +62,16 @@ std::span<const Parameter<RankedOptions>> RankedSelector::parameters(bool summar
       {"group", &RankedOptions::group, 0, 2, kGroups},
       {"dense_layers", &RankedOptions::dense_layers, 0, 1 << 16},
       {"estimate", &RankedOptions::estimate, 0, 1}};
-  return std::span(kParameters).first(std::size(kParameters) - (summaries ? 0 : 1));
+  return kParameters;
 }
 
 Result<std::unique_ptr<RankedSelector>> RankedSelector::create(std::unique_ptr<KeyIndex> index,
                                                                const RankedOptions& options,
                                                                const CpuTable& cpu) {
-  TL_TRY(check(index->name(), parameters(true), options));
+  TL_TRY(check(index->name(), parameters(), options));
   if (options.estimate > 0 && index->summary_bytes({1, 16, 16}, 1) == 0)
     return fail(ErrorCode::invalid_argument, index->name(), ": estimate = ", options.estimate,
-                " needs an index with summary rows, which this one has not");
+                " needs an index with summary rows, as clusters is");
   return std::unique_ptr<RankedSelector>(new RankedSelector(std::move(index), options, cpu));
 }
 

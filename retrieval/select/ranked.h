@@ -43,8 +43,8 @@ struct RankedOptions {
 
 class RankedSelector final : public Selector {
  public:
-  // What a method's file may say of the options; `estimate` too for an index with summaries.
-  static std::span<const Parameter<RankedOptions>> parameters(bool summaries);
+  // What a method's file may say of the options.
+  static std::span<const Parameter<RankedOptions>> parameters();
   // `cpu` outlives the selector. invalid_argument: an option outside of its range, or an estimate
   // of an index that has no summaries.
   static Result<std::unique_ptr<RankedSelector>> create(std::unique_ptr<KeyIndex> index,
