@@ -283,6 +283,9 @@ Result<StoreOptions> stores_for(const TierOptions& tiers, const SessionOptions& 
 
 // A session is what its file holds: no row may be at home elsewhere.
 Status check_kept(const Method& method, const CachePlan& plan) {
+  if (!method.select->facts().in_files)
+    return fail(ErrorCode::unsupported, "select.by = ", method.select->name(),
+                " makes an index that is not kept in files: leave --session out");
   for (const CachePlan::Layer& layer : plan.layers)
     if (layer.rows > 0 && !layer.in_pages())
       return fail(

@@ -9,9 +9,9 @@
 namespace thermocline {
 
 struct QuerySample {
-  // Of every 8th position where that is not too many: what a graph of keys finds grows little with
-  // more of them, and looking for the nearest keys of each is most of its forming.
-  static constexpr std::uint32_t kLeastStride = 8, kMost = 1024;
+  // Of every 16th position where that is not too many: a graph of keys finds no more with twice as
+  // many (tests/bench/index_bench.cpp), and the nearest keys of each are most of its forming.
+  static constexpr std::uint32_t kLeastStride = 16, kMost = 512;
 
   std::uint32_t first = 0, stride = kLeastStride, count = 0;
 

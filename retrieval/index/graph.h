@@ -23,7 +23,7 @@ struct GraphIndexOptions {
   std::uint32_t neighbours = GraphOptions{}.neighbours;
   // The best keys that a walk keeps for each query head; at least as many as rows are wanted, of
   // all query heads together.
-  std::uint32_t beam = 100;
+  std::uint32_t beam = 250;
 };
 
 class GraphIndex final : public KeyIndex {

@@ -35,7 +35,7 @@ struct GraphShape {
   }
   std::uint64_t bytes() const { return entries_at() + entries() * sizeof(std::uint32_t); }
 
-  static constexpr std::uint32_t kKeysAnEntry = 512;
+  static constexpr std::uint32_t kKeysAnEntry = 128;
 };
 
 class KeyGraph {

@@ -24,9 +24,9 @@
 namespace thermocline {
 
 struct GraphOptions {
-  std::uint32_t degree = 32;       // links of a key, all together
-  std::uint32_t own = 8;           // to keys near it, where it has others; else all
-  std::uint32_t neighbours = 100;  // the list of a sample query
+  std::uint32_t degree = 16;      // links of a key, all together
+  std::uint32_t own = 6;          // to keys near it, where it has others; else all
+  std::uint32_t neighbours = 24;  // the list of a sample query
 };
 
 // Links the keys that `graph` has already. `queries` [count][key_dim]: a sample, of all query heads

@@ -10,7 +10,7 @@
 //   QUERIES        how many positions are asked of; their queries lie in the last sixteenth of a
 //                  prompt, of which nothing is shown
 //
-// Checked: each index at its widest finds nine tenths of the best.
+// Checked: each of ours at its widest finds nine tenths of the best.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "retrieval/index/block_index.h"
+#include "retrieval/index/faiss_index.h"
 #include "retrieval/index/graph.h"
 #include "retrieval/index/kmeans.h"
 #include "retrieval/index/pq.h"
@@ -106,7 +107,7 @@ class Study {
   Study(const CpuTable& cpu, const Workers& workers, std::uint32_t prompt, std::uint32_t sample)
       : cpu_(cpu), workers_(workers), prompt_(prompt), sample_(sample) {}
 
-  // The lowest of the recalls that the indexes have at their widest.
+  // The lowest of the recalls that our indexes have at their widest.
   double run(const std::vector<Head>& heads) {
     std::printf("| index | recall@100 | keys touched %% | KiB a KV head | us a KV head |\n");
     std::printf("|---|---|---|---|---|\n");
@@ -114,7 +115,17 @@ class Study {
     graphs("graph, a segment each 8192", heads, kSegmentRows, true);
     graphs("graph of keys alone, one", heads, heads[0].layer->rows, false);
     clusters(heads);
-    pq(heads);
+    codes("product quantisation 8 x 8 bits",
+          BlockIndex(std::make_unique<PqCode>(PqOptions{}, cpu_)), heads);
+    if (!check_faiss()) return lowest_;
+    for (const std::uint32_t probes : {2, 4, 8, 16})
+      library(
+          "FAISS IVF, a segment each 8192, " + std::to_string(probes) + " probes of lists of 64",
+          FaissIvf({.probes = probes}, cpu_), heads);
+    library("FAISS IVFPQ, a segment each 8192, 8 probes", FaissIvfPq({.probes = 8}, cpu_), heads);
+    for (const std::uint32_t beam : {128, 512})
+      library("FAISS HNSW, a segment each 8192, beam " + std::to_string(beam),
+              FaissHnsw({.beam = beam}, cpu_), heads);
     return lowest_;
   }
 
@@ -288,25 +299,32 @@ class Study {
     }
   }
 
-  // Codes of all keys, then the exact scores of the best by their codes.
-  void pq(const std::vector<Head>& heads) {
-    std::vector<Formation> formed;
-    const BlockIndex index(std::make_unique<PqCode>(PqOptions{}, cpu_));
-    std::vector<std::vector<const SegmentIndex*>> segments(heads.size());
-    for (std::size_t i = 0; i < heads.size(); ++i) {
-      const LayerQueries& layer = *heads[i].layer;
-      const std::uint32_t bytes = layer.shape.key_dim * 2;
-      for (std::uint32_t first = 0; first < layer.rows; first += kSegmentRows) {
-        const RawRows rows{{RowFormat::f16, RowFormat::f16, bytes, 0},
-                           1,
-                           first,
-                           std::min(kSegmentRows, layer.rows - first),
-                           reinterpret_cast<const std::byte*>(layer.key(heads[i].head, first)),
-                           0};
-        formed.push_back(*index.form({LayerId{0}, layer.shape, rows}, workers_));
-        segments[i].push_back(formed.back().index.get());
-      }
+  struct Formed {
+    std::vector<Formation> formations;  // of each segment
+    std::vector<const SegmentIndex*> segments;
+  };
+  Formed form(const KeyIndex& index, const Head& of) const {
+    const LayerQueries& layer = *of.layer;
+    Formed made;
+    for (std::uint32_t first = 0; first < layer.rows; first += kSegmentRows) {
+      const RawRows rows{{RowFormat::f16, RowFormat::f16, layer.shape.key_dim * 2, 0},
+                         1,
+                         first,
+                         std::min(kSegmentRows, layer.rows - first),
+                         reinterpret_cast<const std::byte*>(layer.key(of.head, first)),
+                         0};
+      auto formed = index.form({LayerId{0}, layer.shape, rows}, workers_);
+      TL_CHECK(formed.has_value());
+      made.formations.push_back(std::move(*formed));
+      made.segments.push_back(made.formations.back().index.get());
     }
+    return made;
+  }
+
+  // Codes of all keys, then the exact scores of the best by their codes.
+  void codes(const std::string& name, const KeyIndex& index, const std::vector<Head>& heads) {
+    std::vector<Formed> formed;
+    for (const Head& head : heads) formed.push_back(form(index, head));
     for (const std::size_t looked : {100, 200, 400, 1000, 4000}) {
       Found found;
       for (std::size_t i = 0; i < heads.size(); ++i) {
@@ -314,12 +332,8 @@ class Study {
         const std::uint32_t group = layer.shape.heads;
         std::vector<float> score(std::size_t{group} * layer.rows);
         for (std::size_t q = 0; q < heads[i].asked.size(); ++q) {
-          const double start = seconds();
-          const std::uint64_t bytes =
-              index.score({0, layer.shape, layer.query(heads[i].head, heads[i].asked[q]),
-                           segments[i], static_cast<std::uint32_t>(looked)},
-                          &scratch_, score.data(), layer.rows);
-          found.microseconds.push_back((seconds() - start) * 1e6);
+          const double bytes = ask(index, formed[i], heads[i], q,
+                                   static_cast<std::uint32_t>(looked), &score, &found);
           std::vector<std::uint32_t> touched;
           for (std::uint32_t h = 0; h < group; ++h) {
             const auto of = best_of(score.data() + std::size_t{h} * layer.rows, layer.rows, looked);
@@ -329,15 +343,50 @@ class Study {
           std::sort(touched.begin(), touched.end());
           touched.erase(std::unique(touched.begin(), touched.end()), touched.end());
           found.share += static_cast<double>(touched.size()) / layer.rows;
-          found.bytes += static_cast<double>(bytes) +
-                         static_cast<double>(touched.size()) * layer.shape.key_dim * 2;
-          ++found.queries;
+          found.bytes += bytes + static_cast<double>(touched.size()) * layer.shape.key_dim * 2;
         }
       }
-      print("product quantisation 8 x 8 bits, then " + std::to_string(looked) + " exact", found);
+      print(name + ", then " + std::to_string(looked) + " exact", found);
       if (looked == 4000)
         lowest_ = std::min(lowest_, found.recall / static_cast<double>(found.queries));
     }
+  }
+
+  // What an index of FAISS returns. Its keys are floats, and each query head looks by itself.
+  void library(const std::string& name, const KeyIndex& index, const std::vector<Head>& heads) {
+    Found found;
+    const double start = seconds();
+    double took = 0;
+    for (const Head& head : heads) {
+      const Formed formed = form(index, head);
+      took = (seconds() - start) / static_cast<double>(heads.size());
+      const LayerQueries& layer = *head.layer;
+      const std::uint32_t group = layer.shape.heads;
+      std::vector<float> score(std::size_t{group} * layer.rows);
+      for (std::size_t q = 0; q < head.asked.size(); ++q) {
+        const double bytes = ask(index, formed, head, q, kBest, &score, &found);
+        for (std::uint32_t h = 0; h < group; ++h)
+          found.recall +=
+              recall(head.best[q * group + h],
+                     best_of(score.data() + std::size_t{h} * layer.rows, layer.rows, kBest)) /
+              group;
+        found.share += bytes / sizeof(float) / layer.shape.key_dim / layer.rows / group;
+        found.bytes += bytes;
+      }
+    }
+    print(name + " (" + std::to_string(took).substr(0, 4) + " s to build)", found);
+  }
+
+  double ask(const KeyIndex& index, const Formed& formed, const Head& head, std::size_t q,
+             std::uint32_t wanted, std::vector<float>* score, Found* found) {
+    const LayerQueries& layer = *head.layer;
+    const double start = seconds();
+    const std::uint64_t bytes = index.score(
+        {0, layer.shape, layer.query(head.head, head.asked[q]), formed.segments, wanted}, &scratch_,
+        score->data(), layer.rows);
+    found->microseconds.push_back((seconds() - start) * 1e6);
+    ++found->queries;
+    return static_cast<double>(bytes);
   }
 
   const CpuTable& cpu_;
