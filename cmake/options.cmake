@@ -5,6 +5,8 @@ set(THERMOCLINE_SANITIZE "" CACHE STRING "Sanitizers, for example address,undefi
 option(THERMOCLINE_FUZZ "Build the fuzzers; needs clang and its libFuzzer" OFF)
 set(THERMOCLINE_CUDA AUTO CACHE STRING "CUDA kernels: AUTO, ON or OFF")
 set_property(CACHE THERMOCLINE_CUDA PROPERTY STRINGS AUTO ON OFF)
+set(THERMOCLINE_FAISS AUTO CACHE STRING "FAISS, to measure its indexes beside ours: AUTO, ON or OFF")
+set_property(CACHE THERMOCLINE_FAISS PROPERTY STRINGS AUTO ON OFF)
 
 # g++ 12 reports string and vector operations that it inlined itself (GCC bugs 105329, 105762).
 set(THERMOCLINE_WARNINGS -Wno-restrict -Wno-stringop-overflow -Wall -Wextra -Wpedantic -Wshadow)
@@ -33,3 +35,4 @@ pkg_check_modules(hwloc REQUIRED IMPORTED_TARGET hwloc)
 pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
 pkg_check_modules(sodium REQUIRED IMPORTED_TARGET libsodium)
 pkg_check_modules(pcre2 REQUIRED IMPORTED_TARGET libpcre2-8)
+include(faiss)

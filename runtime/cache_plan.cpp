@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/base/buffer.h"
+#include "runtime/query_sample.h"
 #include "runtime/query_tiles.h"
 #include "runtime/timeline_state.h"
 #include "tiers/budget.h"
@@ -134,6 +135,12 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
   plan->coding_bytes =
       std::max({plan->coding_bytes, coded_bytes_of(last),
                 last.rows == longest.rows ? 0 : of_longest - std::min(of_longest, last_in_host)});
+  if (method.select->facts().watches == Watched::queries) {
+    // Seen before rows are coded, and gone by then.
+    const std::uint64_t sampled = QuerySample::most(std::min(options.max_positions, kSpanRows));
+    plan->coding_bytes =
+        std::max(plan->coding_bytes, sampled * spec.q_heads * spec.key_dim * sizeof(float));
+  }
   if (pages) plan->writing_bytes = std::max(plan->writing_bytes, home_bytes_of(longest));
   if (!options.session.path.empty())
     plan_records(options, method, shortest, longest, segments, shape, plan);
@@ -278,6 +285,9 @@ Result<StoreOptions> stores_for(const TierOptions& tiers, const SessionOptions& 
 
 // A session is what its file holds: no row may be at home elsewhere.
 Status check_kept(const Method& method, const CachePlan& plan) {
+  if (!method.select->facts().in_files)
+    return fail(ErrorCode::unsupported, "select.by = ", method.select->name(),
+                " makes an index that is not kept in files: leave --session out");
   for (const CachePlan::Layer& layer : plan.layers)
     if (layer.rows > 0 && !layer.in_pages())
       return fail(

@@ -32,8 +32,10 @@ struct CachePlan {
   std::uint64_t tail_bytes = 0, index_bytes = 0, staging_bytes = 0, tables_bytes = 0;
   std::uint64_t spare_tail_bytes = 0;  // a second tail for one timeline, of every layer
   std::uint64_t span_bytes = 0;        // raw rows of the layer in hand
-  std::uint64_t coding_bytes = 0;      // of one segment, beside all that is sealed: its coded rows
-  std::uint64_t writing_bytes = 0;     // and the pages that they go to, until they are written
+  // Of one segment, beside all that is sealed: the queries that are seen of it, then its coded
+  // rows.
+  std::uint64_t coding_bytes = 0;
+  std::uint64_t writing_bytes = 0;  // and the pages that they go to, until they are written
   std::array<std::uint64_t, kTiers> rows_bytes{};  // of all sealed rows, in their home tiers
   // Of a session, beside rows: their records and what is published, in the file; memory to put the
   // latter together; and, beside what is read of it then, to bring a segment back.

@@ -18,6 +18,7 @@
 #include "runtime/cache_plan.h"
 #include "runtime/kv_cache.h"
 #include "runtime/method.h"
+#include "runtime/query_sample.h"
 #include "runtime/query_tiles.h"
 #include "runtime/session_manifest.h"
 #include "runtime/timeline_state.h"
@@ -261,9 +262,14 @@ struct KvCache::Impl {
   Status open_span(LayerId l);
   // How many of the raw rows of the positions [first, end) are to leave a tail that ends there.
   std::uint32_t rows_to_leave(LayerId l, std::uint32_t first, std::uint32_t end) const;
-  // Forms segments of all of `rows` and appends them to `runs`.
-  Status seal(LayerId l, const RawRows& rows, std::vector<Run>* runs, const StopSign& stop);
-  Result<Run> form(LayerId l, const RawRows& rows);
+  // Forms segments of all of `rows` and appends them to `runs`. `queries`: of a prefill, those of
+  // the step, as attend() got them.
+  Status seal(LayerId l, const RawRows& rows, std::vector<Run>* runs, const StopSign& stop,
+              MatView<const float> queries);
+  Result<Run> form(LayerId l, const RawRows& rows, MatView<const float> queries = {});
+  // [KV head][sample][head][key_dim], rotated and scaled.
+  void sample_queries(LayerId l, MatView<const float> queries, const QuerySample& sample,
+                      float* out) const;
   // Memory for the index of so many rows; and what of a formation lies beside its rows, in it.
   Result<Reservation> reserve_index(LayerId l, std::uint32_t sealed_rows);
   Status attach(LayerId l, Formation formation, Reservation memory, Run* run);
@@ -273,7 +279,7 @@ struct KvCache::Impl {
   // Decides what becomes of raw rows at the end of a step: sealed, dropped, or the new tail, which
   // is left `where` it says.
   Status settle(LayerId l, const RawRows& raw, Pending::Tail where, Pending* into,
-                const StopSign& stop = {});
+                const StopSign& stop = {}, MatView<const float> queries = {});
 };
 
 }  // namespace thermocline

@@ -37,11 +37,11 @@ std::uint32_t KvCache::Impl::rows_to_leave(LayerId l, std::uint32_t first,
 }
 
 Status KvCache::Impl::settle(LayerId l, const RawRows& raw, Pending::Tail where, Pending* into,
-                             const StopSign& stop) {
+                             const StopSign& stop, MatView<const float> queries) {
   const Stopwatch watch(&counted.seal_ms);
   const std::uint32_t gone = rows_to_leave(l, raw.first_position, raw.first_position + raw.rows);
   if (gone > 0 && plan.layers[index(l)].seals)
-    TL_TRY(seal(l, raw.part(0, gone), &into->new_runs, stop));
+    TL_TRY(seal(l, raw.part(0, gone), &into->new_runs, stop, queries));
   if (where == Pending::Tail::spare) spare_tails[index(l)].copy(raw, gone, raw.rows - gone, 0);
   into->tail = where;
   into->tail_first = raw.first_position + gone;
@@ -55,12 +55,12 @@ Status KvCache::Impl::await_sealed() {
 }
 
 Status KvCache::Impl::seal(LayerId l, const RawRows& raw, std::vector<Run>* runs,
-                           const StopSign& stop) {
+                           const StopSign& stop, MatView<const float> queries) {
   for (std::uint32_t first = 0, count = 0; first < raw.rows; first += count) {
     const std::uint32_t in_cell = (raw.first_position + first - method.sink) % method.cell_rows();
     count = std::min(method.cell_rows() - in_cell, raw.rows - first);
     TL_TRY(stop.check());
-    TL_TRY_ASSIGN(Run run, form(l, raw.part(first, count)));
+    TL_TRY_ASSIGN(Run run, form(l, raw.part(first, count), queries));
     runs->push_back(std::move(run));
   }
   counted.rows_sealed += raw.rows;
@@ -77,11 +77,42 @@ struct HeldIndex {
 
 }  // namespace
 
-Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw) {
+void KvCache::Impl::sample_queries(LayerId l, MatView<const float> queries,
+                                   const QuerySample& sample, float* out) const {
+  const LayerSpec& s = spec(l);
+  const std::size_t group = s.q_heads / s.kv_heads;
+  workers->parallel(std::size_t{s.kv_heads} * sample.count, 64, [&](auto first, auto last) {
+    for (std::size_t i = first; i < last; ++i) {
+      const std::uint32_t position = sample.position(static_cast<std::uint32_t>(i % sample.count));
+      const std::size_t row = position - rows[0].position;
+      float* to = out + i * group * s.key_dim;
+      std::copy_n(queries.row(row) + i / sample.count * group * s.key_dim, group * s.key_dim, to);
+      for (std::size_t g = 0; g < group; ++g) rotate(l, row, to + g * s.key_dim);
+      cpu->dense.scale(s.scale, group * s.key_dim, to);
+    }
+  });
+}
+
+Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw, MatView<const float> queries) {
   const LayerSpec& s = spec(l);
   const CachePlan::Layer& planned = plan.layers[index(l)];
   TL_TRY_ASSIGN(Reservation memory, reserve_index(l, raw.rows));
-  TL_TRY_ASSIGN(Formation formation, method.select->form({l, shape(l), raw}, *workers));
+  Sealing sealing{l, shape(l), raw};
+  Buffer sampled;
+  Reservation sampled_memory;
+  if (!queries.empty() && method.select->facts().watches == Watched::queries) {
+    const std::uint32_t end = rows[0].position + static_cast<std::uint32_t>(queries.rows());
+    const QuerySample sample = QuerySample::of(std::max(raw.first_position, rows[0].position), end);
+    const std::size_t bytes = std::size_t{sample.count} * s.q_heads * s.key_dim * sizeof(float);
+    TL_TRY_ASSIGN(sampled_memory, budget->reserve(Tier::host, Purpose::sealing, bytes));
+    TL_TRY_ASSIGN(sampled, Buffer::create(bytes));
+    sample_queries(l, queries, sample, sampled.as<float>().data());
+    sealing.queries = sample.count;
+    sealing.query = sampled.as<float>().data();
+  }
+  TL_TRY_ASSIGN(Formation formation, method.select->form(sealing, *workers));
+  sampled = Buffer();
+  sampled_memory = Reservation();
 
   Run run;
   Segment segment;

@@ -8,11 +8,14 @@
 #include "retrieval/index/block_index.h"
 #include "retrieval/index/bounds.h"
 #include "retrieval/index/clusters.h"
+#include "retrieval/index/faiss_index.h"
 #include "retrieval/index/flat.h"
+#include "retrieval/index/graph.h"
 #include "retrieval/index/labels.h"
 #include "retrieval/index/landmarks.h"
 #include "retrieval/index/lowbit.h"
 #include "retrieval/index/moments.h"
+#include "retrieval/index/pq.h"
 #include "retrieval/select/everything.h"
 #include "retrieval/select/nothing.h"
 #include "retrieval/select/ranked.h"
@@ -69,6 +72,7 @@ Choice<Selector> ranked_by(std::string_view name) {
   for (const std::string_view more : names_of(Kept::parameters())) parameters.push_back(more);
   const auto make = [](const MethodSection& given,
                        const CpuTable& cpu) -> Result<std::unique_ptr<Selector>> {
+    if constexpr (requires { Kept::available(); }) TL_TRY(Kept::available());
     RankedOptions ranked;
     TL_TRY(given.read(RankedSelector::parameters(), &ranked));
     typename Kept::Options options;
@@ -106,7 +110,12 @@ const Shelf<Selector>& selectors() {
       ranked_by<LandmarksCode>("landmarks"),
       ranked_by<LabelsCode>("labels"),
       ranked_by<LowbitCode>("lowbit"),
-      ranked_by<ClustersIndex>("clusters")};
+      ranked_by<ClustersIndex>("clusters"),
+      ranked_by<PqCode>("pq"),
+      ranked_by<GraphIndex>("graph"),
+      ranked_by<FaissIvf>("faiss_ivf"),
+      ranked_by<FaissIvfPq>("faiss_ivfpq"),
+      ranked_by<FaissHnsw>("faiss_hnsw")};
   return shelf;
 }
 const Shelf<Placer>& placers() {
@@ -244,7 +253,7 @@ Status check_composition(const Method& method) {
     return fail(ErrorCode::unsupported, "select.by = ", method.select->name(),
                 " searches keys in memory, so it goes with place.rows = host, not place.rows = ",
                 method.place->name());
-  if (facts.watches != Watched::nothing)
+  if (facts.watches == Watched::last_window)
     return fail(ErrorCode::unsupported, "select.by = ", method.select->name(), " has to watch ",
                 name_of(facts.watches), " of the attention, which steps do not report");
   return {};
@@ -268,7 +277,13 @@ Result<std::vector<MethodLine>> list_methods(const std::string& asked) {
                 "': name the folder that holds exact.conf");
   std::vector<MethodLine> lines;
   for (const std::string& name : names) {
-    TL_TRY_ASSIGN(const Method method, load_method(name, directory, {}, *cpu));
+    const Result<Method> loaded = load_method(name, directory, {}, *cpu);
+    if (!loaded && loaded.error().code == ErrorCode::unsupported) {
+      lines.push_back({name, loaded.error().message, directory + "/" + name + ".conf", "-", "-"});
+      continue;
+    }
+    TL_TRY(loaded);
+    const Method& method = *loaded;
     const SelectorFacts facts = method.select->facts();
     lines.push_back({name, method.summary, directory + "/" + name + ".conf",
                      std::string(name_of(facts.order)), std::string(name_of(facts.watches)),

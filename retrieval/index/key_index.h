@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "retrieval/index/key_graph.h"
 #include "retrieval/select/selector.h"
 
 namespace thermocline {
@@ -31,6 +32,7 @@ struct KeyScratch {
   std::vector<float> queries, floats;
   std::vector<std::uint32_t> ids;
   std::vector<std::uint64_t> bits;
+  GraphWalk walk;
 };
 
 class KeyIndex {

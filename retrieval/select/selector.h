@@ -43,6 +43,7 @@ struct SelectorFacts {
   RowOrder order = RowOrder::position;
   Watched watches = Watched::nothing;
   bool keys_in_memory = false;  // whether it needs exact keys to search
+  bool in_files = true;         // whether what it forms can be kept in one, as a session is
   bool everything = false;      // it reads every row, so what it will read is known before
 };
 
