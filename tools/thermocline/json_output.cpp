@@ -7,7 +7,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "runtime/session.h"
+#include "runtime/thermocline.h"
 #include "tools/thermocline/flags.h"
 
 namespace thermocline {

@@ -377,7 +377,8 @@ class Session(unittest.TestCase):
         with open("/dev/full", "wb") as full:
             done = subprocess.run([COMMAND, "generate", "-m", MODEL, "-n", "8", "-p", TEXT,
                                    "--prefix-cache", "64MiB"], stdout=full, stderr=subprocess.PIPE,
-                                  env=dict(os.environ, XDG_CACHE_HOME=self.folder.name), check=False)
+                                  env=dict(os.environ, XDG_CACHE_HOME=self.folder.name),
+                                  check=False)
         self.assertEqual(done.returncode, 1)
         self.assertIn(b"No space left", done.stderr)
         self.assertNotIn(b"left out of this run", done.stderr)
