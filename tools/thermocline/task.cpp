@@ -87,13 +87,12 @@ TaskSample key_value(double place, Draw* draw) {
 TaskSample variable_tracking(double place, Draw* draw) {
   const std::string number = draw->number();
   const std::vector<std::string> words = draw->words(2);
-  const std::string first = "the " + words[0] + "'s number", second = words[1] + "'s number";
   // The second takes the first one's value anywhere after it.
   const double later = place + (1 - place) * draw->share();
   return {kIntroduction,
-          {{place, "\nThe " + words[0] + "'s number is " + number + ". Remember it.\n"},
-           {later, "\nThe " + second + " is the same as " + first + ". Remember it.\n"}},
-          "\n\nWhat is the " + second + "? It is the same as " + first + ". The " + second + " is",
+          {{place, "\nVAR " + words[0] + " = " + number + "\n"},
+           {later, "\nVAR " + words[1] + " = " + words[0] + "\n"}},
+          "\n\nVAR " + words[1] + " = " + words[0] + " =",
           number};
 }
 

@@ -104,9 +104,9 @@ TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
   };
   const auto bad = ErrorCode::invalid_argument;
   for (const Case& c : std::vector<Case>{
-           {"sketsch", {}, ErrorCode::not_found, {"sketsch", "exact, sketch, streaming"}},
+           {"sketsch", {}, ErrorCode::not_found, {"sketsch", "exact, int8, sketch, streaming"}},
            {"./exact.conf", {}, ErrorCode::not_found, {"./exact.conf"}},
-           {"", {}, ErrorCode::not_found, {"exact, sketch"}},
+           {"", {}, ErrorCode::not_found, {"exact, int8"}},
            {"../methods/exact", {}, ErrorCode::not_found, {"../methods/exact"}},
            {"sketch", {"select.shares=1"}, bad, {"select.shares", "select.share", "steady.seal"}},
            {"exact", {"keys.rank=3"}, bad, {"keys.rank", "keys.compress", "retain.keep"}},
