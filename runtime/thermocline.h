@@ -30,6 +30,7 @@
 #include "kernels/base/view.h"
 #include "runtime/chat_message.h"
 #include "runtime/kv_cache.h"
+#include "runtime/observer.h"
 #include "runtime/sampler.h"
 #include "runtime/stop_asked.h"
 

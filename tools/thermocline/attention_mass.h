@@ -7,7 +7,6 @@
 #include <span>
 #include <vector>
 
-#include "runtime/observer.h"
 #include "runtime/thermocline.h"
 #include "tools/thermocline/key_table.h"
 

@@ -7,7 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "runtime/observer.h"
 #include "runtime/thermocline.h"
 #include "tools/thermocline/key_table.h"
 #include "tools/thermocline/new_file.h"

@@ -76,21 +76,23 @@ TaskSample key_value(double place, Draw* draw) {
   const std::size_t asked = draw->below(kPairs);
   for (std::size_t i = 0; i < kPairs; ++i) {
     const std::string number = draw->number();
-    sample.hidden.front().text += "The number of " + words[i] + " is " + number + ".\n";
+    sample.hidden.front().text += words[i] + ": " + number + "\n";
     if (i == asked) sample.answer = number;
   }
-  sample.question = "\n\nThe number of " + words[asked] + " is";
+  sample.question = "\n\n" + words[asked] + ":";
   return sample;
 }
 
+// The question names the step from one to the other, which small models do not find by themselves.
 TaskSample variable_tracking(double place, Draw* draw) {
   const std::string number = draw->number();
-  // The second variable takes the first one's value anywhere after it.
+  const std::vector<std::string> words = draw->words(2);
+  // The second takes the first one's value anywhere after it.
   const double later = place + (1 - place) * draw->share();
   return {kIntroduction,
-          {{place, "\nThe value of X1 is " + number + ".\n"},
-           {later, "\nThe value of X2 is the value of X1.\n"}},
-          "\n\nX2 has the value of X1. The value of X2 is",
+          {{place, "\nVAR " + words[0] + " = " + number + "\n"},
+           {later, "\nVAR " + words[1] + " = " + words[0] + "\n"}},
+          "\n\nVAR " + words[1] + " = " + words[0] + " =",
           number};
 }
 
