@@ -206,6 +206,11 @@ void RankedSelector::take(HeadShape shape, Board* board) const {
            std::all_of(board->covered.begin(), board->covered.begin() + shape.heads,
                        [&](double share) { return share >= options_.mass; });
   };
+  const auto scored_by_all = [&](std::uint32_t u) {  // else a head has no weight for its summary
+    for (std::size_t h = 0; h < shape.heads; ++h)
+      if (board->score[h * units + u] == kNone) return false;
+    return true;
+  };
   bool enough = false;
   for (const std::uint32_t u : board->order) {
     const auto rows = static_cast<std::uint64_t>(board->size[u]);
@@ -216,7 +221,7 @@ void RankedSelector::take(HeadShape shape, Board* board) const {
       for (std::size_t h = 0; h < shape.heads; ++h)
         board->covered[h] +=
             double{board->weight[h * units + u]} * board->size[u] * board->share[h];
-    } else if (estimated + rows <= board->estimated) {
+    } else if (estimated + rows <= board->estimated && scored_by_all(u)) {
       estimated += rows;
       board->summed.push_back(u);
     }

@@ -41,7 +41,7 @@ Result<Exit> run_methods(const std::vector<std::string>& arguments) {
                         {"watches", m.watches},
                         {"keys_in_memory", m.keys_in_memory}});
     if (json == "-") continue;
-    std::printf("%-12s %s\n%12s order: %s; watches: %s; keys in memory: %s\n%12s %s\n",
+    std::printf("%-19s %s\n%19s order: %s; watches: %s; keys in memory: %s\n%19s %s\n",
                 printable(m.name).c_str(), printable(m.summary).c_str(), "", m.order.c_str(),
                 m.watches.c_str(), m.keys_in_memory ? "yes" : "no", "", printable(m.path).c_str());
   }

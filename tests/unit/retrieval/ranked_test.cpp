@@ -310,6 +310,16 @@ TEST(Ranked, EstimatesTheNextBestAndSkipsTheRest) {
   EXPECT_FLOAT_EQ(list.log_weight[3], 1.5f + std::log(30.0f));
   EXPECT_TRUE(list.reads.back().scored && list.reads.back().weights_a_row == 2);
   EXPECT_EQ(scene.cost.index_bytes, 1000u + 2 * 20);
+  // A summary needs a score of every head.
+  Scene unsure(2);
+  unsure.add({{5, {5.0f, 5.0f}},
+              {5, {4.0f, std::nanf("")}},
+              {5, {kNone, 4.0f}},
+              {5, {1.0f, 1.0f}},
+              {5, {kAlways, 1.0f}}});
+  const ReadList& third = unsure.choose({.rows = 5, .min_rows = 1, .estimate = 0.4});
+  EXPECT_EQ(unsure.rows_of(third, Form::rows), range(20, 25));
+  EXPECT_EQ(unsure.rows_of(third, Form::summaries), (Rows{0, 3}));
   // A cluster that is too large to be read is the first to be estimated.
   const ReadList& other = scene.choose({.rows = 9, .min_rows = 1, .estimate = 0.1});
   EXPECT_TRUE(scene.rows_of(other, Form::rows).empty());

@@ -18,8 +18,17 @@ std::vector<std::vector<std::string>> all_selectors() {
   for (const MethodQuestion& question : method_questions())
     if (question.key == "select.by")
       for (const std::string& choice : question.choices) all.push_back({"select.by=" + choice});
-  for (const char* cluster : {"4", "5", "63", "64", "65", "256"})
-    all.push_back({"select.by=sketch", std::string("select.cluster=") + cluster});
+  for (const char* by : {"sketch", "clusters"})
+    for (const char* cluster : {"4", "5", "63", "64", "65", "256"})
+      all.push_back({std::string("select.by=") + by, std::string("select.cluster=") + cluster});
+  for (const char* block : {"2", "17", "65", "256"}) {
+    all.push_back({"select.by=bounds", std::string("select.block=") + block});
+    all.push_back({"select.by=landmarks", std::string("select.chunk=") + block});
+  }
+  for (const char* channels : {"0", "0.3", "1"})
+    all.push_back({"select.by=labels", std::string("select.channels=") + channels});
+  for (const char* bits : {"1", "8"})
+    all.push_back({"select.by=lowbit", std::string("select.bits=") + bits});
   return all;
 }
 
@@ -27,7 +36,7 @@ TEST(Selector, RowsTakeNoMoreThanTheirBlocksWouldAloneAndFormingNoMoreThanWasSai
   const auto cpu = choose_cpu_table("auto");
   ASSERT_TRUE(cpu);
   const auto selectors = all_selectors();
-  EXPECT_GE(selectors.size(), 9u);
+  EXPECT_GE(selectors.size(), 30u);
   for (const auto& overrides : selectors) {
     const auto method =
         load_method("exact", THERMOCLINE_SOURCE_DIR "/configs/methods", overrides, **cpu);

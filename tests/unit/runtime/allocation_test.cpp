@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <new>
 
+#include "runtime/method.h"
 #include "runtime/thermocline.h"
 #include "tests/support/dense_oracle.h"
 
@@ -100,11 +101,14 @@ class Steps {
   std::vector<Token> at_;
 };
 
-Result<std::unique_ptr<KvCache>> open(const char* method, bool disk, std::uint32_t timelines) {
+const std::string kMethods = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+
+Result<std::unique_ptr<KvCache>> open(const std::string& method, bool disk,
+                                      std::uint32_t timelines) {
   CacheOptions options;
   options.layers = {layer(6, 2, 32), layer(4, 1, 48), layer(4, 2, 32, 100)};
   options.method = method;
-  options.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+  options.method_directory = kMethods;
   options.method_overrides = {"steady.seal=512"};
   options.max_positions = 4000;
   options.max_timelines = timelines;
@@ -117,17 +121,17 @@ Result<std::unique_ptr<KvCache>> open(const char* method, bool disk, std::uint32
 // Lists and tables of reads grow when a step needs more than any before, so the same stretch is
 // decoded again: once with the rows in the row cache that it brought there, and then counted.
 TEST(Allocation, AStepThatSealsNothingAllocatesNothing) {
-  for (const char* method : {"exact", "sketch", "streaming"})
+  for (const std::string& method : method_names(kMethods))
     for (const bool disk : {false, true}) {
-      SCOPED_TRACE(std::string(method) + (disk ? ", disk" : ", host"));
+      SCOPED_TRACE(method + (disk ? ", disk" : ", host"));
       auto cache = open(method, disk, 1);
       ASSERT_TRUE(cache) << cache.error().message;
       Timeline timeline = std::move(*(*cache)->start());
       Steps steps(cache->get(), 3000);
-      steps.advance({&timeline, 1}, 2100, Pass::prefill);
+      steps.advance({&timeline, 1}, 2150, Pass::prefill);
       std::uint64_t counted = 0;
       for (int time = 0; time < 3; ++time) {
-        ASSERT_TRUE(timeline.truncate(2100));
+        ASSERT_TRUE(timeline.truncate(2150));
         const std::uint64_t before = allocations, sealed = (*cache)->report().rows_sealed;
         for (int i = 0; i < 200; ++i) steps.advance({&timeline, 1}, 1, Pass::decode);
         counted = allocations - before;
@@ -254,7 +258,7 @@ TEST(Allocation, AStepOfAModelAllocatesNothing) {
        .threads = 1});
   ASSERT_TRUE(engine) << engine.error().message;
   CacheOptions options{.max_positions = 900};
-  options.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+  options.method_directory = kMethods;
   auto cache = (*engine)->open_cache(options);
   ASSERT_TRUE(cache) << cache.error().message;
   Timeline timeline = std::move(*(*cache)->start());

@@ -104,9 +104,12 @@ TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
   };
   const auto bad = ErrorCode::invalid_argument;
   for (const Case& c : std::vector<Case>{
-           {"sketsch", {}, ErrorCode::not_found, {"sketsch", "exact, sketch, streaming"}},
+           {"sketsch",
+            {},
+            ErrorCode::not_found,
+            {"sketsch", "double_sparsity, exact", "sketch, streaming, twilight"}},
            {"./exact.conf", {}, ErrorCode::not_found, {"./exact.conf"}},
-           {"", {}, ErrorCode::not_found, {"exact, sketch"}},
+           {"", {}, ErrorCode::not_found, {"double_sparsity, exact"}},
            {"../methods/exact", {}, ErrorCode::not_found, {"../methods/exact"}},
            {"sketch", {"select.shares=1"}, bad, {"select.shares", "select.share", "steady.seal"}},
            {"exact", {"keys.rank=3"}, bad, {"keys.rank", "keys.compress", "retain.keep"}},
@@ -125,6 +128,10 @@ TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
            {"sketch", {"select.cluster=3"}, bad, {"select.cluster", "4 to 256"}},
            {"sketch", {"select.cluster=16.5"}, bad, {"select.cluster", "whole number"}},
            {"sketch", {"select.cluster=1e300"}, bad, {"select.cluster"}},
+           {"oracle", {"select.group=most"}, bad, {"select.group", "most", "sum, max, vote"}},
+           {"oracle", {"select.group=1"}, bad, {"select.group", "sum, max, vote"}},
+           {"oracle", {"select.block=16"}, bad, {"select.block", "flat", "bounds"}},
+           {"quest", {"select.estimate=0.1"}, bad, {"bounds", "estimate", "summary"}},
            {"exact", {"steady.seal=63"}, bad, {"steady.seal", "64 to 8192"}},
            {"exact", {"steady.recent=0"}, bad, {"steady.recent"}},
            {"exact", {"steady.sink=-1"}, bad, {"steady.sink"}},
@@ -195,7 +202,8 @@ TEST(Methods, FactsOfASelectorDecideWhatItGoesWith) {
 
 TEST_F(MethodFile, IsRefusedByNameLineAndKnownWords) {
   const auto bad = ErrorCode::invalid_argument;
-  refuses("[select]\nby = sketch\nchunk = 8\n", bad, {"select.chunk", "select.share"});
+  refuses("[select]\nby = sketch\nreuse = 8\n", bad, {"select.reuse", "select.share"});
+  refuses("[select]\nby = sketch\nchunk = 8\n", bad, {"select.chunk", "sketch", "landmarks"});
   refuses("[selects]\nby = sketch\n", bad, {"selects.by", "select.by"});
   refuses("by = sketch\n", bad, {"'by'", "select.by"});
   refuses("[select]\nby = sketch\nby = everything\n", bad, {"select.by", "twice"});
