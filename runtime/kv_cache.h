@@ -95,10 +95,11 @@ class Timeline {
   // as in any timeline of that length: sealed ones are read back for it, which may take as long as
   // sealing them did. They are what their codec kept: with raw rows, a timeline that was read in
   // one prefill and cut goes on, to the bit, as one that was only ever read so far; with coded
-  // ones, as near as the codec is. unsupported: rows that the next query would need are gone (a
-  // sliding window's, or a method's that drops rows). exhausted: what is left of cut segments is
-  // formed anew in all layers before the old ones go, and the plan does not count both; 0 takes no
-  // room. On any error the timeline stays as it was.
+  // ones, as near as the codec is. What a selector learned of a prefill's queries
+  // (SelectorFacts::watches) it no longer knows of segments that are cut. unsupported: rows that
+  // the next query would need are gone (a sliding window's, or a method's that drops rows).
+  // exhausted: what is left of cut segments is formed anew in all layers before the old ones go,
+  // and the plan does not count both; 0 takes no room. On any error the timeline stays as it was.
   Status truncate(std::uint32_t length);
   KvCache* cache() const { return cache_; }
 

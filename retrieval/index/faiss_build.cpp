@@ -1,5 +1,7 @@
 #include "retrieval/index/faiss_build.h"
 
+#include <algorithm>
+
 #ifdef THERMOCLINE_FAISS
 #include <cblas.h>
 #include <faiss/IndexFlat.h>
@@ -8,7 +10,6 @@
 #include <faiss/IndexIVFPQ.h>
 #include <omp.h>
 
-#include <algorithm>
 #include <cmath>
 #include <mutex>
 #endif
@@ -29,15 +30,17 @@ std::uint32_t lists_of(const FaissOptions& options, std::uint32_t rows) {
 std::uint64_t faiss_bytes(FaissKind kind, const FaissOptions& options, std::uint32_t rows,
                           std::uint32_t key_dim) {
   const std::uint64_t key = std::uint64_t{key_dim} * sizeof(float), id = sizeof(std::int64_t);
-  const std::uint64_t lists = lists_of(options, rows) * key;
-  if (rows < kPlainRows || kind == FaissKind::hnsw) {
-    // The lowest level's links, and as much again as all others take by their expectation.
-    const std::uint64_t links =
-        kind == FaissKind::hnsw ? 2 * options.links * sizeof(std::int32_t) * 9 / 8 + 12 : 0;
-    return rows * (key + links);
+  if (kind == FaissKind::hnsw) {
+    // The lowest level's links, and an eighth of that for all others, which is twice what is
+    // expected.
+    return rows * (key + 2 * options.links * sizeof(std::int32_t) * 9 / 8 + 12);
   }
-  return kind == FaissKind::ivf ? rows * (key + id) + lists
-                                : rows * (kParts + id) + lists + (std::uint64_t{1} << kBits) * key;
+  const std::uint64_t lists = lists_of(options, rows) * key;
+  // Of plain rows more than they take: many of them may be in one inverted file.
+  if (kind == FaissKind::ivf || rows < kPlainRows)
+    return rows * (key + id) +
+           std::max<std::uint64_t>(lists, (rows + options.list - 1) / options.list * key);
+  return rows * (kParts + id) + lists + (std::uint64_t{1} << kBits) * key;
 }
 
 #ifndef THERMOCLINE_FAISS

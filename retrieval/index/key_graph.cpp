@@ -70,7 +70,9 @@ class Walker {
       walk_.beams.emplace_back(walk_.beam_score.data() + h * most_,
                                walk_.beam_key.data() + h * most_, most_);
     walk_.touched.clear();
+    walk_.touched.reserve(keys);  // no later step of these graphs allocates
     walk_.score.clear();
+    walk_.score.reserve(std::size_t{keys} * heads());
     walk_.link_bytes = 0;
   }
 

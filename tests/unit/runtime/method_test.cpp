@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include "retrieval/index/faiss_index.h"
 #include "tests/support/temporary_folder.h"
 
 namespace thermocline {
@@ -48,6 +49,12 @@ TEST(Methods, EveryFileLoadsAndSaysWhatItIs) {
   ASSERT_GE(names.size(), 3u);
   for (const std::string& name : names) {
     const auto method = load(name);
+    if (name.starts_with("faiss_") && !check_faiss()) {
+      ASSERT_FALSE(method);
+      EXPECT_EQ(method.error().code, ErrorCode::unsupported);
+      EXPECT_NE(method.error().message.find("not built with FAISS"), std::string::npos);
+      continue;
+    }
     ASSERT_TRUE(method) << method.error().message;
     EXPECT_EQ(method->name, name);
     EXPECT_FALSE(method->summary.empty()) << name;
