@@ -196,7 +196,8 @@ std::span<const Parameter<SketchOptions>> SketchSelector::parameters() {
       {"value_bits", &SketchOptions::value_bits, 2, 4},
       {"cluster", &SketchOptions::cluster, 4, 256},
       {"reach", &SketchOptions::reach, 0, 100},
-      {"candidates", &SketchOptions::candidates, 1, 1000}};
+      {"candidates", &SketchOptions::candidates, 1, 1000},
+      {"least_candidates", &SketchOptions::least_candidates, 1, 1 << 20}};
   return kParameters;
 }
 

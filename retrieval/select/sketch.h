@@ -37,8 +37,9 @@ struct SketchOptions {
   std::uint32_t value_bits = 2;  // 2 or 4, a channel of a value's code
   double candidates = 16;  // rows that are looked at, as a multiple of the budget; all of them,
                            // where those would be a third of all
-  double reach = 2.5;      // their clusters are those best if a row's score may be so many
-                           // deviations above its mean's
+  std::uint32_t least_candidates = 4096;  // and at least so many
+  double reach = 1;  // their clusters are those best if a row's score may be so many deviations
+                     // above its mean's
   KmeansOptions kmeans = {};
 };
 
@@ -87,12 +88,12 @@ class SketchSelector final : public Selector {
     std::vector<float> cluster_size, cluster_mass;             // [clusters]
     std::vector<float> shift, beside, share, rating_share;     // [heads]; beside: of steady rows
     std::vector<Stretch> stretches;
-    std::vector<std::uint32_t> jobs;    // job j is the stretches [jobs[j], jobs[j + 1])
-    std::vector<float> job_sum;         // [job][heads]
-    std::vector<float> weight, score;   // [heads][rows]; score, less the shift: where rows are coded
-    std::vector<float> mass;            // [rows], summed over the query heads
-    std::vector<float> coded_weight;    // [heads][clusters]: of the coded rows
-    std::vector<RowSet> has_coded;      // clusters, a run's from a word of their own on
+    std::vector<std::uint32_t> jobs;   // job j is the stretches [jobs[j], jobs[j + 1])
+    std::vector<float> job_sum;        // [job][heads]
+    std::vector<float> weight, score;  // [heads][rows]; score, less the shift: where rows are coded
+    std::vector<float> mass;           // [rows], summed over the query heads
+    std::vector<float> coded_weight;   // [heads][clusters]: of the coded rows
+    std::vector<RowSet> has_coded;     // clusters, a run's from a word of their own on
     std::vector<std::uint16_t> unread;  // [clusters], of the run at hand
     std::vector<RowSet> taken;          // scratch: of clusters, of the board's rows, of clusters
     std::vector<RowSet> sets;           // rows to read: a word for each 64 rows of each run
@@ -114,6 +115,7 @@ class SketchSelector final : public Selector {
                       Board* board) const;
   void weigh_clusters(HeadShape shape, const ListQuery& list, Board* board) const;
   void rate_clusters(HeadShape shape, const ListQuery& list, Board* board) const;
+  double candidates(const Board& board) const;
   bool looks_at_all(const Board& board) const;
   void look_at_all(const ListQuery& list, Board* board) const;
   void look_at_best(const ListQuery& list, Board* board) const;

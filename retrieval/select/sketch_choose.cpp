@@ -208,7 +208,11 @@ void SketchSelector::look_at(std::uint32_t run, const SketchIndex& index, std::u
 // Clusters lie anywhere in the groups of rows that a look takes whole: those that hold a third of
 // the rows touch most groups, and one look at everything in order costs less.
 bool SketchSelector::looks_at_all(const Board& board) const {
-  return 3 * options_.candidates * board.budget >= static_cast<double>(board.sealed_rows);
+  return 3 * candidates(board) >= static_cast<double>(board.sealed_rows);
+}
+
+double SketchSelector::candidates(const Board& board) const {
+  return std::max<double>(options_.candidates * board.budget, options_.least_candidates);
 }
 
 void SketchSelector::look_at_all(const ListQuery& list, Board* board) const {
@@ -217,10 +221,9 @@ void SketchSelector::look_at_all(const ListQuery& list, Board* board) const {
       look_at(r, *index, list.head, 0, index->rows(), 0, board);
 }
 
-// The clusters whose rows are worth a look: the best rated, as many as hold `candidates` times the
-// budget.
+// The clusters whose rows are worth a look: the best rated, as many as hold the candidates.
 void SketchSelector::look_at_best(const ListQuery& list, Board* board) const {
-  const double wanted = options_.candidates * board->budget / options_.cluster;
+  const double wanted = candidates(*board) / options_.cluster;
   const auto most = static_cast<std::size_t>(
       std::min<double>(std::ceil(wanted), static_cast<double>(board->clusters)));
   board->taken.resize((board->clusters + kBlockRows - 1) / kBlockRows);
@@ -393,7 +396,8 @@ void SketchSelector::write_rows(const ListQuery& list, const Board& board, ReadL
 }
 
 // Rows that are not worth a read but worth their codes: what their values differ by from their
-// clusters' means. The means come with the clusters' summaries, whose weight these rows' is part of.
+// clusters' means. The means come with the clusters' summaries, whose weight these rows' is part
+// of.
 void SketchSelector::write_codes(std::uint32_t heads, const ListQuery& list, Board* board,
                                  ReadList* out) const {
   RowSet* coded = board->coded.data();
@@ -440,8 +444,8 @@ void SketchSelector::write_codes(std::uint32_t heads, const ListQuery& list, Boa
     of_cluster += index->clusters();
     read.last = static_cast<std::uint32_t>(out->picks.size());
     if (read.first != read.last) out->reads.push_back(read);
-    board->bytes += (out->log_weight.size() - read.first_weight) / heads *
-                    list.runs[r].codes->layout.bytes();
+    board->bytes +=
+        (out->log_weight.size() - read.first_weight) / heads * list.runs[r].codes->layout.bytes();
   }
 }
 
@@ -483,11 +487,10 @@ void SketchSelector::write_summaries(std::uint32_t heads, const ListQuery& list,
         const bool has_codes = (coded & left & (~left + 1)) != 0;
         for (std::uint32_t h = 0; h < heads; ++h) {
           const std::size_t at = h * board->clusters + before + c;
-          *weight++ = has_codes
-                          ? board->shift[h] + std::log(board->coded_weight[at] +
-                                                       static_cast<float>(board->unread[c]) *
-                                                           board->cluster_weight[at])
-                          : board->cluster_score[at] + log_[board->unread[c]];
+          *weight++ = has_codes ? board->shift[h] + std::log(board->coded_weight[at] +
+                                                             static_cast<float>(board->unread[c]) *
+                                                                 board->cluster_weight[at])
+                                : board->cluster_score[at] + log_[board->unread[c]];
         }
       }
     }
@@ -534,8 +537,8 @@ void SketchSelector::choose_list(HeadShape shape, const ListQuery& list, const W
     write_codes(shape.heads, list, board, out);
   }
   write_summaries(shape.heads, list, board, out);
-  board->bytes += board->rows * (sketch_row_bytes(static_cast<int>(options_.bits), shape.key_dim) +
-                                 sizeof(f16));
+  board->bytes += board->rows *
+                  (sketch_row_bytes(static_cast<int>(options_.bits), shape.key_dim) + sizeof(f16));
 }
 
 Result<Chosen> SketchSelector::choose(const LayerQuery& query, const Workers& workers,

@@ -175,7 +175,9 @@ class Oracle {
   void find_candidates(const std::vector<double>& share) {
     for (std::uint32_t r = 0; r < list_.runs.size(); ++r)
       seen_.emplace_back(index(r) ? index(r)->rows() : 0);
-    all_ = 3 * options_.candidates * static_cast<double>(budget_) >= static_cast<double>(rows_);
+    const double candidates = std::max<double>(options_.candidates * static_cast<double>(budget_),
+                                               options_.least_candidates);
+    all_ = 3 * candidates >= static_cast<double>(rows_);
     if (all_) {
       for (auto& run : seen_) std::fill(run.begin(), run.end(), true);
       return;
@@ -192,9 +194,8 @@ class Oracle {
       rated.emplace_back(-rating, c);
     }
     std::sort(rated.begin(), rated.end());
-    const std::size_t most = std::min(
-        rated.size(), static_cast<std::size_t>(std::ceil(
-                          options_.candidates * static_cast<double>(budget_) / options_.cluster)));
+    const std::size_t most =
+        std::min(rated.size(), static_cast<std::size_t>(std::ceil(candidates / options_.cluster)));
     ambiguous_ = most < rated.size() && rated[most].first / rated[most - 1].first > 1 - kNearTie;
     for (std::size_t i = 0; i < most; ++i) {
       const Cluster& c = clusters_[rated[i].second];
@@ -369,11 +370,13 @@ struct Setting {
 constexpr std::size_t kNoPlain = 99;
 
 std::vector<Setting> settings() {
-  const auto few = [](double candidates, std::uint32_t cluster, double reach) {
+  const auto few = [](double candidates, std::uint32_t cluster, double reach,
+                      std::uint32_t least_candidates = 1) {
     return SketchOptions{.share = 0.04,
                          .min_rows = 20,
                          .cluster = cluster,
                          .candidates = candidates,
+                         .least_candidates = least_candidates,
                          .reach = reach};
   };
   const auto coded = [&](double candidates, std::uint32_t bits, std::uint32_t value_bits) {
@@ -386,6 +389,8 @@ std::vector<Setting> settings() {
   return {{few(4, 16, 2.5), {3, 64, 32}, 2, {1500, 70, 333}, kNoPlain, false},
           {few(2, 8, 2.5), {4, 96, 32}, 3, {700, 16, 90, 17, 640}, 2, false},
           {few(3, 5, 4), {7, 32, 32}, 2, {1000, 513}, kNoPlain, false},
+          {few(1, 8, 1, 400), {3, 32, 32}, 2, {1000, 513}, kNoPlain, false},
+          {few(1, 8, 1, 505), {3, 32, 32}, 2, {1000, 513}, kNoPlain, true},
           {few(16, 16, 2.5), {3, 64, 32}, 2, {500, 70, 333}, kNoPlain, true},
           {few(1000, 4, 2.5), {5, 80, 32}, 2, {400, 90, 1000}, 1, true},
           {coded(6, 2, 4), {3, 64, 32}, 2, {1500, 70, 333}, kNoPlain, false},
@@ -462,7 +467,7 @@ TEST_P(SketchOracle, AgreesWithTheWholeSelection) {
   EXPECT_GT(2 * compared, lists_seen);
 }
 
-INSTANTIATE_TEST_SUITE_P(Settings, SketchOracle, ::testing::Range(0u, 8u));
+INSTANTIATE_TEST_SUITE_P(Settings, SketchOracle, ::testing::Range(0u, 10u));
 
 }  // namespace
 }  // namespace thermocline

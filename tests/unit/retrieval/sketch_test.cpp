@@ -424,7 +424,8 @@ TEST(SketchChoose, EmptyClustersDoNotCount) {
 // How much of the attention is covered by 2 % of the rows: chosen by the sketch of the clusters
 // with most mass, and by the true mass.
 std::pair<double, double> covered_and_best(double candidates) {
-  const auto selector = sketch({.share = 0.02, .min_rows = 1, .candidates = candidates});
+  const auto selector = sketch(
+      {.share = 0.02, .min_rows = 1, .candidates = candidates, .least_candidates = 1});
   const Workers workers(2);
   double covered = 0, best = 0;
   int lists_seen = 0;
