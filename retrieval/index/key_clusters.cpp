@@ -6,27 +6,56 @@
 namespace thermocline {
 namespace {
 
-// The keys [rows][dim] less their mean, scaled to length 1.
-std::vector<float> directions(const Sealing& sealing, std::uint32_t head, const CpuTable& cpu) {
+constexpr std::size_t kTaskRows = 256;
+
+// body(first, last) over [0, rows), cut into tasks; sums are taken task by task.
+template <typename Body>
+void for_tasks(std::size_t rows, const Workers& workers, const Body& body) {
+  workers.parallel((rows + kTaskRows - 1) / kTaskRows, 1, [&](std::size_t from, std::size_t to) {
+    for (std::size_t t = from; t < to; ++t)
+      body(t * kTaskRows, std::min((t + 1) * kTaskRows, rows));
+  });
+}
+
+// Reads the keys [rows][dim] and returns their mean.
+std::vector<float> read_keys(const Sealing& sealing, std::uint32_t head, const CpuTable& cpu,
+                             const Workers& workers, std::vector<float>* keys) {
   const std::size_t rows = sealing.rows.rows, dim = sealing.shape.key_dim;
-  std::vector<float> out(rows * dim);
-  std::vector<double> mean(dim);
-  for (std::size_t r = 0; r < rows; ++r) {
-    float* key = out.data() + r * dim;
-    cpu.dense.from_half(sealing.rows.key(head, static_cast<std::uint32_t>(r)), dim, key);
-    for (std::size_t d = 0; d < dim; ++d) mean[d] += key[d] / static_cast<double>(rows);
-  }
-  for (std::size_t r = 0; r < rows; ++r) {
-    float* key = out.data() + r * dim;
-    double squares = 0;
-    for (std::size_t d = 0; d < dim; ++d) {
-      key[d] = static_cast<float>(key[d] - mean[d]);
-      squares += double{key[d]} * key[d];
+  const std::size_t tasks = (rows + kTaskRows - 1) / kTaskRows;
+  std::vector<float> sums(tasks * dim), mean(dim);
+  keys->resize(rows * dim);
+  for_tasks(rows, workers, [&](std::size_t first, std::size_t last) {
+    float* sum = sums.data() + first / kTaskRows * dim;
+    for (std::size_t r = first; r < last; ++r) {
+      float* key = keys->data() + r * dim;
+      cpu.dense.from_half(sealing.rows.key(head, static_cast<std::uint32_t>(r)), dim, key);
+      for (std::size_t d = 0; d < dim; ++d) sum[d] += key[d];
     }
-    const bool directed = squares > 0 && std::isfinite(squares);
-    const float scale = directed ? static_cast<float>(1 / std::sqrt(squares)) : 0.0f;
-    for (std::size_t d = 0; d < dim; ++d) key[d] = directed ? key[d] * scale : 0.0f;
-  }
+  });
+  for (std::size_t t = 0; t < tasks; ++t)
+    for (std::size_t d = 0; d < dim; ++d) mean[d] += sums[t * dim + d] / static_cast<float>(rows);
+  return mean;
+}
+
+// The keys less their mean, scaled to length 1.
+std::vector<float> directions(const std::vector<float>& keys, const std::vector<float>& mean,
+                              const Workers& workers) {
+  const std::size_t dim = mean.size(), rows = keys.size() / dim;
+  std::vector<float> out(keys.size());
+  for_tasks(rows, workers, [&](std::size_t first, std::size_t last) {
+    for (std::size_t r = first; r < last; ++r) {
+      const float* key = keys.data() + r * dim;
+      float* to = out.data() + r * dim;
+      float squares = 0.0f;
+      for (std::size_t d = 0; d < dim; ++d) {
+        to[d] = key[d] - mean[d];
+        squares += to[d] * to[d];
+      }
+      const bool directed = squares > 0.0f && std::isfinite(squares);
+      const float scale = directed ? 1.0f / std::sqrt(squares) : 0.0f;
+      for (std::size_t d = 0; d < dim; ++d) to[d] = directed ? to[d] * scale : 0.0f;
+    }
+  });
   return out;
 }
 
@@ -36,13 +65,14 @@ KeyClusters cluster_keys(const Sealing& sealing, std::uint32_t head, std::uint32
                          const KmeansOptions& options, const CpuTable& cpu,
                          const Workers& workers) {
   const std::uint32_t rows = sealing.rows.rows;
+  KeyClusters made;
+  const std::vector<float> mean = read_keys(sealing, head, cpu, workers, &made.keys);
   std::vector<std::uint32_t> of_row(rows);
-  kmeans(directions(sealing, head, cpu).data(), rows, sealing.shape.key_dim, clusters, options,
-         cpu.nearest, workers, of_row);
+  kmeans(directions(made.keys, mean, workers).data(), rows, sealing.shape.key_dim, clusters,
+         options, cpu.nearest, workers, of_row);
   std::vector<std::uint32_t> next(clusters + 1);
   for (const std::uint32_t c : of_row) ++next[c + 1];
   for (std::uint32_t c = 0; c < clusters; ++c) next[c + 1] += next[c];
-  KeyClusters made;
   made.starts.assign(next.begin(), next.end());
   made.order.resize(rows);
   for (std::uint32_t r = 0; r < rows; ++r) made.order[next[of_row[r]]++] = r;

@@ -13,9 +13,10 @@
 namespace thermocline {
 
 struct KeyClusters {
+  std::vector<float> keys;           // [rows][key_dim] of the sealing
   std::vector<std::uint32_t> order;  // [rows] of the sealing, by cluster, in a cluster by position
-  std::vector<std::uint16_t>
-      starts;  // [clusters + 1]: cluster c is order[starts[c], starts[c + 1])
+  // [clusters + 1]: cluster c is order[starts[c], starts[c + 1]).
+  std::vector<std::uint16_t> starts;
 };
 
 // `clusters`, some of which may be empty. Depends on the rows alone, not on threads. Keys at the

@@ -5,6 +5,7 @@
 
 #include "kernels/format/row.h"
 #include "kernels/hadamard.h"
+#include "retrieval/index/key_clusters.h"
 #include "tiers/codec/int8.h"
 
 namespace thermocline {
@@ -26,47 +27,32 @@ RowLayout summary_layout(HeadShape shape) {
 static_assert(SketchIndex::kMeanFormat == RowFormat::int8);  // what MeanKeyCodec writes
 class HeadForming {
  public:
-  HeadForming(const Sealing& sealing, std::uint32_t head, std::uint32_t clusters,
+  HeadForming(const Sealing& sealing, std::uint32_t head, const KeyClusters& clusters,
               const CpuTable& cpu, const Workers& workers)
       : sealing_(sealing),
         head_(head),
-        rows_(sealing.rows.rows),
         dim_(sealing.shape.key_dim),
         clusters_(clusters),
         cpu_(cpu),
-        workers_(workers),
-        keys_(rows_ * dim_),
-        of_row_(rows_) {}
-
-  // Fills order [rows] and starts [clusters + 1].
-  void cluster(const KmeansOptions& options, std::uint32_t* order,
-               std::span<std::uint16_t> starts) {
-    const std::vector<float> centred = centre();
-    kmeans(centred.data(), rows_, dim_, clusters_, options, cpu_.nearest, workers_, of_row_);
-    std::vector<std::uint32_t> next(clusters_ + 1);
-    for (const std::uint32_t c : of_row_) ++next[c + 1];
-    for (std::uint32_t c = 0; c < clusters_; ++c) next[c + 1] += next[c];
-    std::copy(next.begin(), next.end(), starts.begin());
-    for (std::uint32_t r = 0; r < rows_; ++r) order[next[of_row_[r]]++] = r;
-  }
+        workers_(workers) {}
 
   // The means of each cluster's keys, to the index, and of its values, as records of `layout`;
   // zeros where it is empty.
-  void average(const std::uint32_t* order, const SketchIndex& index, const RowLayout& layout,
-               std::byte* summaries) const {
-    const std::span<const std::uint16_t> starts = index.starts(head_);
+  void average(const SketchIndex& index, const RowLayout& layout, std::byte* summaries) const {
+    const std::vector<std::uint16_t>& starts = clusters_.starts;
     const std::size_t value_dim = sealing_.shape.value_dim;
     const MeanKeyCodec codec;
-    parallel(clusters_, kTaskClusters, [&](std::size_t first, std::size_t last) {
+    parallel(index.clusters(), kTaskClusters, [&](std::size_t first, std::size_t last) {
       std::vector<float> mean_key(dim_), mean_value(value_dim), value(value_dim);
       std::vector<f16> half(dim_);
       for (std::size_t c = first; c < last; ++c) {
         std::fill(mean_key.begin(), mean_key.end(), 0.0f);
         std::fill(mean_value.begin(), mean_value.end(), 0.0f);
         for (std::uint32_t i = starts[c]; i < starts[c + 1]; ++i) {
-          const float* key = keys_.data() + order[i] * dim_;
+          const float* key = clusters_.keys.data() + clusters_.order[i] * dim_;
           for (std::size_t d = 0; d < dim_; ++d) mean_key[d] += key[d];
-          cpu_.dense.from_half(sealing_.rows.value(head_, order[i]), value_dim, value.data());
+          cpu_.dense.from_half(sealing_.rows.value(head_, clusters_.order[i]), value_dim,
+                               value.data());
           for (std::size_t d = 0; d < value_dim; ++d) mean_value[d] += value[d];
         }
         const float share = 1.0f / static_cast<float>(std::max(1, starts[c + 1] - starts[c]));
@@ -83,43 +69,44 @@ class HeadForming {
   }
 
   // Codes each row's key, less its cluster's mean as the index has it.
-  void encode(const std::uint32_t* order, const SketchIndex& index) const {
-    std::vector<float> stored(clusters_ * dim_);
-    for (std::size_t c = 0; c < clusters_; ++c)
-      read_row(SketchIndex::kMeanFormat, index.means(head_) + c * index.mean_bytes(),
-               static_cast<std::uint32_t>(dim_), stored.data() + c * dim_);
-    parallel(rows_, kTaskRows, [&](std::size_t first, std::size_t last) {
-      std::vector<float> residual((last - first) * dim_);
-      for (std::size_t i = first; i < last; ++i) {
-        float* to = residual.data() + (i - first) * dim_;
-        const float* key = keys_.data() + order[i] * dim_;
-        const float* mean = stored.data() + of_row_[order[i]] * dim_;
-        for (std::size_t d = 0; d < dim_; ++d) to[d] = key[d] - mean[d];
-        hadamard(to, dim_);
-      }
+  void encode(const SketchIndex& index) const {
+    parallel(clusters_.order.size(), kTaskRows, [&](std::size_t first, std::size_t last) {
+      std::vector<float> residual((last - first) * dim_), mean(dim_);
+      with_clusters(
+          first, last,
+          [&](std::size_t cluster) {
+            read_row(SketchIndex::kMeanFormat, index.means(head_) + cluster * index.mean_bytes(),
+                     static_cast<std::uint32_t>(dim_), mean.data());
+          },
+          [&](std::size_t i) {
+            float* to = residual.data() + (i - first) * dim_;
+            const float* key = clusters_.keys.data() + clusters_.order[i] * dim_;
+            for (std::size_t d = 0; d < dim_; ++d) to[d] = key[d] - mean[d];
+            hadamard(to, dim_);
+          });
       cpu_.sketch.encode(index.bits(), residual.data(), dim_, first, last - first,
                          index.codes(head_), index.scales(head_));
     });
   }
 
   // Codes each row's value, less its cluster's mean as `summaries` have it, to records of `layout`.
-  void encode_values(const std::uint32_t* order, int bits, const RowLayout& means,
-                     const std::byte* summaries, const RowLayout& layout, std::byte* codes) const {
+  void encode_values(int bits, const RowLayout& means, const std::byte* summaries,
+                     const RowLayout& layout, std::byte* codes) const {
     const std::uint32_t dim = sealing_.shape.value_dim;
-    parallel(rows_, kTaskRows, [&](std::size_t first, std::size_t last) {
+    parallel(clusters_.order.size(), kTaskRows, [&](std::size_t first, std::size_t last) {
       std::vector<float> residual(dim), mean(dim);
-      std::uint32_t of = clusters_;  // whose mean that is
-      for (std::size_t i = first; i < last; ++i) {
-        if (of_row_[order[i]] != of) {
-          of = of_row_[order[i]];
-          read_row(means.value_format, summaries + std::size_t{of} * means.bytes(), dim,
-                   mean.data());
-        }
-        cpu_.dense.from_half(sealing_.rows.value(head_, order[i]), dim, residual.data());
-        for (std::size_t d = 0; d < dim; ++d) residual[d] -= mean[d];
-        hadamard(residual.data(), dim);
-        cpu_.sketch.encode_row(bits, residual.data(), dim, codes + i * layout.bytes());
-      }
+      with_clusters(
+          first, last,
+          [&](std::size_t cluster) {
+            read_row(means.value_format, summaries + cluster * means.bytes(), dim, mean.data());
+          },
+          [&](std::size_t i) {
+            cpu_.dense.from_half(sealing_.rows.value(head_, clusters_.order[i]), dim,
+                                 residual.data());
+            for (std::size_t d = 0; d < dim; ++d) residual[d] -= mean[d];
+            hadamard(residual.data(), dim);
+            cpu_.sketch.encode_row(bits, residual.data(), dim, codes + i * layout.bytes());
+          });
     });
   }
 
@@ -132,47 +119,29 @@ class HeadForming {
     });
   }
 
-  // Reads the keys, and returns them less their mean and scaled to length 1.
-  std::vector<float> centre() {
-    const std::size_t tasks = (rows_ + kTaskRows - 1) / kTaskRows;
-    std::vector<float> sums(tasks * dim_), mean(dim_), out(rows_ * dim_);
-    parallel(rows_, kTaskRows, [&](std::size_t first, std::size_t last) {
-      float* sum = sums.data() + first / kTaskRows * dim_;
-      for (std::size_t r = first; r < last; ++r) {
-        float* key = keys_.data() + r * dim_;
-        cpu_.dense.from_half(sealing_.rows.key(head_, static_cast<std::uint32_t>(r)), dim_, key);
-        for (std::size_t d = 0; d < dim_; ++d) sum[d] += key[d];
+  // row(i) for the stored rows [first, last), with enter(c) before the first one of a cluster.
+  template <typename Enter, typename Row>
+  void with_clusters(std::size_t first, std::size_t last, const Enter& enter,
+                     const Row& row) const {
+    const std::vector<std::uint16_t>& starts = clusters_.starts;
+    const auto after = std::upper_bound(starts.begin(), starts.end(), first);
+    auto cluster = static_cast<std::size_t>(after - starts.begin()) - 1;
+    enter(cluster);
+    for (std::size_t i = first; i < last; ++i) {
+      if (i >= starts[cluster + 1]) {
+        while (i >= starts[cluster + 1]) ++cluster;
+        enter(cluster);
       }
-    });
-    for (std::size_t t = 0; t < tasks; ++t)
-      for (std::size_t d = 0; d < dim_; ++d)
-        mean[d] += sums[t * dim_ + d] / static_cast<float>(rows_);
-    parallel(rows_, kTaskRows, [&](std::size_t first, std::size_t last) {
-      for (std::size_t r = first; r < last; ++r) {
-        const float* key = keys_.data() + r * dim_;
-        float* to = out.data() + r * dim_;
-        float squares = 0.0f;
-        for (std::size_t d = 0; d < dim_; ++d) {
-          to[d] = key[d] - mean[d];
-          squares += to[d] * to[d];
-        }
-        // Rows at the mean, or not finite, have no direction.
-        const bool directed = squares > 0.0f && std::isfinite(squares);
-        const float scale = directed ? 1.0f / std::sqrt(squares) : 0.0f;
-        for (std::size_t d = 0; d < dim_; ++d) to[d] = directed ? to[d] * scale : 0.0f;
-      }
-    });
-    return out;
+      row(i);
+    }
   }
 
   const Sealing& sealing_;
-  std::uint32_t head_;
-  std::size_t rows_, dim_;
-  std::uint32_t clusters_;
+  const std::uint32_t head_;
+  const std::size_t dim_;
+  const KeyClusters& clusters_;
   const CpuTable& cpu_;
   const Workers& workers_;
-  std::vector<float> keys_;
-  std::vector<std::uint32_t> of_row_;
 };
 
 void find_spreads(const SketchIndex& index, std::uint32_t head) {
@@ -288,7 +257,7 @@ Result<Formation> SketchSelector::form(const Sealing& sealing, const Workers& wo
   TL_TRY_ASSIGN(const std::shared_ptr<SketchIndex> index,
                 SketchIndex::create(bits, rows.heads, rows.rows, shape.key_dim, count));
   Formation formation;
-  formation.order.resize(std::size_t{rows.heads} * rows.rows);
+  formation.order.reserve(std::size_t{rows.heads} * rows.rows);
   formation.summaries = count;
   formation.summary_layout = summary_layout(shape);
   const std::size_t head_bytes = std::size_t{count} * formation.summary_layout.bytes();
@@ -297,14 +266,15 @@ Result<Formation> SketchSelector::form(const Sealing& sealing, const Workers& wo
   const std::uint64_t head_codes = code_bytes(shape, rows.rows);
   formation.code_rows.resize(rows.heads * head_codes);
   for (std::uint32_t head = 0; head < rows.heads; ++head) {
-    std::uint32_t* order = formation.order.data() + std::size_t{head} * rows.rows;
+    const KeyClusters made = cluster_keys(sealing, head, count, options_.kmeans, cpu_, workers);
+    formation.order.insert(formation.order.end(), made.order.begin(), made.order.end());
+    std::copy(made.starts.begin(), made.starts.end(), index->starts(head).begin());
+    const HeadForming forming(sealing, head, made, cpu_, workers);
     std::byte* summaries = formation.summary_rows.data() + head * head_bytes;
-    HeadForming forming(sealing, head, count, cpu_, workers);
-    forming.cluster(options_.kmeans, order, index->starts(head));
-    forming.average(order, *index, formation.summary_layout, summaries);
-    forming.encode(order, *index);
+    forming.average(*index, formation.summary_layout, summaries);
+    forming.encode(*index);
     if (codes_values())
-      forming.encode_values(order, static_cast<int>(options_.value_bits), formation.summary_layout,
+      forming.encode_values(static_cast<int>(options_.value_bits), formation.summary_layout,
                             summaries, formation.code_layout,
                             formation.code_rows.data() + head * head_codes);
     find_spreads(*index, head);
