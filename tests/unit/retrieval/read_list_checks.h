@@ -19,8 +19,8 @@ inline void check_well_formed(const ReadList& list, std::span<const Run> runs) {
     ASSERT_EQ(read.first, next_pick);
     ASSERT_LT(read.first, read.last);
     next_pick = read.last;
-    const Segment& segment =
-        read.form == Form::rows ? *runs[read.run].rows : *runs[read.run].summaries;
+    const Segment& segment = runs[read.run].in(read.form);
+    ASSERT_TRUE(read.scored || !read.residual);
     if (read.weights_a_row > 0) {
       ASSERT_EQ(read.first_weight, weights);
     }
@@ -44,7 +44,7 @@ inline bool same_reads(const ReadList& a, const ReadList& b) {
   const auto same_read = [](const Read& x, const Read& y) {
     return x.run == y.run && x.form == y.form && x.everything == y.everything &&
            x.first == y.first && x.last == y.last && x.weights_a_row == y.weights_a_row &&
-           x.scored == y.scored && x.first_weight == y.first_weight;
+           x.scored == y.scored && x.residual == y.residual && x.first_weight == y.first_weight;
   };
   const auto same_pick = [](const Pick& x, const Pick& y) {
     return x.block == y.block && x.rows == y.rows;

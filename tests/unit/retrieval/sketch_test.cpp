@@ -11,6 +11,7 @@
 #include "retrieval/rows_read.h"
 #include "retrieval/select/everything.h"
 #include "retrieval/select/nothing.h"
+#include "tests/unit/retrieval/read_list_checks.h"
 #include "tests/unit/retrieval/sealed_keys.h"
 
 namespace thermocline {
@@ -66,49 +67,6 @@ struct Scene {
     return out;
   }
 };
-
-// What the header of ReadList promises.
-void expect_well_formed(const ReadList& list, std::span<const Run> runs) {
-  std::size_t weights = 0, next_pick = 0;
-  for (const Read& read : list.reads) {
-    ASSERT_LT(read.run, runs.size());
-    if (read.everything) continue;
-    ASSERT_EQ(read.first, next_pick);
-    ASSERT_LT(read.first, read.last);
-    next_pick = read.last;
-    const Segment& segment = runs[read.run].in(read.form);
-    if (read.weights_a_row > 0) {
-      ASSERT_EQ(read.first_weight, weights);
-    }
-    for (std::uint32_t p = read.first; p < read.last; ++p) {
-      const Pick& pick = list.picks[p];
-      ASSERT_LT(pick.block, segment.blocks());
-      ASSERT_NE(pick.rows, 0u);
-      if (p > read.first) {
-        ASSERT_LT(list.picks[p - 1].block, pick.block);
-      }
-      const std::uint32_t rows = segment.rows - pick.block * kBlockRows;
-      ASSERT_EQ(pick.rows & ~first_rows(static_cast<int>(std::min(rows, 64u))), 0u);
-      weights += static_cast<std::size_t>(count(pick.rows)) * read.weights_a_row;
-    }
-  }
-  ASSERT_EQ(next_pick, list.picks.size());
-  ASSERT_EQ(weights, list.log_weight.size());
-}
-
-bool same(const ReadList& a, const ReadList& b) {
-  const auto same_read = [](const Read& x, const Read& y) {
-    return x.run == y.run && x.form == y.form && x.everything == y.everything &&
-           x.first == y.first && x.last == y.last && x.weights_a_row == y.weights_a_row &&
-           x.scored == y.scored && x.residual == y.residual && x.first_weight == y.first_weight;
-  };
-  const auto same_pick = [](const Pick& x, const Pick& y) {
-    return x.block == y.block && x.rows == y.rows;
-  };
-  return std::equal(a.reads.begin(), a.reads.end(), b.reads.begin(), b.reads.end(), same_read) &&
-         std::equal(a.picks.begin(), a.picks.end(), b.picks.begin(), b.picks.end(), same_pick) &&
-         a.log_weight == b.log_weight;
-}
 
 TEST(SketchForm, OrdersRowsByClusterAndAveragesThem) {
   const HeadShape shape{3, 48, 32};
@@ -236,7 +194,7 @@ TEST(SketchForm, TakesHostileKeys) {
   const ListQuery list{0, 300, query.data(), {}, 0, sealed.runs()};
   std::vector<ReadList> out(1);
   selector->choose({{}, shape, {&list, 1}}, Workers(2), out);
-  expect_well_formed(out[0], sealed.runs());
+  check_well_formed(out[0], sealed.runs());
 }
 
 TEST(SketchOptions, AreChecked) {
@@ -350,7 +308,7 @@ TEST(SketchChoose, ReadsItsBudgetAndEstimatesTheRest) {
     const std::vector<ReadList> lists = scene.choose(selector.get(), workers, &cost);
     std::uint64_t bytes = 0;
     for (std::uint32_t h = 0; h < 2; ++h) {
-      expect_well_formed(lists[h], scene.sealed.runs());
+      check_well_formed(lists[h], scene.sealed.runs());
       // Of the budget, the rows that are not sealed have their part.
       const std::uint64_t budget = std::uint64_t(0.05 * scene.length) - Scene::kSteadyRows;
       EXPECT_EQ(rows_read(scene.sealed.runs(), lists[h], Form::rows), budget);
@@ -424,8 +382,8 @@ TEST(SketchChoose, EmptyClustersDoNotCount) {
 // How much of the attention is covered by 2 % of the rows: chosen by the sketch of the clusters
 // with most mass, and by the true mass.
 std::pair<double, double> covered_and_best(double candidates) {
-  const auto selector = sketch(
-      {.share = 0.02, .min_rows = 1, .candidates = candidates, .least_candidates = 1});
+  const auto selector =
+      sketch({.share = 0.02, .min_rows = 1, .candidates = candidates, .least_candidates = 1});
   const Workers workers(2);
   double covered = 0, best = 0;
   int lists_seen = 0;
@@ -486,7 +444,7 @@ TEST(SketchChoose, IsTheSameOnAnyNumberOfThreads) {
   for (const Workers* workers : {&two, &many})
     for (Selector* s : {selector.get(), other.get()}) {
       const std::vector<ReadList> b = scene.choose(s, *workers);
-      for (std::uint32_t h = 0; h < 3; ++h) EXPECT_TRUE(same(a[h], b[h]));
+      for (std::uint32_t h = 0; h < 3; ++h) EXPECT_TRUE(same_reads(a[h], b[h]));
     }
 }
 
@@ -501,8 +459,8 @@ TEST(SketchChoose, IsTheSameInABatch) {
   for (const ListQuery& l : a.lists()) both.push_back(l);
   std::vector<ReadList> out(4);
   selector->choose({{}, a.shape, both}, workers, out);
-  for (std::uint32_t h = 0; h < 4; ++h) EXPECT_TRUE(same(out[h], alone_a[h % 2]));
-  EXPECT_FALSE(same(alone_a[0], alone_b[0]));
+  for (std::uint32_t h = 0; h < 4; ++h) EXPECT_TRUE(same_reads(out[h], alone_a[h % 2]));
+  EXPECT_FALSE(same_reads(alone_a[0], alone_b[0]));
 }
 
 TEST(SketchChoose, ReadsEverythingBelowTheBudget) {
@@ -532,7 +490,7 @@ TEST(SketchChoose, ReadsRunsOfOtherMethodsWhole) {
   SyntheticRows plain({2, 32, 32}, 1, 90, 4, 8);
   scene.sealed.add(plain.sealing(), Formation{});
   const ReadList list = scene.choose(selector.get(), workers)[0];
-  expect_well_formed(list, scene.sealed.runs());
+  check_well_formed(list, scene.sealed.runs());
   EXPECT_TRUE(std::any_of(list.reads.begin(), list.reads.end(),
                           [](const Read& r) { return r.run == 1 && r.everything; }));
   EXPECT_EQ(rows_read(scene.sealed.runs(), list, Form::rows),
