@@ -29,7 +29,7 @@ TEST(CacheReport, EveryCounterIsNamedSubtractedAndSummed) {
           },
           other.member);
   }
-  EXPECT_EQ(names.size(), 19u);
+  EXPECT_EQ(names.size(), 20u);
 }
 
 }  // namespace
