@@ -108,6 +108,14 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
   const Segment longest =
       segment_of(spec, *layer, std::min<std::uint64_t>(method.cell_rows(), sealed));
   layer->rows = static_cast<std::uint32_t>(options.max_timelines * sealed);
+  if (method.select->facts().remembers) {
+    layer->selection_runs = segments;
+    layer->selection_blocks = sealed / kBlockRows;
+    layer->selections_bytes =
+        2 * spec.kv_heads *
+        KeptSelection::bytes_for(shape, layer->selection_runs, layer->selection_blocks);
+    plan->selections_bytes += options.max_timelines * layer->selections_bytes;
+  }
   TL_TRY_ASSIGN(
       layer->home,
       home_of(method, *plan, std::uint64_t{layer->rows} * spec.kv_heads * layer->sealed.bytes()));
@@ -288,6 +296,10 @@ Status check_kept(const Method& method, const CachePlan& plan) {
   if (!method.select->facts().in_files)
     return fail(ErrorCode::unsupported, "select.by = ", method.select->name(),
                 " makes an index that is not kept in files: leave --session out");
+  if (method.select->facts().remembers)
+    return fail(ErrorCode::unsupported,
+                "select.reuse = similar reads what steps before chose, which a session's file does "
+                "not hold: say --method-set select.reuse=never, or leave --session out");
   for (const CachePlan::Layer& layer : plan.layers)
     if (layer.rows > 0 && !layer.in_pages())
       return fail(
@@ -322,7 +334,7 @@ void plan_row_cache(const CacheOptions& options, const Method& method, std::uint
 
 std::uint64_t CachePlan::host_bytes() const {
   return tail_bytes + index_bytes + sealing_bytes() + staging_bytes + tables_bytes +
-         row_cache_bytes + home_bytes(Tier::host);
+         selections_bytes + row_cache_bytes + home_bytes(Tier::host);
 }
 
 std::uint64_t CachePlan::workspace_bytes() const {
@@ -351,6 +363,7 @@ MemoryPlan CachePlan::lines() const {
     add(tier, Purpose::staging, staging_bytes);
     add(tier, Purpose::sealing, sealing_bytes());
     add(tier, Purpose::tables, tables_bytes);
+    add(tier, Purpose::selections, selections_bytes);
   }
   plan.lines.push_back({kWorkspace, "attention", workspace_bytes(), workspace_bytes()});
   for (const MemoryLine& line : plan.lines) plan.peak_bytes[line.tier] += line.bytes;

@@ -26,10 +26,14 @@ struct CachePlan {
     bool seals = false;           // full attention, and the method keeps what leaves the tail
     std::uint32_t rows = 0;       // sealed rows a KV head, at most, all timelines together
     StoreFacts home;              // of those
+    // Of a selector that remembers: where a selection may be, in a timeline's longest text, and
+    // what its two of each KV head take.
+    std::uint64_t selection_runs = 0, selection_blocks = 0, selections_bytes = 0;
     bool in_pages() const { return rows > 0 && home.reach == Reach::pages; }
   };
   std::vector<Layer> layers;
   std::uint64_t tail_bytes = 0, index_bytes = 0, staging_bytes = 0, tables_bytes = 0;
+  std::uint64_t selections_bytes = 0;  // of all layers and timelines
   std::uint64_t spare_tail_bytes = 0;  // a second tail for one timeline, of every layer
   std::uint64_t span_bytes = 0;        // raw rows of the layer in hand
   // Of one segment, beside all that is sealed: the queries that are seen of it, then its coded

@@ -135,7 +135,9 @@ struct KvCache::Impl {
   std::vector<std::uint32_t> first_partial;  // of each list
   std::vector<ListQuery> list_queries;
   std::vector<ReadList> read_lists, expected_lists;
-  std::vector<Choice> choices;  // by list
+  std::vector<KeptSelection> shared_selections;  // of a selector that shares: [row][KV head]
+  std::uint32_t shared_heads = 0;                // KV heads of the layers that those are of
+  std::vector<Choice> choices;                   // by list
   std::vector<ReadRequest> requests;
   std::vector<std::uint8_t> damaged;
   std::vector<std::uint32_t> tile_positions;
@@ -167,6 +169,9 @@ struct KvCache::Impl {
   // Makes what is pending in a layer the timeline's, of `length` positions then. Cannot fail.
   void take_over(std::uint32_t timeline, std::uint32_t layer, std::uint32_t length) noexcept;
   void rollback();
+  // What the step in progress left of selections becomes what the next one finds; where rows were
+  // sealed there is nothing to be found.
+  static void take_over_selections(LayerState* layer, bool sealed) noexcept;
 
   // kv_order.cpp: invalid_argument, saying what was given and what is due.
   Status check_append(LayerId l, MatView<const float> keys, MatView<const float> values) const;
@@ -182,6 +187,7 @@ struct KvCache::Impl {
   Status attend_steady(LayerId l, const float* rotated);
   Status attend_runs(LayerId l, const float* rotated);
   bool list_queries_of(LayerId l, const float* rotated);
+  void lend_selections(LayerId l);
   void choose(LayerId l, std::size_t list);
   Status choose_and_attend(LayerId l, std::size_t first, std::size_t last,
                            std::span<const ReadyFold> wave);
@@ -217,6 +223,8 @@ struct KvCache::Impl {
   // kv_timeline.cpp
   Result<TimelineId> new_timeline();
   Status open_spare_tails();
+  // Room for what is to be remembered of a timeline's selections.
+  Status open_selections(TimelineState* state);
   // Room for decode steps of so many rows of the longest timelines: no step grows it.
   Status open_decode(std::size_t step_rows);
   Result<TimelineId> fork(TimelineId id);

@@ -19,6 +19,8 @@
 #include "retrieval/select/everything.h"
 #include "retrieval/select/nothing.h"
 #include "retrieval/select/ranked.h"
+#include "retrieval/select/reuse.h"
+#include "retrieval/select/share.h"
 #include "retrieval/select/sketch.h"
 #include "runtime/method_values.h"
 #include "runtime/thermocline.h"
@@ -65,11 +67,28 @@ Result<std::unique_ptr<Selector>> make_sketch(const MethodSection& given, const 
   return std::unique_ptr<Selector>(std::move(made));
 }
 
+// What ranks, with its selections read again by later steps and layers, if that is asked for.
+Result<std::unique_ptr<Selector>> read_again(const MethodSection& given, double estimate,
+                                             std::unique_ptr<Selector> ranked) {
+  ReuseOptions reuse;
+  TL_TRY(given.read(ReusingSelector::parameters(), &reuse));
+  ShareOptions share;
+  TL_TRY(given.read(SharingSelector::parameters(), &share));
+  if (estimate > 0 && (reuse.reuse != kReuseNever || share.layers != kLayersEach))
+    return fail(ErrorCode::unsupported, given.key("estimate"), " = ", estimate,
+                " has scores of one query: it goes with ", given.key("reuse"), " = never and ",
+                given.key("layers"), " = each");
+  TL_TRY_ASSIGN(auto reusing, ReusingSelector::wrap(std::move(ranked), reuse));
+  return SharingSelector::wrap(std::move(reusing), share);
+}
+
 // A selector that ranks by a key index, or by what is kept of blocks of neighbouring rows.
 template <typename Kept>
 Choice<Selector> ranked_by(std::string_view name) {
   std::vector<std::string_view> parameters = names_of(RankedSelector::parameters());
-  for (const std::string_view more : names_of(Kept::parameters())) parameters.push_back(more);
+  for (const auto& more : {names_of(Kept::parameters()), names_of(ReusingSelector::parameters()),
+                           names_of(SharingSelector::parameters())})
+    parameters.insert(parameters.end(), more.begin(), more.end());
   const auto make = [](const MethodSection& given,
                        const CpuTable& cpu) -> Result<std::unique_ptr<Selector>> {
     if constexpr (requires { Kept::available(); }) TL_TRY(Kept::available());
@@ -84,7 +103,7 @@ Choice<Selector> ranked_by(std::string_view name) {
     else
       index = std::move(kept);
     TL_TRY_ASSIGN(auto made, RankedSelector::create(std::move(index), ranked, cpu));
-    return std::unique_ptr<Selector>(std::move(made));
+    return read_again(given, ranked.estimate, std::move(made));
   };
   return {name, parameters, make};
 }

@@ -92,7 +92,7 @@ class Scene {
     auto summaries = std::make_shared<Segment>();
     summaries->rows = static_cast<std::uint32_t>(units.size());
     summaries->layout.value_bytes = 20;
-    runs.push_back({rows, summaries, std::make_shared<GivenSegment>(std::move(units))});
+    runs.push_back({rows, summaries, nullptr, std::make_shared<GivenSegment>(std::move(units))});
     length += rows->rows;
   }
   // Rows of a unit each, with these scores for the only query head.
