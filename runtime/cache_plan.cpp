@@ -6,6 +6,7 @@
 #include "runtime/query_sample.h"
 #include "runtime/query_tiles.h"
 #include "runtime/timeline_state.h"
+#include "runtime/voting.h"
 #include "tiers/budget.h"
 #include "tiers/codec/raw.h"
 #include "tiers/page_table.h"
@@ -127,7 +128,7 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
   const std::uint64_t rows_bytes = options.max_timelines * segments * home_bytes_of(shortest);
   plan->rows_bytes[static_cast<std::size_t>(layer->home.tier)] += rows_bytes;
   if (pages) plan->tables_bytes += rows_bytes / kPageBytes * sizeof(std::uint64_t);
-  if (method.select->facts().order == RowOrder::own)
+  if (method.select->facts().order == RowOrder::own || method.drops())
     plan->tables_bytes += std::uint64_t{spec.kv_heads} * layer->rows * sizeof(Segment::offset[0]);
   plan->index_bytes += options.max_timelines * segments * spec.kv_heads *
                        index_bytes_of(method, shape, method.seal_rows());
@@ -148,6 +149,13 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
     const std::uint64_t sampled = QuerySample::most(std::min(options.max_positions, kSpanRows));
     plan->coding_bytes =
         std::max(plan->coding_bytes, sampled * spec.q_heads * spec.key_dim * sizeof(float));
+  }
+  if (method.drops()) {
+    const std::uint32_t positions = std::min(options.max_positions, kSpanRows);
+    const std::uint32_t seen = positions + layer->tail_capacity + layer->sinks;
+    plan->voting_bytes = std::max(plan->voting_bytes,
+                                  voting_bytes(method, spec, positions, seen) +
+                                      RawStore::bytes_for(layer->raw, spec.kv_heads, longest.rows));
   }
   if (pages) plan->writing_bytes = std::max(plan->writing_bytes, home_bytes_of(longest));
   if (!options.session.path.empty())
@@ -296,6 +304,9 @@ Status check_kept(const Method& method, const CachePlan& plan) {
   if (!method.select->facts().in_files)
     return fail(ErrorCode::unsupported, "select.by = ", method.select->name(),
                 " makes an index that is not kept in files: leave --session out");
+  if (method.drops())
+    return fail(ErrorCode::unsupported, "retain.keep = ", method.retain->name(),
+                " drops rows of a prompt, and a session's file holds all: leave --session out");
   if (method.select->facts().remembers)
     return fail(ErrorCode::unsupported,
                 "select.reuse = similar reads what steps before chose, which a session's file does "

@@ -39,6 +39,7 @@ struct CachePlan {
   // Of one segment, beside all that is sealed: the queries that are seen of it, then its coded
   // rows.
   std::uint64_t coding_bytes = 0;
+  std::uint64_t voting_bytes = 0;   // beside that, where some are dropped: the vote, what is kept
   std::uint64_t writing_bytes = 0;  // and the pages that they go to, until they are written
   std::array<std::uint64_t, kTiers> rows_bytes{};  // of all sealed rows, in their home tiers
   // Of a session, beside rows: their records and what is published, in the file; memory to put the
@@ -59,8 +60,9 @@ struct CachePlan {
   // before which that goes: never two of these at a time.
   std::uint64_t sealing_bytes() const {
     return spare_tail_bytes +
-           std::max(span_bytes + std::max(coding_bytes + writing_bytes, saving_bytes),
-                    saving_bytes + restoring_bytes);
+           std::max(
+               span_bytes + std::max(coding_bytes + voting_bytes + writing_bytes, saving_bytes),
+               saving_bytes + restoring_bytes);
   }
   // What rows take in a tier, and on the disk what a session keeps beside them.
   std::uint64_t home_bytes(Tier tier) const {

@@ -162,6 +162,12 @@ Status KvCache::Impl::check_cut(TimelineId id, std::uint32_t length) {
                   " and keeps a window of ", method.recent, ": the timeline can be cut at ",
                   layer.tail_first + method.recent, " or later (or at ", sinks,
                   " or before), not at ", length);
+    if (window == 0 && method.drops() && layer.tail_first > sinks && length > sinks &&
+        method.tail_begin(length) < layer.tail_first)
+      return fail(ErrorCode::unsupported, "method ", method.name,
+                  " keeps some of the positions from ", sinks, " to ", layer.tail_first,
+                  ": the timeline can be cut at ", layer.tail_first + method.recent,
+                  " or later (or at ", sinks, " or before), not at ", length);
     if (window > 0 && layer.tail_first > 0 && length > 0 && length < layer.tail_first + window)
       return fail(ErrorCode::unsupported, "layer ", i, " keeps a sliding window of ", window,
                   " positions: the timeline can be cut at ", layer.tail_first + window,

@@ -27,6 +27,7 @@
 #include "tiers/codec/int8.h"
 #include "tiers/codec/raw.h"
 #include "tiers/parameter.h"
+#include "tiers/retain/voted.h"
 
 namespace thermocline {
 namespace {
@@ -108,14 +109,30 @@ Choice<Selector> ranked_by(std::string_view name) {
   return {name, parameters, make};
 }
 
+template <Result<std::unique_ptr<VotedRetainer>> (*kCreate)(const VotedOptions&, const CpuTable&),
+          std::span<const Parameter<VotedOptions>> (*kParameters)()>
+Choice<Retainer> voted(std::string_view name) {
+  const auto make = [](const MethodSection& given,
+                       const CpuTable& cpu) -> Result<std::unique_ptr<Retainer>> {
+    VotedOptions options;
+    TL_TRY(given.read(kParameters(), &options));
+    TL_TRY_ASSIGN(auto made, kCreate(options, cpu));
+    return std::unique_ptr<Retainer>(std::move(made));
+  };
+  return {name, names_of(kParameters()), make};
+}
+
 const Shelf<Codec>& codecs() {
   static const Shelf<Codec> shelf = {{"raw", {}, make_plain<RawCodec, Codec>},
                                      {"int8", {}, make_plain<Int8Codec, Codec>}};
   return shelf;
 }
 const Shelf<Retainer>& retainers() {
-  static const Shelf<Retainer> shelf = {{"all", {}, make_plain<KeepAll, Retainer>},
-                                        {"steady", {}, make_plain<KeepSteady, Retainer>}};
+  static const Shelf<Retainer> shelf = {
+      {"all", {}, make_plain<KeepAll, Retainer>},
+      {"steady", {}, make_plain<KeepSteady, Retainer>},
+      voted<VotedRetainer::snapkv, VotedRetainer::snapkv_parameters>("snapkv"),
+      voted<VotedRetainer::h2o, VotedRetainer::h2o_parameters>("h2o")};
   return shelf;
 }
 const Shelf<Selector>& selectors() {
@@ -268,6 +285,10 @@ Status check_composition(const Method& method) {
                     " seals no rows, so it goes with ", key, " = ", only, ", not ", key, " = ",
                     name);
   }
+  if (facts.shares && method.drops())
+    return fail(ErrorCode::unsupported, "retain.keep = ", method.retain->name(),
+                " keeps other positions in each layer, so it goes with select.layers = each, not "
+                "select.layers = share");
   if (facts.keys_in_memory && method.place->home({.lowest = Tier::disk}, 1) != Tier::host)
     return fail(ErrorCode::unsupported, "select.by = ", method.select->name(),
                 " searches keys in memory, so it goes with place.rows = host, not place.rows = ",

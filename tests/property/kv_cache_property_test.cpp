@@ -384,11 +384,12 @@ TEST(KvCacheProperty, SketchAnswersTheSameInAllWeathers) {
 }
 
 TEST(KvCacheProperty, EveryMethodAnswersTheSameInAllWeathers) {
-  unsigned seed = 301;
   for (const std::string& method : method_names(kMethods)) {
     if (method == "streaming") continue;  // it seals nothing
     SCOPED_TRACE(method);
-    same_in_all_weathers(method, ++seed, 30);
+    unsigned seed = 0;  // the method's own, whatever other files there are
+    for (const char letter : method) seed = 31 * seed + static_cast<unsigned char>(letter);
+    same_in_all_weathers(method, seed, 36);
     if (HasFailure()) return;
   }
 }

@@ -414,7 +414,7 @@ TEST(ReaderDeathTest, ReadsThatNothingCouldScoreAreStopped) {
     options.layers = {{layout(key_dim, 32), 1, 0, 64}};
     StoredRows stored(options, 64 << 20);
     const auto kept = stored.store(random, 0, 10, Tier::host);
-    const thermocline::Run run{kept->segment, kept->segment, {}};
+    const thermocline::Run run{kept->segment, kept->segment, {}, {}};
     ReadList list;
     list.picks = {{0, 3}};
     list.log_weight = {0.5f, 0.5f};
