@@ -6,6 +6,7 @@
 #include "runtime/query_sample.h"
 #include "runtime/query_tiles.h"
 #include "runtime/timeline_state.h"
+#include "runtime/voting.h"
 #include "tiers/budget.h"
 #include "tiers/codec/raw.h"
 #include "tiers/page_table.h"
@@ -108,6 +109,14 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
   const Segment longest =
       segment_of(spec, *layer, std::min<std::uint64_t>(method.cell_rows(), sealed));
   layer->rows = static_cast<std::uint32_t>(options.max_timelines * sealed);
+  if (method.select->facts().remembers) {
+    layer->selection_runs = segments;
+    layer->selection_blocks = sealed / kBlockRows;
+    layer->selections_bytes =
+        2 * spec.kv_heads *
+        KeptSelection::bytes_for(shape, layer->selection_runs, layer->selection_blocks);
+    plan->selections_bytes += options.max_timelines * layer->selections_bytes;
+  }
   TL_TRY_ASSIGN(
       layer->home,
       home_of(method, *plan, std::uint64_t{layer->rows} * spec.kv_heads * layer->sealed.bytes()));
@@ -119,7 +128,7 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
   const std::uint64_t rows_bytes = options.max_timelines * segments * home_bytes_of(shortest);
   plan->rows_bytes[static_cast<std::size_t>(layer->home.tier)] += rows_bytes;
   if (pages) plan->tables_bytes += rows_bytes / kPageBytes * sizeof(std::uint64_t);
-  if (method.select->facts().order == RowOrder::own)
+  if (method.select->facts().order == RowOrder::own || method.drops())
     plan->tables_bytes += std::uint64_t{spec.kv_heads} * layer->rows * sizeof(Segment::offset[0]);
   plan->index_bytes += options.max_timelines * segments * spec.kv_heads *
                        index_bytes_of(method, shape, method.seal_rows());
@@ -140,6 +149,13 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
     const std::uint64_t sampled = QuerySample::most(std::min(options.max_positions, kSpanRows));
     plan->coding_bytes =
         std::max(plan->coding_bytes, sampled * spec.q_heads * spec.key_dim * sizeof(float));
+  }
+  if (method.drops()) {
+    const std::uint32_t positions = std::min(options.max_positions, kSpanRows);
+    const std::uint32_t seen = positions + layer->tail_capacity + layer->sinks;
+    plan->voting_bytes = std::max(plan->voting_bytes,
+                                  voting_bytes(method, spec, positions, seen) +
+                                      RawStore::bytes_for(layer->raw, spec.kv_heads, longest.rows));
   }
   if (pages) plan->writing_bytes = std::max(plan->writing_bytes, home_bytes_of(longest));
   if (!options.session.path.empty())
@@ -288,6 +304,13 @@ Status check_kept(const Method& method, const CachePlan& plan) {
   if (!method.select->facts().in_files)
     return fail(ErrorCode::unsupported, "select.by = ", method.select->name(),
                 " makes an index that is not kept in files: leave --session out");
+  if (method.drops())
+    return fail(ErrorCode::unsupported, "retain.keep = ", method.retain->name(),
+                " drops rows of a prompt, and a session's file holds all: leave --session out");
+  if (method.select->facts().remembers)
+    return fail(ErrorCode::unsupported,
+                "select.reuse = similar reads what steps before chose, which a session's file does "
+                "not hold: say --method-set select.reuse=never, or leave --session out");
   for (const CachePlan::Layer& layer : plan.layers)
     if (layer.rows > 0 && !layer.in_pages())
       return fail(
@@ -322,7 +345,7 @@ void plan_row_cache(const CacheOptions& options, const Method& method, std::uint
 
 std::uint64_t CachePlan::host_bytes() const {
   return tail_bytes + index_bytes + sealing_bytes() + staging_bytes + tables_bytes +
-         row_cache_bytes + home_bytes(Tier::host);
+         selections_bytes + row_cache_bytes + home_bytes(Tier::host);
 }
 
 std::uint64_t CachePlan::workspace_bytes() const {
@@ -351,6 +374,7 @@ MemoryPlan CachePlan::lines() const {
     add(tier, Purpose::staging, staging_bytes);
     add(tier, Purpose::sealing, sealing_bytes());
     add(tier, Purpose::tables, tables_bytes);
+    add(tier, Purpose::selections, selections_bytes);
   }
   plan.lines.push_back({kWorkspace, "attention", workspace_bytes(), workspace_bytes()});
   for (const MemoryLine& line : plan.lines) plan.peak_bytes[line.tier] += line.bytes;

@@ -26,15 +26,20 @@ struct CachePlan {
     bool seals = false;           // full attention, and the method keeps what leaves the tail
     std::uint32_t rows = 0;       // sealed rows a KV head, at most, all timelines together
     StoreFacts home;              // of those
+    // Of a selector that remembers: where a selection may be, in a timeline's longest text, and
+    // what its two of each KV head take.
+    std::uint64_t selection_runs = 0, selection_blocks = 0, selections_bytes = 0;
     bool in_pages() const { return rows > 0 && home.reach == Reach::pages; }
   };
   std::vector<Layer> layers;
   std::uint64_t tail_bytes = 0, index_bytes = 0, staging_bytes = 0, tables_bytes = 0;
+  std::uint64_t selections_bytes = 0;  // of all layers and timelines
   std::uint64_t spare_tail_bytes = 0;  // a second tail for one timeline, of every layer
   std::uint64_t span_bytes = 0;        // raw rows of the layer in hand
   // Of one segment, beside all that is sealed: the queries that are seen of it, then its coded
   // rows.
   std::uint64_t coding_bytes = 0;
+  std::uint64_t voting_bytes = 0;   // beside that, where some are dropped: the vote, what is kept
   std::uint64_t writing_bytes = 0;  // and the pages that they go to, until they are written
   std::array<std::uint64_t, kTiers> rows_bytes{};  // of all sealed rows, in their home tiers
   // Of a session, beside rows: their records and what is published, in the file; memory to put the
@@ -55,8 +60,9 @@ struct CachePlan {
   // before which that goes: never two of these at a time.
   std::uint64_t sealing_bytes() const {
     return spare_tail_bytes +
-           std::max(span_bytes + std::max(coding_bytes + writing_bytes, saving_bytes),
-                    saving_bytes + restoring_bytes);
+           std::max(
+               span_bytes + std::max(coding_bytes + voting_bytes + writing_bytes, saving_bytes),
+               saving_bytes + restoring_bytes);
   }
   // What rows take in a tier, and on the disk what a session keeps beside them.
   std::uint64_t home_bytes(Tier tier) const {

@@ -159,7 +159,31 @@ bool KvCache::Impl::list_queries_of(LayerId l, const float* rotated) {
                             layer.runs});
     any = any || !layer.runs.empty();
   }
+  lend_selections(l);
   return any;
+}
+
+// To a selector that remembers, or shares: what it finds of selections and where it leaves them.
+void KvCache::Impl::lend_selections(LayerId l) {
+  const SelectorFacts facts = method.select->facts();
+  const std::uint32_t kv_heads = spec(l).kv_heads;
+  if (facts.remembers)
+    for (std::size_t list = 0; list < list_queries.size(); ++list) {
+      const Token& row = rows[list / kv_heads];
+      SelectionMemory& memory = layer_state(row.timeline, l).selections[list % kv_heads];
+      if (memory.now.made) list_queries[list].kept = &memory.now;
+      const std::uint32_t last = timeline(row.timeline).length + advanced[index(row.timeline)] - 1;
+      if (row.position == last) list_queries[list].keep = &memory.next;
+    }
+  if (facts.shares) {
+    if (shared_heads != kv_heads)
+      for (KeptSelection& of_other_heads : shared_selections) of_other_heads.forget();
+    shared_heads = kv_heads;
+    if (shared_selections.size() < list_queries.size())
+      shared_selections.resize(list_queries.size());
+    for (std::size_t list = 0; list < list_queries.size(); ++list)
+      list_queries[list].shared = &shared_selections[list];
+  }
 }
 
 void KvCache::Impl::choose(LayerId l, std::size_t list) {

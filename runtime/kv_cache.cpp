@@ -241,6 +241,7 @@ Status KvCache::Impl::begin(std::span<const Token> step_rows, Pass step_pass) {
   sees_from = step_pass == Pass::alone ? first : 0;
   rows.assign(step_rows.begin(), step_rows.end());
   stages.assign(options.layers.size(), Stage::due);
+  for (KeptSelection& of_last_step : shared_selections) of_last_step.forget();
   compute_angles();
   return {};
 }
@@ -349,6 +350,7 @@ void KvCache::Impl::take_over(std::uint32_t timeline, std::uint32_t layer_index,
                               std::uint32_t length) noexcept {
   Pending& p = pending_of(timeline, layer_index);
   LayerState& layer = timelines[timeline]->layers[layer_index];
+  take_over_selections(&layer, !p.new_runs.empty());
   std::move(p.new_runs.begin(), p.new_runs.end(), std::back_inserter(layer.runs));
   if (p.tail == Pending::Tail::behind) {
     const std::uint32_t gone = p.tail_first - layer.tail_first;
@@ -361,8 +363,21 @@ void KvCache::Impl::take_over(std::uint32_t timeline, std::uint32_t layer_index,
   p = Pending{};
 }
 
+void KvCache::Impl::take_over_selections(LayerState* layer, bool sealed) noexcept {
+  for (SelectionMemory& of_head : layer->selections) {
+    if (of_head.next.made) std::swap(of_head.now, of_head.next);
+    of_head.next.forget();
+    if (sealed) of_head.now.forget();
+  }
+}
+
 void KvCache::Impl::rollback() {
   for (Pending& p : pending) p = Pending{};
+  for (const auto& timeline : timelines) {
+    if (!timeline) continue;
+    for (LayerState& layer : timeline->layers)
+      for (SelectionMemory& of_head : layer.selections) of_head.next.forget();
+  }
   rows.clear();
   (void)await_sealed();  // of what is gone nobody is told, but another thread may come next
 }

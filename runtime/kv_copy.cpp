@@ -73,13 +73,16 @@ Status KvCache::Impl::copy(Impl& other, TimelineId from, TimelineId into, const 
     return fail(ErrorCode::exhausted, "copy() of ", source.length,
                 " positions into a cache made for ", options.max_positions, ": raise -c");
   for (std::uint32_t l = 0; l < options.layers.size(); ++l)
-    if (options.layers[l].window == 0 && !other.plan.layers[l].seals &&
+    if (options.layers[l].window == 0 && (!other.plan.layers[l].seals || other.method.drops()) &&
         source.layers[l].tail_first > other.plan.layers[l].sinks)
       return fail(ErrorCode::unsupported, "method ", other.method.name,
                   " has dropped rows of the timeline: it cannot be sealed by another");
   if (const Watched watched = method.select->facts().watches; watched != Watched::nothing)
     return fail(ErrorCode::unsupported, "method ", method.name, " has to watch ", name_of(watched),
                 " of a prefill: it cannot take rows that another has read");
+  if (method.drops())
+    return fail(ErrorCode::unsupported, "method ", method.name, " drops rows by what a prefill's ",
+                "queries attend: it cannot take rows that another has read");
   const StopSign stop(asked);
   const Stopwatch watch(&counted.seal_ms);
   for (std::uint32_t l = 0; l < options.layers.size(); ++l) {

@@ -1,8 +1,9 @@
-// What a KvCache is made of. Its work is in ten files: kv_cache.cpp (the face, and the life of a
+// What a KvCache is made of. Its work is in eleven files: kv_cache.cpp (the face, and the life of a
 // step), kv_timeline.cpp (the life of a timeline), kv_session.cpp (its life beyond the process's),
 // kv_copy.cpp (from one cache to another), kv_observe.cpp (what a study is shown), kv_order.cpp
 // (what of a step may come when), kv_attend.cpp (decode), kv_prefill.cpp (many rows at once),
-// kv_seal.cpp (tail to segments) and kv_warm.cpp (what is in front of a disk then).
+// kv_seal.cpp (tail to segments), kv_retain.cpp (which of those rows stay) and kv_warm.cpp (what is
+// in front of a disk then).
 #pragma once
 
 #include <algorithm>
@@ -22,6 +23,7 @@
 #include "runtime/query_tiles.h"
 #include "runtime/session_manifest.h"
 #include "runtime/timeline_state.h"
+#include "runtime/voting.h"
 #include "tiers/budget.h"
 #include "tiers/page_table.h"
 #include "tiers/reader.h"
@@ -135,7 +137,9 @@ struct KvCache::Impl {
   std::vector<std::uint32_t> first_partial;  // of each list
   std::vector<ListQuery> list_queries;
   std::vector<ReadList> read_lists, expected_lists;
-  std::vector<Choice> choices;  // by list
+  std::vector<KeptSelection> shared_selections;  // of a selector that shares: [row][KV head]
+  std::uint32_t shared_heads = 0;                // KV heads of the layers that those are of
+  std::vector<Choice> choices;                   // by list
   std::vector<ReadRequest> requests;
   std::vector<std::uint8_t> damaged;
   std::vector<std::uint32_t> tile_positions;
@@ -167,6 +171,9 @@ struct KvCache::Impl {
   // Makes what is pending in a layer the timeline's, of `length` positions then. Cannot fail.
   void take_over(std::uint32_t timeline, std::uint32_t layer, std::uint32_t length) noexcept;
   void rollback();
+  // What the step in progress left of selections becomes what the next one finds; where rows were
+  // sealed there is nothing to be found.
+  static void take_over_selections(LayerState* layer, bool sealed) noexcept;
 
   // kv_order.cpp: invalid_argument, saying what was given and what is due.
   Status check_append(LayerId l, MatView<const float> keys, MatView<const float> values) const;
@@ -182,6 +189,7 @@ struct KvCache::Impl {
   Status attend_steady(LayerId l, const float* rotated);
   Status attend_runs(LayerId l, const float* rotated);
   bool list_queries_of(LayerId l, const float* rotated);
+  void lend_selections(LayerId l);
   void choose(LayerId l, std::size_t list);
   Status choose_and_attend(LayerId l, std::size_t first, std::size_t last,
                            std::span<const ReadyFold> wave);
@@ -206,6 +214,24 @@ struct KvCache::Impl {
                          const StopSign& stop);
   void finish_tiles(const QueryTiles& tiles, MatView<float> out);
 
+  // kv_retain.cpp
+  struct Votes {
+    std::uint32_t leave = 0;  // rows that were voted on; 0: all are kept
+    Buffer of_head;           // [KV head][leave] floats
+    Reservation memory;
+  };
+  struct KeptRows {
+    RawRows rows;
+    std::vector<std::uint32_t> which;  // [head][row]: of the cell's; empty: all
+    RawStore store;                    // of `rows`, where some are dropped
+    Reservation memory;
+  };
+  // Of the rows that a prefill has just attended, on the first `leave`.
+  Result<Votes> count_votes(LayerId l, const RawRows& seen, std::uint32_t leave,
+                            MatView<const float> queries);
+  Result<KeptRows> keep_rows(LayerId l, const RawRows& cell, std::uint32_t from,
+                             const Votes& votes);
+
   // kv_warm.cpp
   // After a prefill has attended: rows that its last queries would pick enter the row cache.
   // `sealed_now`: the runs that were made of `raw`.
@@ -217,6 +243,8 @@ struct KvCache::Impl {
   // kv_timeline.cpp
   Result<TimelineId> new_timeline();
   Status open_spare_tails();
+  // Room for what is to be remembered of a timeline's selections.
+  Status open_selections(TimelineState* state);
   // Room for decode steps of so many rows of the longest timelines: no step grows it.
   Status open_decode(std::size_t step_rows);
   Result<TimelineId> fork(TimelineId id);
@@ -262,11 +290,13 @@ struct KvCache::Impl {
   Status open_span(LayerId l);
   // How many of the raw rows of the positions [first, end) are to leave a tail that ends there.
   std::uint32_t rows_to_leave(LayerId l, std::uint32_t first, std::uint32_t end) const;
-  // Forms segments of all of `rows` and appends them to `runs`. `queries`: of a prefill, those of
-  // the step, as attend() got them.
-  Status seal(LayerId l, const RawRows& rows, std::vector<Run>* runs, const StopSign& stop,
-              MatView<const float> queries);
-  Result<Run> form(LayerId l, const RawRows& rows, MatView<const float> queries = {});
+  // Forms segments of the first `leave` of the raw rows, or of what is kept of them, and appends
+  // them to `runs`. `queries`: of a prefill, those of the step, as attend() got them.
+  Status seal(LayerId l, const RawRows& raw, std::uint32_t leave, std::vector<Run>* runs,
+              const StopSign& stop, MatView<const float> queries);
+  // `which` [head][row]: position of a row less that of the first; empty: they follow each other.
+  Result<Run> form(LayerId l, const RawRows& rows, std::span<const std::uint32_t> which = {},
+                   MatView<const float> queries = {});
   // [KV head][sample][head][key_dim], rotated and scaled.
   void sample_queries(LayerId l, MatView<const float> queries, const QuerySample& sample,
                       float* out) const;

@@ -64,9 +64,10 @@ Status KvCache::Impl::read(TimelineId id, LayerId l, std::uint32_t first, MatVie
   if (end > timeline(id).length)
     return fail(ErrorCode::invalid_argument, "read() up to position ", end, " of a timeline of ",
                 timeline(id).length);
-  if (!planned.seals && first < layer.tail_first && end > planned.sinks)
+  const bool whole = planned.seals && (!method.drops() || layer.runs.empty());
+  if (!whole && first < layer.tail_first && end > planned.sinks)
     return fail(ErrorCode::unsupported, "read() of positions from ", first, " in layer ", index(l),
-                ", which keeps those from ", layer.tail_first);
+                ", which keeps all of those from ", layer.tail_first);
   RawStore piece;
   Reservation memory;
   const auto most = static_cast<std::uint32_t>(std::min<std::size_t>(keys.rows(), kSegmentRows));

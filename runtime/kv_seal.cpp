@@ -41,7 +41,7 @@ Status KvCache::Impl::settle(LayerId l, const RawRows& raw, Pending::Tail where,
   const Stopwatch watch(&counted.seal_ms);
   const std::uint32_t gone = rows_to_leave(l, raw.first_position, raw.first_position + raw.rows);
   if (gone > 0 && plan.layers[index(l)].seals)
-    TL_TRY(seal(l, raw.part(0, gone), &into->new_runs, stop, queries));
+    TL_TRY(seal(l, raw, gone, &into->new_runs, stop, queries));
   if (where == Pending::Tail::spare) spare_tails[index(l)].copy(raw, gone, raw.rows - gone, 0);
   into->tail = where;
   into->tail_first = raw.first_position + gone;
@@ -54,16 +54,19 @@ Status KvCache::Impl::await_sealed() {
   return table->written();
 }
 
-Status KvCache::Impl::seal(LayerId l, const RawRows& raw, std::vector<Run>* runs,
-                           const StopSign& stop, MatView<const float> queries) {
-  for (std::uint32_t first = 0, count = 0; first < raw.rows; first += count) {
+Status KvCache::Impl::seal(LayerId l, const RawRows& raw, std::uint32_t leave,
+                           std::vector<Run>* runs, const StopSign& stop,
+                           MatView<const float> queries) {
+  TL_TRY_ASSIGN(const Votes votes, count_votes(l, raw, leave, queries));
+  for (std::uint32_t first = 0, count = 0; first < leave; first += count) {
     const std::uint32_t in_cell = (raw.first_position + first - method.sink) % method.cell_rows();
-    count = std::min(method.cell_rows() - in_cell, raw.rows - first);
+    count = std::min(method.cell_rows() - in_cell, leave - first);
     TL_TRY(stop.check());
-    TL_TRY_ASSIGN(Run run, form(l, raw.part(first, count), queries));
+    TL_TRY_ASSIGN(const KeptRows kept, keep_rows(l, raw.part(first, count), first, votes));
+    TL_TRY_ASSIGN(Run run, form(l, kept.rows, kept.which, queries));
+    counted.rows_sealed += kept.rows.rows;
     runs->push_back(std::move(run));
   }
-  counted.rows_sealed += raw.rows;
   return {};
 }
 
@@ -93,7 +96,8 @@ void KvCache::Impl::sample_queries(LayerId l, MatView<const float> queries,
   });
 }
 
-Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw, MatView<const float> queries) {
+Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw, std::span<const std::uint32_t> which,
+                                MatView<const float> queries) {
   const LayerSpec& s = spec(l);
   const CachePlan::Layer& planned = plan.layers[index(l)];
   TL_TRY_ASSIGN(Reservation memory, reserve_index(l, raw.rows));
@@ -122,6 +126,14 @@ Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw, MatView<const flo
   segment.rows = raw.rows;
   segment.first_position = raw.first_position;
   segment.offset.assign(formation.order.begin(), formation.order.end());
+  if (!which.empty()) {
+    segment.offset.resize(which.size());
+    for (std::size_t i = 0; i < which.size(); ++i) {
+      const std::size_t head = i / raw.rows;
+      segment.offset[i] = static_cast<std::uint16_t>(
+          formation.order.empty() ? which[i] : which[head * raw.rows + formation.order[i]]);
+    }
+  }
   const std::size_t record_bytes = std::size_t{planned.sealed.bytes()} * raw.rows * s.kv_heads;
   TL_TRY_ASSIGN(Reservation coding, budget->reserve(Tier::host, Purpose::sealing, record_bytes));
   TL_TRY_ASSIGN(Buffer records, Buffer::create(record_bytes));

@@ -26,6 +26,7 @@ Result<TimelineId> KvCache::Impl::new_timeline() {
     TL_TRY_ASSIGN(layer.tail, RawStore::create(planned.raw, heads, planned.tail_capacity));
     layer.tail_first = planned.sinks;
   }
+  TL_TRY(open_selections(state.get()));
   const auto free = std::find(timelines.begin(), timelines.end(), nullptr);
   const auto id = static_cast<std::uint32_t>(free - timelines.begin());
   if (free == timelines.end()) timelines.emplace_back();
@@ -33,6 +34,22 @@ Result<TimelineId> KvCache::Impl::new_timeline() {
   pending.resize(timelines.size() * options.layers.size());
   advanced.resize(timelines.size(), 0);  // a step may be in progress
   return TimelineId{id};
+}
+
+Status KvCache::Impl::open_selections(TimelineState* state) {
+  std::uint64_t bytes = 0;
+  for (const CachePlan::Layer& planned : plan.layers) bytes += planned.selections_bytes;
+  if (bytes == 0) return {};
+  TL_TRY_ASSIGN(state->selections_memory, budget->reserve(Tier::host, Purpose::selections, bytes));
+  for (std::uint32_t l = 0; l < options.layers.size(); ++l) {
+    const CachePlan::Layer& planned = plan.layers[l];
+    if (planned.selections_bytes == 0) continue;
+    state->layers[l].selections.resize(options.layers[l].kv_heads);
+    for (SelectionMemory& of_head : state->layers[l].selections)
+      for (KeptSelection* kept : {&of_head.now, &of_head.next})
+        kept->reserve(shape(LayerId{l}), planned.selection_runs, planned.selection_blocks);
+  }
+  return {};
 }
 
 Status KvCache::Impl::open_decode(std::size_t step_rows) {
@@ -70,6 +87,8 @@ Result<TimelineId> KvCache::Impl::fork(TimelineId from) {
     copy.layers[l].tail.copy(layer.tail.view(0, tail), 0, tail, 0);
     copy.layers[l].tail_first = layer.tail_first;
     copy.layers[l].runs = layer.runs;
+    for (std::size_t h = 0; h < layer.selections.size(); ++h)
+      copy.layers[l].selections[h].now = layer.selections[h].now;
   }
   return id;
 }
@@ -143,6 +162,12 @@ Status KvCache::Impl::check_cut(TimelineId id, std::uint32_t length) {
                   " and keeps a window of ", method.recent, ": the timeline can be cut at ",
                   layer.tail_first + method.recent, " or later (or at ", sinks,
                   " or before), not at ", length);
+    if (window == 0 && method.drops() && layer.tail_first > sinks && length > sinks &&
+        method.tail_begin(length) < layer.tail_first)
+      return fail(ErrorCode::unsupported, "method ", method.name,
+                  " keeps some of the positions from ", sinks, " to ", layer.tail_first,
+                  ": the timeline can be cut at ", layer.tail_first + method.recent,
+                  " or later (or at ", sinks, " or before), not at ", length);
     if (window > 0 && layer.tail_first > 0 && length > 0 && length < layer.tail_first + window)
       return fail(ErrorCode::unsupported, "layer ", i, " keeps a sliding window of ", window,
                   " positions: the timeline can be cut at ", layer.tail_first + window,
@@ -192,6 +217,8 @@ Status KvCache::Impl::truncate(TimelineId id, std::uint32_t length) {
     layer.runs.resize(kept[i]);
     if (length < layer.tail_first) layer.tail_first = plan.layers[i].sinks;
     take_over(index(id), i, length);
+    if (length < t.length)
+      for (SelectionMemory& of_head : layer.selections) of_head.now.forget();
   }
   t.length = length;
   return {};

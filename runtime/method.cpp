@@ -19,12 +19,15 @@
 #include "retrieval/select/everything.h"
 #include "retrieval/select/nothing.h"
 #include "retrieval/select/ranked.h"
+#include "retrieval/select/reuse.h"
+#include "retrieval/select/share.h"
 #include "retrieval/select/sketch.h"
 #include "runtime/method_values.h"
 #include "runtime/thermocline.h"
 #include "tiers/codec/int8.h"
 #include "tiers/codec/raw.h"
 #include "tiers/parameter.h"
+#include "tiers/retain/voted.h"
 
 namespace thermocline {
 namespace {
@@ -65,11 +68,28 @@ Result<std::unique_ptr<Selector>> make_sketch(const MethodSection& given, const 
   return std::unique_ptr<Selector>(std::move(made));
 }
 
+// What ranks, with its selections read again by later steps and layers, if that is asked for.
+Result<std::unique_ptr<Selector>> read_again(const MethodSection& given, double estimate,
+                                             std::unique_ptr<Selector> ranked) {
+  ReuseOptions reuse;
+  TL_TRY(given.read(ReusingSelector::parameters(), &reuse));
+  ShareOptions share;
+  TL_TRY(given.read(SharingSelector::parameters(), &share));
+  if (estimate > 0 && (reuse.reuse != kReuseNever || share.layers != kLayersEach))
+    return fail(ErrorCode::unsupported, given.key("estimate"), " = ", estimate,
+                " has scores of one query: it goes with ", given.key("reuse"), " = never and ",
+                given.key("layers"), " = each");
+  TL_TRY_ASSIGN(auto reusing, ReusingSelector::wrap(std::move(ranked), reuse));
+  return SharingSelector::wrap(std::move(reusing), share);
+}
+
 // A selector that ranks by a key index, or by what is kept of blocks of neighbouring rows.
 template <typename Kept>
 Choice<Selector> ranked_by(std::string_view name) {
   std::vector<std::string_view> parameters = names_of(RankedSelector::parameters());
-  for (const std::string_view more : names_of(Kept::parameters())) parameters.push_back(more);
+  for (const auto& more : {names_of(Kept::parameters()), names_of(ReusingSelector::parameters()),
+                           names_of(SharingSelector::parameters())})
+    parameters.insert(parameters.end(), more.begin(), more.end());
   const auto make = [](const MethodSection& given,
                        const CpuTable& cpu) -> Result<std::unique_ptr<Selector>> {
     if constexpr (requires { Kept::available(); }) TL_TRY(Kept::available());
@@ -84,9 +104,22 @@ Choice<Selector> ranked_by(std::string_view name) {
     else
       index = std::move(kept);
     TL_TRY_ASSIGN(auto made, RankedSelector::create(std::move(index), ranked, cpu));
-    return std::unique_ptr<Selector>(std::move(made));
+    return read_again(given, ranked.estimate, std::move(made));
   };
   return {name, parameters, make};
+}
+
+template <Result<std::unique_ptr<VotedRetainer>> (*kCreate)(const VotedOptions&, const CpuTable&),
+          std::span<const Parameter<VotedOptions>> (*kParameters)()>
+Choice<Retainer> voted(std::string_view name) {
+  const auto make = [](const MethodSection& given,
+                       const CpuTable& cpu) -> Result<std::unique_ptr<Retainer>> {
+    VotedOptions options;
+    TL_TRY(given.read(kParameters(), &options));
+    TL_TRY_ASSIGN(auto made, kCreate(options, cpu));
+    return std::unique_ptr<Retainer>(std::move(made));
+  };
+  return {name, names_of(kParameters()), make};
 }
 
 const Shelf<Codec>& codecs() {
@@ -95,8 +128,11 @@ const Shelf<Codec>& codecs() {
   return shelf;
 }
 const Shelf<Retainer>& retainers() {
-  static const Shelf<Retainer> shelf = {{"all", {}, make_plain<KeepAll, Retainer>},
-                                        {"steady", {}, make_plain<KeepSteady, Retainer>}};
+  static const Shelf<Retainer> shelf = {
+      {"all", {}, make_plain<KeepAll, Retainer>},
+      {"steady", {}, make_plain<KeepSteady, Retainer>},
+      voted<VotedRetainer::snapkv, VotedRetainer::snapkv_parameters>("snapkv"),
+      voted<VotedRetainer::h2o, VotedRetainer::h2o_parameters>("h2o")};
   return shelf;
 }
 const Shelf<Selector>& selectors() {
@@ -249,6 +285,10 @@ Status check_composition(const Method& method) {
                     " seals no rows, so it goes with ", key, " = ", only, ", not ", key, " = ",
                     name);
   }
+  if (facts.shares && method.drops())
+    return fail(ErrorCode::unsupported, "retain.keep = ", method.retain->name(),
+                " keeps other positions in each layer, so it goes with select.layers = each, not "
+                "select.layers = share");
   if (facts.keys_in_memory && method.place->home({.lowest = Tier::disk}, 1) != Tier::host)
     return fail(ErrorCode::unsupported, "select.by = ", method.select->name(),
                 " searches keys in memory, so it goes with place.rows = host, not place.rows = ",

@@ -27,6 +27,8 @@ struct Method {
   // leave the tail for segments `seal` at a time, rounded up to whole blocks.
   std::uint32_t sink = 4, recent = 32, seal = 512;
 
+  // Whether some rows are neither raw nor sealed: it depends on what attended them.
+  bool drops() const { return retain->voters() != Voters::none; }
   // Rows leave the tail on this grid of positions, which begins after the sinks.
   std::uint32_t seal_rows() const { return (seal + kBlockRows - 1) / kBlockRows * kBlockRows; }
   // And no segment crosses a line of this one.

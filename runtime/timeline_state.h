@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/base/buffer.h"
+#include "retrieval/select/kept_selection.h"
 #include "tiers/block.h"
 #include "tiers/budget.h"
 
@@ -56,16 +57,24 @@ class RawStore {
   Buffer bytes_;
 };
 
+// Of one KV head, under a selector that remembers: what the steps that are committed left, and what
+// the one in progress leaves.
+struct SelectionMemory {
+  KeptSelection now, next;
+};
+
 struct LayerState {
   RawStore sinks, tail;
   std::vector<Run> runs;
-  std::uint32_t tail_first = 0;  // position of the tail's row 0
+  std::vector<SelectionMemory> selections;  // by KV head; none where nothing is remembered
+  std::uint32_t tail_first = 0;             // position of the tail's row 0
 };
 
 struct TimelineState {
   std::uint32_t length = 0;  // committed positions
   std::vector<LayerState> layers;
-  Reservation memory;  // of sinks and tails
+  Reservation memory;             // of sinks and tails
+  Reservation selections_memory;  // of what is remembered of selections
 
   std::uint32_t tail_rows(const LayerState& layer) const {
     return length > layer.tail_first ? length - layer.tail_first : 0;

@@ -10,7 +10,7 @@ namespace thermocline {
 namespace {
 
 constexpr std::array<std::string_view, kPurposes> kPurposeNames = {
-    "tail", "rows", "row_cache", "index", "sealing", "staging", "tables", "saved"};
+    "tail", "rows", "row_cache", "index", "sealing", "staging", "tables", "selections", "saved"};
 
 std::string holders(const TierUsage& usage) {
   std::vector<std::size_t> order(kPurposes);

@@ -17,17 +17,18 @@ namespace thermocline {
 
 // What bytes are for. The names are printed in reports and errors.
 enum class Purpose : std::uint8_t {
-  tail,       // raw rows that are not sealed yet
-  rows,       // sealed rows at home in the tier
-  row_cache,  // copies of rows whose home is lower, and where each is
-  index,      // what retrieval searches
-  sealing,    // rows on their way into segments or a session's file, and the tail that they leave
-  staging,    // pages on their way up
-  tables,     // of sealed rows: their positions, their pages' checksums
-  saved,      // of a session's file: headers, text, tails, where everything is; and what its last
-              // save refers to that nobody holds
+  tail,        // raw rows that are not sealed yet
+  rows,        // sealed rows at home in the tier
+  row_cache,   // copies of rows whose home is lower, and where each is
+  index,       // what retrieval searches
+  sealing,     // rows on their way into segments or a session's file, and the tail that they leave
+  staging,     // pages on their way up
+  tables,      // of sealed rows: their positions, their pages' checksums
+  selections,  // what a step chose, for the next one
+  saved,       // of a session's file: headers, text, tails, where everything is; and what its last
+               // save refers to that nobody holds
 };
-inline constexpr std::size_t kPurposes = 8;
+inline constexpr std::size_t kPurposes = 9;
 std::string_view name_of(Purpose purpose);
 
 class Budget;

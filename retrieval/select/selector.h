@@ -13,6 +13,7 @@
 #include "kernels/base/view.h"
 #include "kernels/base/workers.h"
 #include "kernels/cpu/table.h"
+#include "retrieval/select/kept_selection.h"
 #include "tiers/block.h"
 #include "tiers/record.h"
 
@@ -45,6 +46,8 @@ struct SelectorFacts {
   bool keys_in_memory = false;  // whether it needs exact keys to search
   bool in_files = true;         // whether what it forms can be kept in one, as a session is
   bool everything = false;      // it reads every row, so what it will read is known before
+  bool remembers = false;       // what it reads depends on what steps before chose
+  bool shares = false;          // or on what layers before chose, in the same step
 };
 
 // The rows of one layer that leave the tail, all heads: the one time that a method sees them whole.
@@ -81,6 +84,13 @@ struct ListQuery {
   std::span<const AttnState> steady;  // [heads]: sinks and tail, exact
   std::uint32_t steady_rows = 0;      // how many those are
   std::span<const Run> runs;
+  // Of a selector that remembers: what the step before left in this layer and head, in these runs
+  // (null: nothing), and where to leave what the next step is to find (null: it is not asked to).
+  const KeptSelection* kept = nullptr;
+  KeptSelection* keep = nullptr;
+  // Of one that shares: what an earlier layer of this step left for this row and head, or where to
+  // leave it. Null: this is not a step.
+  KeptSelection* shared = nullptr;
 };
 
 // What a step asks of one layer: lists of its rows and KV heads.
@@ -121,10 +131,11 @@ class Selector {
   virtual Result<Chosen> choose(const LayerQuery& query, const Workers& workers,
                                 std::span<ReadList> out) = 0;
 
-  // Bytes of index, of summary rows and of codes that `rows` sealed rows of one KV head take, in any layer of
-  // that shape: form() makes no more. A plan counts blocks, since it cannot know how rows will be
-  // cut into segments: so the law is that no segment takes more than its blocks would, each alone,
-  // bytes(rows) <= blocks of them * bytes(kBlockRows); and there are no more summaries than rows.
+  // Bytes of index, of summary rows and of codes that `rows` sealed rows of one KV head take, in
+  // any layer of that shape: form() makes no more. A plan counts blocks, since it cannot know how
+  // rows will be cut into segments: so the law is that no segment takes more than its blocks would,
+  // each alone, bytes(rows) <= blocks of them * bytes(kBlockRows); and there are no more summaries
+  // than rows.
   virtual std::uint64_t index_bytes(HeadShape, std::uint64_t /*rows*/) const { return 0; }
   virtual std::uint64_t summary_bytes(HeadShape, std::uint64_t /*rows*/) const { return 0; }
   virtual std::uint64_t code_bytes(HeadShape, std::uint64_t /*rows*/) const { return 0; }

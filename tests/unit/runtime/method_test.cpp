@@ -136,6 +136,17 @@ TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
            {"oracle", {"select.group=1"}, bad, {"select.group", "sum, max, vote"}},
            {"oracle", {"select.block=16"}, bad, {"select.block", "flat", "bounds"}},
            {"quest", {"select.estimate=0.1"}, bad, {"bounds", "estimate", "summary"}},
+           {"tokenselect", {"select.similarity=2"}, bad, {"select.similarity", "-1 to 1"}},
+           {"tokenselect", {"select.reuse=often"}, bad, {"select.reuse", "never, similar"}},
+           {"retroinfer",
+            {"select.reuse=similar"},
+            ErrorCode::unsupported,
+            {"select.estimate = 0.232", "select.reuse = never", "select.layers = each"}},
+           {"louiskv",
+            {"select.layers=share"},
+            ErrorCode::unsupported,
+            {"select.layers = share", "position order", "clusters"}},
+           {"sketch", {"select.reuse=similar"}, bad, {"select.reuse", "sketch", "flat"}},
            {"exact", {"steady.seal=63"}, bad, {"steady.seal", "64 to 8192"}},
            {"exact", {"steady.recent=0"}, bad, {"steady.recent"}},
            {"exact", {"steady.sink=-1"}, bad, {"steady.sink"}},
@@ -145,6 +156,13 @@ TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
            {"exact", {"values.compress=int3"}, bad, {"values.compress", "int3", "raw, int8"}},
            {"exact", {"retain.keep=some"}, bad, {"retain.keep", "all, steady"}},
            {"exact", {"place.rows=moon"}, bad, {"place.rows", "spill, lowest, host"}},
+           {"snapkv", {"retain.pool=6"}, bad, {"snapkv", "pool = 6", "odd"}},
+           {"h2o", {"retain.window=6"}, bad, {"retain.window", "h2o", "snapkv"}},
+           {"exact", {"retain.share=0.1"}, bad, {"retain.share", "all", "snapkv"}},
+           {"tidaldecode",
+            {"retain.keep=h2o"},
+            ErrorCode::unsupported,
+            {"retain.keep = h2o", "select.layers = each", "select.layers = share"}},
            {"exact", {"select.share=0.1"}, bad, {"select.share", "everything", "sketch"}},
            {"exact", {"retain.keep=steady"}, ErrorCode::unsupported, {"retain.keep", "select.by"}},
            {"streaming",
@@ -206,7 +224,7 @@ TEST(Methods, FactsOfASelectorDecideWhatItGoesWith) {
 
 TEST_F(MethodFile, IsRefusedByNameLineAndKnownWords) {
   const auto bad = ErrorCode::invalid_argument;
-  refuses("[select]\nby = sketch\nreuse = 8\n", bad, {"select.reuse", "select.share"});
+  refuses("[select]\nby = sketch\nrereads = 8\n", bad, {"select.rereads", "select.share"});
   refuses("[select]\nby = sketch\nchunk = 8\n", bad, {"select.chunk", "sketch", "landmarks"});
   refuses("[selects]\nby = sketch\n", bad, {"selects.by", "select.by"});
   refuses("by = sketch\n", bad, {"'by'", "select.by"});
