@@ -20,6 +20,7 @@
 #include "retrieval/select/nothing.h"
 #include "retrieval/select/ranked.h"
 #include "retrieval/select/reuse.h"
+#include "retrieval/select/roles.h"
 #include "retrieval/select/share.h"
 #include "retrieval/select/sketch.h"
 #include "runtime/method_values.h"
@@ -83,6 +84,13 @@ Result<std::unique_ptr<Selector>> read_again(const MethodSection& given, double 
   return SharingSelector::wrap(std::move(reusing), share);
 }
 
+Result<std::unique_ptr<Selector>> make_roles(const MethodSection& given, const CpuTable& cpu) {
+  RolesOptions options;
+  TL_TRY(given.read(RolesSelector::parameters(), &options));
+  TL_TRY_ASSIGN(auto made, RolesSelector::create(options, cpu));
+  return std::unique_ptr<Selector>(std::move(made));
+}
+
 // A selector that ranks by a key index, or by what is kept of blocks of neighbouring rows.
 template <typename Kept>
 Choice<Selector> ranked_by(std::string_view name) {
@@ -140,6 +148,7 @@ const Shelf<Selector>& selectors() {
       {"everything", {}, make_plain<EverythingSelector, Selector>},
       {"nothing", {}, make_plain<NothingSelector, Selector>},
       {"sketch", names_of(SketchSelector::parameters()), make_sketch},
+      {"roles", names_of(RolesSelector::parameters()), make_roles},
       ranked_by<FlatCode>("flat"),
       ranked_by<BoundsCode>("bounds"),
       ranked_by<MomentsCode>("moments"),

@@ -55,11 +55,18 @@ struct Sealing {
   LayerId layer{};
   HeadShape shape;  // heads: query heads a KV head
   RawRows rows;     // keys rotated
+  // [KV head][row]: position of a row less that of the first, ascending, where a retainer has
+  // dropped some. Empty: they follow each other.
+  std::span<const std::uint32_t> which = {};
   // A sample of the queries that a prefill asked: [KV head][queries][heads][key_dim], rotated and
   // scaled, of rows all over the text that is read. None in decode, and unless facts().watches says
   // that they are wanted.
   std::uint32_t queries = 0;
   const float* query = nullptr;
+  // With those: query i is at position first_query + i * query_stride, and beside the rows it saw
+  // these, and read the last `recent` positions before it as every step does.
+  std::uint32_t first_query = 0, query_stride = 1, recent = 0;
+  RawRows sinks = {};
 };
 
 // How a segment is to be formed from a Sealing.
