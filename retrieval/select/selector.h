@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -118,6 +119,9 @@ class Selector {
   virtual ~Selector() = default;
   virtual std::string_view name() const = 0;
   virtual SelectorFacts facts() const = 0;
+  // Of what its choices depend on beside the parameters that a method's file gives it: a file of
+  // its own. Empty: nothing.
+  virtual std::string fingerprint() const { return {}; }
 
   // Called with at most kSegmentRows rows. Work is spread over `workers`; its cut is fixed, so the
   // formation does not depend on the number of threads.
