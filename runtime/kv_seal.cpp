@@ -101,7 +101,7 @@ Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw, std::span<const s
   const LayerSpec& s = spec(l);
   const CachePlan::Layer& planned = plan.layers[index(l)];
   TL_TRY_ASSIGN(Reservation memory, reserve_index(l, raw.rows));
-  Sealing sealing{l, shape(l), raw};
+  Sealing sealing{l, shape(l), raw, which};
   Buffer sampled;
   Reservation sampled_memory;
   if (!queries.empty() && method.select->facts().watches == Watched::queries) {
@@ -113,6 +113,10 @@ Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw, std::span<const s
     sample_queries(l, queries, sample, sampled.as<float>().data());
     sealing.queries = sample.count;
     sealing.query = sampled.as<float>().data();
+    sealing.first_query = sample.first;
+    sealing.query_stride = sample.stride;
+    sealing.recent = method.recent;
+    sealing.sinks = layer_state(rows[0].timeline, l).sinks.view(0, planned.sinks);
   }
   TL_TRY_ASSIGN(Formation formation, method.select->form(sealing, *workers));
   sampled = Buffer();

@@ -17,9 +17,11 @@
 #include "retrieval/index/moments.h"
 #include "retrieval/index/pq.h"
 #include "retrieval/select/everything.h"
+#include "retrieval/select/mapped_roles.h"
 #include "retrieval/select/nothing.h"
 #include "retrieval/select/ranked.h"
 #include "retrieval/select/reuse.h"
+#include "retrieval/select/roles.h"
 #include "retrieval/select/share.h"
 #include "retrieval/select/sketch.h"
 #include "runtime/method_values.h"
@@ -83,6 +85,21 @@ Result<std::unique_ptr<Selector>> read_again(const MethodSection& given, double 
   return SharingSelector::wrap(std::move(reusing), share);
 }
 
+constexpr std::string_view kHeads = "heads";  // measured, or the file of a map
+Result<std::unique_ptr<Selector>> make_roles(const MethodSection& given, const CpuTable& cpu) {
+  if (given.text(kHeads, "measured") != "measured") {
+    Result<HeadMap> map = HeadMap::read(given.path(kHeads));
+    if (!map)
+      return fail(map.error().code, given.source(kHeads), ": ", given.key(kHeads), ": ",
+                  map.error().message);
+    return std::make_unique<MappedRolesSelector>(std::move(*map));
+  }
+  RolesOptions options;
+  TL_TRY(given.read(RolesSelector::parameters(), &options));
+  TL_TRY_ASSIGN(auto made, RolesSelector::create(options, cpu));
+  return std::unique_ptr<Selector>(std::move(made));
+}
+
 // A selector that ranks by a key index, or by what is kept of blocks of neighbouring rows.
 template <typename Kept>
 Choice<Selector> ranked_by(std::string_view name) {
@@ -140,6 +157,7 @@ const Shelf<Selector>& selectors() {
       {"everything", {}, make_plain<EverythingSelector, Selector>},
       {"nothing", {}, make_plain<NothingSelector, Selector>},
       {"sketch", names_of(SketchSelector::parameters()), make_sketch},
+      {"roles", {kHeads, RolesSelector::parameters()[0].name}, make_roles},
       ranked_by<FlatCode>("flat"),
       ranked_by<BoundsCode>("bounds"),
       ranked_by<MomentsCode>("moments"),
@@ -264,6 +282,8 @@ Result<Method> load_method(const std::string& name_or_path, const std::string& d
   TL_TRY_ASSIGN(method.retain, choose(values, cpu, "retain", "keep", retainers()));
   TL_TRY_ASSIGN(method.select, choose(values, cpu, "select", "by", selectors()));
   TL_TRY_ASSIGN(method.place, choose(values, cpu, "place", "rows", placers()));
+  if (const std::string more = method.select->fingerprint(); !more.empty())
+    method.choices += ", of which a file is " + more;
   TL_TRY(MethodSection(values, "steady").read<Method>(kSteady, &method));
   if (Status fits = check_composition(method); !fits)
     return fail(fits.error().code, path, ": ", fits.error().message);

@@ -4,6 +4,7 @@
 #include <boost/program_options.hpp>
 #include <charconv>
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 
@@ -117,6 +118,14 @@ Result<std::uint32_t> MethodValues::word(const std::string& key, std::uint32_t o
   for (const std::string_view w : words) known += (known.empty() ? "" : ", ") + std::string(w);
   return fail(ErrorCode::invalid_argument, source(key), ": ", key, " = '", found->second.text,
               "' is not known; known: ", known);
+}
+
+std::string MethodSection::path(std::string_view parameter) const {
+  const std::filesystem::path given = text(parameter, "");
+  const std::filesystem::path named_by = source(parameter);
+  std::error_code ignored;
+  if (given.is_absolute() || !std::filesystem::is_regular_file(named_by, ignored)) return given;
+  return named_by.parent_path() / given;
 }
 
 }  // namespace thermocline

@@ -55,6 +55,14 @@ class MethodSection {
   MethodSection(const MethodValues& values, std::string_view name) : values_(values), name_(name) {}
 
   std::string key(std::string_view parameter) const { return name_ + "." + std::string(parameter); }
+  std::string text(std::string_view parameter, const std::string& otherwise) const {
+    return values_.text(key(parameter), otherwise);
+  }
+  const std::string& source(std::string_view parameter) const {
+    return values_.source(key(parameter));
+  }
+  // As text(): the name of a file, which the method's file may give beside itself.
+  std::string path(std::string_view parameter) const;
   // What the section gives of some options; the rest stays as it is.
   template <typename Options>
   Status read(std::span<const Parameter<Options>> parameters, Options* options) const {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -55,11 +56,18 @@ struct Sealing {
   LayerId layer{};
   HeadShape shape;  // heads: query heads a KV head
   RawRows rows;     // keys rotated
+  // [KV head][row]: position of a row less that of the first, ascending, where a retainer has
+  // dropped some. Empty: they follow each other.
+  std::span<const std::uint32_t> which = {};
   // A sample of the queries that a prefill asked: [KV head][queries][heads][key_dim], rotated and
   // scaled, of rows all over the text that is read. None in decode, and unless facts().watches says
   // that they are wanted.
   std::uint32_t queries = 0;
   const float* query = nullptr;
+  // With those: query i is at position first_query + i * query_stride, and beside the rows it saw
+  // these, and read the last `recent` positions before it as every step does.
+  std::uint32_t first_query = 0, query_stride = 1, recent = 0;
+  RawRows sinks = {};
 };
 
 // How a segment is to be formed from a Sealing.
@@ -111,6 +119,9 @@ class Selector {
   virtual ~Selector() = default;
   virtual std::string_view name() const = 0;
   virtual SelectorFacts facts() const = 0;
+  // Of what its choices depend on beside the parameters that a method's file gives it: a file of
+  // its own. Empty: nothing.
+  virtual std::string fingerprint() const { return {}; }
 
   // Called with at most kSegmentRows rows. Work is spread over `workers`; its cut is fixed, so the
   // formation does not depend on the number of threads.

@@ -12,6 +12,7 @@ class WrappedSelector : public Selector {
  public:
   std::string_view name() const override { return inner_->name(); }
   SelectorFacts facts() const override { return inner_->facts(); }
+  std::string fingerprint() const override { return inner_->fingerprint(); }
   Result<Formation> form(const Sealing& sealing, const Workers& workers) const override {
     return inner_->form(sealing, workers);
   }

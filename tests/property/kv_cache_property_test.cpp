@@ -80,13 +80,14 @@ CacheOptions random_cache(Chance& chance, const std::string& method) {
                               "steady.recent=" + std::to_string(recent[chance.below(3)]),
                               "steady.seal=" + std::to_string(seal[chance.below(3)])};
   // Texts are short: budgets that leave something unread.
-  const auto loaded = load_method(method, kMethods, {}, **choose_cpu_table("auto"));
-  if (loaded && !loaded->select->facts().everything)
-    for (const char* more : {"select.share=0.03", "select.min_rows=20"})
+  for (const std::string more : {"select.share=0.03", "select.min_rows=20"})
+    if (load_method(method, kMethods, {&more, 1}, **choose_cpu_table("auto")))
       options.method_overrides.push_back(more);
   // Queries are unrelated: half of them are to be near those before.
   if (method == "tokenselect" || method == "louiskv")
     options.method_overrides.push_back("select.similarity=0");
+  if (method == "duoattention")  // and attend much of what is far
+    options.method_overrides.push_back("select.far=0.6");
   if (method == "tidaldecode") {  // one layer reads what the other chose
     options.layers[1] = options.layers[0];
     for (const char* more : {"select.choose_in=0", "select.dense_layers=0"})

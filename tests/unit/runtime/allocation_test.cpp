@@ -109,7 +109,8 @@ Result<std::unique_ptr<KvCache>> open(const std::string& method, bool disk,
   options.layers = {layer(6, 2, 32), layer(4, 1, 48), layer(4, 2, 32, 100)};
   options.method = method;
   options.method_directory = kMethods;
-  options.method_overrides = {"steady.seal=512"};
+  // What is decoded below begins and ends between two seals.
+  options.method_overrides = {"steady.seal=512", "steady.sink=4", "steady.recent=32"};
   options.max_positions = 4000;
   options.max_timelines = timelines;
   options.tiers.directory = ::testing::TempDir() + "thermocline-allocation";

@@ -239,6 +239,24 @@ TEST_F(MethodFile, IsRefusedByNameLineAndKnownWords) {
   refuses(std::string("\x00\xff\x7f", 3), bad, {});
 }
 
+// Whose folder it names a file from; and a session is of what that says.
+TEST_F(MethodFile, MayNameAFileBesideIt) {
+  const std::string roles = "[select]\nby = roles\nheads = heads.txt\n";
+  refuses(roles, ErrorCode::io, {"heads.txt"});
+  std::ofstream(directory_ + "/heads.txt") << "0 0 1\n0 1 0\n";
+  const auto method = read(roles);
+  ASSERT_TRUE(method) << method.error().message;
+  EXPECT_EQ(method->select->facts().watches, Watched::nothing);
+  std::ofstream(directory_ + "/heads.txt") << "0 0 1\n0 1 1\n";
+  const auto other = read(roles);
+  ASSERT_TRUE(other);
+  EXPECT_NE(other->choices, method->choices);
+  const auto by_override = load("duoattention", {"select.heads=" + directory_ + "/heads.txt"});
+  ASSERT_TRUE(by_override) << by_override.error().message;
+  std::ofstream(directory_ + "/heads.txt") << "0 0 1\n0 1\n";
+  refuses(roles, ErrorCode::invalid_argument, {"heads.txt:2", "'0 1'"});
+}
+
 TEST_F(MethodFile, AnEmptyOneIsFullAttention) {
   const auto method = read("# nothing but a comment\n\n");
   ASSERT_TRUE(method) << method.error().message;
