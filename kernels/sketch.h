@@ -3,9 +3,9 @@
 // do, for an eighth of the bytes; with four, scores to attend by.
 //
 // Layout of the codes of b bits of one KV head, for any vector length: groups of 16 rows; in a
-// group, words of 64 bytes, each of n = 32 / b channels; in word t, byte 4 * row + j holds the codes
-// of channels n t + 4 s + j in its b bits from b s on. So a shift and a mask give 4 channels of 16
-// rows.
+// group, words of 64 bytes, each of n = 32 / b channels; in word t, byte 4 * row + j holds the
+// codes of channels n t + 4 s + j in its b bits from b s on. So a shift and a mask give 4 channels
+// of 16 rows.
 #pragma once
 
 #include <cstddef>
@@ -67,10 +67,10 @@ struct SketchOps {
                    std::size_t count, std::size_t key_dim, const float* query, int heads,
                    float* score, std::size_t stride);
   // weight[h * stride + r] = e^(score - shift[h]), within 1.1e-4 of it (what ranks rows by a few
-  // bits a channel needs no more), for rows first + r, r < count; score is that of the row's cluster and
-  // of its sketch, at most kSketchMostAbove above the shift. first is a multiple of kSketchGroup
-  // and lies in `cluster`. Up to the end of the last group weights are 0. Adds each head's weights
-  // to sum[h].
+  // bits a channel needs no more), for rows first + r, r < count; score is that of the row's
+  // cluster and of its sketch, at most kSketchMostAbove above the shift. first is a multiple of
+  // kSketchGroup and lies in `cluster`. Up to the end of the last group weights are 0. Adds each
+  // head's weights to sum[h].
   void (*weigh_rows)(const SketchScan& scan, std::size_t first, std::size_t count,
                      std::size_t cluster, float* weight, std::size_t stride, float* sum);
   // unread[c] = how many rows of cluster c are not in `sets`, which has a bit for each row; sets

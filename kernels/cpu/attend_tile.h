@@ -122,7 +122,9 @@ struct AttendTile {
     visit_row(fold.value_format, [&](auto coded) {
       using Row = PlainRow<decltype(coded)>;
       for (int r = 0; r < rows.count; r += kTerms) {
-        const auto row = [&](int t) { return Row(rows.value[std::min(r + t, rows.count - 1)], dim); };
+        const auto row = [&](int t) {
+          return Row(rows.value[std::min(r + t, rows.count - 1)], dim);
+        };
         const Row each[2] = {row(0), row(kTerms - 1)};
         static_assert(kTerms <= 2);
         for (std::uint32_t i = 0; i < dim; i += L) {

@@ -145,7 +145,8 @@ struct Sketch {
       }
     }
 
-    // Weights of the groups from `row` on, to weight [heads][stride]; and scores, if wanted, likewise.
+    // Weights of the groups from `row` on, to weight [heads][stride]; and scores, if wanted,
+    // likewise.
     template <int groups>
     void weigh(std::size_t row, float* weight, float* scores, std::size_t stride) {
       const std::size_t words = scan.key_dim / kWordChannels<bits>;
@@ -405,8 +406,8 @@ struct Sketch {
   }
 
   static F absolute(F x) { return V::where_negative(x, V::sub(V::zero(), x), x); }
-  // Of the magnitudes that codes stand for, 0.5, 1.5 ... scales, the one nearest to |x|. One of what
-  // is not a number.
+  // Of the magnitudes that codes stand for, 0.5, 1.5 ... scales, the one nearest to |x|; the
+  // smallest of what is not a number.
   template <int bits>
   static F magnitude(F x, F scale) {
     const F half = V::set(0.5f);

@@ -39,8 +39,8 @@ struct VecAvx512 {
       const __m512i both =
           _mm512_castsi128_si512(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
       word = _mm512_permutexvar_epi32(_mm512_srli_epi32(each, 3), both);
-      word = _mm512_srlv_epi32(
-          word, _mm512_slli_epi32(_mm512_and_si512(each, _mm512_set1_epi32(7)), 2));
+      word = _mm512_srlv_epi32(word,
+                               _mm512_slli_epi32(_mm512_and_si512(each, _mm512_set1_epi32(7)), 2));
     }
     return _mm512_cvtepi32_ps(_mm512_and_si512(word, _mm512_set1_epi32((1 << kBits) - 1)));
   }

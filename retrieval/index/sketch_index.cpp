@@ -18,8 +18,9 @@ std::uint64_t SketchIndex::head_bytes(int bits, std::uint32_t rows, std::uint32_
                                       std::uint32_t clusters) {
   const std::uint64_t starts = (std::uint64_t{clusters} + 1) * sizeof(std::uint16_t);
   const std::uint64_t of_cluster = row_bytes(kMeanFormat, key_dim) + sizeof(float);
-  return round_up(sketch_bytes(bits, rows, key_dim) + scale_bytes(rows) + clusters * of_cluster + starts,
-                  kLine);
+  return round_up(
+      sketch_bytes(bits, rows, key_dim) + scale_bytes(rows) + clusters * of_cluster + starts,
+      kLine);
 }
 
 Result<std::shared_ptr<SketchIndex>> SketchIndex::create(int bits, std::uint32_t heads,
@@ -45,7 +46,8 @@ Result<std::shared_ptr<SketchIndex>> SketchIndex::create(int bits, std::uint32_t
 Result<std::shared_ptr<SketchIndex>> SketchIndex::load(int bits, std::uint32_t heads,
                                                        std::uint32_t rows, std::uint32_t key_dim,
                                                        std::uint32_t clusters, RecordReader* in) {
-  TL_TRY_ASSIGN(const auto bytes, in->raw("index", heads * head_bytes(bits, rows, key_dim, clusters)));
+  TL_TRY_ASSIGN(const auto bytes,
+                in->raw("index", heads * head_bytes(bits, rows, key_dim, clusters)));
   TL_TRY_ASSIGN(std::shared_ptr<SketchIndex> index, create(bits, heads, rows, key_dim, clusters));
   std::memcpy(index->buffer_.data(), bytes.data(), bytes.size());
   for (std::uint32_t h = 0; h < heads; ++h) {
