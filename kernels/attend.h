@@ -11,6 +11,7 @@
 #include <span>
 
 #include "kernels/base/half.h"
+#include "kernels/base/head_size.h"
 #include "kernels/base/view.h"
 #include "kernels/format/row.h"
 #include "kernels/gemm_type.h"
@@ -56,8 +57,6 @@ struct AttnState {
   float sum = 0.0f;
   float* acc = nullptr;
 };
-
-inline constexpr std::uint32_t kMaxHeadSize = 512;  // channels of a key or value
 
 struct HeadShape {
   std::uint32_t heads = 0;  // query heads that share the KV head

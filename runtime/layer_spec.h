@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/attend.h"
+#include "kernels/base/head_size.h"
 #include "kernels/base/rope_pairs.h"
 
 namespace thermocline {

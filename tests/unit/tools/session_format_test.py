@@ -100,17 +100,19 @@ class SessionFormat(unittest.TestCase):
         self.formats.add(formats)
         self.more_bytes += len(more)
         if more:
-            self.assertEqual(len(more), self.sketch_bytes(heads, rows, formats, sizes))
+            self.assertEqual(len(more), self.sketch_bytes(heads, rows, formats, sizes, self.kept))
         return rows, first
 
     @staticmethod
-    def sketch_bytes(heads, rows, formats, sizes, cluster=16):
+    def sketch_bytes(heads, rows, formats, sizes, kept):
+        cluster, bits, value_bits = kept
         key_dim, value_dim = (size // 2 if form == F16 else size - 4
                               for form, size in zip(formats, sizes))
         clusters, groups = -(-rows // cluster), -(-rows // 16)
-        index = groups * 16 * key_dim // 4 + groups * 16 * 2  # codes, scales
+        index = groups * 16 * key_dim * bits // 8 + groups * 16 * 2  # codes, scales
         index += clusters * (key_dim + 4) + clusters * 4 + (clusters + 1) * 2
-        return heads * (clusters * (value_dim + 4) + -(-index // 64) * 64)
+        coded = rows * (value_dim * value_bits // 8 + 2) if value_bits else 0
+        return heads * (clusters * (value_dim // 2 + 2) + coded + -(-index // 64) * 64)
 
     def read(self, file):
         headers = [header for header in map(read_header, (file[:PAGE], file[PAGE:2 * PAGE]))
@@ -140,8 +142,10 @@ class SessionFormat(unittest.TestCase):
 
     def test_what_the_command_writes(self):
         model = SOURCE / "tests/golden/tiny/llama_f32.gguf"
-        for words, formats in ((["exact"], (F16, F16)),
-                               (["sketch", "--method-set", "values.compress=int8"], (F16, INT8))):
+        for words, formats, self.kept in (
+                (["exact"], (F16, F16), None),
+                (["sketch", "--method-set", "values.compress=int8"], (F16, INT8), (16, 2, 0)),
+                (["ladder4"], (INT8, INT8), (24, 4, 4))):
             with tempfile.TemporaryDirectory() as folder:
                 path = pathlib.Path(folder) / "s.tls"
                 for _ in range(2):  # the second from a header of the other page
@@ -153,7 +157,7 @@ class SessionFormat(unittest.TestCase):
                 self.formats, self.more_bytes = set(), 0
                 manifest = self.read(path.read_bytes())
                 self.assertEqual(self.formats, {formats})
-                self.assertEqual(self.more_bytes > 0, words[0] == "sketch")
+                self.assertEqual(self.more_bytes > 0, words[0] != "exact")
                 self.assertEqual(manifest["method"], words[0])
                 self.assertGreaterEqual(set(manifest["facts"]),
                                         {"model", "tokenizer", "layers", "rotation", "method"})
