@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "retrieval/index/head_records.h"
+#include "retrieval/over_segments.h"
 
 namespace thermocline {
 
@@ -11,8 +12,7 @@ std::uint64_t BlockIndex::head_bytes(HeadShape shape, std::uint32_t rows) const 
 }
 
 std::uint64_t BlockIndex::index_bytes(HeadShape shape, std::uint64_t rows) const {
-  return rows / kSegmentRows * head_bytes(shape, kSegmentRows) +
-         head_bytes(shape, static_cast<std::uint32_t>(rows % kSegmentRows));
+  return over_segments(rows, [&](std::uint32_t n) { return head_bytes(shape, n); });
 }
 
 Result<Formation> BlockIndex::form(const Sealing& sealing, const Workers& workers) const {

@@ -4,6 +4,7 @@
 
 #include "kernels/format/row.h"
 #include "retrieval/index/key_clusters.h"
+#include "retrieval/over_segments.h"
 #include "tiers/codec/int8.h"
 
 namespace thermocline {
@@ -47,14 +48,12 @@ std::uint64_t ClustersIndex::head_bytes(HeadShape shape, std::uint32_t rows) con
 }
 
 std::uint64_t ClustersIndex::index_bytes(HeadShape shape, std::uint64_t rows) const {
-  return rows / kSegmentRows * head_bytes(shape, kSegmentRows) +
-         head_bytes(shape, static_cast<std::uint32_t>(rows % kSegmentRows));
+  return over_segments(rows, [&](std::uint32_t n) { return head_bytes(shape, n); });
 }
 
 std::uint64_t ClustersIndex::summary_bytes(HeadShape shape, std::uint64_t rows) const {
-  const std::uint64_t all = rows / kSegmentRows * clusters(kSegmentRows) +
-                            clusters(static_cast<std::uint32_t>(rows % kSegmentRows));
-  return all * summary_layout(shape).bytes();
+  return over_segments(rows, [&](std::uint32_t n) { return std::uint64_t{clusters(n)}; }) *
+         summary_layout(shape).bytes();
 }
 
 std::span<std::uint16_t> ClustersIndex::starts(const HeadRecords& records,

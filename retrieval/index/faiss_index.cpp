@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "retrieval/index/faiss_build.h"
+#include "retrieval/over_segments.h"
 
 namespace thermocline {
 namespace {
@@ -57,10 +58,9 @@ std::string_view FaissIndex<kind>::name() const {
 
 template <FaissKind kind>
 std::uint64_t FaissIndex<kind>::index_bytes(HeadShape shape, std::uint64_t rows) const {
-  const auto of = [&](std::uint64_t n) {
-    return n == 0 ? 0 : faiss_bytes(kind, options_, static_cast<std::uint32_t>(n), shape.key_dim);
-  };
-  return rows / kSegmentRows * of(kSegmentRows) + of(rows % kSegmentRows);
+  return over_segments(rows, [&](std::uint32_t n) -> std::uint64_t {
+    return n == 0 ? 0 : faiss_bytes(kind, options_, n, shape.key_dim);
+  });
 }
 
 template <FaissKind kind>

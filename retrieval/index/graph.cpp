@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "retrieval/index/head_records.h"
+#include "retrieval/over_segments.h"
 
 namespace thermocline {
 
@@ -22,8 +23,7 @@ std::uint64_t GraphIndex::head_bytes(HeadShape shape, std::uint32_t rows) const 
 }
 
 std::uint64_t GraphIndex::index_bytes(HeadShape shape, std::uint64_t rows) const {
-  return rows / kSegmentRows * head_bytes(shape, kSegmentRows) +
-         head_bytes(shape, static_cast<std::uint32_t>(rows % kSegmentRows));
+  return over_segments(rows, [&](std::uint32_t n) { return head_bytes(shape, n); });
 }
 
 Result<Formation> GraphIndex::form(const Sealing& sealing, const Workers& workers) const {

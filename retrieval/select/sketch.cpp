@@ -6,6 +6,7 @@
 #include "kernels/format/row.h"
 #include "kernels/hadamard.h"
 #include "retrieval/index/key_clusters.h"
+#include "retrieval/over_segments.h"
 #include "tiers/codec/int8.h"
 
 namespace thermocline {
@@ -203,9 +204,9 @@ RowLayout SketchSelector::code_layout(HeadShape shape) const {
 }
 
 std::uint64_t SketchSelector::clusters(std::uint64_t rows) const {
-  const std::uint64_t whole = rows / kSegmentRows, rest = rows % kSegmentRows;
-  const auto of = [&](std::uint64_t n) { return (n + options_.cluster - 1) / options_.cluster; };
-  return whole * of(kSegmentRows) + of(rest);
+  return over_segments(rows, [&](std::uint32_t n) -> std::uint64_t {
+    return (n + options_.cluster - 1) / options_.cluster;
+  });
 }
 
 void SketchSelector::save(const Formation& formation, RecordWriter* out) const {
@@ -232,14 +233,11 @@ Result<Formation> SketchSelector::load(HeadShape shape, std::uint32_t heads, std
 }
 
 std::uint64_t SketchSelector::index_bytes(HeadShape shape, std::uint64_t rows) const {
-  const std::uint64_t whole = rows / kSegmentRows;
-  const std::uint32_t rest = static_cast<std::uint32_t>(rows % kSegmentRows);
-  const auto bytes = [&](std::uint32_t n) {
+  return over_segments(rows, [&](std::uint32_t n) {
     if (n == 0) return std::uint64_t{0};
     return SketchIndex::head_bytes(static_cast<int>(options_.bits), n, shape.key_dim,
                                    static_cast<std::uint32_t>(clusters(n)));
-  };
-  return whole * bytes(kSegmentRows) + bytes(rest);
+  });
 }
 
 Result<Formation> SketchSelector::form(const Sealing& sealing, const Workers& workers) const {
