@@ -1,0 +1,222 @@
+#include <boost/context/fiber.hpp>
+#include <boost/context/pooled_fixedsize_stack.hpp>
+#include <cstdlib>
+#include <vector>
+
+#include "cuda_runtime.h"
+
+struct CUstream_st {};
+
+namespace {
+
+thread_local cudaError_t last_error = cudaSuccess;
+
+cudaError_t said(cudaError_t code) {
+  if (code != cudaSuccess) last_error = code;
+  return code;
+}
+
+struct Name {
+  cudaError_t code;
+  const char *name, *text;
+};
+constexpr Name kNames[] = {
+    {cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument"},
+    {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
+    {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration",
+     "invalid configuration argument"},
+    {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
+    {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
+};
+
+cudaError_t allocate(void** memory, std::size_t bytes) {
+  constexpr std::size_t kAlignment = 256;  // as cudaMalloc's
+  *memory = std::aligned_alloc(kAlignment, (bytes / kAlignment + 1) * kAlignment);
+  if (*memory == nullptr) return said(cudaErrorMemoryAllocation);
+  std::memset(*memory, 0xff, bytes);
+  return cudaSuccess;
+}
+
+}  // namespace
+
+cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
+cudaError_t cudaPeekAtLastError() { return last_error; }
+const char* cudaGetErrorName(cudaError_t code) {
+  for (const Name& known : kNames)
+    if (known.code == code) return known.name;
+  return "unknown";
+}
+const char* cudaGetErrorString(cudaError_t code) {
+  for (const Name& known : kNames)
+    if (known.code == code) return known.text;
+  return "unknown";
+}
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = 13000;
+  return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int* version) { return cudaDriverGetVersion(version); }
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int device) {
+  return said(device == 0 ? cudaSuccess : cudaErrorInvalidDevice);
+}
+cudaError_t cudaMalloc(void** memory, std::size_t bytes) { return allocate(memory, bytes); }
+cudaError_t cudaFree(void* memory) {
+  std::free(memory);
+  return cudaSuccess;
+}
+cudaError_t cudaHostAlloc(void** memory, std::size_t bytes, unsigned) {
+  return allocate(memory, bytes);
+}
+cudaError_t cudaFreeHost(void* memory) { return cudaFree(memory); }
+cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t) {
+  return cudaMemcpy(to, from, bytes, kind);
+}
+cudaError_t cudaMemsetAsync(void* memory, int value, std::size_t bytes, cudaStream_t) {
+  std::memset(memory, value, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  *stream = new CUstream_st;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete stream;
+  return cudaSuccess;
+}
+
+namespace emulated {
+namespace {
+
+namespace context = boost::context;
+
+// A thread of the block that runs.
+struct Fiber {
+  enum class State { runs, at_warp, at_block, ended };
+  context::fiber body, scheduler;
+  State state = State::runs;
+  uint3 index{};
+  // What it gave at this exchange and at the one before: a thread that is released goes on, and may
+  // give again before others have taken.
+  std::uint64_t given[2] = {};
+  unsigned exchanges = 0;
+};
+
+struct Trapped {};
+
+std::vector<Fiber> fibers;
+Fiber* running = nullptr;
+bool trapped = false;
+
+void wait_as(Fiber::State state) {
+  Fiber* self = running;
+  self->state = state;
+  self->scheduler = std::move(self->scheduler).resume();
+  if (trapped) throw Trapped();
+}
+
+// Runs a thread until it waits or ends.
+void resume(Fiber* fiber) {
+  running = fiber;
+  threadIdx = fiber->index;
+  fiber->body = std::move(fiber->body).resume();
+}
+
+// Lets those go on that all others have come to. False: nobody can.
+bool release() {
+  bool any = false;
+  const auto gather = [&](std::size_t first, std::size_t last, Fiber::State state) {
+    bool all = true, some = false;
+    for (std::size_t i = first; i < last; ++i) {
+      const Fiber::State now = fibers[i].state;
+      some = some || now == state;
+      all = all && (now == state || now == Fiber::State::ended);
+    }
+    if (!all || !some) return;
+    any = true;
+    for (std::size_t i = first; i < last; ++i)
+      if (fibers[i].state == state) fibers[i].state = Fiber::State::runs;
+  };
+  for (std::size_t first = 0; first < fibers.size(); first += kWarp)
+    gather(first, std::min(first + kWarp, fibers.size()), Fiber::State::at_warp);
+  if (!any) gather(0, fibers.size(), Fiber::State::at_block);
+  return any;
+}
+
+void run_block(dim3 block, const std::function<void()>& body,
+               context::pooled_fixedsize_stack& stacks) {
+  trapped = false;
+  fibers.clear();
+  fibers.resize(std::size_t{block.x} * block.y * block.z);
+  std::size_t i = 0;
+  for (unsigned z = 0; z < block.z; ++z)
+    for (unsigned y = 0; y < block.y; ++y)
+      for (unsigned x = 0; x < block.x; ++x, ++i) {
+        Fiber* self = &fibers[i];
+        self->index = {x, y, z};
+        self->body = context::fiber(std::allocator_arg, stacks, [self, &body](context::fiber back) {
+          self->scheduler = std::move(back);
+          try {
+            body();
+          } catch (const Trapped&) {
+          }
+          self->state = Fiber::State::ended;
+          return std::move(self->scheduler);
+        });
+      }
+  do {
+    for (Fiber& fiber : fibers)
+      if (fiber.state == Fiber::State::runs) resume(&fiber);
+  } while (!trapped && release());
+  for (const Fiber& fiber : fibers) trapped = trapped || fiber.state != Fiber::State::ended;
+  for (Fiber& fiber : fibers)  // unwound, each from where it waits
+    if (fiber.state != Fiber::State::ended) resume(&fiber);
+}
+
+}  // namespace
+
+void wait_for_warp() { wait_as(Fiber::State::at_warp); }
+void wait_for_block() { wait_as(Fiber::State::at_block); }
+
+void give(const void* value, std::size_t bytes) {
+  std::memcpy(&running->given[running->exchanges % 2], value, bytes);
+  ++running->exchanges;
+}
+
+void take(int lane, void* value, std::size_t bytes) {
+  const auto self = static_cast<std::size_t>(running - fibers.data());
+  const Fiber& from = fibers[self / kWarp * kWarp + static_cast<std::size_t>(lane)];
+  std::memcpy(value, &from.given[(running->exchanges - 1) % 2], bytes);
+}
+
+void trap() {
+  trapped = true;
+  throw Trapped();
+}
+
+cudaError_t run(dim3 grid, dim3 block, const std::function<void()>& body) {
+  if (grid.x == 0 || grid.y > 65535 || grid.z > 65535 || block.x * block.y * block.z > 1024)
+    return said(cudaErrorInvalidConfiguration);
+  context::pooled_fixedsize_stack stacks(256 << 10);
+  gridDim = grid;
+  blockDim = block;
+  for (unsigned z = 0; z < grid.z; ++z)
+    for (unsigned y = 0; y < grid.y; ++y)
+      for (unsigned x = 0; x < grid.x; ++x) {
+        blockIdx = {x, y, z};
+        run_block(block, body, stacks);
+        if (trapped) return said(cudaErrorLaunchFailure);
+      }
+  return cudaSuccess;
+}
+
+}  // namespace emulated
