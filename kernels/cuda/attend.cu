@@ -1,10 +1,9 @@
-#include <cuda_fp16.h>
-
 #include <cstddef>
 #include <limits>
 
 #include "kernels/cuda/attend.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/row_part.h"
 
 namespace thermocline::cuda {
 namespace {
@@ -13,7 +12,9 @@ constexpr int kWarp = 32;
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr unsigned kWholeWarp = 0xffffffffu;
-constexpr int kPart = 8;  // channels that a lane takes of a row: 16 bytes, the widest load
+// Rows that a lane asks for before it needs the first: what a processor has in flight has to cover
+// the memory's latency.
+constexpr int kAhead = 4;
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 static_assert(kWarp * kPart == kMaxHeadDim, "a row is at most one load of a warp");
 
@@ -21,7 +22,8 @@ static_assert(kWarp * kPart == kMaxHeadDim, "a row is at most one load of a warp
 struct Rows {
   const std::byte* key[kFoldRows];
   const std::byte* value[kFoldRows];
-  float log_weight[kFoldRows];
+  // Of a scored fold, the row's scores, one for each query head; otherwise its log weight, or null.
+  const float* weight[kFoldRows];
 };
 
 // Lanes that share a row of `dim` channels: a power of two, so that a warp holds whole rows.
@@ -31,28 +33,26 @@ __device__ int lanes_of(std::uint32_t dim) {
   return lanes;
 }
 
-__device__ void load_part(const std::byte* at, float* out) {
-  const uint4 bytes = *reinterpret_cast<const uint4*>(at);
-  const unsigned pairs[] = {bytes.x, bytes.y, bytes.z, bytes.w};
-  for (int i = 0; i < 4; ++i) {
-    const __half_raw low = {static_cast<unsigned short>(pairs[i])};
-    const __half_raw high = {static_cast<unsigned short>(pairs[i] >> 16)};
-    out[2 * i] = __half2float(__half(low));
-    out[2 * i + 1] = __half2float(__half(high));
-  }
-}
-
+// Rows attended as they are; or with scores that are given, and then as codes too.
 __host__ __device__ bool takes(const Fold& fold) {
-  return fold.key_format == RowFormat::f16 && fold.value_format == RowFormat::f16 && !fold.scored;
+  const auto plain = [](RowFormat format) {
+    return format == RowFormat::f16 || format == RowFormat::int8;
+  };
+  const auto coded = [](RowFormat format) {
+    return format == RowFormat::rotated2 || format == RowFormat::rotated4;
+  };
+  return (fold.scored && coded(fold.value_format)) ||
+         (plain(fold.value_format) && (fold.scored || plain(fold.key_format)));
 }
 
 // Fills `rows`; returns how many. Each warp counts all blocks, 32 at a time, and lists its share of
 // them, so blocks of one row (scattered picks) and of 64 cost alike and nobody waits for another.
-__device__ int list_rows(const Fold& fold, Rows* rows) {
+__device__ int list_rows(const Fold& fold, std::uint32_t heads, Rows* rows) {
   if (!takes(fold)) __trap();
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const BlockView* const blocks = fold.blocks.data();
   const int count = static_cast<int>(fold.blocks.size());
+  const std::size_t weights_a_row = fold.scored ? heads : 1;
   int listed = 0;
   for (int first = 0; first < count; first += kWarp) {
     const RowSet mine = first + lane < count ? blocks[first + lane].rows : 0;
@@ -73,7 +73,8 @@ __device__ int list_rows(const Fold& fold, Rows* rows) {
         if (at >= kFoldRows) __trap();
         rows->key[at] = block.key + std::size_t(row) * fold.key_stride;
         rows->value[at] = block.value + std::size_t(row) * fold.value_stride;
-        rows->log_weight[at] = block.log_weight != nullptr ? block.log_weight[rank] : 0.0f;
+        rows->weight[at] =
+            block.log_weight != nullptr ? block.log_weight + rank * weights_a_row : nullptr;
       }
     }
     listed += __shfl_sync(kWholeWarp, end, kWarp - 1);
@@ -82,12 +83,35 @@ __device__ int list_rows(const Fold& fold, Rows* rows) {
   return listed;
 }
 
-// out[h][r]: each key is loaded once for all heads, whose queries stay in registers.
+// Each lane of a row has a part of the row's score for every head. Afterwards the first lanes of a
+// row have whole ones: lane `part` that of head *head, in sum[0]. As it adds, a lane hands half of
+// the heads that it still has to another and takes that one's other half: 5 exchanges in place of
+// 16 for 4 heads and 16 lanes. Needs at least as many lanes as heads.
 template <int kHeads>
+__device__ void share_sums(float (&sum)[kHeads], int lanes, int part, int* head) {
+  int step = lanes / 2;
+  *head = 0;
+#pragma unroll
+  for (int half = kHeads / 2; half > 0; half /= 2, step /= 2) {
+    const bool upper = (part & step) != 0;
+    if (upper) *head += half;
+#pragma unroll
+    for (int h = 0; h < half; ++h) {
+      const float given = upper ? sum[h] : sum[h + half];
+      const float kept = upper ? sum[h + half] : sum[h];
+      sum[h] = kept + __shfl_xor_sync(kWholeWarp, given, step);
+    }
+  }
+  for (; step > 0; step /= 2) sum[0] += __shfl_xor_sync(kWholeWarp, sum[0], step);
+}
+
+// out[h][r]: each key is loaded once for all heads, whose queries stay in registers.
+template <int kHeads, typename Part>
 __device__ void score(const float* query, int heads, std::uint32_t dim, const Rows& rows, int count,
                       float (*out)[kFoldRows]) {
   const int lanes = lanes_of(dim);
   const int part = threadIdx.x % lanes;
+  const int together = kThreads / lanes;  // rows
   const bool loads = part * kPart < static_cast<int>(dim);
   float q[kHeads][kPart];
 #pragma unroll
@@ -97,19 +121,51 @@ __device__ void score(const float* query, int heads, std::uint32_t dim, const Ro
       q[h][i] = loads && h < heads ? query[h * dim + part * kPart + i] : 0.0f;
 
   // Whole warps stay in the loop, since a row's sum crosses lanes.
-  for (int first = 0; first < count; first += kThreads / lanes) {
-    const int r = first + static_cast<int>(threadIdx.x) / lanes;
-    float key[kPart] = {};
-    if (loads && r < count) load_part(rows.key[r] + part * kPart * sizeof(__half), key);
+  for (int first = static_cast<int>(threadIdx.x) / lanes, begin = 0; begin < count;
+       begin += kAhead * together, first += kAhead * together) {
+    typename Part::Raw raw[kAhead] = {};
 #pragma unroll
-    for (int h = 0; h < kHeads; ++h) {
-      float sum = 0.0f;
+    for (int a = 0; a < kAhead; ++a) {
+      const int r = first + a * together;
+      if (loads && r < count) raw[a] = Part::load(rows.key[r], dim, part);
+    }
 #pragma unroll
-      for (int i = 0; i < kPart; ++i) sum = fmaf(key[i], q[h][i], sum);
-      for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kWholeWarp, sum, step);
-      if (part == 0 && r < count) out[h][r] = sum + rows.log_weight[r];
+    for (int a = 0; a < kAhead; ++a) {
+      const int r = first + a * together;
+      float key[kPart];
+      Part::unpack(raw[a], key);
+      float sum[kHeads];
+#pragma unroll
+      for (int h = 0; h < kHeads; ++h) {
+        sum[h] = 0.0f;
+#pragma unroll
+        for (int i = 0; i < kPart; ++i) sum[h] = fmaf(key[i], q[h][i], sum[h]);
+      }
+      if (lanes >= kHeads) {
+        int head = 0;
+        share_sums(sum, lanes, part, &head);
+        if (part % (lanes / kHeads) == 0 && r < count && head < heads)
+          out[head][r] = sum[0] + (rows.weight[r] != nullptr ? *rows.weight[r] : 0.0f);
+        continue;
+      }
+#pragma unroll
+      for (int h = 0; h < kHeads; ++h) {
+        for (int step = lanes / 2; step > 0; step /= 2)
+          sum[h] += __shfl_xor_sync(kWholeWarp, sum[h], step);
+        if (part == 0 && r < count && h < heads)
+          out[h][r] = sum[h] + (rows.weight[r] != nullptr ? *rows.weight[r] : 0.0f);
+      }
     }
   }
+  __syncthreads();
+}
+
+// out[h][r] of a scored fold, whose query heads from `first_head` on these are.
+template <int kHeads>
+__device__ void take_scores(const Rows& rows, int count, std::uint32_t first_head, int heads,
+                            float (*out)[kFoldRows]) {
+  for (int r = threadIdx.x; r < count; r += kThreads)
+    for (int h = 0; h < heads; ++h) out[h][r] = rows.weight[r][first_head + h];
   __syncthreads();
 }
 
@@ -139,24 +195,50 @@ __device__ void weigh(float (*score)[kFoldRows], int heads, int count, float* ma
   __syncthreads();
 }
 
+// In place, over shared memory: the rotation of kernels/hadamard.h. A thread has one value, which
+// it returns too.
+__device__ float hadamard(float* shared, std::uint32_t n, float mine) {
+  const std::uint32_t block = n & (~n + 1), at = threadIdx.x;
+  for (std::uint32_t half = 1; half < block; half *= 2) {
+    if (at < n) shared[at] = mine;
+    __syncthreads();
+    if (at < n) mine = (at & half) == 0 ? mine + shared[at + half] : shared[at - half] - mine;
+    __syncthreads();
+  }
+  return mine / sqrtf(static_cast<float>(block));
+}
+
 // acc[h][i] = sum over rows of weight[h][r] * value[r][i]. Threads split channels and rows; what
 // the rows' threads hold is added in a fixed order, first within a warp, then across warps.
-template <int kHeads>
+template <int kHeads, typename Part, bool kRotated>
 __device__ void accumulate(const float (*weight)[kFoldRows], int heads, std::uint32_t dim,
                            const Rows& rows, int count, float (*of_warp)[kMaxHeadDim], float* acc) {
   const int lanes = lanes_of(dim);
   const int part = threadIdx.x % lanes;
+  const int together = kThreads / lanes;  // rows
   const bool loads = part * kPart < static_cast<int>(dim);
   float sum[kHeads][kPart] = {};
   if (loads) {
-    for (int r = static_cast<int>(threadIdx.x) / lanes; r < count; r += kThreads / lanes) {
-      float value[kPart];
-      load_part(rows.value[r] + part * kPart * sizeof(__half), value);
+    for (int first = static_cast<int>(threadIdx.x) / lanes; first < count;
+         first += kAhead * together) {
+      typename Part::Raw raw[kAhead] = {};
 #pragma unroll
-      for (int h = 0; h < kHeads; ++h)
+      for (int a = 0; a < kAhead; ++a) {
+        const int r = first + a * together;
+        if (r < count) raw[a] = Part::load(rows.value[r], dim, part);
+      }
 #pragma unroll
-        for (int i = 0; i < kPart; ++i)
-          sum[h][i] = fmaf(h < heads ? weight[h][r] : 0.0f, value[i], sum[h][i]);
+      for (int a = 0; a < kAhead; ++a) {
+        const int r = first + a * together;
+        if (r >= count) break;
+        float value[kPart];
+        Part::unpack(raw[a], value);
+#pragma unroll
+        for (int h = 0; h < kHeads; ++h)
+#pragma unroll
+          for (int i = 0; i < kPart; ++i)
+            sum[h][i] = fmaf(h < heads ? weight[h][r] : 0.0f, value[i], sum[h][i]);
+      }
     }
   }
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -172,12 +254,14 @@ __device__ void accumulate(const float (*weight)[kFoldRows], int heads, std::uin
       for (int i = 0; i < kPart; ++i) of_warp[warp][part * kPart + i] = sum[h][i];
     }
     __syncthreads();
+    float total = 0.0f;
     if (threadIdx.x < dim) {
-      float total = of_warp[0][threadIdx.x];
+      total = of_warp[0][threadIdx.x];
       for (int w = 1; w < kWarps; ++w) total += of_warp[w][threadIdx.x];
-      acc[h * dim + threadIdx.x] = total;
     }
     __syncthreads();
+    if constexpr (kRotated) total = hadamard(of_warp[0], dim, total);
+    if (threadIdx.x < dim) acc[h * dim + threadIdx.x] = total;
   }
 }
 
@@ -193,12 +277,37 @@ __global__ void __launch_bounds__(kThreads)
   const int heads = static_cast<int>(min(shape.heads - first_head, std::uint32_t{kHeads}));
   const std::size_t state = std::size_t{blockIdx.x} * shape.heads + first_head;
 
-  const int count = list_rows(task.fold, &rows);
-  score<kHeads>(task.query + std::size_t{first_head} * shape.key_dim, heads, shape.key_dim, rows,
-                count, weight);
+  const int count = list_rows(task.fold, shape.heads, &rows);
+  const float* query = task.query + std::size_t{first_head} * shape.key_dim;
+  if (task.fold.scored)
+    take_scores<kHeads>(rows, count, first_head, heads, weight);
+  else if (task.fold.key_format == RowFormat::int8)
+    score<kHeads, PartInt8>(query, heads, shape.key_dim, rows, count, weight);
+  else
+    score<kHeads, PartF16>(query, heads, shape.key_dim, rows, count, weight);
+
   weigh<kHeads>(weight, heads, count, partial.max + state, partial.sum + state);
-  accumulate<kHeads>(weight, heads, shape.value_dim, rows, count, of_warp,
-                     partial.acc + state * shape.value_dim);
+
+  float* acc = partial.acc + state * shape.value_dim;
+  const auto add = [&](auto reader, auto rotated) {
+    accumulate<kHeads, decltype(reader), decltype(rotated)::value>(weight, heads, shape.value_dim,
+                                                                   rows, count, of_warp, acc);
+  };
+  switch (task.fold.value_format) {
+    case RowFormat::int8:
+      add(PartInt8(), std::false_type());
+      break;
+    case RowFormat::rotated2:
+      add(PartRotated<2>(), std::true_type());
+      break;
+    case RowFormat::rotated4:
+      add(PartRotated<4>(), std::true_type());
+      break;
+    default:
+      add(PartF16(), std::false_type());
+  }
+  // Its rows' weights are in others' sums already.
+  if (task.fold.residual && static_cast<int>(threadIdx.x) < heads) partial.sum[state + threadIdx.x] = 0.0f;
 }
 
 // Block (list, head), a thread a channel: every thread follows max and sum for itself.
@@ -264,7 +373,8 @@ Status can_attend(HeadShape shape, const Fold& fold) {
   TL_TRY(check_shape(shape));
   if (!takes(fold))
     return fail(ErrorCode::unsupported,
-                "CUDA attention takes rows in f16 whose keys are read, not coded or scored ones");
+                "CUDA attention takes rows in f16 or int8, and as rotated codes only values whose "
+                "scores are given");
   return {};
 }
 

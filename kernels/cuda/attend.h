@@ -16,9 +16,9 @@ inline constexpr std::uint32_t kMaxHeadDim = 256;  // of keys and of values, in 
 inline constexpr std::uint32_t kMaxHeads = 1024;   // query heads a KV head
 
 // A fold and the query heads that read it. All pointers, those in fold.blocks included, are to
-// memory that the device reaches: its own, or pinned. Keys, values, their strides and the query are
-// aligned to 16 bytes. A fold of more than kFoldRows rows, or that can_attend() refuses, stops the
-// kernel, and with it the device's context.
+// memory that the device reaches: its own, or pinned. Rows and their strides are aligned to 16
+// bytes in f16, to 4 as int8, to 2 as codes. A fold of more than kFoldRows rows, or that
+// can_attend() refuses, stops the kernel, and with it the device's context.
 struct HeadFold {
   Fold fold;
   const float* query = nullptr;  // [heads][key_dim], rotated and scaled

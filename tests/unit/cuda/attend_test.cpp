@@ -6,13 +6,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "kernels/cuda/check.h"
+#include "kernels/hadamard.h"
 
 namespace thermocline::cuda {
 namespace {
@@ -47,12 +50,24 @@ class OnDevice {
   std::size_t size_;
 };
 
+// How a fold's rows are kept, and whether their scores are given.
+struct Kind {
+  RowFormat key = RowFormat::f16, value = RowFormat::f16;
+  bool scored = false, residual = false;
+};
+
 // What a fold reads, on the host: blocks of 64 records, key and value side by side, of which some
-// rows are picked; one log weight a picked row where `weighted`.
+// rows are picked; one log weight a picked row where `weighted`, or its scores.
 struct Blocks {
-  std::vector<f16> records;  // [blocks][64][key_dim + value_dim]
+  Kind kind;
+  std::uint32_t key_bytes = 0, row_bytes = 0;
+  std::vector<std::byte> records;  // [blocks][64][row_bytes]
   std::vector<RowSet> picked;
-  std::vector<float> log_weight;  // of all picked rows; empty: none
+  std::vector<float> log_weight;  // of all picked rows; empty: none; scored: [row][heads]
+
+  const std::byte* row(std::size_t block, int r) const {
+    return records.data() + (block * kBlockRows + static_cast<std::size_t>(r)) * row_bytes;
+  }
 };
 
 struct State {
@@ -64,30 +79,54 @@ struct State {
   std::vector<double> acc_terms;
 };
 
-// Attention of one query head over the picked rows of several folds' blocks.
-State oracle(const float* query, HeadShape shape, const std::vector<const Blocks*>& folds) {
+// What the roundings of a sum of such values are in proportion to. What is summed as codes of the
+// rotated row and rotated back has in each channel those of all channels.
+std::vector<float> magnitudes_of(RowFormat format, std::vector<float> value) {
+  const bool rotated = format == RowFormat::rotated2 || format == RowFormat::rotated4;
+  if (rotated) hadamard(value.data(), value.size());
+  for (float& x : value) x = std::abs(x);
+  const std::size_t block = value.size() & (~value.size() + 1);
+  for (std::size_t first = 0; rotated && first < value.size(); first += block) {
+    const auto of_block = std::span(value).subspan(first, block);
+    const float all = std::accumulate(of_block.begin(), of_block.end(), 0.0f);
+    std::fill(of_block.begin(), of_block.end(), all / std::sqrt(static_cast<float>(block)));
+  }
+  return value;
+}
+
+// Attention of query head `head` over the picked rows of several folds' blocks.
+State oracle(const float* query, std::uint32_t head, HeadShape shape,
+             const std::vector<const Blocks*>& folds) {
   State state;
   state.acc.assign(shape.value_dim, 0.0);
   state.acc_terms.assign(shape.value_dim, 0.0);
   std::vector<double> scores;
-  std::vector<const f16*> values;
+  std::vector<std::vector<float>> values, magnitudes;
+  std::vector<float> key(shape.key_dim), value(shape.value_dim);
+  query += head * shape.key_dim;
   for (const Blocks* blocks : folds) {
+    const Kind kind = blocks->kind;
     std::size_t rank = 0;
     for (std::size_t b = 0; b < blocks->picked.size(); ++b) {
       for (int r = 0; r < kBlockRows; ++r) {
         if ((blocks->picked[b] >> r & 1) == 0) continue;
-        const f16* key =
-            blocks->records.data() + (b * kBlockRows + r) * (shape.key_dim + shape.value_dim);
         double score = 0, terms = 0;
-        for (std::uint32_t i = 0; i < shape.key_dim; ++i) {
-          const double term = double{query[i]} * double{to_float(key[i])};
-          score += term;
-          terms += std::abs(term);
+        if (kind.scored) {
+          score = double{blocks->log_weight[rank * shape.heads + head]};
+        } else {
+          read_row(kind.key, blocks->row(b, r), shape.key_dim, key.data());
+          for (std::uint32_t i = 0; i < shape.key_dim; ++i) {
+            const double term = double{query[i]} * double{key[i]};
+            score += term;
+            terms += std::abs(term);
+          }
+          if (!blocks->log_weight.empty()) score += double{blocks->log_weight[rank]};
         }
-        if (!blocks->log_weight.empty()) score += double{blocks->log_weight[rank]};
         ++rank;
         scores.push_back(score);
-        values.push_back(key + shape.key_dim);
+        read_row(kind.value, blocks->row(b, r) + blocks->key_bytes, shape.value_dim, value.data());
+        values.push_back(value);
+        magnitudes.push_back(magnitudes_of(kind.value, value));
         state.max = std::max(state.max, score);
         if (std::isfinite(score))
           state.largest_terms = std::max(state.largest_terms, terms + std::abs(score));
@@ -99,9 +138,8 @@ State oracle(const float* query, HeadShape shape, const std::vector<const Blocks
     const double p = std::exp(scores[r] - state.max);
     state.sum += p;
     for (std::uint32_t i = 0; i < shape.value_dim; ++i) {
-      const double value = double{to_float(values[r][i])};
-      state.acc[i] += p * value;
-      state.acc_terms[i] += p * std::abs(value);
+      state.acc[i] += p * double{values[r][i]};
+      state.acc_terms[i] += p * double{magnitudes[r][i]};
     }
   }
   return state;
@@ -118,9 +156,10 @@ void expect_near(const State& wanted, float max, float sum, const float* acc, in
   constexpr double kUnit = 0x1p-24;
   // A score is 8 products in a chain, 5 sums across lanes and a log weight; it and the maximum are
   // both off by that, and their difference is rounded. Then at most 32 rows in a chain, 5 sums
-  // across lanes, 8 across warps, and 2 for e^x; a merge's e^x sees the maxima's error once more.
+  // across lanes, 8 across warps, 10 of a rotation, and 2 for e^x; a merge's e^x sees the maxima's
+  // error once more.
   const double score_error = 14 * kUnit * wanted.largest_terms;
-  const double relative = (3 + 2 * merges) * score_error + (50 + 8 * merges) * kUnit;
+  const double relative = (3 + 2 * merges) * score_error + (60 + 8 * merges) * kUnit;
   EXPECT_NEAR(max, wanted.max, score_error);
   const double scale = std::exp(double{max} - wanted.max);
   EXPECT_NEAR(sum * scale, wanted.sum, relative * wanted.sum);
@@ -148,20 +187,45 @@ class AttendTest : public ::testing::Test {
     return rows;
   }
 
-  // One key in 16 is an outlier that takes most of the attention; one log weight in 8 is -inf.
-  Blocks blocks(HeadShape shape, std::vector<RowSet> picked, float log_weight_scale) {
+  // A row of `dim` channels: one in 16 is an outlier that takes most of the attention if it is a
+  // key.
+  void add_row(RowFormat format, std::uint32_t dim, bool outliers, std::vector<std::byte>* out) {
+    const float scale = outliers && random_() % 16 == 0 ? 8.0f : 1.0f;
+    const std::size_t at = out->size();
+    out->resize(at + row_bytes(format, dim));
+    const std::span<std::byte> row = std::span(*out).subspan(at);
+    const auto put = [&](std::size_t byte, float value) {
+      const f16 half = to_f16(value);
+      std::memcpy(row.data() + byte, &half, sizeof half);
+    };
+    if (format == RowFormat::f16) {
+      for (std::uint32_t i = 0; i < dim; ++i) put(2 * i, normal() * scale);
+      return;
+    }
+    for (std::byte& byte : row) byte = static_cast<std::byte>(random_());
+    if (format == RowFormat::int8)
+      put(dim, scale / 64.0f);
+    else
+      put(row.size() - sizeof(f16), scale);
+  }
+
+  // One log weight, or score, in 8 is -inf.
+  Blocks blocks(HeadShape shape, std::vector<RowSet> picked, float log_weight_scale,
+                Kind kind = {}) {
     Blocks made;
+    made.kind = kind;
     made.picked = std::move(picked);
     int rows = 0;
     for (const RowSet set : made.picked) rows += count(set);
+    made.key_bytes = kind.scored ? 0 : row_bytes(kind.key, shape.key_dim);
+    made.row_bytes = made.key_bytes + row_bytes(kind.value, shape.value_dim);
     for (std::size_t r = 0; r < made.picked.size() * kBlockRows; ++r) {
-      const float key_scale = random_() % 16 == 0 ? 8.0f : 1.0f;
-      for (std::uint32_t i = 0; i < shape.key_dim; ++i)
-        made.records.push_back(to_f16(normal() * key_scale));
-      for (std::uint32_t i = 0; i < shape.value_dim; ++i) made.records.push_back(to_f16(normal()));
+      if (!kind.scored) add_row(kind.key, shape.key_dim, true, &made.records);
+      add_row(kind.value, shape.value_dim, false, &made.records);
     }
-    if (log_weight_scale > 0)
-      for (int r = 0; r < rows; ++r)
+    const std::size_t weights = static_cast<std::size_t>(rows) * (kind.scored ? shape.heads : 1);
+    if (log_weight_scale > 0 || kind.scored)
+      for (std::size_t r = 0; r < weights; ++r)
         made.log_weight.push_back(random_() % 8 == 0 ? kNone : normal() * log_weight_scale);
     return made;
   }
@@ -172,26 +236,32 @@ class AttendTest : public ::testing::Test {
 
 // Folds on the device, each with its own query rows.
 struct DeviceFolds {
-  std::vector<std::unique_ptr<OnDevice<f16>>> records;
+  std::vector<std::unique_ptr<OnDevice<std::byte>>> records;
   std::vector<std::unique_ptr<OnDevice<float>>> floats;
   std::vector<std::unique_ptr<OnDevice<BlockView>>> views;
   std::vector<HeadFold> folds;
 
   void add(HeadShape shape, const Blocks& blocks, const std::vector<float>& query) {
-    const std::uint32_t stride = 2 * (shape.key_dim + shape.value_dim);
-    records.push_back(std::make_unique<OnDevice<f16>>(blocks.records));
-    const auto* data = reinterpret_cast<const std::byte*>(records.back()->data());
+    records.push_back(std::make_unique<OnDevice<std::byte>>(blocks.records));
     floats.push_back(std::make_unique<OnDevice<float>>(blocks.log_weight));
     const float* weights = blocks.log_weight.empty() ? nullptr : floats.back()->data();
+    const std::size_t weights_a_row = blocks.kind.scored ? shape.heads : 1;
     std::vector<BlockView> block_views;
     for (std::size_t b = 0; b < blocks.picked.size(); ++b) {
-      const std::byte* key = data + b * kBlockRows * stride;
-      block_views.push_back({key, key + 2 * shape.key_dim, blocks.picked[b], weights});
-      if (weights != nullptr) weights += count(blocks.picked[b]);
+      const std::byte* key = records.back()->data() + b * kBlockRows * blocks.row_bytes;
+      block_views.push_back({key, key + blocks.key_bytes, blocks.picked[b], weights});
+      if (weights != nullptr)
+        weights += static_cast<std::size_t>(count(blocks.picked[b])) * weights_a_row;
     }
     views.push_back(std::make_unique<OnDevice<BlockView>>(block_views));
     floats.push_back(std::make_unique<OnDevice<float>>(query));
-    folds.push_back({{.key_stride = stride, .value_stride = stride, .blocks = views.back()->span()},
+    folds.push_back({{.key_format = blocks.kind.key,
+                      .value_format = blocks.kind.value,
+                      .key_stride = blocks.row_bytes,
+                      .value_stride = blocks.row_bytes,
+                      .blocks = views.back()->span(),
+                      .scored = blocks.kind.scored,
+                      .residual = blocks.kind.residual},
                      floats.back()->data()});
   }
 };
@@ -266,12 +336,52 @@ TEST_F(AttendTest, MatchesTheOracle) {
         for (std::uint32_t h = 0; h < shape.heads; ++h) {
           SCOPED_TRACE("fold " + std::to_string(f) + " head " + std::to_string(h));
           const std::size_t at = f * shape.heads + h;
-          expect_near(oracle(queries[f].data() + h * shape.key_dim, shape, {&host[f]}), got.max[at],
-                      got.sum[at], got.acc.data() + at * shape.value_dim, 0);
+          expect_near(oracle(queries[f].data(), h, shape, {&host[f]}), got.max[at], got.sum[at],
+                      got.acc.data() + at * shape.value_dim, 0);
         }
       }
     }
   }
+}
+
+// Coded rows, and rows whose scores are given: summaries and, as residuals, codes.
+TEST_F(AttendTest, CodedRowsMatchTheOracle) {
+  using enum RowFormat;
+  const Kind kinds[] = {{int8, int8},
+                        {int8, f16},
+                        {f16, int8},
+                        {f16, f16, true},
+                        {f16, int8, true},
+                        {f16, rotated2, true, true},
+                        {f16, rotated4, true, true}};
+  const HeadShape shapes[] = {{1, 64, 64}, {3, 16, 96}, {4, 128, 128}, {9, 256, 256}};
+  for (const Kind& kind : kinds)
+    for (const HeadShape shape : shapes) {
+      SCOPED_TRACE("key format " + std::to_string(static_cast<int>(kind.key)) + " value format " +
+                   std::to_string(static_cast<int>(kind.value)) + (kind.scored ? " scored" : "") +
+                   " heads " + std::to_string(shape.heads));
+      DeviceFolds device;
+      std::vector<Blocks> host;
+      std::vector<std::vector<float>> queries;
+      for (const auto& picked : picks(random_)) {
+        host.push_back(blocks(shape, picked, 2.0f, kind));
+        queries.push_back(query(shape));
+        device.add(shape, host.back(), queries.back());
+      }
+      const HostStates got = attend_all(*stream_, shape, device);
+      for (std::size_t f = 0; f < host.size(); ++f)
+        for (std::uint32_t h = 0; h < shape.heads; ++h) {
+          SCOPED_TRACE("fold " + std::to_string(f) + " head " + std::to_string(h));
+          const std::size_t at = f * shape.heads + h;
+          State wanted = oracle(queries[f].data(), h, shape, {&host[f]});
+          if (kind.residual) {
+            EXPECT_EQ(got.sum[at], 0.0f);
+            wanted.sum = wanted.sum > 0 ? 1 : 0;  // of max and acc alone, then
+          }
+          expect_near(wanted, got.max[at], kind.residual && wanted.sum > 0 ? 1.0f : got.sum[at],
+                      got.acc.data() + at * shape.value_dim, 0);
+        }
+    }
 }
 
 // A fold's bits are its rows' by rank: masked in place or gathered, alone or among others.
@@ -280,16 +390,16 @@ TEST_F(AttendTest, BitsDependOnTheRowsAlone) {
   for (const auto& picked : picks(random_)) {
     const Blocks masked = blocks(shape, picked, 2.0f);
     const std::vector<float> heads = query(shape);
-    Blocks gathered;
-    gathered.log_weight = masked.log_weight;
-    const std::size_t record = shape.key_dim + shape.value_dim;
+    Blocks gathered = masked;
+    gathered.records.clear();
+    gathered.picked.clear();
     for (std::size_t b = 0; b < picked.size(); ++b)
       for (int r = 0; r < kBlockRows; ++r)
         if (picked[b] >> r & 1) {
-          const f16* from = masked.records.data() + (b * kBlockRows + r) * record;
-          gathered.records.insert(gathered.records.end(), from, from + record);
+          const std::byte* from = masked.row(b, r);
+          gathered.records.insert(gathered.records.end(), from, from + masked.row_bytes);
         }
-    const std::size_t rows = gathered.records.size() / record;
+    const std::size_t rows = gathered.records.size() / masked.row_bytes;
     for (std::size_t first = 0; first < rows; first += kBlockRows)
       gathered.picked.push_back(
           first_rows(static_cast<int>(std::min<std::size_t>(rows - first, 64))));
@@ -333,9 +443,8 @@ TEST_F(AttendTest, ListsMergeInOrder) {
     for (std::uint32_t h = 0; h < shape.heads; ++h) {
       SCOPED_TRACE("list " + std::to_string(list) + " head " + std::to_string(h));
       const std::size_t at = list * shape.heads + h;
-      expect_near(oracle(queries[list].data() + h * shape.key_dim, shape, folds), got.max[at],
-                  got.sum[at], got.acc.data() + at * shape.value_dim,
-                  static_cast<int>(folds.size()));
+      expect_near(oracle(queries[list].data(), h, shape, folds), got.max[at], got.sum[at],
+                  got.acc.data() + at * shape.value_dim, static_cast<int>(folds.size()));
     }
   }
 }
@@ -381,11 +490,12 @@ TEST(CanAttend, NamesTheLimit) {
     EXPECT_EQ(status.error().code, ErrorCode::unsupported);
   }
   EXPECT_NE(can_attend({1, 72, 64}, {}).error().message.find("not 72 (keys)"), std::string::npos);
-  Fold coded_keys, coded_values, scored;
-  coded_keys.key_format = coded_values.value_format = RowFormat::int8;
-  scored.scored = true;
-  for (const Fold& fold : {coded_keys, coded_values, scored})
+  Fold codes_of_keys, codes_of_values;
+  codes_of_keys.key_format = codes_of_values.value_format = RowFormat::rotated2;
+  for (const Fold& fold : {codes_of_keys, codes_of_values})
     EXPECT_EQ(can_attend({1, 64, 64}, fold).error().code, ErrorCode::unsupported);
+  codes_of_values.scored = true;
+  EXPECT_TRUE(can_attend({1, 64, 64}, codes_of_values).has_value());
 }
 
 }  // namespace
