@@ -3,18 +3,13 @@
 
 #include "kernels/cuda/attend.h"
 #include "kernels/cuda/launch.h"
-#include "kernels/cuda/row_part.h"
+#include "kernels/cuda/score_rows.h"
 
 namespace thermocline::cuda {
 namespace {
 
-constexpr int kWarp = 32;
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
-constexpr unsigned kWholeWarp = 0xffffffffu;
-// Rows that a lane asks for before it needs the first: what a processor has in flight has to cover
-// the memory's latency.
-constexpr int kAhead = 4;
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 static_assert(kWarp * kPart == kMaxHeadDim, "a row is at most one load of a warp");
 
@@ -25,13 +20,6 @@ struct Rows {
   // Of a scored fold, the row's scores, one for each query head; otherwise its log weight, or null.
   const float* weight[kFoldRows];
 };
-
-// Lanes that share a row of `dim` channels: a power of two, so that a warp holds whole rows.
-__device__ int lanes_of(std::uint32_t dim) {
-  int lanes = 1;
-  while (lanes * kPart < static_cast<int>(dim)) lanes *= 2;
-  return lanes;
-}
 
 // Rows attended as they are; or with scores that are given, and then as codes too.
 __host__ __device__ bool takes(const Fold& fold) {
@@ -83,80 +71,14 @@ __device__ int list_rows(const Fold& fold, std::uint32_t heads, Rows* rows) {
   return listed;
 }
 
-// Each lane of a row has a part of the row's score for every head. Afterwards the first lanes of a
-// row have whole ones: lane `part` that of head *head, in sum[0]. As it adds, a lane hands half of
-// the heads that it still has to another and takes that one's other half: 5 exchanges in place of
-// 16 for 4 heads and 16 lanes. Needs at least as many lanes as heads.
-template <int kHeads>
-__device__ void share_sums(float (&sum)[kHeads], int lanes, int part, int* head) {
-  int step = lanes / 2;
-  *head = 0;
-#pragma unroll
-  for (int half = kHeads / 2; half > 0; half /= 2, step /= 2) {
-    const bool upper = (part & step) != 0;
-    if (upper) *head += half;
-#pragma unroll
-    for (int h = 0; h < half; ++h) {
-      const float given = upper ? sum[h] : sum[h + half];
-      const float kept = upper ? sum[h + half] : sum[h];
-      sum[h] = kept + __shfl_xor_sync(kWholeWarp, given, step);
-    }
-  }
-  for (; step > 0; step /= 2) sum[0] += __shfl_xor_sync(kWholeWarp, sum[0], step);
-}
-
-// out[h][r]: each key is loaded once for all heads, whose queries stay in registers.
 template <int kHeads, typename Part>
 __device__ void score(const float* query, int heads, std::uint32_t dim, const Rows& rows, int count,
                       float (*out)[kFoldRows]) {
-  const int lanes = lanes_of(dim);
-  const int part = threadIdx.x % lanes;
-  const int together = kThreads / lanes;  // rows
-  const bool loads = part * kPart < static_cast<int>(dim);
-  float q[kHeads][kPart];
-#pragma unroll
-  for (int h = 0; h < kHeads; ++h)
-#pragma unroll
-    for (int i = 0; i < kPart; ++i)
-      q[h][i] = loads && h < heads ? query[h * dim + part * kPart + i] : 0.0f;
-
-  // Whole warps stay in the loop, since a row's sum crosses lanes.
-  for (int first = static_cast<int>(threadIdx.x) / lanes, begin = 0; begin < count;
-       begin += kAhead * together, first += kAhead * together) {
-    typename Part::Raw raw[kAhead] = {};
-#pragma unroll
-    for (int a = 0; a < kAhead; ++a) {
-      const int r = first + a * together;
-      if (loads && r < count) raw[a] = Part::load(rows.key[r], dim, part);
-    }
-#pragma unroll
-    for (int a = 0; a < kAhead; ++a) {
-      const int r = first + a * together;
-      float key[kPart];
-      Part::unpack(raw[a], key);
-      float sum[kHeads];
-#pragma unroll
-      for (int h = 0; h < kHeads; ++h) {
-        sum[h] = 0.0f;
-#pragma unroll
-        for (int i = 0; i < kPart; ++i) sum[h] = fmaf(key[i], q[h][i], sum[h]);
-      }
-      if (lanes >= kHeads) {
-        int head = 0;
-        share_sums(sum, lanes, part, &head);
-        if (part % (lanes / kHeads) == 0 && r < count && head < heads)
-          out[head][r] = sum[0] + (rows.weight[r] != nullptr ? *rows.weight[r] : 0.0f);
-        continue;
-      }
-#pragma unroll
-      for (int h = 0; h < kHeads; ++h) {
-        for (int step = lanes / 2; step > 0; step /= 2)
-          sum[h] += __shfl_xor_sync(kWholeWarp, sum[h], step);
-        if (part == 0 && r < count && h < heads)
-          out[h][r] = sum[h] + (rows.weight[r] != nullptr ? *rows.weight[r] : 0.0f);
-      }
-    }
-  }
+  score_rows<kThreads, kHeads, Part>(
+      query, heads, dim, count, [&](int r) { return rows.key[r]; },
+      [&](int h, int r, float sum) {
+        out[h][r] = sum + (rows.weight[r] != nullptr ? *rows.weight[r] : 0.0f);
+      });
   __syncthreads();
 }
 
@@ -193,19 +115,6 @@ __device__ void weigh(float (*score)[kFoldRows], int heads, int count, float* ma
     }
   }
   __syncthreads();
-}
-
-// In place, over shared memory: the rotation of kernels/hadamard.h. A thread has one value, which
-// it returns too.
-__device__ float hadamard(float* shared, std::uint32_t n, float mine) {
-  const std::uint32_t block = n & (~n + 1), at = threadIdx.x;
-  for (std::uint32_t half = 1; half < block; half *= 2) {
-    if (at < n) shared[at] = mine;
-    __syncthreads();
-    if (at < n) mine = (at & half) == 0 ? mine + shared[at + half] : shared[at - half] - mine;
-    __syncthreads();
-  }
-  return mine / sqrtf(static_cast<float>(block));
 }
 
 // acc[h][i] = sum over rows of weight[h][r] * value[r][i]. Threads split channels and rows; what
@@ -307,7 +216,8 @@ __global__ void __launch_bounds__(kThreads)
       add(PartF16(), std::false_type());
   }
   // Its rows' weights are in others' sums already.
-  if (task.fold.residual && static_cast<int>(threadIdx.x) < heads) partial.sum[state + threadIdx.x] = 0.0f;
+  if (task.fold.residual && static_cast<int>(threadIdx.x) < heads)
+    partial.sum[state + threadIdx.x] = 0.0f;
 }
 
 // Block (list, head), a thread a channel: every thread follows max and sum for itself.

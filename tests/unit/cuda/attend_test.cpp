@@ -16,39 +16,12 @@
 
 #include "kernels/cuda/check.h"
 #include "kernels/hadamard.h"
+#include "tests/unit/cuda/on_device.h"
 
 namespace thermocline::cuda {
 namespace {
 
 constexpr float kNone = -std::numeric_limits<float>::infinity();
-
-// Device memory that holds a copy of `values`.
-template <typename T>
-class OnDevice {
- public:
-  explicit OnDevice(const std::vector<T>& values) : size_(values.size()) {
-    void* data = nullptr;
-    TL_CHECK(cudaMalloc(&data, std::max<std::size_t>(size_, 1) * sizeof(T)) == cudaSuccess);
-    data_.reset(static_cast<T*>(data));
-    TL_CHECK(cudaMemcpy(data, values.data(), size_ * sizeof(T), cudaMemcpyHostToDevice) ==
-             cudaSuccess);
-  }
-  T* data() const { return data_.get(); }
-  std::span<const T> span() const { return {data(), size_}; }
-  std::vector<T> copy() const {
-    std::vector<T> values(size_);
-    TL_CHECK(cudaMemcpy(values.data(), data(), size_ * sizeof(T), cudaMemcpyDeviceToHost) ==
-             cudaSuccess);
-    return values;
-  }
-
- private:
-  struct Free {
-    void operator()(T* data) const { cudaFree(data); }
-  };
-  std::unique_ptr<T, Free> data_;
-  std::size_t size_;
-};
 
 // How a fold's rows are kept, and whether their scores are given.
 struct Kind {

@@ -1,0 +1,607 @@
+#include "kernels/cuda/sketch.h"
+
+#include <limits>
+
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/score_rows.h"
+
+namespace thermocline::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kListThreads = 1024;             // where one block has a whole list
+constexpr std::uint32_t kChunk = kThreads;     // rows, or clusters, a block
+constexpr int kMostHeads = 8;                  // query heads a KV head
+constexpr float kNone = -std::numeric_limits<float>::infinity();
+// As the host's: a cluster with a smaller share of the attention is not estimated.
+constexpr float kNegligible = 5e-5f;
+
+__host__ __device__ std::uint32_t blocks_of(std::uint32_t rows) {
+  return (rows + kBlockRows - 1) / kBlockRows;
+}
+__host__ __device__ std::uint32_t chunks_of(std::uint32_t rows) {
+  return (rows + kChunk - 1) / kChunk;
+}
+
+// The board of list `list`.
+__host__ __device__ SketchBoard board_of(const SketchShape& shape, SketchBoard board,
+                                         std::size_t list) {
+  const std::size_t heads = shape.head.heads;
+  board.query_scale += list * heads;
+  board.query_sum += list * heads;
+  board.query_code += list * heads * shape.head.key_dim / 4;
+  board.cluster_score += list * heads * shape.most_clusters;
+  board.shift += list * heads;
+  board.beside += list * heads;
+  board.cluster_share += list * heads;
+  board.weight += list * heads * shape.most_rows;
+  board.part_sum += list * chunks_of(shape.most_rows) * heads;
+  board.mass += list * shape.most_rows;
+  board.sets += list * blocks_of(shape.most_rows);
+  board.ties += list * blocks_of(shape.most_rows);
+  board.estimated += list * blocks_of(shape.most_clusters);
+  board.unread += list * shape.most_clusters;
+  board.log_weight += list * shape.most_clusters * heads;
+  board.views += list * shape.views();
+  board.folds += list * shape.folds();
+  return board;
+}
+
+// Which run a list's row is in, or behind the end of; runs are in order.
+__device__ std::uint32_t run_of_row(const SketchList& list, std::uint32_t row) {
+  std::uint32_t low = 0, high = static_cast<std::uint32_t>(list.runs.size());
+  while (high - low > 1) {
+    const std::uint32_t middle = (low + high) / 2;
+    (list.runs.data()[middle].first_row <= row ? low : high) = middle;
+  }
+  return low;
+}
+__device__ std::uint32_t run_of_cluster(const SketchList& list, std::uint32_t cluster) {
+  std::uint32_t low = 0, high = static_cast<std::uint32_t>(list.runs.size());
+  while (high - low > 1) {
+    const std::uint32_t middle = (low + high) / 2;
+    (list.runs.data()[middle].first_cluster <= cluster ? low : high) = middle;
+  }
+  return low;
+}
+
+struct Add {
+  template <typename T>
+  __device__ T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+struct Larger {
+  __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
+};
+
+// Block (head, list): kernels/sketch.h's prepare_query().
+__global__ void __launch_bounds__(kThreads)
+    prepare_queries(SketchShape shape, const SketchList* lists, SketchBoard boards) {
+  __shared__ float values[kMaxHeadDim];
+  const std::uint32_t dim = shape.head.key_dim, h = blockIdx.x, i = threadIdx.x;
+  const SketchBoard board = board_of(shape, boards, blockIdx.y);
+  float mine = i < dim ? lists[blockIdx.y].query[h * dim + i] : 0.0f;
+  mine = hadamard(values, dim, mine);
+  // A query that is not finite has codes of 0, and a scale that makes every score not a number.
+  float magnitude = i < dim ? fabsf(mine) : 0.0f;
+  const float poison = reduce<kThreads>(i < dim ? mine * 0.0f : 0.0f, Add());
+  const float largest = reduce<kThreads>(magnitude, Larger());
+  const float per_scale = largest > 0.0f && poison == 0.0f ? 127.0f / largest : 0.0f;
+  int code = 0;
+  if (i < dim && per_scale > 0.0f)
+    code = static_cast<int>(fminf(fmaxf(rintf(per_scale * mine), -127.0f), 127.0f));
+  const int sum = reduce<kThreads>(code, Add());
+  unsigned word = static_cast<unsigned>(code & 0xff) << 8 * (i % 4);
+  word |= __shfl_xor_sync(kWholeWarp, word, 1);
+  word |= __shfl_xor_sync(kWholeWarp, word, 2);
+  if (i < dim && i % 4 == 0) board.query_code[(h * dim + i) / 4] = word;
+  if (i == 0) {
+    board.query_scale[h] = largest / 127.0f + poison;
+    board.query_sum[h] = sum;
+  }
+}
+
+// Block (chunk of clusters, list): every cluster's score, that of its mean key.
+template <int kHeads>
+__global__ void __launch_bounds__(kThreads)
+    score_clusters(SketchShape shape, const SketchList* lists, SketchBoard boards) {
+  __shared__ const std::byte* mean[kChunk];
+  const SketchList& list = lists[blockIdx.y];
+  const std::uint32_t first = blockIdx.x * kChunk, c = first + threadIdx.x;
+  if (first >= list.clusters) return;
+  const SketchBoard board = board_of(shape, boards, blockIdx.y);
+  mean[threadIdx.x] = nullptr;
+  if (c < list.clusters) {
+    const SketchRun& run = list.runs.data()[run_of_cluster(list, c)];
+    const std::uint32_t at = c - run.first_cluster;
+    if (at < run.clusters && run.starts[at] < run.starts[at + 1])
+      mean[threadIdx.x] = run.means + std::size_t(at) * run.mean_bytes;
+  }
+  const std::byte* some = list.runs.data()[0].means;  // for those that have none
+  __syncthreads();
+  const int count = static_cast<int>(min(kChunk, list.clusters - first));
+  score_rows<kThreads, kHeads, PartInt8>(
+      list.query, static_cast<int>(shape.head.heads), shape.head.key_dim, count,
+      [&](int r) { return mean[r] != nullptr ? mean[r] : some; },
+      [&](int h, int r, float score) {
+        board.cluster_score[std::size_t(h) * shape.most_clusters + first + r] =
+            mean[r] != nullptr ? score : kNone;
+      });
+}
+
+// Block (head, list): what weights are relative to, and how much the list's clusters have together.
+__global__ void __launch_bounds__(kThreads)
+    weigh_clusters(SketchShape shape, const SketchList* lists, SketchBoard boards) {
+  const SketchList& list = lists[blockIdx.y];
+  const SketchBoard board = board_of(shape, boards, blockIdx.y);
+  const std::uint32_t h = blockIdx.x;
+  const float* score = board.cluster_score + std::size_t(h) * shape.most_clusters;
+  float largest = kNone;
+  for (std::uint32_t c = threadIdx.x; c < list.clusters; c += kThreads)
+    largest = fmaxf(largest, score[c]);
+  const float shift = reduce<kThreads>(largest, Larger());
+  float sum = 0.0f;
+  for (std::uint32_t c = threadIdx.x; c < list.clusters; c += kThreads) {
+    if (!(score[c] > kNone)) continue;
+    const SketchRun& run = list.runs.data()[run_of_cluster(list, c)];
+    const std::uint32_t at = c - run.first_cluster;
+    sum += expf(score[c] - shift) * static_cast<float>(run.starts[at + 1] - run.starts[at]);
+  }
+  sum = reduce<kThreads>(sum, Add());
+  if (threadIdx.x != 0) return;
+  float beside = 0.0f;
+  if (list.steady_sum != nullptr && list.steady_sum[h] > 0.0f)
+    beside = list.steady_sum[h] * expf(fminf(list.steady_max[h] - shift, kSketchMostAbove));
+  board.shift[h] = shift;
+  board.beside[h] = beside;
+  board.cluster_share[h] = 1.0f / (beside + sum);
+}
+
+// Block (chunk of rows, list): e^(score - shift) of every row, by its cluster and its code.
+template <int kBits>
+__global__ void __launch_bounds__(kThreads)
+    weigh_rows(SketchShape shape, const SketchList* lists, SketchBoard boards) {
+  constexpr int kChannels = 32 / kBits;  // of a word of codes
+  constexpr unsigned kMask = 0x01010101u * ((1u << kBits) - 1);
+  __shared__ unsigned query[kMostHeads * kMaxHeadDim / 4];
+  const SketchList& list = lists[blockIdx.y];
+  const std::uint32_t first = blockIdx.x * kChunk, at = first + threadIdx.x;
+  if (first >= list.rows) return;
+  const SketchBoard board = board_of(shape, boards, blockIdx.y);
+  const std::uint32_t dim = shape.head.key_dim, heads = shape.head.heads;
+  for (std::uint32_t i = threadIdx.x; i < heads * dim / 4; i += kThreads)
+    query[i] = board.query_code[i];
+  __syncthreads();
+
+  float weight[kMostHeads];
+#pragma unroll
+  for (int h = 0; h < kMostHeads; ++h) weight[h] = -1.0f;
+  const SketchRun& run = list.runs.data()[at < list.rows ? run_of_row(list, at) : 0];
+  const std::uint32_t row = at - run.first_row;
+  if (at < list.rows && row < run.rows) {
+    std::uint32_t cluster = 0, high = run.clusters;  // the last that begins at or before the row
+    while (high - cluster > 1) {
+      const std::uint32_t middle = (cluster + high) / 2;
+      (run.starts[middle] <= row ? cluster : high) = middle;
+    }
+    const std::uint32_t words = dim / kChannels;
+    const auto* codes = reinterpret_cast<const unsigned*>(run.codes) +
+                        std::size_t(row / kSketchGroup) * words * kSketchGroup + row % kSketchGroup;
+    int dot[kMostHeads] = {};
+    for (std::uint32_t t = 0; t < words; ++t) {
+      unsigned word = codes[t * kSketchGroup];
+#pragma unroll
+      for (int quad = 0; quad < kChannels / 4; ++quad, word >>= kBits) {
+        const int code = static_cast<int>(word & kMask);
+#pragma unroll
+        for (int h = 0; h < kMostHeads; ++h)
+          if (h < static_cast<int>(heads))
+            dot[h] =
+                __dp4a(code, static_cast<int>(query[(h * dim + t * kChannels) / 4 + quad]), dot[h]);
+      }
+    }
+    const float scale = half_bits_to_float(run.scales[row].bits);
+#pragma unroll
+    for (int h = 0; h < kMostHeads; ++h) {
+      if (h >= static_cast<int>(heads)) continue;
+      const float middle = sketch_middle(kBits) * static_cast<float>(board.query_sum[h]);
+      const float by = (static_cast<float>(dot[h]) - middle) * board.query_scale[h];
+      const float base =
+          board.cluster_score[std::size_t(h) * shape.most_clusters + run.first_cluster + cluster] -
+          board.shift[h];
+      const float score = fmaf(by, scale, base);
+      weight[h] = score == score ? expf(fminf(score, kSketchMostAbove)) : 0.0f;
+    }
+  }
+#pragma unroll
+  for (int h = 0; h < kMostHeads; ++h) {
+    if (h >= static_cast<int>(heads)) continue;  // the same for all threads
+    if (at < list.rows) board.weight[std::size_t(h) * shape.most_rows + at] = weight[h];
+    const float sum = reduce<kThreads>(fmaxf(weight[h], 0.0f), Add());
+    if (threadIdx.x == 0) board.part_sum[std::size_t(blockIdx.x) * heads + h] = sum;
+  }
+}
+
+// Block (chunk of rows, list): a row's share of the attention, summed over the query heads.
+__global__ void __launch_bounds__(kThreads)
+    add_heads(SketchShape shape, const SketchList* lists, SketchBoard boards) {
+  const SketchList& list = lists[blockIdx.y];
+  const std::uint32_t first = blockIdx.x * kChunk, at = first + threadIdx.x;
+  if (first >= list.rows) return;
+  const SketchBoard board = board_of(shape, boards, blockIdx.y);
+  float mass = 0.0f;
+  for (std::uint32_t h = 0; h < shape.head.heads; ++h) {
+    float sum = 0.0f;
+    for (std::uint32_t p = threadIdx.x; p < chunks_of(list.rows); p += kThreads)
+      sum += board.part_sum[std::size_t(p) * shape.head.heads + h];
+    const float all = board.beside[h] + reduce<kThreads>(sum, Add());
+    if (at >= list.rows) continue;
+    const float weight = board.weight[std::size_t(h) * shape.most_rows + at];
+    mass = weight < 0.0f ? -1.0f : fmaf(weight, 1.0f / all, mass);
+  }
+  if (at < list.rows) board.mass[at] = mass;
+}
+
+// Block (list): the `budget` rows with most mass. Masses are not negative, so they have the order
+// of their bits, of which 11, 11 and 10 are found at a time.
+__global__ void __launch_bounds__(kListThreads)
+    take_rows(SketchShape shape, const SketchList* lists, SketchBoard boards) {
+  constexpr int kDigits[] = {11, 11, 10};
+  constexpr int kBins = 1 << 11;
+  __shared__ std::uint32_t bins[kBins];
+  __shared__ std::uint32_t found_digit, found_above;
+  const SketchList& list = lists[blockIdx.x];
+  const SketchBoard board = board_of(shape, boards, blockIdx.x);
+  const auto takes_part = [](float mass) { return mass >= 0.0f; };
+
+  std::uint32_t prefix = 0, needed = list.budget;
+  int shift = 32;
+  bool all = false;  // there are no more rows than are wanted
+  for (const int digits : kDigits) {
+    const int before = shift;
+    shift -= digits;
+    for (std::uint32_t b = threadIdx.x; b < kBins; b += kListThreads) bins[b] = 0;
+    if (threadIdx.x == 0) found_above = ~0u;
+    __syncthreads();
+    for (std::uint32_t r = threadIdx.x; r < list.rows; r += kListThreads) {
+      const float mass = board.mass[r];
+      const std::uint32_t bits = __float_as_uint(mass);
+      if (!takes_part(mass) || (before < 32 && bits >> before != prefix)) continue;
+      atomicAdd(&bins[bits >> shift & ((1u << digits) - 1)], 1u);
+    }
+    __syncthreads();
+    // Bins from the largest down, two a thread: in which the last wanted row is.
+    static_assert(kBins == 2 * kListThreads);
+    const std::uint32_t high = kBins - 1 - 2 * threadIdx.x;
+    std::uint32_t total = 0;
+    std::uint32_t above = sum_before<kListThreads>(bins[high] + bins[high - 1], &total);
+    for (std::uint32_t bin = high + 1; bin-- > high - 1;) {
+      if (above < needed && above + bins[bin] >= needed) {
+        found_digit = bin;
+        found_above = above;
+      }
+      above += bins[bin];
+    }
+    __syncthreads();
+    all = found_above == ~0u;
+    if (all) break;  // the same for all threads; only at the first digits
+    prefix = prefix << digits | found_digit;
+    needed -= found_above;
+    __syncthreads();
+  }
+
+  // Rows above the bound, and those at it, by block: a warp has one at a time.
+  const std::uint32_t blocks = blocks_of(list.rows);
+  const int lane = threadIdx.x % kWarp;
+  for (std::uint32_t b = threadIdx.x / kWarp; b < blocks; b += kListThreads / kWarp) {
+    RowSet above = 0, tied = 0;
+    for (int half = 0; half < 2; ++half) {
+      const std::uint32_t r = b * kBlockRows + half * kWarp + lane;
+      const float mass = r < list.rows ? board.mass[r] : -1.0f;
+      const std::uint32_t bits = __float_as_uint(mass);
+      const bool real = takes_part(mass);
+      above |= RowSet{__ballot_sync(kWholeWarp, real && (all || bits > prefix))} << half * kWarp;
+      tied |= RowSet{__ballot_sync(kWholeWarp, real && !all && bits == prefix)} << half * kWarp;
+    }
+    if (lane == 0) {
+      board.sets[b] = above;
+      board.ties[b] = tied;
+    }
+  }
+  __syncthreads();
+  std::uint32_t tied_before = 0;
+  for (std::uint32_t first = 0; first < blocks; first += kListThreads) {
+    const std::uint32_t b = first + threadIdx.x;
+    RowSet tied = b < blocks ? board.ties[b] : 0;
+    std::uint32_t total = 0;
+    const std::uint32_t before = tied_before + sum_before<kListThreads>(__popcll(tied), &total);
+    tied_before += total;
+    std::uint32_t left = before < needed ? needed - before : 0;
+    RowSet taken = 0;
+    for (; tied != 0 && left > 0; --left, tied &= tied - 1) taken |= tied & (~tied + 1);
+    if (taken != 0) board.sets[b] |= taken;
+  }
+}
+
+// Block (list): which clusters have rows that are not read, how many, and whether they matter.
+__global__ void __launch_bounds__(kListThreads)
+    find_unread(SketchShape shape, const SketchList* lists, SketchBoard boards) {
+  const SketchList& list = lists[blockIdx.x];
+  const SketchBoard board = board_of(shape, boards, blockIdx.x);
+  const int lane = threadIdx.x % kWarp;
+  for (std::uint32_t b = threadIdx.x / kWarp; b < blocks_of(list.clusters);
+       b += kListThreads / kWarp) {
+    RowSet set = 0;
+    for (int half = 0; half < 2; ++half) {
+      const std::uint32_t c = b * kBlockRows + half * kWarp + lane;
+      bool matters = false;
+      if (c < list.clusters) {
+        const SketchRun& run = list.runs.data()[run_of_cluster(list, c)];
+        const std::uint32_t at = c - run.first_cluster;
+        std::uint32_t unread = 0;
+        if (at < run.clusters) {
+          const std::uint32_t end = run.starts[at + 1];
+          unread = end - run.starts[at];
+          for (std::uint32_t r = run.starts[at]; r < end;) {
+            const std::uint32_t next = min(end, (r / kBlockRows + 1) * kBlockRows);
+            const RowSet word = board.sets[run.first_row / kBlockRows + r / kBlockRows];
+            unread -= __popcll(word >> r % kBlockRows & first_rows(static_cast<int>(next - r)));
+            r = next;
+          }
+        }
+        board.unread[c] = static_cast<std::uint16_t>(unread);
+        float mass = 0.0f;
+        for (std::uint32_t h = 0; h < shape.head.heads && unread > 0; ++h)
+          mass +=
+              expf(board.cluster_score[std::size_t(h) * shape.most_clusters + c] - board.shift[h]) *
+              board.cluster_share[h];
+        matters = unread > 0 && mass * static_cast<float>(unread) >= kNegligible;
+      }
+      set |= RowSet{__ballot_sync(kWholeWarp, matters)} << half * kWarp;
+    }
+    if (lane == 0) board.estimated[b] = set;
+  }
+}
+
+// What a list's sets are cut to: views of blocks, and folds of them, cut at kFoldRows in each run.
+struct Cut {
+  const RowSet* sets;
+  std::uint32_t blocks;  // of all runs
+  BlockView* views;      // from here on
+  HeadFold* folds;
+  std::uint32_t most_folds;
+};
+
+// By all threads of a block. first_block(run) is where a run's blocks begin; view(run, block of the
+// run, rank in the list) a block's view without its rows, and fold a fold without its blocks.
+// Returns how many views there are now.
+template <typename FirstBlock, typename View>
+__device__ std::uint32_t cut_folds(const Cut& cut, std::uint32_t runs,
+                                   const FirstBlock& first_block, const View& view,
+                                   const HeadFold& fold) {
+  __shared__ std::uint32_t folds_of_all;
+  for (std::uint32_t f = threadIdx.x; f < cut.most_folds; f += kListThreads) {
+    cut.folds[f] = fold;
+    cut.folds[f].fold.blocks = {};
+  }
+  __syncthreads();
+  // Run by run: a run has at most kListThreads blocks.
+  std::uint32_t views = 0, folds = 0, rank = 0;  // before the run
+  for (std::uint32_t run = 0; run < runs; ++run) {
+    const std::uint32_t begin = first_block(run);
+    const std::uint32_t end = run + 1 < runs ? first_block(run + 1) : cut.blocks;
+    const std::uint32_t b = begin + threadIdx.x;
+    const RowSet set = b < end ? cut.sets[b] : 0;
+    const auto n = static_cast<std::uint32_t>(__popcll(set));
+    std::uint32_t rows = 0, made = 0;
+    const std::uint32_t before = sum_before<kListThreads>(n, &rows);  // rows of the run
+    const std::uint32_t fold_room = kFoldRows - before % kFoldRows;
+    const std::uint32_t mine = n == 0 ? 0 : n > fold_room ? 2 : 1;
+    const std::uint32_t at = views + sum_before<kListThreads>(mine, &made);
+    if (n > 0) {
+      RowSet first_part = set;
+      for (std::uint32_t drop = n; drop > fold_room; --drop)  // its highest rows
+        first_part &= ~(RowSet{1} << (63 - __clzll(static_cast<long long>(first_part))));
+      BlockView made_view = view(run, b - begin, rank + before);
+      made_view.rows = first_part;
+      cut.views[at] = made_view;
+      if (mine == 2) {
+        made_view = view(run, b - begin, rank + before + fold_room);
+        made_view.rows = set & ~first_part;
+        cut.views[at + 1] = made_view;
+      }
+    }
+    // A fold is told where it begins by the view that does, and where it ends by the one after it.
+    const std::uint32_t fold_of = folds + before / kFoldRows;
+    const std::uint32_t run_folds = (rows + kFoldRows - 1) / kFoldRows;
+    if (n > 0 && before % kFoldRows == 0) cut.folds[fold_of].fold.blocks = {cut.views + at, 1};
+    if (mine == 2) cut.folds[fold_of + 1].fold.blocks = {cut.views + at + 1, 1};
+    views += made;
+    folds += run_folds;
+    rank += rows;
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) folds_of_all = folds;
+  __syncthreads();
+  for (std::uint32_t first = 0; first < folds_of_all; first += kListThreads) {
+    const std::uint32_t f = first + threadIdx.x;
+    const BlockView *begin = nullptr, *end = cut.views + views;
+    if (f < folds_of_all) begin = cut.folds[f].fold.blocks.data();
+    if (f + 1 < folds_of_all) end = cut.folds[f + 1].fold.blocks.data();
+    __syncthreads();
+    if (f < folds_of_all)
+      cut.folds[f].fold.blocks = {begin, static_cast<std::size_t>(end - begin)};
+  }
+  __syncthreads();
+  return views;
+}
+
+// Block (list): the folds of what is chosen.
+__global__ void __launch_bounds__(kListThreads)
+    write_folds(SketchShape shape, const SketchList* lists, SketchBoard boards) {
+  const SketchList& list = lists[blockIdx.x];
+  const SketchBoard board = board_of(shape, boards, blockIdx.x);
+  const std::uint32_t heads = shape.head.heads;
+  const auto runs = static_cast<std::uint32_t>(list.runs.size());
+  const SketchRun* const run = list.runs.data();
+
+  HeadFold rows;
+  rows.query = list.query;
+  rows.fold.key_format = shape.key_format;
+  rows.fold.value_format = shape.value_format;
+  rows.fold.key_stride = rows.fold.value_stride = shape.row_bytes;
+  const std::uint32_t views = cut_folds(
+      {board.sets, blocks_of(list.rows), board.views, board.folds, shape.row_folds()}, runs,
+      [&](std::uint32_t r) { return run[r].first_row / kBlockRows; },
+      [&](std::uint32_t r, std::uint32_t block, std::uint32_t) {
+        const std::byte* value = run[r].row + std::size_t(block) * kBlockRows * shape.row_bytes;
+        return BlockView{value - shape.key_bytes, value, 0, nullptr};
+      },
+      rows);
+
+  HeadFold summaries;
+  summaries.query = list.query;
+  summaries.fold.value_format = shape.summary_format;
+  summaries.fold.key_stride = summaries.fold.value_stride = shape.summary_bytes;
+  summaries.fold.scored = true;
+  cut_folds(
+      {board.estimated, blocks_of(list.clusters), board.views + views,
+       board.folds + shape.row_folds(), shape.folds() - shape.row_folds()},
+      runs, [&](std::uint32_t r) { return run[r].first_cluster / kBlockRows; },
+      [&](std::uint32_t r, std::uint32_t block, std::uint32_t rank) {
+        const std::byte* value =
+            run[r].summary + std::size_t(block) * kBlockRows * shape.summary_bytes;
+        return BlockView{value, value, 0, board.log_weight + std::size_t(rank) * heads};
+      },
+      summaries);
+
+  // Their scores: the cluster's, and the log of how many rows it stands for.
+  std::uint32_t before = 0;
+  for (std::uint32_t first = 0; first < blocks_of(list.clusters); first += kListThreads) {
+    const std::uint32_t b = first + threadIdx.x;
+    RowSet set = b < blocks_of(list.clusters) ? board.estimated[b] : 0;
+    std::uint32_t total = 0;
+    std::uint32_t rank = before + sum_before<kListThreads>(__popcll(set), &total);
+    before += total;
+    for (; set != 0; set &= set - 1, ++rank) {
+      const std::uint32_t c = b * kBlockRows + __ffsll(static_cast<long long>(set)) - 1;
+      const float log_unread = logf(static_cast<float>(board.unread[c]));
+      for (std::uint32_t h = 0; h < heads; ++h)
+        board.log_weight[std::size_t(rank) * heads + h] =
+            board.cluster_score[std::size_t(h) * shape.most_clusters + c] + log_unread;
+    }
+  }
+}
+
+using Kernel = void (*)(SketchShape, const SketchList*, SketchBoard);
+
+Kernel scorer(std::uint32_t heads) {
+  if (heads == 1) return score_clusters<1>;
+  if (heads == 2) return score_clusters<2>;
+  return heads <= 4 ? score_clusters<4> : score_clusters<8>;
+}
+
+Kernel weigher(int bits) {
+  if (bits == 1) return weigh_rows<1>;
+  return bits == 4 ? weigh_rows<4> : weigh_rows<2>;
+}
+
+// Cuts a piece of memory, or only counts its bytes.
+class Pieces {
+ public:
+  explicit Pieces(std::byte* memory) : memory_(memory) {}
+  template <typename T>
+  void take(std::size_t count, T** piece) {
+    constexpr std::size_t kAlignment = 256;
+    if (memory_ != nullptr) *piece = reinterpret_cast<T*>(memory_ + bytes_);
+    bytes_ += (count * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
+  }
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  std::byte* memory_;
+  std::size_t bytes_ = 0;
+};
+
+std::size_t cut_board(const SketchShape& shape, std::byte* memory, SketchBoard* board) {
+  const std::size_t lists = shape.lists, heads = lists * shape.head.heads;
+  Pieces pieces(memory);
+  pieces.take(heads, &board->query_scale);
+  pieces.take(heads, &board->query_sum);
+  pieces.take(heads * shape.head.key_dim / 4, &board->query_code);
+  pieces.take(heads * shape.most_clusters, &board->cluster_score);
+  pieces.take(heads, &board->shift);
+  pieces.take(heads, &board->beside);
+  pieces.take(heads, &board->cluster_share);
+  pieces.take(heads * shape.most_rows, &board->weight);
+  pieces.take(heads * chunks_of(shape.most_rows), &board->part_sum);
+  pieces.take(lists * shape.most_rows, &board->mass);
+  pieces.take(lists * blocks_of(shape.most_rows), &board->sets);
+  pieces.take(lists * blocks_of(shape.most_rows), &board->ties);
+  pieces.take(lists * blocks_of(shape.most_clusters), &board->estimated);
+  pieces.take(lists * shape.most_clusters, &board->unread);
+  pieces.take(heads * shape.most_clusters, &board->log_weight);
+  pieces.take(lists * shape.views(), &board->views);
+  pieces.take(lists * shape.folds(), &board->folds);
+  return pieces.bytes();
+}
+
+}  // namespace
+
+// A block has a view, or two where a fold ends within it.
+std::uint32_t SketchShape::views() const {
+  return blocks_of(most_rows) + blocks_of(most_clusters) + folds();
+}
+
+std::size_t SketchBoard::bytes(const SketchShape& shape) {
+  SketchBoard nowhere;
+  return cut_board(shape, nullptr, &nowhere);
+}
+
+SketchBoard SketchBoard::cut(const SketchShape& shape, std::byte* memory) {
+  SketchBoard board;
+  cut_board(shape, memory, &board);
+  return board;
+}
+
+Status can_choose(const SketchShape& shape) {
+  const HeadShape head = shape.head;
+  if (head.heads < 1 || head.heads > kMostHeads)
+    return fail(ErrorCode::unsupported, "choosing on the device takes 1 to ", kMostHeads,
+                " query heads a KV head, not ", head.heads);
+  if (!sketch_takes(shape.bits, head.key_dim) || head.key_dim > kMaxHeadDim)
+    return fail(ErrorCode::unsupported, "choosing on the device takes codes of 1, 2 or 4 bits of ",
+                "head sizes up to ", kMaxHeadDim, ", not ", shape.bits, " of ", head.key_dim);
+  Fold rows, summaries;
+  rows.key_format = shape.key_format;
+  rows.value_format = shape.value_format;
+  summaries.value_format = shape.summary_format;
+  summaries.scored = true;
+  TL_TRY(can_attend(head, rows));
+  return can_attend(head, summaries);
+}
+
+Status choose(Stream& stream, const SketchShape& shape, std::span<const SketchList> lists,
+              const SketchBoard& board) {
+  TL_TRY(can_choose(shape));
+  TL_CHECK(lists.size() == shape.lists && shape.lists <= 65535);
+  if (lists.empty()) return {};
+  const unsigned heads = shape.head.heads, count = shape.lists;
+  const auto queue = [&](const char* name, dim3 grid, int threads, Kernel kernel) {
+    return launch(stream, name, grid, dim3(static_cast<unsigned>(threads)), kernel, shape,
+                  lists.data(), board);
+  };
+  const dim3 row_chunks(chunks_of(shape.most_rows), count);
+  TL_TRY(queue("prepare queries", dim3(heads, count), kThreads, prepare_queries));
+  TL_TRY(queue("score clusters", dim3(chunks_of(shape.most_clusters), count), kThreads,
+               scorer(heads)));
+  TL_TRY(queue("weigh clusters", dim3(heads, count), kThreads, weigh_clusters));
+  TL_TRY(queue("weigh rows", row_chunks, kThreads, weigher(shape.bits)));
+  TL_TRY(queue("add heads", row_chunks, kThreads, add_heads));
+  TL_TRY(queue("take rows", dim3(count), kListThreads, take_rows));
+  TL_TRY(queue("find unread", dim3(count), kListThreads, find_unread));
+  return queue("write folds", dim3(count), kListThreads, write_folds);
+}
+
+}  // namespace thermocline::cuda

@@ -1,0 +1,94 @@
+// Choosing rows on the device, as retrieval/select/sketch.h describes it: codes of all rows are
+// looked at, a few launches choose for all lists of a layer of a step, and what is chosen stays
+// there, as folds that attend() takes. The host learns nothing and is not waited for.
+//
+// A list is one row of a step in one KV head. Its rows and clusters lie run after run; each run
+// begins at a whole block of kBlockRows of either.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/cuda/attend.h"
+#include "kernels/sketch.h"
+
+namespace thermocline::cuda {
+
+// One KV head of a sealed segment: its rows, their sketch and their clusters' summaries, as
+// SketchIndex and the page table lay them out. All pointers are to memory that the device reaches.
+struct SketchRun {
+  std::uint32_t rows = 0, clusters = 0;
+  std::uint32_t first_row = 0, first_cluster = 0;  // of the list's
+  const std::uint8_t* codes = nullptr;             // whole groups of kSketchGroup
+  const f16* scales = nullptr;                     // likewise
+  const std::byte* means = nullptr;                // [clusters] int8 rows
+  std::uint32_t mean_bytes = 0;                    // apart
+  const std::uint16_t* starts = nullptr;           // [clusters + 1]
+  // Kept rows and summary rows: where row 0's value is. Of rows, keys precede values.
+  const std::byte* row = nullptr;
+  const std::byte* summary = nullptr;
+};
+
+struct SketchList {
+  std::span<const SketchRun> runs;
+  std::uint32_t rows = 0, clusters = 0;  // all runs', each run's in whole blocks
+  std::uint32_t budget = 0;              // sealed rows to read: 1 or more
+  const float* query = nullptr;          // [heads][key_dim], rotated and scaled
+  // [heads]: of sinks and tail, attended already; null: there are none.
+  const float* steady_max = nullptr;
+  const float* steady_sum = nullptr;
+};
+
+// What lists of a layer have in common.
+struct SketchShape {
+  HeadShape head;
+  int bits = 2;  // a channel of a code: 1, 2 or 4
+  std::uint32_t lists = 0;
+  std::uint32_t most_runs = 0;  // of a list
+  std::uint32_t most_rows = 0;  // of a list: whole blocks
+  std::uint32_t most_clusters = 0;
+  std::uint32_t most_budget = 0;
+  RowFormat key_format = RowFormat::f16, value_format = RowFormat::f16;
+  std::uint32_t key_bytes = 0, row_bytes = 0;  // of a kept record
+  RowFormat summary_format = RowFormat::int8;  // values; keys are not read
+  std::uint32_t summary_bytes = 0;             // of a summary record
+
+  // Of rows, then of summaries, that a list may have: its folds are numbered so, some empty.
+  std::uint32_t row_folds() const { return most_runs + most_budget / kFoldRows; }
+  std::uint32_t folds() const { return row_folds() + most_runs + most_clusters / kFoldRows; }
+  std::uint32_t views() const;
+};
+
+// Scratch and results in device memory, cut from one piece of bytes(shape); [list] throughout.
+struct SketchBoard {
+  float* query_scale = nullptr;         // [heads]
+  std::int32_t* query_sum = nullptr;    // [heads]
+  std::uint32_t* query_code = nullptr;  // [heads][key_dim / 4]: four signed bytes each
+  float* cluster_score = nullptr;       // [heads][most_clusters]; none: -inf
+  float* shift = nullptr;               // [heads]: what weights are taken relative to
+  float* beside = nullptr;              // [heads]: the steady rows' weight
+  float* cluster_share = nullptr;       // [heads]: 1 / all weight, as clusters estimate it
+  float* weight = nullptr;              // [heads][most_rows]; no row: -1
+  float* part_sum = nullptr;            // [most_rows / 256][heads]
+  float* mass = nullptr;                // [most_rows]; no row: -1
+  RowSet* sets = nullptr;               // [most_rows / 64]: chosen
+  RowSet* ties = nullptr;               // [most_rows / 64]: scratch
+  RowSet* estimated = nullptr;          // [most_clusters / 64]: of which a summary is read
+  std::uint16_t* unread = nullptr;      // [most_clusters]: rows
+  float* log_weight = nullptr;          // [most_clusters][heads], of the estimated by rank
+  BlockView* views = nullptr;           // [shape.views()]
+  HeadFold* folds = nullptr;            // [shape.folds()], of all lists one after the other
+
+  static std::size_t bytes(const SketchShape& shape);
+  static SketchBoard cut(const SketchShape& shape, std::byte* memory);
+};
+
+// unsupported names what these kernels do not take.
+Status can_choose(const SketchShape& shape);
+
+// Fills the board for `lists`, in memory that the device reaches. Only queues work. Equal masses go
+// to the lower row; the same lists give the same bits, whatever others there are.
+Status choose(Stream& stream, const SketchShape& shape, std::span<const SketchList> lists,
+              const SketchBoard& board);
+
+}  // namespace thermocline::cuda

@@ -1,0 +1,474 @@
+// Choosing on the device, stage by stage: scores, weights and shares against plain loops in double;
+// what is taken by them, and how it is cut, exactly.
+#include "kernels/cuda/sketch.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/cuda/check.h"
+#include "tests/unit/cuda/on_device.h"
+
+namespace thermocline::cuda {
+namespace {
+
+constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+std::uint32_t whole_blocks(std::uint32_t rows) {
+  return (rows + kBlockRows - 1) / kBlockRows * kBlockRows;
+}
+
+// One run's sketch on the host.
+struct Sealed {
+  std::uint32_t rows = 0, clusters = 0;
+  std::vector<std::uint8_t> codes;
+  std::vector<f16> scales;
+  std::vector<std::byte> means;
+  std::vector<std::uint16_t> starts;
+};
+
+class SketchTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    Result<Stream> stream = Stream::create();
+    if (!stream) GTEST_SKIP() << stream.error().message;
+    stream_ = std::make_unique<Stream>(*std::move(stream));
+  }
+
+  float normal() { return std::normal_distribution<float>()(random_); }
+
+  // Every eighth row is a copy of the one before it, so that there are ties; some clusters are
+  // empty.
+  Sealed sealed(std::uint32_t rows, int bits, std::uint32_t dim) {
+    Sealed made;
+    made.rows = rows;
+    made.starts.push_back(0);
+    while (made.starts.back() < rows)
+      made.starts.push_back(static_cast<std::uint16_t>(
+          std::min<std::uint32_t>(rows, made.starts.back() + random_() % 40)));
+    made.clusters = static_cast<std::uint32_t>(made.starts.size()) - 1;
+    made.codes.resize(sketch_bytes(bits, rows, dim));
+    for (std::uint8_t& byte : made.codes) byte = static_cast<std::uint8_t>(random_());
+    made.scales.resize((rows + kSketchGroup - 1) / kSketchGroup * kSketchGroup);
+    for (f16& scale : made.scales) scale = to_f16(std::abs(normal()) * 0.2f);
+    const std::size_t words = sketch_row_bytes(bits, dim) / 4;
+    const auto word = [&](std::uint32_t r, std::size_t t) {
+      return made.codes.data() + (std::size_t{r / kSketchGroup} * words + t) * 4 * kSketchGroup +
+             4 * (r % kSketchGroup);
+    };
+    for (std::uint32_t r = 1; r < rows; r += 8) {
+      made.scales[r] = made.scales[r - 1];
+      for (std::size_t t = 0; t < words; ++t) std::memcpy(word(r, t), word(r - 1, t), 4);
+    }
+    const std::size_t mean_bytes = row_bytes(RowFormat::int8, dim);
+    made.means.resize(made.clusters * mean_bytes);
+    for (std::byte& byte : made.means) byte = static_cast<std::byte>(random_());
+    for (std::uint32_t c = 0; c < made.clusters; ++c) {
+      const f16 scale = to_f16(std::abs(normal()) * 0.02f);
+      std::memcpy(made.means.data() + c * mean_bytes + dim, &scale, sizeof scale);
+    }
+    return made;
+  }
+
+  std::mt19937 random_{20240611};
+  std::unique_ptr<Stream> stream_;
+};
+
+// Code of channel i of row r.
+int code_of(const Sealed& run, int bits, std::uint32_t dim, std::uint32_t r, std::uint32_t i) {
+  const std::uint32_t n = 32 / static_cast<std::uint32_t>(bits), words = dim / n;
+  const std::size_t word = std::size_t{r / kSketchGroup} * words + i / n;
+  const std::uint8_t byte = run.codes[word * 4 * kSketchGroup + 4 * (r % kSketchGroup) + i % 4];
+  return byte >> (i % n / 4 * static_cast<std::uint32_t>(bits)) & ((1 << bits) - 1);
+}
+
+// A list on the host and on the device.
+struct List {
+  std::vector<Sealed> runs;
+  std::vector<float> query, steady_max, steady_sum;
+  std::uint32_t rows = 0, clusters = 0, budget = 0;
+
+  std::vector<std::unique_ptr<OnDevice<std::uint8_t>>> codes;
+  std::vector<std::unique_ptr<OnDevice<f16>>> scales;
+  std::vector<std::unique_ptr<OnDevice<std::byte>>> bytes;
+  std::vector<std::unique_ptr<OnDevice<std::uint16_t>>> starts;
+  std::vector<std::unique_ptr<OnDevice<float>>> floats;
+  std::unique_ptr<OnDevice<SketchRun>> device_runs;
+  std::vector<SketchRun> host_runs;
+
+  SketchList upload(const SketchShape& shape) {
+    host_runs.clear();
+    rows = clusters = 0;
+    for (const Sealed& run : runs) {
+      codes.push_back(std::make_unique<OnDevice<std::uint8_t>>(run.codes));
+      scales.push_back(std::make_unique<OnDevice<f16>>(run.scales));
+      starts.push_back(std::make_unique<OnDevice<std::uint16_t>>(run.starts));
+      const auto put = [&](std::vector<std::byte> values) {
+        bytes.push_back(std::make_unique<OnDevice<std::byte>>(values));
+        return bytes.back()->data();
+      };
+      SketchRun on;
+      on.rows = run.rows;
+      on.clusters = run.clusters;
+      on.first_row = rows;
+      on.first_cluster = clusters;
+      on.codes = codes.back()->data();
+      on.scales = scales.back()->data();
+      on.means = put(run.means);
+      on.mean_bytes = row_bytes(RowFormat::int8, shape.head.key_dim);
+      on.starts = starts.back()->data();
+      on.row =
+          put(std::vector<std::byte>(std::size_t{run.rows} * shape.row_bytes)) + shape.key_bytes;
+      on.summary = put(std::vector<std::byte>(std::size_t{run.clusters} * shape.summary_bytes));
+      host_runs.push_back(on);
+      rows += whole_blocks(run.rows);
+      clusters += whole_blocks(run.clusters);
+    }
+    device_runs = std::make_unique<OnDevice<SketchRun>>(host_runs);
+    SketchList list;
+    list.runs = device_runs->span();
+    list.rows = rows;
+    list.clusters = clusters;
+    list.budget = budget;
+    const auto put = [&](const std::vector<float>& values) {
+      floats.push_back(std::make_unique<OnDevice<float>>(values));
+      return floats.back()->data();
+    };
+    list.query = put(query);
+    if (!steady_sum.empty()) {
+      list.steady_max = put(steady_max);
+      list.steady_sum = put(steady_sum);
+    }
+    return list;
+  }
+};
+
+// A board's contents for one list.
+struct Seen {
+  std::vector<float> cluster_score, shift, weight, mass, log_weight;
+  std::vector<RowSet> sets, estimated;
+  std::vector<std::uint16_t> unread;
+  std::vector<BlockView> views;
+  std::vector<HeadFold> folds;
+  // Where the last of these lie on the device.
+  const float* first_log_weight = nullptr;
+  const BlockView* first_view = nullptr;
+};
+
+struct Board {
+  SketchShape shape;
+  OnDevice<std::byte> memory;
+  SketchBoard board;
+
+  explicit Board(const SketchShape& of)
+      : shape(of),
+        memory(std::vector<std::byte>(SketchBoard::bytes(of), std::byte{0xff})),
+        board(SketchBoard::cut(of, memory.data())) {}
+
+  Seen seen(std::size_t list) const {
+    const std::size_t heads = shape.head.heads;
+    const auto copy = [&](const auto* from, std::size_t of_list) {
+      using T = std::remove_cvref_t<decltype(*from)>;
+      return OnDevice<T>::copy_of(from + list * of_list, of_list);
+    };
+    return {copy(board.cluster_score, heads * shape.most_clusters),
+            copy(board.shift, heads),
+            copy(board.weight, heads * shape.most_rows),
+            copy(board.mass, shape.most_rows),
+            copy(board.log_weight, heads * shape.most_clusters),
+            copy(board.sets, shape.most_rows / kBlockRows),
+            copy(board.estimated, shape.most_clusters / kBlockRows),
+            copy(board.unread, shape.most_clusters),
+            copy(board.views, shape.views()),
+            copy(board.folds, shape.folds()),
+            board.log_weight + list * heads * shape.most_clusters,
+            board.views + list * shape.views()};
+  }
+};
+
+SketchShape shape_for(const std::vector<List>& lists, HeadShape head, int bits) {
+  SketchShape shape;
+  shape.head = head;
+  shape.bits = bits;
+  shape.lists = static_cast<std::uint32_t>(lists.size());
+  for (const List& list : lists) {
+    std::uint32_t rows = 0, clusters = 0;
+    for (const Sealed& run : list.runs) {
+      rows += whole_blocks(run.rows);
+      clusters += whole_blocks(run.clusters);
+    }
+    shape.most_runs = std::max(shape.most_runs, static_cast<std::uint32_t>(list.runs.size()));
+    shape.most_rows = std::max(shape.most_rows, rows);
+    shape.most_clusters = std::max(shape.most_clusters, clusters);
+    shape.most_budget = std::max(shape.most_budget, list.budget);
+  }
+  shape.key_bytes = row_bytes(shape.key_format, head.key_dim);
+  shape.row_bytes = shape.key_bytes + row_bytes(shape.value_format, head.value_dim);
+  shape.summary_bytes = row_bytes(shape.summary_format, head.value_dim);
+  return shape;
+}
+
+std::vector<Seen> choose_all(Stream& stream, std::vector<List>* lists, const SketchShape& shape) {
+  std::vector<SketchList> given;
+  for (List& list : *lists) given.push_back(list.upload(shape));
+  const OnDevice<SketchList> on_device(given);
+  const Board board(shape);
+  const Status status = choose(stream, shape, on_device.span(), board.board);
+  EXPECT_TRUE(status.has_value()) << status.error().message;
+  const Status waited = stream.wait();
+  EXPECT_TRUE(waited.has_value()) << waited.error().message;
+  std::vector<Seen> seen;
+  for (std::size_t l = 0; l < lists->size(); ++l) seen.push_back(board.seen(l));
+  return seen;
+}
+
+void expect_scores(const List& list, const Seen& seen, const SketchShape& shape) {
+  const std::uint32_t dim = shape.head.key_dim;
+  std::vector<float> mean(dim), rotated(dim);
+  std::vector<std::int8_t> code(dim);
+  std::vector<double> mass(list.rows, -1.0);
+  for (std::uint32_t h = 0; h < shape.head.heads; ++h) {
+    const float* query = list.query.data() + h * dim;
+    const SketchQuery prepared = prepare_query(query, dim, rotated.data(), code.data());
+    std::vector<double> weight(list.rows, -1.0);
+    double all = list.steady_sum.empty() ? 0.0
+                                         : double{list.steady_sum[h]} *
+                                               std::exp(double{list.steady_max[h]} - seen.shift[h]);
+    for (std::size_t r = 0; r < list.runs.size(); ++r) {
+      const Sealed& run = list.runs[r];
+      const SketchRun& at = list.host_runs[r];
+      for (std::uint32_t c = 0; c < run.clusters; ++c) {
+        const float got =
+            seen.cluster_score[std::size_t{h} * shape.most_clusters + at.first_cluster + c];
+        if (run.starts[c] == run.starts[c + 1]) {
+          ASSERT_EQ(got, kNone);
+          continue;
+        }
+        read_row(RowFormat::int8, run.means.data() + c * row_bytes(RowFormat::int8, dim), dim,
+                 mean.data());
+        double score = 0, terms = 0;
+        for (std::uint32_t i = 0; i < dim; ++i) {
+          score += double{query[i]} * double{mean[i]};
+          terms += std::abs(double{query[i]} * double{mean[i]});
+        }
+        ASSERT_NEAR(got, score, 14 * 0x1p-24 * terms) << "cluster " << c;
+        for (std::uint32_t row = run.starts[c]; row < run.starts[c + 1]; ++row) {
+          double dot = 0;
+          for (std::uint32_t i = 0; i < dim; ++i)
+            dot += (code_of(run, shape.bits, dim, row, i) - double{sketch_middle(shape.bits)}) *
+                   code[i];
+          const double of_row =
+              score + dot * double{prepared.scale} * double{to_float(run.scales[row])};
+          const double wanted = std::exp(of_row - double{seen.shift[h]});
+          weight[at.first_row + row] = wanted;
+          all += wanted;
+          ASSERT_NEAR(seen.weight[std::size_t{h} * shape.most_rows + at.first_row + row], wanted,
+                      1e-4 * wanted)
+              << "row " << row;
+        }
+      }
+    }
+    for (std::uint32_t row = 0; row < list.rows; ++row)
+      if (weight[row] >= 0) mass[row] = std::max(mass[row], 0.0) + weight[row] / all;
+  }
+  for (std::uint32_t row = 0; row < list.rows; ++row)
+    ASSERT_NEAR(seen.mass[row], mass[row], 2e-4 * std::abs(mass[row])) << "row " << row;
+}
+
+// The rows with most mass, by the device's own masses; equal ones from the lowest row on.
+void expect_taken(const List& list, const Seen& seen) {
+  std::vector<std::uint32_t> rows;
+  for (std::uint32_t r = 0; r < list.rows; ++r)
+    if (seen.mass[r] >= 0) rows.push_back(r);
+  std::stable_sort(rows.begin(), rows.end(),
+                   [&](auto a, auto b) { return seen.mass[a] > seen.mass[b]; });
+  rows.resize(std::min<std::size_t>(rows.size(), list.budget));
+  std::vector<RowSet> wanted(list.rows / kBlockRows);
+  for (const std::uint32_t r : rows) wanted[r / kBlockRows] |= RowSet{1} << r % kBlockRows;
+  EXPECT_EQ(std::vector<RowSet>(seen.sets.begin(), seen.sets.begin() + wanted.size()), wanted);
+}
+
+void expect_estimated(const List& list, const Seen& seen, const SketchShape& shape) {
+  for (std::size_t r = 0; r < list.runs.size(); ++r) {
+    const Sealed& run = list.runs[r];
+    const SketchRun& at = list.host_runs[r];
+    for (std::uint32_t c = 0; c < run.clusters; ++c) {
+      std::uint32_t unread = 0;
+      for (std::uint32_t row = run.starts[c]; row < run.starts[c + 1]; ++row) {
+        const std::uint32_t of_list = at.first_row + row;
+        unread += (seen.sets[of_list / kBlockRows] >> of_list % kBlockRows & 1) == 0;
+      }
+      ASSERT_EQ(seen.unread[at.first_cluster + c], unread);
+      const std::uint32_t of_list = at.first_cluster + c;
+      const bool estimated = seen.estimated[of_list / kBlockRows] >> of_list % kBlockRows & 1;
+      double mass = 0;
+      for (std::uint32_t h = 0; h < shape.head.heads && unread > 0; ++h) {
+        const float* score = seen.cluster_score.data() + std::size_t{h} * shape.most_clusters;
+        double all =
+            list.steady_sum.empty()
+                ? 0.0
+                : double{list.steady_sum[h]} * std::exp(double{list.steady_max[h]} - seen.shift[h]);
+        for (std::size_t q = 0; q < list.runs.size(); ++q)
+          for (std::uint32_t d = 0; d < list.runs[q].clusters; ++d)
+            all += (list.runs[q].starts[d + 1] - list.runs[q].starts[d]) *
+                   std::exp(double{score[list.host_runs[q].first_cluster + d]} - seen.shift[h]);
+        mass += std::exp(double{score[of_list]} - seen.shift[h]) / all;
+      }
+      if (std::abs(mass * unread - 5e-5) < 1e-3 * 5e-5) continue;  // either will do
+      ASSERT_EQ(estimated, unread > 0 && mass * unread > 5e-5) << "cluster " << c;
+    }
+  }
+}
+
+// The folds read each run's rows in order, kFoldRows at a time, and then the summaries likewise.
+void expect_folds(const List& list, const Seen& seen, const SketchShape& shape) {
+  std::size_t rank = 0;  // of estimated clusters
+  for (const bool summaries : {false, true}) {
+    std::size_t fold = summaries ? shape.row_folds() : 0;
+    for (std::size_t r = 0; r < list.runs.size(); ++r) {
+      const SketchRun& run = list.host_runs[r];
+      const std::vector<RowSet>& sets = summaries ? seen.estimated : seen.sets;
+      const std::uint32_t first = summaries ? run.first_cluster : run.first_row;
+      std::vector<std::uint32_t> wanted;
+      for (std::uint32_t i = 0; i < whole_blocks(summaries ? run.clusters : run.rows); ++i)
+        if (sets[(first + i) / kBlockRows] >> (first + i) % kBlockRows & 1) wanted.push_back(i);
+      for (std::size_t from = 0; from < wanted.size(); from += kFoldRows, ++fold) {
+        const Fold& cut = seen.folds[fold].fold;
+        ASSERT_EQ(cut.scored, summaries);
+        std::size_t at = from;
+        for (std::size_t v = 0; v < cut.blocks.size(); ++v) {
+          const BlockView& view =
+              seen.views[static_cast<std::size_t>(cut.blocks.data() - seen.first_view) + v];
+          ASSERT_EQ(view.log_weight,
+                    summaries ? seen.first_log_weight + rank * shape.head.heads : nullptr);
+          for (RowSet left = view.rows; left != 0; left &= left - 1, ++at) {
+            ASSERT_LT(at, wanted.size());
+            const std::size_t row = static_cast<std::size_t>(std::countr_zero(left));
+            const std::byte* begin = summaries ? run.summary : run.row;
+            ASSERT_EQ(view.value + row * cut.value_stride,
+                      begin + std::size_t{wanted[at]} * cut.value_stride);
+            if (!summaries) {
+              ASSERT_EQ(view.key, view.value - shape.key_bytes);
+              continue;
+            }
+            const std::uint32_t c = first + wanted[at];
+            for (std::uint32_t h = 0; h < shape.head.heads; ++h)
+              ASSERT_NEAR(seen.log_weight[rank * shape.head.heads + h],
+                          double{seen.cluster_score[std::size_t{h} * shape.most_clusters + c]} +
+                              std::log(static_cast<double>(seen.unread[c])),
+                          1e-5 * std::abs(seen.log_weight[rank * shape.head.heads + h]) + 1e-6);
+            ++rank;
+          }
+        }
+        ASSERT_EQ(at, std::min(from + kFoldRows, wanted.size()));
+      }
+    }
+    const std::size_t end = summaries ? shape.folds() : shape.row_folds();
+    ASSERT_LE(fold, end);
+    for (; fold < end; ++fold) ASSERT_TRUE(seen.folds[fold].fold.blocks.empty());
+  }
+}
+
+List list_of(std::vector<Sealed> runs, std::uint32_t budget, std::vector<float> query) {
+  List list;
+  list.runs = std::move(runs);
+  list.budget = budget;
+  list.query = std::move(query);
+  return list;
+}
+
+TEST_F(SketchTest, EveryStageMatchesTheOracle) {
+  struct Case {
+    HeadShape head;
+    int bits;
+  };
+  for (const auto& [head, bits] : {Case{{3, 64, 64}, 2}, Case{{1, 128, 80}, 1},
+                                   Case{{4, 256, 256}, 4}, Case{{8, 32, 16}, 2}}) {
+    SCOPED_TRACE("heads " + std::to_string(head.heads) + " keys " + std::to_string(head.key_dim) +
+                 " bits " + std::to_string(bits));
+    const auto query = [&] {
+      std::vector<float> values(std::size_t{head.heads} * head.key_dim);
+      for (float& x : values) x = normal() / std::sqrt(static_cast<float>(head.key_dim));
+      return values;
+    };
+    std::vector<List> lists;
+    lists.push_back(list_of({sealed(700, bits, head.key_dim), sealed(64, bits, head.key_dim),
+                             sealed(1501, bits, head.key_dim)},
+                            400, query()));
+    lists.back().steady_max.assign(head.heads, 1.5f);
+    lists.back().steady_sum.assign(head.heads, 20.0f);
+    lists.push_back(list_of({sealed(300, bits, head.key_dim)}, 1, query()));
+    lists.push_back(list_of({sealed(100, bits, head.key_dim), sealed(130, bits, head.key_dim)},
+                            5000,
+                            query()));  // more than there are
+    const SketchShape shape = shape_for(lists, head, bits);
+    const std::vector<Seen> seen = choose_all(*stream_, &lists, shape);
+    for (std::size_t l = 0; l < lists.size(); ++l) {
+      SCOPED_TRACE("list " + std::to_string(l));
+      expect_scores(lists[l], seen[l], shape);
+      expect_taken(lists[l], seen[l]);
+      expect_estimated(lists[l], seen[l], shape);
+      expect_folds(lists[l], seen[l], shape);
+    }
+  }
+}
+
+// All rows alike: the lowest are taken, over whole blocks and across runs.
+TEST_F(SketchTest, EqualMassesGoToTheLowerRow) {
+  const HeadShape head{2, 64, 64};
+  std::vector<Sealed> runs = {sealed(200, 2, 64), sealed(500, 2, 64)};
+  for (Sealed& all : runs) {
+    std::fill(all.scales.begin(), all.scales.end(), f16{});
+    std::fill(all.means.begin(), all.means.end(), std::byte{});
+  }
+  std::vector<List> lists;
+  lists.push_back(list_of(runs, 333, std::vector<float>(128, 0.5f)));
+  const SketchShape shape = shape_for(lists, head, 2);
+  const std::vector<Seen> seen = choose_all(*stream_, &lists, shape);
+  expect_taken(lists[0], seen[0]);
+  EXPECT_EQ(seen[0].sets[0], kAllRows);
+  EXPECT_EQ(seen[0].sets[3], first_rows(8));      // the first run's 200
+  EXPECT_EQ(seen[0].sets[4 + 2], first_rows(5));  // and 133 of the second
+  EXPECT_EQ(seen[0].sets[4 + 3], RowSet{0});
+}
+
+// What a list chooses does not depend on the lists beside it.
+TEST_F(SketchTest, BitsDependOnTheListAlone) {
+  const HeadShape head{3, 64, 64};
+  std::vector<float> query(192);
+  for (float& x : query) x = normal() / 8;
+  const std::vector<Sealed> runs = {sealed(900, 2, 64), sealed(70, 2, 64)};
+  std::vector<List> alone, among;
+  alone.push_back(list_of(runs, 100, query));
+  among.push_back(list_of({sealed(3000, 2, 64)}, 50, query));
+  among.push_back(list_of(runs, 100, query));
+  const Seen a = choose_all(*stream_, &alone, shape_for(alone, head, 2))[0];
+  const Seen b = choose_all(*stream_, &among, shape_for(among, head, 2))[1];
+  const std::size_t rows = alone[0].rows, blocks = rows / kBlockRows;
+  EXPECT_EQ(std::vector(a.mass.begin(), a.mass.begin() + rows),
+            std::vector(b.mass.begin(), b.mass.begin() + rows));
+  EXPECT_EQ(std::vector(a.sets.begin(), a.sets.begin() + blocks),
+            std::vector(b.sets.begin(), b.sets.begin() + blocks));
+}
+
+TEST(CanChoose, NamesTheLimit) {
+  SketchShape shape;
+  shape.head = {4, 128, 128};
+  EXPECT_TRUE(can_choose(shape).has_value());
+  shape.head.heads = 9;
+  EXPECT_NE(can_choose(shape).error().message.find("not 9"), std::string::npos);
+  shape.head.heads = 4;
+  shape.bits = 3;
+  EXPECT_NE(can_choose(shape).error().message.find("not 3 of 128"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace thermocline::cuda
