@@ -1,6 +1,7 @@
 // Device code on the host. A block's threads are fibers of one thread: each runs until it comes to
-// a barrier or exchanges values with its warp, and when all are there they go on. Blocks run one
-// after the other, so __shared__ memory is static.
+// a barrier or exchanges values with its warp, and when all are there they go on; warps are ahead
+// of each other as far as barriers let them. Blocks run one after the other, so __shared__ memory
+// is static.
 #pragma once
 
 #include <cuda_runtime_api.h>

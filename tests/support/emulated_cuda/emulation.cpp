@@ -131,25 +131,27 @@ void resume(Fiber* fiber) {
   fiber->body = std::move(fiber->body).resume();
 }
 
-// Lets those go on that all others have come to. False: nobody can.
-bool release() {
-  bool any = false;
-  const auto gather = [&](std::size_t first, std::size_t last, Fiber::State state) {
-    bool all = true, some = false;
-    for (std::size_t i = first; i < last; ++i) {
-      const Fiber::State now = fibers[i].state;
-      some = some || now == state;
-      all = all && (now == state || now == Fiber::State::ended);
-    }
-    if (!all || !some) return;
-    any = true;
+// Lets the threads [first, last) go on that wait there, if all of them do. False: they do not.
+bool release(std::size_t first, std::size_t last, Fiber::State state) {
+  bool some = false;
+  for (std::size_t i = first; i < last; ++i) {
+    const Fiber::State now = fibers[i].state;
+    if (now != state && now != Fiber::State::ended) return false;
+    some = some || now == state;
+  }
+  for (std::size_t i = first; i < last; ++i)
+    if (fibers[i].state == state) fibers[i].state = Fiber::State::runs;
+  return some;
+}
+
+// A warp runs as far as it can by itself before another has begun, which shows what a barrier is
+// missing for.
+void run_warp(std::size_t first) {
+  const std::size_t last = std::min(first + kWarp, fibers.size());
+  do {
     for (std::size_t i = first; i < last; ++i)
-      if (fibers[i].state == state) fibers[i].state = Fiber::State::runs;
-  };
-  for (std::size_t first = 0; first < fibers.size(); first += kWarp)
-    gather(first, std::min(first + kWarp, fibers.size()), Fiber::State::at_warp);
-  if (!any) gather(0, fibers.size(), Fiber::State::at_block);
-  return any;
+      if (fibers[i].state == Fiber::State::runs) resume(&fibers[i]);
+  } while (!trapped && release(first, last, Fiber::State::at_warp));
 }
 
 void run_block(dim3 block, const std::function<void()>& body,
@@ -173,10 +175,12 @@ void run_block(dim3 block, const std::function<void()>& body,
           return std::move(self->scheduler);
         });
       }
+  const std::size_t warps = (fibers.size() + kWarp - 1) / kWarp;
+  bool backwards = false;
   do {
-    for (Fiber& fiber : fibers)
-      if (fiber.state == Fiber::State::runs) resume(&fiber);
-  } while (!trapped && release());
+    for (std::size_t w = 0; w < warps; ++w) run_warp((backwards ? warps - 1 - w : w) * kWarp);
+    backwards = !backwards;
+  } while (!trapped && release(0, fibers.size(), Fiber::State::at_block));
   for (const Fiber& fiber : fibers) trapped = trapped || fiber.state != Fiber::State::ended;
   for (Fiber& fiber : fibers)  // unwound, each from where it waits
     if (fiber.state != Fiber::State::ended) resume(&fiber);
