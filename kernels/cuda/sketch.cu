@@ -1,7 +1,10 @@
 #include "kernels/cuda/sketch.h"
 
+#include <algorithm>
 #include <limits>
 
+#include "kernels/cuda/board.h"
+#include "kernels/cuda/fetch.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/score_rows.h"
 
@@ -9,16 +12,12 @@ namespace thermocline::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kListThreads = 1024;             // where one block has a whole list
-constexpr std::uint32_t kChunk = kThreads;     // rows, or clusters, a block
-constexpr int kMostHeads = 8;                  // query heads a KV head
+constexpr std::uint32_t kChunk = kThreads;  // rows, or clusters, a block
+constexpr int kMostHeads = 8;               // query heads a KV head
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 // As the host's: a cluster with a smaller share of the attention is not estimated.
 constexpr float kNegligible = 5e-5f;
 
-__host__ __device__ std::uint32_t blocks_of(std::uint32_t rows) {
-  return (rows + kBlockRows - 1) / kBlockRows;
-}
 __host__ __device__ std::uint32_t chunks_of(std::uint32_t rows) {
   return (rows + kChunk - 1) / kChunk;
 }
@@ -47,15 +46,7 @@ __host__ __device__ SketchBoard board_of(const SketchShape& shape, SketchBoard b
   return board;
 }
 
-// Which run a list's row is in, or behind the end of; runs are in order.
-__device__ std::uint32_t run_of_row(const SketchList& list, std::uint32_t row) {
-  std::uint32_t low = 0, high = static_cast<std::uint32_t>(list.runs.size());
-  while (high - low > 1) {
-    const std::uint32_t middle = (low + high) / 2;
-    (list.runs.data()[middle].first_row <= row ? low : high) = middle;
-  }
-  return low;
-}
+// As run_of_row().
 __device__ std::uint32_t run_of_cluster(const SketchList& list, std::uint32_t cluster) {
   std::uint32_t low = 0, high = static_cast<std::uint32_t>(list.runs.size());
   while (high - low > 1) {
@@ -373,14 +364,14 @@ struct Cut {
   std::uint32_t most_folds;
 };
 
-// By all threads of a block. first_block(run) is where a run's blocks begin; view(run, block of the
-// run, rank in the list) a block's view without its rows, and fold a fold without its blocks.
-// Returns how many views there are now.
-template <typename FirstBlock, typename View>
+// By all threads of a block. first_block(run) is where a run's blocks begin. kByRow: view(run, row
+// of the run, rank in the list) is the view of one row; otherwise view(run, block of the run, rank
+// in the list) that of a block's rows, which are still to be said. `fold` is a fold without its
+// blocks. Returns how many views there are now.
+template <bool kByRow, typename FirstBlock, typename View>
 __device__ std::uint32_t cut_folds(const Cut& cut, std::uint32_t runs,
                                    const FirstBlock& first_block, const View& view,
                                    const HeadFold& fold) {
-  __shared__ std::uint32_t folds_of_all;
   for (std::uint32_t f = threadIdx.x; f < cut.most_folds; f += kListThreads) {
     cut.folds[f] = fold;
     cut.folds[f].fold.blocks = {};
@@ -392,46 +383,49 @@ __device__ std::uint32_t cut_folds(const Cut& cut, std::uint32_t runs,
     const std::uint32_t begin = first_block(run);
     const std::uint32_t end = run + 1 < runs ? first_block(run + 1) : cut.blocks;
     const std::uint32_t b = begin + threadIdx.x;
-    const RowSet set = b < end ? cut.sets[b] : 0;
-    const auto n = static_cast<std::uint32_t>(__popcll(set));
+    RowSet left = b < end ? cut.sets[b] : 0;
+    const auto n = static_cast<std::uint32_t>(__popcll(left));
     std::uint32_t rows = 0, made = 0;
-    const std::uint32_t before = sum_before<kListThreads>(n, &rows);  // rows of the run
-    const std::uint32_t fold_room = kFoldRows - before % kFoldRows;
-    const std::uint32_t mine = n == 0 ? 0 : n > fold_room ? 2 : 1;
-    const std::uint32_t at = views + sum_before<kListThreads>(mine, &made);
-    if (n > 0) {
-      RowSet first_part = set;
-      for (std::uint32_t drop = n; drop > fold_room; --drop)  // its highest rows
-        first_part &= ~(RowSet{1} << (63 - __clzll(static_cast<long long>(first_part))));
-      BlockView made_view = view(run, b - begin, rank + before);
-      made_view.rows = first_part;
-      cut.views[at] = made_view;
-      if (mine == 2) {
-        made_view = view(run, b - begin, rank + before + fold_room);
-        made_view.rows = set & ~first_part;
-        cut.views[at + 1] = made_view;
+    std::uint32_t before = sum_before<kListThreads>(n, &rows);  // rows of the run
+    const std::uint32_t room = kFoldRows - before % kFoldRows;  // in the fold at hand
+    const std::uint32_t mine = kByRow ? n : n == 0 ? 0 : n > room ? 2 : 1;
+    std::uint32_t at = views + sum_before<kListThreads>(mine, &made);
+    for (; left != 0; ++at) {
+      RowSet part = left & (~left + 1);  // its lowest row
+      BlockView made_view;
+      if constexpr (kByRow) {
+        const int row = __ffsll(static_cast<long long>(part)) - 1;
+        made_view = view(run, (b - begin) * kBlockRows + row, rank + before);
+        made_view.rows = 1;
+      } else {
+        part = left;
+        const std::uint32_t fits = kFoldRows - before % kFoldRows;
+        for (auto drop = static_cast<std::uint32_t>(__popcll(part)); drop > fits; --drop)
+          part &= ~(RowSet{1} << (63 - __clzll(static_cast<long long>(part))));  // its highest
+        made_view = view(run, b - begin, rank + before);
+        made_view.rows = part;
       }
+      cut.views[at] = made_view;
+      // A fold is told where it begins by the view that does.
+      if (before % kFoldRows == 0)
+        cut.folds[folds + before / kFoldRows].fold.blocks = {cut.views + at, 1};
+      before += static_cast<std::uint32_t>(__popcll(part));
+      left &= ~part;
     }
-    // A fold is told where it begins by the view that does, and where it ends by the one after it.
-    const std::uint32_t fold_of = folds + before / kFoldRows;
     const std::uint32_t run_folds = (rows + kFoldRows - 1) / kFoldRows;
-    if (n > 0 && before % kFoldRows == 0) cut.folds[fold_of].fold.blocks = {cut.views + at, 1};
-    if (mine == 2) cut.folds[fold_of + 1].fold.blocks = {cut.views + at + 1, 1};
     views += made;
     folds += run_folds;
     rank += rows;
     __syncthreads();
   }
-  if (threadIdx.x == 0) folds_of_all = folds;
-  __syncthreads();
-  for (std::uint32_t first = 0; first < folds_of_all; first += kListThreads) {
+  // And where it ends by the one after it.
+  for (std::uint32_t first = 0; first < folds; first += kListThreads) {
     const std::uint32_t f = first + threadIdx.x;
     const BlockView *begin = nullptr, *end = cut.views + views;
-    if (f < folds_of_all) begin = cut.folds[f].fold.blocks.data();
-    if (f + 1 < folds_of_all) end = cut.folds[f + 1].fold.blocks.data();
+    if (f < folds) begin = cut.folds[f].fold.blocks.data();
+    if (f + 1 < folds) end = cut.folds[f + 1].fold.blocks.data();
     __syncthreads();
-    if (f < folds_of_all)
-      cut.folds[f].fold.blocks = {begin, static_cast<std::size_t>(end - begin)};
+    if (f < folds) cut.folds[f].fold.blocks = {begin, static_cast<std::size_t>(end - begin)};
   }
   __syncthreads();
   return views;
@@ -451,21 +445,37 @@ __global__ void __launch_bounds__(kListThreads)
   rows.fold.key_format = shape.key_format;
   rows.fold.value_format = shape.value_format;
   rows.fold.key_stride = rows.fold.value_stride = shape.row_bytes;
-  const std::uint32_t views = cut_folds(
-      {board.sets, blocks_of(list.rows), board.views, board.folds, shape.row_folds()}, runs,
-      [&](std::uint32_t r) { return run[r].first_row / kBlockRows; },
-      [&](std::uint32_t r, std::uint32_t block, std::uint32_t) {
-        const std::byte* value = run[r].row + std::size_t(block) * kBlockRows * shape.row_bytes;
-        return BlockView{value - shape.key_bytes, value, 0, nullptr};
-      },
-      rows);
+  const Cut of_rows{board.sets, blocks_of(list.rows), board.views, board.folds, shape.row_folds()};
+  const auto first_row_block = [&](std::uint32_t r) { return run[r].first_row / kBlockRows; };
+  const auto view_at = [&](const std::byte* key) {
+    return BlockView{key, key + shape.key_bytes, 0, nullptr};
+  };
+  std::uint32_t views = 0;
+  if (shape.cached)
+    views = cut_folds<true>(
+        of_rows, runs, first_row_block,
+        [&](std::uint32_t r, std::uint32_t row, std::uint32_t) {
+          const std::int32_t slot = list.cache.slot_of[run[r].first_row + row];
+          return view_at(slot < 0
+                             ? run[r].row - shape.key_bytes + std::size_t(row) * shape.row_bytes
+                             : list.cache.records + std::size_t(slot) * shape.row_bytes);
+        },
+        rows);
+  else
+    views = cut_folds<false>(
+        of_rows, runs, first_row_block,
+        [&](std::uint32_t r, std::uint32_t block, std::uint32_t) {
+          return view_at(run[r].row - shape.key_bytes +
+                         std::size_t(block) * kBlockRows * shape.row_bytes);
+        },
+        rows);
 
   HeadFold summaries;
   summaries.query = list.query;
   summaries.fold.value_format = shape.summary_format;
   summaries.fold.key_stride = summaries.fold.value_stride = shape.summary_bytes;
   summaries.fold.scored = true;
-  cut_folds(
+  cut_folds<false>(
       {board.estimated, blocks_of(list.clusters), board.views + views,
        board.folds + shape.row_folds(), shape.folds() - shape.row_folds()},
       runs, [&](std::uint32_t r) { return run[r].first_cluster / kBlockRows; },
@@ -549,9 +559,11 @@ std::size_t cut_board(const SketchShape& shape, std::byte* memory, SketchBoard* 
 
 }  // namespace
 
-// A block has a view, or two where a fold ends within it.
+// A block has a view, or two where a fold ends within it; of a cached row each has its own.
 std::uint32_t SketchShape::views() const {
-  return blocks_of(most_rows) + blocks_of(most_clusters) + folds();
+  const std::uint32_t of_rows =
+      cached ? std::min(most_budget, most_rows) : blocks_of(most_rows) + row_folds();
+  return of_rows + blocks_of(most_clusters) + folds() - row_folds();
 }
 
 std::size_t SketchBoard::bytes(const SketchShape& shape) {
@@ -600,6 +612,7 @@ Status choose(Stream& stream, const SketchShape& shape, std::span<const SketchLi
   TL_TRY(queue("weigh rows", row_chunks, kThreads, weigher(shape.bits)));
   TL_TRY(queue("add heads", row_chunks, kThreads, add_heads));
   TL_TRY(queue("take rows", dim3(count), kListThreads, take_rows));
+  if (shape.cached) TL_TRY(fetch(stream, shape, lists, board));
   TL_TRY(queue("find unread", dim3(count), kListThreads, find_unread));
   return queue("write folds", dim3(count), kListThreads, write_folds);
 }

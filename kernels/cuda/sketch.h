@@ -29,6 +29,19 @@ struct SketchRun {
   const std::byte* summary = nullptr;
 };
 
+// Copies of a list's rows in device memory, in front of rows that lie elsewhere: the caller's, from
+// step to step. At first `slot_of` is all -1, `row_of` all kNoRow, `used` and `hand` are 0.
+inline constexpr std::uint32_t kNoRow = ~std::uint32_t{0};
+struct RowSlots {
+  std::uint32_t slots = 0;
+  std::byte* records = nullptr;     // [slots] of SketchShape::row_bytes
+  std::int32_t* slot_of = nullptr;  // [rows of the list]; -1: none
+  std::uint32_t* row_of = nullptr;  // [slots]
+  std::uint32_t* used = nullptr;    // [slots]: the last step that asked for it
+  std::uint32_t* hand = nullptr;    // [1]: where the search for a slot begins
+  std::uint32_t* missed = nullptr;  // [1 + most_budget]: how many rows this step fetched, and which
+};
+
 struct SketchList {
   std::span<const SketchRun> runs;
   std::uint32_t rows = 0, clusters = 0;  // all runs', each run's in whole blocks
@@ -37,6 +50,8 @@ struct SketchList {
   // [heads]: of sinks and tail, attended already; null: there are none.
   const float* steady_max = nullptr;
   const float* steady_sum = nullptr;
+  RowSlots cache;          // none: rows are attended where they lie
+  std::uint32_t step = 0;  // of a list with a cache: 1 or more, one more each time
 };
 
 // What lists of a layer have in common.
@@ -48,6 +63,7 @@ struct SketchShape {
   std::uint32_t most_rows = 0;  // of a list: whole blocks
   std::uint32_t most_clusters = 0;
   std::uint32_t most_budget = 0;
+  bool cached = false;  // whether every list has a cache
   RowFormat key_format = RowFormat::f16, value_format = RowFormat::f16;
   std::uint32_t key_bytes = 0, row_bytes = 0;  // of a kept record
   RowFormat summary_format = RowFormat::int8;  // values; keys are not read
@@ -87,7 +103,9 @@ struct SketchBoard {
 Status can_choose(const SketchShape& shape);
 
 // Fills the board for `lists`, in memory that the device reaches. Only queues work. Equal masses go
-// to the lower row; the same lists give the same bits, whatever others there are.
+// to the lower row; the same lists give the same bits, whatever others there are. Where lists have
+// caches, chosen rows that those lack are copied there first, as far as there is room beside the
+// other chosen ones: which copy of a row is attended shows in no answer.
 Status choose(Stream& stream, const SketchShape& shape, std::span<const SketchList> lists,
               const SketchBoard& board);
 

@@ -459,6 +459,96 @@ TEST_F(SketchTest, BitsDependOnTheListAlone) {
             std::vector(b.sets.begin(), b.sets.begin() + blocks));
 }
 
+// A cache in front of the rows: each step reads the chosen rows, from their slots as far as those
+// reach, and fetches those alone that it has not.
+TEST_F(SketchTest, ChosenRowsAreFetchedOnce) {
+  const HeadShape head{2, 64, 64};
+  const std::vector<Sealed> runs = {sealed(700, 2, 64), sealed(300, 2, 64)};
+  for (const std::uint32_t slots : {90u, 200u}) {  // fewer than are chosen, and more
+    SCOPED_TRACE("slots " + std::to_string(slots));
+    std::vector<List> lists;
+    lists.push_back(list_of(runs, 120, {}));
+    SketchShape shape = shape_for(lists, head, 2);
+    shape.cached = true;
+    List& list = lists[0];
+    list.query.assign(128, 0.0f);
+    const SketchList on = list.upload(shape);
+    // Every record says which row it is.
+    std::vector<std::vector<std::byte>> homes;
+    for (std::size_t r = 0; r < runs.size(); ++r) {
+      homes.emplace_back(std::size_t{runs[r].rows} * shape.row_bytes);
+      for (std::uint32_t row = 0; row < runs[r].rows; ++row) {
+        const std::uint32_t name = list.host_runs[r].first_row + row;
+        for (std::uint32_t at = 0; at < shape.row_bytes; at += 4)
+          std::memcpy(homes.back().data() + std::size_t{row} * shape.row_bytes + at, &name, 4);
+      }
+      ASSERT_EQ(cudaMemcpy(const_cast<std::byte*>(list.host_runs[r].row - shape.key_bytes),
+                           homes.back().data(), homes.back().size(), cudaMemcpyHostToDevice),
+                cudaSuccess);
+    }
+    const OnDevice<std::byte> records(std::vector<std::byte>(slots * shape.row_bytes));
+    const OnDevice<std::int32_t> slot_of(std::vector<std::int32_t>(list.rows, -1));
+    const OnDevice<std::uint32_t> row_of(std::vector<std::uint32_t>(slots, kNoRow));
+    const OnDevice<std::uint32_t> used(std::vector<std::uint32_t>(slots, 0)), hand({0});
+    const OnDevice<std::uint32_t> missed(std::vector<std::uint32_t>(1 + shape.most_budget, 0));
+    const Board board(shape);
+    std::vector<float> query(128);
+    for (float& x : query) x = normal() / 8;
+    std::map<std::uint32_t, std::uint32_t> held;  // by row: the step that last asked for it
+    for (std::uint32_t step = 1; step <= 6; ++step) {
+      if (step != 3)  // one step asks again what the one before did
+        for (float& x : query) x += normal() / 32;
+      SketchList now = on;
+      const OnDevice<float> device_query(query);
+      now.query = device_query.data();
+      now.cache = {slots,       records.data(), slot_of.data(), row_of.data(),
+                   used.data(), hand.data(),    missed.data()};
+      now.step = step;
+      const OnDevice<SketchList> given(std::vector<SketchList>{now});
+      ASSERT_TRUE(choose(*stream_, shape, given.span(), board.board).has_value());
+      ASSERT_TRUE(stream_->wait().has_value());
+      const Seen seen = board.seen(0);
+
+      std::vector<std::uint32_t> chosen;
+      for (std::uint32_t row = 0; row < list.rows; ++row)
+        if (seen.sets[row / kBlockRows] >> row % kBlockRows & 1) chosen.push_back(row);
+      ASSERT_EQ(chosen.size(), 120u);
+      std::size_t absent = 0;
+      for (const std::uint32_t row : chosen) absent += held.count(row) == 0;
+      const std::vector<std::uint32_t> fetched = missed.copy();
+      const std::size_t room = slots - (chosen.size() - absent);
+      EXPECT_EQ(fetched[0], std::min(absent, room));
+      if (step == 3 && slots > 120) {
+        EXPECT_EQ(fetched[0], 0u);
+      }
+
+      const std::vector<std::int32_t> where = slot_of.copy();
+      held.clear();
+      for (std::uint32_t row = 0; row < list.rows; ++row)
+        if (where[row] >= 0) held[row] = step;
+      EXPECT_LE(held.size(), slots);
+      std::vector<std::uint32_t> attended;
+      for (std::size_t f = 0; f < shape.row_folds(); ++f) {
+        const Fold& fold = seen.folds[f].fold;
+        std::size_t rows = 0;
+        for (std::size_t v = 0; v < fold.blocks.size(); ++v, ++rows) {
+          const BlockView& view =
+              seen.views[static_cast<std::size_t>(fold.blocks.data() - seen.first_view) + v];
+          ASSERT_EQ(view.rows, RowSet{1});
+          const std::uint32_t row = OnDevice<std::uint32_t>::copy_of(
+              reinterpret_cast<const std::uint32_t*>(view.value), 1)[0];
+          attended.push_back(row);
+          const bool in_cache =
+              view.key >= records.data() && view.key < records.data() + slots * shape.row_bytes;
+          EXPECT_EQ(in_cache, where[row] >= 0) << "row " << row;
+        }
+        EXPECT_LE(rows, static_cast<std::size_t>(kFoldRows));
+      }
+      EXPECT_EQ(attended, chosen);
+    }
+  }
+}
+
 TEST(CanChoose, NamesTheLimit) {
   SketchShape shape;
   shape.head = {4, 128, 128};

@@ -1,0 +1,26 @@
+// A list's share of a SketchBoard. Device and host code.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/sketch.h"
+
+namespace thermocline::cuda {
+
+inline constexpr int kListThreads = 1024;  // where one thread block has a whole list
+
+__host__ __device__ inline std::uint32_t blocks_of(std::uint32_t rows) {
+  return (rows + kBlockRows - 1) / kBlockRows;
+}
+
+// Which run of a list a row is in, or behind the end of; runs are in order.
+__device__ inline std::uint32_t run_of_row(const SketchList& list, std::uint32_t row) {
+  std::uint32_t low = 0, high = static_cast<std::uint32_t>(list.runs.size());
+  while (high - low > 1) {
+    const std::uint32_t middle = (low + high) / 2;
+    (list.runs.data()[middle].first_row <= row ? low : high) = middle;
+  }
+  return low;
+}
+
+}  // namespace thermocline::cuda
