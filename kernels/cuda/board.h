@@ -1,4 +1,4 @@
-// A list's share of a SketchBoard. Device and host code.
+// How a list is gone through on the device. Device code.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,10 +8,6 @@
 namespace thermocline::cuda {
 
 inline constexpr int kListThreads = 1024;  // where one thread block has a whole list
-
-__host__ __device__ inline std::uint32_t blocks_of(std::uint32_t rows) {
-  return (rows + kBlockRows - 1) / kBlockRows;
-}
 
 // Which run of a list a row is in, or behind the end of; runs are in order.
 __device__ inline std::uint32_t run_of_row(const SketchList& list, std::uint32_t row) {

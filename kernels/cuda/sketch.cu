@@ -1,6 +1,5 @@
 #include "kernels/cuda/sketch.h"
 
-#include <algorithm>
 #include <limits>
 
 #include "kernels/cuda/board.h"
@@ -558,13 +557,6 @@ std::size_t cut_board(const SketchShape& shape, std::byte* memory, SketchBoard* 
 }
 
 }  // namespace
-
-// A block has a view, or two where a fold ends within it; of a cached row each has its own.
-std::uint32_t SketchShape::views() const {
-  const std::uint32_t of_rows =
-      cached ? std::min(most_budget, most_rows) : blocks_of(most_rows) + row_folds();
-  return of_rows + blocks_of(most_clusters) + folds() - row_folds();
-}
 
 std::size_t SketchBoard::bytes(const SketchShape& shape) {
   SketchBoard nowhere;

@@ -14,6 +14,10 @@
 
 namespace thermocline::cuda {
 
+constexpr std::uint32_t blocks_of(std::uint32_t rows) {
+  return (rows + kBlockRows - 1) / kBlockRows;
+}
+
 // One KV head of a sealed segment: its rows, their sketch and their clusters' summaries, as
 // SketchIndex and the page table lay them out. All pointers are to memory that the device reaches.
 struct SketchRun {
@@ -70,9 +74,15 @@ struct SketchShape {
   std::uint32_t summary_bytes = 0;             // of a summary record
 
   // Of rows, then of summaries, that a list may have: its folds are numbered so, some empty.
-  std::uint32_t row_folds() const { return most_runs + most_budget / kFoldRows; }
-  std::uint32_t folds() const { return row_folds() + most_runs + most_clusters / kFoldRows; }
-  std::uint32_t views() const;
+  constexpr std::uint32_t row_folds() const { return most_runs + most_budget / kFoldRows; }
+  constexpr std::uint32_t folds() const {
+    return row_folds() + most_runs + most_clusters / kFoldRows;
+  }
+  // A block has a view, or two where a fold ends within it; a row of a cache has its own.
+  constexpr std::uint32_t views() const {
+    const std::uint32_t of_rows = cached ? most_budget : blocks_of(most_rows) + row_folds();
+    return of_rows + blocks_of(most_clusters) + folds() - row_folds();
+  }
 };
 
 // Scratch and results in device memory, cut from one piece of bytes(shape); [list] throughout.
