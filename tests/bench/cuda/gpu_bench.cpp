@@ -18,7 +18,7 @@
 
 #include "kernels/cuda/attend.h"
 #include "kernels/cuda/sketch.h"
-#include "tools/gpu/device_memory.h"
+#include "tests/bench/cuda/device_memory.h"
 
 namespace thermocline::cuda {
 namespace {

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Decode attention of PyTorch on the shape that gpu_bench measures: one layer of Llama-3.1-8B, all rows resident.
+"""Decode attention of PyTorch on the shape that gpu_bench measures: one layer of Llama-3.1-8B.
 
-    tools/gpu/torch_attention.py [ROWS[,ROWS...] [BATCH[,BATCH...] [ROUNDS]]]
+    tests/bench/cuda/torch_attention.py [ROWS[,ROWS...] [BATCH[,BATCH...] [ROUNDS]]]
 
-Prints microseconds a layer, the median over rounds, with other memory written in between."""
+All rows resident. Prints microseconds a layer, the median over rounds, with other memory written
+in between."""
 import statistics
 import sys
 
@@ -18,7 +19,8 @@ KV_HEADS, HEADS, DIM = 8, 32, 128
 
 def measure(rows, batch, rounds):
     query = torch.randn(batch, HEADS, 1, DIM, device="cuda", dtype=torch.bfloat16)
-    keys, values = (torch.randn(batch, KV_HEADS, rows, DIM, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    keys, values = (torch.randn(batch, KV_HEADS, rows, DIM, device="cuda", dtype=torch.bfloat16)
+                    for _ in range(2))
     other = torch.empty(192 << 20, device="cuda", dtype=torch.uint8)
     times = []
     for _ in range(rounds + 1):
