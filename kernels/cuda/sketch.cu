@@ -36,10 +36,13 @@ __host__ __device__ SketchBoard board_of(const SketchShape& shape, SketchBoard b
   board.part_sum += list * chunks_of(shape.most_rows) * heads;
   board.mass += list * shape.most_rows;
   board.sets += list * blocks_of(shape.most_rows);
+  board.coded += list * blocks_of(shape.most_rows);
   board.ties += list * blocks_of(shape.most_rows);
   board.estimated += list * blocks_of(shape.most_clusters);
   board.unread += list * shape.most_clusters;
   board.log_weight += list * shape.most_clusters * heads;
+  board.cluster_coded += list * heads * shape.most_clusters;
+  board.coded_weight += list * shape.most_coded * heads;
   board.views += list * shape.views();
   board.folds += list * shape.folds();
   return board;
@@ -233,8 +236,9 @@ __global__ void __launch_bounds__(kThreads)
   if (at < list.rows) board.mass[at] = mass;
 }
 
-// Block (list): the `budget` rows with most mass. Masses are not negative, so they have the order
-// of their bits, of which 11, 11 and 10 are found at a time.
+// Block (list): the rows with most mass, to be read or (kCoded) attended by codes. Masses are not
+// negative, so they have the order of their bits, of which 11, 11 and 10 are found at a time.
+template <bool kCoded>
 __global__ void __launch_bounds__(kListThreads)
     take_rows(SketchShape shape, const SketchList* lists, SketchBoard boards) {
   constexpr int kDigits[] = {11, 11, 10};
@@ -245,7 +249,8 @@ __global__ void __launch_bounds__(kListThreads)
   const SketchBoard board = board_of(shape, boards, blockIdx.x);
   const auto takes_part = [](float mass) { return mass >= 0.0f; };
 
-  std::uint32_t prefix = 0, needed = list.budget;
+  RowSet* const sets = kCoded ? board.coded : board.sets;
+  std::uint32_t prefix = 0, needed = kCoded ? list.coded_budget : list.budget;
   int shift = 32;
   bool all = false;  // there are no more rows than are wanted
   for (const int digits : kDigits) {
@@ -295,7 +300,7 @@ __global__ void __launch_bounds__(kListThreads)
       tied |= RowSet{__ballot_sync(kWholeWarp, real && !all && bits == prefix)} << half * kWarp;
     }
     if (lane == 0) {
-      board.sets[b] = above;
+      sets[b] = above;
       board.ties[b] = tied;
     }
   }
@@ -310,11 +315,12 @@ __global__ void __launch_bounds__(kListThreads)
     std::uint32_t left = before < needed ? needed - before : 0;
     RowSet taken = 0;
     for (; tied != 0 && left > 0; --left, tied &= tied - 1) taken |= tied & (~tied + 1);
-    if (taken != 0) board.sets[b] |= taken;
+    if (taken != 0) sets[b] |= taken;
   }
 }
 
-// Block (list): which clusters have rows that are not read, how many, and whether they matter.
+// Block (list): how many rows of each cluster are neither read nor coded, and whether its summary
+// is attended: they matter, or it is what its coded rows' values are added to.
 __global__ void __launch_bounds__(kListThreads)
     find_unread(SketchShape shape, const SketchList* lists, SketchBoard boards) {
   const SketchList& list = lists[blockIdx.x];
@@ -330,23 +336,41 @@ __global__ void __launch_bounds__(kListThreads)
         const SketchRun& run = list.runs.data()[run_of_cluster(list, c)];
         const std::uint32_t at = c - run.first_cluster;
         std::uint32_t unread = 0;
+        float coded[kMostHeads] = {};
+        bool any_coded = false;
         if (at < run.clusters) {
           const std::uint32_t end = run.starts[at + 1];
           unread = end - run.starts[at];
           for (std::uint32_t r = run.starts[at]; r < end;) {
             const std::uint32_t next = min(end, (r / kBlockRows + 1) * kBlockRows);
-            const RowSet word = board.sets[run.first_row / kBlockRows + r / kBlockRows];
-            unread -= __popcll(word >> r % kBlockRows & first_rows(static_cast<int>(next - r)));
+            const RowSet mine = first_rows(static_cast<int>(next - r)) << r % kBlockRows;
+            const std::uint32_t block = run.first_row / kBlockRows + r / kBlockRows;
+            const RowSet read = board.sets[block] & mine;
+            RowSet by_code = shape.most_coded == 0 ? 0 : board.coded[block] & mine & ~read;
+            unread -= __popcll(read | by_code);
+            any_coded = any_coded || by_code != 0;
+            for (; by_code != 0; by_code &= by_code - 1) {
+              const std::uint32_t row =
+                  block * kBlockRows + __ffsll(static_cast<long long>(by_code)) - 1;
+#pragma unroll
+              for (int h = 0; h < kMostHeads; ++h)
+                if (h < static_cast<int>(shape.head.heads))
+                  coded[h] += board.weight[std::size_t(h) * shape.most_rows + row];
+            }
             r = next;
           }
         }
+#pragma unroll
+        for (int h = 0; h < kMostHeads; ++h)
+          if (h < static_cast<int>(shape.head.heads))
+            board.cluster_coded[std::size_t(h) * shape.most_clusters + c] = coded[h];
         board.unread[c] = static_cast<std::uint16_t>(unread);
         float mass = 0.0f;
         for (std::uint32_t h = 0; h < shape.head.heads && unread > 0; ++h)
           mass +=
               expf(board.cluster_score[std::size_t(h) * shape.most_clusters + c] - board.shift[h]) *
               board.cluster_share[h];
-        matters = unread > 0 && mass * static_cast<float>(unread) >= kNegligible;
+        matters = any_coded || (unread > 0 && mass * static_cast<float>(unread) >= kNegligible);
       }
       set |= RowSet{__ballot_sync(kWholeWarp, matters)} << half * kWarp;
     }
@@ -430,6 +454,21 @@ __device__ std::uint32_t cut_folds(const Cut& cut, std::uint32_t runs,
   return views;
 }
 
+// body(row, its rank) for all rows of `sets`; every thread of the block comes along.
+template <typename Body>
+__device__ void for_ranks(const RowSet* sets, std::uint32_t blocks, const Body& body) {
+  std::uint32_t before = 0;
+  for (std::uint32_t first = 0; first < blocks; first += kListThreads) {
+    const std::uint32_t b = first + threadIdx.x;
+    RowSet set = b < blocks ? sets[b] : 0;
+    std::uint32_t total = 0;
+    std::uint32_t rank = before + sum_before<kListThreads>(__popcll(set), &total);
+    before += total;
+    for (; set != 0; set &= set - 1, ++rank)
+      body(b * kBlockRows + __ffsll(static_cast<long long>(set)) - 1, rank);
+  }
+}
+
 // Block (list): the folds of what is chosen.
 __global__ void __launch_bounds__(kListThreads)
     write_folds(SketchShape shape, const SketchList* lists, SketchBoard boards) {
@@ -469,6 +508,33 @@ __global__ void __launch_bounds__(kListThreads)
         },
         rows);
 
+  // A row that is read is not attended by its code too.
+  if (shape.most_coded > 0) {
+    for (std::uint32_t b = threadIdx.x; b < blocks_of(list.rows); b += kListThreads)
+      board.coded[b] &= ~board.sets[b];
+    __syncthreads();
+    HeadFold codes;
+    codes.query = list.query;
+    codes.fold.value_format = shape.residual_format;
+    codes.fold.key_stride = codes.fold.value_stride = shape.residual_bytes;
+    codes.fold.scored = codes.fold.residual = true;
+    views += cut_folds<false>(
+        {board.coded, blocks_of(list.rows), board.views + views, board.folds + shape.row_folds(),
+         shape.coded_folds()},
+        runs, first_row_block,
+        [&](std::uint32_t r, std::uint32_t block, std::uint32_t rank) {
+          const std::byte* value =
+              run[r].residual + std::size_t(block) * kBlockRows * shape.residual_bytes;
+          return BlockView{value, value, 0, board.coded_weight + std::size_t(rank) * heads};
+        },
+        codes);
+    for_ranks(board.coded, blocks_of(list.rows), [&](std::uint32_t row, std::uint32_t rank) {
+      for (std::uint32_t h = 0; h < heads; ++h)
+        board.coded_weight[std::size_t(rank) * heads + h] =
+            board.shift[h] + logf(board.weight[std::size_t(h) * shape.most_rows + row]);
+    });
+  }
+
   HeadFold summaries;
   summaries.query = list.query;
   summaries.fold.value_format = shape.summary_format;
@@ -476,7 +542,7 @@ __global__ void __launch_bounds__(kListThreads)
   summaries.fold.scored = true;
   cut_folds<false>(
       {board.estimated, blocks_of(list.clusters), board.views + views,
-       board.folds + shape.row_folds(), shape.folds() - shape.row_folds()},
+       board.folds + shape.row_folds() + shape.coded_folds(), shape.summary_folds()},
       runs, [&](std::uint32_t r) { return run[r].first_cluster / kBlockRows; },
       [&](std::uint32_t r, std::uint32_t block, std::uint32_t rank) {
         const std::byte* value =
@@ -484,23 +550,18 @@ __global__ void __launch_bounds__(kListThreads)
         return BlockView{value, value, 0, board.log_weight + std::size_t(rank) * heads};
       },
       summaries);
-
-  // Their scores: the cluster's, and the log of how many rows it stands for.
-  std::uint32_t before = 0;
-  for (std::uint32_t first = 0; first < blocks_of(list.clusters); first += kListThreads) {
-    const std::uint32_t b = first + threadIdx.x;
-    RowSet set = b < blocks_of(list.clusters) ? board.estimated[b] : 0;
-    std::uint32_t total = 0;
-    std::uint32_t rank = before + sum_before<kListThreads>(__popcll(set), &total);
-    before += total;
-    for (; set != 0; set &= set - 1, ++rank) {
-      const std::uint32_t c = b * kBlockRows + __ffsll(static_cast<long long>(set)) - 1;
-      const float log_unread = logf(static_cast<float>(board.unread[c]));
-      for (std::uint32_t h = 0; h < heads; ++h)
-        board.log_weight[std::size_t(rank) * heads + h] =
-            board.cluster_score[std::size_t(h) * shape.most_clusters + c] + log_unread;
+  // Their scores: the cluster's, and the log of how many rows it stands for; where rows are coded,
+  // the log of all weight that it has.
+  for_ranks(board.estimated, blocks_of(list.clusters), [&](std::uint32_t c, std::uint32_t rank) {
+    const float unread = board.unread[c];
+    for (std::uint32_t h = 0; h < heads; ++h) {
+      const std::size_t at = std::size_t(h) * shape.most_clusters + c;
+      const float score = board.cluster_score[at], coded = board.cluster_coded[at];
+      board.log_weight[std::size_t(rank) * heads + h] =
+          coded > 0.0f ? board.shift[h] + logf(coded + unread * expf(score - board.shift[h]))
+                       : score + logf(unread);
     }
-  }
+  });
 }
 
 using Kernel = void (*)(SketchShape, const SketchList*, SketchBoard);
@@ -547,10 +608,13 @@ std::size_t cut_board(const SketchShape& shape, std::byte* memory, SketchBoard* 
   pieces.take(heads * chunks_of(shape.most_rows), &board->part_sum);
   pieces.take(lists * shape.most_rows, &board->mass);
   pieces.take(lists * blocks_of(shape.most_rows), &board->sets);
+  pieces.take(lists * blocks_of(shape.most_rows), &board->coded);
   pieces.take(lists * blocks_of(shape.most_rows), &board->ties);
   pieces.take(lists * blocks_of(shape.most_clusters), &board->estimated);
   pieces.take(lists * shape.most_clusters, &board->unread);
   pieces.take(heads * shape.most_clusters, &board->log_weight);
+  pieces.take(heads * shape.most_clusters, &board->cluster_coded);
+  pieces.take(heads * shape.most_coded, &board->coded_weight);
   pieces.take(lists * shape.views(), &board->views);
   pieces.take(lists * shape.folds(), &board->folds);
   return pieces.bytes();
@@ -582,8 +646,10 @@ Status can_choose(const SketchShape& shape) {
   rows.value_format = shape.value_format;
   summaries.value_format = shape.summary_format;
   summaries.scored = true;
-  TL_TRY(can_attend(head, rows));
-  return can_attend(head, summaries);
+  Fold residuals = summaries;
+  residuals.value_format = shape.residual_format;
+  for (const Fold& fold : {rows, summaries, residuals}) TL_TRY(can_attend(head, fold));
+  return {};
 }
 
 Status choose(Stream& stream, const SketchShape& shape, std::span<const SketchList> lists,
@@ -603,7 +669,8 @@ Status choose(Stream& stream, const SketchShape& shape, std::span<const SketchLi
   TL_TRY(queue("weigh clusters", dim3(heads, count), kThreads, weigh_clusters));
   TL_TRY(queue("weigh rows", row_chunks, kThreads, weigher(shape.bits)));
   TL_TRY(queue("add heads", row_chunks, kThreads, add_heads));
-  TL_TRY(queue("take rows", dim3(count), kListThreads, take_rows));
+  TL_TRY(queue("take rows", dim3(count), kListThreads, take_rows<false>));
+  if (shape.most_coded > 0) TL_TRY(queue("take codes", dim3(count), kListThreads, take_rows<true>));
   if (shape.cached) TL_TRY(fetch(stream, shape, lists, board));
   TL_TRY(queue("find unread", dim3(count), kListThreads, find_unread));
   return queue("write folds", dim3(count), kListThreads, write_folds);

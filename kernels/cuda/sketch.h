@@ -31,6 +31,7 @@ struct SketchRun {
   // Kept rows and summary rows: where row 0's value is. Of rows, keys precede values.
   const std::byte* row = nullptr;
   const std::byte* summary = nullptr;
+  const std::byte* residual = nullptr;  // of a ladder: codes of what values lack, row by row
 };
 
 // Copies of a list's rows in device memory, in front of rows that lie elsewhere: the caller's, from
@@ -50,7 +51,8 @@ struct SketchList {
   std::span<const SketchRun> runs;
   std::uint32_t rows = 0, clusters = 0;  // all runs', each run's in whole blocks
   std::uint32_t budget = 0;              // sealed rows to read: 1 or more
-  const float* query = nullptr;          // [heads][key_dim], rotated and scaled
+  std::uint32_t coded_budget = 0;  // and to attend at least by their codes, read ones included
+  const float* query = nullptr;    // [heads][key_dim], rotated and scaled
   // [heads]: of sinks and tail, attended already; null: there are none.
   const float* steady_max = nullptr;
   const float* steady_sum = nullptr;
@@ -67,21 +69,28 @@ struct SketchShape {
   std::uint32_t most_rows = 0;  // of a list: whole blocks
   std::uint32_t most_clusters = 0;
   std::uint32_t most_budget = 0;
-  bool cached = false;  // whether every list has a cache
+  std::uint32_t most_coded = 0;  // of a ladder; 0: none attends by codes
+  bool cached = false;           // whether every list has a cache
   RowFormat key_format = RowFormat::f16, value_format = RowFormat::f16;
   std::uint32_t key_bytes = 0, row_bytes = 0;  // of a kept record
   RowFormat summary_format = RowFormat::int8;  // values; keys are not read
   std::uint32_t summary_bytes = 0;             // of a summary record
+  RowFormat residual_format = RowFormat::rotated2;
+  std::uint32_t residual_bytes = 0;  // of a record
 
-  // Of rows, then of summaries, that a list may have: its folds are numbered so, some empty.
+  // Of rows, then of codes, then of summaries, that a list may have: its folds are numbered so,
+  // some of them empty.
   constexpr std::uint32_t row_folds() const { return most_runs + most_budget / kFoldRows; }
-  constexpr std::uint32_t folds() const {
-    return row_folds() + most_runs + most_clusters / kFoldRows;
+  constexpr std::uint32_t coded_folds() const {
+    return most_coded == 0 ? 0 : most_runs + most_coded / kFoldRows;
   }
+  constexpr std::uint32_t summary_folds() const { return most_runs + most_clusters / kFoldRows; }
+  constexpr std::uint32_t folds() const { return row_folds() + coded_folds() + summary_folds(); }
   // A block has a view, or two where a fold ends within it; a row of a cache has its own.
   constexpr std::uint32_t views() const {
     const std::uint32_t of_rows = cached ? most_budget : blocks_of(most_rows) + row_folds();
-    return of_rows + blocks_of(most_clusters) + folds() - row_folds();
+    const std::uint32_t of_codes = most_coded == 0 ? 0 : blocks_of(most_rows) + coded_folds();
+    return of_rows + of_codes + blocks_of(most_clusters) + summary_folds();
   }
 };
 
@@ -98,10 +107,13 @@ struct SketchBoard {
   float* part_sum = nullptr;            // [most_rows / 256][heads]
   float* mass = nullptr;                // [most_rows]; no row: -1
   RowSet* sets = nullptr;               // [most_rows / 64]: chosen
+  RowSet* coded = nullptr;              // [most_rows / 64]: attended by codes alone
   RowSet* ties = nullptr;               // [most_rows / 64]: scratch
   RowSet* estimated = nullptr;          // [most_clusters / 64]: of which a summary is read
-  std::uint16_t* unread = nullptr;      // [most_clusters]: rows
+  std::uint16_t* unread = nullptr;      // [most_clusters]: rows, neither read nor coded
   float* log_weight = nullptr;          // [most_clusters][heads], of the estimated by rank
+  float* cluster_coded = nullptr;       // [heads][most_clusters]: weight of its coded rows
+  float* coded_weight = nullptr;        // [most_coded][heads]: their scores, by rank
   BlockView* views = nullptr;           // [shape.views()]
   HeadFold* folds = nullptr;            // [shape.folds()], of all lists one after the other
 

@@ -94,7 +94,7 @@ int code_of(const Sealed& run, int bits, std::uint32_t dim, std::uint32_t r, std
 struct List {
   std::vector<Sealed> runs;
   std::vector<float> query, steady_max, steady_sum;
-  std::uint32_t rows = 0, clusters = 0, budget = 0;
+  std::uint32_t rows = 0, clusters = 0, budget = 0, coded_budget = 0;
 
   std::vector<std::unique_ptr<OnDevice<std::uint8_t>>> codes;
   std::vector<std::unique_ptr<OnDevice<f16>>> scales;
@@ -128,6 +128,7 @@ struct List {
       on.row =
           put(std::vector<std::byte>(std::size_t{run.rows} * shape.row_bytes)) + shape.key_bytes;
       on.summary = put(std::vector<std::byte>(std::size_t{run.clusters} * shape.summary_bytes));
+      on.residual = put(std::vector<std::byte>(std::size_t{run.rows} * shape.residual_bytes));
       host_runs.push_back(on);
       rows += whole_blocks(run.rows);
       clusters += whole_blocks(run.clusters);
@@ -138,6 +139,7 @@ struct List {
     list.rows = rows;
     list.clusters = clusters;
     list.budget = budget;
+    list.coded_budget = coded_budget;
     const auto put = [&](const std::vector<float>& values) {
       floats.push_back(std::make_unique<OnDevice<float>>(values));
       return floats.back()->data();
@@ -153,13 +155,13 @@ struct List {
 
 // A board's contents for one list.
 struct Seen {
-  std::vector<float> cluster_score, shift, weight, mass, log_weight;
-  std::vector<RowSet> sets, estimated;
+  std::vector<float> cluster_score, shift, weight, mass, log_weight, coded_weight;
+  std::vector<RowSet> sets, coded, estimated;
   std::vector<std::uint16_t> unread;
   std::vector<BlockView> views;
   std::vector<HeadFold> folds;
   // Where the last of these lie on the device.
-  const float* first_log_weight = nullptr;
+  const float *first_log_weight = nullptr, *first_coded_weight = nullptr;
   const BlockView* first_view = nullptr;
 };
 
@@ -184,12 +186,15 @@ struct Board {
             copy(board.weight, heads * shape.most_rows),
             copy(board.mass, shape.most_rows),
             copy(board.log_weight, heads * shape.most_clusters),
+            copy(board.coded_weight, heads * shape.most_coded),
             copy(board.sets, shape.most_rows / kBlockRows),
+            copy(board.coded, shape.most_rows / kBlockRows),
             copy(board.estimated, shape.most_clusters / kBlockRows),
             copy(board.unread, shape.most_clusters),
             copy(board.views, shape.views()),
             copy(board.folds, shape.folds()),
             board.log_weight + list * heads * shape.most_clusters,
+            board.coded_weight + list * heads * shape.most_coded,
             board.views + list * shape.views()};
   }
 };
@@ -209,10 +214,13 @@ SketchShape shape_for(const std::vector<List>& lists, HeadShape head, int bits) 
     shape.most_rows = std::max(shape.most_rows, rows);
     shape.most_clusters = std::max(shape.most_clusters, clusters);
     shape.most_budget = std::max(shape.most_budget, list.budget);
+    shape.most_coded = std::max(shape.most_coded, list.coded_budget);
   }
   shape.key_bytes = row_bytes(shape.key_format, head.key_dim);
   shape.row_bytes = shape.key_bytes + row_bytes(shape.value_format, head.value_dim);
   shape.summary_bytes = row_bytes(shape.summary_format, head.value_dim);
+  shape.residual_format = bits == 4 ? RowFormat::rotated4 : RowFormat::rotated2;
+  shape.residual_bytes = row_bytes(shape.residual_format, head.value_dim);
   return shape;
 }
 
@@ -283,17 +291,30 @@ void expect_scores(const List& list, const Seen& seen, const SketchShape& shape)
     ASSERT_NEAR(seen.mass[row], mass[row], 2e-4 * std::abs(mass[row])) << "row " << row;
 }
 
-// The rows with most mass, by the device's own masses; equal ones from the lowest row on.
+bool holds(const std::vector<RowSet>& sets, std::uint32_t row) {
+  return (sets[row / kBlockRows] >> row % kBlockRows & 1) != 0;
+}
+
+// The rows with most mass, by the device's own masses; equal ones from the lowest row on. Those
+// that are read are not coded.
 void expect_taken(const List& list, const Seen& seen) {
   std::vector<std::uint32_t> rows;
   for (std::uint32_t r = 0; r < list.rows; ++r)
     if (seen.mass[r] >= 0) rows.push_back(r);
   std::stable_sort(rows.begin(), rows.end(),
                    [&](auto a, auto b) { return seen.mass[a] > seen.mass[b]; });
-  rows.resize(std::min<std::size_t>(rows.size(), list.budget));
-  std::vector<RowSet> wanted(list.rows / kBlockRows);
-  for (const std::uint32_t r : rows) wanted[r / kBlockRows] |= RowSet{1} << r % kBlockRows;
-  EXPECT_EQ(std::vector<RowSet>(seen.sets.begin(), seen.sets.begin() + wanted.size()), wanted);
+  std::vector<RowSet> read(list.rows / kBlockRows), coded(list.rows / kBlockRows);
+  for (std::size_t rank = 0; rank < rows.size(); ++rank) {
+    const std::uint32_t r = rows[rank];
+    if (rank < list.budget)
+      read[r / kBlockRows] |= RowSet{1} << r % kBlockRows;
+    else if (rank < list.coded_budget)
+      coded[r / kBlockRows] |= RowSet{1} << r % kBlockRows;
+  }
+  EXPECT_EQ(std::vector<RowSet>(seen.sets.begin(), seen.sets.begin() + read.size()), read);
+  if (list.coded_budget > 0) {
+    EXPECT_EQ(std::vector<RowSet>(seen.coded.begin(), seen.coded.begin() + coded.size()), coded);
+  }
 }
 
 void expect_estimated(const List& list, const Seen& seen, const SketchShape& shape) {
@@ -301,14 +322,15 @@ void expect_estimated(const List& list, const Seen& seen, const SketchShape& sha
     const Sealed& run = list.runs[r];
     const SketchRun& at = list.host_runs[r];
     for (std::uint32_t c = 0; c < run.clusters; ++c) {
-      std::uint32_t unread = 0;
+      std::uint32_t unread = 0, coded = 0;
       for (std::uint32_t row = run.starts[c]; row < run.starts[c + 1]; ++row) {
-        const std::uint32_t of_list = at.first_row + row;
-        unread += (seen.sets[of_list / kBlockRows] >> of_list % kBlockRows & 1) == 0;
+        const bool by_code = list.coded_budget > 0 && holds(seen.coded, at.first_row + row);
+        coded += by_code;
+        unread += !by_code && !holds(seen.sets, at.first_row + row);
       }
       ASSERT_EQ(seen.unread[at.first_cluster + c], unread);
       const std::uint32_t of_list = at.first_cluster + c;
-      const bool estimated = seen.estimated[of_list / kBlockRows] >> of_list % kBlockRows & 1;
+      const bool estimated = holds(seen.estimated, of_list);
       double mass = 0;
       for (std::uint32_t h = 0; h < shape.head.heads && unread > 0; ++h) {
         const float* score = seen.cluster_score.data() + std::size_t{h} * shape.most_clusters;
@@ -322,58 +344,93 @@ void expect_estimated(const List& list, const Seen& seen, const SketchShape& sha
                    std::exp(double{score[list.host_runs[q].first_cluster + d]} - seen.shift[h]);
         mass += std::exp(double{score[of_list]} - seen.shift[h]) / all;
       }
-      if (std::abs(mass * unread - 5e-5) < 1e-3 * 5e-5) continue;  // either will do
-      ASSERT_EQ(estimated, unread > 0 && mass * unread > 5e-5) << "cluster " << c;
+      if (coded == 0 && std::abs(mass * unread - 5e-5) < 1e-3 * 5e-5) continue;  // either will do
+      ASSERT_EQ(estimated, coded > 0 || (unread > 0 && mass * unread > 5e-5)) << "cluster " << c;
     }
   }
 }
 
-// The folds read each run's rows in order, kFoldRows at a time, and then the summaries likewise.
+// What a row of a scored fold is to score.
+double summary_score(const List& list, const Seen& seen, const SketchShape& shape, std::size_t r,
+                     std::uint32_t cluster, std::uint32_t h) {
+  const SketchRun& run = list.host_runs[r];
+  const double score =
+      seen.cluster_score[std::size_t{h} * shape.most_clusters + run.first_cluster + cluster];
+  const double shift = seen.shift[h];
+  double weight = seen.unread[run.first_cluster + cluster] * std::exp(score - shift);
+  for (std::uint32_t row = list.runs[r].starts[cluster]; row < list.runs[r].starts[cluster + 1];
+       ++row)
+    if (list.coded_budget > 0 && holds(seen.coded, run.first_row + row))
+      weight += double{seen.weight[std::size_t{h} * shape.most_rows + run.first_row + row]};
+  return shift + std::log(weight);
+}
+
+enum class Form : std::uint8_t { rows, codes, summaries };
+
+// A kind of folds: which they are of a list's, and what they are cut from.
+struct Expected {
+  Form form;
+  std::size_t first_fold, last_fold;
+  const std::vector<RowSet>& sets;
+  const float* first_weight;
+};
+
+// The folds read each run's rows in order, kFoldRows at a time; then its codes and its summaries
+// likewise.
 void expect_folds(const List& list, const Seen& seen, const SketchShape& shape) {
-  std::size_t rank = 0;  // of estimated clusters
-  for (const bool summaries : {false, true}) {
-    std::size_t fold = summaries ? shape.row_folds() : 0;
-    for (std::size_t r = 0; r < list.runs.size(); ++r) {
+  const std::size_t coded_from = shape.row_folds(), end = shape.folds();
+  const std::size_t summaries_from = coded_from + shape.coded_folds();
+  const std::uint32_t heads = shape.head.heads;
+  for (const Expected& of :
+       {Expected{Form::rows, 0, coded_from, seen.sets, nullptr},
+        Expected{Form::codes, coded_from, summaries_from, seen.coded, seen.first_coded_weight},
+        Expected{Form::summaries, summaries_from, end, seen.estimated, seen.first_log_weight}}) {
+    std::size_t fold = of.first_fold, rank = 0;
+    for (std::size_t r = 0; r < list.runs.size() && of.first_fold < of.last_fold; ++r) {
       const SketchRun& run = list.host_runs[r];
-      const std::vector<RowSet>& sets = summaries ? seen.estimated : seen.sets;
+      const bool summaries = of.form == Form::summaries;
+      const std::byte* begin = summaries               ? run.summary
+                               : of.form == Form::rows ? run.row
+                                                       : run.residual;
       const std::uint32_t first = summaries ? run.first_cluster : run.first_row;
       std::vector<std::uint32_t> wanted;
-      for (std::uint32_t i = 0; i < whole_blocks(summaries ? run.clusters : run.rows); ++i)
-        if (sets[(first + i) / kBlockRows] >> (first + i) % kBlockRows & 1) wanted.push_back(i);
+      for (std::uint32_t i = 0; i < (summaries ? run.clusters : run.rows); ++i)
+        if (holds(of.sets, first + i)) wanted.push_back(i);
       for (std::size_t from = 0; from < wanted.size(); from += kFoldRows, ++fold) {
         const Fold& cut = seen.folds[fold].fold;
-        ASSERT_EQ(cut.scored, summaries);
+        ASSERT_EQ(cut.scored, of.form != Form::rows);
+        ASSERT_EQ(cut.residual, of.form == Form::codes);
         std::size_t at = from;
         for (std::size_t v = 0; v < cut.blocks.size(); ++v) {
           const BlockView& view =
               seen.views[static_cast<std::size_t>(cut.blocks.data() - seen.first_view) + v];
-          ASSERT_EQ(view.log_weight,
-                    summaries ? seen.first_log_weight + rank * shape.head.heads : nullptr);
-          for (RowSet left = view.rows; left != 0; left &= left - 1, ++at) {
+          ASSERT_EQ(view.log_weight, cut.scored ? of.first_weight + rank * heads : nullptr);
+          if (!cut.scored) {
+            ASSERT_EQ(view.key, view.value - shape.key_bytes);
+          }
+          for (RowSet left = view.rows; left != 0; left &= left - 1, ++at, ++rank) {
             ASSERT_LT(at, wanted.size());
-            const std::size_t row = static_cast<std::size_t>(std::countr_zero(left));
-            const std::byte* begin = summaries ? run.summary : run.row;
+            const auto row = static_cast<std::size_t>(std::countr_zero(left));
             ASSERT_EQ(view.value + row * cut.value_stride,
                       begin + std::size_t{wanted[at]} * cut.value_stride);
-            if (!summaries) {
-              ASSERT_EQ(view.key, view.value - shape.key_bytes);
-              continue;
+            for (std::uint32_t h = 0; h < heads && cut.scored; ++h) {
+              const std::size_t weight_at = rank * heads + h;
+              const double due =
+                  summaries ? summary_score(list, seen, shape, r, wanted[at], h)
+                            : double{seen.shift[h]} +
+                                  std::log(double{seen.weight[std::size_t{h} * shape.most_rows +
+                                                              first + wanted[at]]});
+              const float got =
+                  summaries ? seen.log_weight[weight_at] : seen.coded_weight[weight_at];
+              ASSERT_NEAR(got, due, 1e-5 * std::abs(due) + 1e-5);
             }
-            const std::uint32_t c = first + wanted[at];
-            for (std::uint32_t h = 0; h < shape.head.heads; ++h)
-              ASSERT_NEAR(seen.log_weight[rank * shape.head.heads + h],
-                          double{seen.cluster_score[std::size_t{h} * shape.most_clusters + c]} +
-                              std::log(static_cast<double>(seen.unread[c])),
-                          1e-5 * std::abs(seen.log_weight[rank * shape.head.heads + h]) + 1e-6);
-            ++rank;
           }
         }
         ASSERT_EQ(at, std::min(from + kFoldRows, wanted.size()));
       }
     }
-    const std::size_t end = summaries ? shape.folds() : shape.row_folds();
-    ASSERT_LE(fold, end);
-    for (; fold < end; ++fold) ASSERT_TRUE(seen.folds[fold].fold.blocks.empty());
+    ASSERT_LE(fold, of.last_fold);
+    for (; fold < of.last_fold; ++fold) ASSERT_TRUE(seen.folds[fold].fold.blocks.empty());
   }
 }
 
@@ -409,14 +466,18 @@ TEST_F(SketchTest, EveryStageMatchesTheOracle) {
     lists.push_back(list_of({sealed(100, bits, head.key_dim), sealed(130, bits, head.key_dim)},
                             5000,
                             query()));  // more than there are
-    const SketchShape shape = shape_for(lists, head, bits);
-    const std::vector<Seen> seen = choose_all(*stream_, &lists, shape);
-    for (std::size_t l = 0; l < lists.size(); ++l) {
-      SCOPED_TRACE("list " + std::to_string(l));
-      expect_scores(lists[l], seen[l], shape);
-      expect_taken(lists[l], seen[l]);
-      expect_estimated(lists[l], seen[l], shape);
-      expect_folds(lists[l], seen[l], shape);
+    for (const bool coded : {false, true}) {
+      SCOPED_TRACE(coded ? "with codes" : "without codes");
+      for (List& list : lists) list.coded_budget = coded ? list.budget + 700 : 0;
+      const SketchShape shape = shape_for(lists, head, bits);
+      const std::vector<Seen> seen = choose_all(*stream_, &lists, shape);
+      for (std::size_t l = 0; l < lists.size(); ++l) {
+        SCOPED_TRACE("list " + std::to_string(l));
+        expect_scores(lists[l], seen[l], shape);
+        expect_taken(lists[l], seen[l]);
+        expect_estimated(lists[l], seen[l], shape);
+        expect_folds(lists[l], seen[l], shape);
+      }
     }
   }
 }
