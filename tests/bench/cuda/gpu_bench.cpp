@@ -30,8 +30,16 @@ constexpr double kWeightBytes = 2 * 8.03e9;  // bf16
 
 constexpr std::uint32_t kRunRows = 8192;    // a segment
 constexpr std::uint32_t kClusterRows = 24;  // as configs/methods/sketch.conf
-constexpr double kShare = 0.02;             // of the rows, read
 constexpr double kCacheSteps = 5;           // steps' rows that the cache holds
+
+// As configs/methods/sketch.conf and ladder2.conf: shares of the rows that are read, and that are
+// attended at least by their codes.
+struct Choice {
+  const char* name;
+  double read, coded;
+};
+constexpr Choice kChoices[] = {{"sketch", 0.02, 0.0}, {"ladder2", 0.005, 0.1}};
+constexpr RowFormat kResidual = RowFormat::rotated2;
 
 struct Setup {
   std::uint32_t rows = 0;  // a sequence
@@ -43,7 +51,7 @@ struct Setup {
   std::uint32_t record_bytes() const { return 2 * side_bytes(); }
 };
 
-// Bytes that look like rows: f16 between -1 and 1; or codes and a scale.
+// Bytes that look like rows: f16 between -2 and 2; or codes and a scale behind them.
 std::vector<std::byte> random_rows(RowFormat format, std::size_t rows, std::mt19937* random) {
   const std::size_t bytes = row_bytes(format, kHead.key_dim);
   std::vector<std::byte> out(rows * bytes);
@@ -52,8 +60,9 @@ std::vector<std::byte> random_rows(RowFormat format, std::size_t rows, std::mt19
   std::memcpy(out.data(), words.data(), out.size());
   const f16 scale = to_f16(1.0f / 64);
   for (std::size_t r = 0; r < rows; ++r) {
-    if (format == RowFormat::int8) {
-      std::memcpy(out.data() + r * bytes + kHead.key_dim, &scale, sizeof scale);
+    if (format != RowFormat::f16) {
+      const std::size_t at = format == RowFormat::int8 ? kHead.key_dim : bytes - sizeof scale;
+      std::memcpy(out.data() + r * bytes + at, &scale, sizeof scale);
       continue;
     }
     for (std::size_t i = 1; i < bytes; i += 2)  // exponents below that of 1
@@ -168,7 +177,7 @@ struct Kept {
   Memory<std::byte> rows;
   Memory<std::uint8_t> codes;
   Memory<f16> scales;
-  Memory<std::byte> means, summaries;
+  Memory<std::byte> means, summaries, residuals;
   Memory<std::uint16_t> starts;  // of every run
   Memory<float> query;
   std::uint32_t run_clusters = 0;
@@ -217,6 +226,8 @@ Result<Kept> make_kept(const Setup& setup, Where where) {
   for (float& x : query) x = std::normal_distribution<float>(0.0f, 0.3f)(random);
   const std::size_t clusters = std::size_t{runs} * kept.run_clusters;
   const std::vector<std::byte> means = random_rows(RowFormat::int8, clusters, &random);
+  const std::vector<std::byte> residuals = random_rows(kResidual, setup.rows, &random);
+  TL_TRY_ASSIGN(kept.residuals, repeated(residuals, setup.lists()));
   TL_TRY_ASSIGN(kept.codes, repeated(codes, setup.lists()));
   TL_TRY_ASSIGN(kept.scales, repeated(scales, setup.lists()));
   TL_TRY_ASSIGN(kept.means, repeated(means, setup.lists()));
@@ -261,7 +272,7 @@ Result<Measured> measure_dense(Stream& stream, const Setup& setup, int rounds) {
 // ones, or all on the device (hits < 0).
 class Sparse {
  public:
-  static Result<Sparse> create(const Setup& setup, bool pinned) {
+  static Result<Sparse> create(const Setup& setup, const Choice& choice, bool pinned) {
     Sparse made;
     made.setup_ = setup;
     TL_TRY_ASSIGN(made.kept_, make_kept(setup, pinned ? Where::pinned : Where::device));
@@ -272,12 +283,15 @@ class Sparse {
     shape.most_runs = runs;
     shape.most_rows = setup.rows;
     shape.most_clusters = runs * blocks_of(made.kept_.run_clusters) * kBlockRows;
-    shape.most_budget = static_cast<std::uint32_t>(kShare * setup.rows);
+    shape.most_budget = static_cast<std::uint32_t>(choice.read * setup.rows);
+    shape.most_coded = static_cast<std::uint32_t>(choice.coded * setup.rows);
     shape.cached = pinned;
     shape.key_format = shape.value_format = setup.format;
     shape.key_bytes = setup.side_bytes();
     shape.row_bytes = setup.record_bytes();
     shape.summary_bytes = row_bytes(RowFormat::int8, kHead.value_dim);
+    shape.residual_format = kResidual;
+    shape.residual_bytes = row_bytes(kResidual, kHead.value_dim);
     TL_TRY(made.make_lists(runs));
     TL_TRY_ASSIGN(made.board_memory_,
                   Memory<std::byte>::create(Where::device, SketchBoard::bytes(shape)));
@@ -332,6 +346,7 @@ class Sparse {
     const double rows = setup_.rows, lists = setup_.lists();
     return lists * (rows * (sketch_row_bytes(2, kHead.key_dim) + sizeof(f16)) +
                     rows / kClusterRows * 2 * row_bytes(RowFormat::int8, kHead.key_dim) +
+                    shape_.most_coded * static_cast<double>(shape_.residual_bytes) +
                     shape_.most_budget * static_cast<double>(setup_.record_bytes()));
   }
 
@@ -371,6 +386,7 @@ class Sparse {
         run.mean_bytes = mean_bytes;
         run.starts = kept_.starts.data();
         run.summary = kept_.summaries.data() + means_at;
+        run.residual = kept_.residuals.data() + at * kRunRows * shape_.residual_bytes;
         run.row = kept_.rows.data() + setup_.side_bytes() +
                   (l * setup_.rows + run.first_row) * setup_.record_bytes();
         all.push_back(run);
@@ -382,6 +398,7 @@ class Sparse {
       list.rows = setup_.rows;
       list.clusters = runs * clusters;
       list.budget = shape_.most_budget;
+      list.coded_budget = shape_.most_coded;
       list.query = kept_.query.data() + l * kHead.heads * kHead.key_dim;
       if (shape_.cached)
         list.cache = {slots_,
@@ -449,26 +466,29 @@ Status measure(Stream& stream, const Setup& setup, int rounds, const Report& rep
     TL_TRY_ASSIGN(const Measured dense, measure_dense(stream, setup, rounds));
     report.add(setup, "dense, resident", "", dense);
   }
-  Answer wanted;
-  {
-    TL_TRY_ASSIGN(Sparse resident, Sparse::create(setup, false));
-    TL_TRY_ASSIGN(const Measured measured, measure_sparse(stream, &resident, 1, rounds));
-    report.add(setup, "sketch, resident", "", measured);
-    TL_TRY_ASSIGN(wanted, resident.answer());
-  }
-  TL_TRY_ASSIGN(Sparse fetched, Sparse::create(setup, true));
-  for (const int percent : {0, 50, 80, 95}) {
-    TL_TRY_ASSIGN(Measured measured, measure_sparse(stream, &fetched, percent / 100.0, rounds));
-    TL_TRY_ASSIGN(const std::uint64_t rows, fetched.rows_fetched());
-    measured.link_bytes = static_cast<double>(rows) * setup.record_bytes();
-    const double due = (100 - percent) / 100.0 * fetched.rows_chosen();
-    if (std::abs(static_cast<double>(rows) - due) > setup.lists())
-      return fail(ErrorCode::corrupt, rows, " rows were fetched in place of ", due);
-    report.add(setup, "sketch, fetched", std::to_string(percent) + " %", measured);
-    TL_TRY_ASSIGN(const Answer answer, fetched.answer());
-    if (answer != wanted)
-      return fail(ErrorCode::corrupt,
-                  "rows in pinned memory gave another answer than on the device");
+  for (const Choice& choice : kChoices) {
+    const std::string name = choice.name;
+    Answer wanted;
+    {
+      TL_TRY_ASSIGN(Sparse resident, Sparse::create(setup, choice, false));
+      TL_TRY_ASSIGN(const Measured measured, measure_sparse(stream, &resident, 1, rounds));
+      report.add(setup, name + ", resident", "", measured);
+      TL_TRY_ASSIGN(wanted, resident.answer());
+    }
+    TL_TRY_ASSIGN(Sparse fetched, Sparse::create(setup, choice, true));
+    for (const int percent : {0, 50, 80, 95}) {
+      TL_TRY_ASSIGN(Measured measured, measure_sparse(stream, &fetched, percent / 100.0, rounds));
+      TL_TRY_ASSIGN(const std::uint64_t rows, fetched.rows_fetched());
+      measured.link_bytes = static_cast<double>(rows) * setup.record_bytes();
+      const double due = (100 - percent) / 100.0 * fetched.rows_chosen();
+      if (std::abs(static_cast<double>(rows) - due) > setup.lists())
+        return fail(ErrorCode::corrupt, rows, " rows were fetched in place of ", due);
+      report.add(setup, name + ", fetched", std::to_string(percent) + " %", measured);
+      TL_TRY_ASSIGN(const Answer answer, fetched.answer());
+      if (answer != wanted)
+        return fail(ErrorCode::corrupt,
+                    "rows in pinned memory gave another answer than on the device");
+    }
   }
   return {};
 }
