@@ -8,6 +8,15 @@
 //   kRotated             whether value() is of the row after a Hadamard rotation
 //   Reader<V>            made of (row, dim) once for each row; load(i) gives the channels
 //                        [i, i + V::lanes) as the floats that value() gives
+// or, of rows that cannot be read without what their segment shares (fit.h), with kFitted = true
+// and
+//   read(fit, number, row, dim, out)
+//                        the definition: all channels
+//   rebuild<V>(fit, rows, numbers, count, dim, out)
+//                        the same of kRebuiltRows at most, [count][dim]: each with the same bits
+//                        whatever others are rebuilt with it
+// instead of value() and Reader. bytes() may then be 0: a row is all in the fit.
+//
 // Then it has a line in the enum and one in visit_row.h's switch; a codec (tiers/codec) writes it.
 // The enum's numbers are in files (docs/session_format.md): none changes, none is used again.
 #pragma once
@@ -16,17 +25,36 @@
 #include <cstdint>
 #include <optional>
 
+#include "kernels/format/fit.h"
+
 namespace thermocline {
 
-enum class RowFormat : std::uint8_t { f16 = 0, int8 = 1, rotated2 = 2, rotated4 = 3 };
+enum class RowFormat : std::uint8_t {
+  f16 = 0,
+  int8 = 1,
+  rotated2 = 2,
+  rotated4 = 3,
+  channels2 = 16,
+  channels4 = 17,
+  lowrank = 18,
+};
 
 // Of a number from a file; nothing: no format has it.
 std::optional<RowFormat> row_format_of(std::uint32_t number);
 
-// dim is a multiple of 16.
+inline constexpr std::uint32_t kRowUnit = 16;  // dim is a multiple of it
 std::uint32_t row_bytes(RowFormat format, std::uint32_t dim);
 // A row's channels, by the definition of its format, rotated back where that is rotated: but for
-// the rotation the same floats as attention reads.
-void read_row(RowFormat format, const std::byte* row, std::uint32_t dim, float* out);
+// the rotation, and for how a fitted row's sums are rounded, the same floats as attention reads.
+// `fit` and the row's number: of a format that is fitted.
+void read_row(RowFormat format, const std::byte* row, std::uint32_t dim, float* out,
+              const SideFit& fit = {}, std::uint32_t number = 0);
+
+inline constexpr int kRebuiltRows = 16;  // at a time: they lie on the stack
+// Whether a format's struct is one of rows that are rebuilt.
+template <typename Format>
+inline constexpr bool kFitted = requires {
+  requires Format::kFitted;
+};
 
 }  // namespace thermocline

@@ -1,8 +1,10 @@
 // All row formats, and the way from a RowFormat to its struct.
 #pragma once
 
+#include "kernels/format/row_channels.h"
 #include "kernels/format/row_f16.h"
 #include "kernels/format/row_int8.h"
+#include "kernels/format/row_lowrank.h"
 #include "kernels/format/row_rotated.h"
 
 namespace thermocline {
@@ -18,6 +20,12 @@ inline auto visit_row(RowFormat format, const Visit& visit) {
       return visit(RowRotated2{});
     case RowFormat::rotated4:
       return visit(RowRotated4{});
+    case RowFormat::channels2:
+      return visit(RowChannels2{});
+    case RowFormat::channels4:
+      return visit(RowChannels4{});
+    case RowFormat::lowrank:
+      return visit(RowLowRank{});
     case RowFormat::f16:
       break;
   }

@@ -2,13 +2,18 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "kernels/attend_reference.h"
 #include "kernels/cpu/table.h"
+#include "kernels/format/row_channels.h"
+#include "kernels/format/row_lowrank.h"
 #include "kernels/hadamard.h"
 
 namespace thermocline {
@@ -363,17 +368,81 @@ TEST_P(AttendOfEveryTable, ATileThatSeesNothingStaysTheIdentity) {
   }
 }
 
-constexpr RowFormat kFormats[] = {RowFormat::f16, RowFormat::int8, RowFormat::rotated2,
-                                  RowFormat::rotated4};
+constexpr RowFormat kFormats[] = {RowFormat::f16,      RowFormat::int8,      RowFormat::rotated2,
+                                  RowFormat::rotated4, RowFormat::channels2, RowFormat::channels4,
+                                  RowFormat::lowrank};
+
+// What three blocks of rows of the second of three heads share, in a format that is fitted, near
+// normal values; in an order of their own, far into a text.
+struct DrawnFit {
+  static constexpr std::uint32_t kHeads = 3, kRows = 3 * kBlockRows, kKept = 5, kFirst = 777'000;
+  std::vector<std::byte> common, own;
+  std::vector<std::uint16_t> offset;
+  Rotation rotation;
+  SideFit side;
+
+  DrawnFit(RowFormat format, std::uint32_t dim, std::mt19937* random) : offset(kRows) {
+    std::iota(offset.begin(), offset.end(), std::uint16_t{0});
+    std::shuffle(offset.begin(), offset.end(), *random);
+    std::vector<float> frequency(dim / 4);
+    for (std::size_t i = 0; i < frequency.size(); ++i)
+      frequency[i] = std::pow(10000.0f, -static_cast<float>(i) / static_cast<float>(dim / 4));
+    rotation = Rotation::of(frequency, dim % 32 ? RopePairs::neighbours : RopePairs::halves, 1.5f);
+    if (format == RowFormat::channels2) draw_channels(0.8f, dim, random);
+    if (format == RowFormat::channels4) draw_channels(0.15f, dim, random);
+    if (format == RowFormat::lowrank) draw_basis(dim, random);
+    side = {common.empty() ? nullptr : common.data(),
+            own.empty() ? nullptr : own.data(),
+            kHeads,
+            kRows,
+            1,
+            kFirst,
+            offset.data(),
+            format == RowFormat::lowrank ? &rotation : nullptr};
+  }
+
+  static void put_normals(float size, std::byte* at, std::size_t count, std::mt19937* random) {
+    std::normal_distribution<float> normal(0.0f, size);
+    for (std::size_t i = 0; i < count; ++i) reinterpret_cast<f16*>(at)[i] = to_f16(normal(*random));
+  }
+  void draw_channels(float step, std::uint32_t dim, std::mt19937* random) {
+    own.resize(RowChannels2::own_bytes(kHeads, kRows, dim));
+    put_normals(0.3f, own.data(), own.size() / sizeof(f16), random);
+    for (std::size_t at = 0; at < own.size() / sizeof(f16); ++at)
+      if (at / dim % 2 == 0) reinterpret_cast<f16*>(own.data())[at] = to_f16(step);
+  }
+  void draw_basis(std::uint32_t dim, std::mt19937* random) {
+    const std::uint32_t rank = 32;
+    common.resize(RowLowRank::common_bytes(kHeads, rank, dim));
+    put_normals(0.2f, common.data() + RowLowRank::kHeader, kHeads * rank * dim, random);
+    std::memcpy(common.data(), &rank, sizeof rank);
+    own.resize(RowLowRank::own_bytes(kHeads, kRows, rank, dim, kKept));
+    std::byte* at = own.data() + RowLowRank::kHeader;
+    put_normals(0.6f, at, kRows * rank, random);
+    at += kRows * rank * sizeof(f16);
+    std::memcpy(own.data(), &kKept, sizeof kKept);
+    const std::uint32_t first[] = {0, 1, 4, kKept};
+    std::memcpy(at, first, sizeof first);
+    put_normals(1.0f, at + sizeof first, kKept * dim, random);
+    const std::uint16_t number[] = {9, 1, 17, 130, 2};
+    std::memcpy(at + sizeof first + kKept * dim * sizeof(f16), number, sizeof number);
+  }
+};
 
 // Whole blocks of rows in any pair of formats, and a few of them left out.
 struct CodedBlocks {
   std::vector<std::byte> data;
   std::vector<BlockView> views;
+  DrawnFit key_fit, value_fit;
   Fold fold;
 
   CodedBlocks(RowFormat key, RowFormat value, HeadShape shape, std::mt19937* random)
-      : views(3), fold{key, value, 0, 0, {}} {
+      : views(3),
+        key_fit(key, shape.key_dim, random),
+        value_fit(value, shape.value_dim, random),
+        fold{key, value, 0, 0, {}} {
+    fold.key_fit = key_fit.side;
+    fold.value_fit = value_fit.side;
     const std::uint32_t key_bytes = row_bytes(key, shape.key_dim);
     fold.key_stride = fold.value_stride = key_bytes + row_bytes(value, shape.value_dim);
     data.resize(views.size() * kBlockRows * fold.key_stride);
@@ -384,7 +453,8 @@ struct CodedBlocks {
     }
     for (std::size_t b = 0; b < views.size(); ++b) {
       const std::byte* at = data.data() + b * kBlockRows * fold.key_stride;
-      views[b] = {at, at + key_bytes, first_rows(60) & ~RowSet{0x5008}, nullptr};
+      views[b] = {at, at + key_bytes, first_rows(60) & ~RowSet{0x5008}, nullptr,
+                  static_cast<std::uint32_t>(b) * kBlockRows};
     }
     fold.blocks = views;
   }
@@ -396,9 +466,13 @@ struct CodedBlocks {
       for (std::uint32_t i = 0; i < dim; ++i) channels[i] = to_f16(normal(*random));
       return;
     }
-    const std::uint32_t codes = format == RowFormat::int8 ? dim : row_bytes(format, dim) - 2;
+    const bool fitted = format >= RowFormat::channels2;
+    const std::uint32_t codes = format == RowFormat::int8 ? dim
+                                : fitted                  ? row_bytes(format, dim)
+                                                          : row_bytes(format, dim) - 2;
     for (std::uint32_t i = 0; i < codes; ++i)
       row[i] = static_cast<std::byte>(static_cast<int>((*random)() % 255) - 127);
+    if (fitted) return;
     const float step = format == RowFormat::int8 ? 0.01f : 0.1f;
     const f16 scale = to_f16(step + step * std::abs(normal(*random)));
     std::memcpy(row + codes, &scale, sizeof scale);
@@ -478,6 +552,42 @@ TEST_P(AttendOfEveryTable, TilesOfEveryPairOfFormatsAgreeWithTheReference) {
           ASSERT_NEAR(acc[d * rows + q] / sum[q], expected[d], bound) << "query " << q;
       }
     }
+}
+
+// Whatever other rows of a block are read with it: a fold of one row has that row's own bits.
+TEST_P(AttendOfEveryTable, ARowIsRebuiltTheSameWhateverIsRebuiltWithIt) {
+  for (const RowFormat format : {RowFormat::channels2, RowFormat::channels4, RowFormat::lowrank}) {
+    const HeadShape shape{3, 48, 48};
+    CodedBlocks blocks(format, format, shape, &random_);
+    const std::vector<float> query = normals(3 * 48, 0.1f);
+    const std::vector<BlockView> all = blocks.views;
+    std::vector<float> alone;
+    for (const BlockView& view : all)
+      for (RowSet left = view.rows; left != 0; left &= left - 1) {
+        const BlockView one{view.key, view.value, left & ~(left - 1), nullptr, view.first_number};
+        Fold fold = blocks.fold;
+        fold.blocks = {&one, 1};
+        States states(shape);
+        ops().attend(query.data(), shape, fold, states.head.data());
+        alone.push_back(states.head[2].max);  // the row's score
+      }
+    // Rows that end a fold are rebuilt with fewer others.
+    for (int count = 1; count < static_cast<int>(alone.size()); count += 7) {
+      std::vector<BlockView> views = all;
+      int left = count;
+      for (BlockView& view : views)
+        for (RowSet rows = std::exchange(view.rows, 0); rows != 0 && left > 0; --left) {
+          view.rows |= rows & ~(rows - 1);
+          rows &= rows - 1;
+        }
+      const float most = *std::max_element(alone.begin(), alone.begin() + count);
+      Fold fold = blocks.fold;
+      fold.blocks = views;
+      States states(shape);
+      ops().attend(query.data(), shape, fold, states.head.data());
+      EXPECT_EQ(states.head[2].max, most) << count;
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Tables, AttendOfEveryTable,
