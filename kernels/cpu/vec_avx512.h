@@ -44,6 +44,16 @@ struct VecAvx512 {
     }
     return _mm512_cvtepi32_ps(_mm512_and_si512(word, _mm512_set1_epi32((1 << kBits) - 1)));
   }
+  static F look_up(const float* table, const std::uint8_t* p, std::uint32_t i) {
+    const __m512i bytes =
+        _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, i / 4), load(table));
+  }
+  static F add_where(F x, F y, const std::uint8_t* bits, std::uint32_t i) {
+    std::uint16_t here;
+    __builtin_memcpy(&here, bits + i / 8, sizeof here);
+    return _mm512_mask_add_ps(x, here, x, y);
+  }
   static void store(f16* p, F v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                         _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

@@ -28,6 +28,12 @@ struct VecScalar {
   static F codes(const std::uint8_t* p, std::uint32_t i) {
     return static_cast<float>(*p >> i * kBits % 8 & ((1 << kBits) - 1));
   }
+  static F look_up(const float* table, const std::uint8_t* p, std::uint32_t i) {
+    return table[i < 16 ? p[i] & 15 : p[i - 16] >> 4];
+  }
+  static F add_where(F x, F y, const std::uint8_t* bits, std::uint32_t i) {
+    return bits[i / 8] >> i % 8 & 1 ? x + y : x;
+  }
   static void store(f16* p, F v) { *p = to_f16(v); }
   static F load_tail(const float*, int) { return 0.0f; }
   static void store_tail(float*, F, int) {}

@@ -1,7 +1,7 @@
 // How K and V lie in memory: one side, key or value, of one row of one KV head is coded by itself,
 // so that any row can be read alone.
 //
-// A format is one struct in a file of its own, row_<name>.h, with
+// A format is one struct in a file of its own, row_<name>.h (row_groups.h has a family), with
 //   kFormat              its name in the enum below
 //   bytes(dim)           bytes a row of dim channels, a multiple of 2: rows begin at such addresses
 //   value(row, dim, i)   the definition: channel i as a float
@@ -18,7 +18,20 @@
 
 namespace thermocline {
 
-enum class RowFormat : std::uint8_t { f16 = 0, int8 = 1, rotated2 = 2, rotated4 = 3 };
+enum class RowFormat : std::uint8_t {
+  f16 = 0,
+  int8 = 1,
+  rotated2 = 2,
+  rotated4 = 3,
+  bf16 = 4,
+  q8_0 = 5,
+  q4_0 = 6,
+  q4_1 = 7,
+  q5_0 = 8,
+  q5_1 = 9,
+  iq4_nl = 10,
+  kivi2 = 11,
+};
 
 // Of a number from a file; nothing: no format has it.
 std::optional<RowFormat> row_format_of(std::uint32_t number);

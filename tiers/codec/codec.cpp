@@ -1,10 +1,13 @@
 #include "tiers/codec/codec.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 namespace thermocline {
 namespace {
+
+constexpr float kMostF16 = 65504.0f;
 
 // Channels of a raw side.
 std::uint32_t channels(std::uint32_t bytes) { return bytes / sizeof(f16); }
@@ -14,7 +17,10 @@ std::uint32_t channels(std::uint32_t bytes) { return bytes / sizeof(f16); }
 void Codec::decode(const std::byte* row, std::uint32_t dim, f16* out) const {
   std::vector<float> channel(dim);
   read_row(format(), row, dim, channel.data());
-  std::transform(channel.begin(), channel.end(), out, [](float x) { return to_f16(x); });
+  // A code of the largest f16s may stand for somewhat more than any f16: that is no infinity.
+  std::transform(channel.begin(), channel.end(), out, [](float x) {
+    return to_f16(std::isfinite(x) ? std::clamp(x, -kMostF16, kMostF16) : x);
+  });
 }
 
 RowLayout RowCodec::layout(std::uint32_t key_dim, std::uint32_t value_dim) const {
