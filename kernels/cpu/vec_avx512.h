@@ -44,15 +44,19 @@ struct VecAvx512 {
     }
     return _mm512_cvtepi32_ps(_mm512_and_si512(word, _mm512_set1_epi32((1 << kBits) - 1)));
   }
-  static F look_up(const float* table, const std::uint8_t* p, std::uint32_t i) {
-    const __m512i bytes =
-        _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-    return _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, i / 4), load(table));
+  static __m512i nibble(const std::uint8_t* p, std::uint32_t i) {
+    return _mm512_srli_epi32(
+        _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), i / 4);
   }
-  static F add_where(F x, F y, const std::uint8_t* bits, std::uint32_t i) {
-    std::uint16_t here;
-    __builtin_memcpy(&here, bits + i / 8, sizeof here);
-    return _mm512_mask_add_ps(x, here, x, y);
+  static F look_up(const float* table, F scale, F offset, const std::uint8_t* p, std::uint32_t i) {
+    return _mm512_permutexvar_ps(nibble(p, i), fma(load(table), scale, offset));
+  }
+  static F look_up(const float* table, F scale, F offset, const std::uint8_t* p,
+                   const std::uint8_t* fifth, std::uint32_t i) {
+    std::uint16_t upper;
+    __builtin_memcpy(&upper, fifth + i / 8, sizeof upper);
+    const F level = _mm512_permutexvar_ps(nibble(p, i), load(table));
+    return fma(_mm512_mask_add_ps(level, upper, level, set(16.0f)), scale, offset);
   }
   static void store(f16* p, F v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),

@@ -24,7 +24,7 @@ struct Iq4Nl {
 
   template <typename V>
   static typename V::F load(const Block& b, std::uint32_t i) {
-    return V::mul(V::look_up(kLevels, b.nibble, i), V::set(b.scale));
+    return V::look_up(kLevels, V::set(b.scale), V::zero(), b.nibble, i);
   }
 };
 

@@ -34,7 +34,7 @@ struct Q4_0 {
   static constexpr float kLevels[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
   template <typename V>
   static typename V::F load(const Block& b, std::uint32_t i) {
-    return V::mul(V::look_up(kLevels, b.nibble, i), V::set(b.scale));
+    return V::look_up(kLevels, V::set(b.scale), V::zero(), b.nibble, i);
   }
 };
 

@@ -40,8 +40,7 @@ struct Q5_0 {
                                         -8,  -7,  -6,  -5,  -4,  -3,  -2,  -1};
   template <typename V>
   static typename V::F load(const Block& b, std::uint32_t i) {
-    const typename V::F level = V::look_up(kLevels, b.nibble, i);
-    return V::mul(V::add_where(level, V::set(16.0f), b.fifth, i), V::set(b.scale));
+    return V::look_up(kLevels, V::set(b.scale), V::zero(), b.nibble, b.fifth, i);
   }
 };
 

@@ -41,9 +41,8 @@ struct Q5_1 {
   static constexpr float kLevels[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   template <typename V>
   static typename V::F load(const Block& b, std::uint32_t i) {
-    const typename V::F level = V::look_up(kLevels, b.nibble, i);
-    return V::fma(V::add_where(level, V::set(16.0f), b.fifth, i), V::set(b.scale_offset[0]),
-                  V::set(b.scale_offset[1]));
+    return V::look_up(kLevels, V::set(b.scale_offset[0]), V::set(b.scale_offset[1]), b.nibble,
+                      b.fifth, i);
   }
 };
 

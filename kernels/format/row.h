@@ -6,8 +6,10 @@
 //   bytes(dim)           bytes a row of dim channels, a multiple of 2: rows begin at such addresses
 //   value(row, dim, i)   the definition: channel i as a float
 //   kRotated             whether value() is of the row after a Hadamard rotation
-//   Reader<V>            made of (row, dim) once for each row; load(i) gives the channels
-//                        [i, i + V::lanes) as the floats that value() gives
+//   Reader<V>            made of (row, dim) once for each row; load(group, at) gives V::lanes
+//                        channels from group + at on as the floats that value() gives; group is a
+//                        multiple of kRowGroup, and at the compiler best knows, if what the
+//                        channels of a group share is to be read once
 // Then it has a line in the enum and one in visit_row.h's switch; a codec (tiers/codec) writes it.
 // The enum's numbers are in files (docs/session_format.md): none changes, none is used again.
 #pragma once
@@ -35,6 +37,8 @@ enum class RowFormat : std::uint8_t {
 
 // Of a number from a file; nothing: no format has it.
 std::optional<RowFormat> row_format_of(std::uint32_t number);
+
+inline constexpr std::uint32_t kRowGroup = 32;  // channels that may share a scale
 
 // dim is a multiple of 16.
 std::uint32_t row_bytes(RowFormat format, std::uint32_t dim);

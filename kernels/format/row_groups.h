@@ -23,20 +23,19 @@ struct RowGroups {
   using Block = typename Q::Block;
   static constexpr RowFormat kFormat = kCoded;
   static constexpr bool kRotated = false;
-  static constexpr std::uint32_t kChannels = 32;  // a group
   static constexpr std::uint32_t bytes(std::uint32_t dim) {
-    return (dim + kChannels - 1) / kChannels * sizeof(Block);
+    return (dim + kRowGroup - 1) / kRowGroup * sizeof(Block);
   }
   static float value(const std::byte* row, std::uint32_t, std::uint32_t i) {
-    return Q::value(reinterpret_cast<const Block*>(row)[i / kChannels],
-                    static_cast<int>(i % kChannels));
+    return Q::value(reinterpret_cast<const Block*>(row)[i / kRowGroup],
+                    static_cast<int>(i % kRowGroup));
   }
 
   template <typename V>
   struct Reader {
     Reader(const std::byte* row, std::uint32_t) : groups(reinterpret_cast<const Block*>(row)) {}
-    typename V::F load(std::uint32_t i) const {
-      return Q::template load<V>(groups[i / kChannels], i % kChannels);
+    typename V::F load(std::uint32_t group, std::uint32_t at) const {
+      return Q::template load<V>(groups[group / kRowGroup], at);
     }
 
     const Block* groups;

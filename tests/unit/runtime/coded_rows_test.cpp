@@ -11,7 +11,7 @@
 #include "tests/support/temporary_folder.h"
 #include "tests/support/written_rows.h"
 #include "tiers/block.h"
-#include "tiers/tier.h"
+#include "kernels/base/buffer.h"
 
 namespace thermocline {
 namespace {
