@@ -26,7 +26,9 @@
 #include "retrieval/select/sketch.h"
 #include "runtime/method_values.h"
 #include "runtime/thermocline.h"
+#include "tiers/codec/bf16.h"
 #include "tiers/codec/channels.h"
+#include "tiers/codec/groups.h"
 #include "tiers/codec/int8.h"
 #include "tiers/codec/lowrank.h"
 #include "tiers/codec/raw.h"
@@ -63,6 +65,11 @@ using Shelf = std::vector<Choice<Made>>;
 template <typename Made, typename Base>
 Result<std::unique_ptr<Base>> make_plain(const MethodSection&, const CpuTable&) {
   return std::make_unique<Made>();
+}
+
+template <RowFormat kFormat>
+Result<std::unique_ptr<Codec>> make_groups(const MethodSection&, const CpuTable&) {
+  return std::make_unique<GroupCodec>(kFormat);
 }
 
 Result<std::unique_ptr<Selector>> make_sketch(const MethodSection& given, const CpuTable& cpu) {
@@ -156,6 +163,14 @@ const Shelf<Codec>& codecs() {
   static const Shelf<Codec> shelf = {
       {"raw", {}, make_plain<RawCodec, Codec>},
       {"int8", {}, make_plain<Int8Codec, Codec>},
+      {"bf16", {}, make_plain<Bf16Codec, Codec>},
+      {"q8_0", {}, make_groups<RowFormat::q8_0>},
+      {"q4_0", {}, make_groups<RowFormat::q4_0>},
+      {"q4_1", {}, make_groups<RowFormat::q4_1>},
+      {"iq4_nl", {}, make_groups<RowFormat::iq4_nl>},
+      {"q5_0", {}, make_groups<RowFormat::q5_0>},
+      {"q5_1", {}, make_groups<RowFormat::q5_1>},
+      {"kivi2", {}, make_groups<RowFormat::kivi2>},
       {"channels2", {}, make_channels<ChannelsCodec::Bits::two>},
       {"channels4", {}, make_channels<ChannelsCodec::Bits::four>},
       {"lowrank", names_of(LowRankCodec::parameters()), make_lowrank}};
@@ -355,6 +370,12 @@ std::vector<MethodQuestion> method_questions() {
     for (const auto& choice : shelf) questions.back().choices.emplace_back(choice.name);
   });
   return questions;
+}
+
+std::vector<std::string> codec_names() {
+  std::vector<std::string> names;
+  for (const auto& choice : codecs()) names.emplace_back(choice.name);
+  return names;
 }
 
 Result<std::vector<MethodLine>> list_methods(const std::string& asked) {

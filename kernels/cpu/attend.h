@@ -43,14 +43,20 @@ struct Attend {
     F sum[kHeads][kRows];
     for (int h = 0; h < kHeads; ++h)
       for (int r = 0; r < kRows; ++r) sum[h][r] = V::zero();
-    for (std::uint32_t i = 0; i < dim; i += L) {
+    const auto add = [&](std::uint32_t group, std::uint32_t at) __attribute__((always_inline)) {
       F k[kRows];
-      for (int r = 0; r < kRows; ++r) k[r] = keys[r].load(i);
+      for (int r = 0; r < kRows; ++r) k[r] = keys[r].load(group, at);
       for (int h = 0; h < kHeads; ++h) {
-        const F q = V::load(query + h * dim + i);
+        const F q = V::load(query + h * dim + group + at);
         for (int r = 0; r < kRows; ++r) sum[h][r] = V::fma(k[r], q, sum[h][r]);
       }
+    };
+    std::uint32_t group = 0;
+    for (; group + kRowGroup <= dim; group += kRowGroup) {
+#pragma GCC unroll 4
+      for (std::uint32_t at = 0; at < kRowGroup; at += L) add(group, at);
     }
+    for (std::uint32_t at = 0; group + at < dim; at += L) add(group, at);
     for (int h = 0; h < kHeads; ++h)
       if constexpr (kRows == 4)
         V::sums4(sum[h], score[h] + first);
@@ -97,7 +103,7 @@ struct Attend {
     template <typename>
     struct Reader {
       Reader(const std::byte* row, std::uint32_t) : channels(reinterpret_cast<const float*>(row)) {}
-      F load(std::uint32_t i) const { return V::load(channels + i); }
+      F load(std::uint32_t group, std::uint32_t at) const { return V::load(channels + group + at); }
 
       const float* channels;
     };
@@ -148,6 +154,8 @@ struct Attend {
     F acc[kHeads][kVecs];
     for (int h = 0; h < kHeads; ++h)
       for (int v = 0; v < kVecs; ++v) acc[h][v] = V::zero();
+    const std::uint32_t group = first / kRowGroup * kRowGroup;
+    const std::uint32_t at = kVecs * L % kRowGroup == 0 ? 0 : first % kRowGroup;
     // Their part of a row's bytes, or so: a format may keep a scale at its end.
     const std::uint32_t from = Format::bytes(dim) * first / dim;
     const std::uint32_t to = Format::bytes(dim) * (first + kVecs * L) / dim;
@@ -157,7 +165,7 @@ struct Attend {
       F weight[kHeads];
       for (int h = 0; h < kHeads; ++h) weight[h] = V::set(p[h][r]);
       for (int v = 0; v < kVecs; ++v) {
-        const F value = row.load(first + v * L);
+        const F value = row.load(group + v * L / kRowGroup * kRowGroup, at + v * L % kRowGroup);
         for (int h = 0; h < kHeads; ++h) acc[h][v] = V::fma(weight[h], value, acc[h][v]);
       }
     }

@@ -99,10 +99,11 @@ struct AttendTile {
   struct PlainRow<Format, true> {
     PlainRow(const std::byte* coded, std::uint32_t dim) {
       const typename Format::template Reader<V> rotated(coded, dim);
-      for (std::uint32_t i = 0; i < dim; i += L) V::store(row + i, rotated.load(i));
+      for (std::uint32_t i = 0; i < dim; i += L)
+        V::store(row + i, rotated.load(i / kRowGroup * kRowGroup, i % kRowGroup));
       hadamard(row, dim);
     }
-    F load(std::uint32_t i) const { return V::load(row + i); }
+    F load(std::uint32_t group, std::uint32_t at) const { return V::load(row + group + at); }
 
     alignas(64) float row[kMaxHeadSize];
   };
@@ -131,7 +132,8 @@ struct AttendTile {
         for (int r = 0; r < rows.count; ++r) {
           const PlainRow<Format> row(rows.key[r], dim);
           for (std::uint32_t i = 0; i < dim; i += L)
-            Terms::store_row(out + std::size_t(r) * dim + i, row.load(i));
+            Terms::store_row(out + std::size_t(r) * dim + i,
+                             row.load(i / kRowGroup * kRowGroup, i % kRowGroup));
         }
       }
     });
@@ -155,7 +157,8 @@ struct AttendTile {
           for (std::uint32_t i = 0; i < dim; i += L) {
             F terms[kTerms];
             for (int t = 0; t < kTerms; ++t)
-              terms[t] = r + t < rows.count ? each[t].load(i) : V::zero();
+              terms[t] = r + t < rows.count ? each[t].load(i / kRowGroup * kRowGroup, i % kRowGroup)
+                                            : V::zero();
             Terms::pack(out + std::size_t(r) * dim + i * kTerms, terms);
           }
         }

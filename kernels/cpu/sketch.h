@@ -272,7 +272,7 @@ struct Sketch {
       for (int r = 0; r < rows; ++r) sum[h][r] = V::zero();
     for (std::uint32_t i = 0; i < dim; i += L) {
       F k[rows];
-      for (int r = 0; r < rows; ++r) k[r] = each[r].load(i);
+      for (int r = 0; r < rows; ++r) k[r] = each[r].load(i / kRowGroup * kRowGroup, i % kRowGroup);
       for (int h = 0; h < heads; ++h) {
         const F q = V::load(query + std::size_t(h) * key_dim + i);
         for (int r = 0; r < rows; ++r) sum[h][r] = V::fma(k[r], q, sum[h][r]);

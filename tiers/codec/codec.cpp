@@ -1,17 +1,27 @@
 #include "tiers/codec/codec.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "kernels/base/head_size.h"
 
 namespace thermocline {
+
+namespace {
+
+constexpr float kMostF16 = 65504.0f;
+
+}  // namespace
 
 void Codec::read(const std::byte* row, std::uint32_t dim, const SideFit& fit, std::uint32_t number,
                  f16* out) const {
   TL_CHECK(dim <= kMaxHeadSize);
   float channel[kMaxHeadSize];
   read_row(format(), row, dim, channel, fit, number);
-  std::transform(channel, channel + dim, out, [](float x) { return to_f16(x); });
+  // A code of the largest f16s may stand for somewhat more than any f16: that is no infinity.
+  std::transform(channel, channel + dim, out, [](float x) {
+    return to_f16(std::isfinite(x) ? std::clamp(x, -kMostF16, kMostF16) : x);
+  });
 }
 
 RowLayout RowCodec::layout(std::uint32_t key_dim, std::uint32_t value_dim) const {
