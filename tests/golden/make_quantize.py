@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Writes quantize.json: rows of f16, and the blocks that llama.cpp makes of them.
 
-    python3 tests/golden/make_quantize.py tests/golden/quantize.json [LIBGGML_BASE.so]
+    python3 tests/golden/make_quantize.py tests/golden/quantize.json [LIBRARY.so]
 
-By gguf-py, which says that its bits are llama.cpp's, and IQ4_NL, which it does not write, by
-quantize_row_iq4_nl_ref of the library (of llama-cpp-python). Needs the packages gguf and numpy.
-Rows are random, of many sizes, with outliers, flat ones, zeros and ties. In hex.
+By gguf-py, which says that its bits are llama.cpp's; and IQ4_NL, which it does not write, by
+quantize_row_iq4_nl_ref of a library that has it (recorded with xllamacpp 2026.10.11549's). Needs
+the packages gguf and numpy. Rows are random, of many sizes, with outliers, flat ones, zeros and
+ties. In hex.
 """
 import ctypes
 import importlib.metadata

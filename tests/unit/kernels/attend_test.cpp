@@ -431,8 +431,8 @@ struct DrawnFit {
 const std::vector<RowFormat>& all_formats() {
   static const std::vector<RowFormat> all = [] {
     std::vector<RowFormat> found;
-    for (std::uint32_t number = 0; const auto format = row_format_of(number); ++number)
-      found.push_back(*format);
+    for (std::uint32_t number = 0; number < 256; ++number)
+      if (const auto format = row_format_of(number)) found.push_back(*format);
     return found;
   }();
   return all;
