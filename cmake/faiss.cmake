@@ -1,18 +1,16 @@
 # FAISS, for its general-purpose indexes (retrieval/index/faiss_index.h): AUTO, ON or OFF. Debian's
-# is a static library that wants OpenMP found before it, and BLAS, which is OpenBLAS here: its
-# threads are turned off, so it has to be that one.
+# is a static library that wants OpenMP found before it, and BLAS, which is OpenBLAS here.
 set(THERMOCLINE_FAISS_FOUND OFF)
 set(faiss_note "")
 if(NOT THERMOCLINE_FAISS STREQUAL "OFF")
   find_package(OpenMP QUIET COMPONENTS CXX)
-  pkg_check_modules(openblas QUIET IMPORTED_TARGET openblas)
   if(OpenMP_CXX_FOUND)
     find_package(faiss QUIET)
   endif()
-  if(faiss_FOUND AND openblas_FOUND)
+  if(faiss_FOUND)
     set(THERMOCLINE_FAISS_FOUND ON)
   else()
-    set(faiss_note "; it needs libfaiss-dev and libopenblas-dev")
+    set(faiss_note "; it needs libfaiss-dev")
   endif()
   if(THERMOCLINE_FAISS STREQUAL "ON" AND NOT THERMOCLINE_FAISS_FOUND)
     message(FATAL_ERROR "FAISS: asked for and not found${faiss_note}")

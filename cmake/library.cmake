@@ -12,12 +12,12 @@ target_include_directories(thermocline PUBLIC
   $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>
   $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/thermocline>)
 target_compile_features(thermocline PUBLIC cxx_std_20)
-target_link_libraries(thermocline PRIVATE DNNL::dnnl TBB::tbb PkgConfig::uring PkgConfig::hwloc
-                      PkgConfig::xxhash PkgConfig::pcre2 Boost::program_options Threads::Threads)
+target_link_libraries(thermocline PRIVATE DNNL::dnnl TBB::tbb PkgConfig::openblas
+                      PkgConfig::uring PkgConfig::hwloc PkgConfig::xxhash PkgConfig::pcre2 Boost::program_options Threads::Threads)
 set(THERMOCLINE_PC_FAISS "")
 if(THERMOCLINE_FAISS_FOUND)
-  target_link_libraries(thermocline PRIVATE faiss PkgConfig::openblas)
-  set(THERMOCLINE_PC_FAISS "-lfaiss -llapack -lblas -lopenblas ")
+  target_link_libraries(thermocline PRIVATE faiss)
+  set(THERMOCLINE_PC_FAISS "-lfaiss -llapack -lblas ")
 endif()
 
 # The library's face, the words that it is written in, and what a program that shows its text needs

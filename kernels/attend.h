@@ -13,6 +13,7 @@
 #include "kernels/base/half.h"
 #include "kernels/base/head_size.h"
 #include "kernels/base/view.h"
+#include "kernels/format/fit.h"
 #include "kernels/format/row.h"
 #include "kernels/gemm_type.h"
 
@@ -35,6 +36,7 @@ struct BlockView {
   const std::byte* value = nullptr;
   RowSet rows = 0;
   const float* log_weight = nullptr;  // by rank within `rows`; null: all 0; see Fold::scored
+  std::uint32_t first_number = 0;     // of row 0, where a side of the fold is fitted
 };
 
 // Consecutive rows of one read list within one segment.
@@ -48,6 +50,7 @@ struct Fold {
   // Of a scored fold: its values are what other rows' values lack, and those rows have its weights
   // in theirs: so it adds to acc alone, and the state's sum is 0.
   bool residual = false;
+  SideFit key_fit = {}, value_fit = {};  // of formats that are fitted
 };
 
 // Softmax attention over some rows, not yet divided by `sum`; acc is [value_dim]. The identity is

@@ -34,9 +34,11 @@ std::vector<double> attend_reference(const float* query, HeadShape shape,
             block.log_weight ? block.log_weight[at + (folds[f].scored ? head : 0)] : 0.0f;
         if (!visible.empty() && !sees(visible[f], rank++, position)) continue;
         const Fold& fold = folds[f];
-        read_row(fold.key_format, block.key + row * fold.key_stride, shape.key_dim, key.data());
+        const std::uint32_t number = block.first_number + static_cast<std::uint32_t>(row);
+        read_row(fold.key_format, block.key + row * fold.key_stride, shape.key_dim, key.data(),
+                 fold.key_fit, number);
         read_row(fold.value_format, block.value + row * fold.value_stride, shape.value_dim,
-                 value.data());
+                 value.data(), fold.value_fit, number);
         double s = weight;
         if (!fold.scored)
           for (std::uint32_t d = 0; d < shape.key_dim; ++d) s += double{query[d]} * double{key[d]};

@@ -38,10 +38,18 @@ Status check_layer(const LayerSpec& spec, std::size_t l) {
   return {};
 }
 
-// Of a head: what is searched, the rows that stand for others, and codes of rows.
-std::uint64_t index_bytes_of(const Method& method, HeadShape shape, std::uint64_t rows) {
-  return method.select->index_bytes(shape, rows) + method.select->summary_bytes(shape, rows) +
-         method.select->code_bytes(shape, rows);
+// Of a layer's heads together: what is searched, the rows that stand for others, codes of rows, and
+// what rows share.
+std::uint64_t index_bytes_of(const Method& method, const LayerSpec& spec, std::uint64_t rows) {
+  const HeadShape shape{spec.q_heads / spec.kv_heads, spec.key_dim, spec.value_dim};
+  std::uint64_t bytes = spec.kv_heads * (method.select->index_bytes(shape, rows) +
+                                         method.select->summary_bytes(shape, rows) +
+                                         method.select->code_bytes(shape, rows));
+  for (const Side side : kSides)
+    if (const Fitter* const fitter = method.compress.of(side).fitter())
+      bytes += fitter->bytes({spec.kv_heads, side == Side::keys ? spec.key_dim : spec.value_dim},
+                             rows, method.select->always_rows(rows));
+  return bytes;
 }
 
 std::uint64_t blocks_of(std::uint32_t rows) {
@@ -78,13 +86,15 @@ Result<StoreFacts> home_of(const Method& method, const CachePlan& plan, std::uin
 
 // What a session keeps of `segments` segments of the least rows, in each timeline, beside them;
 // each with a record of whole pages.
-void plan_records(const CacheOptions& options, const Method& method, const Segment& shortest,
-                  const Segment& longest, std::uint64_t segments, HeadShape shape,
+void plan_records(const CacheOptions& options, const Method& method, const LayerSpec& spec,
+                  const Segment& shortest, const Segment& longest, std::uint64_t segments,
                   CachePlan* plan) {
   const auto record_of = [&](const Segment& segment) {
     const bool ordered = method.select->facts().order == RowOrder::own;
-    return SegmentRecord::bytes_for(segment, ordered,
-                                    segment.heads * index_bytes_of(method, shape, segment.rows));
+    // And of each side's fit its kind and the lengths of its parts.
+    const std::uint64_t more = index_bytes_of(method, spec, segment.rows) +
+                               2 * (sizeof(std::uint32_t) + 2 * sizeof(std::uint64_t));
+    return SegmentRecord::bytes_for(segment, ordered, more);
   };
   plan->records_bytes += options.max_timelines * segments * record_of(shortest);
   plan->published_bytes += segments * (2 * sizeof(Extent) + sizeof(PageTable::Record));
@@ -130,8 +140,8 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
   if (pages) plan->tables_bytes += rows_bytes / kPageBytes * sizeof(std::uint64_t);
   if (method.select->facts().order == RowOrder::own || method.drops())
     plan->tables_bytes += std::uint64_t{spec.kv_heads} * layer->rows * sizeof(Segment::offset[0]);
-  plan->index_bytes += options.max_timelines * segments * spec.kv_heads *
-                       index_bytes_of(method, shape, method.seal_rows());
+  plan->index_bytes +=
+      options.max_timelines * segments * index_bytes_of(method, spec, method.seal_rows());
   // While the longest is formed, the last one, which is what is left of a cell, is not there yet.
   const auto coded_bytes_of = [&](const Segment& segment) {
     return std::uint64_t{segment.heads} * segment.rows * segment.layout.bytes();
@@ -139,7 +149,7 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
   const Segment last = segment_of(
       spec, *layer, sealed % method.cell_rows() ? sealed % method.cell_rows() : longest.rows);
   const std::uint64_t last_in_host =
-      (pages ? 0 : home_bytes_of(last)) + last.heads * index_bytes_of(method, shape, last.rows);
+      (pages ? 0 : home_bytes_of(last)) + index_bytes_of(method, spec, last.rows);
   const std::uint64_t of_longest = coded_bytes_of(longest);
   plan->coding_bytes =
       std::max({plan->coding_bytes, coded_bytes_of(last),
@@ -159,7 +169,7 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
   }
   if (pages) plan->writing_bytes = std::max(plan->writing_bytes, home_bytes_of(longest));
   if (!options.session.path.empty())
-    plan_records(options, method, shortest, longest, segments, shape, plan);
+    plan_records(options, method, spec, shortest, longest, segments, plan);
   return {};
 }
 

@@ -137,6 +137,11 @@ CacheReport KvCache::report() const {
   return sum(impl_->counted, of_tiers);
 }
 
+std::vector<RankReport> KvCache::ranks(const Timeline& timeline) const {
+  if (timeline.cache() != this) return {};
+  return impl_->ranks(timeline.id());
+}
+
 std::optional<DiskReadCost> KvCache::disk_read_cost() const {
   if (!any_in_pages(impl_->plan.stores)) return std::nullopt;
   const ReadCost& cost = impl_->table->read_cost();
@@ -194,11 +199,13 @@ Status KvCache::Impl::open() {
 
   for (const LayerSpec& layer : options.layers) {
     std::uint32_t a = 0;
-    while (a < angles.size() &&
-           !(angles[a].rope->inverse_frequency == layer.rope.inverse_frequency &&
-             angles[a].rope->magnitude == layer.rope.magnitude))
-      ++a;
-    if (a == angles.size()) angles.push_back({&layer.rope, {}, {}});
+    while (a < angles.size() && !(*angles[a].rope == layer.rope)) ++a;
+    if (a == angles.size())
+      angles.push_back(
+          {&layer.rope,
+           Rotation::of(layer.rope.inverse_frequency, layer.rope.pairs, layer.rope.magnitude),
+           {},
+           {}});
     angles_of_layer.push_back(a);
   }
   return {};
@@ -314,7 +321,8 @@ Status KvCache::Impl::commit() {
         if (length <= layer.tail_first) continue;
         if (rows_to_leave(LayerId{i}, layer.tail_first, length) == 0) continue;
         const RawRows raw = layer.tail.view(layer.tail_first, length - layer.tail_first);
-        Status settled = settle(LayerId{i}, raw, Pending::Tail::behind, &pending_of(t, i));
+        Status settled =
+            settle(LayerId{i}, raw, layer.runs, Pending::Tail::behind, &pending_of(t, i));
         if (!settled) {
           rollback();
           return settled;

@@ -167,6 +167,9 @@ class KvCache {
   std::uint32_t max_positions() const;  // that a timeline can have
   CacheReport report() const;
   MemoryPlan usage() const;
+  // Of each layer and side whose codec has a basis and that has sealed rows, in a timeline of this
+  // cache; of another nothing.
+  std::vector<RankReport> ranks(const Timeline& timeline) const;
   std::optional<DiskReadCost> disk_read_cost() const;  // nothing: no rows are on a disk
   // One line each: what is slower or takes more memory than was asked for, and why.
   std::span<const std::string> notes() const;

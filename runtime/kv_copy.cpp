@@ -47,7 +47,8 @@ Status KvCache::Impl::copy_layer(Impl& other, LayerId l, const LayerState& from,
     }
     TL_TRY(cell.reshape(planned.raw, heads, count));
     TL_TRY(other.read_rows(l, from, first, first + count, &cell));
-    TL_TRY_ASSIGN(Run run, form(l, cell.view(first, count)));
+    const Run* const before = into->runs.empty() ? nullptr : &into->runs.back();
+    TL_TRY_ASSIGN(Run run, form(l, cell.view(first, count), before));
     into->runs.push_back(std::move(run));
     counted.rows_sealed += count;
     first += count;

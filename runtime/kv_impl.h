@@ -1,9 +1,9 @@
-// What a KvCache is made of. Its work is in eleven files: kv_cache.cpp (the face, and the life of a
+// What a KvCache is made of. Its work is in twelve files: kv_cache.cpp (the face, and the life of a
 // step), kv_timeline.cpp (the life of a timeline), kv_session.cpp (its life beyond the process's),
 // kv_copy.cpp (from one cache to another), kv_observe.cpp (what a study is shown), kv_order.cpp
 // (what of a step may come when), kv_attend.cpp (decode), kv_prefill.cpp (many rows at once),
-// kv_seal.cpp (tail to segments), kv_retain.cpp (which of those rows stay) and kv_warm.cpp (what is
-// in front of a disk then).
+// kv_seal.cpp (tail to segments), kv_fit.cpp (what their rows share), kv_retain.cpp (which of those
+// rows stay) and kv_warm.cpp (what is in front of a disk then).
 #pragma once
 
 #include <algorithm>
@@ -82,9 +82,10 @@ struct KvCache::Impl {
   };
   // How far a layer is in the step. One whose attend() failed has to be rolled back.
   enum class Stage : std::uint8_t { due, appended, attended, failed };
-  struct Angles {  // of one rotary embedding, for the rows of a step
+  struct Angles {  // of one rotary embedding
     const RopeSpec* rope = nullptr;
-    std::vector<float> cosine, sine;  // [rows][pairs]
+    Rotation rotation;                // at any position, for rows that are rebuilt
+    std::vector<float> cosine, sine;  // [rows][pairs], for the rows of a step
   };
   struct SteadyFold {  // of one list, over sinks or tail
     std::uint32_t list = 0;
@@ -282,7 +283,8 @@ struct KvCache::Impl {
   bool tail_may_begin(LayerId l, std::uint32_t tail_first, std::uint32_t length) const;
   Status restore_layer(LayerId l, const SessionManifest::Layer& from, std::uint32_t length,
                        LayerState* layer);
-  Result<Run> read_run(LayerId l, const PageTable::Record& record);
+  // `before`: the run before it in the timeline; null: there is none.
+  Result<Run> read_run(LayerId l, const PageTable::Record& record, const Run* before);
   Status save(TimelineId id, const SessionText& text);
 
   // kv_seal.cpp
@@ -291,12 +293,13 @@ struct KvCache::Impl {
   // How many of the raw rows of the positions [first, end) are to leave a tail that ends there.
   std::uint32_t rows_to_leave(LayerId l, std::uint32_t first, std::uint32_t end) const;
   // Forms segments of the first `leave` of the raw rows, or of what is kept of them, and appends
-  // them to `runs`. `queries`: of a prefill, those of the step, as attend() got them.
-  Status seal(LayerId l, const RawRows& raw, std::uint32_t leave, std::vector<Run>* runs,
-              const StopSign& stop, MatView<const float> queries);
+  // them to `runs`. `before`: the timeline's run before those; null: there is none. `queries`: of a
+  // prefill, those of the step, as attend() got them.
+  Status seal(LayerId l, const RawRows& raw, std::uint32_t leave, const Run* before,
+              std::vector<Run>* runs, const StopSign& stop, MatView<const float> queries);
   // `which` [head][row]: position of a row less that of the first; empty: they follow each other.
-  Result<Run> form(LayerId l, const RawRows& rows, std::span<const std::uint32_t> which = {},
-                   MatView<const float> queries = {});
+  Result<Run> form(LayerId l, const RawRows& rows, const Run* before,
+                   std::span<const std::uint32_t> which = {}, MatView<const float> queries = {});
   // [KV head][sample][head][key_dim], rotated and scaled.
   void sample_queries(LayerId l, MatView<const float> queries, const QuerySample& sample,
                       float* out) const;
@@ -307,9 +310,21 @@ struct KvCache::Impl {
   // did.
   Status await_sealed();
   // Decides what becomes of raw rows at the end of a step: sealed, dropped, or the new tail, which
-  // is left `where` it says.
-  Status settle(LayerId l, const RawRows& raw, Pending::Tail where, Pending* into,
-                const StopSign& stop = {}, MatView<const float> queries = {});
+  // is left `where` it says. `before`: the runs that stay the timeline's.
+  Status settle(LayerId l, const RawRows& raw, std::span<const Run> before, Pending::Tail where,
+                Pending* into, const StopSign& stop = {}, MatView<const float> queries = {});
+
+  // kv_fit.cpp
+  std::uint32_t side_dim(LayerId l, Side side) const;
+  const Rotation* rotation_of(LayerId l, Side side) const;  // null: there is none
+  Status hold(Buffer bytes, std::shared_ptr<const FitBytes>* part);
+  // Leaves in `segment`, which is otherwise complete, what its rows share. `before`: the segment
+  // before it in the timeline; null: there is none.
+  Status fit_rows(LayerId l, const RawRows& raw, const Formation& formation, const Segment* before,
+                  Segment* segment);
+  std::vector<RankReport> ranks(TimelineId id);
+  static void save_fits(const Segment& segment, const Segment* before, RecordWriter* out);
+  Status load_fits(LayerId l, const Segment* before, RecordReader* in, Segment* segment);
 };
 
 }  // namespace thermocline

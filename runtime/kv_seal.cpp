@@ -36,12 +36,14 @@ std::uint32_t KvCache::Impl::rows_to_leave(LayerId l, std::uint32_t first,
   return full ? end - first - window - kWindowSlack / 2 : 0;
 }
 
-Status KvCache::Impl::settle(LayerId l, const RawRows& raw, Pending::Tail where, Pending* into,
-                             const StopSign& stop, MatView<const float> queries) {
+Status KvCache::Impl::settle(LayerId l, const RawRows& raw, std::span<const Run> before,
+                             Pending::Tail where, Pending* into, const StopSign& stop,
+                             MatView<const float> queries) {
   const Stopwatch watch(&counted.seal_ms);
   const std::uint32_t gone = rows_to_leave(l, raw.first_position, raw.first_position + raw.rows);
   if (gone > 0 && plan.layers[index(l)].seals)
-    TL_TRY(seal(l, raw, gone, &into->new_runs, stop, queries));
+    TL_TRY(seal(l, raw, gone, before.empty() ? nullptr : &before.back(), &into->new_runs, stop,
+                queries));
   if (where == Pending::Tail::spare) spare_tails[index(l)].copy(raw, gone, raw.rows - gone, 0);
   into->tail = where;
   into->tail_first = raw.first_position + gone;
@@ -54,7 +56,7 @@ Status KvCache::Impl::await_sealed() {
   return table->written();
 }
 
-Status KvCache::Impl::seal(LayerId l, const RawRows& raw, std::uint32_t leave,
+Status KvCache::Impl::seal(LayerId l, const RawRows& raw, std::uint32_t leave, const Run* before,
                            std::vector<Run>* runs, const StopSign& stop,
                            MatView<const float> queries) {
   TL_TRY_ASSIGN(const Votes votes, count_votes(l, raw, leave, queries));
@@ -63,7 +65,8 @@ Status KvCache::Impl::seal(LayerId l, const RawRows& raw, std::uint32_t leave,
     count = std::min(method.cell_rows() - in_cell, leave - first);
     TL_TRY(stop.check());
     TL_TRY_ASSIGN(const KeptRows kept, keep_rows(l, raw.part(first, count), first, votes));
-    TL_TRY_ASSIGN(Run run, form(l, kept.rows, kept.which, queries));
+    const Run* const last = runs->empty() ? before : &runs->back();
+    TL_TRY_ASSIGN(Run run, form(l, kept.rows, last, kept.which, queries));
     counted.rows_sealed += kept.rows.rows;
     runs->push_back(std::move(run));
   }
@@ -96,7 +99,8 @@ void KvCache::Impl::sample_queries(LayerId l, MatView<const float> queries,
   });
 }
 
-Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw, std::span<const std::uint32_t> which,
+Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw, const Run* before,
+                                std::span<const std::uint32_t> which,
                                 MatView<const float> queries) {
   const LayerSpec& s = spec(l);
   const CachePlan::Layer& planned = plan.layers[index(l)];
@@ -138,15 +142,17 @@ Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw, std::span<const s
           formation.order.empty() ? which[i] : which[head * raw.rows + formation.order[i]]);
     }
   }
+  const Segment* const last = before ? before->rows.get() : nullptr;
+  TL_TRY(fit_rows(l, raw, formation, last, &segment));
   const std::size_t record_bytes = std::size_t{planned.sealed.bytes()} * raw.rows * s.kv_heads;
   TL_TRY_ASSIGN(Reservation coding, budget->reserve(Tier::host, Purpose::sealing, record_bytes));
   TL_TRY_ASSIGN(Buffer records, Buffer::create(record_bytes));
-  workers->parallel(s.kv_heads, 1, [&](std::size_t first, std::size_t last) {
-    for (std::size_t h = first; h < last; ++h) {
+  workers->parallel(s.kv_heads, 1, [&](std::size_t first, std::size_t end) {
+    for (std::size_t h = first; h < end; ++h) {
       std::span<const std::uint32_t> order;
       if (!formation.order.empty())
         order = std::span(formation.order).subspan(h * raw.rows, raw.rows);
-      method.compress.encode(raw, static_cast<std::uint32_t>(h), order,
+      method.compress.encode(raw, static_cast<std::uint32_t>(h), order, segment, 0,
                              records.data() + h * raw.rows * planned.sealed.bytes());
     }
   });
@@ -156,7 +162,10 @@ Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw, std::span<const s
   TL_TRY(coding.resize(0));
 
   if (table->keeps())
-    TL_TRY(table->keep(*run.rows, [&](RecordWriter* out) { method.select->save(formation, out); }));
+    TL_TRY(table->keep(*run.rows, [&](RecordWriter* out) {
+      save_fits(*run.rows, last, out);
+      method.select->save(formation, out);
+    }));
   TL_TRY(attach(l, std::move(formation), std::move(memory), &run));
   return run;
 }

@@ -78,14 +78,15 @@ Status KvCache::Impl::open_session() {
   return {};
 }
 
-Result<Run> KvCache::Impl::read_run(LayerId l, const PageTable::Record& record) {
+Result<Run> KvCache::Impl::read_run(LayerId l, const PageTable::Record& record, const Run* before) {
   TL_TRY_ASSIGN(PageTable::Restored restored, table->restore(record));
   RecordReader in(restored.more, session_name() + ": record at " + std::to_string(record.offset));
+  if (restored.segment->layer != l)
+    return in.corrupt("layer", "is ", index(restored.segment->layer), ", and layer ", index(l),
+                      " refers to it");
+  TL_TRY(load_fits(l, before ? before->rows.get() : nullptr, &in, restored.segment.get()));
   Run run;
   run.rows = std::move(restored.segment);
-  if (run.rows->layer != l)
-    return in.corrupt("layer", "is ", index(run.rows->layer), ", and layer ", index(l),
-                      " refers to it");
   TL_TRY_ASSIGN(Reservation memory, reserve_index(l, run.rows->rows));
   TL_TRY_ASSIGN(Formation formation,
                 method.select->load(shape(l), spec(l).kv_heads, run.rows->rows, &in));
@@ -122,7 +123,8 @@ Status KvCache::Impl::restore_layer(LayerId l, const SessionManifest::Layer& fro
                   " of tail, for ", sinks, " and ", tail, " rows");
   std::uint32_t next = planned.sinks;
   for (const PageTable::Record& record : from.runs) {
-    TL_TRY_ASSIGN(Run run, read_run(l, record));
+    const Run* const before = layer->runs.empty() ? nullptr : &layer->runs.back();
+    TL_TRY_ASSIGN(Run run, read_run(l, record, before));
     if (run.rows->first_position != next || run.rows->rows > from.tail_first - next)
       return refuse("has a run of ", run.rows->rows, " rows from ", run.rows->first_position,
                     ", and one from ", next, " to at most ", from.tail_first, " was due");

@@ -143,8 +143,8 @@ Status KvCache::Impl::read_back(LayerId l, const Run& run, std::uint32_t first, 
           if (position >= end) continue;
           const auto in_block = static_cast<std::size_t>(std::countr_zero(left));
           method.compress.decode(view.key + in_block * ready.fold.key_stride,
-                                 view.value + in_block * ready.fold.value_stride, raw,
-                                 span.row(ready.list, position - first));
+                                 view.value + in_block * ready.fold.value_stride, *run.rows,
+                                 ready.list, row, raw, span.row(ready.list, position - first));
         }
     }
   }
@@ -207,7 +207,8 @@ Status KvCache::Impl::truncate(TimelineId id, std::uint32_t length) {
     const std::uint32_t first = layer.runs[kept[i]].rows->first_position;
     TL_TRY(restore(LayerId{i}, layer, kept[i], length));
     TL_TRY(settle(LayerId{i}, span.view(first, std::max(length, first) - first),
-                  Pending::Tail::spare, &pending_of(index(id), i)));
+                  std::span(layer.runs).first(kept[i]), Pending::Tail::spare,
+                  &pending_of(index(id), i)));
   }
   TL_TRY(await_sealed());
   for (std::uint32_t i = 0; i < options.layers.size(); ++i) make_room(index(id), i, kept[i]);

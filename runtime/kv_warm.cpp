@@ -73,7 +73,7 @@ Status KvCache::Impl::warm_row_cache(LayerId l, MatView<const float> queries, co
             in_memory ? PageTable::Absent::takes_a_slot : PageTable::Absent::stays_away);
         if (!to_row) continue;
         const std::uint32_t at = run->rows->position(head, row) - raw.first_position;
-        method.compress.encode(raw.part(at, 1), head, {}, to_row);
+        method.compress.encode(raw.part(at, 1), head, {}, *run->rows, row, to_row);
       }
     }
   });

@@ -26,7 +26,11 @@
 #include "retrieval/select/sketch.h"
 #include "runtime/method_values.h"
 #include "runtime/thermocline.h"
+#include "tiers/codec/bf16.h"
+#include "tiers/codec/channels.h"
+#include "tiers/codec/groups.h"
 #include "tiers/codec/int8.h"
+#include "tiers/codec/lowrank.h"
 #include "tiers/codec/raw.h"
 #include "tiers/parameter.h"
 #include "tiers/retain/voted.h"
@@ -61,6 +65,11 @@ using Shelf = std::vector<Choice<Made>>;
 template <typename Made, typename Base>
 Result<std::unique_ptr<Base>> make_plain(const MethodSection&, const CpuTable&) {
   return std::make_unique<Made>();
+}
+
+template <RowFormat kFormat>
+Result<std::unique_ptr<Codec>> make_groups(const MethodSection&, const CpuTable&) {
+  return std::make_unique<GroupCodec>(kFormat);
 }
 
 Result<std::unique_ptr<Selector>> make_sketch(const MethodSection& given, const CpuTable& cpu) {
@@ -139,9 +148,32 @@ Choice<Retainer> voted(std::string_view name) {
   return {name, names_of(kParameters()), make};
 }
 
+template <ChannelsCodec::Bits kBits>
+Result<std::unique_ptr<Codec>> make_channels(const MethodSection&, const CpuTable&) {
+  return std::make_unique<ChannelsCodec>(kBits);
+}
+
+Result<std::unique_ptr<Codec>> make_lowrank(const MethodSection& given, const CpuTable&) {
+  LowRankOptions options;
+  TL_TRY(given.read(LowRankCodec::parameters(), &options));
+  return std::make_unique<LowRankCodec>(options);
+}
+
 const Shelf<Codec>& codecs() {
-  static const Shelf<Codec> shelf = {{"raw", {}, make_plain<RawCodec, Codec>},
-                                     {"int8", {}, make_plain<Int8Codec, Codec>}};
+  static const Shelf<Codec> shelf = {
+      {"raw", {}, make_plain<RawCodec, Codec>},
+      {"int8", {}, make_plain<Int8Codec, Codec>},
+      {"bf16", {}, make_plain<Bf16Codec, Codec>},
+      {"q8_0", {}, make_groups<RowFormat::q8_0>},
+      {"q4_0", {}, make_groups<RowFormat::q4_0>},
+      {"q4_1", {}, make_groups<RowFormat::q4_1>},
+      {"iq4_nl", {}, make_groups<RowFormat::iq4_nl>},
+      {"q5_0", {}, make_groups<RowFormat::q5_0>},
+      {"q5_1", {}, make_groups<RowFormat::q5_1>},
+      {"kivi2", {}, make_groups<RowFormat::kivi2>},
+      {"channels2", {}, make_channels<ChannelsCodec::Bits::two>},
+      {"channels4", {}, make_channels<ChannelsCodec::Bits::four>},
+      {"lowrank", names_of(LowRankCodec::parameters()), make_lowrank}};
   return shelf;
 }
 const Shelf<Retainer>& retainers() {
@@ -292,6 +324,11 @@ Result<Method> load_method(const std::string& name_or_path, const std::string& d
 
 Status check_composition(const Method& method) {
   const SelectorFacts facts = method.select->facts();
+  if (method.compress.layout(kRowUnit, kRowUnit).bytes() == 0)
+    return fail(ErrorCode::unsupported, "keys.compress = ", method.compress.keys->name(),
+                " leaves no bytes of a row where rows are at home, so it goes with a "
+                "values.compress that does, not values.compress = ",
+                method.compress.values->name());
   if (!method.retain->keeps()) {
     // It seals nothing: whatever else is said of sealed rows would be ignored.
     const std::tuple<std::string_view, std::string_view, std::string_view> others[] = {
@@ -305,6 +342,13 @@ Status check_composition(const Method& method) {
                     " seals no rows, so it goes with ", key, " = ", only, ", not ", key, " = ",
                     name);
   }
+  for (const auto& [key, codec] : {std::pair("keys.compress", method.compress.keys.get()),
+                                   std::pair("values.compress", method.compress.values.get())})
+    if (method.drops() && codec->fitter() && codec->fitter()->spans_heads())
+      return fail(ErrorCode::unsupported, "retain.keep = ", method.retain->name(),
+                  " keeps other positions in each head, so it goes with rows that are a head's "
+                  "own, not ",
+                  key, " = ", codec->name());
   if (facts.shares && method.drops())
     return fail(ErrorCode::unsupported, "retain.keep = ", method.retain->name(),
                 " keeps other positions in each layer, so it goes with select.layers = each, not "
@@ -326,6 +370,12 @@ std::vector<MethodQuestion> method_questions() {
     for (const auto& choice : shelf) questions.back().choices.emplace_back(choice.name);
   });
   return questions;
+}
+
+std::vector<std::string> codec_names() {
+  std::vector<std::string> names;
+  for (const auto& choice : codecs()) names.emplace_back(choice.name);
+  return names;
 }
 
 Result<std::vector<MethodLine>> list_methods(const std::string& asked) {

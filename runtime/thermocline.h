@@ -178,5 +178,7 @@ struct MethodLine {
   bool keys_in_memory = false;
 };
 Result<std::vector<MethodLine>> list_methods(const std::string& directory);
+// What a method may name as keys.compress and values.compress.
+std::vector<std::string> codec_names();
 
 }  // namespace thermocline

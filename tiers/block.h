@@ -14,6 +14,7 @@
 
 #include "kernels/attend.h"
 #include "kernels/base/ids.h"
+#include "tiers/fit.h"
 
 namespace thermocline {
 
@@ -48,6 +49,12 @@ struct RawRows {
   const f16* value(std::uint32_t head, std::uint32_t r) const {
     return reinterpret_cast<const f16*>(row(head, r) + layout.key_bytes);
   }
+  const f16* side(Side side, std::uint32_t head, std::uint32_t r) const {
+    return side == Side::keys ? key(head, r) : value(head, r);
+  }
+  std::uint32_t channels(Side side) const {
+    return (side == Side::keys ? layout.key_bytes : layout.value_bytes) / sizeof(f16);
+  }
   RawRows part(std::uint32_t first, std::uint32_t count) const {
     RawRows part = *this;
     part.first_position += first;
@@ -74,11 +81,26 @@ struct Segment {
   std::uint32_t first_position = 0;
   // [head][row]: position of a row less first_position. Empty: position order.
   std::vector<std::uint16_t> offset;
+  SegmentFit fits[2];    // by Side
   std::uint32_t id = 0;  // of the page table
 
   std::uint32_t blocks() const { return (rows + kBlockRows - 1) / kBlockRows; }
   std::uint32_t position(std::uint32_t head, std::uint32_t row) const {
     return first_position + (offset.empty() ? row : offset[std::size_t{head} * rows + row]);
+  }
+  const SegmentFit& fit(Side side) const { return fits[static_cast<std::size_t>(side)]; }
+  // A side's fit as one head's rows are read with it; of the segment's.
+  SideFit fit_of(Side side, std::uint32_t head) const {
+    const SegmentFit& of = fit(side);
+    if (!of) return {};
+    return {of.common ? of.common->bytes.data() : nullptr,
+            of.own ? of.own->bytes.data() : nullptr,
+            heads,
+            rows,
+            head,
+            first_position,
+            offset.empty() ? nullptr : offset.data() + std::size_t{head} * rows,
+            of.rotation};
   }
 };
 

@@ -162,7 +162,7 @@ Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,
   return taken;
 }
 
-std::shared_ptr<const Segment> PageTable::take_in(Segment segment, Place place) {
+std::shared_ptr<Segment> PageTable::take_in(Segment segment, Place place) {
   ++changes_;
   auto kept = std::make_unique<Segment>(std::move(segment));  // without memory no place is taken
   std::uint32_t id;
@@ -175,7 +175,7 @@ std::shared_ptr<const Segment> PageTable::take_in(Segment segment, Place place) 
     places_[id] = std::move(place);
   }
   kept->id = id;
-  return std::shared_ptr<const Segment>(kept.release(), [this](const Segment* s) {
+  return std::shared_ptr<Segment>(kept.release(), [this](const Segment* s) {
     release(s->id);
     delete s;
   });

@@ -107,7 +107,7 @@ class PageTable {
   // A segment of the last publication, as it was when it was kept; as many of its rows as fit enter
   // the row cache. corrupt: the file is damaged, or does not fit the layers of this table.
   struct Restored {
-    std::shared_ptr<const Segment> segment;
+    std::shared_ptr<Segment> segment;  // nobody else's yet: without what `more` says of it
     std::vector<std::byte> more;
   };
   Result<Restored> restore(const Record& record);
@@ -181,7 +181,7 @@ class PageTable {
                           Place* place);
   Status settle_in_pages(const Segment& segment, std::span<const std::byte> records, Store* store,
                          Place* place, Writing* writing);
-  std::shared_ptr<const Segment> take_in(Segment segment, Place place);
+  std::shared_ptr<Segment> take_in(Segment segment, Place place);
   // As many of a head's rows as fit, of `rows` that begin with the first.
   void fill_row_cache(const Place& place, std::uint32_t head, std::span<const std::byte> rows);
   // Moves whole pages to or from `space`, in pieces. After an error some may still be in flight:

@@ -74,7 +74,8 @@ void Reading::plan_list(std::uint32_t list, const ReadRequest& request) {
     const Segment& segment = run.in(read.form);
     open_ = false;
     Weights weights{nullptr, read.weights_a_row, read.scored, read.residual};
-    TL_CHECK(read.scored || segment.layout.key_bytes > 0);  // nothing else could score them
+    // Nothing else could score them.
+    TL_CHECK(read.scored || segment.layout.key_bytes > 0 || segment.fit(Side::keys));
     TL_CHECK(!read.everything || read.weights_a_row == 0);
     TL_CHECK(read.scored || !read.residual);
     if (weights.a_row > 0) weights.next = request.list->log_weight.data() + read.first_weight;
@@ -113,6 +114,7 @@ void Reading::plan_rows(const Segment& segment, std::uint32_t list, std::uint32_
     else
       add_rows_in_pages(fold, block, taken, weights, misses);
     fold->rows += static_cast<std::uint32_t>(n);
+    counted_.host_bytes_read += static_cast<std::uint64_t>(n) * fold->fit_bytes;
     fold->last_view = static_cast<std::uint32_t>(views_.size());
     fold->last_patch = static_cast<std::uint32_t>(patches_.size());
     fold->last_check = static_cast<std::uint32_t>(checks_.size());
@@ -136,6 +138,10 @@ void Reading::open_fold(const Segment& segment, std::uint32_t list, std::uint32_
   fold.ready.fold.scored = weights.scored;
   fold.ready.fold.residual = weights.residual;
   fold.ready.fold.key_stride = fold.ready.fold.value_stride = segment.layout.bytes();
+  fold.ready.fold.key_fit = segment.fit_of(Side::keys, head);
+  fold.ready.fold.value_fit = segment.fit_of(Side::values, head);
+  fold.fit_bytes =
+      segment.fit(Side::keys).facts.row_bytes + segment.fit(Side::values).facts.row_bytes;
   fold.first_view = fold.last_view = static_cast<std::uint32_t>(views_.size());
   fold.first_patch = fold.last_patch = static_cast<std::uint32_t>(patches_.size());
   fold.first_check = fold.last_check = static_cast<std::uint32_t>(checks_.size());
@@ -145,9 +151,10 @@ void Reading::open_fold(const Segment& segment, std::uint32_t list, std::uint32_
   open_ = true;
 }
 
-void Reading::add_view(const Planned& fold, const std::byte* row0, RowSet rows,
+void Reading::add_view(const Planned& fold, std::uint32_t block, const std::byte* row0, RowSet rows,
                        const float* log_weight) {
-  views_.push_back({row0, row0 ? row0 + fold.key_bytes : nullptr, rows, log_weight});
+  views_.push_back(
+      {row0, row0 ? row0 + fold.key_bytes : nullptr, rows, log_weight, block * kBlockRows});
 }
 
 void Reading::add_rows_in_memory(Planned* fold, std::uint32_t block, RowSet rows, int n,
@@ -155,7 +162,7 @@ void Reading::add_rows_in_memory(Planned* fold, std::uint32_t block, RowSet rows
   const PageTable::Place& place = table_.places_[fold->place];
   const std::size_t row_bytes = fold->ready.fold.key_stride;
   add_view(
-      *fold,
+      *fold, block,
       place.slot.space().address + fold->head * place.head_bytes + block * kBlockRows * row_bytes,
       rows, log_weight);
   // Summaries and codes are part of an index, and counted by who scanned it.
@@ -185,7 +192,7 @@ void Reading::add_rows_in_pages(Planned* fold, std::uint32_t block, RowSet rows,
       if (base == cached_base) {
         views_.back().rows |= bit;
       } else {
-        add_view(*fold, base, bit, weights.next);
+        add_view(*fold, block, base, bit, weights.next);
       }
       cached_base = base;
       staged_offset = kNoOffset;
@@ -203,7 +210,7 @@ void Reading::add_rows_in_pages(Planned* fold, std::uint32_t block, RowSet rows,
         views_.back().rows |= bit;
       } else {
         patches_.push_back({static_cast<std::uint32_t>(views_.size()), offset});
-        add_view(*fold, nullptr, bit, weights.next);
+        add_view(*fold, block, nullptr, bit, weights.next);
       }
       staged_offset = offset;
       cached_base = nullptr;

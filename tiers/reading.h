@@ -65,6 +65,7 @@ class Reading {
   struct Planned {
     ReadyFold ready;
     std::uint32_t place = 0, head = 0, key_bytes = 0, stage = 0;
+    std::uint32_t fit_bytes = 0;  // a row, beside its record
     std::uint32_t first_view = 0, last_view = 0;
     std::uint32_t first_patch = 0, last_patch = 0;
     std::uint32_t first_check = 0, last_check = 0;
@@ -105,7 +106,8 @@ class Reading {
                           const float* log_weight);
   void add_rows_in_pages(Planned* fold, std::uint32_t block, RowSet rows, Weights weights,
                          Misses misses);
-  void add_view(const Planned& fold, const std::byte* row0, RowSet rows, const float* log_weight);
+  void add_view(const Planned& fold, std::uint32_t block, const std::byte* row0, RowSet rows,
+                const float* log_weight);
   std::uint64_t stage_page(Planned* fold, std::uint64_t page);
 
   PageTable& table_;

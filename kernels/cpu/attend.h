@@ -32,25 +32,31 @@ struct Attend {
     for (std::uint32_t i = from; i < to; i += 64) __builtin_prefetch(row + i);
   }
 
-  // score[h][r] for rows [first, first + kRows) and kHeads query heads: a key is converted once for
-  // all heads, a query loaded once for all rows.
+  // score[h][first + r] for kRows rows and kHeads query heads: a key is converted once for all
+  // heads, a query loaded once for all rows.
   template <typename Format, int kHeads, int kRows>
-  static void score_rows(const float* query, std::uint32_t dim, const Rows& rows, int first,
-                         float (*score)[kFoldRows]) {
+  static void score_rows(const float* query, std::uint32_t dim, const std::byte* const* row,
+                         int first, float (*score)[kFoldRows]) {
     using Reader = typename Format::template Reader<V>;
-    const auto key = [&](int r) { return Reader(rows.key[first + (r < kRows ? r : 0)], dim); };
+    const auto key = [&](int r) { return Reader(row[r < kRows ? r : 0], dim); };
     const Reader keys[4] = {key(0), key(1), key(2), key(3)};
     F sum[kHeads][kRows];
     for (int h = 0; h < kHeads; ++h)
       for (int r = 0; r < kRows; ++r) sum[h][r] = V::zero();
-    for (std::uint32_t i = 0; i < dim; i += L) {
+    const auto add = [&](std::uint32_t group, std::uint32_t at) __attribute__((always_inline)) {
       F k[kRows];
-      for (int r = 0; r < kRows; ++r) k[r] = keys[r].load(i);
+      for (int r = 0; r < kRows; ++r) k[r] = keys[r].load(group, at);
       for (int h = 0; h < kHeads; ++h) {
-        const F q = V::load(query + h * dim + i);
+        const F q = V::load(query + h * dim + group + at);
         for (int r = 0; r < kRows; ++r) sum[h][r] = V::fma(k[r], q, sum[h][r]);
       }
+    };
+    std::uint32_t group = 0;
+    for (; group + kRowGroup <= dim; group += kRowGroup) {
+#pragma GCC unroll 4
+      for (std::uint32_t at = 0; at < kRowGroup; at += L) add(group, at);
     }
+    for (std::uint32_t at = 0; group + at < dim; at += L) add(group, at);
     for (int h = 0; h < kHeads; ++h)
       if constexpr (kRows == 4)
         V::sums4(sum[h], score[h] + first);
@@ -58,10 +64,16 @@ struct Attend {
         for (int r = 0; r < kRows; ++r) score[h][first + r] = V::sum(sum[h][r]);
   }
 
+  // Rows at once, whose sums fit the register file.
+  template <int kHeads>
+  static constexpr int kScored = L == 16       ? 4
+                                 : kHeads <= 3 ? 3
+                                               : 2;
+
   template <typename Format, int kHeads>
   static void score(const float* query, std::uint32_t dim, const Rows& rows,
                     float (*score)[kFoldRows]) {
-    constexpr int kRows = L == 16 ? 4 : kHeads <= 3 ? 3 : 2;  // sums that fit the register file
+    constexpr int kRows = kScored<kHeads>;
     const std::uint32_t bytes = Format::bytes(dim);
     const auto fetch = [&](int first, int end) __attribute__((always_inline)) {
       for (int r = first; r < std::min(end, rows.count); ++r) {
@@ -73,12 +85,47 @@ struct Attend {
     int r = 0;
     for (; r + kRows <= rows.count; r += kRows) {
       fetch(r + kAhead, r + kAhead + kRows);
-      score_rows<Format, kHeads, kRows>(query, dim, rows, r, score);
+      score_rows<Format, kHeads, kRows>(query, dim, rows.key + r, r, score);
     }
-    for (; r < rows.count; ++r) score_rows<Format, kHeads, 1>(query, dim, rows, r, score);
+    for (; r < rows.count; ++r) score_rows<Format, kHeads, 1>(query, dim, rows.key + r, r, score);
+    add_weights<kHeads>(rows, score);
+  }
+
+  template <int kHeads>
+  static void add_weights(const Rows& rows, float (*score)[kFoldRows]) {
     if (!rows.weighted) return;
     for (int h = 0; h < kHeads; ++h)
-      for (r = 0; r < rows.count; ++r) score[h][r] += rows.log_weight[r];
+      for (int r = 0; r < rows.count; ++r) score[h][r] += rows.log_weight[r];
+  }
+
+  // Floats, as rows are rebuilt to.
+  struct Rebuilt {
+    template <typename>
+    struct Reader {
+      Reader(const std::byte* row, std::uint32_t) : channels(reinterpret_cast<const float*>(row)) {}
+      F load(std::uint32_t group, std::uint32_t at) const { return V::load(channels + group + at); }
+
+      const float* channels;
+    };
+  };
+
+  // Of keys that are rebuilt first, a few at a time.
+  template <typename Format, int kHeads>
+  static void score_rebuilt(const float* query, std::uint32_t dim, const SideFit& fit,
+                            const Rows& rows, float (*score)[kFoldRows]) {
+    alignas(64) float key[kRebuiltRows * kMaxHeadSize];
+    for (int first = 0; first < rows.count; first += kRebuiltRows) {
+      const int n = std::min(kRebuiltRows, rows.count - first);
+      Format::template rebuild<V>(fit, rows.key + first, rows.number + first, n, dim, key);
+      const std::byte* row[kRebuiltRows];
+      for (int r = 0; r < n; ++r) row[r] = reinterpret_cast<const std::byte*>(key + r * dim);
+      constexpr int kRows = kScored<kHeads>;
+      int r = 0;
+      for (; r + kRows <= n; r += kRows)
+        score_rows<Rebuilt, kHeads, kRows>(query, dim, row + r, first + r, score);
+      for (; r < n; ++r) score_rows<Rebuilt, kHeads, 1>(query, dim, row + r, first + r, score);
+    }
+    add_weights<kHeads>(rows, score);
   }
 
   // Of rotated keys, as the queries are then: products stay the same.
@@ -107,6 +154,8 @@ struct Attend {
     F acc[kHeads][kVecs];
     for (int h = 0; h < kHeads; ++h)
       for (int v = 0; v < kVecs; ++v) acc[h][v] = V::zero();
+    const std::uint32_t group = first / kRowGroup * kRowGroup;
+    const std::uint32_t at = kVecs * L % kRowGroup == 0 ? 0 : first % kRowGroup;
     // Their part of a row's bytes, or so: a format may keep a scale at its end.
     const std::uint32_t from = Format::bytes(dim) * first / dim;
     const std::uint32_t to = Format::bytes(dim) * (first + kVecs * L) / dim;
@@ -116,7 +165,7 @@ struct Attend {
       F weight[kHeads];
       for (int h = 0; h < kHeads; ++h) weight[h] = V::set(p[h][r]);
       for (int v = 0; v < kVecs; ++v) {
-        const F value = row.load(first + v * L);
+        const F value = row.load(group + v * L / kRowGroup * kRowGroup, at + v * L % kRowGroup);
         for (int h = 0; h < kHeads; ++h) acc[h][v] = V::fma(weight[h], value, acc[h][v]);
       }
     }
@@ -154,6 +203,25 @@ struct Attend {
     for (; i < dim; i += L) accumulate<Format, kHeads, 1>(rows, p, dim, i, states);
   }
 
+  // The same of values that are rebuilt first, a few at a time: sums wait in states.
+  template <typename Format, int kHeads>
+  static void accumulate_rebuilt(const SideFit& fit, const Rows& rows, const float (*p)[kFoldRows],
+                                 std::uint32_t dim, AttnState* states) {
+    alignas(64) float value[kRebuiltRows * kMaxHeadSize];
+    for (int h = 0; h < kHeads; ++h) std::fill_n(states[h].acc, dim, 0.0f);
+    for (int first = 0; first < rows.count; first += kRebuiltRows) {
+      const int n = std::min(kRebuiltRows, rows.count - first);
+      Format::template rebuild<V>(fit, rows.value + first, rows.number + first, n, dim, value);
+      for (std::uint32_t i = 0; i < dim; i += L)
+        for (int h = 0; h < kHeads; ++h) {
+          F acc = V::load(states[h].acc + i);
+          for (int r = 0; r < n; ++r)
+            acc = V::fma(V::set(p[h][first + r]), V::load(value + r * dim + i), acc);
+          V::store(states[h].acc + i, acc);
+        }
+    }
+  }
+
   // Query heads [first, first + kHeads).
   template <int kHeads>
   static void attend_heads(const float* query, std::uint32_t first, HeadShape shape,
@@ -166,15 +234,21 @@ struct Attend {
     else
       visit_row(fold.key_format, [&](auto format) {
         using Format = decltype(format);
-        if constexpr (Format::kRotated)
+        if constexpr (kFitted<Format>)
+          score_rebuilt<Format, kHeads>(query, shape.key_dim, fold.key_fit, rows, weight);
+        else if constexpr (Format::kRotated)
           score_rotated<Format, kHeads>(query, shape.key_dim, rows, weight);
         else
           score<Format, kHeads>(query, shape.key_dim, rows, weight);
       });
     for (int h = 0; h < kHeads; ++h) weigh(weight[h], rows.count, &states[h]);
     visit_row(fold.value_format, [&](auto format) {
-      accumulate_all<decltype(format), kHeads>(rows, weight, shape.value_dim, states);
-      if (decltype(format)::kRotated)
+      using Format = decltype(format);
+      if constexpr (kFitted<Format>)
+        accumulate_rebuilt<Format, kHeads>(fold.value_fit, rows, weight, shape.value_dim, states);
+      else
+        accumulate_all<Format, kHeads>(rows, weight, shape.value_dim, states);
+      if (Format::kRotated)
         for (int h = 0; h < kHeads; ++h) hadamard(states[h].acc, shape.value_dim);
     });
     if (fold.residual)

@@ -99,20 +99,42 @@ struct AttendTile {
   struct PlainRow<Format, true> {
     PlainRow(const std::byte* coded, std::uint32_t dim) {
       const typename Format::template Reader<V> rotated(coded, dim);
-      for (std::uint32_t i = 0; i < dim; i += L) V::store(row + i, rotated.load(i));
+      for (std::uint32_t i = 0; i < dim; i += L)
+        V::store(row + i, rotated.load(i / kRowGroup * kRowGroup, i % kRowGroup));
       hadamard(row, dim);
     }
-    F load(std::uint32_t i) const { return V::load(row + i); }
+    F load(std::uint32_t group, std::uint32_t at) const { return V::load(row + group + at); }
 
     alignas(64) float row[kMaxHeadSize];
   };
 
+  // Calls with_row(rank, row) for each row of a side, rebuilt.
+  template <typename Format, typename WithRow>
+  static void for_rebuilt(const SideFit& fit, const std::byte* const* coded, const FoldRows& rows,
+                          std::uint32_t dim, const WithRow& with_row) {
+    alignas(64) float row[kRebuiltRows * kMaxHeadSize];
+    for (int first = 0; first < rows.count; first += kRebuiltRows) {
+      const int n = std::min(kRebuiltRows, rows.count - first);
+      Format::template rebuild<V>(fit, coded + first, rows.number + first, n, dim, row);
+      for (int r = 0; r < n; ++r) with_row(first + r, row + r * dim);
+    }
+  }
+
   static void read_keys(const Fold& fold, const FoldRows& rows, std::uint32_t dim, T* out) {
     visit_row(fold.key_format, [&](auto coded) {
-      for (int r = 0; r < rows.count; ++r) {
-        const PlainRow<decltype(coded)> row(rows.key[r], dim);
-        for (std::uint32_t i = 0; i < dim; i += L)
-          Terms::store_row(out + std::size_t(r) * dim + i, row.load(i));
+      using Format = decltype(coded);
+      if constexpr (kFitted<Format>) {
+        for_rebuilt<Format>(fold.key_fit, rows.key, rows, dim, [&](int r, const float* key) {
+          for (std::uint32_t i = 0; i < dim; i += L)
+            Terms::store_row(out + std::size_t(r) * dim + i, V::load(key + i));
+        });
+      } else {
+        for (int r = 0; r < rows.count; ++r) {
+          const PlainRow<Format> row(rows.key[r], dim);
+          for (std::uint32_t i = 0; i < dim; i += L)
+            Terms::store_row(out + std::size_t(r) * dim + i,
+                             row.load(i / kRowGroup * kRowGroup, i % kRowGroup));
+        }
       }
     });
   }
@@ -120,19 +142,46 @@ struct AttendTile {
   // Rows after the last are zeros, up to a whole step.
   static void read_values(const Fold& fold, const FoldRows& rows, std::uint32_t dim, T* out) {
     visit_row(fold.value_format, [&](auto coded) {
-      using Row = PlainRow<decltype(coded)>;
-      for (int r = 0; r < rows.count; r += kTerms) {
-        const auto row = [&](int t) {
-          return Row(rows.value[std::min(r + t, rows.count - 1)], dim);
-        };
-        const Row each[2] = {row(0), row(kTerms - 1)};
-        static_assert(kTerms <= 2);
-        for (std::uint32_t i = 0; i < dim; i += L) {
-          F terms[kTerms];
-          for (int t = 0; t < kTerms; ++t)
-            terms[t] = r + t < rows.count ? each[t].load(i) : V::zero();
-          Terms::pack(out + std::size_t(r) * dim + i * kTerms, terms);
+      using Format = decltype(coded);
+      if constexpr (kFitted<Format>) {
+        read_rebuilt_values<Format>(fold.value_fit, rows, dim, out);
+        return;
+      } else {
+        using Row = PlainRow<Format>;
+        for (int r = 0; r < rows.count; r += kTerms) {
+          const auto row = [&](int t) {
+            return Row(rows.value[std::min(r + t, rows.count - 1)], dim);
+          };
+          const Row each[2] = {row(0), row(kTerms - 1)};
+          static_assert(kTerms <= 2);
+          for (std::uint32_t i = 0; i < dim; i += L) {
+            F terms[kTerms];
+            for (int t = 0; t < kTerms; ++t)
+              terms[t] = r + t < rows.count ? each[t].load(i / kRowGroup * kRowGroup, i % kRowGroup)
+                                            : V::zero();
+            Terms::pack(out + std::size_t(r) * dim + i * kTerms, terms);
+          }
         }
+      }
+    });
+  }
+
+  template <typename Format>
+  static void read_rebuilt_values(const SideFit& fit, const FoldRows& rows, std::uint32_t dim,
+                                  T* out) {
+    const float* before = nullptr;  // the first row of a step that has two
+    for_rebuilt<Format>(fit, rows.value, rows, dim, [&](int r, const float* value) {
+      const bool last = r + 1 == rows.count;
+      if (kTerms == 2 && r % 2 == 0 && !last) {
+        before = value;
+        return;
+      }
+      const int first = r / kTerms * kTerms;
+      for (std::uint32_t i = 0; i < dim; i += L) {
+        F terms[kTerms];
+        terms[0] = V::load((first < r ? before : value) + i);
+        if constexpr (kTerms == 2) terms[1] = first < r ? V::load(value + i) : V::zero();
+        Terms::pack(out + std::size_t(first) * dim + i * kTerms, terms);
       }
     });
   }

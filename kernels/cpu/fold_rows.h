@@ -13,12 +13,14 @@ struct FoldRows {
   int count = 0;
   const std::byte* key[kFoldRows];
   const std::byte* value[kFoldRows];
-  bool weighted = false;           // whether a row has a log weight that is not 0
-  float log_weight[kFoldRows];     // if weighted
-  const float* scores[kFoldRows];  // of the query heads; only in a scored fold
+  std::uint32_t number[kFoldRows];  // in their segment; only where a side is fitted
+  bool weighted = false;            // whether a row has a log weight that is not 0
+  float log_weight[kFoldRows];      // if weighted
+  const float* scores[kFoldRows];   // of the query heads; only in a scored fold
 
   void list(const Fold& fold, std::uint32_t heads) {
     int n = 0;
+    const bool numbered = fold.key_fit || fold.value_fit;
     for (const BlockView& block : fold.blocks) {
       const int before = n;
       for (RowSet left = block.rows; left != 0;) {  // a stretch of neighbours at a time
@@ -32,6 +34,8 @@ struct FoldRows {
           k += fold.key_stride;
           v += fold.value_stride;
         }
+        for (int i = 0; i < stretch && numbered; ++i)
+          number[n - stretch + i] = block.first_number + static_cast<std::uint32_t>(first + i);
         left &= ~(first_rows(stretch) << first);
       }
       if (fold.scored) {

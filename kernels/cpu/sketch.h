@@ -272,7 +272,7 @@ struct Sketch {
       for (int r = 0; r < rows; ++r) sum[h][r] = V::zero();
     for (std::uint32_t i = 0; i < dim; i += L) {
       F k[rows];
-      for (int r = 0; r < rows; ++r) k[r] = each[r].load(i);
+      for (int r = 0; r < rows; ++r) k[r] = each[r].load(i / kRowGroup * kRowGroup, i % kRowGroup);
       for (int h = 0; h < heads; ++h) {
         const F q = V::load(query + std::size_t(h) * key_dim + i);
         for (int r = 0; r < rows; ++r) sum[h][r] = V::fma(k[r], q, sum[h][r]);
@@ -391,15 +391,17 @@ struct Sketch {
         integer_heads<kHeads>(keys, row_bytes, count, key_dim, q, score, stride);
       } else {
         visit_row(format, [&](auto coded) {
-          alignas(64) float rotated[kHeads * kMaxHeadSize];
-          if (decltype(coded)::kRotated)
-            for (std::size_t g = 0; g < kHeads; ++g) {
-              std::copy_n(q + g * key_dim, key_dim, rotated + g * key_dim);
-              hadamard(rotated + g * key_dim, key_dim);
-            }
-          float_heads<decltype(coded), kHeads>(keys, row_bytes, count, key_dim,
-                                               decltype(coded)::kRotated ? rotated : q, score,
-                                               stride);
+          using Format = decltype(coded);
+          if constexpr (!kFitted<Format>) {  // an index keeps none of those
+            alignas(64) float rotated[kHeads * kMaxHeadSize];
+            if (Format::kRotated)
+              for (std::size_t g = 0; g < kHeads; ++g) {
+                std::copy_n(q + g * key_dim, key_dim, rotated + g * key_dim);
+                hadamard(rotated + g * key_dim, key_dim);
+              }
+            float_heads<Format, kHeads>(keys, row_bytes, count, key_dim,
+                                        Format::kRotated ? rotated : q, score, stride);
+          }
         });
       }
     });

@@ -9,6 +9,11 @@
 //   F load(p) of bf16 and of signed bytes
 //   F codes<bits>(const uint8_t* p, i): the next `lanes` codes of 2 or 4 bits, as floats; the first
 //     is code i of a row, i a multiple of lanes, and begins in the byte p
+//   F look_up(const float* table, F scale, F offset, const uint8_t* p, i): of codes i to i + lanes,
+//     i a multiple of lanes, of the 32 that are the low halves of 16 bytes and then their high
+//     halves: table[code] * scale + offset, rounded once; scale and offset are alike in all lanes
+//   F look_up(..., p, const uint8_t* fifth, i): the same of table[code] + 16 where bit i of `fifth`
+//     is set
 //   F add, sub, mul, div, fma(a, b, c) = a * b + c, max, min; float sum(v), float largest(v)
 //   sums4(const F* v, out): the sums of four, each with the bits of sum(v)
 //   F where_negative(x, a, b): a in the lanes where x's sign bit is set, b in the others

@@ -44,6 +44,25 @@ struct VecAvx2 {
         _mm256_srlv_epi32(_mm256_set1_epi32(all), _mm256_slli_epi32(each, kBits / 2));
     return _mm256_cvtepi32_ps(_mm256_and_si256(word, _mm256_set1_epi32((1 << kBits) - 1)));
   }
+  static F look_up(const float* table, F scale, F offset, const std::uint8_t* p, std::uint32_t i) {
+    return fma(level(table, p, i), scale, offset);
+  }
+  static F look_up(const float* table, F scale, F offset, const std::uint8_t* p,
+                   const std::uint8_t* fifth, std::uint32_t i) {
+    const __m256i each = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256i set =
+        _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(fifth[i / 8]), each), each);
+    const F more = _mm256_and_ps(_mm256_castsi256_ps(set), VecAvx2::set(16.0f));
+    return fma(add(level(table, p, i), more), scale, offset);
+  }
+  static F level(const float* table, const std::uint8_t* p, std::uint32_t i) {
+    const __m256i bytes =
+        _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + i % 16)));
+    const __m256i code = _mm256_srli_epi32(bytes, static_cast<int>(i / 16 * 4));
+    const F upper = _mm256_castsi256_ps(_mm256_slli_epi32(code, 28));  // the sign: the fourth bit
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(load(table), code),
+                            _mm256_permutevar8x32_ps(load(table + 8), code), upper);
+  }
   static void store(f16* p, F v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
                      _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

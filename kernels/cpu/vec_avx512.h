@@ -44,6 +44,20 @@ struct VecAvx512 {
     }
     return _mm512_cvtepi32_ps(_mm512_and_si512(word, _mm512_set1_epi32((1 << kBits) - 1)));
   }
+  static __m512i nibble(const std::uint8_t* p, std::uint32_t i) {
+    return _mm512_srli_epi32(
+        _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), i / 4);
+  }
+  static F look_up(const float* table, F scale, F offset, const std::uint8_t* p, std::uint32_t i) {
+    return _mm512_permutexvar_ps(nibble(p, i), fma(load(table), scale, offset));
+  }
+  static F look_up(const float* table, F scale, F offset, const std::uint8_t* p,
+                   const std::uint8_t* fifth, std::uint32_t i) {
+    std::uint16_t upper;
+    __builtin_memcpy(&upper, fifth + i / 8, sizeof upper);
+    const F level = _mm512_permutexvar_ps(nibble(p, i), load(table));
+    return fma(_mm512_mask_add_ps(level, upper, level, set(16.0f)), scale, offset);
+  }
   static void store(f16* p, F v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                         _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

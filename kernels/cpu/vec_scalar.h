@@ -28,6 +28,17 @@ struct VecScalar {
   static F codes(const std::uint8_t* p, std::uint32_t i) {
     return static_cast<float>(*p >> i * kBits % 8 & ((1 << kBits) - 1));
   }
+  static int nibble(const std::uint8_t* p, std::uint32_t i) {
+    return i < 16 ? p[i] & 15 : p[i - 16] >> 4;
+  }
+  static F look_up(const float* table, F scale, F offset, const std::uint8_t* p, std::uint32_t i) {
+    return fma(table[nibble(p, i)], scale, offset);
+  }
+  static F look_up(const float* table, F scale, F offset, const std::uint8_t* p,
+                   const std::uint8_t* fifth, std::uint32_t i) {
+    const float more = fifth[i / 8] >> i % 8 & 1 ? 16.0f : 0.0f;
+    return fma(table[nibble(p, i)] + more, scale, offset);
+  }
   static void store(f16* p, F v) { *p = to_f16(v); }
   static F load_tail(const float*, int) { return 0.0f; }
   static void store_tail(float*, F, int) {}

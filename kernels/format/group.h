@@ -12,6 +12,10 @@
 // and, where the definition rounds otherwise than scale * word + offset does, dequantize<V>. Then
 // it has a line in weight.cpp's table and one in visit.h's switch. Weights that are floats
 // (floats.h) have no groups.
+//
+// Rows of KV may be coded so too (row_groups.h) where a block is one group and there is
+//   load<V>(block, i)        the floats that value() gives of [i, i + V::lanes), i a multiple of
+//                            V::lanes
 #pragma once
 
 #include <cstddef>

@@ -31,6 +31,11 @@ struct Q4_0 {
     V::nibbles(b.nibble, out);
     for (int i = 0; i < kRegisters<V>; ++i) out[i] = V::sub16(out[i], V::iset(8));
   }
+  static constexpr float kLevels[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+  template <typename V>
+  static typename V::F load(const Block& b, std::uint32_t i) {
+    return V::look_up(kLevels, V::set(b.scale), V::zero(), b.nibble, i);
+  }
 };
 
 }  // namespace

@@ -32,6 +32,11 @@ struct Q4_1 {
   static void words(const Block& b, int, typename V::I* out) {
     V::nibbles(b.nibble, out);
   }
+  static constexpr float kLevels[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  template <typename V>
+  static typename V::F load(const Block& b, std::uint32_t i) {
+    return V::look_up(kLevels, V::set(b.scale_offset[0]), V::set(b.scale_offset[1]), b.nibble, i);
+  }
 };
 
 }  // namespace

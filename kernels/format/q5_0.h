@@ -36,6 +36,12 @@ struct Q5_0 {
     for (int i = 0; i < kRegisters<V>; ++i)
       out[i] = V::sub16(V::add16(out[i], fifth[i]), V::iset(16));
   }
+  static constexpr float kLevels[16] = {-16, -15, -14, -13, -12, -11, -10, -9,
+                                        -8,  -7,  -6,  -5,  -4,  -3,  -2,  -1};
+  template <typename V>
+  static typename V::F load(const Block& b, std::uint32_t i) {
+    return V::look_up(kLevels, V::set(b.scale), V::zero(), b.nibble, b.fifth, i);
+  }
 };
 
 }  // namespace

@@ -38,6 +38,12 @@ struct Q5_1 {
     V::bits(b.fifth, 16, fifth);
     for (int i = 0; i < kRegisters<V>; ++i) out[i] = V::add16(out[i], fifth[i]);
   }
+  static constexpr float kLevels[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  template <typename V>
+  static typename V::F load(const Block& b, std::uint32_t i) {
+    return V::look_up(kLevels, V::set(b.scale_offset[0]), V::set(b.scale_offset[1]), b.nibble,
+                      b.fifth, i);
+  }
 };
 
 }  // namespace

@@ -29,6 +29,10 @@ struct Q8_0 {
   static void words(const Block& b, int, typename V::I* out) {
     V::i8(b.word, out);
   }
+  template <typename V>
+  static typename V::F load(const Block& b, std::uint32_t i) {
+    return V::mul(V::load(b.word + i), V::set(b.scale));
+  }
 };
 
 }  // namespace

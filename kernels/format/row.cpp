@@ -15,10 +15,15 @@ std::uint32_t row_bytes(RowFormat format, std::uint32_t dim) {
   return visit_row(format, [&](auto coded) { return decltype(coded)::bytes(dim); });
 }
 
-void read_row(RowFormat format, const std::byte* row, std::uint32_t dim, float* out) {
+void read_row(RowFormat format, const std::byte* row, std::uint32_t dim, float* out,
+              const SideFit& fit, std::uint32_t number) {
   visit_row(format, [&](auto coded) {
-    for (std::uint32_t i = 0; i < dim; ++i) out[i] = decltype(coded)::value(row, dim, i);
-    if (decltype(coded)::kRotated) hadamard(out, dim);
+    using Format = decltype(coded);
+    if constexpr (kFitted<Format>)
+      Format::read(fit, number, row, dim, out);
+    else
+      for (std::uint32_t i = 0; i < dim; ++i) out[i] = Format::value(row, dim, i);
+    if (Format::kRotated) hadamard(out, dim);
   });
 }
 

@@ -18,7 +18,9 @@ struct RowF16 {
   template <typename V>
   struct Reader {
     Reader(const std::byte* row, std::uint32_t) : channels(reinterpret_cast<const f16*>(row)) {}
-    typename V::F load(std::uint32_t i) const { return V::load(channels + i); }
+    typename V::F load(std::uint32_t group, std::uint32_t at) const {
+      return V::load(channels + group + at);
+    }
 
     const f16* channels;
   };

@@ -26,7 +26,9 @@ struct RowInt8 {
   struct Reader {
     Reader(const std::byte* row, std::uint32_t dim)
         : channels(codes(row)), by(V::set(scale(row, dim))) {}
-    typename V::F load(std::uint32_t i) const { return V::mul(V::load(channels + i), by); }
+    typename V::F load(std::uint32_t group, std::uint32_t at) const {
+      return V::mul(V::load(channels + group + at), by);
+    }
 
     const std::int8_t* channels;
     typename V::F by;

@@ -35,7 +35,8 @@ struct RowRotated {
   struct Reader {
     Reader(const std::byte* row, std::uint32_t dim)
         : channels(codes(row)), by(V::set(scale(row, dim))) {}
-    typename V::F load(std::uint32_t i) const {
+    typename V::F load(std::uint32_t group, std::uint32_t at) const {
+      const std::uint32_t i = group + at;
       const typename V::F code = V::template codes<kBits>(channels + i * kBits / 8, i);
       return V::mul(V::sub(code, V::set(kMiddle)), by);
     }

@@ -1,8 +1,12 @@
 // All row formats, and the way from a RowFormat to its struct.
 #pragma once
 
+#include "kernels/format/row_bf16.h"
+#include "kernels/format/row_channels.h"
 #include "kernels/format/row_f16.h"
+#include "kernels/format/row_groups.h"
 #include "kernels/format/row_int8.h"
+#include "kernels/format/row_lowrank.h"
 #include "kernels/format/row_rotated.h"
 
 namespace thermocline {
@@ -18,6 +22,28 @@ inline auto visit_row(RowFormat format, const Visit& visit) {
       return visit(RowRotated2{});
     case RowFormat::rotated4:
       return visit(RowRotated4{});
+    case RowFormat::bf16:
+      return visit(RowBf16{});
+    case RowFormat::q8_0:
+      return visit(RowQ8_0{});
+    case RowFormat::q4_0:
+      return visit(RowQ4_0{});
+    case RowFormat::q4_1:
+      return visit(RowQ4_1{});
+    case RowFormat::q5_0:
+      return visit(RowQ5_0{});
+    case RowFormat::q5_1:
+      return visit(RowQ5_1{});
+    case RowFormat::iq4_nl:
+      return visit(RowIq4Nl{});
+    case RowFormat::kivi2:
+      return visit(RowKivi2{});
+    case RowFormat::channels2:
+      return visit(RowChannels2{});
+    case RowFormat::channels4:
+      return visit(RowChannels4{});
+    case RowFormat::lowrank:
+      return visit(RowLowRank{});
     case RowFormat::f16:
       break;
   }

@@ -31,6 +31,9 @@ Result<Formation> BlockIndex::form(const Sealing& sealing, const Workers& worker
   });
   Formation formation;
   formation.index = records;
+  if (code_->always_rows(rows.rows) > 0)
+    for (std::uint32_t h = 0; h < rows.heads; ++h)
+      formation.always.push_back(code_->always(shape, rows.rows, records->head(h)));
   return formation;
 }
 

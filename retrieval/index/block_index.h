@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string_view>
+#include <vector>
 
 #include "retrieval/index/key_index.h"
 
@@ -30,6 +31,13 @@ class BlockCode {
   virtual std::uint64_t bytes(HeadShape shape, std::uint32_t rows) const = 0;
   // Writes the record, which is zeroed.
   virtual void keep(const Sealing& sealing, std::uint32_t head, std::byte* kept) const = 0;
+  // Of what keep() wrote: the rows that score() has every step read, ascending; and of so many rows
+  // how many those are at most, by the law of bytes().
+  virtual std::vector<std::uint32_t> always(HeadShape, std::uint32_t /*rows*/,
+                                            const std::byte* /*kept*/) const {
+    return {};
+  }
+  virtual std::uint64_t always_rows(std::uint64_t /*rows*/) const { return 0; }
   // Why a record cannot be one that keep() wrote, where reading it would reach outside of it; null:
   // it is safe to read.
   virtual const char* flaw(HeadShape, std::uint32_t /*rows*/, const std::byte* /*kept*/) const {
@@ -54,6 +62,7 @@ class BlockIndex final : public KeyIndex {
   Result<Formation> load(HeadShape shape, std::uint32_t heads, std::uint32_t rows,
                          RecordReader* in) const override;
   std::uint64_t index_bytes(HeadShape shape, std::uint64_t rows) const override;
+  std::uint64_t always_rows(std::uint64_t rows) const override { return code_->always_rows(rows); }
   bool formed(const SegmentIndex& segment) const override;
   std::uint32_t units(const SegmentIndex& segment, std::uint32_t head) const override;
   std::uint32_t first_row(const SegmentIndex& segment, std::uint32_t head,

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #ifdef THERMOCLINE_FAISS
-#include <cblas.h>
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexHNSW.h>
 #include <faiss/IndexIVFFlat.h>
@@ -11,7 +10,8 @@
 #include <omp.h>
 
 #include <cmath>
-#include <mutex>
+
+#include "kernels/eigen.h"
 #endif
 
 namespace thermocline {
@@ -49,7 +49,7 @@ struct FaissHead::Impl {};
 
 Status check_faiss() {
   return fail(ErrorCode::unsupported,
-              "not built with FAISS: install libfaiss-dev and libopenblas-dev and configure again, "
+              "not built with FAISS: install libfaiss-dev and configure again, "
               "or select by another index");
 }
 Result<std::unique_ptr<FaissHead>> FaissHead::build(FaissKind, const FaissOptions&,
@@ -71,8 +71,7 @@ namespace {
 
 // Two pools of threads would wait for each other: FAISS and OpenBLAS compute where they are called.
 void on_this_thread() {
-  static std::once_flag once;
-  std::call_once(once, [] { openblas_set_num_threads(1); });
+  hold_blas_to_one_thread();
   omp_set_num_threads(1);
 }
 

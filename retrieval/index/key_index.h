@@ -48,6 +48,7 @@ class KeyIndex {
                                  RecordReader* in) const = 0;
   virtual std::uint64_t index_bytes(HeadShape shape, std::uint64_t rows) const = 0;
   virtual std::uint64_t summary_bytes(HeadShape, std::uint64_t /*rows*/) const { return 0; }
+  virtual std::uint64_t always_rows(std::uint64_t /*rows*/) const { return 0; }
 
   // Whether an index like this one made what is kept of a segment, so that it can be asked.
   virtual bool formed(const SegmentIndex& segment) const = 0;

@@ -55,6 +55,22 @@ void LandmarksCode::keep(const Sealing& sealing, std::uint32_t head, std::byte* 
     kept[std::size_t{chunks} * dim * sizeof(f16) + order[i]] = std::byte{1};
 }
 
+std::vector<std::uint32_t> LandmarksCode::always(HeadShape shape, std::uint32_t rows,
+                                                 const std::byte* kept) const {
+  const std::byte* outlier = kept + std::size_t{units(rows)} * shape.key_dim * sizeof(f16);
+  std::vector<std::uint32_t> always;
+  for (std::uint32_t r = 0; r < rows; ++r)
+    if (outlier[r / block()] != std::byte{0}) always.push_back(r);
+  return always;
+}
+
+// Rounded up, so that what many short segments round to is no more.
+std::uint64_t LandmarksCode::always_rows(std::uint64_t rows) const {
+  const std::uint64_t chunks = (rows + block() - 1) / block();
+  return static_cast<std::uint64_t>(std::ceil(options_.outliers * static_cast<double>(chunks))) *
+         block();
+}
+
 void LandmarksCode::score(const BlockQuery& query, KeyScratch*, float* score,
                           std::size_t stride) const {
   const HeadShape shape = query.shape;

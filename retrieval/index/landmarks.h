@@ -29,6 +29,9 @@ class LandmarksCode final : public BlockCode {
   std::uint32_t block() const override { return options_.chunk; }
   std::uint64_t bytes(HeadShape shape, std::uint32_t rows) const override;
   void keep(const Sealing& sealing, std::uint32_t head, std::byte* kept) const override;
+  std::vector<std::uint32_t> always(HeadShape shape, std::uint32_t rows,
+                                    const std::byte* kept) const override;
+  std::uint64_t always_rows(std::uint64_t rows) const override;
   void score(const BlockQuery& query, KeyScratch* scratch, float* score,
              std::size_t stride) const override;
 

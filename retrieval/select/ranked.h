@@ -75,6 +75,7 @@ class RankedSelector final : public Selector {
   std::uint64_t summary_bytes(HeadShape shape, std::uint64_t rows) const override {
     return index_->summary_bytes(shape, rows);
   }
+  std::uint64_t always_rows(std::uint64_t rows) const override { return index_->always_rows(rows); }
 
  private:
   // What one list is chosen with; grows with the timeline. Units are those of all segments that are

@@ -82,6 +82,9 @@ struct Formation {
   RowLayout code_layout;  // as summary_layout
   std::vector<std::byte> code_rows;
   std::shared_ptr<const SegmentIndex> index;  // null: none
+  // [head] of the sealing's rows, ascending: those that every step reads, which a codec that loses
+  // much keeps as they are. Empty: none.
+  std::vector<std::vector<std::uint32_t>> always;
 };
 
 // One read list to be chosen: the query heads of one KV head, for one row of a step.
@@ -150,6 +153,9 @@ class Selector {
   virtual std::uint64_t index_bytes(HeadShape, std::uint64_t /*rows*/) const { return 0; }
   virtual std::uint64_t summary_bytes(HeadShape, std::uint64_t /*rows*/) const { return 0; }
   virtual std::uint64_t code_bytes(HeadShape, std::uint64_t /*rows*/) const { return 0; }
+  // How many of so many sealed rows of one KV head are in Formation::always, at most, by the same
+  // law.
+  virtual std::uint64_t always_rows(std::uint64_t /*rows*/) const { return 0; }
 };
 
 }  // namespace thermocline

@@ -32,6 +32,7 @@ class WrappedSelector : public Selector {
   std::uint64_t code_bytes(HeadShape shape, std::uint64_t rows) const override {
     return inner_->code_bytes(shape, rows);
   }
+  std::uint64_t always_rows(std::uint64_t rows) const override { return inner_->always_rows(rows); }
   Result<Chosen> choose(const LayerQuery& query, const Workers& workers,
                         std::span<ReadList> out) override {
     TL_CHECK(query.lists.size() == out.size());

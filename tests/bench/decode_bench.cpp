@@ -1,7 +1,7 @@
 // Decode rates of several methods at several depths, in turn within one process: what other
 // programs on the machine do hits all of them alike, so the ratios hold where the rates don't.
 //
-//   decode_bench MODEL TEXT ROUNDS METHOD:DEPTH...     (exact:0 sketch:7600)
+//   decode_bench MODEL TEXT ROUNDS METHOD:DEPTH[:SETTING]...     (exact:0 sketch:7600)
 //
 // Every round decodes kTokens greedily on each and forgets them again. Printed: the median rate of
 // each, the median over rounds of its ratio to the first, and both of the best rounds, which other
@@ -13,6 +13,7 @@
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -56,16 +57,19 @@ double median(std::vector<double> values) {
 }
 
 Subject prepare(Engine* engine, const std::string& text, const std::string& argument) {
-  const std::size_t colon = argument.find(':');
-  if (colon == std::string::npos) stop("'" + argument + "' is not METHOD:DEPTH");
-  const auto depth = static_cast<std::size_t>(std::atoi(argument.c_str() + colon + 1));
+  std::vector<std::string> parts;
+  std::istringstream split(argument);
+  for (std::string part; std::getline(split, part, ':');) parts.push_back(part);
+  if (parts.size() < 2) stop("'" + argument + "' is not METHOD:DEPTH");
+  const auto depth = static_cast<std::size_t>(std::atoi(parts[1].c_str()));
   std::vector<int> tokens =
       must(engine->encode(text, Engine::Special::as_text, Engine::Start::add));
   if (tokens.size() <= depth) stop("the text is shorter than " + argument);
   Subject subject;
   subject.name = argument;
   CacheOptions options;
-  options.method = argument.substr(0, colon);
+  options.method = parts[0];
+  options.method_overrides.assign(parts.begin() + 2, parts.end());
   options.max_positions = static_cast<std::uint32_t>(depth + kTokens + 1);
   subject.cache = must(engine->open_cache(options));
   subject.timeline = std::make_unique<Timeline>(must(subject.cache->start()));
@@ -128,7 +132,7 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   if (argc < 5) {
-    std::fprintf(stderr, "usage: decode_bench MODEL TEXT ROUNDS METHOD:DEPTH...\n");
+    std::fprintf(stderr, "usage: decode_bench MODEL TEXT ROUNDS METHOD:DEPTH[:SETTING]...\n");
     return 2;
   }
   return thermocline::run(argc, argv);

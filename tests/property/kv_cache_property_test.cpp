@@ -11,6 +11,7 @@
 
 #include "runtime/kv_cache.h"
 #include "runtime/method.h"
+#include "runtime/thermocline.h"
 #include "tests/support/dense_oracle.h"
 #include "tests/support/float_table.h"
 
@@ -396,11 +397,13 @@ TEST(KvCacheProperty, EveryMethodAnswersTheSameInAllWeathers) {
 }
 
 TEST(KvCacheProperty, CodedRowsAnswerTheSameInAllWeathers) {
-  const std::vector<std::string> codecs[] = {{"keys.compress=int8", "values.compress=int8"},
-                                             {"keys.compress=int8"},
-                                             {"values.compress=int8"}};
-  for (unsigned seed = 201; seed <= 206; ++seed) {
-    same_in_all_weathers(seed % 2 ? "exact" : "sketch", seed, 40, codecs[seed % 3]);
+  const std::vector<std::string> codecs = codec_names();
+  for (std::size_t i = 0; i < codecs.size(); ++i) {
+    const std::string keys = "keys.compress=" + codecs[i];
+    const std::string values = "values.compress=" + codecs[(i + 3) % codecs.size()];
+    SCOPED_TRACE(keys + ", " + values);
+    same_in_all_weathers(i % 2 ? "exact" : "sketch", 201 + static_cast<unsigned>(i), 40,
+                         {keys, values});
     if (HasFailure()) return;
   }
 }

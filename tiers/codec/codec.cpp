@@ -1,20 +1,27 @@
 #include "tiers/codec/codec.h"
 
 #include <algorithm>
-#include <vector>
+#include <cmath>
+
+#include "kernels/base/head_size.h"
 
 namespace thermocline {
+
 namespace {
 
-// Channels of a raw side.
-std::uint32_t channels(std::uint32_t bytes) { return bytes / sizeof(f16); }
+constexpr float kMostF16 = 65504.0f;
 
 }  // namespace
 
-void Codec::decode(const std::byte* row, std::uint32_t dim, f16* out) const {
-  std::vector<float> channel(dim);
-  read_row(format(), row, dim, channel.data());
-  std::transform(channel.begin(), channel.end(), out, [](float x) { return to_f16(x); });
+void Codec::read(const std::byte* row, std::uint32_t dim, const SideFit& fit, std::uint32_t number,
+                 f16* out) const {
+  TL_CHECK(dim <= kMaxHeadSize);
+  float channel[kMaxHeadSize];
+  read_row(format(), row, dim, channel, fit, number);
+  // A code of the largest f16s may stand for somewhat more than any f16: that is no infinity.
+  std::transform(channel, channel + dim, out, [](float x) {
+    return to_f16(std::isfinite(x) ? std::clamp(x, -kMostF16, kMostF16) : x);
+  });
 }
 
 RowLayout RowCodec::layout(std::uint32_t key_dim, std::uint32_t value_dim) const {
@@ -23,21 +30,27 @@ RowLayout RowCodec::layout(std::uint32_t key_dim, std::uint32_t value_dim) const
 }
 
 void RowCodec::encode(const RawRows& rows, std::uint32_t head, std::span<const std::uint32_t> order,
-                      std::byte* out) const {
-  const std::uint32_t key_dim = channels(rows.layout.key_bytes);
-  const std::uint32_t value_dim = channels(rows.layout.value_bytes);
+                      const Segment& segment, std::uint32_t first, std::byte* out) const {
+  const std::uint32_t key_dim = rows.channels(Side::keys);
+  const std::uint32_t value_dim = rows.channels(Side::values);
   const RowLayout coded = layout(key_dim, value_dim);
+  const SideFit key_fit = segment.fit_of(Side::keys, head);
+  const SideFit value_fit = segment.fit_of(Side::values, head);
   for (std::uint32_t r = 0; r < rows.rows; ++r, out += coded.bytes()) {
     const std::uint32_t from = order.empty() ? r : order[r];
-    keys->encode(rows.key(head, from), key_dim, out);
-    values->encode(rows.value(head, from), value_dim, out + coded.key_bytes);
+    keys->write(rows.key(head, from), key_dim, key_fit, first + r, out);
+    values->write(rows.value(head, from), value_dim, value_fit, first + r, out + coded.key_bytes);
   }
 }
 
-void RowCodec::decode(const std::byte* key, const std::byte* value, const RowLayout& raw,
+void RowCodec::decode(const std::byte* key, const std::byte* value, const Segment& segment,
+                      std::uint32_t head, std::uint32_t number, const RowLayout& raw,
                       std::byte* out) const {
-  keys->decode(key, channels(raw.key_bytes), reinterpret_cast<f16*>(out));
-  values->decode(value, channels(raw.value_bytes), reinterpret_cast<f16*>(out + raw.key_bytes));
+  const auto key_dim = static_cast<std::uint32_t>(raw.key_bytes / sizeof(f16));
+  const auto value_dim = static_cast<std::uint32_t>(raw.value_bytes / sizeof(f16));
+  keys->read(key, key_dim, segment.fit_of(Side::keys, head), number, reinterpret_cast<f16*>(out));
+  values->read(value, value_dim, segment.fit_of(Side::values, head), number,
+               reinterpret_cast<f16*>(out + raw.key_bytes));
 }
 
 }  // namespace thermocline

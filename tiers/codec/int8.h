@@ -10,7 +10,7 @@
 
 namespace thermocline {
 
-class Int8Codec final : public Codec {
+class Int8Codec final : public PlainCodec {
  public:
   std::string_view name() const override { return "int8"; }
   RowFormat format() const override { return RowFormat::int8; }

@@ -5,7 +5,7 @@
 
 namespace thermocline {
 
-class RawCodec final : public Codec {
+class RawCodec final : public PlainCodec {
  public:
   std::string_view name() const override { return "raw"; }
   RowFormat format() const override { return RowFormat::f16; }

@@ -28,6 +28,7 @@ Result<Comparison> compare(const Passage& passage, std::span<const LayerSpec> la
     progress.update(i + 1);
   }
   comparison.cost = difference(other->cache().report(), before);
+  comparison.ranks = other->cache().ranks(other->timeline());
   comparison.step_ms = other->step_ms();
   comparison.full_ms = full->step_ms();
   return comparison;

@@ -20,6 +20,7 @@ std::uint64_t bytes_held(std::span<const LayerSpec> layers, std::uint32_t positi
 struct Comparison {
   std::vector<StepFidelity> steps;
   CacheReport cost;                 // of the method
+  std::vector<RankReport> ranks;    // in the end
   std::uint64_t held_bytes = 0;     // what full attention reads of an f16 cache in these steps
   double step_ms = 0, full_ms = 0;  // of all steps
 };

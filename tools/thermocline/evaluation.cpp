@@ -18,8 +18,8 @@ Result<EvalPlan> parse_eval_plan(const EvalFlags& flags) {
   TL_TRY_ASSIGN(plan.methods, parse_method_list(flags.methods, "--method"));
   for (ListedMethod& method : plan.methods) {
     TL_TRY(flags.method.check(method.name));
-    method.settings.insert(method.settings.begin(), flags.method.settings.begin(),
-                           flags.method.settings.end());
+    const std::vector<std::string> of_all = flags.method.overrides();
+    method.settings.insert(method.settings.begin(), of_all.begin(), of_all.end());
   }
   TL_TRY_ASSIGN(plan.depths, parse_range_list(flags.depths, "--depth"));
   // Texts are read on from depth to depth.

@@ -22,6 +22,18 @@ void set_divergence(const std::vector<double>& steps, Json* row) {
   (*row)["kl_high"] = interval.high;
 }
 
+// Where keys or values are sums of a few vectors: how many, and what of the squares that holds.
+void set_ranks(std::span<const RankReport> ranks, Json* row) {
+  if (ranks.empty()) return;
+  std::vector<double> captured;
+  for (const RankReport& of : ranks) captured.push_back(of.captured);
+  (*row)["captured"] = mean_of(captured);
+  for (const RankReport& of : ranks) {
+    (*row)[of.side + "_rank_by_layer"].push_back(of.rank);
+    (*row)[of.side + "_captured_by_layer"].push_back(of.captured);
+  }
+}
+
 }  // namespace
 
 Json fidelity_row(const Passage& passage, const std::string& method, const Comparison& comparison) {
@@ -62,6 +74,7 @@ Json fidelity_row(const Passage& passage, const std::string& method, const Compa
                   {"tokens_per_s", rate(comparison.step_ms)},
                   {"tokens_per_s_full", rate(comparison.full_ms)},
                   {"kl_steps", divergences}});
+  set_ranks(comparison.ranks, &row);
   return row;
 }
 

@@ -75,6 +75,15 @@ void add_model_options(po::options_description* group, ModelFlags* flags, bool w
       "on or auto: attention is always computed in tiles");
 }
 
+constexpr const char *kKeysCompress = "keys.compress", *kValuesCompress = "values.compress";
+constexpr const char* kRawType = "f16";  // as llama.cpp calls what a method calls raw
+
+std::vector<std::string> cache_types() {
+  std::vector<std::string> types = codec_names();
+  std::replace(types.begin(), types.end(), std::string("raw"), std::string(kRawType));
+  return types;
+}
+
 Status refuse_unless(bool accepted, const std::string& option, const std::string& given,
                      const std::string& why) {
   if (accepted) return {};
@@ -165,8 +174,6 @@ void TierFlags::add_without_budgets_to(po::options_description* group) {
   const std::string backends =
       "how the disk is read: auto, " + list(version().io_backends) + " (auto)";
   add("io-backend", value(&io_backend, "NAME"), backends.c_str());
-  add("cache-type-k", value(&keys_type, "TYPE"), "f16: the method decides how keys are held");
-  add("cache-type-v", value(&values_type, "TYPE"), "f16: the method decides how values are held");
   add("no-kv-offload", po::bool_switch(&no_offload), "accepted: the cache is in host memory");
 }
 
@@ -197,12 +204,6 @@ std::vector<std::string> TierFlags::notes(const std::string& session) const {
 }
 
 Result<TierOptions> TierFlags::tier_options() const {
-  const auto other = [](const std::string& side) {
-    return "it is f16 unless the method says otherwise: --method-set " + side +
-           ".compress=int8 takes 8 bits a channel";
-  };
-  TL_TRY(refuse_unless(keys_type == "f16", "--cache-type-k", keys_type, other("keys")));
-  TL_TRY(refuse_unless(values_type == "f16", "--cache-type-v", values_type, other("values")));
   const std::vector<std::string> backends = version().io_backends;
   if (io_backend != "auto" && std::count(backends.begin(), backends.end(), io_backend) == 0)
     return fail(ErrorCode::invalid_argument, "--io-backend '", io_backend, "' is not known",
@@ -226,6 +227,10 @@ void MethodFlags::add_without_method_to(po::options_description* group) {
   auto add = group->add_options();
   add("method-set", value(&settings, "NAME=VALUE"),
       "over the method's file, as in select.share=0.05; may be repeated");
+  const std::string types =
+      "how sealed keys are held, over the method's file: " + list(cache_types());
+  add("cache-type-k", value(&keys_type, "TYPE"), types.c_str());
+  add("cache-type-v", value(&values_type, "TYPE"), "the same of values");
   add("method-dir", value(&directory, "DIR"), "where methods are looked up (the installed ones)");
 }
 
@@ -237,7 +242,43 @@ void MethodFlags::add_to(CommandLine* line) {
   add_without_method_to(&group);
 }
 
+bool MethodFlags::given(const CommandLine& line) {
+  for (const char* name : {"method", "method-set", "cache-type-k", "cache-type-v"})
+    if (line.given(name)) return true;
+  return false;
+}
+
+Status MethodFlags::check_type(const char* flag, const std::string& type,
+                               const std::string& key) const {
+  if (type.empty()) return {};
+  TL_TRY(refuse_unless(type != "f32", flag, type,
+                       "keys and values are rounded to f16 as they are appended, so f32 would keep "
+                       "no more than f16 does"));
+  const std::vector<std::string> known = cache_types();
+  if (std::count(known.begin(), known.end(), type) == 0)
+    return fail(ErrorCode::invalid_argument, flag, " '", type, "' is not known",
+                suggestion(type, known), " (known: ", list(known), ")");
+  for (const std::string& setting : settings)
+    if (setting.starts_with(key + "="))
+      return fail(ErrorCode::invalid_argument, flag, " ", type, " and --method-set ", setting,
+                  " say the same thing twice: leave one of them out");
+  return {};
+}
+
+std::vector<std::string> MethodFlags::overrides() const {
+  std::vector<std::string> all;
+  const auto add = [&](const std::string& key, const std::string& type) {
+    if (!type.empty()) all.push_back(key + "=" + (type == kRawType ? "raw" : type));
+  };
+  add(kKeysCompress, keys_type);
+  add(kValuesCompress, values_type);
+  all.insert(all.end(), settings.begin(), settings.end());
+  return all;
+}
+
 Status MethodFlags::check(const std::string& name) const {
+  TL_TRY(check_type("--cache-type-k", keys_type, kKeysCompress));
+  TL_TRY(check_type("--cache-type-v", values_type, kValuesCompress));
   const auto refuse = [&](const auto&... what) {
     return fail(ErrorCode::invalid_argument, "--method '", name, "'", what...);
   };
@@ -274,7 +315,7 @@ CacheOptions MethodFlags::cache_options() const {
   CacheOptions options;
   options.method = method;
   options.method_directory = method_directory(directory);
-  options.method_overrides = settings;
+  options.method_overrides = overrides();
   return options;
 }
 

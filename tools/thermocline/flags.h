@@ -32,7 +32,6 @@ struct ModelFlags {
 struct TierFlags {
   std::string host = "auto", disk = "0", device = "none", device_size = "0", directory,
               io_backend = "auto";
-  std::string keys_type = "f16", values_type = "f16";
   bool no_offload = false;
 
   void add_to(CommandLine* line);
@@ -47,13 +46,21 @@ struct TierFlags {
 struct MethodFlags {
   std::string method = "exact", directory;
   std::vector<std::string> settings;
+  std::string keys_type, values_type;  // empty: as the method and its settings say
 
   void add_to(CommandLine* line);
   void add_without_method_to(boost::program_options::options_description* group);
-  // invalid_argument: a method that is misspelt, or a file that is none.
+  // Whether anything was that says which method it is; `line` was parsed.
+  static bool given(const CommandLine& line);
+  // All that is said over the method's file, a "section.name=value" each.
+  std::vector<std::string> overrides() const;
+  // invalid_argument: a method that is misspelt, or a file that is none; a type that is not known.
   Status check(const std::string& name) const;
   // Everything but the tiers and the positions.
   CacheOptions cache_options() const;
+
+ private:
+  Status check_type(const char* flag, const std::string& type, const std::string& key) const;
 };
 
 struct SamplingFlags {

@@ -195,7 +195,7 @@ Status SessionFlags::check_apart_from(const std::string& json) const {
 
 void SessionFlags::take_method(const SavedSession& saved, const CommandLine& line,
                                MethodFlags* flags) {
-  if (line.given("method") || line.given("method-set")) return;
+  if (MethodFlags::given(line)) return;
   flags->method = saved.method.name;
   flags->settings = saved.method.overrides;
 }

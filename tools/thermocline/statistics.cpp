@@ -6,6 +6,7 @@
 #include "tools/thermocline/machine.h"
 #include "tools/thermocline/printable.h"
 #include "tools/thermocline/size.h"
+#include "tools/thermocline/spread.h"
 
 namespace thermocline {
 namespace {
@@ -87,6 +88,47 @@ void print_disk(const CacheReport& whole, const CacheReport& decode) {
                       format_count(whole.pages_read_again) + " read again");
 }
 
+// Of keys or values that are sums of a few vectors: how many, and what of them that holds, over
+// layers. In full, each layer's.
+void print_ranks(std::span<const RankReport> ranks, Detail detail) {
+  for (const char* side : {"keys", "values"}) {
+    std::vector<double> captured, rank;
+    std::uint32_t segments = 0, bases = 0;
+    std::string by_layer;
+    for (const RankReport& of : ranks) {
+      if (of.side != side) continue;
+      captured.push_back(of.captured);
+      rank.push_back(of.rank);
+      segments += of.segments;
+      bases += of.bases;
+      by_layer += " " + std::to_string(of.layer) + ":" + std::to_string(of.rank) + "/" +
+                  format_number("%.4f", of.captured);
+    }
+    if (captured.empty()) continue;
+    line("rank", std::string(side) + " in " + format_number("%.1f", mean_of(rank)) + " of " +
+                     std::to_string(ranks.front().channels) + " numbers, which hold " +
+                     format_number("%.2f", mean_of(captured) * 100) + " % of their squares (" +
+                     format_number("%.2f", percentile(captured, 0) * 100) +
+                     " % in the layer of least), " + format_count(bases) +
+                     (bases == 1 ? " basis for " : " bases for ") +
+                     format_counted(segments, "segment"));
+    if (detail == Detail::full) line("by layer", by_layer.substr(1));
+  }
+}
+
+Json ranks_json(std::span<const RankReport> ranks) {
+  Json json = Json::array();
+  for (const RankReport& of : ranks)
+    json.push_back(Json{{"layer", of.layer},
+                        {"side", of.side},
+                        {"rank", of.rank},
+                        {"channels", of.channels},
+                        {"segments", of.segments},
+                        {"bases", of.bases},
+                        {"captured", of.captured}});
+  return json;
+}
+
 Json cost_json(const CacheReport& cost) {
   Json json;
   for (const CacheCounter& counter : cache_counters())
@@ -127,6 +169,7 @@ void print_statistics(const RunRecord& record, Detail detail) {
   if (g.steps > 0) print_reads(g.decode_cost);
   print_disk(sum(g.prefill_cost, g.decode_cost), g.decode_cost);
   print_memory_plan(record.memory, detail);
+  print_ranks(record.ranks, detail);
   if (detail == Detail::full) {
     const CacheReport& d = g.decode_cost;
     line("time", "loading " + format_time(record.load_ms) + ", sealing " +
@@ -216,6 +259,7 @@ Json statistics_json(const RunRecord& record) {
             {"prefill", cost_json(g.prefill_cost)},
             {"decode", cost_json(g.decode_cost)},
             {"memory", memory_json(record.memory)},
+            {"ranks", ranks_json(record.ranks)},
             {"peak_resident_bytes", peak_resident_bytes()},
             {"notes", record.notes}};
   if (const auto& cost = record.disk_read_cost)

@@ -21,6 +21,7 @@ struct RunRecord {
   double load_ms = 0;
   Generation generation;
   MemoryPlan memory;
+  std::vector<RankReport> ranks;
   std::optional<DiskReadCost> disk_read_cost;
   std::vector<std::string> notes;
   std::string error;  // why it ended early, "" if it did not

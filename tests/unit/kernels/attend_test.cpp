@@ -2,14 +2,22 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "kernels/attend_reference.h"
 #include "kernels/cpu/table.h"
+#include "kernels/format/row_channels.h"
+#include "kernels/format/row_lowrank.h"
 #include "kernels/hadamard.h"
+#include "tiers/codec/bf16.h"
+#include "tiers/codec/groups.h"
+#include "tiers/codec/raw.h"
 
 namespace thermocline {
 namespace {
@@ -363,17 +371,109 @@ TEST_P(AttendOfEveryTable, ATileThatSeesNothingStaysTheIdentity) {
   }
 }
 
-constexpr RowFormat kFormats[] = {RowFormat::f16, RowFormat::int8, RowFormat::rotated2,
-                                  RowFormat::rotated4};
+// What three blocks of rows of the second of three heads share, in a format that is fitted, near
+// normal values; in an order of their own, far into a text.
+struct DrawnFit {
+  static constexpr std::uint32_t kHeads = 3, kRows = 3 * kBlockRows, kKept = 5, kFirst = 777'000;
+  std::vector<std::byte> common, own;
+  std::vector<std::uint16_t> offset;
+  Rotation rotation;
+  SideFit side;
+
+  DrawnFit(RowFormat format, std::uint32_t dim, std::mt19937* random) : offset(kRows) {
+    std::iota(offset.begin(), offset.end(), std::uint16_t{0});
+    std::shuffle(offset.begin(), offset.end(), *random);
+    std::vector<float> frequency(dim / 4);
+    for (std::size_t i = 0; i < frequency.size(); ++i)
+      frequency[i] = std::pow(10000.0f, -static_cast<float>(i) / static_cast<float>(dim / 4));
+    rotation = Rotation::of(frequency, dim % 32 ? RopePairs::neighbours : RopePairs::halves, 1.5f);
+    if (format == RowFormat::channels2) draw_channels(0.8f, dim, random);
+    if (format == RowFormat::channels4) draw_channels(0.15f, dim, random);
+    if (format == RowFormat::lowrank) draw_basis(dim, random);
+    side = {common.empty() ? nullptr : common.data(),
+            own.empty() ? nullptr : own.data(),
+            kHeads,
+            kRows,
+            1,
+            kFirst,
+            offset.data(),
+            format == RowFormat::lowrank ? &rotation : nullptr};
+  }
+
+  static void put_normals(float size, std::byte* at, std::size_t count, std::mt19937* random) {
+    std::normal_distribution<float> normal(0.0f, size);
+    for (std::size_t i = 0; i < count; ++i) reinterpret_cast<f16*>(at)[i] = to_f16(normal(*random));
+  }
+  void draw_channels(float step, std::uint32_t dim, std::mt19937* random) {
+    own.resize(RowChannels2::own_bytes(kHeads, kRows, dim));
+    put_normals(0.3f, own.data(), own.size() / sizeof(f16), random);
+    for (std::size_t at = 0; at < own.size() / sizeof(f16); ++at)
+      if (at / dim % 2 == 0) reinterpret_cast<f16*>(own.data())[at] = to_f16(step);
+  }
+  void draw_basis(std::uint32_t dim, std::mt19937* random) {
+    const std::uint32_t rank = 32;
+    common.resize(RowLowRank::common_bytes(kHeads, rank, dim));
+    put_normals(0.2f, common.data() + RowLowRank::kHeader, kHeads * rank * dim, random);
+    std::memcpy(common.data(), &rank, sizeof rank);
+    own.resize(RowLowRank::own_bytes(kHeads, kRows, rank, dim, kKept));
+    std::byte* at = own.data() + RowLowRank::kHeader;
+    put_normals(0.6f, at, kRows * rank, random);
+    at += kRows * rank * sizeof(f16);
+    std::memcpy(own.data(), &kKept, sizeof kKept);
+    const std::uint32_t first[] = {0, 1, 4, kKept};
+    std::memcpy(at, first, sizeof first);
+    put_normals(1.0f, at + sizeof first, kKept * dim, random);
+    const std::uint16_t number[] = {9, 1, 17, 130, 2};
+    std::memcpy(at + sizeof first + kKept * dim * sizeof(f16), number, sizeof number);
+  }
+};
+
+const std::vector<RowFormat>& all_formats() {
+  static const std::vector<RowFormat> all = [] {
+    std::vector<RowFormat> found;
+    for (std::uint32_t number = 0; number < 256; ++number)
+      if (const auto format = row_format_of(number)) found.push_back(*format);
+    return found;
+  }();
+  return all;
+}
+
+// Each format with f16, with itself and with the next one: either side is read by itself.
+std::vector<std::pair<RowFormat, RowFormat>> pairs_of_formats() {
+  std::vector<std::pair<RowFormat, RowFormat>> pairs;
+  const std::vector<RowFormat>& all = all_formats();
+  for (std::size_t f = 0; f < all.size(); ++f) {
+    pairs.emplace_back(all[f], all[f]);
+    pairs.emplace_back(all[f], all[(f + 1) % all.size()]);
+    if (f == 0) continue;
+    pairs.emplace_back(all[f], RowFormat::f16);
+    pairs.emplace_back(RowFormat::f16, all[f]);
+  }
+  return pairs;
+}
+
+bool rotates(RowFormat format) {
+  return format == RowFormat::rotated2 || format == RowFormat::rotated4;
+}
+bool is_fitted(RowFormat format) {
+  return format == RowFormat::channels2 || format == RowFormat::channels4 ||
+         format == RowFormat::lowrank;
+}
 
 // Whole blocks of rows in any pair of formats, and a few of them left out.
 struct CodedBlocks {
   std::vector<std::byte> data;
   std::vector<BlockView> views;
+  DrawnFit key_fit, value_fit;
   Fold fold;
 
   CodedBlocks(RowFormat key, RowFormat value, HeadShape shape, std::mt19937* random)
-      : views(3), fold{key, value, 0, 0, {}} {
+      : views(3),
+        key_fit(key, shape.key_dim, random),
+        value_fit(value, shape.value_dim, random),
+        fold{key, value, 0, 0, {}} {
+    fold.key_fit = key_fit.side;
+    fold.value_fit = value_fit.side;
     const std::uint32_t key_bytes = row_bytes(key, shape.key_dim);
     fold.key_stride = fold.value_stride = key_bytes + row_bytes(value, shape.value_dim);
     data.resize(views.size() * kBlockRows * fold.key_stride);
@@ -384,18 +484,25 @@ struct CodedBlocks {
     }
     for (std::size_t b = 0; b < views.size(); ++b) {
       const std::byte* at = data.data() + b * kBlockRows * fold.key_stride;
-      views[b] = {at, at + key_bytes, first_rows(60) & ~RowSet{0x5008}, nullptr};
+      views[b] = {at, at + key_bytes, first_rows(60) & ~RowSet{0x5008}, nullptr,
+                  static_cast<std::uint32_t>(b) * kBlockRows};
     }
     fold.blocks = views;
   }
 
   static void fill(RowFormat format, std::uint32_t dim, std::byte* row, std::mt19937* random) {
     std::normal_distribution<float> normal;
-    if (format == RowFormat::f16) {
-      auto* channels = reinterpret_cast<f16*>(row);
-      for (std::uint32_t i = 0; i < dim; ++i) channels[i] = to_f16(normal(*random));
+    std::vector<f16> raw(dim);
+    for (f16& x : raw) x = to_f16(normal(*random));
+    if (format == RowFormat::f16) return RawCodec().encode(raw.data(), dim, row);
+    if (format == RowFormat::bf16) return Bf16Codec().encode(raw.data(), dim, row);
+    if (is_fitted(format)) {
+      for (std::uint32_t i = 0; i < row_bytes(format, dim); ++i)
+        row[i] = static_cast<std::byte>((*random)());
       return;
     }
+    if (!rotates(format) && format != RowFormat::int8)
+      return GroupCodec(format).encode(raw.data(), dim, row);
     const std::uint32_t codes = format == RowFormat::int8 ? dim : row_bytes(format, dim) - 2;
     for (std::uint32_t i = 0; i < codes; ++i)
       row[i] = static_cast<std::byte>(static_cast<int>((*random)() % 255) - 127);
@@ -439,45 +546,114 @@ TEST(RowFormats, ReadAsTheirDefinitionsSay) {
 }
 
 TEST_P(AttendOfEveryTable, EveryPairOfFormatsAgreesWithTheReference) {
-  for (const RowFormat key : kFormats)
-    for (const RowFormat value : kFormats)
-      for (const std::uint32_t dim : {16, 48, 64, 256})
-        for (std::uint32_t heads = 1; heads <= 5; ++heads) {
-          const HeadShape shape{heads, dim, heads % 2 ? dim : 80};
-          const CodedBlocks blocks(key, value, shape, &random_);
-          const std::vector<float> query = normals(heads * dim, 0.1f);
-          States states(shape);
-          ops().attend(query.data(), shape, blocks.fold, states.head.data());
-          expect_near_reference(states, shape, query.data(), {&blocks.fold, 1});
-        }
+  for (const auto& [key, value] : pairs_of_formats())
+    for (const std::uint32_t dim : {16, 48, 64, 256})
+      for (std::uint32_t heads = 1; heads <= 5; ++heads) {
+        const HeadShape shape{heads, dim, heads % 2 ? dim : 80};
+        const CodedBlocks blocks(key, value, shape, &random_);
+        const std::vector<float> query = normals(heads * dim, 0.1f);
+        States states(shape);
+        ops().attend(query.data(), shape, blocks.fold, states.head.data());
+        expect_near_reference(states, shape, query.data(), {&blocks.fold, 1});
+      }
 }
 
 TEST_P(AttendOfEveryTable, TilesOfEveryPairOfFormatsAgreeWithTheReference) {
   // Keys and queries as they come: bf16 moves scores of about 1 by some 1e-3 as well.
   const double bound = ops().tile_type == GemmType::f32 ? 3e-5 : 2e-2;
-  for (const RowFormat key : kFormats)
-    for (const RowFormat value : kFormats) {
-      const HeadShape shape{1, 48, 80};
-      const CodedBlocks blocks(key, value, shape, &random_);
-      const Visibility visible{true, 100, 0};
-      const std::size_t rows = 2 * kTileLanes;
-      std::vector<std::uint32_t> position(rows);
-      for (std::size_t q = 0; q < rows; ++q)
-        position[q] = 100 + static_cast<std::uint32_t>(q * 41 % 180);
-      const std::vector<float> turned = normals(rows * shape.key_dim, 0.1f);
-      std::vector<float> max(rows, -kInf), sum(rows, 0.0f), acc(rows * shape.value_dim, 0.0f);
-      std::vector<float> scratch(tile_scratch_floats(shape));
-      ops().attend_tile({turned.data(), position.data(), rows, max.data(), sum.data(), acc.data()},
-                        shape, blocks.fold, visible, scratch.data());
-      for (std::size_t q = 0; q < rows; ++q) {
-        std::vector<float> query(shape.key_dim);
-        for (std::uint32_t d = 0; d < shape.key_dim; ++d) query[d] = turned[d * rows + q];
-        const std::vector<double> expected =
-            attend_reference(query.data(), shape, {&blocks.fold, 1}, {&visible, 1}, position[q]);
-        for (std::uint32_t d = 0; d < shape.value_dim; ++d)
-          ASSERT_NEAR(acc[d * rows + q] / sum[q], expected[d], bound) << "query " << q;
-      }
+  for (const auto& [key, value] : pairs_of_formats()) {
+    const HeadShape shape{1, 48, 80};
+    const CodedBlocks blocks(key, value, shape, &random_);
+    const Visibility visible{true, 100, 0};
+    const std::size_t rows = 2 * kTileLanes;
+    std::vector<std::uint32_t> position(rows);
+    for (std::size_t q = 0; q < rows; ++q)
+      position[q] = 100 + static_cast<std::uint32_t>(q * 41 % 180);
+    const std::vector<float> turned = normals(rows * shape.key_dim, 0.1f);
+    std::vector<float> max(rows, -kInf), sum(rows, 0.0f), acc(rows * shape.value_dim, 0.0f);
+    std::vector<float> scratch(tile_scratch_floats(shape));
+    ops().attend_tile({turned.data(), position.data(), rows, max.data(), sum.data(), acc.data()},
+                      shape, blocks.fold, visible, scratch.data());
+    for (std::size_t q = 0; q < rows; ++q) {
+      std::vector<float> query(shape.key_dim);
+      for (std::uint32_t d = 0; d < shape.key_dim; ++d) query[d] = turned[d * rows + q];
+      const std::vector<double> expected =
+          attend_reference(query.data(), shape, {&blocks.fold, 1}, {&visible, 1}, position[q]);
+      for (std::uint32_t d = 0; d < shape.value_dim; ++d)
+        ASSERT_NEAR(acc[d * rows + q] / sum[q], expected[d], bound) << "query " << q;
     }
+  }
+}
+
+// One row has the weight 1, so its value is the answer; and of a query that is one channel, the key
+// there is the score. Bytes are any: only where they stand for infinities or NaNs may a channel be
+// another's sum.
+TEST_P(AttendOfEveryTable, AnyBytesAreReadAsTheDefinitionSaysToTheBit) {
+  for (const RowFormat format : all_formats()) {
+    if (rotates(format)) continue;    // rounds, as it rotates back
+    if (is_fitted(format)) continue;  // says nothing by itself
+    SCOPED_TRACE(static_cast<int>(format));
+    for (const std::uint32_t dim : {16u, 48u, 80u, 256u})
+      for (int round = 0; round < 40; ++round) {
+        const HeadShape shape{1, dim, dim};
+        // Exactly as long as it says, so that the sanitizer sees what is read beyond.
+        const std::vector<std::byte> row = [&] {
+          std::vector<std::byte> bytes(row_bytes(format, dim));
+          for (std::byte& byte : bytes) byte = static_cast<std::byte>(random_());
+          return bytes;
+        }();
+        std::vector<float> wanted(dim);
+        read_row(format, row.data(), dim, wanted.data());
+        const BlockView view{row.data(), row.data(), 1, nullptr};
+        const Fold fold{format, format, 0, 0, {&view, 1}};
+        const bool finite =
+            std::all_of(wanted.begin(), wanted.end(), [](float x) { return std::isfinite(x); });
+        std::vector<float> query(dim, 0.0f);
+        const std::uint32_t channel = static_cast<std::uint32_t>(random_()) % dim;
+        query[channel] = 1.0f;
+        States states(shape);
+        ops().attend(query.data(), shape, fold, states.head.data());
+        if (!finite) continue;
+        EXPECT_EQ(states.head[0].max, wanted[channel]);
+        for (std::uint32_t i = 0; i < dim; ++i) ASSERT_EQ(states.head[0].acc[i], wanted[i]) << i;
+      }
+  }
+}
+
+// Whatever other rows of a block are read with it: a fold of one row has that row's own bits.
+TEST_P(AttendOfEveryTable, ARowIsRebuiltTheSameWhateverIsRebuiltWithIt) {
+  for (const RowFormat format : {RowFormat::channels2, RowFormat::channels4, RowFormat::lowrank}) {
+    const HeadShape shape{3, 48, 48};
+    CodedBlocks blocks(format, format, shape, &random_);
+    const std::vector<float> query = normals(3 * 48, 0.1f);
+    const std::vector<BlockView> all = blocks.views;
+    std::vector<float> alone;
+    for (const BlockView& view : all)
+      for (RowSet left = view.rows; left != 0; left &= left - 1) {
+        const BlockView one{view.key, view.value, left & ~(left - 1), nullptr, view.first_number};
+        Fold fold = blocks.fold;
+        fold.blocks = {&one, 1};
+        States states(shape);
+        ops().attend(query.data(), shape, fold, states.head.data());
+        alone.push_back(states.head[2].max);  // the row's score
+      }
+    // Rows that end a fold are rebuilt with fewer others.
+    for (int count = 1; count < static_cast<int>(alone.size()); count += 7) {
+      std::vector<BlockView> views = all;
+      int left = count;
+      for (BlockView& view : views)
+        for (RowSet rows = std::exchange(view.rows, 0); rows != 0 && left > 0; --left) {
+          view.rows |= rows & ~(rows - 1);
+          rows &= rows - 1;
+        }
+      const float most = *std::max_element(alone.begin(), alone.begin() + count);
+      Fold fold = blocks.fold;
+      fold.blocks = views;
+      States states(shape);
+      ops().attend(query.data(), shape, fold, states.head.data());
+      EXPECT_EQ(states.head[2].max, most) << count;
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Tables, AttendOfEveryTable,

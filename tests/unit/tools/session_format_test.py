@@ -12,7 +12,8 @@ from command import SOURCE, need_command, run, skip
 
 PAGE = 4096
 GOLDEN_RATIO = 0x9E3779B97F4A7C15
-F16, INT8 = 0, 1
+F16, INT8, Q8_0, Q4_1 = 0, 1, 5, 7
+GROUP = {Q8_0: 34, Q4_1: 20}  # bytes of 32 channels
 try:
     XXHASH = ctypes.CDLL(ctypes.util.find_library("xxhash") or "libxxhash.so.0")
 except OSError as missing:
@@ -98,6 +99,8 @@ class SessionFormat(unittest.TestCase):
             if offsets:
                 self.assertEqual(sorted(offsets[head * rows:(head + 1) * rows]), [*range(rows)])
         self.formats.add(formats)
+        for form, size in zip(formats, sizes):
+            self.assertEqual(size % GROUP.get(form, 2), 0)
         self.more_bytes += len(more)
         if more:
             self.assertEqual(len(more), self.sketch_bytes(heads, rows, formats, sizes, self.kept))
@@ -144,6 +147,7 @@ class SessionFormat(unittest.TestCase):
         model = SOURCE / "tests/golden/tiny/llama_f32.gguf"
         for words, formats, self.kept in (
                 (["exact"], (F16, F16), None),
+                (["exact", "-ctk", "q8_0", "-ctv", "q4_1"], (Q8_0, Q4_1), None),
                 (["sketch", "--method-set", "values.compress=int8"], (F16, INT8), (16, 2, 0)),
                 (["ladder4"], (INT8, INT8), (24, 4, 4))):
             with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,142 @@
+// What the rows of a segment share under a codec that fits them: made when they are sealed, kept in
+// a session's file before what the selector keeps, and read back from there.
+#include <utility>
+
+#include "runtime/kv_impl.h"
+
+namespace thermocline {
+namespace {
+
+// In a file, of a side's common part.
+enum class Common : std::uint32_t { none = 0, here = 1, as_before = 2 };
+
+Common common_of(const SegmentFit& fit, const SegmentFit* before) {
+  if (!fit.common) return Common::none;
+  return before && before->common == fit.common ? Common::as_before : Common::here;
+}
+
+std::span<const std::byte> bytes_of(const std::shared_ptr<const FitBytes>& part) {
+  return part ? part->bytes.bytes() : std::span<std::byte>();
+}
+
+}  // namespace
+
+std::uint32_t KvCache::Impl::side_dim(LayerId l, Side side) const {
+  return side == Side::keys ? spec(l).key_dim : spec(l).value_dim;
+}
+
+const Rotation* KvCache::Impl::rotation_of(LayerId l, Side side) const {
+  const Rotation& rotation = angles[angles_of_layer[index(l)]].rotation;
+  return side == Side::keys && rotation.pairs > 0 ? &rotation : nullptr;
+}
+
+// The part, if there is one, with its place in the ledger.
+Status KvCache::Impl::hold(Buffer bytes, std::shared_ptr<const FitBytes>* part) {
+  if (bytes.size() == 0) return {};
+  auto held = std::make_shared<FitBytes>();
+  TL_TRY_ASSIGN(held->memory, budget->reserve(Tier::host, Purpose::index, bytes.size()));
+  held->bytes = std::move(bytes);
+  *part = std::move(held);
+  return {};
+}
+
+Status KvCache::Impl::fit_rows(LayerId l, const RawRows& raw, const Formation& formation,
+                               const Segment* before, Segment* segment) {
+  const std::uint64_t always = method.select->always_rows(segment->rows);
+  for (const Side side : kSides) {
+    const Fitter* const fitter = method.compress.of(side).fitter();
+    if (!fitter) continue;
+    const FitShape of{segment->heads, side_dim(l, side)};
+    Fitting fitting{side,
+                    raw,
+                    formation.order,
+                    formation.always,
+                    rotation_of(l, side),
+                    before ? &before->fit(side) : nullptr};
+    SegmentFit& fit = segment->fits[static_cast<std::size_t>(side)];
+    TL_TRY_ASSIGN(Reservation planned, budget->reserve(Tier::host, Purpose::index,
+                                                       fitter->bytes(of, segment->rows, always)));
+    TL_TRY_ASSIGN(Fit made, fitter->fit(fitting, *workers));
+    TL_CHECK(made.common.size() + made.own.size() <= planned.bytes());
+    planned = Reservation();
+    if (made.as_before) fit.common = before->fit(side).common;
+    TL_TRY(hold(std::move(made.common), &fit.common));
+    TL_TRY(hold(std::move(made.own), &fit.own));
+    fit.rotation = fitting.rotation;
+    fit.facts = fitter->facts(of, bytes_of(fit.common), bytes_of(fit.own));
+  }
+  return {};
+}
+
+std::vector<RankReport> KvCache::Impl::ranks(TimelineId id) {
+  std::vector<RankReport> ranks;
+  for (std::uint32_t l = 0; l < options.layers.size(); ++l)
+    for (const Side side : kSides) {
+      RankReport of{l, side == Side::keys ? "keys" : "values"};
+      of.channels = spec(LayerId{l}).kv_heads * side_dim(LayerId{l}, side);
+      double rows_so_far = 0, captured = 0;
+      const FitBytes* basis = nullptr;
+      for (const Run& run : layer_state(id, LayerId{l}).runs) {
+        const SegmentFit& fit = run.rows->fit(side);
+        if (fit.facts.rank == 0) continue;
+        of.rank = std::max(of.rank, fit.facts.rank);
+        ++of.segments;
+        of.bases += fit.common.get() != basis;
+        basis = fit.common.get();
+        const double count = run.rows->rows;
+        rows_so_far += count;
+        captured += count * fit.facts.captured;
+      }
+      if (of.segments == 0) continue;
+      of.captured = captured / rows_so_far;
+      ranks.push_back(std::move(of));
+    }
+  return ranks;
+}
+
+void KvCache::Impl::save_fits(const Segment& segment, const Segment* before, RecordWriter* out) {
+  for (const Side side : kSides) {
+    const SegmentFit& fit = segment.fit(side);
+    if (!fit) continue;
+    const Common common = common_of(fit, before ? &before->fit(side) : nullptr);
+    out->value(static_cast<std::uint32_t>(common));
+    if (common == Common::here) out->list(bytes_of(fit.common));
+    out->list(bytes_of(fit.own));
+  }
+}
+
+Status KvCache::Impl::load_fits(LayerId l, const Segment* before, RecordReader* in,
+                                Segment* segment) {
+  const auto part = [&](const char* field, std::shared_ptr<const FitBytes>* to) -> Status {
+    std::uint64_t count = 0;
+    TL_TRY(in->value(field, &count));
+    TL_TRY_ASSIGN(const std::span<const std::byte> from, in->raw(field, count));
+    TL_TRY_ASSIGN(Buffer bytes, Buffer::create(from.size()));
+    std::copy(from.begin(), from.end(), bytes.data());
+    return hold(std::move(bytes), to);
+  };
+  for (const Side side : kSides) {
+    const Fitter* const fitter = method.compress.of(side).fitter();
+    if (!fitter) continue;
+    const FitShape of{segment->heads, side_dim(l, side)};
+    SegmentFit& fit = segment->fits[static_cast<std::size_t>(side)];
+    std::uint32_t common = 0;
+    TL_TRY(in->value("fit", &common));
+    if (common == static_cast<std::uint32_t>(Common::here)) {
+      TL_TRY(part("fit", &fit.common));
+    } else if (common == static_cast<std::uint32_t>(Common::as_before) && before) {
+      fit.common = before->fit(side).common;
+    } else if (common != static_cast<std::uint32_t>(Common::none)) {
+      return in->corrupt("fit", "is of kind ", common, ", in a segment ",
+                         before ? "after another" : "without one before it");
+    }
+    TL_TRY(part("fit", &fit.own));
+    if (const char* flaw = fitter->flaw(of, segment->rows, bytes_of(fit.common), bytes_of(fit.own)))
+      return in->corrupt("fit", flaw);
+    fit.rotation = rotation_of(l, side);
+    fit.facts = fitter->facts(of, bytes_of(fit.common), bytes_of(fit.own));
+  }
+  return {};
+}
+
+}  // namespace thermocline

@@ -1,0 +1,129 @@
+// Every codec through the cache: what its rows take, and what attention over them loses.
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "kernels/base/buffer.h"
+#include "runtime/kv_cache.h"
+#include "runtime/thermocline.h"
+#include "tests/support/temporary_folder.h"
+#include "tests/support/written_rows.h"
+#include "tiers/block.h"
+
+namespace thermocline {
+namespace {
+
+// A head size that is no multiple of a group's 32 channels, and one that is.
+constexpr std::uint32_t kKvHeads = 2, kQueries = 3, kKeyDim = 48, kValueDim = 64;
+constexpr std::uint32_t kSink = 4, kRecent = 32, kSeal = 512, kSealed = 3 * kSeal;
+constexpr std::uint32_t kLength = kSink + kSealed + kRecent;
+
+// Bytes of a side of a row; and, as a share of the largest of a normal row's channels, about how
+// far attention over such rows may be from attention over f16.
+struct CodedSide {
+  std::uint32_t key_bytes, value_bytes;
+  double off;
+};
+const std::map<std::string, CodedSide> kCoded = {
+    {"raw", {96, 128, 0}},    {"bf16", {96, 128, 0.01}}, {"int8", {52, 68, 0.02}},
+    {"q8_0", {68, 68, 0.02}}, {"q5_1", {48, 48, 0.06}},  {"q5_0", {44, 44, 0.08}},
+    {"q4_1", {40, 40, 0.12}}, {"q4_0", {36, 36, 0.15}},  {"iq4_nl", {36, 36, 0.15}},
+    {"kivi2", {24, 24, 0.5}},
+};
+
+class CodedRows : public ::testing::TestWithParam<std::string> {
+ protected:
+  CacheOptions options(const std::string& codec) const {
+    CacheOptions made;
+    made.layers.assign(2, plain_layer(kKvHeads, kQueries, kKeyDim, kValueDim));
+    made.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+    made.method_overrides = {"keys.compress=" + codec, "values.compress=" + codec};
+    made.max_positions = kLength + 1;
+    return made;
+  }
+  // In how many bytes `purpose` is held in `tier`.
+  static std::uint64_t bytes(const MemoryPlan& plan, const std::string& tier,
+                             const std::string& purpose) {
+    std::uint64_t sum = 0;
+    for (const MemoryLine& line : plan.lines)
+      if (line.tier == tier && line.purpose == purpose) sum += line.bytes;
+    return sum;
+  }
+  std::uint64_t row_bytes() const {
+    const CodedSide& side = kCoded.at(GetParam());
+    return side.key_bytes + side.value_bytes;
+  }
+
+  const test::TemporaryFolder temporary_{"coded"};
+};
+
+TEST_P(CodedRows, InMemoryTakeAndReadWhatIsAccounted) {
+  const auto cache = KvCache::create(options(GetParam()), 1, "auto");
+  ASSERT_TRUE(cache) << cache.error().message;
+  const Timeline timeline = std::move(*(*cache)->start());
+  ASSERT_TRUE(advance(cache->get(), timeline, kLength, Pass::prefill));
+  const std::uint64_t rows = 2 * kKvHeads * kSealed;
+  EXPECT_EQ(bytes((*cache)->usage(), "host", "rows"), rows * row_bytes());
+  EXPECT_EQ(bytes(*KvCache::plan(options(GetParam()), 1), "host", "rows"), rows * row_bytes());
+  const CacheReport before = (*cache)->report();
+  ASSERT_TRUE(advance(cache->get(), timeline, 1, Pass::decode));
+  const CacheReport cost = difference((*cache)->report(), before);
+  const std::uint64_t raw = 2 * kKvHeads * (kSink + kRecent + 1) * (kKeyDim + kValueDim) * 2;
+  EXPECT_EQ(cost.host_bytes_read, rows * row_bytes() + raw);
+}
+
+TEST_P(CodedRows, OnTheDiskTakeWhatIsAccounted) {
+  CacheOptions made = options(GetParam());
+  made.session.path = temporary_.path() + "/s.tls";
+  made.session.text_bytes = 4096;
+  const auto cache = KvCache::create(made, 1, "auto");
+  ASSERT_TRUE(cache) << cache.error().message;
+  const Timeline timeline = std::move(*(*cache)->start());
+  ASSERT_TRUE(advance(cache->get(), timeline, kLength, Pass::prefill));
+  ASSERT_TRUE((*cache)->save(timeline, session_text(kLength)));
+  const std::uint64_t head = kSealed * row_bytes();  // each from a page's start
+  const std::uint64_t rows = 2 * kKvHeads * ((head + kPageBytes - 1) / kPageBytes * kPageBytes);
+  const MemoryPlan usage = (*cache)->usage();
+  EXPECT_EQ(bytes(usage, "disk", "rows"), rows);
+  struct stat file {};
+  ASSERT_EQ(::stat(made.session.path.c_str(), &file), 0);
+  const auto taken = static_cast<std::uint64_t>(file.st_blocks) * 512;
+  EXPECT_GE(taken, rows);
+  EXPECT_LE(taken, usage.total("disk"));
+}
+
+TEST_P(CodedRows, AttendNearWhatF16RowsGive) {
+  std::vector<float> answers[2];
+  for (const bool coded : {false, true}) {
+    const auto cache = KvCache::create(options(coded ? GetParam() : "raw"), 1, "auto");
+    ASSERT_TRUE(cache) << cache.error().message;
+    const Timeline timeline = std::move(*(*cache)->start());
+    ASSERT_TRUE(advance(cache->get(), timeline, kLength, Pass::prefill));
+    auto out = advance(cache->get(), timeline, 1, Pass::decode);
+    ASSERT_TRUE(out);
+    answers[coded] = std::move(*out);
+  }
+  double worst = 0, largest = 0;
+  for (std::size_t i = 0; i < answers[0].size(); ++i) {
+    worst = std::max(worst, std::abs(double{answers[1][i]} - double{answers[0][i]}));
+    largest = std::max(largest, std::abs(double{answers[0][i]}));
+  }
+  const double bound = kCoded.at(GetParam()).off;
+  EXPECT_LE(worst, bound * largest);
+  EXPECT_GE(worst, bound * largest / 100);
+}
+
+// Those that code each row by itself.
+std::vector<std::string> plain_codecs() {
+  std::vector<std::string> names;
+  for (const auto& [name, side] : kCoded) names.push_back(name);
+  return names;
+}
+INSTANTIATE_TEST_SUITE_P(Codecs, CodedRows, ::testing::ValuesIn(plain_codecs()),
+                         [](const auto& suite) { return suite.param; });
+
+}  // namespace
+}  // namespace thermocline

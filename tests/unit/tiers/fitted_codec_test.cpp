@@ -1,0 +1,437 @@
+// Codecs that are fitted to a segment: what is read back, within their bounds, of rows like those
+// of a model: low rank, with outlying channels and rows, and keys rotated by their position.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "kernels/format/row_channels.h"
+#include "kernels/format/row_lowrank.h"
+#include "tiers/codec/channels.h"
+#include "tiers/codec/codec.h"
+#include "tiers/codec/lowrank.h"
+#include "tiers/codec/raw.h"
+
+namespace thermocline {
+namespace {
+
+constexpr std::uint32_t kHeads = 3, kDim = 32, kWidth = kHeads * kDim;
+
+Rotation rotation_of_test() {
+  std::vector<float> frequency(kDim / 2);
+  for (std::size_t i = 0; i < frequency.size(); ++i)
+    frequency[i] = static_cast<float>(std::pow(10000.0, -2.0 * static_cast<double>(i) / kDim));
+  return Rotation::of(frequency, RopePairs::halves, 1.0f);
+}
+
+// Keys of some content: `rank` directions of which each row has something, then noise.
+struct Content {
+  std::vector<float> directions;  // [rank][width]
+  std::uint32_t rank = 0;
+
+  Content(std::uint32_t of_rank, std::mt19937* random) : rank(of_rank) {
+    std::normal_distribution<float> normal;
+    directions.resize(std::size_t{rank} * kWidth);
+    for (float& x : directions) x = normal(*random);
+    for (std::uint32_t k = 0; k < rank; ++k) directions[k * kWidth + k % 7] *= 6.0f;  // channels
+  }
+};
+
+// Raw rows that own their bytes.
+struct Rows {
+  std::vector<f16> data;
+  RawRows view;
+
+  f16* key(std::uint32_t head, std::uint32_t r) {
+    return data.data() + (std::size_t{head} * view.rows + r) * 2 * kDim;
+  }
+
+  Rows(std::uint32_t rows, std::uint32_t first_position, const Content& content, float noise,
+       const Rotation* rotation, std::mt19937* random)
+      : data(std::size_t{kHeads} * rows * 2 * kDim) {
+    view = {raw_layout(kDim, kDim),
+            kHeads,
+            first_position,
+            rows,
+            reinterpret_cast<const std::byte*>(data.data()),
+            std::size_t{rows} * 4 * kDim};
+    std::normal_distribution<float> normal;
+    for (std::uint32_t r = 0; r < rows; ++r) {
+      float row[kWidth];
+      for (float& x : row) x = noise * normal(*random);
+      for (std::uint32_t k = 0; k < content.rank; ++k) {
+        const float much = normal(*random) / static_cast<float>(1 + k / 4);
+        for (std::uint32_t i = 0; i < kWidth; ++i)
+          row[i] += much * content.directions[k * kWidth + i];
+      }
+      for (std::uint32_t h = 0; h < kHeads; ++h) {
+        if (rotation) rotate_to(*rotation, first_position + r, row + h * kDim);
+        for (std::uint32_t i = 0; i < kDim; ++i) {
+          key(h, r)[i] = to_f16(row[h * kDim + i]);
+          key(h, r)[kDim + i] = to_f16(normal(*random));
+        }
+      }
+    }
+  }
+};
+
+const Workers& workers() {
+  static const Workers three(3);
+  return three;
+}
+
+// A segment of the rows with what its codecs fitted, and its records.
+struct Sealed {
+  Segment segment;
+  std::vector<std::byte> records;
+  const RowCodec& codec;
+  RowLayout layout;
+
+  Sealed(const RowCodec& by, const Rows& rows, const Rotation* rotation,
+         const std::vector<std::uint32_t>& order = {},
+         const std::vector<std::vector<std::uint32_t>>& always = {},
+         const Segment* before = nullptr, const Workers& with = workers())
+      : codec(by), layout(by.layout(kDim, kDim)) {
+    segment.heads = kHeads;
+    segment.rows = rows.view.rows;
+    segment.first_position = rows.view.first_position;
+    segment.layout = layout;
+    segment.offset.assign(order.begin(), order.end());
+    for (const Side side : kSides) {
+      const Fitter* const fitter = codec.of(side).fitter();
+      if (!fitter) continue;
+      Fitting fitting{side,
+                      rows.view,
+                      order,
+                      always,
+                      side == Side::keys ? rotation : nullptr,
+                      before ? &before->fit(side) : nullptr};
+      Result<Fit> fit = fitter->fit(fitting, with);
+      EXPECT_TRUE(fit);
+      SegmentFit& held = segment.fits[static_cast<std::size_t>(side)];
+      if (fit->as_before) held.common = before->fit(side).common;
+      const auto hold = [](Buffer bytes) {
+        auto part = std::make_shared<FitBytes>();
+        part->bytes = std::move(bytes);
+        return part;
+      };
+      if (fit->common.size() > 0) held.common = hold(std::move(fit->common));
+      if (fit->own.size() > 0) held.own = hold(std::move(fit->own));
+      held.rotation = fitting.rotation;
+      const auto common = held.common ? held.common->bytes.bytes() : std::span<std::byte>();
+      held.facts = fitter->facts({kHeads, kDim}, common, held.own->bytes.bytes());
+      EXPECT_EQ(fitter->flaw({kHeads, kDim}, rows.view.rows, common, held.own->bytes.bytes()),
+                nullptr);
+      std::uint64_t most = 0;
+      for (const auto& head : always) most = std::max<std::uint64_t>(most, head.size());
+      EXPECT_LE(common.size() + held.own->bytes.size(),
+                fitter->bytes({kHeads, kDim}, rows.view.rows, most));
+    }
+    const std::size_t head_bytes = std::size_t{segment.rows} * layout.bytes();
+    records.resize(kHeads * head_bytes);
+    for (std::uint32_t h = 0; h < kHeads; ++h) {
+      std::span<const std::uint32_t> of_head;
+      if (!order.empty()) of_head = std::span(order).subspan(h * segment.rows, segment.rows);
+      codec.encode(rows.view, h, of_head, segment, 0, records.data() + h * head_bytes);
+    }
+  }
+
+  // A stored row's key, as it is read back.
+  std::vector<float> key(std::uint32_t head, std::uint32_t number) const {
+    const std::byte* record =
+        records.data() + (std::size_t{head} * segment.rows + number) * layout.bytes();
+    std::vector<f16> back(2 * kDim);
+    codec.decode(record, record + layout.key_bytes, segment, head, number, raw_layout(kDim, kDim),
+                 reinterpret_cast<std::byte*>(back.data()));
+    std::vector<float> out(kDim);
+    std::transform(back.begin(), back.begin() + kDim, out.begin(),
+                   [](f16 x) { return to_float(x); });
+    return out;
+  }
+  std::span<std::byte> own() const { return segment.fit(Side::keys).own->bytes.bytes(); }
+  const FitFacts& facts() const { return segment.fit(Side::keys).facts; }
+};
+
+RowCodec channels(ChannelsCodec::Bits bits) {
+  return {std::make_unique<ChannelsCodec>(bits), std::make_unique<RawCodec>()};
+}
+RowCodec lowrank(double rank, double energy = 1.0) {
+  return {std::make_unique<LowRankCodec>(LowRankOptions{rank, energy}),
+          std::make_unique<RawCodec>()};
+}
+
+std::vector<std::uint32_t> shuffled(std::uint32_t rows, std::mt19937* random) {
+  std::vector<std::uint32_t> order(std::size_t{kHeads} * rows);
+  for (std::uint32_t h = 0; h < kHeads; ++h) {
+    const auto head = order.begin() + h * rows;
+    std::iota(head, head + rows, 0u);
+    std::shuffle(head, head + rows, *random);
+  }
+  return order;
+}
+
+TEST(ChannelsCodec, ReadsBackWithinHalfAStepOfItsGroup) {
+  std::mt19937 random(1);
+  for (const auto bits : {ChannelsCodec::Bits::two, ChannelsCodec::Bits::four}) {
+    const RowCodec codec = channels(bits);
+    for (const std::uint32_t rows : {64u, 100u, 256u}) {
+      Rows raw(rows, 100, Content(8, &random), 0.3f, nullptr, &random);
+      for (std::uint32_t r = 0; r < rows; r += 17) raw.key(1, r)[5] = to_f16(60000.0f - 100.0f * r);
+      for (std::uint32_t r = 0; r < rows; ++r) raw.key(2, r)[9] = to_f16(-3.25f);  // all the same
+      const std::vector<std::uint32_t> order = shuffled(rows, &random);
+      const Sealed sealed(codec, raw, nullptr, order);
+      for (std::uint32_t h = 0; h < kHeads; ++h)
+        for (std::uint32_t g = 0; g < rows; g += 32)
+          for (std::uint32_t i = 0; i < kDim; ++i) {
+            double least = 1e9, greatest = -1e9;
+            const auto was = [&](std::uint32_t n) {
+              return double{to_float(raw.key(h, order[h * rows + n])[i])};
+            };
+            for (std::uint32_t n = g; n < std::min(rows, g + 32); ++n) {
+              least = std::min(least, was(n));
+              greatest = std::max(greatest, was(n));
+            }
+            // One f16 step above the exact quotient at most; what is read is rounded to f16.
+            const double steps = (1 << static_cast<int>(bits)) - 1;
+            const double scale = (greatest - least) / steps * (1 + 0x1.0p-10) + 0x1.0p-24;
+            for (std::uint32_t n = g; n < std::min(rows, g + 32); ++n) {
+              const double rounding = std::abs(was(n)) * 0x1.0p-10 + scale * 0x1.0p-10;
+              ASSERT_LE(std::abs(sealed.key(h, n)[i] - was(n)), scale / 2 + rounding)
+                  << "head " << h << ", row " << n << ", channel " << i;
+            }
+          }
+    }
+  }
+}
+
+TEST(ChannelsCodec, HidesNothingThatIsNotFiniteAndSpoilsNoOtherChannel) {
+  std::mt19937 random(2);
+  const RowCodec codec = channels(ChannelsCodec::Bits::four);
+  for (const float bad : {std::numeric_limits<float>::infinity(), std::nanf("")}) {
+    Rows raw(64, 0, Content(4, &random), 0.1f, nullptr, &random);
+    raw.key(1, 40)[3] = to_f16(bad);
+    const Sealed sealed(codec, raw, nullptr);
+    for (std::uint32_t n = 0; n < 64; ++n)
+      for (std::uint32_t i = 0; i < kDim; ++i)
+        EXPECT_EQ(std::isnan(sealed.key(1, n)[i]), n >= 32 && i == 3);
+  }
+}
+
+// The share of the squares of all rows that is lost when they are read back.
+double lost(const Sealed& sealed, Rows& raw, const std::vector<std::uint32_t>& order = {}) {
+  double missed = 0, all = 0;
+  for (std::uint32_t h = 0; h < kHeads; ++h)
+    for (std::uint32_t n = 0; n < raw.view.rows; ++n) {
+      const f16* was = raw.key(h, order.empty() ? n : order[h * raw.view.rows + n]);
+      const std::vector<float> got = sealed.key(h, n);
+      for (std::uint32_t i = 0; i < kDim; ++i) {
+        missed += std::pow(double{got[i]} - to_float(was[i]), 2);
+        all += std::pow(double{to_float(was[i])}, 2);
+      }
+    }
+  return missed / all;
+}
+
+TEST(LowRankCodec, LosesWhatItsBasisDoesNotCapture) {
+  std::mt19937 random(3);
+  const Rotation rotation = rotation_of_test();
+  const Content content(20, &random);
+  for (const std::uint32_t first : {0u, 4096u, 1'000'000u}) {
+    Rows raw(512, first, content, 0.05f, &rotation, &random);
+    double before = 1.0;
+    for (const double rank : {0.16, 0.33, 0.5, 1.0}) {
+      const RowCodec codec = lowrank(rank);
+      const std::vector<std::uint32_t> order = shuffled(512, &random);
+      const Sealed sealed(codec, raw, &rotation, order);
+      EXPECT_EQ(sealed.layout.key_bytes, 0u);
+      EXPECT_EQ(sealed.facts().rank, rank == 0.16   ? 16u
+                                     : rank == 0.33 ? 32u
+                                     : rank == 0.5  ? 48u
+                                                    : 96u);
+      const double missing = lost(sealed, raw, order);
+      EXPECT_NEAR(missing, 1.0 - sealed.facts().captured, 2e-4) << rank << " at " << first;
+      EXPECT_LT(missing, before);
+      before = missing;
+    }
+    EXPECT_LT(before, 1e-6);
+  }
+}
+
+TEST(LowRankCodec, WithAsManyVectorsAsChannelsOnlyRoundingIsLost) {
+  std::mt19937 random(4);
+  const Rotation rotation = rotation_of_test();
+  Rows raw(128, 900'000, Content(10, &random), 0.5f, &rotation, &random);
+  const RowCodec codec = lowrank(1.0);
+  const Sealed sealed(codec, raw, &rotation);
+  for (std::uint32_t n = 0; n < 128; ++n) {
+    double length = 0;
+    for (std::uint32_t h = 0; h < kHeads; ++h)
+      for (std::uint32_t i = 0; i < kDim; ++i) length += std::pow(to_float(raw.key(h, n)[i]), 2);
+    for (std::uint32_t h = 0; h < kHeads; ++h)
+      for (std::uint32_t i = 0; i < kDim; ++i)
+        ASSERT_NEAR(sealed.key(h, n)[i], to_float(raw.key(h, n)[i]), 0x1.0p-9 * std::sqrt(length));
+  }
+}
+
+TEST(LowRankCodec, TakesAsFewVectorsAsTheEnergyAsksFor) {
+  std::mt19937 random(5);
+  Rows raw(256, 0, Content(16, &random), 0.01f, nullptr, &random);
+  const RowCodec few = lowrank(1.0, 0.9), most = lowrank(0.5, 0.99999999);
+  const Sealed sealed(few, raw, nullptr), capped(most, raw, nullptr);
+  EXPECT_EQ(sealed.facts().rank, 16u);
+  EXPECT_GE(sealed.facts().captured, 0.9f);
+  EXPECT_EQ(capped.facts().rank, 48u);
+}
+
+TEST(LowRankCodec, RowsThatAreAlwaysReadStayAsTheyAre) {
+  std::mt19937 random(6);
+  const Rotation rotation = rotation_of_test();
+  Rows raw(128, 5000, Content(40, &random), 1.0f, &rotation, &random);
+  const std::vector<std::vector<std::uint32_t>> always = {{3, 4, 5}, {}, {0, 127}};
+  for (const bool ordered : {false, true}) {
+    const std::vector<std::uint32_t> order =
+        ordered ? shuffled(128, &random) : std::vector<std::uint32_t>();
+    const RowCodec codec = lowrank(0.156);
+    const Sealed sealed(codec, raw, &rotation, order, always);
+    for (std::uint32_t h = 0; h < kHeads; ++h)
+      for (std::uint32_t n = 0; n < 128; ++n) {
+        const std::uint32_t r = ordered ? order[h * 128 + n] : n;
+        bool same = true;
+        for (std::uint32_t i = 0; i < kDim; ++i)
+          same = same && sealed.key(h, n)[i] == to_float(raw.key(h, r)[i]);
+        EXPECT_EQ(same, std::count(always[h].begin(), always[h].end(), r) > 0) << h << ", " << n;
+      }
+  }
+}
+
+TEST(LowRankCodec, SharesABasisThatSuitsAndMakesOneWhereItDoesNot) {
+  std::mt19937 random(7);
+  const Rotation rotation = rotation_of_test();
+  const Content content(12, &random), other(12, &random);
+  Rows first(1024, 4, content, 0.1f, &rotation, &random);
+  Rows like(512, 1028, content, 0.1f, &rotation, &random);
+  Rows unlike(512, 1540, other, 0.1f, &rotation, &random);
+  const RowCodec codec = lowrank(0.17);
+  const Sealed one(codec, first, &rotation);
+  const Sealed two(codec, like, &rotation, {}, {}, &one.segment);
+  const Sealed three(codec, unlike, &rotation, {}, {}, &two.segment);
+  const auto basis = [](const Sealed& of) { return of.segment.fit(Side::keys).common; };
+  EXPECT_EQ(basis(two), basis(one));
+  EXPECT_NE(basis(three), basis(one));
+  EXPECT_GT(two.facts().captured, 0.95f);
+  EXPECT_GT(three.facts().captured, 0.95f);
+  EXPECT_NEAR(lost(two, like), 1.0 - two.facts().captured, 2e-4);
+  // Cut, and coded again from what was read back: the same basis, and hardly anything more is lost.
+  Rows again = like;
+  again.view.data = reinterpret_cast<const std::byte*>(again.data.data());
+  for (std::uint32_t h = 0; h < kHeads; ++h)
+    for (std::uint32_t n = 0; n < 512; ++n)
+      for (std::uint32_t i = 0; i < kDim; ++i) again.key(h, n)[i] = to_f16(two.key(h, n)[i]);
+  const Sealed cut(codec, again, &rotation, {}, {}, &one.segment);
+  EXPECT_EQ(basis(cut), basis(one));
+  EXPECT_LT(lost(cut, again), 1e-5);
+}
+
+TEST(LowRankCodec, ARowThatIsNotFiniteIsNoneInEveryHeadAndSpoilsNoOther) {
+  std::mt19937 random(8);
+  Rows raw(128, 0, Content(10, &random), 0.1f, nullptr, &random);
+  raw.key(1, 77)[3] = to_f16(std::numeric_limits<float>::infinity());
+  const RowCodec codec = lowrank(0.2);
+  const Sealed sealed(codec, raw, nullptr);
+  for (std::uint32_t h = 0; h < kHeads; ++h)
+    for (std::uint32_t n = 0; n < 128; ++n)
+      for (const float x : sealed.key(h, n)) ASSERT_EQ(std::isnan(x), n == 77);
+  EXPECT_GT(sealed.facts().captured, 0.9f);
+}
+
+TEST(LowRankCodec, RowsOfZerosAndFewerRowsThanVectorsHaveABasis) {
+  std::mt19937 random(9);
+  Rows few(16, 0, Content(30, &random), 1.0f, nullptr, &random);
+  const RowCodec codec = lowrank(1.0);
+  EXPECT_LT(lost(Sealed(codec, few, nullptr), few), 1e-6);
+  std::fill(few.data.begin(), few.data.end(), f16{});
+  const Sealed nothing(codec, few, nullptr);
+  for (const float x : nothing.key(2, 5)) EXPECT_EQ(x, 0.0f);
+  EXPECT_EQ(nothing.facts().captured, 1.0f);
+}
+
+TEST(FittedCodecs, HaveTheSameBytesOnAnyNumberOfThreads) {
+  std::mt19937 random(10);
+  const Rotation rotation = rotation_of_test();
+  Rows raw(1000, 300, Content(20, &random), 0.2f, &rotation, &random);
+  const Workers one(1);
+  for (int which = 0; which < 2; ++which) {
+    const RowCodec codec = which ? lowrank(0.156) : channels(ChannelsCodec::Bits::two);
+    const Sealed alone(codec, raw, &rotation, {}, {}, nullptr, one);
+    const Sealed together(codec, raw, &rotation);
+    EXPECT_TRUE(std::ranges::equal(alone.own(), together.own()));
+    EXPECT_EQ(alone.records, together.records);
+  }
+}
+
+TEST(FittedCodecs, PlanNoLessForManyRowsThanTheirBlocksTake) {
+  const ChannelsCodec by_channel(ChannelsCodec::Bits::two);
+  const LowRankCodec by_basis({0.156, 1.0});
+  for (const Fitter* fitter :
+       {static_cast<const Fitter*>(&by_channel), static_cast<const Fitter*>(&by_basis)})
+    for (std::uint64_t rows = 1; rows <= 8192; rows += rows / 3 + 1)
+      EXPECT_LE(fitter->bytes({2, 64}, rows, rows / 100),
+                (rows + 63) / 64 * fitter->bytes({2, 64}, 64, 1));
+}
+
+// What a file may say of a fit is refused, or read without leaving it.
+TEST(FittedCodecs, AnyBytesAreRefusedOrSafe) {
+  std::mt19937 random(11);
+  const Rotation rotation = rotation_of_test();
+  Rows raw(64, 300, Content(20, &random), 0.2f, &rotation, &random);
+  const RowCodec codec = lowrank(0.3);
+  const Sealed whole(codec, raw, &rotation, shuffled(64, &random), {{1, 2}, {}, {60}});
+  const auto bytes = [](std::span<const std::byte> of) {
+    return std::vector<std::byte>(of.begin(), of.end());
+  };
+  const std::vector<std::byte> common = bytes(whole.segment.fit(Side::keys).common->bytes.bytes());
+  const std::vector<std::byte> own = bytes(whole.own());
+  const Fitter& fitter = *codec.keys->fitter();
+  int refused = 0, safe = 0;
+  for (int round = 0; round < 3000; ++round) {
+    std::vector<std::byte> parts[2] = {common, own};
+    std::vector<std::byte>& part = parts[round % 2];
+    // Where counts and lists are, mostly.
+    const std::size_t lists = 64 * 32 * 2 + 8;
+    for (std::uint32_t n = 1 + random() % 3; n > 0; --n) {
+      const std::size_t at =
+          random() % 3 == 0 ? random() % part.size()
+          : round % 2
+              ? random() % 2 ? random() % 8 : std::min(lists + random() % 400, part.size() - 1)
+              : random() % 8;
+      part[at] = static_cast<std::byte>(random() % 4 ? random() % 8 : random());
+    }
+    if (random() % 8 == 0) part.resize(random() % part.size());
+    // Of its own length each, so that a sanitizer sees what lies beyond.
+    const std::vector<std::byte> exact[2] = {bytes(parts[0]), bytes(parts[1])};
+    if (fitter.flaw({kHeads, kDim}, 64, exact[0], exact[1])) {
+      ++refused;
+      continue;
+    }
+    ++safe;
+    SideFit fit = whole.segment.fit_of(Side::keys, 0);
+    fit.common = exact[0].data();
+    fit.own = exact[1].data();
+    float out[kDim];
+    for (fit.head = 0; fit.head < kHeads; ++fit.head)
+      for (std::uint32_t n = 0; n < 64; ++n)
+        read_row(RowFormat::lowrank, nullptr, kDim, out, fit, n);
+  }
+  EXPECT_GT(refused, 300);
+  EXPECT_GT(safe, 300);
+  const ChannelsCodec by_channel(ChannelsCodec::Bits::two);
+  EXPECT_NE(by_channel.flaw({kHeads, kDim}, 64, common, own), nullptr);
+  EXPECT_NE(by_channel.flaw({kHeads, kDim}, 64, {}, own), nullptr);
+}
+
+}  // namespace
+}  // namespace thermocline

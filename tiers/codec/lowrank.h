@@ -1,0 +1,55 @@
+// lowrank: the rows of all heads of a layer together, as sums of a few basis vectors: ShadowKV's
+// keys (arXiv 2410.21465), which it keeps before their rotary embedding in the fastest tier and
+// rebuilds where they are read. Keys are rotated back when they are sealed, so the basis is one of
+// contents and not of positions. A row has no bytes of its own: its coefficients, f16, are in the
+// fit, in host memory, and what lies in the rows' home is the other side alone.
+//
+// The basis is the eigenvectors of K^T K, rounded to f16, of the segment's rows; or that of the
+// segment before, where this one's rows lose no more in it than `most_lost` says. So what is
+// generated is sealed onto the basis of the prompt as long as that suits it, and text of any length
+// has a basis that fits it. Rows that the selector always reads are kept as they are.
+//
+// How near a row is read back is the basis's business: over a segment's rows the lost share of the
+// squares is 1 - captured(), beside which rounding is nothing (2^-9 of a row's length, of each head
+// as of all; with as many vectors as channels a row is read back within that). A row with an
+// infinity or a NaN in some head is NaN in all of them, and no basis is made of it. A timeline that
+// is cut inside a segment goes on with what was rebuilt, which lies in the basis already: coding it
+// again moves it by another rounding.
+#pragma once
+
+#include "tiers/codec/codec.h"
+#include "tiers/parameter.h"
+
+namespace thermocline {
+
+struct LowRankOptions {
+  double rank =
+      0.156;  // vectors at most, as a share of heads x head size; in sixteens, at most 1024
+  double energy = 1.0;  // as few as capture this share of the squares of the rows, if fewer do
+};
+
+class LowRankCodec final : public Codec, public Fitter {
+ public:
+  static std::span<const Parameter<LowRankOptions>> parameters();
+  explicit LowRankCodec(const LowRankOptions& options) : options_(options) {}
+
+  std::string_view name() const override { return "lowrank"; }
+  RowFormat format() const override { return RowFormat::lowrank; }
+  const Fitter* fitter() const override { return this; }
+  void write(const f16*, std::uint32_t, const SideFit&, std::uint32_t, std::byte*) const override {}
+
+  bool spans_heads() const override { return true; }
+  std::uint64_t bytes(FitShape shape, std::uint64_t rows, std::uint64_t always) const override;
+  Result<Fit> fit(const Fitting& of, const Workers& workers) const override;
+  FitFacts facts(FitShape shape, std::span<const std::byte> common,
+                 std::span<const std::byte> own) const override;
+  const char* flaw(FitShape shape, std::uint32_t rows, std::span<const std::byte> common,
+                   std::span<const std::byte> own) const override;
+
+ private:
+  std::uint32_t most_rank(FitShape shape) const;
+
+  LowRankOptions options_;
+};
+
+}  // namespace thermocline

@@ -1,0 +1,41 @@
+// What the rows of a segment share on one side, owned: made once, when the segment is sealed, and
+// immutable from then on. In host memory, whatever the home of the rows.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "kernels/base/buffer.h"
+#include "kernels/rotation.h"
+#include "tiers/budget.h"
+
+namespace thermocline {
+
+enum class Side : std::uint8_t { keys, values };
+inline constexpr Side kSides[] = {Side::keys, Side::values};
+
+// Bytes and their place in the ledger. Shared by segments and their forks, hence shared_ptr.
+struct FitBytes {
+  Buffer bytes;
+  Reservation memory;
+};
+
+// What is known of a fit, of what its parts hold.
+struct FitFacts {
+  std::uint32_t row_bytes = 0;  // that a row of one head is rebuilt from, about
+  std::uint32_t rank = 0;  // numbers that all heads' rows of a position are made of; 0: it has none
+  float captured = 1.0f;   // share of the squares of the segment's rows that those hold
+};
+
+// A side without a fit has neither part.
+struct SegmentFit {
+  std::shared_ptr<const FitBytes> common;  // of this segment and of later ones that it suits
+  std::shared_ptr<const FitBytes> own;     // of this segment alone
+  const Rotation* rotation = nullptr;      // the cache's, of its layer's keys
+  FitFacts facts;
+
+  explicit operator bool() const { return common || own; }
+};
+
+}  // namespace thermocline
