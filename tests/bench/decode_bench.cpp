@@ -1,11 +1,14 @@
 // Decode rates of several methods at several depths, in turn within one process: what other
 // programs on the machine do hits all of them alike, so the ratios hold where the rates don't.
 //
-//   decode_bench MODEL TEXT ROUNDS METHOD:DEPTH...     (exact:0 sketch:7600)
+//   decode_bench MODEL TEXT ROUNDS METHOD:DEPTH...     (exact:0 sketch:7600 sketch:raw.tls)
 //
-// Every round decodes kTokens greedily on each and forgets them again. Printed: the median rate of
-// each, the median over rounds of its ratio to the first, and both of the best rounds, which other
-// programs disturbed least. Every round must give the same tokens.
+// A depth is so many tokens of TEXT, read first, or a session file, whose rows the method seals: so
+// contexts that take minutes to read are read once (thermocline session build). All of a subject is
+// in memory. Every round decodes kTokens greedily on each and forgets them again. Printed: the
+// median rate of each, the median over rounds of its ratio to the first, and both of the best
+// rounds, which other programs disturbed least; and how long reading the text, or copying the
+// session, took, and of it sealing. Every round must give the same tokens.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -31,6 +34,7 @@ struct Subject {
   int last = 0;  // the token that the next step feeds
   std::vector<int> answer;
   std::vector<double> rates;
+  double fill_seconds = 0, seal_seconds = 0;  // of that
 };
 
 [[noreturn]] void stop(const std::string& why) {
@@ -55,24 +59,51 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+void open(Engine* engine, Subject* subject, std::size_t depth) {
+  CacheOptions options;
+  options.method = subject->name.substr(0, subject->name.find(':'));
+  options.max_positions = static_cast<std::uint32_t>(depth + kTokens + 1);
+  subject->cache = must(engine->open_cache(options));
+  subject->timeline = std::make_unique<Timeline>(must(subject->cache->start()));
+}
+
+void read_text(Engine* engine, const std::string& text, std::size_t depth, Subject* subject) {
+  const std::vector<int> tokens =
+      must(engine->encode(text, Engine::Special::as_text, Engine::Start::add));
+  if (tokens.size() <= depth) stop("the text is shorter than " + subject->name);
+  open(engine, subject, depth);
+  std::vector<float> logits(engine->model().vocabulary);
+  if (depth > 0)
+    must(engine->prefill(*subject->timeline, std::span(tokens).first(depth), logits, {}));
+  subject->last = tokens[depth];
+}
+
+void copy_session(Engine* engine, const std::string& path, Subject* subject) {
+  const SavedSession saved = must(read_session(path));
+  open(engine, subject, saved.positions);
+  CacheOptions options;
+  options.method = saved.method.name;
+  options.method_overrides = saved.method.overrides;
+  options.session.path = path;
+  options.max_positions = saved.positions;
+  const std::unique_ptr<KvCache> source = must(engine->open_cache(options));
+  must(subject->cache->copy(must(source->resume()), *subject->timeline));
+  subject->last = saved.text.tokens.back();
+}
+
 Subject prepare(Engine* engine, const std::string& text, const std::string& argument) {
   const std::size_t colon = argument.find(':');
   if (colon == std::string::npos) stop("'" + argument + "' is not METHOD:DEPTH");
-  const auto depth = static_cast<std::size_t>(std::atoi(argument.c_str() + colon + 1));
-  std::vector<int> tokens =
-      must(engine->encode(text, Engine::Special::as_text, Engine::Start::add));
-  if (tokens.size() <= depth) stop("the text is shorter than " + argument);
   Subject subject;
   subject.name = argument;
-  CacheOptions options;
-  options.method = argument.substr(0, colon);
-  options.max_positions = static_cast<std::uint32_t>(depth + kTokens + 1);
-  subject.cache = must(engine->open_cache(options));
-  subject.timeline = std::make_unique<Timeline>(must(subject.cache->start()));
-  std::vector<float> logits(engine->model().vocabulary);
-  if (depth > 0)
-    must(engine->prefill(*subject.timeline, std::span(tokens).first(depth), logits, {}));
-  subject.last = tokens[depth];
+  const std::string depth = argument.substr(colon + 1);
+  const double start = seconds();
+  if (is_session(depth))
+    copy_session(engine, depth, &subject);
+  else
+    read_text(engine, text, static_cast<std::size_t>(std::atoi(depth.c_str())), &subject);
+  subject.fill_seconds = seconds() - start;
+  subject.seal_seconds = subject.cache->report().seal_ms / 1e3;
   return subject;
 }
 
@@ -115,10 +146,12 @@ int run(int argc, char** argv) {
     const auto best = [](const Subject& of) {
       return *std::max_element(of.rates.begin(), of.rates.end());
     };
-    std::printf("%-20s %7.1f tokens/s, %.3f of %s (%.3f to %.3f); best round %7.1f, %.3f\n",
-                subject.name.c_str(), median(subject.rates), median(ratios),
-                subjects[0].name.c_str(), *least, *most, best(subject),
-                best(subject) / best(subjects[0]));
+    std::printf(
+        "%-20s %7.1f tokens/s, %.3f of %s (%.3f to %.3f); best round %7.1f, %.3f; "
+        "filled in %.2f s, of it sealing %.2f\n",
+        subject.name.c_str(), median(subject.rates), median(ratios), subjects[0].name.c_str(),
+        *least, *most, best(subject), best(subject) / best(subjects[0]), subject.fill_seconds,
+        subject.seal_seconds);
   }
   return 0;
 }
