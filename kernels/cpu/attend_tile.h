@@ -7,9 +7,9 @@
 
 #include "kernels/attend.h"
 #include "kernels/cpu/fold_rows.h"
+#include "kernels/cpu/hadamard.h"
 #include "kernels/cpu/vec.h"
 #include "kernels/format/visit_row.h"
-#include "kernels/hadamard.h"
 
 namespace thermocline {
 namespace {
@@ -100,7 +100,7 @@ struct AttendTile {
     PlainRow(const std::byte* coded, std::uint32_t dim) {
       const typename Format::template Reader<V> rotated(coded, dim);
       for (std::uint32_t i = 0; i < dim; i += L) V::store(row + i, rotated.load(i));
-      hadamard(row, dim);
+      rotate<V>(row, dim);
     }
     F load(std::uint32_t i) const { return V::load(row + i); }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "kernels/cpu/vec.h"
@@ -25,8 +26,14 @@ struct VecScalar {
   static F load(const bf16* p) { return thermocline::to_float(*p); }
   static F load(const std::int8_t* p) { return static_cast<float>(*p); }
   template <int kBits>
-  static F codes(const std::uint8_t* p, std::uint32_t i) {
-    return static_cast<float>(*p >> i * kBits % 8 & ((1 << kBits) - 1));
+  static F levels(f16 scale) {
+    return to_float(scale);
+  }
+  template <int kBits>
+  static F at_codes(F levels, const std::uint8_t* p, std::uint32_t i) {
+    constexpr int kLast = (1 << kBits) - 1;
+    const int code = *p >> i * kBits % 8 & kLast;
+    return (static_cast<float>(code) - static_cast<float>(kLast) / 2) * levels;
   }
   static void store(f16* p, F v) { *p = to_f16(v); }
   static F load_tail(const float*, int) { return 0.0f; }
@@ -39,6 +46,10 @@ struct VecScalar {
   static F max(F a, F b) { return a > b ? a : b; }
   static F min(F a, F b) { return a < b ? a : b; }
   static std::uint32_t reaching(F x, F bound) { return x >= bound; }
+  static std::size_t keep(float* p, F v, std::uint32_t mask) {
+    if (mask & 1) *p = v;
+    return mask & 1;
+  }
   static F keep_where_above(F x, float bound, F v) { return x > bound ? v : 0.0f; }
   static F where_negative(F x, F a, F b) { return std::signbit(x) ? a : b; }
   static float sum(F v) { return v; }
@@ -49,6 +60,12 @@ struct VecScalar {
   static F round(F v) { return std::nearbyintf(v); }
   static F exp2i(F n) {
     return std::bit_cast<float>(static_cast<std::uint32_t>(static_cast<int>(n) + 127) << 23);
+  }
+  static F exponent(F x) {
+    return static_cast<float>(static_cast<int>(std::bit_cast<std::uint32_t>(x) >> 23) - 127);
+  }
+  static F significand(F x) {
+    return std::bit_cast<float>((std::bit_cast<std::uint32_t>(x) & 0x7fffff) | 0x3f800000);
   }
   static F exp_coarse(F x) { return exp_bounded<VecScalar>(x); }
   static I izero() { return {0, 0}; }
