@@ -23,6 +23,8 @@ struct DenseOps {
   void (*to_bfloat)(const float* x, std::size_t n, void* out);
   // f16 as floats, exactly.
   void (*from_half)(const void* x, std::size_t n, float* out);
+  // kernels/hadamard.h, to the bit.
+  void (*hadamard)(float* x, std::size_t n);
 };
 
 }  // namespace thermocline

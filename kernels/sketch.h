@@ -56,7 +56,6 @@ struct SketchScan {
   const float* cluster_score = nullptr;   // [heads][cluster_stride]: query h . mean of cluster c
   std::size_t cluster_stride = 0;
   const float* shift = nullptr;  // [heads]: what scores are taken relative to
-  float* score = nullptr;        // null, or where scores less the shift go, as weights do
 };
 
 struct SketchOps {
@@ -73,7 +72,8 @@ struct SketchOps {
   // head's weights to sum[h].
   void (*weigh_rows)(const SketchScan& scan, std::size_t first, std::size_t count,
                      std::size_t cluster, float* weight, std::size_t stride, float* sum);
-  // unread[c] = how many rows of cluster c are not in `sets`, which has a bit for each row; sets
+  // unread[c] = how many rows of cluster c, of [starts[c], starts[c + 1]), are not in `sets`, which
+  // has a bit for each row from row 0 on; sets
   // bit c % 64 of estimated[c / 64] where there are any and mass[c] * unread[c] >= least.
   void (*find_unread)(const RowSet* sets, const std::uint16_t* starts, const float* mass,
                       std::size_t clusters, float least, std::uint16_t* unread, RowSet* estimated);
@@ -87,13 +87,16 @@ struct SketchOps {
                  std::size_t count, std::uint8_t* codes, f16* scales);
   // The same of one row to its rotated format (kernels/format/row_rotated.h), of 2 or 4 bits.
   void (*encode_row)(int bits, const float* residual, std::size_t dim, std::byte* row);
+  // Rotates and rounds a query; rotated [key_dim] is scratch, code [key_dim] is where the result
+  // points. key_dim is a multiple of 16.
+  SketchQuery (*prepare)(const float* query, std::size_t key_dim, float* rotated,
+                         std::int8_t* code);
+  // In place, weight [rows][heads]: weight -> shift[h] + ln(weight), of a weight below the smallest
+  // normal number that of this one. shift repeats itself up to heads + 16.
+  void (*log_weights)(float* weight, std::size_t rows, const float* shift, int heads);
   // In place: score -> e^(score - max) for `count` values; returns max and sum. No values, or only
   // -inf: max -inf, sum 0.
   void (*weigh)(float* score, std::size_t count, float* max, float* sum);
 };
-
-// rotated [key_dim] is scratch; code [key_dim] is where the result points.
-SketchQuery prepare_query(const float* query, std::size_t key_dim, float* rotated,
-                          std::int8_t* code);
 
 }  // namespace thermocline

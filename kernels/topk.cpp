@@ -13,7 +13,7 @@ std::uint32_t key_of(float value) { return std::bit_cast<std::uint32_t>(value + 
 float value_of(std::uint32_t key) { return std::bit_cast<float>(key); }
 
 // Passes over more values than this are worth making fewer.
-constexpr std::size_t kMany = 8192;
+constexpr std::size_t kMany = 2048;
 
 struct Threshold {
   float least = 0;          // of the k
@@ -35,12 +35,9 @@ Threshold kth_largest(const TopkOps& ops, std::span<const float> value, std::siz
     (reach > k ? reach_low : reach_high) = reach;
     if (value.size() > kMany && (reach_low - reach_high) * 4 < value.size()) {
       std::vector<float>& left = scratch->in_play;
-      if (left.size() < value.size()) left.resize(value.size());
-      std::size_t kept = 0;
-      for (const float v : value) {
-        left[kept] = v;
-        kept += v >= value_of(low) && !(v >= value_of(high));
-      }
+      if (left.size() < value.size() + kTopkSlack) left.resize(value.size() + kTopkSlack);
+      const std::size_t kept =
+          ops.between(value.data(), value.size(), value_of(low), value_of(high), left.data());
       value = {left.data(), kept};
       k -= reach_high;
       reach_low = kept;

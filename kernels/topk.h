@@ -15,6 +15,8 @@ struct TopRowsScratch {
   std::vector<float> in_play;
 };
 
+inline constexpr std::size_t kTopkSlack = 16;
+
 // What is negative, or not a number, is passed over.
 struct TopkOps {
   // The largest value; -1 where there is none.
@@ -23,6 +25,9 @@ struct TopkOps {
   std::size_t (*count_reaching)(const float* value, std::size_t count, float bound);
   // Sets bit r % 64 of rows[r / 64] where value[r] >= bound, clears the others.
   void (*reaching)(const float* value, std::size_t count, float bound, RowSet* rows);
+  // The values of at least `low` and less than `high`, in their order, to `out`, which has room for
+  // kTopkSlack more and may be `value`. Returns how many.
+  std::size_t (*between)(const float* value, std::size_t count, float low, float high, float* out);
 };
 
 // Sets bit r % 64 of rows[r / 64] for the k largest of `value`, and clears all others; rows has one

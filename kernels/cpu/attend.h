@@ -6,9 +6,9 @@
 #include "kernels/attend.h"
 #include "kernels/cpu/attend_tile.h"
 #include "kernels/cpu/fold_rows.h"
+#include "kernels/cpu/hadamard.h"
 #include "kernels/cpu/vec.h"
 #include "kernels/format/visit_row.h"
-#include "kernels/hadamard.h"
 
 namespace thermocline {
 namespace {
@@ -134,7 +134,7 @@ struct Attend {
                             float (*out)[kFoldRows]) {
     float rotated[kHeads * kMaxHeadSize];
     std::copy_n(query, kHeads * dim, rotated);
-    for (int h = 0; h < kHeads; ++h) hadamard(rotated + h * dim, dim);
+    for (int h = 0; h < kHeads; ++h) rotate<V>(rotated + h * dim, dim);
     score<Format, kHeads>(rotated, dim, rows, out);
   }
 
@@ -249,7 +249,7 @@ struct Attend {
       else
         accumulate_all<Format, kHeads>(rows, weight, shape.value_dim, states);
       if (Format::kRotated)
-        for (int h = 0; h < kHeads; ++h) hadamard(states[h].acc, shape.value_dim);
+        for (int h = 0; h < kHeads; ++h) rotate<V>(states[h].acc, shape.value_dim);
     });
     if (fold.residual)
       for (int h = 0; h < kHeads; ++h) states[h].sum = 0.0f;

@@ -7,9 +7,9 @@
 
 #include "kernels/attend.h"
 #include "kernels/cpu/fold_rows.h"
+#include "kernels/cpu/hadamard.h"
 #include "kernels/cpu/vec.h"
 #include "kernels/format/visit_row.h"
-#include "kernels/hadamard.h"
 
 namespace thermocline {
 namespace {
@@ -101,7 +101,7 @@ struct AttendTile {
       const typename Format::template Reader<V> rotated(coded, dim);
       for (std::uint32_t i = 0; i < dim; i += L)
         V::store(row + i, rotated.load(i / kRowGroup * kRowGroup, i % kRowGroup));
-      hadamard(row, dim);
+      rotate<V>(row, dim);
     }
     F load(std::uint32_t group, std::uint32_t at) const { return V::load(row + group + at); }
 

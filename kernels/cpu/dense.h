@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstring>
 
+#include "kernels/cpu/hadamard.h"
 #include "kernels/cpu/vec.h"
 #include "kernels/dense.h"
 
@@ -140,8 +141,8 @@ void from_half(const void* x, std::size_t n, float* out) {
 
 template <typename V>
 constexpr DenseOps make_dense() {
-  return {rms_norm<V>, rope<V>,    add<V>,       scale<V>,    silu_mul<V>,
-          gelu_mul<V>, to_half<V>, to_bfloat<V>, from_half<V>};
+  return {rms_norm<V>, rope<V>,    add<V>,       scale<V>,     silu_mul<V>,
+          gelu_mul<V>, to_half<V>, to_bfloat<V>, from_half<V>, rotate<V>};
 }
 
 }  // namespace

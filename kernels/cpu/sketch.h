@@ -10,9 +10,9 @@
 #include <limits>
 #include <type_traits>
 
+#include "kernels/cpu/hadamard.h"
 #include "kernels/cpu/vec.h"
 #include "kernels/format/visit_row.h"
-#include "kernels/hadamard.h"
 #include "kernels/sketch.h"
 
 namespace thermocline {
@@ -145,10 +145,9 @@ struct Sketch {
       }
     }
 
-    // Weights of the groups from `row` on, to weight [heads][stride]; and scores, if wanted,
-    // likewise.
+    // Weights of the groups from `row` on, to weight [heads][stride].
     template <int groups>
-    void weigh(std::size_t row, float* weight, float* scores, std::size_t stride) {
+    void weigh(std::size_t row, float* weight, std::size_t stride) {
       const std::size_t words = scan.key_dim / kWordChannels<bits>;
       const std::uint8_t* codes = scan.codes + row / kSketchGroup * words * kWordBytes;
       // The hardware's own prefetching stops at the end of a page: 256 rows of 64 channels.
@@ -163,7 +162,7 @@ struct Sketch {
         const std::size_t group_end = std::min(row + kSketchGroup, end);
         F score[heads][kParts];
         cluster_scores<heads>(scan, head, row, group_end, &cluster, score);
-        for (int p = 0; p < kParts; ++p, weight += L, scores += scores ? L : 0) {
+        for (int p = 0; p < kParts; ++p, weight += L) {
           const F row_scale = V::load(scan.scales + row + std::size_t(p) * L);
           const F past =
               V::sub(V::load(kRank + p * L), V::set(static_cast<float>(group_end - row)));
@@ -174,7 +173,6 @@ struct Sketch {
             const F e = V::where_negative(past, V::exp_coarse(s), V::zero());
             total[h] = V::add(total[h], e);
             V::store(weight + std::size_t(h) * stride, e);
-            if (scores) V::store(scores + std::size_t(h) * stride, s);
           }
         }
       }
@@ -186,16 +184,13 @@ struct Sketch {
                           std::size_t cluster, float* weight, std::size_t stride, float* sum) {
     constexpr std::size_t kRows = kTogether * kSketchGroup;
     weight += std::size_t(head) * stride;
-    float* scores = scan.score ? scan.score + std::size_t(head) * stride : nullptr;
     const std::size_t end = first + count;
     Pass<bits, heads> pass(scan, head, end, cluster);
     std::size_t row = first;
     // The last groups may begin where no row is left.
-    for (; row + kRows - kSketchGroup < end; row += kRows, weight += kRows) {
-      pass.template weigh<kTogether>(row, weight, scores, stride);
-      if (scores) scores += kRows;
-    }
-    if (row < end) pass.template weigh<1>(row, weight, scores, stride);
+    for (; row + kRows - kSketchGroup < end; row += kRows, weight += kRows)
+      pass.template weigh<kTogether>(row, weight, stride);
+    if (row < end) pass.template weigh<1>(row, weight, stride);
     for (int h = 0; h < heads; ++h) sum[head + h] += V::sum(pass.total[h]);
   }
 
@@ -220,7 +215,13 @@ struct Sketch {
   static void find_unread(const RowSet* sets, const std::uint16_t* starts, const float* mass,
                           std::size_t clusters, float least, std::uint16_t* unread,
                           RowSet* estimated) {
-    unsigned before_word = 0, word = 0, before_cluster = 0;  // taken rows
+    // Taken rows, from the word on in which the first cluster begins.
+    unsigned word = starts[0] / kBlockRows, before_word = 0;
+    const int first_in_word = starts[0] % kBlockRows;
+    unsigned before_cluster =
+        first_in_word == 0
+            ? 0
+            : static_cast<unsigned>(std::popcount(sets[word] & first_rows(first_in_word)));
     for (std::size_t c = 0; c < clusters; ++c) {
       const unsigned end = starts[c + 1];
       for (; (word + 1) * kBlockRows <= end; ++word)
@@ -397,7 +398,7 @@ struct Sketch {
             if (Format::kRotated)
               for (std::size_t g = 0; g < kHeads; ++g) {
                 std::copy_n(q + g * key_dim, key_dim, rotated + g * key_dim);
-                hadamard(rotated + g * key_dim, key_dim);
+                rotate<V>(rotated + g * key_dim, key_dim);
               }
             float_heads<Format, kHeads>(keys, row_bytes, count, key_dim,
                                         Format::kRotated ? rotated : q, score, stride);
@@ -509,6 +510,46 @@ struct Sketch {
     encode_rotated<2>(residual, dim, row);
   }
 
+  static SketchQuery prepare(const float* query, std::size_t key_dim, float* rotated,
+                             std::int8_t* code) {
+    std::copy_n(query, key_dim, rotated);
+    rotate<V>(rotated, key_dim);
+    F most = V::zero();
+    for (std::size_t i = 0; i < key_dim; i += L)
+      most = V::max(absolute(V::load(rotated + i)), most);  // passes over what is not a number
+    const float largest = V::largest(most);
+    SketchQuery out{code, largest / 127.0f, 0};
+    if (!(largest > 0.0f) || !std::isfinite(largest)) {
+      std::fill_n(code, key_dim, std::int8_t{0});
+      return out;
+    }
+    const F by = V::set(127.0f / largest), bound = V::set(127.0f);
+    for (std::size_t i = 0; i < key_dim; i += L) {
+      const F rounded = V::round(V::mul(V::load(rotated + i), by));
+      V::store(rotated + i, V::max(V::min(rounded, bound), V::sub(V::zero(), bound)));
+    }
+    for (std::size_t i = 0; i < key_dim; ++i) {
+      code[i] = static_cast<std::int8_t>(rotated[i]);
+      out.sum += code[i];
+    }
+    return out;
+  }
+
+  static void log_weights(float* weight, std::size_t rows, const float* shift, int heads) {
+    const std::size_t count = rows * std::size_t(heads), step = L % std::size_t(heads);
+    const auto log_at = [&](F w, std::size_t head) {
+      return V::add(log_bounded<V>(w), V::load(shift + head));
+    };
+    std::size_t i = 0, head = 0;  // of value i
+    for (; i + L <= count; i += L) {
+      V::store(weight + i, log_at(V::load(weight + i), head));
+      head += step;
+      if (head >= std::size_t(heads)) head -= std::size_t(heads);
+    }
+    const int rest = static_cast<int>(count - i);
+    if (rest > 0) V::store_tail(weight + i, log_at(V::load_tail(weight + i, rest), head), rest);
+  }
+
   static void weigh(float* score, std::size_t count, float* max, float* sum) {
     const std::size_t whole = count / L * L;
     const int rest = static_cast<int>(count - whole);
@@ -538,9 +579,9 @@ struct Sketch {
 
 template <typename V>
 constexpr SketchOps make_sketch() {
-  return {&Sketch<V>::dot_rows,  &Sketch<V>::weigh_rows, &Sketch<V>::find_unread,
-          &Sketch<V>::add_heads, &Sketch<V>::encode,     &Sketch<V>::encode_row,
-          &Sketch<V>::weigh};
+  return {&Sketch<V>::dot_rows,  &Sketch<V>::weigh_rows,  &Sketch<V>::find_unread,
+          &Sketch<V>::add_heads, &Sketch<V>::encode,      &Sketch<V>::encode_row,
+          &Sketch<V>::prepare,   &Sketch<V>::log_weights, &Sketch<V>::weigh};
 }
 
 }  // namespace

@@ -47,11 +47,24 @@ struct Topk {
     for (std::size_t i = r; i < count; ++i) rest |= RowSet{value[i] >= bound} << (i - r);
     rows[r / kBlockRows] = rest;
   }
+
+  static std::size_t between(const float* value, std::size_t count, float low, float high,
+                             float* out) {
+    const F least = V::set(low), past = V::set(high);
+    std::size_t kept = 0, i = 0;
+    for (; i + L <= count; i += L) {
+      const F v = V::load(value + i);
+      kept += V::keep(out + kept, v, V::reaching(v, least) & ~V::reaching(v, past));
+    }
+    for (; i < count; ++i)
+      if (value[i] >= low && !(value[i] >= high)) out[kept++] = value[i];
+    return kept;
+  }
 };
 
 template <typename V>
 constexpr TopkOps make_topk() {
-  return {&Topk<V>::largest, &Topk<V>::count_reaching, &Topk<V>::reaching};
+  return {&Topk<V>::largest, &Topk<V>::count_reaching, &Topk<V>::reaching, &Topk<V>::between};
 }
 
 }  // namespace

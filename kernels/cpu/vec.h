@@ -9,6 +9,8 @@
 //   F load(p) of bf16 and of signed bytes
 //   F codes<bits>(const uint8_t* p, i): the next `lanes` codes of 2 or 4 bits, as floats; the first
 //     is code i of a row, i a multiple of lanes, and begins in the byte p
+//   F levels<bits>(f16 scale), and F at_codes<bits>(F levels, const uint8_t* p, i): what
+//     such codes stand for, (code - middle) * scale, where middle is half of the largest code
 //   F look_up(const float* table, F scale, F offset, const uint8_t* p, i): of codes i to i + lanes,
 //     i a multiple of lanes, of the 32 that are the low halves of 16 bytes and then their high
 //     halves: table[code] * scale + offset, rounded once; scale and offset are alike in all lanes
@@ -19,8 +21,16 @@
 //   F where_negative(x, a, b): a in the lanes where x's sign bit is set, b in the others
 //   F load_tail(p, n), store_tail(p, v, n) for the first n < lanes floats
 //   uint32_t reaching(x, bound): bit i where lane i of x is at least bound's
+//   size_t keep(float* p, F v, mask): stores the lanes of the mask's bits, one after the other;
+//     writes up to lanes floats. Returns how many those were
 //   F keep_where_above(x, bound, v): v where x > bound, else 0
 //   F exp2i(F n): 2^n for integral n in [-126, 127], 0 for -127; F round(v) to nearest even
+//   F exponent(F x), significand(F x) of normal x > 0: x = significand * 2^exponent, 1 <=
+//   significand
+//     < 2
+//   F butterfly<half>(F v): for each pair of lanes i, i + half (i / half even): their sum, and
+//   their
+//     difference
 //   F exp_coarse(F x): e^x for x <= 60 within 1.1e-4 of it, exact for 0; 0 below -138
 //   I izero(); I load_i16(const int16_t* p)
 //   store_i16(int16_t* p, F v): lanes integral floats as words
@@ -76,6 +86,31 @@ inline typename V::F exp_bounded(typename V::F x) {
   p = V::fma(p, r, V::set(5.0000001201e-1f));
   const F y = V::add(V::fma(p, V::mul(r, r), r), V::set(1.0f));
   return V::mul(y, V::exp2i(n));
+}
+
+// ln x of x > 0, within 1.5e-7 of it or of 1; of less than the smallest normal number, its.
+template <typename V>
+inline typename V::F log_bounded(typename V::F x) {
+  using F = typename V::F;
+  const F normal = V::max(x, V::set(1.17549435e-38f));
+  F n = V::exponent(normal), m = V::significand(normal);
+  const F below = V::sub(m, V::set(1.41421356f));  // negative: m is
+  n = V::where_negative(below, n, V::add(n, V::set(1.0f)));
+  m = V::where_negative(below, m, V::mul(m, V::set(0.5f)));
+  const F r = V::sub(m, V::set(1.0f)), z = V::mul(r, r);
+  F p = V::set(7.0376836292e-2f);
+  p = V::fma(p, r, V::set(-1.1514610310e-1f));
+  p = V::fma(p, r, V::set(1.1676998740e-1f));
+  p = V::fma(p, r, V::set(-1.2420140846e-1f));
+  p = V::fma(p, r, V::set(1.4249322787e-1f));
+  p = V::fma(p, r, V::set(-1.6668057665e-1f));
+  p = V::fma(p, r, V::set(2.0000714765e-1f));
+  p = V::fma(p, r, V::set(-2.4999993993e-1f));
+  p = V::fma(p, r, V::set(3.3333331174e-1f));
+  F y = V::mul(V::mul(p, r), z);
+  y = V::fma(n, V::set(-2.12194440e-4f), y);
+  y = V::fma(z, V::set(-0.5f), y);
+  return V::fma(n, V::set(0.693359375f), V::add(r, y));
 }
 
 }  // namespace

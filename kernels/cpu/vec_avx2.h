@@ -35,14 +35,30 @@ struct VecAvx2 {
     return _mm256_cvtepi32_ps(
         _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
   }
+  // Of two bits eight, each twice, by the last three bits of what looks them up; of four bits the
+  // scale alone.
   template <int kBits>
-  static F codes(const std::uint8_t* p, std::uint32_t) {
+  static F levels(f16 scale) {
+    if constexpr (kBits == 4) return set(scale);
+    return mul(_mm256_setr_ps(-1.5f, -0.5f, 0.5f, 1.5f, -1.5f, -0.5f, 0.5f, 1.5f), set(scale));
+  }
+  // The next eight codes, each in the low bits of a lane.
+  template <int kBits>
+  static __m256i code_words(const std::uint8_t* p) {
     int all = 0;
     std::memcpy(&all, p, kBits);  // eight codes are as many bytes as one has bits
     const __m256i each = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    const __m256i word =
-        _mm256_srlv_epi32(_mm256_set1_epi32(all), _mm256_slli_epi32(each, kBits / 2));
-    return _mm256_cvtepi32_ps(_mm256_and_si256(word, _mm256_set1_epi32((1 << kBits) - 1)));
+    return _mm256_srlv_epi32(_mm256_set1_epi32(all), _mm256_slli_epi32(each, kBits / 2));
+  }
+  template <int kBits>
+  static F codes(const std::uint8_t* p, std::uint32_t) {
+    return _mm256_cvtepi32_ps(
+        _mm256_and_si256(code_words<kBits>(p), _mm256_set1_epi32((1 << kBits) - 1)));
+  }
+  template <int kBits>
+  static F at_codes(F levels, const std::uint8_t* p, std::uint32_t i) {
+    if constexpr (kBits == 2) return _mm256_permutevar8x32_ps(levels, code_words<2>(p));
+    return mul(sub(codes<4>(p, i), set(7.5f)), levels);
   }
   static F look_up(const float* table, F scale, F offset, const std::uint8_t* p, std::uint32_t i) {
     return fma(level(table, p, i), scale, offset);
@@ -82,6 +98,13 @@ struct VecAvx2 {
   static std::uint32_t reaching(F x, F bound) {
     return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x, bound, _CMP_GE_OQ)));
   }
+  static std::size_t keep(float* p, F v, std::uint32_t mask) {
+    alignas(32) float lane[lanes];
+    store(lane, v);
+    std::size_t kept = 0;
+    for (; mask != 0; mask &= mask - 1) p[kept++] = lane[__builtin_ctz(mask)];
+    return kept;
+  }
   static F keep_where_above(F x, float bound, F v) {
     return _mm256_and_ps(_mm256_cmp_ps(x, _mm256_set1_ps(bound), _CMP_GT_OQ), v);
   }
@@ -103,6 +126,21 @@ struct VecAvx2 {
   static F exp2i(F n) {
     const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+  }
+  static F exponent(F x) {
+    const __m256i biased = _mm256_srli_epi32(_mm256_castps_si256(x), 23);
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(biased, _mm256_set1_epi32(127)));
+  }
+  static F significand(F x) {
+    const __m256i fraction = _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffff));
+    return _mm256_castsi256_ps(_mm256_or_si256(fraction, _mm256_set1_epi32(0x3f800000)));
+  }
+  template <int kHalf>
+  static F butterfly(F v) {
+    constexpr int kSecond = kHalf == 1 ? 0xaa : kHalf == 2 ? 0xcc : 0xf0;
+    const F other = kHalf == 4 ? _mm256_permute2f128_ps(v, v, 1)
+                               : _mm256_permute_ps(v, kHalf == 1 ? 0xb1 : 0x4e);
+    return _mm256_blend_ps(add(other, v), sub(other, v), kSecond);
   }
   static F exp_coarse(F x) { return exp_bounded<VecAvx2>(x); }
   static I izero() { return _mm256_setzero_si256(); }

@@ -27,22 +27,41 @@ struct VecAvx512 {
     return _mm512_cvtepi32_ps(
         _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
   }
+  // Sixteen of them, by the last four bits of what looks them up: those of two bits four times.
   template <int kBits>
-  static F codes(const std::uint8_t* p, std::uint32_t) {
+  static F levels(f16 scale) {
     const __m512i each = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    __m512i word;
+    constexpr int kLast = (1 << kBits) - 1;
+    const F code = _mm512_cvtepi32_ps(_mm512_and_si512(each, _mm512_set1_epi32(kLast)));
+    return mul(sub(code, set(static_cast<float>(kLast) / 2)), set(scale));
+  }
+  // The next sixteen codes, each in the low bits of a lane.
+  template <int kBits>
+  static __m512i code_words(const std::uint8_t* p) {
     if constexpr (kBits == 2) {
       int all;
       __builtin_memcpy(&all, p, 4);
-      word = _mm512_srlv_epi32(_mm512_set1_epi32(all), _mm512_slli_epi32(each, 1));
+      const __m512i shift =
+          _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+      return _mm512_srlv_epi32(_mm512_set1_epi32(all), shift);
     } else {
+      const __m512i shift =
+          _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+      const __m512i half = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
       const __m512i both =
           _mm512_castsi128_si512(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
-      word = _mm512_permutexvar_epi32(_mm512_srli_epi32(each, 3), both);
-      word = _mm512_srlv_epi32(word,
-                               _mm512_slli_epi32(_mm512_and_si512(each, _mm512_set1_epi32(7)), 2));
+      const __m512i word = _mm512_permutexvar_epi32(half, both);
+      return _mm512_srlv_epi32(word, shift);
     }
-    return _mm512_cvtepi32_ps(_mm512_and_si512(word, _mm512_set1_epi32((1 << kBits) - 1)));
+  }
+  template <int kBits>
+  static F codes(const std::uint8_t* p, std::uint32_t) {
+    return _mm512_cvtepi32_ps(
+        _mm512_and_si512(code_words<kBits>(p), _mm512_set1_epi32((1 << kBits) - 1)));
+  }
+  template <int kBits>
+  static F at_codes(F levels, const std::uint8_t* p, std::uint32_t) {
+    return _mm512_permutexvar_ps(code_words<kBits>(p), levels);
   }
   static __m512i nibble(const std::uint8_t* p, std::uint32_t i) {
     return _mm512_srli_epi32(
@@ -73,6 +92,10 @@ struct VecAvx512 {
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
   static F min(F a, F b) { return _mm512_min_ps(a, b); }
   static std::uint32_t reaching(F x, F bound) { return _mm512_cmp_ps_mask(x, bound, _CMP_GE_OQ); }
+  static std::size_t keep(float* p, F v, std::uint32_t mask) {
+    store(p, _mm512_maskz_compress_ps(static_cast<__mmask16>(mask), v));  // to memory it is slow
+    return static_cast<std::size_t>(__builtin_popcount(mask & 0xffff));
+  }
   static F keep_where_above(F x, float bound, F v) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(bound), _CMP_GT_OQ), v);
   }
@@ -101,6 +124,18 @@ struct VecAvx512 {
   static F exp2i(F n) {
     const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
     return _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23));
+  }
+  static F exponent(F x) { return _mm512_getexp_ps(x); }
+  static F significand(F x) { return _mm512_getmant_ps(x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src); }
+  template <int kHalf>
+  static F butterfly(F v) {
+    constexpr __mmask16 kSecond = kHalf == 1   ? 0xaaaa
+                                  : kHalf == 2 ? 0xcccc
+                                  : kHalf == 4 ? 0xf0f0
+                                               : 0xff00;
+    constexpr int kSwap = kHalf == 1 || kHalf == 4 ? 0xb1 : 0x4e;
+    const F other = kHalf <= 2 ? _mm512_permute_ps(v, kSwap) : _mm512_shuffle_f32x4(v, v, kSwap);
+    return _mm512_mask_sub_ps(_mm512_add_ps(other, v), kSecond, other, v);
   }
   static F exp_coarse(F x) {
     const F t = max(mul(x, set(1.44269504f)), set(-200.0f));

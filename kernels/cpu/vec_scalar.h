@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "kernels/cpu/vec.h"
@@ -28,6 +29,14 @@ struct VecScalar {
   static F codes(const std::uint8_t* p, std::uint32_t i) {
     return static_cast<float>(*p >> i * kBits % 8 & ((1 << kBits) - 1));
   }
+  template <int kBits>
+  static F levels(f16 scale) {
+    return to_float(scale);
+  }
+  template <int kBits>
+  static F at_codes(F levels, const std::uint8_t* p, std::uint32_t i) {
+    return (codes<kBits>(p, i) - static_cast<float>((1 << kBits) - 1) / 2) * levels;
+  }
   static int nibble(const std::uint8_t* p, std::uint32_t i) {
     return i < 16 ? p[i] & 15 : p[i - 16] >> 4;
   }
@@ -50,6 +59,10 @@ struct VecScalar {
   static F max(F a, F b) { return a > b ? a : b; }
   static F min(F a, F b) { return a < b ? a : b; }
   static std::uint32_t reaching(F x, F bound) { return x >= bound; }
+  static std::size_t keep(float* p, F v, std::uint32_t mask) {
+    if (mask & 1) *p = v;
+    return mask & 1;
+  }
   static F keep_where_above(F x, float bound, F v) { return x > bound ? v : 0.0f; }
   static F where_negative(F x, F a, F b) { return std::signbit(x) ? a : b; }
   static float sum(F v) { return v; }
@@ -60,6 +73,12 @@ struct VecScalar {
   static F round(F v) { return std::nearbyintf(v); }
   static F exp2i(F n) {
     return std::bit_cast<float>(static_cast<std::uint32_t>(static_cast<int>(n) + 127) << 23);
+  }
+  static F exponent(F x) {
+    return static_cast<float>(static_cast<int>(std::bit_cast<std::uint32_t>(x) >> 23) - 127);
+  }
+  static F significand(F x) {
+    return std::bit_cast<float>((std::bit_cast<std::uint32_t>(x) & 0x7fffff) | 0x3f800000);
   }
   static F exp_coarse(F x) { return exp_bounded<VecScalar>(x); }
   static I izero() { return {0, 0}; }

@@ -34,15 +34,14 @@ struct RowRotated {
   template <typename V>
   struct Reader {
     Reader(const std::byte* row, std::uint32_t dim)
-        : channels(codes(row)), by(V::set(scale(row, dim))) {}
+        : channels(codes(row)), levels(V::template levels<kBits>(scale(row, dim))) {}
     typename V::F load(std::uint32_t group, std::uint32_t at) const {
       const std::uint32_t i = group + at;
-      const typename V::F code = V::template codes<kBits>(channels + i * kBits / 8, i);
-      return V::mul(V::sub(code, V::set(kMiddle)), by);
+      return V::template at_codes<kBits>(levels, channels + i * kBits / 8, i);
     }
 
     const std::uint8_t* channels;
-    typename V::F by;
+    typename V::F levels;
   };
 };
 using RowRotated2 = RowRotated<2>;

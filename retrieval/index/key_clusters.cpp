@@ -68,8 +68,10 @@ KeyClusters cluster_keys(const Sealing& sealing, std::uint32_t head, std::uint32
   KeyClusters made;
   const std::vector<float> mean = read_keys(sealing, head, cpu, workers, &made.keys);
   std::vector<std::uint32_t> of_row(rows);
-  kmeans(directions(made.keys, mean, workers).data(), rows, sealing.shape.key_dim, clusters,
-         options, cpu.nearest, workers, of_row);
+  const std::vector<std::size_t> groups =
+      kmeans(directions(made.keys, mean, workers).data(), rows, sealing.shape.key_dim, clusters,
+             options, cpu.nearest, workers, of_row);
+  made.groups.assign(groups.begin(), groups.end());
   std::vector<std::uint32_t> next(clusters + 1);
   for (const std::uint32_t c : of_row) ++next[c + 1];
   for (std::uint32_t c = 0; c < clusters; ++c) next[c + 1] += next[c];

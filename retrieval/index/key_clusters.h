@@ -17,6 +17,8 @@ struct KeyClusters {
   std::vector<std::uint32_t> order;  // [rows] of the sealing, by cluster, in a cluster by position
   // [clusters + 1]: cluster c is order[starts[c], starts[c + 1]).
   std::vector<std::uint16_t> starts;
+  // [groups + 1]: group g is the clusters [groups[g], groups[g + 1]), which lie near each other.
+  std::vector<std::uint16_t> groups;
 };
 
 // `clusters`, some of which may be empty. Depends on the rows alone, not on threads. Keys at the

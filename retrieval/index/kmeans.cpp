@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <utility>
-#include <vector>
 
 #include "kernels/base/error.h"
 
@@ -130,15 +129,19 @@ std::vector<std::size_t> groups_around(std::size_t g, std::size_t wanted, const 
 
 }  // namespace
 
-void kmeans(const float* data, std::size_t count, std::size_t dim, std::size_t clusters,
-            const KmeansOptions& options, const NearestOps& ops, const Workers& workers,
-            std::span<std::uint32_t> cluster) {
+std::size_t kmeans_groups(std::size_t clusters) {
+  return static_cast<std::size_t>(std::lround(std::sqrt(static_cast<double>(clusters))));
+}
+
+std::vector<std::size_t> kmeans(const float* data, std::size_t count, std::size_t dim,
+                                std::size_t clusters, const KmeansOptions& options,
+                                const NearestOps& ops, const Workers& workers,
+                                std::span<std::uint32_t> cluster) {
   TL_CHECK(clusters >= 1 && clusters <= count && cluster.size() == count);
   TL_CHECK(options.group_iterations >= 0 && options.cluster_iterations >= 0 &&
            options.searched_groups >= 1);
   const Rows rows{data, count, dim};
-  const std::size_t groups =
-      static_cast<std::size_t>(std::lround(std::sqrt(static_cast<double>(clusters))));
+  const std::size_t groups = kmeans_groups(clusters);
 
   Centres middles(groups, dim);
   middles.start_at_even_rows(rows);
@@ -192,6 +195,7 @@ void kmeans(const float* data, std::size_t count, std::size_t dim, std::size_t c
         cluster[grouped.row[grouped.begin[g] + i]] = ids[nearest[i]];
     }
   });
+  return first_cluster;
 }
 
 }  // namespace thermocline

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "kernels/base/workers.h"
 #include "kernels/nearest.h"
@@ -23,10 +24,16 @@ struct KmeansOptions {
   int searched_groups = 16;    // at the end, a row's own and the nearest to it: at least 1
 };
 
+// How many groups so many clusters make.
+std::size_t kmeans_groups(std::size_t clusters);
+
 // cluster[r] in [0, clusters) for each of the rows [count][dim], which are of length 1 or 0; some
-// clusters may get no row. 1 <= clusters <= count. Called by the thread that `workers` serves.
-void kmeans(const float* rows, std::size_t count, std::size_t dim, std::size_t clusters,
-            const KmeansOptions& options, const NearestOps& ops, const Workers& workers,
-            std::span<std::uint32_t> cluster);
+// clusters may get no row. 1 <= clusters <= count. Returns where the clusters of each group begin,
+// and at the end `clusters`: [groups + 1]; some groups may have none. Called by the thread that
+// `workers` serves.
+std::vector<std::size_t> kmeans(const float* rows, std::size_t count, std::size_t dim,
+                                std::size_t clusters, const KmeansOptions& options,
+                                const NearestOps& ops, const Workers& workers,
+                                std::span<std::uint32_t> cluster);
 
 }  // namespace thermocline

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "retrieval/index/kmeans.h"
 #include "tiers/numa.h"
 
 namespace thermocline {
@@ -16,11 +17,16 @@ std::uint64_t scale_bytes(std::uint32_t rows) { return round_up(rows, kSketchGro
 
 std::uint64_t SketchIndex::head_bytes(int bits, std::uint32_t rows, std::uint32_t key_dim,
                                       std::uint32_t clusters) {
-  const std::uint64_t starts = (std::uint64_t{clusters} + 1) * sizeof(std::uint16_t);
-  const std::uint64_t of_cluster = row_bytes(kMeanFormat, key_dim) + sizeof(float);
-  return round_up(
-      sketch_bytes(bits, rows, key_dim) + scale_bytes(rows) + clusters * of_cluster + starts,
-      kLine);
+  const std::uint64_t units = std::uint64_t{clusters} + groups_of(rows, clusters);
+  const std::uint64_t of_unit = row_bytes(kMeanFormat, key_dim) + sizeof(float);
+  const std::uint64_t starts = (units + 2) * sizeof(std::uint16_t);
+  return round_up(sketch_bytes(bits, rows, key_dim) + scale_bytes(rows) + units * of_unit + starts,
+                  kLine);
+}
+
+// No more clusters and groups than rows: the law of summaries.
+std::uint32_t SketchIndex::groups_of(std::uint32_t rows, std::uint32_t clusters) {
+  return std::min(static_cast<std::uint32_t>(kmeans_groups(clusters)), rows - clusters);
 }
 
 Result<std::shared_ptr<SketchIndex>> SketchIndex::create(int bits, std::uint32_t heads,
@@ -31,11 +37,13 @@ Result<std::shared_ptr<SketchIndex>> SketchIndex::create(int bits, std::uint32_t
   index->bits_ = bits;
   index->rows_ = rows;
   index->clusters_ = clusters;
+  index->groups_ = groups_of(rows, clusters);
+  const std::uint64_t units = std::uint64_t{clusters} + index->groups_;
   index->scales_at_ = sketch_bytes(bits, rows, key_dim);
   index->mean_bytes_ = row_bytes(kMeanFormat, key_dim);
   index->means_at_ = index->scales_at_ + scale_bytes(rows);
-  index->spreads_at_ = index->means_at_ + std::uint64_t{clusters} * index->mean_bytes_;
-  index->starts_at_ = index->spreads_at_ + clusters * sizeof(float);
+  index->spreads_at_ = index->means_at_ + units * index->mean_bytes_;
+  index->starts_at_ = index->spreads_at_ + units * sizeof(float);
   index->head_stride_ = head_bytes(bits, rows, key_dim, clusters);
   TL_TRY_ASSIGN(index->buffer_, Buffer::create(heads * index->head_stride_));
   (void)NumaNodes::of_process().spread(index->buffer_.bytes());
@@ -55,6 +63,10 @@ Result<std::shared_ptr<SketchIndex>> SketchIndex::load(int bits, std::uint32_t h
     if (starts.front() != 0 || starts.back() != rows ||
         !std::is_sorted(starts.begin(), starts.end()))
       return in->corrupt("index", "has clusters of head ", h, " that do not cover its rows");
+    const std::span<const std::uint16_t> groups = index->group_starts(h);
+    if (groups.front() != 0 || (groups.size() > 1 && groups.back() != clusters) ||
+        !std::is_sorted(groups.begin(), groups.end()))
+      return in->corrupt("index", "has groups of head ", h, " that do not cover its clusters");
   }
   return index;
 }
@@ -70,11 +82,15 @@ f16* SketchIndex::scales(std::uint32_t h) const {
 std::byte* SketchIndex::means(std::uint32_t h) const { return head(h) + means_at_; }
 
 std::span<float> SketchIndex::spreads(std::uint32_t h) const {
-  return {reinterpret_cast<float*>(head(h) + spreads_at_), clusters_};
+  return {reinterpret_cast<float*>(head(h) + spreads_at_), clusters_ + groups_};
 }
 
 std::span<std::uint16_t> SketchIndex::starts(std::uint32_t h) const {
   return {reinterpret_cast<std::uint16_t*>(head(h) + starts_at_), clusters_ + 1};
+}
+
+std::span<std::uint16_t> SketchIndex::group_starts(std::uint32_t h) const {
+  return {starts(h).data() + clusters_ + 1, groups_ + 1};
 }
 
 }  // namespace thermocline

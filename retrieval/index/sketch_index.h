@@ -1,5 +1,6 @@
-// What the sketch selector keeps of a segment: for each KV head its clusters' mean keys, where they
-// begin and how far they spread, and the codes and scales of its rows.
+// What the sketch selector keeps of a segment: for each KV head the mean keys of its clusters and
+// of groups of them, where these begin and how far they spread, and the codes and scales of its
+// rows.
 #pragma once
 
 #include <cstdint>
@@ -37,27 +38,34 @@ class SketchIndex final : public SegmentIndex {
   int bits() const { return bits_; }
   std::uint32_t rows() const { return rows_; }
   std::uint32_t clusters() const { return clusters_; }
+  // About the square root of the clusters, which a step asks first where clusters are many.
+  std::uint32_t groups() const { return groups_; }
+  static std::uint32_t groups_of(std::uint32_t rows, std::uint32_t clusters);
 
-  // [clusters] mean keys, mean_bytes() apart: beside nothing else, since a step reads all of them.
+  // The mean keys of the clusters, then of the groups, mean_bytes() apart: beside nothing else,
+  // since a step reads all of those of a level.
   std::byte* means(std::uint32_t head) const;
   std::uint32_t mean_bytes() const { return mean_bytes_; }
   // Whole groups of kSketchGroup rows, as kernels/sketch.h lays them out.
   std::uint8_t* codes(std::uint32_t head) const;
   // [rows, in whole groups]: the scale of each row's codes.
   f16* scales(std::uint32_t head) const;
-  // [clusters]: the largest scale of a cluster's rows: how far they stray from its mean.
+  // [clusters]: the largest scale of a cluster's rows: how far they stray from its mean, a channel.
+  // [groups]: then the same of groups, and how far their clusters' means stray from theirs.
   std::span<float> spreads(std::uint32_t head) const;
   // [clusters + 1]: cluster c is the rows [starts[c], starts[c + 1]), maybe none.
   std::span<std::uint16_t> starts(std::uint32_t head) const;
+  // [groups + 1]: group g is the clusters [group_starts[g], group_starts[g + 1]), maybe none.
+  std::span<std::uint16_t> group_starts(std::uint32_t head) const;
 
  private:
   SketchIndex() = default;
   std::byte* head(std::uint32_t h) const { return buffer_.data() + h * head_stride_; }
 
-  Buffer buffer_;  // [heads] codes, scales, means, spreads, starts
+  Buffer buffer_;  // [heads] codes, scales, means, spreads, starts of clusters, of groups
   std::uint64_t head_stride_ = 0, scales_at_ = 0, means_at_ = 0, spreads_at_ = 0, starts_at_ = 0;
   int bits_ = 0;  // a channel
-  std::uint32_t rows_ = 0, clusters_ = 0, mean_bytes_ = 0;
+  std::uint32_t rows_ = 0, clusters_ = 0, groups_ = 0, mean_bytes_ = 0;
 };
 
 }  // namespace thermocline

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "kernels/format/row.h"
-#include "kernels/hadamard.h"
 #include "retrieval/index/key_clusters.h"
 #include "retrieval/over_segments.h"
 #include "tiers/codec/int8.h"
@@ -37,32 +37,32 @@ class HeadForming {
         cpu_(cpu),
         workers_(workers) {}
 
-  // The means of each cluster's keys, to the index, and of its values, as records of `layout`;
-  // zeros where it is empty.
+  // The means of the keys of each cluster, and of each group, to the index, and of its values, as
+  // records of `layout`; zeros where it is empty.
   void average(const SketchIndex& index, const RowLayout& layout, std::byte* summaries) const {
-    const std::vector<std::uint16_t>& starts = clusters_.starts;
-    const std::size_t value_dim = sealing_.shape.value_dim;
+    const std::size_t value_dim = sealing_.shape.value_dim, clusters = index.clusters();
     const MeanKeyCodec codec;
-    parallel(index.clusters(), kTaskClusters, [&](std::size_t first, std::size_t last) {
+    parallel(clusters + index.groups(), kTaskClusters, [&](std::size_t first, std::size_t last) {
       std::vector<float> mean_key(dim_), mean_value(value_dim), value(value_dim);
       std::vector<f16> half(dim_);
       for (std::size_t c = first; c < last; ++c) {
         std::fill(mean_key.begin(), mean_key.end(), 0.0f);
         std::fill(mean_value.begin(), mean_value.end(), 0.0f);
-        for (std::uint32_t i = starts[c]; i < starts[c + 1]; ++i) {
+        const auto [begin, end] = c < clusters ? rows_of(c, c + 1) : rows_of_group(c - clusters);
+        for (std::uint32_t i = begin; i < end; ++i) {
           const float* key = clusters_.keys.data() + clusters_.order[i] * dim_;
           for (std::size_t d = 0; d < dim_; ++d) mean_key[d] += key[d];
           cpu_.dense.from_half(sealing_.rows.value(head_, clusters_.order[i]), value_dim,
                                value.data());
           for (std::size_t d = 0; d < value_dim; ++d) mean_value[d] += value[d];
         }
-        const float share = 1.0f / static_cast<float>(std::max(1, starts[c + 1] - starts[c]));
+        const float share = 1.0f / static_cast<float>(std::max(1u, end - begin));
         for (std::size_t d = 0; d < dim_; ++d) mean_key[d] *= share;
         for (std::size_t d = 0; d < value_dim; ++d) mean_value[d] *= share;
         cpu_.dense.to_half(mean_key.data(), dim_, half.data());
         codec.encode(half.data(), static_cast<std::uint32_t>(dim_),
                      index.means(head_) + c * index.mean_bytes());
-        hadamard(mean_value.data(), value_dim);
+        cpu_.dense.hadamard(mean_value.data(), value_dim);
         cpu_.sketch.encode_row(kMeanValueBits, mean_value.data(), value_dim,
                                summaries + c * layout.bytes());
       }
@@ -83,7 +83,7 @@ class HeadForming {
             float* to = residual.data() + (i - first) * dim_;
             const float* key = clusters_.keys.data() + clusters_.order[i] * dim_;
             for (std::size_t d = 0; d < dim_; ++d) to[d] = key[d] - mean[d];
-            hadamard(to, dim_);
+            cpu_.dense.hadamard(to, dim_);
           });
       cpu_.sketch.encode(index.bits(), residual.data(), dim_, first, last - first,
                          index.codes(head_), index.scales(head_));
@@ -105,13 +105,50 @@ class HeadForming {
             cpu_.dense.from_half(sealing_.rows.value(head_, clusters_.order[i]), dim,
                                  residual.data());
             for (std::size_t d = 0; d < dim; ++d) residual[d] -= mean[d];
-            hadamard(residual.data(), dim);
+            cpu_.dense.hadamard(residual.data(), dim);
             cpu_.sketch.encode_row(bits, residual.data(), dim, codes + i * layout.bytes());
           });
     });
   }
 
+  // How far rows stray from their clusters' means, and from their groups'.
+  void find_spreads(const SketchIndex& index) const {
+    const std::span<float> spread = index.spreads(head_);
+    for (std::size_t c = 0; c < index.clusters(); ++c) {
+      const auto [begin, end] = rows_of(c, c + 1);
+      float most = 0.0f;
+      for (std::uint32_t r = begin; r < end; ++r)
+        most = std::max(most, to_float(index.scales(head_)[r]));
+      spread[c] = most;
+    }
+    const auto read_mean = [&](std::size_t unit, std::vector<float>* out) {
+      read_row(SketchIndex::kMeanFormat, index.means(head_) + unit * index.mean_bytes(),
+               static_cast<std::uint32_t>(dim_), out->data());
+    };
+    std::vector<float> middle(dim_), mean(dim_);
+    for (std::size_t g = 0; g < index.groups(); ++g) {
+      read_mean(index.clusters() + g, &middle);
+      float most = 0.0f;
+      for (std::size_t c = clusters_.groups[g]; c < clusters_.groups[g + 1]; ++c) {
+        if (clusters_.starts[c] == clusters_.starts[c + 1]) continue;
+        read_mean(c, &mean);
+        float squares = 0.0f;
+        for (std::size_t d = 0; d < dim_; ++d)
+          squares += (mean[d] - middle[d]) * (mean[d] - middle[d]);
+        most = std::max(most, spread[c] * spread[c] + squares / static_cast<float>(dim_));
+      }
+      spread[index.clusters() + g] = std::sqrt(most);
+    }
+  }
+
  private:
+  std::pair<std::uint32_t, std::uint32_t> rows_of(std::size_t first, std::size_t last) const {
+    return {clusters_.starts[first], clusters_.starts[last]};
+  }
+  std::pair<std::uint32_t, std::uint32_t> rows_of_group(std::size_t g) const {
+    return rows_of(clusters_.groups[g], clusters_.groups[g + 1]);
+  }
+
   // body(first, last) over [0, count), cut at multiples of `unit`.
   template <typename Body>
   void parallel(std::size_t count, std::size_t unit, const Body& body) const {
@@ -145,16 +182,6 @@ class HeadForming {
   const Workers& workers_;
 };
 
-void find_spreads(const SketchIndex& index, std::uint32_t head) {
-  const std::span<const std::uint16_t> starts = index.starts(head);
-  for (std::uint32_t c = 0; c < index.clusters(); ++c) {
-    float most = 0.0f;
-    for (std::uint32_t r = starts[c]; r < starts[c + 1]; ++r)
-      most = std::max(most, to_float(index.scales(head)[r]));
-    index.spreads(head)[c] = most;
-  }
-}
-
 }  // namespace
 
 std::span<const Parameter<SketchOptions>> SketchSelector::parameters() {
@@ -166,6 +193,7 @@ std::span<const Parameter<SketchOptions>> SketchSelector::parameters() {
       {"value_bits", &SketchOptions::value_bits, 2, 4},
       {"cluster", &SketchOptions::cluster, 4, 256},
       {"reach", &SketchOptions::reach, 0, 100},
+      {"means", &SketchOptions::means, 64, 1 << 20},
       {"candidates", &SketchOptions::candidates, 1, 1000},
       {"least_candidates", &SketchOptions::least_candidates, 1, 1 << 20}};
   return kParameters;
@@ -182,16 +210,11 @@ Result<std::unique_ptr<SketchSelector>> SketchSelector::create(const SketchOptio
 }
 
 SketchSelector::SketchSelector(const SketchOptions& options, const CpuTable& cpu)
-    : options_(options),
-      cpu_(cpu),
-      log_(kSegmentRows + 1),
-      boards_(static_cast<std::size_t>(Workers::usable(0))) {
-  for (std::uint32_t n = 1; n <= kSegmentRows; ++n)
-    log_[n] = static_cast<float>(std::log(static_cast<double>(n)));
-}
+    : options_(options), cpu_(cpu), boards_(static_cast<std::size_t>(Workers::usable(0))) {}
 
 std::uint64_t SketchSelector::summary_bytes(HeadShape shape, std::uint64_t rows) const {
-  return clusters(rows) * summary_layout(shape).bytes();
+  return over_segments(rows, [&](std::uint32_t n) -> std::uint64_t { return summaries(n); }) *
+         summary_layout(shape).bytes();
 }
 
 std::uint64_t SketchSelector::code_bytes(HeadShape shape, std::uint64_t rows) const {
@@ -203,10 +226,12 @@ RowLayout SketchSelector::code_layout(HeadShape shape) const {
   return {format, format, 0, row_bytes(format, shape.value_dim)};
 }
 
-std::uint64_t SketchSelector::clusters(std::uint64_t rows) const {
-  return over_segments(rows, [&](std::uint32_t n) -> std::uint64_t {
-    return (n + options_.cluster - 1) / options_.cluster;
-  });
+std::uint32_t SketchSelector::clusters(std::uint32_t rows) const {
+  return (rows + options_.cluster - 1) / options_.cluster;
+}
+
+std::uint32_t SketchSelector::summaries(std::uint32_t rows) const {
+  return clusters(rows) + SketchIndex::groups_of(rows, clusters(rows));
 }
 
 void SketchSelector::save(const Formation& formation, RecordWriter* out) const {
@@ -218,7 +243,7 @@ void SketchSelector::save(const Formation& formation, RecordWriter* out) const {
 Result<Formation> SketchSelector::load(HeadShape shape, std::uint32_t heads, std::uint32_t rows,
                                        RecordReader* in) const {
   Formation formation;
-  formation.summaries = static_cast<std::uint32_t>(clusters(rows));
+  formation.summaries = summaries(rows);
   formation.summary_layout = summary_layout(shape);
   TL_TRY_ASSIGN(const auto summary_rows,
                 in->raw("summaries", std::uint64_t{formation.summaries} *
@@ -228,15 +253,14 @@ Result<Formation> SketchSelector::load(HeadShape shape, std::uint32_t heads, std
   TL_TRY_ASSIGN(const auto code_rows, in->raw("codes", heads * code_bytes(shape, rows)));
   formation.code_rows.assign(code_rows.begin(), code_rows.end());
   TL_TRY_ASSIGN(formation.index, SketchIndex::load(static_cast<int>(options_.bits), heads, rows,
-                                                   shape.key_dim, formation.summaries, in));
+                                                   shape.key_dim, clusters(rows), in));
   return formation;
 }
 
 std::uint64_t SketchSelector::index_bytes(HeadShape shape, std::uint64_t rows) const {
   return over_segments(rows, [&](std::uint32_t n) {
     if (n == 0) return std::uint64_t{0};
-    return SketchIndex::head_bytes(static_cast<int>(options_.bits), n, shape.key_dim,
-                                   static_cast<std::uint32_t>(clusters(n)));
+    return SketchIndex::head_bytes(static_cast<int>(options_.bits), n, shape.key_dim, clusters(n));
   });
 }
 
@@ -251,14 +275,15 @@ Result<Formation> SketchSelector::form(const Sealing& sealing, const Workers& wo
     return fail(ErrorCode::unsupported, "sketch: heads of ", shape.key_dim,
                 " key channels: only multiples of ", std::max(16, 32 / bits), " can be coded with ",
                 bits, " bits each; select by another method");
-  const auto count = static_cast<std::uint32_t>(clusters(rows.rows));
+  const std::uint32_t count = clusters(rows.rows);
   TL_TRY_ASSIGN(const std::shared_ptr<SketchIndex> index,
                 SketchIndex::create(bits, rows.heads, rows.rows, shape.key_dim, count));
   Formation formation;
   formation.order.reserve(std::size_t{rows.heads} * rows.rows);
-  formation.summaries = count;
+  formation.summaries = summaries(rows.rows);
   formation.summary_layout = summary_layout(shape);
-  const std::size_t head_bytes = std::size_t{count} * formation.summary_layout.bytes();
+  const std::size_t head_bytes =
+      std::size_t{formation.summaries} * formation.summary_layout.bytes();
   formation.summary_rows.resize(rows.heads * head_bytes);
   formation.code_layout = code_layout(shape);
   const std::uint64_t head_codes = code_bytes(shape, rows.rows);
@@ -267,6 +292,8 @@ Result<Formation> SketchSelector::form(const Sealing& sealing, const Workers& wo
     const KeyClusters made = cluster_keys(sealing, head, count, options_.kmeans, cpu_, workers);
     formation.order.insert(formation.order.end(), made.order.begin(), made.order.end());
     std::copy(made.starts.begin(), made.starts.end(), index->starts(head).begin());
+    if (index->groups() > 0)
+      std::copy(made.groups.begin(), made.groups.end(), index->group_starts(head).begin());
     const HeadForming forming(sealing, head, made, cpu_, workers);
     std::byte* summaries = formation.summary_rows.data() + head * head_bytes;
     forming.average(*index, formation.summary_layout, summaries);
@@ -275,7 +302,7 @@ Result<Formation> SketchSelector::form(const Sealing& sealing, const Workers& wo
       forming.encode_values(static_cast<int>(options_.value_bits), formation.summary_layout,
                             summaries, formation.code_layout,
                             formation.code_rows.data() + head * head_codes);
-    find_spreads(*index, head);
+    forming.find_spreads(*index);
   }
   formation.index = index;
   return formation;

@@ -1,11 +1,15 @@
 // Decode rates of several methods at several depths, in turn within one process: what other
 // programs on the machine do hits all of them alike, so the ratios hold where the rates don't.
 //
-//   decode_bench MODEL TEXT ROUNDS METHOD:DEPTH[:SETTING]...     (exact:0 sketch:7600)
+//   decode_bench MODEL TEXT ROUNDS METHOD:DEPTH[:SETTING]...     (exact:0 sketch:7600 sketch:raw.tls
+//                                                       exact:7600:keys.compress=q8_0)
 //
-// Every round decodes kTokens greedily on each and forgets them again. Printed: the median rate of
-// each, the median over rounds of its ratio to the first, and both of the best rounds, which other
-// programs disturbed least. Every round must give the same tokens.
+// A depth is so many tokens of TEXT, read first, or a session file, whose rows the method seals: so
+// contexts that take minutes to read are read once (thermocline session build). All of a subject is
+// in memory. Every round decodes kTokens greedily on each and forgets them again. Printed: the
+// median rate of each, the median over rounds of its ratio to the first, and both of the best
+// rounds, which other programs disturbed least; and how long reading the text, or copying the
+// session, took, and of it sealing. Every round must give the same tokens.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -26,7 +30,8 @@ namespace {
 constexpr int kTokens = 64;
 
 struct Subject {
-  std::string name;
+  std::string name, method;
+  std::vector<std::string> settings;
   std::unique_ptr<KvCache> cache;
   std::unique_ptr<Timeline> timeline;
   int last = 0;  // the token that the next step feeds
@@ -56,27 +61,52 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+void open(Engine* engine, Subject* subject, std::size_t depth) {
+  CacheOptions options;
+  options.method = subject->method;
+  options.method_overrides = subject->settings;
+  options.max_positions = static_cast<std::uint32_t>(depth + kTokens + 1);
+  subject->cache = must(engine->open_cache(options));
+  subject->timeline = std::make_unique<Timeline>(must(subject->cache->start()));
+}
+
+void read_text(Engine* engine, const std::string& text, std::size_t depth, Subject* subject) {
+  const std::vector<int> tokens =
+      must(engine->encode(text, Engine::Special::as_text, Engine::Start::add));
+  if (tokens.size() <= depth) stop("the text is shorter than " + subject->name);
+  open(engine, subject, depth);
+  std::vector<float> logits(engine->model().vocabulary);
+  if (depth > 0)
+    must(engine->prefill(*subject->timeline, std::span(tokens).first(depth), logits, {}));
+  subject->last = tokens[depth];
+}
+
+void copy_session(Engine* engine, const std::string& path, Subject* subject) {
+  const SavedSession saved = must(read_session(path));
+  open(engine, subject, saved.positions);
+  CacheOptions options;
+  options.method = saved.method.name;
+  options.method_overrides = saved.method.overrides;
+  options.session.path = path;
+  options.max_positions = saved.positions;
+  const std::unique_ptr<KvCache> source = must(engine->open_cache(options));
+  must(subject->cache->copy(must(source->resume()), *subject->timeline));
+  subject->last = saved.text.tokens.back();
+}
+
 Subject prepare(Engine* engine, const std::string& text, const std::string& argument) {
   std::vector<std::string> parts;
   std::istringstream split(argument);
   for (std::string part; std::getline(split, part, ':');) parts.push_back(part);
   if (parts.size() < 2) stop("'" + argument + "' is not METHOD:DEPTH");
-  const auto depth = static_cast<std::size_t>(std::atoi(parts[1].c_str()));
-  std::vector<int> tokens =
-      must(engine->encode(text, Engine::Special::as_text, Engine::Start::add));
-  if (tokens.size() <= depth) stop("the text is shorter than " + argument);
   Subject subject;
   subject.name = argument;
-  CacheOptions options;
-  options.method = parts[0];
-  options.method_overrides.assign(parts.begin() + 2, parts.end());
-  options.max_positions = static_cast<std::uint32_t>(depth + kTokens + 1);
-  subject.cache = must(engine->open_cache(options));
-  subject.timeline = std::make_unique<Timeline>(must(subject.cache->start()));
-  std::vector<float> logits(engine->model().vocabulary);
-  if (depth > 0)
-    must(engine->prefill(*subject.timeline, std::span(tokens).first(depth), logits, {}));
-  subject.last = tokens[depth];
+  subject.method = parts[0];
+  subject.settings.assign(parts.begin() + 2, parts.end());
+  if (is_session(parts[1]))
+    copy_session(engine, parts[1], &subject);
+  else
+    read_text(engine, text, static_cast<std::size_t>(std::atoi(parts[1].c_str())), &subject);
   return subject;
 }
 
@@ -105,11 +135,18 @@ int run(int argc, char** argv) {
   std::ifstream file(argv[2]);
   const std::string text{std::istreambuf_iterator<char>(file), {}};
   std::vector<Subject> subjects;
-  for (int i = 4; i < argc; ++i) subjects.push_back(prepare(engine.get(), text, argv[i]));
+  for (int i = 4; i < argc; ++i) {
+    const double start = seconds();
+    subjects.push_back(prepare(engine.get(), text, argv[i]));
+    std::fprintf(stderr, "%-20s filled in %.2f s, of it sealing %.2f\n", argv[i], seconds() - start,
+                 subjects.back().cache->report().seal_ms / 1e3);
+  }
   for (int round = 0; round <= std::atoi(argv[3]); ++round)
     for (Subject& subject : subjects) {
       decode(engine.get(), &subject);
-      if (round == 0) subject.rates.clear();  // it warmed up
+      if (round > 0) continue;
+      subject.rates.clear();   // it warmed up
+      subject.answer.clear();  // rows that are forgotten come back as their codec kept them
     }
   for (const Subject& subject : subjects) {
     std::vector<double> ratios;

@@ -77,21 +77,18 @@ TEST_P(SketchOfEveryTable, WeighsRowsAsTheirCodesAndClustersSay) {
           const std::vector<float> cluster_score = normals(h_count * clusters);
           std::vector<float> shift = normals(h_count);
           shift[0] -= 100.0f;  // far below the scores: they are cut
-          const SketchScan plain{.bits = bits,
-                                 .codes = codes.data(),
-                                 .scales = scales.data(),
-                                 .starts = starts.data(),
-                                 .key_dim = dim,
-                                 .heads = heads,
-                                 .queries = queries.data(),
-                                 .cluster_score = cluster_score.data(),
-                                 .cluster_stride = clusters,
-                                 .shift = shift.data()};
+          const SketchScan scan{.bits = bits,
+                                .codes = codes.data(),
+                                .scales = scales.data(),
+                                .starts = starts.data(),
+                                .key_dim = dim,
+                                .heads = heads,
+                                .queries = queries.data(),
+                                .cluster_score = cluster_score.data(),
+                                .cluster_stride = clusters,
+                                .shift = shift.data()};
           const std::size_t whole = padded - first, stride = whole + 3;
           std::vector<float> weight(h_count * stride, -7.0f), sum(h_count, 1.0f);
-          std::vector<float> score(h_count * stride, -7.0f);
-          SketchScan scan = plain;
-          scan.score = random_() % 2 == 0 ? score.data() : nullptr;
           ops().weigh_rows(scan, first, rows, random_() % 2, weight.data(), stride, sum.data());
           for (std::size_t h = 0; h < h_count; ++h) {
             double total = 1.0;
@@ -112,9 +109,6 @@ TEST_P(SketchOfEveryTable, WeighsRowsAsTheirCodesAndClustersSay) {
               const double error = 4e-6 * (unit * size + std::abs(base) + 1.0) + 1.1e-4;
               EXPECT_NEAR(weight[h * stride + r], expected, error * expected)
                   << bits << " bits, " << dim << " channels, row " << r << ", head " << h;
-              EXPECT_NEAR(score[h * stride + r],
-                          scan.score ? std::min(base + unit * dot, 60.0) : -7.0,
-                          scan.score ? 4e-6 * (unit * size + std::abs(base) + 1.0) : 0.0);
               total += expected;
             }
             EXPECT_NEAR(sum[h], total, 1e-3 * total);
@@ -143,7 +137,8 @@ TEST_P(SketchOfEveryTable, GivesRowsThatAreNotNumbersNoWeight) {
 
 TEST_P(SketchOfEveryTable, FindsWhatIsUnread) {
   for (const std::size_t clusters : {1, 63, 64, 65, 300}) {
-    std::vector<std::uint16_t> starts{0};
+    // The first of them begins anywhere.
+    std::vector<std::uint16_t> starts{static_cast<std::uint16_t>(random_() % 200 * (clusters % 2))};
     for (std::size_t c = 0; c < clusters; ++c)
       starts.push_back(static_cast<std::uint16_t>(starts.back() + random_() % 40));
     std::vector<RowSet> sets(starts.back() / 64 + 1);
@@ -384,19 +379,54 @@ TEST(Hadamard, IsItsOwnInverseAndKeepsLengths) {
   }
 }
 
-TEST(PrepareQuery, RoundsToEightBits) {
-  std::vector<float> q(64, 0.0f), rotated(64);
-  q[5] = 3.0f;
-  std::vector<std::int8_t> code(64);
-  const SketchQuery prepared = prepare_query(q.data(), 64, rotated.data(), code.data());
-  std::int32_t sum = 0;
-  for (std::size_t i = 0; i < 64; ++i) {
-    EXPECT_NEAR(prepared.scale * static_cast<float>(code[i]), rotated[i], prepared.scale * 0.51f);
-    sum += code[i];
+TEST_P(SketchOfEveryTable, RotatesToTheBit) {
+  for (const std::size_t n : {0, 1, 16, 48, 64, 80, 96, 256}) {
+    const std::vector<float> x = normals(n);
+    std::vector<float> expected = x, got = x;
+    hadamard(expected.data(), n);
+    GetParam()->dense.hadamard(got.data(), n);
+    EXPECT_EQ(got, expected) << n;
   }
-  EXPECT_EQ(prepared.sum, sum);
-  std::fill(q.begin(), q.end(), 0.0f);
-  EXPECT_EQ(prepare_query(q.data(), 64, rotated.data(), code.data()).scale, 0.0f);
+}
+
+TEST_P(SketchOfEveryTable, RoundsQueriesToEightBits) {
+  for (const std::size_t dim : {16, 64, 80}) {
+    std::vector<float> q = normals(dim), rotated = q, scratch(dim);
+    hadamard(rotated.data(), dim);
+    std::vector<std::int8_t> code(dim);
+    const SketchQuery prepared = ops().prepare(q.data(), dim, scratch.data(), code.data());
+    EXPECT_EQ(prepared.code, code.data());
+    std::int32_t sum = 0, largest = 0;
+    for (std::size_t i = 0; i < dim; ++i) {
+      EXPECT_NEAR(prepared.scale * static_cast<float>(code[i]), rotated[i], prepared.scale * 0.51f);
+      sum += code[i];
+      largest = std::max(largest, std::abs(std::int32_t{code[i]}));
+    }
+    EXPECT_EQ(prepared.sum, sum);
+    EXPECT_EQ(largest, 127);
+    std::fill(q.begin(), q.end(), 0.0f);
+    EXPECT_EQ(ops().prepare(q.data(), dim, scratch.data(), code.data()).scale, 0.0f);
+  }
+}
+
+TEST_P(SketchOfEveryTable, TakesLogsOfWeights) {
+  for (const int heads : {1, 2, 3, 5, 16, 19})
+    for (const std::size_t rows : {0, 1, 7, 40}) {
+      const std::size_t n = static_cast<std::size_t>(heads);
+      std::vector<float> shift = normals(n);
+      for (std::size_t i = 0; i < 16; ++i) shift.push_back(shift[i]);
+      std::vector<float> weight(rows * n + 1);
+      for (float& w : weight) w = std::exp(20.0f * normal());
+      if (rows > 1) weight[0] = 0.0f, weight[1] = 1.0f;
+      const std::vector<float> before = weight;
+      ops().log_weights(weight.data(), rows, shift.data(), heads);
+      for (std::size_t i = 0; i < rows * n; ++i) {
+        const double log = std::log(std::max(double{before[i]}, 0x1p-126));
+        EXPECT_NEAR(weight[i], shift[i % n] + log, 3e-7 * (1 + std::abs(log)))
+            << heads << " heads, " << i;
+      }
+      EXPECT_EQ(weight.back(), before.back());
+    }
 }
 
 INSTANTIATE_TEST_SUITE_P(Tables, SketchOfEveryTable,

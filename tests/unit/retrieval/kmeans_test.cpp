@@ -36,7 +36,12 @@ std::vector<float> unit_rows(std::size_t count, std::size_t dim, std::size_t cen
 std::vector<std::uint32_t> clustered(const std::vector<float>& rows, std::size_t dim,
                                      std::size_t clusters, int threads) {
   std::vector<std::uint32_t> out(rows.size() / dim, 1u << 30);
-  kmeans(rows.data(), out.size(), dim, clusters, {}, table().nearest, Workers(threads), out);
+  const std::vector<std::size_t> groups =
+      kmeans(rows.data(), out.size(), dim, clusters, {}, table().nearest, Workers(threads), out);
+  EXPECT_EQ(groups.size(), kmeans_groups(clusters) + 1);
+  EXPECT_EQ(groups.front(), 0u);
+  EXPECT_EQ(groups.back(), clusters);
+  EXPECT_TRUE(std::is_sorted(groups.begin(), groups.end()));
   return out;
 }
 

@@ -52,12 +52,18 @@ double dot(const float* a, const float* b, std::size_t n) {
                             [](double x, double y) { return x * y; });
 }
 
+// A cluster, or a group of them.
 struct Cluster {
   std::uint32_t run, first, end;  // its rows
-  std::vector<double> score;      // [heads]
+  std::uint32_t summary;
+  std::vector<double> score = {};  // [heads]
   double spread = 0;
-  double mass = 0;  // of one of its rows, over the heads, as means see it
-  std::uint32_t size() const { return end - first; }
+  double mass = 0;         // of one of its rows, over the heads, as means see it
+  bool scored = true;      // a cluster's mean is asked, or a group's for what is left of it
+  bool candidate = true;   // of a group that was taken
+  std::uint32_t left = 0;  // a group's rows in clusters that are not scored
+  bool group = false;
+  std::uint32_t size() const { return group ? left : end - first; }
 };
 
 struct Row {
@@ -80,6 +86,9 @@ class Oracle {
         options_.min_rows,
         static_cast<std::size_t>(std::max(0.0, options_.share * list_.length - list_.steady_rows)));
     ASSERT_LT(budget_, rows_) << "nothing to choose";
+    candidates_ = std::max<double>(options_.candidates * static_cast<double>(budget_),
+                                   options_.least_candidates);
+    take_groups();
     const std::vector<double> share = shares([this](std::uint32_t h) { return by_means(h); });
     for (Cluster& c : clusters_)
       for (std::uint32_t h = 0; h < shape_.heads; ++h) c.mass += share[h] * std::exp(c.score[h]);
@@ -87,7 +96,9 @@ class Oracle {
     weigh_rows();
   }
 
+  // And the groups, if any were asked, those of a run after its clusters.
   const std::vector<Cluster>& clusters() const { return clusters_; }
+  bool grouped() const { return grouped_; }
   // Those that are looked at, the best first; `budget` of them are read.
   const std::vector<Row>& rows() const { return looked_at_; }
   std::size_t budget() const { return std::min(budget_, looked_at_.size()); }
@@ -105,7 +116,8 @@ class Oracle {
   // The log of a query head's mass, by means.
   double log_mass(std::uint32_t h) const {
     double sum = 0;
-    for (const Cluster& c : clusters_) sum += c.size() * std::exp(c.score[h]);
+    for (const Cluster& c : clusters_)
+      if (c.scored) sum += c.size() * std::exp(c.score[h]);
     return std::log(sum);
   }
 
@@ -122,15 +134,28 @@ class Oracle {
       if (!of) continue;
       rows_ += of->rows();
       const auto starts = of->starts(list_.head);
-      for (std::uint32_t c = 0; c < of->clusters(); ++c) {
-        Cluster cluster{r, starts[c], starts[c + 1], {}};
-        for (std::uint32_t i = cluster.first; i < cluster.end; ++i)
-          cluster.spread = std::max<double>(cluster.spread, to_float(of->scales(list_.head)[i]));
-        read_row(SketchIndex::kMeanFormat, of->means(list_.head) + c * of->mean_bytes(),
+      const auto read_mean = [&](Cluster* to) {
+        read_row(SketchIndex::kMeanFormat, of->means(list_.head) + to->summary * of->mean_bytes(),
                  shape_.key_dim, mean.data());
         for (std::uint32_t h = 0; h < shape_.heads; ++h)
-          cluster.score.push_back(dot(query(h), mean.data(), shape_.key_dim));
+          to->score.push_back(dot(query(h), mean.data(), shape_.key_dim));
+      };
+      for (std::uint32_t c = 0; c < of->clusters(); ++c) {
+        Cluster cluster{r, starts[c], starts[c + 1], c};
+        for (std::uint32_t i = cluster.first; i < cluster.end; ++i)
+          cluster.spread = std::max<double>(cluster.spread, to_float(of->scales(list_.head)[i]));
+        read_mean(&cluster);
         clusters_.push_back(cluster);
+      }
+      const auto groups = of->group_starts(list_.head);
+      for (std::uint32_t g = 0; g < of->groups(); ++g) {
+        Cluster group{r, starts[groups[g]], starts[groups[g + 1]], of->clusters() + g};
+        group.group = true;
+        group.scored = false;
+        group.left = group.end - group.first;
+        group.spread = of->spreads(list_.head)[group.summary];
+        read_mean(&group);
+        clusters_.push_back(group);
       }
     }
   }
@@ -142,7 +167,7 @@ class Oracle {
       const std::vector<double> q = sketched_query(query(h), shape_.key_dim);
       score_[h].resize(list_.runs.size());
       for (const Cluster& c : clusters_)
-        for (std::uint32_t row = c.first; row < c.end; ++row)
+        for (std::uint32_t row = c.first; row < c.end && !c.group; ++row)
           score_[h][c.run].push_back(c.score[h] + sketched(*index(c.run), row, q));
     }
   }
@@ -171,32 +196,75 @@ class Oracle {
     return share;
   }
 
+  // How much mass a row may have.
+  double rating(const Cluster& c, const std::vector<double>& share) const {
+    double sum = 0;
+    for (std::uint32_t h = 0; h < shape_.heads; ++h) {
+      const double length = std::sqrt(dot(query(h), query(h), shape_.key_dim));
+      sum += share[h] * std::exp(c.score[h] + options_.reach * length * c.spread);
+    }
+    return sum;
+  }
+
+  // Where clusters are many, only those of the best groups are scored, and those with rows in the
+  // sixteens at their ends.
+  void take_groups() {
+    double clusters = 0, groups = 0;
+    for (const Cluster& c : clusters_) ++(c.group ? groups : clusters);
+    const double wanted = std::max<double>(options_.means, 2 * candidates_ / options_.cluster);
+    grouped_ = 2 * wanted < clusters;
+    if (!grouped_) return;
+    const std::vector<double> share = shares([this](std::uint32_t h) {
+      double sum = 0;
+      for (const Cluster& c : clusters_)
+        if (c.group) sum += c.left * std::exp(c.score[h]);
+      return sum;
+    });
+    std::vector<std::pair<double, std::size_t>> rated;
+    for (std::size_t i = 0; i < clusters_.size(); ++i) {
+      Cluster& c = clusters_[i];
+      c.candidate = index(c.run)->groups() == 0;
+      c.scored = c.group || c.candidate;
+      if (c.group) rated.emplace_back(c.left > 0 ? -rating(c, share) : 0.0, i);
+    }
+    std::sort(rated.begin(), rated.end());
+    const auto most = static_cast<std::size_t>(std::ceil(wanted / clusters * groups));
+    ambiguous_ = rated[most].first / rated[most - 1].first > 1 - kNearTie;
+    for (std::size_t i = 0; i < most; ++i) {
+      const Cluster& group = clusters_[rated[i].second];
+      const std::uint32_t first = group.first / 16 * 16, end = (group.end + 15) / 16 * 16;
+      for (Cluster& c : clusters_) {
+        if (c.group || c.run != group.run || c.size() == 0 || group.left == 0) continue;
+        if (c.first < end && c.end > first) c.scored = true;
+        if (c.first >= group.first && c.end <= group.end) c.candidate = true;
+      }
+    }
+    for (Cluster& group : clusters_)
+      for (const Cluster& c : clusters_)
+        if (group.group && !c.group && c.scored && c.run == group.run && c.first >= group.first &&
+            c.end <= group.end)
+          group.left -= c.size();
+  }
+
   // Looks at every row, or at the groups of 16 in which the best clusters have rows.
   void find_candidates(const std::vector<double>& share) {
     for (std::uint32_t r = 0; r < list_.runs.size(); ++r)
       seen_.emplace_back(index(r) ? index(r)->rows() : 0);
-    const double candidates = std::max<double>(options_.candidates * static_cast<double>(budget_),
-                                               options_.least_candidates);
-    all_ = 3 * candidates >= static_cast<double>(rows_);
+    all_ = 3 * candidates_ >= static_cast<double>(rows_);
     if (all_) {
       for (auto& run : seen_) std::fill(run.begin(), run.end(), true);
       return;
     }
     std::vector<std::pair<double, std::size_t>> rated;
     for (std::size_t c = 0; c < clusters_.size(); ++c) {
-      if (clusters_[c].size() == 0) continue;
-      double rating = 0;
-      for (std::uint32_t h = 0; h < shape_.heads; ++h) {
-        const double length = std::sqrt(dot(query(h), query(h), shape_.key_dim));
-        rating += share[h] *
-                  std::exp(clusters_[c].score[h] + options_.reach * length * clusters_[c].spread);
-      }
-      rated.emplace_back(-rating, c);
+      if (clusters_[c].size() == 0 || clusters_[c].group || !clusters_[c].candidate) continue;
+      rated.emplace_back(-rating(clusters_[c], share), c);
     }
     std::sort(rated.begin(), rated.end());
     const std::size_t most =
-        std::min(rated.size(), static_cast<std::size_t>(std::ceil(candidates / options_.cluster)));
-    ambiguous_ = most < rated.size() && rated[most].first / rated[most - 1].first > 1 - kNearTie;
+        std::min(rated.size(), static_cast<std::size_t>(std::ceil(candidates_ / options_.cluster)));
+    ambiguous_ = ambiguous_ ||
+                 (most < rated.size() && rated[most].first / rated[most - 1].first > 1 - kNearTie);
     for (std::size_t i = 0; i < most; ++i) {
       const Cluster& c = clusters_[rated[i].second];
       auto& seen = seen_[c.run];
@@ -210,9 +278,11 @@ class Oracle {
     // A row that is not looked at has its cluster's mass.
     const std::vector<double> share = shares([this](std::uint32_t h) {
       double sum = 0;
-      for (const Cluster& c : clusters_)
-        for (std::uint32_t row = c.first; row < c.end; ++row)
+      for (const Cluster& c : clusters_) {
+        if (c.group && c.scored) sum += c.left * std::exp(c.score[h]);
+        for (std::uint32_t row = c.first; row < c.end && c.scored && !c.group; ++row)
           sum += std::exp(seen_[c.run][row] ? score_[h][c.run][row] : c.score[h]);
+      }
       return sum;
     });
     for (std::uint32_t r = 0; r < seen_.size(); ++r)
@@ -237,7 +307,8 @@ class Oracle {
   std::vector<std::vector<std::vector<double>>> score_;
   std::vector<std::vector<bool>> seen_;
   std::vector<Row> looked_at_;
-  bool all_ = false, ambiguous_ = false;
+  double candidates_ = 0;
+  bool all_ = false, grouped_ = false, ambiguous_ = false;
 };
 
 // A list as it was chosen: for each run the rows that are read, and the scores of those that are
@@ -324,15 +395,17 @@ void expect_rows(const Oracle& oracle, const Answer& answer) {
 void expect_summaries(const Oracle& oracle, const Answer& answer) {
   std::map<std::pair<std::uint32_t, std::uint32_t>, const Row*> looked_at;
   for (const Row& row : oracle.rows()) looked_at[{row.run, row.row}] = &row;
-  std::uint32_t run = 0, number = 0;  // of the cluster in its run
+  std::size_t met = 0, listed = 0;
+  for (const auto& of_run : answer.summaries) listed += of_run.size();
   for (const Cluster& c : oracle.clusters()) {
-    if (c.run != run) number = 0;
-    run = c.run;
+    if (!c.scored) continue;
+    const std::uint32_t run = c.run;
     const auto& summaries = answer.summaries[run];
-    const auto found = summaries.find(number++);
-    int unread = 0;
+    const auto found = summaries.find(c.summary);
+    met += found != summaries.end();
+    int unread = static_cast<int>(c.left);
     std::vector<const Row*> coded;
-    for (std::uint32_t row = c.first; row < c.end; ++row) {
+    for (std::uint32_t row = c.first; row < c.end && !c.group; ++row) {
       if (answer.rows[run][row]) continue;
       if (answer.codes[run].count(row))
         coded.push_back(looked_at.at({run, row}));
@@ -340,7 +413,7 @@ void expect_summaries(const Oracle& oracle, const Answer& answer) {
         ++unread;
     }
     const double mass = unread * c.mass;
-    SCOPED_TRACE("cluster " + std::to_string(number - 1) + " of run " + std::to_string(run));
+    SCOPED_TRACE("summary " + std::to_string(c.summary) + " of run " + std::to_string(run));
     if (found == summaries.end()) {
       EXPECT_LE(mass, kNegligible * (1 + kNearTie));
       EXPECT_TRUE(coded.empty());
@@ -356,6 +429,7 @@ void expect_summaries(const Oracle& oracle, const Answer& answer) {
       EXPECT_NEAR(found->second[h], std::log(weight), kScoreError);
     }
   }
+  EXPECT_EQ(met, listed) << "summaries of what was not scored";
 }
 
 struct Setting {
@@ -363,8 +437,9 @@ struct Setting {
   HeadShape shape;
   std::uint32_t heads;  // KV heads
   std::vector<std::uint32_t> runs;
-  std::size_t plain;  // the run that another method formed, if there is one of this number
-  bool all;           // whether every row is looked at
+  std::size_t plain;     // the run that another method formed, if there is one of this number
+  bool all;              // whether every row is looked at
+  bool grouped = false;  // whether only some groups' clusters are scored
 };
 
 constexpr std::size_t kNoPlain = 99;
@@ -386,6 +461,10 @@ std::vector<Setting> settings() {
     options.value_bits = value_bits;
     return options;
   };
+  const auto grouped = [](SketchOptions options, std::uint32_t means) {
+    options.means = means;
+    return options;
+  };
   return {{few(4, 16, 2.5), {3, 64, 32}, 2, {1500, 70, 333}, kNoPlain, false},
           {few(2, 8, 2.5), {4, 96, 32}, 3, {700, 16, 90, 17, 640}, 2, false},
           {few(3, 5, 4), {7, 32, 32}, 2, {1000, 513}, kNoPlain, false},
@@ -395,7 +474,10 @@ std::vector<Setting> settings() {
           {few(1000, 4, 2.5), {5, 80, 32}, 2, {400, 90, 1000}, 1, true},
           {coded(6, 2, 4), {3, 64, 32}, 2, {1500, 70, 333}, kNoPlain, false},
           {coded(1000, 4, 2), {4, 80, 48}, 2, {400, 90, 1000}, 1, true},
-          {coded(6, 1, 2), {2, 64, 64}, 2, {900, 640}, kNoPlain, false}};
+          {coded(6, 1, 2), {2, 64, 64}, 2, {900, 640}, kNoPlain, false},
+          {grouped(few(2, 8, 1), 64), {3, 64, 32}, 2, {1500, 1, 70, 3, 933}, kNoPlain, false, true},
+          {grouped(few(2, 4, 1), 80), {2, 64, 64}, 2, {400, 1900, 640}, 0, false, true},
+          {grouped(coded(3, 2, 4), 64), {3, 64, 32}, 2, {2100, 333, 900}, kNoPlain, false, true}};
 }
 
 class SketchOracle : public ::testing::TestWithParam<unsigned> {};
@@ -451,6 +533,7 @@ TEST_P(SketchOracle, AgreesWithTheWholeSelection) {
       Oracle oracle(setting.options, shape, lists[head]);
       oracle.choose();
       ASSERT_EQ(oracle.looks_at_all(), setting.all);
+      ASSERT_EQ(oracle.grouped(), setting.grouped);
       ++lists_seen;
       if (oracle.ambiguous()) continue;
       ++compared;
@@ -467,7 +550,7 @@ TEST_P(SketchOracle, AgreesWithTheWholeSelection) {
   EXPECT_GT(2 * compared, lists_seen);
 }
 
-INSTANTIATE_TEST_SUITE_P(Settings, SketchOracle, ::testing::Range(0u, 10u));
+INSTANTIATE_TEST_SUITE_P(Settings, SketchOracle, ::testing::Range(0u, 13u));
 
 }  // namespace
 }  // namespace thermocline

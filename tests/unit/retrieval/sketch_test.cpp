@@ -76,7 +76,10 @@ TEST(SketchForm, OrdersRowsByClusterAndAveragesThem) {
     const auto selector = sketch();
     const Formation formed = *selector->form(sealing, Workers(2));
     const auto index = std::static_pointer_cast<const SketchIndex>(formed.index);
-    ASSERT_EQ(formed.summaries, (rows + 15) / 16);
+    const std::uint32_t clusters = (rows + 15) / 16;
+    ASSERT_EQ(index->clusters(), clusters);
+    ASSERT_EQ(formed.summaries, clusters + index->groups());
+    ASSERT_EQ(index->groups(), rows == 777 ? 7u : rows == 1 ? 0u : 1u);
     const std::size_t record = formed.summary_layout.bytes();
     ASSERT_EQ(formed.summary_rows.size(), 2 * formed.summaries * record);
     ASSERT_EQ(formed.summary_rows.size(), 2 * selector->summary_bytes(shape, rows));
@@ -89,11 +92,22 @@ TEST(SketchForm, OrdersRowsByClusterAndAveragesThem) {
       const auto starts = index->starts(h);
       ASSERT_EQ(starts.front(), 0);
       ASSERT_EQ(starts.back(), rows);
+      const auto groups = index->group_starts(h);
+      ASSERT_EQ(groups.front(), 0);
+      ASSERT_EQ(groups.back(), index->groups() > 0 ? clusters : 0);
       for (std::uint32_t c = 0; c < formed.summaries; ++c) {
-        ASSERT_LE(starts[c], starts[c + 1]);
-        for (std::uint32_t i = starts[c]; i + 1 < starts[c + 1]; ++i)
-          EXPECT_LT(order[i], order[i + 1]) << "by position inside a cluster";
-        if (starts[c] == starts[c + 1]) continue;
+        std::uint32_t begin = starts[std::min(c, clusters)], end = begin;
+        if (c < clusters) {
+          end = starts[c + 1];
+          ASSERT_LE(begin, end);
+          for (std::uint32_t i = begin; i + 1 < end; ++i)
+            EXPECT_LT(order[i], order[i + 1]) << "by position inside a cluster";
+        } else {
+          ASSERT_LE(groups[c - clusters], groups[c - clusters + 1]);
+          begin = starts[groups[c - clusters]];
+          end = starts[groups[c - clusters + 1]];
+        }
+        if (begin == end) continue;
         const std::byte* kept =
             formed.summary_rows.data() + (std::size_t{h} * formed.summaries + c) * record;
         const auto expect_mean = [&](RowFormat format, auto side, std::uint32_t dim,
@@ -103,8 +117,8 @@ TEST(SketchForm, OrdersRowsByClusterAndAveragesThem) {
           std::vector<double> mean(dim);
           double largest = 0;
           for (std::uint32_t d = 0; d < dim; ++d) {
-            for (std::uint32_t i = starts[c]; i < starts[c + 1]; ++i)
-              mean[d] += to_float(side(order[i])[d]) / (starts[c + 1] - starts[c]);
+            for (std::uint32_t i = begin; i < end; ++i)
+              mean[d] += to_float(side(order[i])[d]) / (end - begin);
             largest = std::max(largest, std::abs(mean[d]));
           }
           if (format == RowFormat::int8) {
@@ -281,9 +295,10 @@ double left_out_mass(const Scene& scene, std::uint32_t head, const ReadList& lis
     double all = query.steady[h].sum * std::exp(query.steady[h].max), missing = 0;
     for (std::size_t r = 0; r < estimated.size(); ++r) {
       const Run& run = scene.sealed.runs()[r];
-      const auto starts = std::static_pointer_cast<const SketchIndex>(run.index)->starts(head);
+      const auto index = std::static_pointer_cast<const SketchIndex>(run.index);
+      const auto starts = index->starts(head);
       std::vector<float> key(shape.key_dim);
-      for (std::uint32_t c = 0; c < run.summaries->rows; ++c) {
+      for (std::uint32_t c = 0; c < index->clusters(); ++c) {
         read_mean(run, head, c, &key);
         double score = 0;
         for (std::uint32_t d = 0; d < shape.key_dim; ++d)
@@ -319,7 +334,7 @@ TEST(SketchChoose, ReadsItsBudgetAndEstimatesTheRest) {
       EXPECT_LT(rows, 1903 - static_cast<double>(budget) + 1e-2 + 1e-3 * 1903);
       EXPECT_LT(left_out_mass(scene, h, lists[h]), 5e-3);
       for (const auto& run : scene.sealed.runs())
-        bytes += (run.rows->rows + 15) / 16 * 16 * (64 / 4 + 2) + run.summaries->rows * 68;
+        bytes += (run.rows->rows + 15) / 16 * 16 * (64 / 4 + 2) + (run.rows->rows + 15) / 16 * 68;
       bytes += lists[h].log_weight.size() / group * 34;
     }
     EXPECT_EQ(cost.index_bytes, bytes);

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """A second reader of session files, made of docs/session_format.md alone: what the command has just
 written is as the page says, every field and every checksum of it."""
+import math
 import ctypes
 import ctypes.util
 import pathlib
@@ -111,11 +112,12 @@ class SessionFormat(unittest.TestCase):
         cluster, bits, value_bits = kept
         key_dim, value_dim = (size // 2 if form == F16 else size - 4
                               for form, size in zip(formats, sizes))
-        clusters, groups = -(-rows // cluster), -(-rows // 16)
-        index = groups * 16 * key_dim * bits // 8 + groups * 16 * 2  # codes, scales
-        index += clusters * (key_dim + 4) + clusters * 4 + (clusters + 1) * 2
+        clusters, sixteens = -(-rows // cluster), -(-rows // 16)
+        means = clusters + min(round(math.sqrt(clusters)), rows - clusters)
+        index = sixteens * 16 * key_dim * bits // 8 + sixteens * 16 * 2  # codes, scales
+        index += means * (key_dim + 4) + means * 4 + (means + 2) * 2
         coded = rows * (value_dim * value_bits // 8 + 2) if value_bits else 0
-        return heads * (clusters * (value_dim // 2 + 2) + coded + -(-index // 64) * 64)
+        return heads * (means * (value_dim // 2 + 2) + coded + -(-index // 64) * 64)
 
     def read(self, file):
         headers = [header for header in map(read_header, (file[:PAGE], file[PAGE:2 * PAGE]))
