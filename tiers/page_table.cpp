@@ -13,12 +13,6 @@
 namespace thermocline {
 namespace {
 
-constexpr std::size_t kMoveBytes = std::size_t{1} << 20;
-
-// Of a transfer's tag: a segment that is written, by its number and which piece of it.
-constexpr std::uint64_t kWriteTag = std::uint64_t{1} << 63;
-constexpr std::uint32_t kMostNumber = ~std::uint32_t{0} >> 1;
-
 std::uint64_t offset_bytes(const Segment& segment) {
   return segment.offset.size() * sizeof(segment.offset[0]);
 }
@@ -66,6 +60,8 @@ Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& opt
                                    RowCache::table_bytes(layer.row_cache_rows, layer.rows));
   }
   if (!table->sink_) return table;  // nothing is in pages
+  table->writes_ = WriteBehind(table->sink_.get(), &table->counters_, table->paged_name(),
+                               options.disk_deadline);
 
   if (Store* const keeping = table->keeping_store()) {
     TL_TRY_ASSIGN(table->kept_, budget->reserve(keeping->facts().tier, Purpose::saved,
@@ -103,7 +99,7 @@ Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& opt
 
 // Takes no more of the home than is planned for rows, nor longer than anybody waits for.
 void PageTable::measure_reads() {
-  constexpr std::uint64_t kPieceBytes = std::uint64_t{1} << 20;
+  constexpr std::uint64_t kMeasuredBytes = std::uint64_t{1} << 20;
   constexpr std::chrono::milliseconds kLongest{100};
   const auto in_pages = [](const auto& store) {
     return store && store->facts().reach == Reach::pages;
@@ -111,7 +107,7 @@ void PageTable::measure_reads() {
   const auto store = std::ranges::find_if(stores_, in_pages);
   if (store == stores_.end()) return;
   const auto tier = static_cast<std::size_t>((*store)->facts().tier);
-  std::uint64_t bytes = std::min<std::uint64_t>(kPieceBytes, staging_.size());
+  std::uint64_t bytes = std::min<std::uint64_t>(kMeasuredBytes, staging_.size());
   bytes = std::min(bytes, options_.stores.bytes[tier]);
   if (options_.stores.planned[tier].positions > 0) {
     std::uint64_t rows_bytes = 0;
@@ -152,13 +148,14 @@ Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,
   place.layer = index(segment.layer);
   place.rows = segment.rows;
   place.head_bytes = row_bytes * segment.rows;
-  Writing writing;
-  TL_TRY(place.home.reach == Reach::memory
-             ? settle_in_memory(segment, records, store, &place)
-             : settle_in_pages(segment, records, store, &place, &writing));
+  if (place.home.reach == Reach::memory) {
+    TL_TRY(settle_in_memory(segment, records, store, &place));
+    return take_in(std::move(segment), std::move(place));
+  }
+  TL_TRY_ASSIGN(Pages pages, settle_in_pages(segment, records, store, &place));
+  const Space space = place.slot.space();
   std::shared_ptr<const Segment> taken = take_in(std::move(segment), std::move(place));
-  if (places_[taken->id].home.reach == Reach::pages)
-    TL_TRY(begin_writing(taken->id, std::move(writing)));
+  TL_TRY(writes_.begin(taken->id, space, std::move(pages.bytes), std::move(pages.memory)));
   return taken;
 }
 
@@ -190,14 +187,15 @@ Status PageTable::settle_in_memory(const Segment& segment, std::span<const std::
   return {};
 }
 
-Status PageTable::settle_in_pages(const Segment& segment, std::span<const std::byte> records,
-                                  Store* store, Place* place, Writing* writing) {
+Result<PageTable::Pages> PageTable::settle_in_pages(const Segment& segment,
+                                                    std::span<const std::byte> records,
+                                                    Store* store, Place* place) {
   const std::size_t used = place->head_bytes;  // of a head
   place->head_bytes = round_up(used, kPageBytes);
   place->epoch = ++epoch_;
   const std::size_t bytes = place->head_bytes * segment.heads;
   const std::size_t pages = bytes / kPageBytes;
-  if (sink_->in_flight() > writes_in_flight()) TL_TRY(quiesce());
+  if (reads_in_flight() > 0) TL_TRY(quiesce());
   TL_TRY(write_down_to(std::max<std::uint64_t>(options_.writing_bytes, bytes) - bytes));
   TL_TRY_ASSIGN(place->slot, Slot::take(store, budget_, place->purpose, bytes));
   TL_TRY_ASSIGN(place->tables,
@@ -215,11 +213,9 @@ Status PageTable::settle_in_pages(const Segment& segment, std::span<const std::b
   for (std::size_t p = 0; p < pages; ++p)
     place->checksum[p] =
         page_checksum({image.data() + p * kPageBytes, kPageBytes}, identity(*place, p));
-  writing->pages = std::move(image);
-  writing->memory = std::move(memory);
   for (std::uint32_t h = 0; h < segment.heads; ++h)
     fill_row_cache(*place, h, records.subspan(h * used, used));
-  return {};
+  return Pages{std::move(image), std::move(memory)};
 }
 
 void PageTable::fill_row_cache(const Place& place, std::uint32_t head,
@@ -276,10 +272,7 @@ Status PageTable::number_place(Place* place) {
 void PageTable::release(std::uint32_t id) {
   ++changes_;
   Place& place = places_[id];
-  // Its place in the file is nobody else's while it may still be written to.
-  for (Writing& writing : writing_)
-    if (!writing.slot && writing.place == id) writing.slot = std::move(place.slot);
-  std::erase_if(writing_, [](const Writing& one) { return one.slot && one.in_flight == 0; });
+  writes_.let_go(id, &place.slot);
   if (place.home.reach == Reach::pages) {
     Layer& layer = layers_[place.layer];
     const std::uint32_t numbered = static_cast<std::uint32_t>(round_up(place.rows, kBlockRows));
@@ -328,7 +321,7 @@ Status PageTable::quiesce() {
   Completion done[32];
   if (sink_ && sink_->in_flight() > 0) ++changes_;
   while (sink_ && sink_->in_flight() > 0) {
-    TL_TRY_ASSIGN(const Polled polled, poll(done, deadline));
+    TL_TRY_ASSIGN(const WriteBehind::Polled polled, writes_.poll(done, deadline));
     if (polled.transfers == 0)
       return fail(ErrorCode::io, paged_name(), ": ", sink_->in_flight(),
                   " transfers of an earlier step did not finish within ",
@@ -342,16 +335,7 @@ Status PageTable::quiesce() {
 Status PageTable::move_pages(Transfer::Kind kind, const Space& space, std::uint64_t at,
                              std::span<std::byte> pages) {
   const bool writes = kind == Transfer::Kind::write;
-  std::vector<Transfer> transfers;
-  for (std::size_t done = 0; done < pages.size(); done += kMoveBytes) {
-    Transfer transfer;
-    transfer.kind = kind;
-    transfer.file = space.file;
-    transfer.offset = space.offset + at + done;
-    transfer.bytes = pages.subspan(done, std::min(kMoveBytes, pages.size() - done));
-    transfer.tag = transfers.size();
-    transfers.push_back(transfer);
-  }
+  const std::vector<Transfer> transfers = in_pieces({kind, space.file, space.offset + at, pages});
   TL_TRY(sink_->submit(transfers));
   Completion done[32];
   Status status{};
@@ -375,96 +359,20 @@ Status PageTable::move_pages(Transfer::Kind kind, const Space& space, std::uint6
   return {};
 }
 
-Status PageTable::begin_writing(std::uint32_t id, Writing writing) {
-  writing.place = id;
-  writing.number = ++writes_numbered_ & kMostNumber;
-  writing.offset = places_[id].slot.space().offset;
-  std::vector<Transfer> transfers;
-  for (std::size_t done = 0; done < writing.pages.size(); done += kMoveBytes) {
-    Transfer transfer;
-    transfer.kind = Transfer::Kind::write;
-    transfer.file = places_[id].slot.space().file;
-    transfer.offset = writing.offset + done;
-    transfer.bytes =
-        writing.pages.bytes().subspan(done, std::min(kMoveBytes, writing.pages.size() - done));
-    transfer.tag = kWriteTag | std::uint64_t{writing.number} << 32 | transfers.size();
-    transfers.push_back(transfer);
-  }
-  writing.in_flight = transfers.size();
-  writing_.push_back(std::move(writing));
-  Status begun = sink_->submit(transfers);
-  if (!begun) writing_.pop_back();
-  return begun;
-}
-
-Result<PageTable::Polled> PageTable::poll(std::span<Completion> out, Deadline deadline) {
-  TL_TRY_ASSIGN(const std::size_t transfers, sink_->poll(out, deadline));
-  Polled polled{transfers, 0};
-  for (const Completion& completion : out.first(transfers)) {
-    if (completion.tag & kWriteTag)
-      wrote(completion);
-    else
-      out[polled.reads++] = completion;
-  }
-  return polled;
-}
-
-void PageTable::wrote(const Completion& completion) {
-  const auto number = static_cast<std::uint32_t>(completion.tag >> 32) & kMostNumber;
-  const auto it = std::ranges::find(writing_, number, &Writing::number);
-  TL_CHECK(it != writing_.end());
-  if (completion.error != 0 && it->status) {
-    const std::size_t at = static_cast<std::uint32_t>(completion.tag) * kMoveBytes;
-    it->status =
-        fail(ErrorCode::io, paged_name(), ": writing ", std::min(kMoveBytes, it->pages.size() - at),
-             " bytes at ", it->offset + at, " failed: ", errno_text(completion.error));
-  }
-  if (--it->in_flight > 0) return;
-  if (it->status) counters_.disk_bytes_written += it->pages.size();
-  it->pages = Buffer();
-  it->memory = Reservation();
-  if (it->status || it->slot) writing_.erase(it);
-}
-
 Status PageTable::write_down_to(std::uint64_t bytes) {
-  Completion done[32];
-  while (writing_bytes() > bytes) {
-    // Each request has the whole time: a long segment on a slow disk is no failure.
-    TL_TRY_ASSIGN(const Polled polled,
-                  poll(done, std::chrono::steady_clock::now() + options_.disk_deadline));
-    if (polled.transfers == 0)
-      return fail(ErrorCode::io, paged_name(), ": ", writes_in_flight(),
-                  " writes did not finish within ", options_.disk_deadline.count(), " ms");
-    if (polled.reads > 0) ++changes_;
-  }
-  return {};
+  const std::size_t reads = reads_in_flight();
+  Status done = writes_.shrink_to(bytes);
+  if (reads_in_flight() < reads) ++changes_;
+  return done;
 }
 
 Status PageTable::written() {
   TL_TRY(write_down_to(0));
-  Status status{};
-  for (Writing& writing : writing_)
-    if (status) status = std::move(writing.status);
-  writing_.clear();
-  return status;
+  return writes_.finish();
 }
 
-std::uint64_t PageTable::writing_bytes() const {
-  std::uint64_t bytes = 0;
-  for (const Writing& writing : writing_) bytes += writing.pages.size();
-  return bytes;
-}
-
-std::size_t PageTable::writes_in_flight() const {
-  std::size_t transfers = 0;
-  for (const Writing& writing : writing_) transfers += writing.in_flight;
-  return transfers;
-}
-
-bool PageTable::is_writing(const Segment& segment) const {
-  return std::ranges::any_of(writing_, [&](const Writing& one) {
-    return one.in_flight > 0 && !one.slot && one.place == segment.id;
-  });
+std::size_t PageTable::reads_in_flight() const {
+  return sink_ ? sink_->in_flight() - writes_.in_flight() : 0;
 }
 
 Status PageTable::give_up(Status failed, Buffer pages, Reservation memory, Slot slot) {

@@ -23,6 +23,7 @@
 #include "tiers/store/keeper.h"
 #include "tiers/store/stores.h"
 #include "tiers/tier.h"
+#include "tiers/write_behind.h"
 
 namespace thermocline {
 
@@ -145,21 +146,6 @@ class PageTable {
     Reservation memory;
     Slot slot;
   };
-  // A segment on its way to the disk. Its slot is here once the segment is gone; one that failed
-  // stays until somebody was told.
-  struct Writing {
-    std::uint32_t number = 0;  // of its transfers' tags
-    std::uint32_t place = 0;   // until the segment is gone
-    std::uint64_t offset = 0;  // in the file
-    Buffer pages;
-    Reservation memory;
-    std::optional<Slot> slot;
-    std::size_t in_flight = 0;  // transfers
-    Status status{};
-  };
-  struct Polled {
-    std::size_t transfers = 0, reads = 0;
-  };
   struct Layer {
     PageTableOptions::Layer options;
     Buffer row_cache_bytes;
@@ -176,11 +162,16 @@ class PageTable {
   // about to be another transfer's, and gives back what abandoned writes held. Everything that
   // takes space or submits asks for this first.
   Status quiesce();
-  // Both fill the rest of a segment's place, and `store` with its rows.
+  // Both fill the rest of a segment's place. Its rows lie in the store then, or in the pages that
+  // are returned, to be written once the segment is taken in.
   Status settle_in_memory(const Segment& segment, std::span<const std::byte> records, Store* store,
                           Place* place);
-  Status settle_in_pages(const Segment& segment, std::span<const std::byte> records, Store* store,
-                         Place* place, Writing* writing);
+  struct Pages {
+    Buffer bytes;
+    Reservation memory;
+  };
+  Result<Pages> settle_in_pages(const Segment& segment, std::span<const std::byte> records,
+                                Store* store, Place* place);
   std::shared_ptr<Segment> take_in(Segment segment, Place place);
   // As many of a head's rows as fit, of `rows` that begin with the first.
   void fill_row_cache(const Place& place, std::uint32_t head, std::span<const std::byte> rows);
@@ -188,17 +179,9 @@ class PageTable {
   // give_up() then keeps what they touch.
   Status move_pages(Transfer::Kind kind, const Space& space, std::uint64_t at,
                     std::span<std::byte> pages);
-  // Hands a segment's pages to the disk, and holds them until they are there.
-  Status begin_writing(std::uint32_t id, Writing writing);
-  // Polls the sink: writes are taken note of, reads are left at the beginning of `out`. Nothing
-  // came by the deadline: 0 transfers.
-  Result<Polled> poll(std::span<Completion> out, Deadline deadline);
-  void wrote(const Completion& completion);
-  // Waits for writes until no more than `bytes` are on their way. Reads that arrive are lost.
+  // What read has arrived meanwhile is lost: what was expected of it is expected no longer.
   Status write_down_to(std::uint64_t bytes);
-  std::uint64_t writing_bytes() const;
-  std::size_t writes_in_flight() const;
-  bool is_writing(const Segment& segment) const;
+  std::size_t reads_in_flight() const;
   Status give_up(Status failed, Buffer pages, Reservation memory, Slot slot);
   const std::string& paged_name() const;  // of the store that is reached in pages
   // page_table_kept.cpp
@@ -225,8 +208,7 @@ class PageTable {
   std::vector<std::string> notes_;
   Buffer staging_;
   std::vector<Abandoned> abandoned_;
-  std::vector<Writing> writing_;
-  std::uint32_t writes_numbered_ = 0;
+  WriteBehind writes_;
   std::unique_ptr<Sink> sink_;  // goes before the memory that it may still be reading or filling
   std::vector<Layer> layers_;
   std::vector<Place> places_;  // by Segment::id

@@ -39,9 +39,7 @@ Status Reader::start(std::uint32_t layer, FoldOrder order) {
   // What is left of a reading that was given up takes what was expected with it.
   const bool whole = now_->handed_out_ == now_->planned_.size() && now_->in_flight_ == 0;
   const std::size_t known = expected_ == Expected::nothing ? 0 : next_->in_flight_;
-  const bool strange =
-      table_.sink_ && table_.sink_->in_flight() != known + table_.writes_in_flight();
-  if (!whole || strange || !may_come()) TL_TRY(forget());
+  if (!whole || table_.reads_in_flight() != known || !may_come()) TL_TRY(forget());
   for (const ReadyFold& done : wave_) free_stage(now_->planned_[done.id]);
   wave_.clear();
   trim_stages();
@@ -54,7 +52,7 @@ Status Reader::add(std::span<const ReadRequest> requests) {
   retire();
   for (const ReadRequest& request : requests)
     for (const Run& run : request.runs)  // what was sealed lately may not be there yet
-      while (table_.is_writing(*run.rows)) TL_TRY(wait_for_some());
+      while (table_.writes_.has(run.rows->id)) TL_TRY(wait_for_some());
   if (expected_ == Expected::nothing) {
     now_->plan(requests);
   } else {
@@ -73,7 +71,7 @@ Status Reader::add(std::span<const ReadRequest> requests) {
 }
 
 void Reader::expect(std::uint32_t layer, FoldOrder order, std::span<const ReadRequest> requests) {
-  if (!table_.sink_ || expected_ != Expected::nothing || !table_.writing_.empty()) return;
+  if (!table_.sink_ || expected_ != Expected::nothing || !table_.writes_.empty()) return;
   if (!name_whole(requests, &expected_name_)) return;
   next_->begin(layer, order);
   next_->plan(requests);
@@ -115,8 +113,7 @@ void Reader::rest() {
   while (expected_ != Expected::nothing && next_->in_flight_ > 0 && may_come())
     if (!wait_for_some()) expected_ = Expected::failed;
   // What was given up in the middle, or cannot come any more, is nobody's.
-  const std::size_t writes = table_.writes_in_flight();
-  if (table_.sink_ && table_.sink_->in_flight() > writes) (void)forget();
+  if (table_.reads_in_flight() > 0) (void)forget();
 }
 
 // Staging is a ring: folds take it in the order of submission and it is free again from the oldest
@@ -250,7 +247,7 @@ Status Reader::wait_for_some() {
 
 Result<std::size_t> Reader::take_arrived(Deadline deadline) {
   Completion done[32];
-  TL_TRY_ASSIGN(const PageTable::Polled polled, table_.poll(done, deadline));
+  TL_TRY_ASSIGN(const WriteBehind::Polled polled, table_.writes_.poll(done, deadline));
   TL_TRY(arrived({done, polled.reads}));
   return polled.transfers;
 }

@@ -7,6 +7,7 @@
 #include <oneapi/tbb/info.h>
 #include <oneapi/tbb/parallel_for.h>
 #include <oneapi/tbb/task_arena.h>
+#include <oneapi/tbb/task_group.h>
 
 #include "kernels/base/team.h"
 
@@ -15,6 +16,7 @@ namespace thermocline {
 struct Workers::Arena {
   explicit Arena(int threads) : arena(threads) { arena.initialize(); }
   tbb::task_arena arena;
+  tbb::task_group watchers;
 };
 
 // Threads beyond the processor's would only take turns, and oneTBB would print a warning of them.
@@ -25,10 +27,13 @@ int Workers::usable(int threads) {
 
 Workers::Workers(int threads)
     : arena_(std::make_unique<Arena>(usable(threads))),
-      team_(std::make_shared<Team>(usable(threads) - 1)),
+      team_(std::make_unique<Team>(usable(threads) - 1)),
       threads_(usable(threads)) {}
 
-Workers::~Workers() = default;
+// A watcher that is late would find nobody. Whoever waits takes those that no thread has begun.
+Workers::~Workers() {
+  arena_->arena.execute([this] { arena_->watchers.wait(); });
+}
 
 namespace {
 
@@ -50,16 +55,17 @@ class Busy {
 
 // A watcher is a task of the arena's, in which the caller's slot is reserved for the caller. Who
 // waits for the end of a loop may be given the task, but has to go on as soon as the loop ends.
-Workers::Attention::Attention(const Workers& workers) : team_(workers.team_) {
-  for (int missing = team_->summon(); missing > 0; --missing)
-    workers.arena_->arena.enqueue([team = team_] {
+Workers::Attention::Attention(const Workers& workers) : team_(*workers.team_) {
+  Arena& arena = *workers.arena_;
+  for (int missing = team_.summon(); missing > 0; --missing)
+    arena.arena.enqueue(arena.watchers.defer([&team = team_] {
       if (busy)
-        team->stay_away();
+        team.stay_away();
       else
-        team->watch();
-    });
+        team.watch();
+    }));
 }
-Workers::Attention::~Attention() { team_->dismiss(); }
+Workers::Attention::~Attention() { team_.dismiss(); }
 
 bool Workers::watched() const { return team_->watched(); }
 

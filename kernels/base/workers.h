@@ -16,7 +16,7 @@ class Workers {
  public:
   // 0 threads: as many as this process may run on; never more than that.
   explicit Workers(int threads = 0);
-  ~Workers();
+  ~Workers();  // once no thread watches any more, nor is on its way to
   Workers(const Workers&) = delete;
   Workers& operator=(const Workers&) = delete;
 
@@ -41,7 +41,7 @@ class Workers {
 
   // While one lives, the other threads watch for loops (team.h): for work that has many short ones.
   // They leave when they have waited for milliseconds; a new one brings them again, and may live
-  // within another. Of the thread that calls parallel().
+  // within another. Of the thread that calls parallel(); its Workers outlive it.
   class Attention {
    public:
     explicit Attention(const Workers& workers);
@@ -50,7 +50,7 @@ class Workers {
     Attention& operator=(const Attention&) = delete;
 
    private:
-    const std::shared_ptr<Team> team_;
+    Team& team_;
   };
   bool watched() const;  // whether a thread watches now; for tests
 
@@ -63,7 +63,7 @@ class Workers {
 
   struct Arena;
   std::unique_ptr<Arena> arena_;
-  std::shared_ptr<Team> team_;  // a watcher that is late may outlive us
+  std::unique_ptr<Team> team_;
   int threads_;
 };
 

@@ -137,10 +137,3 @@ Undisturbed walk_undisturbed(const CacheOptions& options) {
 }
 
 }  // namespace thermocline
-
-// The team of a pool that has gone belongs to its last watcher, which may be late and, at the end
-// of the process, in nobody's sight. Nothing else is passed over.
-extern "C" const char* __lsan_default_suppressions();
-extern "C" const char* __lsan_default_suppressions() {
-  return "leak:thermocline::Workers::Workers\n";
-}

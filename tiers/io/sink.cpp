@@ -1,5 +1,6 @@
 #include "tiers/io/sink.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -36,6 +37,18 @@ Result<ChosenSink> open_the_first(const SinkOptions& options) {
 }
 
 }  // namespace
+
+std::vector<Transfer> in_pieces(const Transfer& whole) {
+  std::vector<Transfer> pieces;
+  for (std::size_t done = 0; done < whole.bytes.size(); done += kPieceBytes) {
+    Transfer piece = whole;
+    piece.offset += done;
+    piece.bytes = whole.bytes.subspan(done, std::min(kPieceBytes, whole.bytes.size() - done));
+    piece.tag += pieces.size();
+    pieces.push_back(piece);
+  }
+  return pieces;
+}
 
 std::vector<std::string_view> sink_names() {
   std::vector<std::string_view> names;

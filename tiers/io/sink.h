@@ -25,6 +25,9 @@ struct Transfer {
   std::span<std::byte> bytes;
   std::uint64_t tag = 0;
 };
+// The same in pieces of at most so many bytes, in order, tagged from its tag on.
+inline constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
+std::vector<Transfer> in_pieces(const Transfer& whole);
 
 // error: 0, or an errno value. The transfer is whole or it failed, never in between; after a
 // failure the memory of a read holds anything. ENODATA: the file ends inside the extent.

@@ -26,7 +26,9 @@ class CommandLine {
   Result<Outcome> parse(const std::vector<std::string>& arguments);
 
   // Whether the option was given, by its long name without dashes. After parse().
-  bool given(const std::string& name) const { return given_.count(name) > 0; }
+  bool given(const std::string& name) const {
+    return given_.count(name) > 0 && !given_[name].defaulted();  // as a switch that was not is
+  }
 
  private:
   struct Group {

@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "tools/thermocline/command.h"
+#include "tools/thermocline/eval_free.h"
 #include "tools/thermocline/eval_tasks.h"
 #include "tools/thermocline/eval_texts.h"
 #include "tools/thermocline/evaluation.h"
@@ -12,19 +13,27 @@ namespace {
 
 namespace po = boost::program_options;
 
-// Options of one kind of measurement, given with the other, would have no effect: more likely a
+// Options of one kind of measurement, given with another, would have no effect: more likely a
 // mistake than meant.
 Status check_kind(const EvalFlags& flags, const CommandLine& line) {
-  const bool tasks = !flags.tasks.empty();
-  const std::pair<const char*, bool> of_texts[] = {
-      {"--steps", line.given("steps")}, {"--mass", flags.mass}, {"--dump", !flags.dump.empty()}};
-  for (const auto& [option, given] : of_texts)
-    if (tasks && given)
-      return fail(ErrorCode::invalid_argument, option,
-                  " is for measuring on texts, and --tasks asks for tasks");
+  const bool tasks = line.given("tasks"), free = line.given("free");
+  if (free && (flags.free == 0 || flags.free > 1000000))
+    return fail(ErrorCode::invalid_argument, "--free must be between 1 and 1000000");
+  if (tasks && free)
+    return fail(ErrorCode::invalid_argument, "--tasks and --free are measured one at a time");
+  for (const char* of_texts : {"steps", "mass", "dump"})
+    if ((tasks || free) && line.given(of_texts))
+      return fail(ErrorCode::invalid_argument, "--", of_texts, " is for measuring on texts, and ",
+                  tasks ? "--tasks asks for tasks" : "--free writes them");
   for (const char* of_tasks : {"samples", "needle-depth"})
     if (!tasks && line.given(of_tasks))
       return fail(ErrorCode::invalid_argument, "--", of_tasks, " goes with --tasks");
+  if (!free && line.given("temp"))
+    return fail(ErrorCode::invalid_argument, "--temp goes with --free");
+  for (const char* of_texts : {"tasks", "depth", "own-prefill"})
+    if (line.given("session") && line.given(of_texts))
+      return fail(ErrorCode::invalid_argument, "--", of_texts,
+                  " is for --text: a --session has been read, and is measured at its end");
   return {};
 }
 
@@ -33,8 +42,9 @@ Result<Exit> evaluate(const EvalFlags& flags) {
   print_notes(flags.model.notes());
   print_notes(flags.tiers.notes());
   TL_TRY_ASSIGN(const std::unique_ptr<Engine> engine, flags.model.open());
-  TL_TRY(flags.tasks.empty() ? evaluate_texts(flags, plan, *engine)
-                             : evaluate_tasks(flags, plan, *engine));
+  TL_TRY(!flags.tasks.empty() ? evaluate_tasks(flags, plan, *engine)
+         : flags.free > 0     ? evaluate_free(flags, plan, *engine)
+                              : evaluate_texts(flags, plan, *engine));
   return Exit::success;
 }
 
@@ -43,10 +53,11 @@ Result<Exit> evaluate(const EvalFlags& flags) {
 Result<Exit> run_eval(const std::vector<std::string>& arguments) {
   EvalFlags flags;
   CommandLine line(
-      "eval", "-m FILE.gguf --method LIST --text FILE [options]",
+      "eval", "-m FILE.gguf --method LIST --text FILE | --session FILE [options]",
       "Holds methods against full attention: the first part of a text is read once, by full "
       "attention, each method takes those rows over, and then both decode the text's own next "
-      "tokens; or, with --tasks, answer questions about what is hidden in the text. A method in "
+      "tokens; or, with --tasks, answer questions about what is hidden in the text; or, with "
+      "--free, write on by themselves. A method in "
       "LIST may have settings, and a setting several values, a method each: "
       "sketch:select.share=0.01/0.02/0.05. kl is KL(full || method) in nats, kl_low and kl_high "
       "bound its mean at 95 % (a bootstrap over the steps); top1_near counts picks that full "
@@ -60,6 +71,9 @@ Result<Exit> run_eval(const std::vector<std::string>& arguments) {
   add("method", po::value(&flags.methods)->value_name("LIST"),
       "methods, a,b,c or repeated, with settings as in sketch:select.share=0.05 (sketch)");
   add("text", po::value(&flags.texts)->value_name("FILE"), "a text; may be repeated, with a mean");
+  add("session", po::value(&flags.session)->value_name("FILE"),
+      "in place of --text, a session that was made with --method exact: the end of its own text is "
+      "decoded, nothing is read anew, and full attention reads its rows where they are");
   add("depth,d", po::value(&flags.depths)->value_name("LIST"),
       "tokens read before, a row each; 0: all but the steps, as far as the context goes (0)");
   add("steps", po::value(&flags.steps)->value_name("N"), "tokens decoded and compared (64)");
@@ -81,6 +95,14 @@ Result<Exit> run_eval(const std::vector<std::string>& arguments) {
            "questions of each task at each depth; score_low and score_high are Wilson's 95 % (20)");
   add_task("needle-depth", po::value(&flags.needle_depths)->value_name("LIST"),
            "where in the text it is hidden, as shares, in turn (0.1,0.3,0.5,0.7,0.9)");
+  auto add_free = line.group("Texts written freely").add_options();
+  add_free("free", po::value(&flags.free)->value_name("N"),
+           "after each --depth, a method writes N tokens by itself, and full attention with two "
+           "seeds, of which methods have the first; same: tokens until the first that differs from "
+           "full attention's (over all prompts the median and quartiles), ppl_full and kl_mean: of "
+           "what was written, as full attention reads it");
+  add_free("temp", po::value(&flags.temperature)->value_name("X"),
+           "temperature; 0: always the likeliest; else as generate samples (0.8)");
   auto add_output = line.group("Output").add_options();
   add_output("output,o", po::value(&flags.format)->value_name("FORMAT"),
              "md, csv, json or jsonl (md)");

@@ -96,10 +96,10 @@ class TaskEvaluation {
                   evaluation_.engine().encode(sample.question, Engine::Special::as_text,
                                               Engine::Start::leave_out));
     Question question{std::move(*before), std::move(asked), sample.answer};
-    if (question.positions() > evaluation_.context())
+    if (question.positions() > evaluation_.context(text))
       return fail(ErrorCode::exhausted, "--depth ", depth, ": with the question and its answer ",
-                  question.positions(), " positions, and the context has ", evaluation_.context(),
-                  " (-c)");
+                  question.positions(), " positions, and the context has ",
+                  evaluation_.context(text), " (-c)");
     return question;
   }
 
@@ -267,11 +267,7 @@ Status evaluate_tasks(const EvalFlags& flags, const EvalPlan& plan, Engine& engi
                                                         {"task", "depth", "method", "n", "score",
                                                          "score_low", "score_high", "score_full",
                                                          "read", "rows_read", "tokens_per_s"}));
-  std::vector<EvalText> texts;
-  for (const std::string& path : flags.texts) {
-    TL_TRY_ASSIGN(EvalText text, read_eval_text(engine, path));
-    texts.push_back(std::move(text));
-  }
+  TL_TRY_ASSIGN(std::vector<EvalText> texts, evaluation.read_texts());
   return TaskEvaluation(evaluation, std::move(tasks), std::move(places), std::move(texts)).run();
 }
 

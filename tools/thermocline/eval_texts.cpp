@@ -68,7 +68,7 @@ class TextEvaluation {
     std::vector<Passage> passages;
     for (const std::uint32_t depth : evaluation_.plan().depths) {
       TL_TRY_ASSIGN(const Passage passage,
-                    cut_passage(text, depth, flags_.steps, evaluation_.context()));
+                    cut_passage(text, depth, flags_.steps, evaluation_.context(text)));
       passages.push_back(passage);
     }
     return passages;
@@ -115,7 +115,7 @@ class TextEvaluation {
   Status measure(const EvalText& text) {
     TL_TRY_ASSIGN(const std::vector<Passage> passages, passages_of(text));
     std::optional<MeasuredRun> full;
-    std::uint32_t longest = 0;
+    std::uint32_t longest = text.held;
     for (const Passage& passage : passages)
       longest = std::max(longest, passage.depth + passage.steps);
     for (std::size_t d = 0; d < passages.size(); ++d) {
@@ -229,11 +229,7 @@ Status evaluate_texts(const EvalFlags& flags, const EvalPlan& plan, Engine& engi
   std::vector<std::string> columns = fidelity_columns();
   if (flags.mass) columns.insert(columns.end(), {"mass", "mass_lowest", "lowest_layer"});
   TL_TRY_ASSIGN(Evaluation evaluation, Evaluation::open(flags, plan, engine, columns));
-  std::vector<EvalText> texts;
-  for (const std::string& path : flags.texts) {
-    TL_TRY_ASSIGN(EvalText text, read_eval_text(engine, path));
-    texts.push_back(std::move(text));
-  }
+  TL_TRY_ASSIGN(std::vector<EvalText> texts, evaluation.read_texts());
   return TextEvaluation(evaluation, std::move(texts)).run();
 }
 

@@ -26,7 +26,11 @@ Result<EvalPlan> parse_eval_plan(const EvalFlags& flags) {
   std::sort(plan.depths.begin(), plan.depths.end(),
             [](std::uint32_t one, std::uint32_t other) { return one - 1 < other - 1; });
   plan.depths.erase(std::unique(plan.depths.begin(), plan.depths.end()), plan.depths.end());
-  if (flags.texts.empty()) return fail(ErrorCode::invalid_argument, "no text: say --text FILE");
+  if (flags.texts.empty() && flags.session.empty())
+    return fail(ErrorCode::invalid_argument, "no text: say --text FILE");
+  if (!flags.texts.empty() && !flags.session.empty())
+    return fail(ErrorCode::invalid_argument,
+                "--session and --text: a session is measured on the text that it holds");
   return plan;
 }
 
@@ -51,8 +55,22 @@ Result<Evaluation> Evaluation::open(const EvalFlags& flags, const EvalPlan& plan
   return Evaluation(flags, plan, engine, std::move(rows), std::move(columns));
 }
 
-std::uint32_t Evaluation::context() const {
-  return flags_.model.context == 0 ? engine_.model().context : flags_.model.context;
+Result<std::vector<EvalText>> Evaluation::read_texts() const {
+  std::vector<EvalText> texts;
+  for (const std::string& path : flags_.texts) {
+    TL_TRY_ASSIGN(EvalText text, read_eval_text(engine_, path));
+    texts.push_back(std::move(text));
+  }
+  if (!flags_.session.empty()) {
+    TL_TRY_ASSIGN(EvalText text, read_eval_session(engine_, flags_.session));
+    texts.push_back(std::move(text));
+  }
+  return texts;
+}
+
+std::uint32_t Evaluation::context(const EvalText& text) const {
+  const std::uint32_t asked = flags_.model.context;
+  return std::max(asked == 0 ? engine_.model().context : asked, text.held);
 }
 
 CacheOptions Evaluation::options_of(const ListedMethod& method, std::uint32_t positions) const {
@@ -69,6 +87,7 @@ Result<MeasuredRun> Evaluation::open_full(std::uint32_t positions, const std::st
   options.method_directory = method_directory(flags_.method.directory);
   options.max_timelines = 2;
   options.max_positions = positions;
+  options.session.path = flags_.session;
   return MeasuredRun::open(engine_, options, text + ", full attention", plan_.style);
 }
 
@@ -81,7 +100,8 @@ Result<MeasuredRun> Evaluation::open_filled(const ListedMethod& method, std::spa
   if (!flags_.own_prefill) {
     const Status taken = run.take(full);
     if (taken) return run;
-    if (taken.error().code != ErrorCode::unsupported) return tl::unexpected(taken.error());
+    if (!flags_.session.empty() || taken.error().code != ErrorCode::unsupported)
+      return tl::unexpected(taken.error());
   }
   TL_TRY(run.read(tokens));
   return run;
@@ -91,7 +111,9 @@ Result<MeasurementName> Evaluation::name_of(const ListedMethod& method) const {
   TL_TRY_ASSIGN(const std::vector<SessionFact> facts, engine_.session_facts(options_of(method, 0)));
   MeasurementName name;
   for (const SessionFact& fact : facts) name.add(fact.name).add(fact.value);
-  return name.add(method.label()).add(flags_.own_prefill ? "own prefill" : "");
+  return name.add(method.label())
+      .add(flags_.own_prefill ? "own prefill" : "")
+      .add(flags_.session.empty() ? "" : "session");
 }
 
 const Json* Evaluation::measured(const MeasurementName& name) const {
@@ -106,7 +128,7 @@ Status Evaluation::keep(const MeasurementName& name, Json* row) {
 Status Evaluation::show(Json row) {
   // A cell of csv is a number: lists are for the formats that have them.
   if (plan_.format == TableFormat::csv)
-    for (const char* list : {"kl_steps", "mass_by_layer", "answers"}) row.erase(list);
+    for (const char* list : {"kl_steps", "mass_by_layer", "answers", "written"}) row.erase(list);
   return table_->add(row);
 }
 

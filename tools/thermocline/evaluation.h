@@ -13,6 +13,7 @@
 #include "tools/thermocline/measured_rows.h"
 #include "tools/thermocline/measured_run.h"
 #include "tools/thermocline/method_list.h"
+#include "tools/thermocline/passage.h"
 #include "tools/thermocline/table.h"
 
 namespace thermocline {
@@ -22,12 +23,15 @@ struct EvalFlags {
   TierFlags tiers;
   MethodFlags method;
   std::vector<std::string> methods{"sketch"}, texts;
-  std::string depths = "0", format = "md", progress = "auto", resume;
+  std::string session, depths = "0", format = "md", progress = "auto", resume;
   bool own_prefill = false;
   // Of texts
   std::uint32_t steps = 64;
   bool mass = false;
   std::string dump;
+  // Of texts that are written freely
+  std::uint32_t free = 0;
+  float temperature = 0.8f;
   // Of tasks
   std::string tasks, needle_depths = "0.1,0.3,0.5,0.7,0.9";
   std::uint32_t samples = 20;
@@ -51,13 +55,17 @@ class Evaluation {
   const EvalFlags& flags() const { return flags_; }
   const EvalPlan& plan() const { return plan_; }
   Engine& engine() const { return engine_; }
-  std::uint32_t context() const;
+  // The texts that are named, or the session's.
+  Result<std::vector<EvalText>> read_texts() const;
+  std::uint32_t context(const EvalText& text) const;
 
   CacheOptions options_of(const ListedMethod& method, std::uint32_t positions) const;
-  // Full attention with everything in memory, for texts of up to so many positions: it can fork.
+  // Full attention with everything in memory, for texts of up to so many positions, or on what the
+  // session holds, in its file: it can fork.
   Result<MeasuredRun> open_full(std::uint32_t positions, const std::string& text) const;
   // A run of the method that has read `tokens`, which `full` has. What full attention has read is
-  // taken over, unless the method has to see the text being read.
+  // taken over, unless the method has to see the text being read; of a session it is, or it is an
+  // error.
   Result<MeasuredRun> open_filled(const ListedMethod& method, std::span<const int> tokens,
                                   std::uint32_t positions, const std::string& text,
                                   const MeasuredRun& full);

@@ -10,7 +10,7 @@ Result<MeasuredRun> MeasuredRun::open(Engine& engine, const CacheOptions& option
                                       std::string label, ProgressStyle style) {
   MeasuredRun run(engine, std::move(label), style);
   TL_TRY_ASSIGN(run.cache_, engine.open_cache(options));
-  TL_TRY_ASSIGN(run.timeline_, run.cache_->start());
+  TL_TRY_ASSIGN(run.timeline_, run.cache_->saved() ? run.cache_->resume() : run.cache_->start());
   run.logits_.resize(engine.model().vocabulary);
   return run;
 }
@@ -18,6 +18,7 @@ Result<MeasuredRun> MeasuredRun::open(Engine& engine, const CacheOptions& option
 Status MeasuredRun::read(std::span<const int> tokens) {
   const std::uint32_t known = timeline_.length();
   if (known == tokens.size()) return {};
+  if (known > tokens.size()) return timeline_.truncate(static_cast<std::uint32_t>(tokens.size()));
   Progress progress(style_, label_, tokens.size(), known);
   PrefillOptions options;
   options.progress = [&](const PrefillProgress& at) { progress.update(known + at.done); };

@@ -13,11 +13,12 @@ namespace thermocline {
 
 class MeasuredRun {
  public:
-  // `label` names it in progress bars.
+  // `label` names it in progress bars. Of a session that has something saved, it has read that.
   static Result<MeasuredRun> open(Engine& engine, const CacheOptions& options, std::string label,
                                   ProgressStyle style);
 
-  // Reads the text on up to the end of `tokens`, whose first ones it has read.
+  // Reads the text on up to the end of `tokens`, whose first ones it has read; or forgets what it
+  // has read beyond them (Timeline::truncate).
   Status read(std::span<const int> tokens);
   // Takes what `full` has read, where this method can: the rows as its own prefill would have left
   // them. unsupported: it has to read the text itself.

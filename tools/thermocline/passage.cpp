@@ -4,7 +4,10 @@
 #include <filesystem>
 
 #include "tools/thermocline/interruption.h"
+#include "tools/thermocline/method_list.h"
+#include "tools/thermocline/printable.h"
 #include "tools/thermocline/prompt.h"
+#include "tools/thermocline/session_run.h"
 
 namespace thermocline {
 
@@ -13,6 +16,19 @@ Result<EvalText> read_eval_text(const Engine& engine, const std::string& path) {
   TL_TRY_ASSIGN(std::vector<int> tokens,
                 engine.encode(text, Engine::Special::as_text, Engine::Start::add, interrupted));
   return EvalText{std::filesystem::path(path).filename(), std::move(tokens)};
+}
+
+Result<EvalText> read_eval_session(const Engine& engine, const std::string& path) {
+  Result<SavedSession> saved = read_session(path);
+  if (!saved) return fail(saved.error().code, "--session ", saved.error().message);
+  if (saved->method.name != "exact" || !saved->method.overrides.empty())
+    return fail(ErrorCode::unsupported, "--session ", path, " was made with ",
+                printable(ListedMethod{saved->method.name, saved->method.overrides}.label()),
+                ", and full attention needs every row as it was: name one that was made with "
+                "--method exact");
+  TL_TRY(check_saved(engine, saved->text));
+  return EvalText{std::filesystem::path(path).filename(), std::move(saved->text.tokens),
+                  saved->positions};
 }
 
 Result<Passage> cut_passage(const EvalText& text, std::uint32_t depth, std::uint32_t steps,

@@ -14,10 +14,13 @@ namespace thermocline {
 struct EvalText {
   std::string name;
   std::vector<int> tokens;
+  std::uint32_t held = 0;  // of those, whose rows a session has: they need not be read
 };
 
 // A file's text. cancelled: interrupted().
 Result<EvalText> read_eval_text(const Engine& engine, const std::string& path);
+// A session's own. unsupported: its rows are not full attention's.
+Result<EvalText> read_eval_session(const Engine& engine, const std::string& path);
 
 struct Passage {
   const EvalText* text = nullptr;  // borrowed

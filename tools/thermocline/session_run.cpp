@@ -16,19 +16,6 @@ std::string describe(std::uint32_t reused, std::size_t of, const std::string& wh
          (why.empty() ? "" : "; " + why);
 }
 
-Status check_saved(const Engine& engine, const SessionText& saved) {
-  const std::uint32_t vocabulary = engine.model().vocabulary;
-  for (const int token : saved.tokens)
-    if (token < 0 || static_cast<std::uint32_t>(token) >= vocabulary)
-      return fail(ErrorCode::corrupt, "the session has token ", token, " of a vocabulary of ",
-                  vocabulary, ": 'thermocline session rm' removes it");
-  if (!saved.logits.empty() && saved.logits.size() != vocabulary)
-    return fail(ErrorCode::corrupt, "the session has ", saved.logits.size(),
-                " logits for a vocabulary of ", vocabulary,
-                ": 'thermocline session rm' removes it");
-  return {};
-}
-
 // The session's own text goes on.
 Result<std::uint32_t> go_on(KvCache& cache, const SessionText& saved, Timeline* timeline,
                             WrittenText* text, std::string* why) {
@@ -198,6 +185,19 @@ void SessionFlags::take_method(const SavedSession& saved, const CommandLine& lin
   if (MethodFlags::given(line)) return;
   flags->method = saved.method.name;
   flags->settings = saved.method.overrides;
+}
+
+Status check_saved(const Engine& engine, const SessionText& saved) {
+  const std::uint32_t vocabulary = engine.model().vocabulary;
+  for (const int token : saved.tokens)
+    if (token < 0 || static_cast<std::uint32_t>(token) >= vocabulary)
+      return fail(ErrorCode::corrupt, "the session has token ", token, " of a vocabulary of ",
+                  vocabulary, ": 'thermocline session rm' removes it");
+  if (!saved.logits.empty() && saved.logits.size() != vocabulary)
+    return fail(ErrorCode::corrupt, "the session has ", saved.logits.size(),
+                " logits for a vocabulary of ", vocabulary,
+                ": 'thermocline session rm' removes it");
+  return {};
 }
 
 Result<Timeline> begin_session(const Engine& engine, KvCache& cache, WrittenText* text,

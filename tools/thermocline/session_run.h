@@ -38,6 +38,9 @@ struct Reuse {
   std::uint32_t held = 0, common = 0;
 };
 
+// corrupt: what the file says of its text is not of this model's vocabulary.
+Status check_saved(const Engine& engine, const SessionText& saved);
+
 // A timeline that holds as much as can be of `text`, whose tokens are what is to be read (none: the
 // session's own text is to go on), and the rest of `text` as the session left it. `cache` has
 // something saved, and no timeline.

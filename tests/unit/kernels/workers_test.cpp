@@ -119,6 +119,29 @@ TEST(Workers, OutliveTheirWatchersPatience) {
   workers.reset();
 }
 
+// The only thread that could watch is in another's loop: whoever lets the workers go waits for
+// nobody who has not begun.
+TEST(Workers, GoWithWatchersThatNeverCame) {
+  const Workers busy(2);
+  if (busy.threads() < 2) GTEST_SKIP() << "this process may run on one processor only";
+  std::atomic<int> here{0};
+  std::atomic<bool> done{false};
+  std::thread other([&] {
+    busy.parallel(2, 1, [&](std::size_t, std::size_t) {
+      ++here;
+      while (!done) std::this_thread::yield();
+    });
+  });
+  EXPECT_TRUE(comes_true([&] { return here == 2; }));
+  for (int i = 0; i < 100; ++i) {
+    const Workers workers(2);
+    const Workers::Attention attention(workers);
+    expect_every_row_once(workers, 100, 1);
+  }
+  done = true;
+  other.join();
+}
+
 // Rather than leave a loop that others are in: with one thread as with several, watched or not.
 TEST(WorkersDeathTest, ABodyThatThrowsEndsTheProcess) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");

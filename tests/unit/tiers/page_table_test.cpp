@@ -293,10 +293,10 @@ TEST(PageTable, TheSpaceOfAWriteThatTookTooLongIsNobodysUntilItHasArrived) {
 }
 
 // Segments of zeros, of 48 pages each, adopted and not yet waited for.
-class WriteBehind : public ::testing::Test {
+class SegmentsBeingWritten : public ::testing::Test {
  protected:
   static constexpr std::uint64_t kBytes = 2 * 1024 * 96;  // of a segment
-  WriteBehind() {
+  SegmentsBeingWritten() {
     PageTableOptions options = one_layer(layout(16, 32), 2, 0, 64 * kMiB);
     options.writing_bytes = 2 * kBytes;
     stored_ = std::make_unique<StoredRows>(options, 64 * kMiB);
@@ -321,7 +321,7 @@ class WriteBehind : public ::testing::Test {
   std::unique_ptr<StoredRows> stored_;
 };
 
-TEST_F(WriteBehind, StaysWithinItsMemory) {
+TEST_F(SegmentsBeingWritten, StaysWithinItsMemory) {
   std::vector<std::shared_ptr<const Segment>> kept;
   FaultPlan slow;
   slow.with(Fault::delay, 1.0);
@@ -340,7 +340,7 @@ TEST_F(WriteBehind, StaysWithinItsMemory) {
   EXPECT_EQ(stored_->table->counters().disk_bytes_written, 10 * kBytes);
 }
 
-TEST_F(WriteBehind, IsWaitedForByWhoeverReads) {
+TEST_F(SegmentsBeingWritten, IsWaitedForByWhoeverReads) {
   next_write(Fault::delay);
   const auto segment = adopt();
   ASSERT_TRUE(segment);
@@ -352,7 +352,7 @@ TEST_F(WriteBehind, IsWaitedForByWhoeverReads) {
   EXPECT_TRUE(stored_->table->written());
 }
 
-TEST_F(WriteBehind, AnErrorIsToldOnceAndNotOfWhatIsGone) {
+TEST_F(SegmentsBeingWritten, AnErrorIsToldOnceAndNotOfWhatIsGone) {
   next_write(Fault::io_error);
   auto failed = adopt();
   ASSERT_TRUE(failed);
@@ -373,7 +373,7 @@ TEST_F(WriteBehind, AnErrorIsToldOnceAndNotOfWhatIsGone) {
   EXPECT_EQ(held(*stored_, Tier::disk), kBytes);
 }
 
-TEST_F(WriteBehind, ThePlaceOfWhatIsGoneIsNobodysUntilItIsWritten) {
+TEST_F(SegmentsBeingWritten, ThePlaceOfWhatIsGoneIsNobodysUntilItIsWritten) {
   next_write(Fault::delay);
   auto gone = adopt();
   ASSERT_TRUE(gone);

@@ -153,6 +153,102 @@ class Eval(unittest.TestCase):
             self.assertIn(b".npy could not be written: File too large", limited.stderr)
             self.assertEqual([files for _, _, files in os.walk(full) if files], [])
 
+    def build(self, path, *more):
+        done = run("session", "build", "-m", TINY, "--session", path, "--text", SOURCE / "LICENSE",
+                   "--quiet", *more)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def what_it_holds(self, path):
+        session, = json.loads(run("session", "show", path, "--json", "-").stdout)["sessions"]
+        del session["saved_at"]  # when the file was last written to
+        return session
+
+    def test_measures_the_end_of_a_session(self):
+        with tempfile.TemporaryDirectory() as folder:
+            one, raw = os.path.join(folder, "one.tls"), os.path.join(folder, "raw.tls")
+            self.build(one, "--tokens", "209", "--chunk", "209")
+            self.build(raw, "--tokens", "1500", "--chunk", "250")
+            shown = self.what_it_holds(raw)
+            words = ["eval", "-m", TINY, "--steps", "8", "-o", "jsonl", "--progress", "json"]
+            methods = ["--method", "exact,int8:steady.seal=64,sketch:select.share=0.05"]
+            # A text that was read at once is what the same text is without a session.
+            done = run(*words, *methods, "--session", one)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertNotIn(b'"total":200', done.stderr)  # nothing is read
+            held = [json.loads(line) for line in done.stdout.splitlines()]
+            done = run(*words, *methods, "--text", SOURCE / "LICENSE", "-d", "200", "-c", "512")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn(b'"total":200', done.stderr)
+            read = [json.loads(line) for line in done.stdout.splitlines()]
+            self.assertEqual([row["kl_steps"] for row in held], [row["kl_steps"] for row in read])
+            self.assertEqual([(row["text"], row["depth"]) for row in held], [("one.tls", 200)] * 3)
+            # Joined texts, longer than the model's context, twice: the session stays as it was.
+            for _ in range(2):
+                done = run(*words, *methods, "--session", raw)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                exact, int8, sketch = [json.loads(line) for line in done.stdout.splitlines()]
+                self.assertEqual((exact["depth"], exact["kl_max"], exact["read"]), (1491, 0, 1))
+                self.assertGreater(int8["kl_mean"], 0)
+                self.assertLess(sketch["rows_read"], 0.5)
+                self.assertEqual(self.what_it_holds(raw), shown)
+            self.assertEqual(run("session", "verify", raw).returncode, 0)
+            self.refused([*words, "--session", raw, "--text", "x"], "the text that it holds")
+            for more in (["-d", "100"], ["--own-prefill"], ["--tasks", "needle"]):
+                self.refused([*words[:3], "--session", raw, *more], "is for --text")
+            self.refused([*words, "--session", raw, "--method", "snapkv"], "that another has read",
+                         code=1)
+            self.refused([*words, "--session", folder + "/none"], "--session", "none", code=1)
+            sketch = os.path.join(folder, "sketch.tls")
+            self.build(sketch, "--tokens", "200", "--chunk", "200", "--method", "sketch")
+            self.refused([*words, "--session", sketch], "was made with sketch", "--method exact",
+                         code=1)
+
+    def test_writes_freely(self):
+        with tempfile.TemporaryDirectory() as folder:
+            words = ["eval", "-m", TINY, "--text", SOURCE / "LICENSE", "-d", "200,300", "-c", "512",
+                     "-o", "jsonl", "--free", "24", "--method", "exact,streaming:steady.recent=16:steady.seal=64",
+                     "--progress", "json", "--resume", os.path.join(folder, "rows.jsonl")]
+            done = run(*words)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            rows = [json.loads(line) for line in done.stdout.splitlines()]
+            writers = ["full attention, seed 1", "full attention, seed 2", "exact",
+                       "streaming:steady.recent=16:steady.seal=64"]
+            self.assertEqual([(row["text"], row.get("depth"), row["method"]) for row in rows],
+                             [(text, depth, writer)
+                              for text, depth in (("LICENSE", 200), ("LICENSE", 300), ("all 2", None))
+                              for writer in writers])
+            for first in (0, 4):
+                full, second, exact, streaming = rows[first:first + 4]
+                for row in (full, second, exact, streaming):
+                    pairs = list(zip(row["written"], full["written"])) + [(0, 1)]
+                    self.assertEqual(row["same"], [a == b for a, b in pairs].index(False))
+                    self.assertEqual(len(row["written"]), 24)
+                self.assertEqual((full["same"], exact["same"]), (24, 24))
+                self.assertEqual((full["ppl_full"], full["kl_mean"]), (exact["ppl_full"], 0))
+                self.assertLess(second["same"], 24)
+                self.assertGreater(streaming["kl_mean"], 0)
+                # As likely as full attention says, token for token, of its own text.
+                self.assertGreater(full["ppl_full"], 1)
+            for number, row in enumerate(rows[8:]):
+                same = sorted((rows[number]["same"], rows[number + 4]["same"]))
+                self.assertEqual([row["same_q1"], row["same"], row["same_q3"]],
+                                 [same[0], same[0], same[1]])
+                self.assertLessEqual(row["ppl_low"], row["ppl_full"])
+            again = run(*words)
+            self.assertEqual(again.stdout, done.stdout)
+            self.assertNotIn(b"prompt_progress", again.stderr)
+            # The likeliest tokens need no seed; another temperature is another measurement.
+            done = run(*words, "--temp", "0")
+            rows = [json.loads(line) for line in done.stdout.splitlines()]
+            self.assertEqual((rows[1]["same"], rows[0]["written"]), (24, rows[1]["written"]))
+        words = ["eval", "-m", TINY, "--text", SOURCE / "LICENSE"]
+        self.refused([*words, "--free", "0"], "--free must be between 1")
+        self.refused([*words, "--temp", "1"], "--temp goes with --free")
+        self.refused([*words, "--free", "9", "--mass"], "--free writes them")
+        self.refused([*words, "--free", "9", "--tasks", "needle"], "one at a time")
+        self.refused([*words, "--free", "300", "-d", "300", "-c", "512"],
+                     "takes 600 positions, and the context has 512", code=1)
+
     def test_scores_tasks(self):
         with tempfile.TemporaryDirectory() as folder:
             rows = os.path.join(folder, "rows.jsonl")
