@@ -118,7 +118,8 @@ struct GroupBound {
     }
     const double reach = of_range ? most - least : std::max(std::abs(least), std::abs(most));
     const double step = reach / levels, x = to_float(channel);
-    const bool far_end = one_sided && (std::abs(least) > std::abs(most) ? x > 0 : x < 0);
+    // Of two that are as large, the first has its sign.
+    const bool far_end = one_sided && ((x > 0 && -least >= most) || (x < 0 && most >= -least));
     // Floats are computed with, beside the f16s that are kept.
     return (far_end ? 1.0 : steps) * step + std::max(reach * 0x1.0p-11, (levels + 1) * 0x1.0p-25) +
            reach * 1e-6;
