@@ -140,15 +140,13 @@ class SketchSelector final : public Selector {
   void lay_out(HeadShape shape, const ListQuery& list, Board* board) const;
   void prepare_queries(HeadShape shape, const ListQuery& list, Board* board) const;
   void score(HeadShape shape, const ListQuery& list, const SketchIndex& index, std::uint32_t first,
-             std::uint32_t count, const Workers& workers, float* out, std::size_t stride) const;
+             std::uint32_t count, float* out, std::size_t stride) const;
   void weigh(HeadShape shape, const ListQuery& list, Units* units) const;
   void rate(HeadShape shape, const Board& board, const float* spread, std::size_t count,
             std::size_t at, Units* units) const;
   void add_ratings(HeadShape shape, std::size_t count, Units* units) const;
-  void find_patches(HeadShape shape, const ListQuery& list, const Workers& workers,
-                    Board* board) const;
-  void rate_groups(HeadShape shape, const ListQuery& list, const Workers& workers,
-                   Board* board) const;
+  void find_patches(HeadShape shape, const ListQuery& list, Board* board) const;
+  void rate_groups(HeadShape shape, const ListQuery& list, Board* board) const;
   static void add_patches(std::uint32_t run, const SketchIndex& index, std::uint32_t head,
                           std::size_t at, Board* board);
   void leave_groups(const ListQuery& list, Board* board) const;

@@ -11,7 +11,7 @@ namespace {
 
 // Fixed cuts: sums of weights are taken job by job.
 constexpr std::uint32_t kJobRows = 256;
-constexpr std::uint32_t kJobClusters = 64;
+constexpr std::size_t kJobPatches = 4;
 // Shorter loops than these are over before another thread has begun to help.
 constexpr std::size_t kSharedClusters = 2048;
 constexpr std::size_t kSharedRows = 8192;
@@ -133,18 +133,12 @@ void SketchSelector::prepare_queries(HeadShape shape, const ListQuery& list, Boa
 
 // The scores of `count` of an index's means, to out [heads][stride].
 void SketchSelector::score(HeadShape shape, const ListQuery& list, const SketchIndex& index,
-                           std::uint32_t first, std::uint32_t count, const Workers& workers,
-                           float* out, std::size_t stride) const {
+                           std::uint32_t first, std::uint32_t count, float* out,
+                           std::size_t stride) const {
   const std::size_t mean_bytes = index.mean_bytes();
-  const std::byte* means = index.means(list.head) + first * mean_bytes;
-  spread((count + kJobClusters - 1) / kJobClusters, workers, stride >= kSharedClusters,
-         [&](std::size_t from, std::size_t to) {
-           const std::size_t begin = from * kJobClusters;
-           const std::size_t end = std::min<std::size_t>(to * kJobClusters, count);
-           cpu_.sketch.dot_rows(SketchIndex::kMeanFormat, means + begin * mean_bytes, mean_bytes,
-                                end - begin, shape.key_dim, list.query,
-                                static_cast<int>(shape.heads), out + begin, stride);
-         });
+  cpu_.sketch.dot_rows(SketchIndex::kMeanFormat, index.means(list.head) + first * mean_bytes,
+                       mean_bytes, count, shape.key_dim, list.query, static_cast<int>(shape.heads),
+                       out, stride);
 }
 
 // Each unit's mass a row, as its mean estimates it, summed over the query heads. Scores are taken
@@ -198,14 +192,13 @@ void SketchSelector::add_ratings(HeadShape shape, std::size_t count, Units* unit
 }
 
 // The clusters that are scored: all of them, or those of the best groups.
-void SketchSelector::find_patches(HeadShape shape, const ListQuery& list, const Workers& workers,
-                                  Board* board) const {
+void SketchSelector::find_patches(HeadShape shape, const ListQuery& list, Board* board) const {
   board->patches.clear();
   board->lent.clear();
   const double wanted = std::max<double>(options_.means, 2 * candidates(*board) / options_.cluster);
   board->grouped = 2 * wanted < static_cast<double>(board->clusters);
   if (board->grouped) {
-    rate_groups(shape, list, workers, board);
+    rate_groups(shape, list, board);
     const double share = wanted / static_cast<double>(board->clusters);
     board->taken_groups.resize(words_of(board->groups));
     top_rows(cpu_.topk, {board->group.rating.data(), board->groups},
@@ -229,15 +222,14 @@ void SketchSelector::find_patches(HeadShape shape, const ListQuery& list, const 
   }
 }
 
-void SketchSelector::rate_groups(HeadShape shape, const ListQuery& list, const Workers& workers,
-                                 Board* board) const {
+void SketchSelector::rate_groups(HeadShape shape, const ListQuery& list, Board* board) const {
   Units& group = board->group;
   group.count = board->groups;
   group.grow(shape.heads);
   std::size_t at = 0;
   for (const SketchIndex* index : board->indexes) {
     if (!index) continue;
-    score(shape, list, *index, index->clusters(), index->groups(), workers, group.score.data() + at,
+    score(shape, list, *index, index->clusters(), index->groups(), group.score.data() + at,
           group.count);
     const std::span<const std::uint16_t> starts = index->starts(list.head);
     const std::span<const std::uint16_t> groups = index->group_starts(list.head);
@@ -318,15 +310,20 @@ void SketchSelector::score_units(HeadShape shape, const ListQuery& list, const W
     board->coded_weight.assign(unit.count * shape.heads, 0.0f);
     board->has_coded.assign(words_of(unit.count), 0);
   }
-  for (const Patch& patch : board->patches) {
-    const SketchIndex& index = *board->indexes[patch.run];
-    score(shape, list, index, patch.first, patch.clusters(), workers, unit.score.data() + patch.at,
-          unit.count);
-    const std::uint16_t* starts = index.starts(list.head).data() + patch.first;
-    float* size = unit.size.data() + patch.at;
-    for (std::uint32_t c = 0; c < patch.clusters(); ++c)
-      size[c] = static_cast<float>(starts[c + 1] - starts[c]);
-  }
+  const std::size_t patches = board->patches.size();
+  spread((patches + kJobPatches - 1) / kJobPatches, workers, board->looked_at >= kSharedClusters,
+         [&](std::size_t from, std::size_t to) {
+           for (std::size_t p = from * kJobPatches; p < std::min(to * kJobPatches, patches); ++p) {
+             const Patch& patch = board->patches[p];
+             const SketchIndex& index = *board->indexes[patch.run];
+             score(shape, list, index, patch.first, patch.clusters(), unit.score.data() + patch.at,
+                   unit.count);
+             const std::uint16_t* starts = index.starts(list.head).data() + patch.first;
+             float* size = unit.size.data() + patch.at;
+             for (std::uint32_t c = 0; c < patch.clusters(); ++c)
+               size[c] = static_cast<float>(starts[c + 1] - starts[c]);
+           }
+         });
   if (board->grouped) {
     for (std::uint32_t h = 0; h < shape.heads; ++h)
       std::copy_n(board->group.score.data() + h * board->groups, board->groups,
@@ -692,7 +689,7 @@ void SketchSelector::choose_list(HeadShape shape, const ListQuery& list, const W
     return;
   }
   prepare_queries(shape, list, board);
-  find_patches(shape, list, workers, board);
+  find_patches(shape, list, board);
   score_units(shape, list, workers, board);
   if (looks_at_all(*board)) {
     look_at_all(list, board);
