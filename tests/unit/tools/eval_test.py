@@ -206,17 +206,17 @@ class Eval(unittest.TestCase):
     def test_writes_freely(self):
         with tempfile.TemporaryDirectory() as folder:
             words = ["eval", "-m", TINY, "--text", SOURCE / "LICENSE", "-d", "200,300", "-c", "512",
-                     "-o", "jsonl", "--free", "24", "--method", "exact,streaming:steady.recent=16:steady.seal=64",
-                     "--progress", "json", "--resume", os.path.join(folder, "rows.jsonl")]
+                     "-o", "jsonl", "--free", "24", "--method",
+                     "exact,streaming:steady.recent=16:steady.seal=64", "--progress", "json",
+                     "--resume", os.path.join(folder, "rows.jsonl")]
             done = run(*words)
             self.assertEqual(done.returncode, 0, done.stderr)
             rows = [json.loads(line) for line in done.stdout.splitlines()]
             writers = ["full attention, seed 1", "full attention, seed 2", "exact",
                        "streaming:steady.recent=16:steady.seal=64"]
+            places = [("LICENSE", 200), ("LICENSE", 300), ("all 2", None)]
             self.assertEqual([(row["text"], row.get("depth"), row["method"]) for row in rows],
-                             [(text, depth, writer)
-                              for text, depth in (("LICENSE", 200), ("LICENSE", 300), ("all 2", None))
-                              for writer in writers])
+                             [(*place, writer) for place in places for writer in writers])
             for first in (0, 4):
                 full, second, exact, streaming = rows[first:first + 4]
                 for row in (full, second, exact, streaming):
