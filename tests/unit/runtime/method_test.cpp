@@ -116,7 +116,7 @@ TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
            {"", {}, ErrorCode::not_found, {"known: ", "exact, "}},
            {"../methods/exact", {}, ErrorCode::not_found, {"../methods/exact"}},
            {"sketch", {"select.shares=1"}, bad, {"select.shares", "select.share", "steady.seal"}},
-           {"exact", {"keys.rank=3"}, bad, {"keys.rank", "keys.compress", "retain.keep"}},
+           {"exact", {"keys.flavour=3"}, bad, {"keys.flavour", "keys.compress", "retain.keep"}},
            {"exact", {"place.share=1"}, bad, {"place.share", "place.rows", "select.share"}},
            {"sketch", {"share=0.1"}, bad, {"share", "select.share"}},
            {"sketch", {"select.share"}, bad, {"select.share"}},
@@ -233,8 +233,8 @@ TEST_F(MethodFile, IsRefusedByNameLineAndKnownWords) {
           {"select.share", "twice"});
   refuses("[select]\nby\n", bad, {"by"});
   refuses("[select]\nby = sketch\nshare = much\n", bad, {"select.share", "much"});
-  refuses("[keys]\ncompress = lowrank\n", bad, {"keys.compress", "lowrank", "raw"});
-  refuses("[values]\ncompress = lowrank\n", bad, {"lowrank", "raw"});
+  refuses("[keys]\ncompress = svd\n", bad, {"keys.compress", "svd", "raw"});
+  refuses("[values]\ncompress = svd\n", bad, {"svd", "raw"});
   refuses("[retain]\nkeep = steady\n", ErrorCode::unsupported, {"retain.keep", "select.by"});
   refuses(std::string("\x00\xff\x7f", 3), bad, {});
 }

@@ -26,7 +26,7 @@ struct MethodUnderTest {
   std::uint32_t recent, seal;  // of its file
 };
 constexpr MethodUnderTest kMethods[] = {
-    {"exact", 32, 512}, {"sketch", 16, 64}, {"streaming", 2000, 512}, {"kivi4", 64, 64}};
+    {"exact", 32, 512}, {"sketch", 16, 64}, {"streaming", 2000, 512}};
 constexpr std::uint32_t kSink = 4, kDecoded = 3;
 
 using Case = std::tuple<int, std::string, std::uint32_t, std::uint32_t>;
