@@ -1,5 +1,6 @@
-// Attention over coded rows: GB/s of their bytes and rows/s of every format, beside f16, in turn.
-// More rows than the caches hold, so that memory is part of it, as in a decode step.
+// Attention over coded rows: GB/s of their bytes and rows/s of every format whose rows are read
+// alone, beside f16, in turn. More rows than the caches hold, so that memory is part of it, as in a
+// decode step.
 //
 //   rows_bench [rows] [head size] [query heads] [rounds] [instruction set]
 //
@@ -10,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -48,30 +50,32 @@ struct Subject {
   }
 };
 
-Subject prepare(const std::string& name, std::size_t rows, HeadShape shape, const CpuTable& cpu) {
-  const std::vector<std::string> both = {"keys.compress=" + name, "values.compress=" + name};
-  const auto method = load_method("exact", "", both, cpu);
+// Nothing: its rows share what is not beside them.
+std::optional<Subject> prepare(const std::string& name, std::size_t rows, HeadShape shape,
+                               const CpuTable& cpu) {
+  const std::string named = "keys.compress=" + name;
+  const auto method = load_method("exact", "", {&named, 1}, cpu);
   if (!method) {
     std::fprintf(stderr, "rows_bench: %s\n", method.error().message.c_str());
     std::exit(1);
   }
-  const RowLayout layout = method->compress.layout(shape.key_dim, shape.value_dim);
-  Subject subject{name, layout.key_format, {}, layout.bytes(), {}};
+  const auto* codec = dynamic_cast<const PlainCodec*>(method->compress.keys.get());
+  if (!codec) return std::nullopt;
+  const std::uint32_t key_bytes = row_bytes(codec->format(), shape.key_dim);
+  const std::uint32_t record = key_bytes + row_bytes(codec->format(), shape.value_dim);
+  Subject subject{name, codec->format(), std::vector<std::byte>(rows * record), record, {}};
   // A block of random rows, over and over: what they are does not matter, where they lie does.
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
-  subject.rows.resize(rows * layout.bytes());
   std::vector<f16> raw(shape.key_dim + shape.value_dim);
   for (std::size_t r = 0; r < kBlockRows; ++r) {
     for (f16& x : raw) x = to_f16(normal(random));
-    std::byte* out = subject.rows.data() + r * layout.bytes();
-    method->compress.keys->write(raw.data(), shape.key_dim, {}, 0, out);
-    method->compress.values->write(raw.data() + shape.key_dim, shape.value_dim, {}, 0,
-                                   out + layout.key_bytes);
+    std::byte* out = subject.rows.data() + r * record;
+    codec->encode(raw.data(), shape.key_dim, out);
+    codec->encode(raw.data() + shape.key_dim, shape.value_dim, out + key_bytes);
   }
   for (std::size_t r = kBlockRows; r < rows; r += kBlockRows)
-    std::memcpy(subject.rows.data() + r * layout.bytes(), subject.rows.data(),
-                kBlockRows * layout.bytes());
+    std::memcpy(subject.rows.data() + r * record, subject.rows.data(), kBlockRows * record);
   return subject;
 }
 
@@ -100,7 +104,8 @@ int run(std::size_t rows, std::uint32_t dim, std::uint32_t heads, int rounds,
   for (const MethodQuestion& question : method_questions())
     if (question.key == "keys.compress")
       for (const std::string& name : question.choices)
-        subjects.push_back(prepare(name, rows, shape, **cpu));
+        if (auto subject = prepare(name, rows, shape, **cpu))
+          subjects.push_back(std::move(*subject));
   std::vector<float> query(heads * dim), acc(heads * dim);
   std::mt19937 random(2);
   std::normal_distribution<float> normal(0.0f, 0.1f);
