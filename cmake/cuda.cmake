@@ -65,8 +65,8 @@ if(THERMOCLINE_CUDA_FOUND)
   file(GLOB cuda_sources CONFIGURE_DEPENDS kernels/cuda/*.cu kernels/cuda/*.cpp)
   # With what the host's side of them shares: a program of these needs no other room, and none of
   # their libraries.
-  add_library(thermocline_cuda STATIC ${cuda_sources} kernels/format/row.cpp kernels/hadamard.cpp
-                                      kernels/sketch.cpp)
+  add_library(thermocline_cuda STATIC ${cuda_sources} kernels/format/row.cpp
+                                      kernels/hadamard.cpp)
   target_compile_options(thermocline_cuda PRIVATE
     $<$<COMPILE_LANGUAGE:CUDA>:${THERMOCLINE_CUDA_OPTIONS}>
     $<$<COMPILE_LANGUAGE:CXX>:${THERMOCLINE_WARNINGS}>)

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "kernels/cuda/check.h"
+#include "kernels/hadamard.h"
 #include "tests/unit/cuda/on_device.h"
 
 namespace thermocline::cuda {
@@ -241,11 +242,16 @@ std::vector<Seen> choose_all(Stream& stream, std::vector<List>* lists, const Ske
 void expect_scores(const List& list, const Seen& seen, const SketchShape& shape) {
   const std::uint32_t dim = shape.head.key_dim;
   std::vector<float> mean(dim), rotated(dim);
-  std::vector<std::int8_t> code(dim);
+  std::vector<int> code(dim);
   std::vector<double> mass(list.rows, -1.0);
   for (std::uint32_t h = 0; h < shape.head.heads; ++h) {
     const float* query = list.query.data() + h * dim;
-    const SketchQuery prepared = prepare_query(query, dim, rotated.data(), code.data());
+    std::copy_n(query, dim, rotated.data());
+    hadamard(rotated.data(), dim);
+    float largest = 0;
+    for (const float x : rotated) largest = std::max(largest, std::abs(x));
+    for (std::uint32_t i = 0; i < dim; ++i)
+      code[i] = static_cast<int>(std::nearbyint(127.0f / largest * rotated[i]));
     std::vector<double> weight(list.rows, -1.0);
     double all = list.steady_sum.empty() ? 0.0
                                          : double{list.steady_sum[h]} *
@@ -274,7 +280,7 @@ void expect_scores(const List& list, const Seen& seen, const SketchShape& shape)
             dot += (code_of(run, shape.bits, dim, row, i) - double{sketch_middle(shape.bits)}) *
                    code[i];
           const double of_row =
-              score + dot * double{prepared.scale} * double{to_float(run.scales[row])};
+              score + dot * double{largest / 127.0f} * double{to_float(run.scales[row])};
           const double wanted = std::exp(of_row - double{seen.shift[h]});
           weight[at.first_row + row] = wanted;
           all += wanted;
