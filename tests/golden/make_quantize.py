@@ -38,7 +38,7 @@ def iq4_nl(library, rows):
     for row, block in zip(floats, out):
         base.quantize_row_iq4_nl_ref(row.ctypes.data_as(ctypes.c_void_p),
                                      block.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(32))
-        if not block[:2].any():
+        if not row.any():
             block[:] = 0  # of zeros its codes are whatever lay on the stack
     return out
 
