@@ -206,6 +206,10 @@ TEST(KvFit, ASessionGoesOnToTheBit) {
   }
   Writer writer(options, text);
   writer.timeline = std::move(*writer.cache->resume());
+  for (std::uint32_t position = 0; position < writer.timeline.length(); ++position) {
+    const Text::Row row = text.row(position);
+    writer.oracle.append(row.key.data(), row.value.data());
+  }
   writer.generate(200);
   EXPECT_EQ(writer.answers, answers);
   std::filesystem::remove(options.session.path);
