@@ -252,6 +252,9 @@ Status SessionFile::publish(const WriteRecord& manifest, std::span<const Extent>
         ErrorCode::not_found, name_,
         ": the file was removed or replaced while it was in use, so nothing can be saved in "
         "it any more: name another");
+  if (generation_ >= kMostGenerations)
+    return fail(ErrorCode::exhausted, name_, " was saved ", generation_,
+                " times, which is as often as a file can be: make it anew in another");
   if (generation_ < 2) TL_TRY(allocate_headers());
   TL_TRY_ASSIGN(const Buffer record, encode_record(manifest, extents));
   TL_TRY_ASSIGN(const Space place, extents_.take(record.size()));

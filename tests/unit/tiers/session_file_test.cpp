@@ -134,6 +134,40 @@ TEST_F(SessionFileTest, ANameThatAnotherTookMeanwhileStaysTheirs) {
   EXPECT_TRUE(publish(&*first));
 }
 
+// Its rows would be lost to a save: the generation after the last one is 0, which no header wins
+// with.
+TEST_F(SessionFileTest, AGenerationThatHasNoNextIsRefused) {
+  make();
+  const auto published = [&] {
+    const Descriptor file(::open(path_.c_str(), O_RDONLY | O_CLOEXEC));
+    return *read_publication(file.number(), "s");
+  }();
+  const auto say = [&](std::uint64_t generation) {
+    const auto record =
+        encode_record([](RecordWriter* out) { out->text("held"); }, published.extents);
+    const auto header = encode_header(generation, published.record.offset, record->bytes());
+    const Descriptor file(::open(path_.c_str(), O_RDWR | O_CLOEXEC));
+    ASSERT_EQ(::pwrite(file.number(), header->data(), kPageBytes,
+                       static_cast<off_t>(header_offset(generation))),
+              4096);
+  };
+  say(kMostGenerations);
+  {
+    auto file = SessionFile::open(path_, kMiB);
+    ASSERT_TRUE(file) << file.error().message;
+    const Status refused = publish(&*file);
+    ASSERT_FALSE(refused);
+    EXPECT_NE(refused.error().message.find("was saved 9223372036854775808 times"),
+              std::string::npos)
+        << refused.error().message;
+  }
+  EXPECT_TRUE(SessionFile::open(path_, kMiB)) << "what it held is there";
+  for (const std::uint64_t generation : {kMostGenerations + 1, ~std::uint64_t{0}}) {
+    say(generation);
+    expect_refusal(path_, ": field generation says " + std::to_string(generation) + " saves");
+  }
+}
+
 TEST(PublicationTest, RefusesWhatIsNoFileAndWhatLiesOverItself) {
   const auto closed = read_publication(-1, "none");
   ASSERT_FALSE(closed);
