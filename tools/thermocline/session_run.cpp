@@ -172,6 +172,14 @@ Result<std::optional<SavedSession>> SessionFlags::look() const {
   return fail(saved.error().code, "--session ", saved.error().message);
 }
 
+Status SessionFlags::check_disk(const TierFlags& tiers, const CommandLine& line) const {
+  if (path.empty() || !line.given("kv-disk")) return {};
+  TL_TRY_ASSIGN(const std::uint64_t bytes, parse_size(tiers.disk, "--kv-disk"));
+  if (bytes > 0) return {};
+  return fail(ErrorCode::invalid_argument, "--kv-disk ", tiers.disk, " and --session ", path,
+              ": a session is on the disk; leave --kv-disk out, or say how large it may get");
+}
+
 Status SessionFlags::check_apart_from(const std::string& json) const {
   std::error_code ignored;
   if (path.empty() || (json != path && !std::filesystem::equivalent(json, path, ignored)))
@@ -182,9 +190,17 @@ Status SessionFlags::check_apart_from(const std::string& json) const {
 
 void SessionFlags::take_method(const SavedSession& saved, const CommandLine& line,
                                MethodFlags* flags) {
-  if (MethodFlags::given(line)) return;
+  if (line.given("method")) return;
   flags->method = saved.method.name;
-  flags->settings = saved.method.overrides;
+  const std::vector<std::string> given = flags->overrides();
+  std::vector<std::string> settings;
+  for (const std::string& held : saved.method.overrides) {
+    const std::string key = held.substr(0, held.find('=') + 1);
+    if (std::none_of(given.begin(), given.end(),
+                     [&](const std::string& one) { return one.starts_with(key); }))
+      settings.push_back(held);
+  }
+  flags->settings.insert(flags->settings.begin(), settings.begin(), settings.end());
 }
 
 Status check_saved(const Engine& engine, const SessionText& saved) {

@@ -137,7 +137,17 @@ class Session(unittest.TestCase):
         self.assertRegex(said, "is of method .*select.by=sketch")
         said = self.generate("-n", "2", "--session", self.file, "--rope-freq-base", "20000",
                              fails=2)
-        self.assertIn("is of rotation", said)
+        self.assertRegex(said, "is of rotation .*: say --rope-scaling, --rope-freq-scale and "
+                               "--rope-freq-base as then")
+        # What is said over the method is said over the session's.
+        said = self.generate("-n", "2", "--session", self.file, "--method-set", "select.share=0.05",
+                             fails=2)
+        self.assertRegex(said, "is of method .*select.by=sketch.* this run's is .*select.by=sketch"
+                               ".*select.share=0.05")
+        said = self.generate("-n", "2", "--session", self.file, "--kv-disk", "0", fails=2)
+        self.assertIn("a session is on the disk", said)
+        said = run("generate", "--help").stdout
+        self.assertEqual(said.count(b"Session:"), 1)
         # A dry run says it too.
         said = self.generate("-n", "2", "--session", self.file, "--method", "exact", "--dry-run",
                              fails=2)
@@ -193,9 +203,10 @@ class Session(unittest.TestCase):
             byte = file.read(1)
             file.seek(size // 2)
             file.write(bytes([byte[0] ^ 1]))
-        damaged = run("session", "verify", self.file)
+        damaged = run("session", "verify", self.file + ".none", self.file)
         self.assertEqual(damaged.returncode, 1)
         self.assertIn(b"is damaged", damaged.stdout)
+        self.assertIn(b"s.tls.none: could not open it", damaged.stderr)
         said = self.generate("-n", "2", "--session", self.file, fails=1)
         self.assertIn("damaged", said)
         other = os.path.join(self.folder.name, "notes.txt")
