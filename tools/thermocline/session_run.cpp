@@ -76,10 +76,9 @@ void SessionFlags::add_with_prefix_cache_to(CommandLine* line) {
 
 namespace {
 
-// Of a text of so many tokens, wherever they are: what is certain to be taken.
+// Of a text of so many tokens in the session: what is certain to be taken.
 std::uint64_t rows_bytes(const Engine& engine, CacheOptions options, std::size_t tokens) {
-  options.session.path.clear();
-  options.tiers = {.host_bytes = std::uint64_t{1} << 60};
+  options.tiers = {};
   options.max_positions = static_cast<std::uint32_t>(tokens) + 1;
   std::uint64_t bytes = 0;
   if (const auto plan = engine.plan(options))
@@ -97,17 +96,21 @@ Result<KeptPrompt> KeptPrompt::begin(const SessionFlags& flags, const Engine& en
   options->session.path = flags.path;
   kept.plain_positions_ = options->max_positions;
   if (flags.prefix_cache.empty()) return kept;
-  TL_TRY_ASSIGN(const std::uint64_t budget, parse_size(flags.prefix_cache, "--prefix-cache"));
+  TL_TRY_ASSIGN(const std::uint64_t budget, flags.prefix_cache_bytes());
   TL_TRY_ASSIGN(kept.facts_, engine.session_facts(*options));
+  TL_TRY_ASSIGN(PrefixCache cache, PrefixCache::open(budget, missing));
+  kept.path_ = cache.choose(kept.facts_, prompt);
+  options->session.path = kept.path_;
   const std::uint64_t rows = rows_bytes(engine, *options, prompt.size());
+  // Before it is written, and by every run: the budget may be less than it was.
+  if (missing == PrefixCache::Missing::is_made) cache.hold_budget(rows, kept.path_);
   if (rows > budget) {
     notes->push_back("--prefix-cache is too small for this prompt, whose rows alone take " +
                      format_size(rows) + ": it is not kept");
+    options->session.path.clear();
     return kept;
   }
-  TL_TRY_ASSIGN(kept.cache_, PrefixCache::open(budget, missing));
-  kept.path_ = kept.cache_->choose(kept.facts_, prompt);
-  options->session.path = kept.path_;
+  kept.cache_ = std::move(cache);
   if (const auto entry = read_session(kept.path_)) {
     kept.held_ = static_cast<std::uint32_t>(entry->text.tokens.size());
     kept.common_ = common_tokens(entry->text.tokens, prompt);
@@ -178,6 +181,13 @@ Status SessionFlags::check_disk(const TierFlags& tiers, const CommandLine& line)
   if (bytes > 0) return {};
   return fail(ErrorCode::invalid_argument, "--kv-disk ", tiers.disk, " and --session ", path,
               ": a session is on the disk; leave --kv-disk out, or say how large it may get");
+}
+
+Result<std::uint64_t> SessionFlags::prefix_cache_bytes() const {
+  TL_TRY_ASSIGN(const std::uint64_t bytes, parse_size(prefix_cache, "--prefix-cache"));
+  if (bytes > 0 && bytes != kAutoBytes) return bytes;
+  return fail(ErrorCode::invalid_argument, "--prefix-cache ", prefix_cache,
+              " is no budget: say how much disk prompts may take, as in 2GiB, or leave it out");
 }
 
 Status SessionFlags::check_apart_from(const std::string& json) const {
