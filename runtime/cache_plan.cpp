@@ -14,12 +14,14 @@
 #include "tiers/segment_record.h"
 #include "tiers/size_text.h"
 #include "tiers/store/publication.h"
-#include "tiers/topology.h"
 
 namespace thermocline {
 namespace {
 
 constexpr std::uint64_t kStagingBytes = std::uint64_t{8} << 20;
+
+// Of the process itself, beside all that is planned: a layer's scratch, stacks, the text.
+constexpr std::uint64_t kOwnBytes = std::uint64_t{16} << 20;
 
 Status check_layer(const LayerSpec& spec, std::size_t l) {
   const auto refuse = [&](const auto&... what) {
@@ -290,23 +292,41 @@ Status check_rows(const CacheOptions& options, const Method& method) {
               " rows that a KV head of a layer may have: lower -c, or have fewer timelines");
 }
 
-// What each tier may hold. Host memory, unasked: what the machine has free.
+// What each tier may hold, but for host memory that is not asked for.
 Result<StoreOptions> stores_for(const TierOptions& tiers, const SessionOptions& session) {
-  TL_TRY_ASSIGN(const Topology machine, read_topology());
   StoreOptions stores;
   TL_TRY(check_device(tiers));
   stores.bytes[static_cast<std::size_t>(Tier::device)] = tiers.device_bytes;
-  // What stands in for a device is the host's memory.
-  const std::uint64_t free =
-      machine.available_bytes - std::min(machine.available_bytes, tiers.device_bytes);
-  stores.bytes[static_cast<std::size_t>(Tier::host)] =
-      tiers.host_bytes == kAutoBytes ? free : tiers.host_bytes;
+  stores.bytes[static_cast<std::size_t>(Tier::host)] = tiers.host_bytes;
   stores.directory = tiers.directory;
   stores.session = session.path;
   // A session is on the disk: without a budget for it, as large as it gets.
   stores.bytes[static_cast<std::size_t>(Tier::disk)] =
       tiers.disk_bytes == 0 && !session.path.empty() ? kAutoBytes : tiers.disk_bytes;
   return stores;
+}
+
+// Of the machine's memory, beside a cache in it. What stands in for a device is the host's memory.
+std::uint64_t beside_of(const CacheOptions& options, const CachePlan& plan) {
+  return plan.home_bytes(Tier::device) + plan.workspace_bytes() + options.beside_bytes + kOwnBytes;
+}
+
+// A budget may be larger than the machine; what is planned may not.
+Status check_machine(const CacheOptions& options, const CachePlan& plan,
+                     std::uint64_t available_bytes) {
+  const std::uint64_t needed = plan.host_bytes(), beside = beside_of(options, plan);
+  if (beside <= available_bytes && needed <= available_bytes - beside) return {};
+  // What is left of a budget caches rows.
+  const bool lower_host = plan.row_cache_bytes > 0;
+  return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions, " positions needs ",
+              size_text(needed), " of host memory, beside ", size_text(beside),
+              plan.home_bytes(Tier::device) > 0 ? " in the device's stand-in and" : "",
+              " to compute in, and this machine has ", size_text(available_bytes), " available: ",
+              lower_host                          ? "lower --kv-host"
+              : plan.home_bytes(Tier::device) > 0 ? "lower --kv-device, or lower -c"
+              : plan.bytes_of(Tier::disk) > 0
+                  ? "lower -c"
+                  : "give --kv-disk SIZE to keep rows on disk, or lower -c");
 }
 
 // A session is what its file holds: no row may be at home elsewhere.
@@ -415,7 +435,8 @@ Status check_device(const TierOptions& tiers) {
               "--device host, and host memory stands in for a GPU");
 }
 
-Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, int threads) {
+Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, int threads,
+                            std::uint64_t available_bytes) {
   if (options.layers.empty())
     return fail(ErrorCode::invalid_argument, "a cache needs at least one layer");
   if (options.max_positions == 0 || options.max_timelines == 0)
@@ -425,13 +446,16 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, i
   TL_TRY_ASSIGN(const StoreOptions stores, stores_for(options.tiers, options.session));
   TL_TRY_ASSIGN(CachePlan plan, plan_layers(options, method, threads, stores));
 
+  TL_TRY(check_machine(options, plan, available_bytes));
+  const bool automatic = options.tiers.host_bytes == kAutoBytes;
+  if (automatic)
+    plan.stores.bytes[static_cast<std::size_t>(Tier::host)] =
+        available_bytes - beside_of(options, plan);
   const std::uint64_t needed = plan.host_bytes(), host = plan.bytes_of(Tier::host);
   if (needed > host)
     return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
                 " positions needs ", size_text(needed), " of host memory and has ", size_text(host),
-                plan.bytes_of(Tier::device) > 0 && options.tiers.host_bytes == kAutoBytes
-                    ? ", beside what stands in for a device: lower --kv-device, "
-                    : ": raise --kv-host, ",
+                ": raise --kv-host, ",
                 plan.bytes_of(Tier::disk) > 0 ? "" : "give --kv-disk SIZE to keep rows on disk, ",
                 "or lower -c");
   if (!options.session.path.empty()) TL_TRY(check_kept(method, plan));
@@ -446,10 +470,11 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, i
   }
   if (any_in_pages(stores)) {  // what is left over caches rows
     std::uint64_t left = host - needed;
-    if (options.tiers.host_bytes == kAutoBytes) {
+    if (automatic) {
       TL_TRY_ASSIGN(left, automatic_row_cache(options, method, threads, plan));
     }
     plan_row_cache(options, method, left, &plan);
+    TL_TRY(check_machine(options, plan, available_bytes));
   }
   return plan;
 }

@@ -75,8 +75,11 @@ struct CachePlan {
   std::vector<std::string> notes() const;  // what was asked for and has no effect
 };
 
-// For `threads` threads. exhausted: what is needed, what there is, which flag to change.
-// invalid_argument: what no memory would be enough for, or rows too many to be numbered.
-Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, int threads);
+// For `threads` threads, on a machine that can still give `available_bytes` of memory: what is
+// planned there fits that, with all that is computed in beside it, however large a budget is.
+// exhausted: what is needed, what there is, which flag to change. invalid_argument: what no memory
+// would be enough for, or rows too many to be numbered.
+Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, int threads,
+                            std::uint64_t available_bytes);
 
 }  // namespace thermocline

@@ -77,6 +77,7 @@ struct Engine::Impl {
 
   // What a cache is to know of the model.
   void shape_for(CacheOptions* options) const;  // what a plan depends on
+  std::uint64_t prefill_bytes(const CacheOptions& options) const;
   void describe_to(CacheOptions* options) const;
   static Status check_timeline(const Timeline* timeline, const KvCache* cache);
   Status check_layers(const KvCache& cache) const;
@@ -99,6 +100,11 @@ void Engine::Impl::shape_for(CacheOptions* options) const {
   options->layers = model.spec.layers;
   if (options->max_positions == 0) options->max_positions = info.context;
   options->session.text_bytes += model.weights.vocabulary() * sizeof(float);  // logits
+  options->beside_bytes += prefill_bytes(*options);
+}
+
+std::uint64_t Engine::Impl::prefill_bytes(const CacheOptions& options) const {
+  return RowState::bytes_for(model.spec, std::min(options.max_positions, kSpanRows));
 }
 
 void Engine::Impl::describe_to(CacheOptions* options) const {
@@ -214,8 +220,7 @@ Result<std::vector<SessionFact>> Engine::session_facts(CacheOptions options) con
 Result<MemoryPlan> Engine::plan(CacheOptions options) const {
   impl_->shape_for(&options);
   TL_TRY_ASSIGN(MemoryPlan plan, KvCache::plan(options, impl_->workers.threads()));
-  const std::uint64_t rows =
-      RowState::bytes_for(impl_->model.spec, std::min(options.max_positions, kSpanRows));
+  const std::uint64_t rows = impl_->prefill_bytes(options);
   plan.lines.push_back({kWorkspace, "prefill", rows, rows});
   plan.peak_bytes[kWorkspace] += rows;
   return plan;

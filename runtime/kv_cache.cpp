@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "runtime/kv_impl.h"
+#include "tiers/topology.h"
 
 namespace thermocline {
 Timeline::Timeline(Timeline&& other) noexcept : cache_(other.cache_), id_(other.id_) {
@@ -63,7 +64,9 @@ Result<MemoryPlan> KvCache::plan(const CacheOptions& options, int threads) {
   TL_TRY_ASSIGN(const CpuTable* cpu, choose_cpu_table("auto"));
   TL_TRY_ASSIGN(const Method method, load_method(options.method, options.method_directory,
                                                  options.method_overrides, *cpu));
-  TL_TRY_ASSIGN(const CachePlan plan, make_plan(options, method, Workers::usable(threads)));
+  TL_TRY_ASSIGN(const Topology machine, read_topology());
+  TL_TRY_ASSIGN(const CachePlan plan,
+                make_plan(options, method, Workers::usable(threads), machine.available_bytes));
   if (!options.session.path.empty())
     if (const Result<SavedSession> saved = read_session(options.session.path))
       TL_TRY(Impl::check_facts(options, method, saved->facts));
@@ -178,7 +181,8 @@ std::uint64_t KvCache::Impl::workspace_bytes() const {
 Status KvCache::Impl::open() {
   TL_TRY_ASSIGN(method, load_method(options.method, options.method_directory,
                                     options.method_overrides, *cpu));
-  TL_TRY_ASSIGN(plan, make_plan(options, method, workers->threads()));
+  TL_TRY_ASSIGN(const Topology machine, read_topology());
+  TL_TRY_ASSIGN(plan, make_plan(options, method, workers->threads(), machine.available_bytes));
   budget = std::make_unique<Budget>(plan.stores.bytes);
 
   PageTableOptions pages;

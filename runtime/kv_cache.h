@@ -61,6 +61,8 @@ struct CacheOptions {
   SessionOptions session = {};
   std::uint32_t max_positions = 8192;  // the longest timeline; sizes the plan
   std::uint32_t max_timelines = 1;     // at the same time; sizes the plan
+  // What else will be taken of the machine's memory, beside the cache: no plan counts on it.
+  std::uint64_t beside_bytes = 0;
 };
 
 // How the rows of a step are read.

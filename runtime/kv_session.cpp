@@ -62,7 +62,10 @@ Status KvCache::Impl::check_facts(const CacheOptions& options, const Method& met
                   ", which here is ", due.value, ": name another file");
     if (found->value != due.value)
       return fail(ErrorCode::invalid_argument, name, " is of ", due.name, " ", found->value,
-                  ", and this run's is ", due.value, ": run it as then, or name another file");
+                  ", and this run's is ", due.value,
+                  due.name == "rotation" ? ": say --rope-scaling, --rope-freq-scale and "
+                                           "--rope-freq-base as then, or name another file"
+                                         : ": run it as then, or name another file");
   }
   return {};
 }

@@ -116,9 +116,9 @@ Status Extents::allocate(std::uint64_t offset, std::uint64_t bytes) const {
   rlimit limit{};
   if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
       (bytes > limit.rlim_cur || offset > limit.rlim_cur - bytes))
-    return fail(ErrorCode::exhausted, "disk: the file would grow to ", size_text(offset + bytes),
-                ", RLIMIT_FSIZE is ", size_text(limit.rlim_cur),
-                ": see ulimit -f, or lower --kv-disk");
+    return fail(ErrorCode::exhausted, "disk: the file (", where_, ") would grow to ",
+                size_text(offset + bytes), ", RLIMIT_FSIZE is ", size_text(limit.rlim_cur),
+                ": raise it (ulimit -f), or lower -c");
   int refusal = 0;
   do {
     refusal =

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/statvfs.h>
@@ -46,13 +47,27 @@ std::optional<std::uint64_t> free_on_filesystem(int file) {
 
 Status check_room(int file, const std::string& where, const PlannedUse& planned) {
   const std::optional<std::uint64_t> free = free_on_filesystem(file);
-  if (!free || planned.bytes <= *free) return {};
-  const double share = static_cast<double>(*free) / static_cast<double>(planned.bytes);
+  struct stat found {};
+  const std::uint64_t held =
+      ::fstat(file, &found) == 0 ? static_cast<std::uint64_t>(found.st_blocks) * 512 : 0;
+  if (!free || planned.bytes <= held || planned.bytes - held <= *free) return {};
+  const double share = static_cast<double>(held + *free) / static_cast<double>(planned.bytes);
   return fail(ErrorCode::exhausted, where, ": ", planned.positions, " positions need ",
-              size_text(planned.bytes), " there and its filesystem has ", size_text(*free),
-              " free, for about ",
+              size_text(planned.bytes), " there",
+              held > 0 ? ", of which it holds " + size_text(held) + "," : "",
+              " and its filesystem has ", size_text(*free), " free, for about ",
               static_cast<std::uint64_t>(share * static_cast<double>(planned.positions)),
               ": free some, name another place, or lower -c");
+}
+
+Status check_file_limit(const std::string& where, const PlannedUse& planned) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY ||
+      planned.bytes <= limit.rlim_cur)
+    return {};
+  return fail(ErrorCode::exhausted, where, ": ", planned.positions, " positions need ",
+              size_text(planned.bytes), " there and RLIMIT_FSIZE is ", size_text(limit.rlim_cur),
+              ": raise it (ulimit -f), or lower -c");
 }
 
 std::string note_on_filesystem(int file, const std::string& where, bool direct) {

@@ -86,6 +86,11 @@ Result<Publication> read_publication(int file, const std::string& name) {
   if (!even && !odd) return why_no_header(name, pages.bytes());
   const Header& header = !odd || (even && even->generation > odd->generation) ? *even : *odd;
 
+  if (header.generation > kMostGenerations)
+    return fail(ErrorCode::corrupt, name, ": field generation says ", header.generation,
+                " saves, and no file has more than ", kMostGenerations,
+                ": remove it with 'thermocline session rm'");
+
   Publication published;
   published.generation = header.generation;
   published.record = {header.record_offset, header.record_bytes};

@@ -19,6 +19,9 @@ namespace thermocline {
 
 inline constexpr std::uint32_t kSessionVersion = 1;
 inline constexpr std::uint64_t kSessionHeaderBytes = 2 * kPageBytes;
+// No file was saved so often. One that says so could not be saved any more: the next generation
+// would wrap around, and an old header win over it.
+inline constexpr std::uint64_t kMostGenerations = std::uint64_t{1} << 63;
 
 struct Publication {
   std::uint64_t generation = 0;

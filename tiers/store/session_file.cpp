@@ -83,6 +83,12 @@ Result<Descriptor> open_folder(const std::string& path, const std::string& name)
               folder_of(path), " could not be opened: ", errno_text(errno));
 }
 
+// For the last save too: what a run computes is lost where that has no room.
+Status check_planned(int file, const std::string& name, const PlannedUse& planned) {
+  TL_TRY(check_file_limit(name, planned));
+  return check_room(file, name, planned);
+}
+
 bool is_direct(int file) { return (::fcntl(file, F_GETFL) & O_DIRECT) != 0; }
 
 }  // namespace
@@ -100,9 +106,10 @@ Result<SessionFile> SessionFile::open(const std::string& path, std::uint64_t bud
   } while (session.named_ && !session.has_its_name());
   if (session.named_) {
     TL_TRY(session.take_publication(budget_bytes));
+    TL_TRY(check_planned(session.descriptor(), session.name_, planned));
   } else {
     TL_TRY_ASSIGN(session.file_, open_new(session.directory_.number(), session.name_));
-    TL_TRY(check_room(session.descriptor(), session.name_, planned));
+    TL_TRY(check_planned(session.descriptor(), session.name_, planned));
     TL_TRY(session.lock());
     session.extents_ =
         Extents(session.descriptor(), session.name_, kSessionHeaderBytes, budget_bytes);
@@ -145,8 +152,8 @@ Result<std::string> SessionFile::probe(const std::string& path, const PlannedUse
     TL_TRY(read_publication(file.number(), name));
   } else {
     TL_TRY_ASSIGN(file, open_new(folder.number(), name));
-    TL_TRY(check_room(file.number(), name, planned));
   }
+  TL_TRY(check_planned(file.number(), name, planned));
   return note_on_filesystem(file.number(), name, is_direct(file.number()));
 }
 
@@ -252,6 +259,9 @@ Status SessionFile::publish(const WriteRecord& manifest, std::span<const Extent>
         ErrorCode::not_found, name_,
         ": the file was removed or replaced while it was in use, so nothing can be saved in "
         "it any more: name another");
+  if (generation_ >= kMostGenerations)
+    return fail(ErrorCode::exhausted, name_, " was saved ", generation_,
+                " times, which is as often as a file can be: make it anew in another");
   if (generation_ < 2) TL_TRY(allocate_headers());
   TL_TRY_ASSIGN(const Buffer record, encode_record(manifest, extents));
   TL_TRY_ASSIGN(const Space place, extents_.take(record.size()));

@@ -247,6 +247,7 @@ Result<Exit> chat(ChatFlags& flags, const CommandLine& line) {
   TL_TRY_ASSIGN(options.tiers, flags.tiers.tier_options());
   TL_TRY(flags.method.check(flags.method.method));
   TL_TRY(flags.session.check_apart_from(flags.output.json));
+  TL_TRY(flags.session.check_disk(flags.tiers, line));
   TL_TRY_ASSIGN(JsonOutput json_output, JsonOutput::open(flags.output.json));
   if (!flags.document.empty()) {
     TL_TRY_ASSIGN(const std::string document, read_text(flags.document));

@@ -60,6 +60,8 @@ CommandLine::CommandLine(std::string name, std::string usage, std::string about)
     : name_(std::move(name)), usage_(std::move(usage)), about_(std::move(about)) {}
 
 po::options_description& CommandLine::group(const std::string& title) {
+  for (Group& one : groups_)
+    if (one.title == title) return one.options;
   return groups_.emplace_back(Group{title, {}}).options;
 }
 

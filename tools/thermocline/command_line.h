@@ -16,7 +16,7 @@ class CommandLine {
   // `usage` is what follows the command's name; `about`, a few sentences for --help.
   CommandLine(std::string name, std::string usage, std::string about);
 
-  // A titled group to add options to, shown in the order of the calls.
+  // The group of this title to add options to; groups are shown in the order of the first calls.
   boost::program_options::options_description& group(const std::string& title);
   // Accepts arguments without a dash into `values`, at most `most`.
   void accept_positional(std::vector<std::string>* values, std::size_t most);

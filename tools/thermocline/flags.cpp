@@ -242,12 +242,6 @@ void MethodFlags::add_to(CommandLine* line) {
   add_without_method_to(&group);
 }
 
-bool MethodFlags::given(const CommandLine& line) {
-  for (const char* name : {"method", "method-set", "cache-type-k", "cache-type-v"})
-    if (line.given(name)) return true;
-  return false;
-}
-
 Status MethodFlags::check_type(const char* flag, const std::string& type,
                                const std::string& key) const {
   if (type.empty()) return {};

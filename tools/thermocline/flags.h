@@ -50,8 +50,6 @@ struct MethodFlags {
 
   void add_to(CommandLine* line);
   void add_without_method_to(boost::program_options::options_description* group);
-  // Whether anything was that says which method it is; `line` was parsed.
-  static bool given(const CommandLine& line);
   // All that is said over the method's file, a "section.name=value" each.
   std::vector<std::string> overrides() const;
   // invalid_argument: a method that is misspelt, or a file that is none; a type that is not known.

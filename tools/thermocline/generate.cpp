@@ -187,6 +187,8 @@ Result<CacheOptions> check(GenerateFlags& flags, const CommandLine& line,
     return fail(ErrorCode::invalid_argument, "no prompt: say -p TEXT, -f FILE or -f - for stdin",
                 flags.session.path.empty() ? "" : "; the session is a new one");
   TL_TRY(flags.session.check_apart_from(flags.output.json));
+  TL_TRY(flags.session.check_disk(flags.tiers, line));
+  if (!flags.session.prefix_cache.empty()) TL_TRY(flags.session.prefix_cache_bytes());
   if (!flags.session.path.empty() && !flags.session.prefix_cache.empty())
     return fail(ErrorCode::invalid_argument,
                 "--session and --prefix-cache: a text is kept in one place");

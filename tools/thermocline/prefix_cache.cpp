@@ -190,6 +190,16 @@ bool PrefixCache::make_room(const Keeping&, std::uint64_t bytes, const std::stri
   return held <= budget_bytes_;
 }
 
+void PrefixCache::hold_budget(std::uint64_t bytes, const std::string& path) const {
+  const auto keeping = begin_keeping();
+  if (!keeping) return;
+  struct stat file {};
+  const std::uint64_t held =
+      ::lstat(path.c_str(), &file) == 0 ? static_cast<std::uint64_t>(file.st_blocks) * 512 : 0;
+  const std::uint64_t due = std::max(bytes, held);
+  (void)(due <= budget_bytes_ ? make_room(*keeping, due, path) : make_room(*keeping, 0, {}));
+}
+
 void PrefixCache::used(const std::string& path) const {
   (void)::utimensat(AT_FDCWD, path.c_str(), nullptr, AT_SYMLINK_NOFOLLOW);
 }

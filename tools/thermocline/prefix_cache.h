@@ -48,6 +48,10 @@ class PrefixCache {
   // cannot be read, then those that were used longest ago. A cache that is too small for it stays
   // as it is.
   bool make_room(const Keeping& keeping, std::uint64_t bytes, const std::string& path) const;
+  // What is kept, under whatever budget, is brought within this one, beside what `path` holds or
+  // will hold, `bytes` at least; where that alone is too much, `path` is one like the others. While
+  // another process keeps something, it waits as begin_keeping() does, and leaves it at that.
+  void hold_budget(std::uint64_t bytes, const std::string& path) const;
   // `path` was used now: it is the last to go.
   void used(const std::string& path) const;
   // `path` holds `tokens` now, and gets their name.

@@ -124,7 +124,14 @@ Result<Exit> show(const std::vector<std::string>& files, const std::string& json
 Result<Exit> verify(const std::vector<std::string>& files) {
   Exit exit = Exit::success;
   for (const std::string& path : files) {
-    TL_TRY_ASSIGN(const SessionCheck found, verify_session(path, interrupted));
+    const Result<SessionCheck> checked = verify_session(path, interrupted);
+    if (!checked) {
+      if (checked.error().code == ErrorCode::cancelled) return tl::unexpected(checked.error());
+      std::fprintf(stderr, "thermocline session: %s\n", printable(checked.error().message).c_str());
+      exit = Exit::failure;
+      continue;
+    }
+    const SessionCheck& found = *checked;
     for (const std::string& damage : found.damage)
       std::printf("%s: %s\n", printable(path).c_str(), printable(damage).c_str());
     std::printf("%s: %s, %s: %s\n", printable(path).c_str(),

@@ -228,6 +228,7 @@ Result<Exit> run_session_build(const std::vector<std::string>& arguments) {
   if (flags.texts.empty() == flags.from.empty())
     return fail(ErrorCode::invalid_argument,
                 "say what it is made of: --text FILE..., or --from SESSION");
+  TL_TRY(flags.session.check_disk(flags.tiers, line));
   CacheOptions options = flags.method.cache_options();
   TL_TRY_ASSIGN(options.tiers, flags.tiers.tier_options());
   TL_TRY(flags.method.check(flags.method.method));

@@ -76,10 +76,9 @@ void SessionFlags::add_with_prefix_cache_to(CommandLine* line) {
 
 namespace {
 
-// Of a text of so many tokens, wherever they are: what is certain to be taken.
+// Of a text of so many tokens in the session: what is certain to be taken.
 std::uint64_t rows_bytes(const Engine& engine, CacheOptions options, std::size_t tokens) {
-  options.session.path.clear();
-  options.tiers = {.host_bytes = std::uint64_t{1} << 60};
+  options.tiers = {};
   options.max_positions = static_cast<std::uint32_t>(tokens) + 1;
   std::uint64_t bytes = 0;
   if (const auto plan = engine.plan(options))
@@ -97,17 +96,21 @@ Result<KeptPrompt> KeptPrompt::begin(const SessionFlags& flags, const Engine& en
   options->session.path = flags.path;
   kept.plain_positions_ = options->max_positions;
   if (flags.prefix_cache.empty()) return kept;
-  TL_TRY_ASSIGN(const std::uint64_t budget, parse_size(flags.prefix_cache, "--prefix-cache"));
+  TL_TRY_ASSIGN(const std::uint64_t budget, flags.prefix_cache_bytes());
   TL_TRY_ASSIGN(kept.facts_, engine.session_facts(*options));
+  TL_TRY_ASSIGN(PrefixCache cache, PrefixCache::open(budget, missing));
+  kept.path_ = cache.choose(kept.facts_, prompt);
+  options->session.path = kept.path_;
   const std::uint64_t rows = rows_bytes(engine, *options, prompt.size());
+  // Before it is written, and by every run: the budget may be less than it was.
+  if (missing == PrefixCache::Missing::is_made) cache.hold_budget(rows, kept.path_);
   if (rows > budget) {
     notes->push_back("--prefix-cache is too small for this prompt, whose rows alone take " +
                      format_size(rows) + ": it is not kept");
+    options->session.path.clear();
     return kept;
   }
-  TL_TRY_ASSIGN(kept.cache_, PrefixCache::open(budget, missing));
-  kept.path_ = kept.cache_->choose(kept.facts_, prompt);
-  options->session.path = kept.path_;
+  kept.cache_ = std::move(cache);
   if (const auto entry = read_session(kept.path_)) {
     kept.held_ = static_cast<std::uint32_t>(entry->text.tokens.size());
     kept.common_ = common_tokens(entry->text.tokens, prompt);
@@ -172,6 +175,21 @@ Result<std::optional<SavedSession>> SessionFlags::look() const {
   return fail(saved.error().code, "--session ", saved.error().message);
 }
 
+Status SessionFlags::check_disk(const TierFlags& tiers, const CommandLine& line) const {
+  if (path.empty() || !line.given("kv-disk")) return {};
+  TL_TRY_ASSIGN(const std::uint64_t bytes, parse_size(tiers.disk, "--kv-disk"));
+  if (bytes > 0) return {};
+  return fail(ErrorCode::invalid_argument, "--kv-disk ", tiers.disk, " and --session ", path,
+              ": a session is on the disk; leave --kv-disk out, or say how large it may get");
+}
+
+Result<std::uint64_t> SessionFlags::prefix_cache_bytes() const {
+  TL_TRY_ASSIGN(const std::uint64_t bytes, parse_size(prefix_cache, "--prefix-cache"));
+  if (bytes > 0 && bytes != kAutoBytes) return bytes;
+  return fail(ErrorCode::invalid_argument, "--prefix-cache ", prefix_cache,
+              " is no budget: say how much disk prompts may take, as in 2GiB, or leave it out");
+}
+
 Status SessionFlags::check_apart_from(const std::string& json) const {
   std::error_code ignored;
   if (path.empty() || (json != path && !std::filesystem::equivalent(json, path, ignored)))
@@ -182,9 +200,17 @@ Status SessionFlags::check_apart_from(const std::string& json) const {
 
 void SessionFlags::take_method(const SavedSession& saved, const CommandLine& line,
                                MethodFlags* flags) {
-  if (MethodFlags::given(line)) return;
+  if (line.given("method")) return;
   flags->method = saved.method.name;
-  flags->settings = saved.method.overrides;
+  const std::vector<std::string> given = flags->overrides();
+  std::vector<std::string> settings;
+  for (const std::string& held : saved.method.overrides) {
+    const std::string key = held.substr(0, held.find('=') + 1);
+    if (std::none_of(given.begin(), given.end(),
+                     [&](const std::string& one) { return one.starts_with(key); }))
+      settings.push_back(held);
+  }
+  flags->settings.insert(flags->settings.begin(), settings.begin(), settings.end());
 }
 
 Status check_saved(const Engine& engine, const SessionText& saved) {

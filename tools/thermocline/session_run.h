@@ -26,7 +26,12 @@ struct SessionFlags {
   Result<std::optional<SavedSession>> look() const;
   // The file that the statistics go to must be another one.
   Status check_apart_from(const std::string& json) const;
-  // The method that the session was made with, where the command line names none.
+  // A session is on the disk: none for it is a contradiction; `line` was parsed.
+  Status check_disk(const TierFlags& tiers, const CommandLine& line) const;
+  // Of --prefix-cache, which was given; invalid_argument: it is not the size of a budget.
+  Result<std::uint64_t> prefix_cache_bytes() const;
+  // The method that the session was made with, where the command line names none, and what it was
+  // made with over the method's file, as far as the command line does not say otherwise.
   static void take_method(const SavedSession& saved, const CommandLine& line, MethodFlags* flags);
 };
 

@@ -36,12 +36,15 @@ CacheOptions options_with(std::uint64_t disk_bytes) {
   return options;
 }
 
-Result<CachePlan> plan_by(std::unique_ptr<Placer> place, const CacheOptions& options) {
+constexpr std::uint64_t kPlenty = std::uint64_t{1} << 50;
+
+Result<CachePlan> plan_by(std::unique_ptr<Placer> place, const CacheOptions& options,
+                          std::uint64_t available_bytes = kPlenty) {
   TL_TRY_ASSIGN(const CpuTable* cpu, choose_cpu_table("auto"));
   TL_TRY_ASSIGN(Method method,
                 load_method("exact", THERMOCLINE_SOURCE_DIR "/configs/methods", {}, *cpu));
   method.place = std::move(place);
-  return make_plan(options, method, 1);
+  return make_plan(options, method, 1, available_bytes);
 }
 
 Result<CachePlan> plan_in(Tier home, const CacheOptions& options) {
@@ -153,9 +156,55 @@ TEST(CachePlan, ASessionIsRefusedWhereRowsAreAtHomeInMemory) {
   EXPECT_TRUE(plan_by(std::make_unique<HomeLowest>(), options));
 }
 
+// What is planned has to fit the machine, with all that is beside it; a budget need not.
+TEST(CachePlan, NoMoreIsPlannedThanTheMachineCanGive) {
+  for (const std::uint64_t device : {std::uint64_t{0}, 64 * kMiB}) {
+    for (const std::uint64_t disk : {std::uint64_t{0}, 64 * kMiB}) {
+      CacheOptions options = options_with(disk);
+      for (int l = 1; l < 40; ++l) options.layers.push_back(options.layers.front());
+      options.beside_bytes = 5 * kMiB;
+      options.tiers.device = device > 0 ? "host" : "none";
+      options.tiers.device_bytes = device;
+      const auto plan = [&](std::uint64_t host, std::uint64_t available) {
+        options.tiers.host_bytes = host;
+        return plan_by(std::make_unique<HomeSpill>(), options, available);
+      };
+      const auto refusal = [&](std::uint64_t host, std::uint64_t available) {
+        const auto made = plan(host, available);
+        EXPECT_TRUE(made || made.error().code == ErrorCode::exhausted);
+        return made ? std::string() : made.error().message;
+      };
+      options.tiers.disk_bytes = disk > 0 ? kPlenty : 0;
+      const auto whole = plan(kPlenty, kPlenty);
+      ASSERT_TRUE(whole) << whole.error().message;
+      const auto all_of = [&](const CachePlan& one) {
+        return one.host_bytes() + one.home_bytes(Tier::device) + one.workspace_bytes() + 5 * kMiB;
+      };
+      // A budget far beyond the machine is none of its business; what is planned of it is.
+      EXPECT_EQ(refusal(kPlenty, all_of(*whole) + 16 * kMiB), "");
+      const std::string said = refusal(kPlenty, all_of(*whole) + 16 * kMiB - 1);
+      EXPECT_NE(said.find("and this machine has "), std::string::npos) << said;
+      EXPECT_NE(said.find(disk > 0     ? ": lower --kv-host"
+                          : device > 0 ? ": lower --kv-device, or lower -c"
+                                       : ": give --kv-disk SIZE"),
+                std::string::npos)
+          << said;
+      // And so it is of memory that nobody asked for, which is what is left beside all that.
+      const std::uint64_t least = all_of(*whole) - whole->row_cache_bytes + 16 * kMiB;
+      const auto automatic = plan(kAutoBytes, least + 1000);
+      ASSERT_TRUE(automatic) << automatic.error().message;
+      EXPECT_LE(all_of(*automatic) + 16 * kMiB, least + 1000);
+      EXPECT_EQ(automatic->bytes_of(Tier::host),
+                whole->host_bytes() - whole->row_cache_bytes + 1000);
+      EXPECT_NE(refusal(kAutoBytes, least - 1).find("and this machine has "), std::string::npos);
+      EXPECT_NE(refusal(kAutoBytes, 0), "");
+    }
+  }
+}
+
 TEST(CachePlan, MoreRowsThanCanBeNumberedAreRefused) {
   CacheOptions options = options_with(0);
-  options.tiers.host_bytes = std::uint64_t{1} << 50;
+  options.tiers.host_bytes = kPlenty / 2;
   struct Case {
     std::uint32_t positions, timelines;
     bool refused;

@@ -5,10 +5,13 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <utility>
@@ -132,6 +135,101 @@ TEST_F(SessionFileTest, ANameThatAnotherTookMeanwhileStaysTheirs) {
   }
   EXPECT_EQ(fs::file_size(path_), before);
   EXPECT_TRUE(publish(&*first));
+}
+
+// Its rows would be lost to a save: the generation after the last one is 0, which no header wins
+// with.
+TEST_F(SessionFileTest, AGenerationThatHasNoNextIsRefused) {
+  make();
+  const auto published = [&] {
+    const Descriptor file(::open(path_.c_str(), O_RDONLY | O_CLOEXEC));
+    return *read_publication(file.number(), "s");
+  }();
+  const auto say = [&](std::uint64_t generation) {
+    const auto record =
+        encode_record([](RecordWriter* out) { out->text("held"); }, published.extents);
+    const auto header = encode_header(generation, published.record.offset, record->bytes());
+    const Descriptor file(::open(path_.c_str(), O_RDWR | O_CLOEXEC));
+    ASSERT_EQ(::pwrite(file.number(), header->data(), kPageBytes,
+                       static_cast<off_t>(header_offset(generation))),
+              4096);
+  };
+  say(kMostGenerations);
+  {
+    auto file = SessionFile::open(path_, kMiB);
+    ASSERT_TRUE(file) << file.error().message;
+    const Status refused = publish(&*file);
+    ASSERT_FALSE(refused);
+    EXPECT_NE(refused.error().message.find("was saved 9223372036854775808 times"),
+              std::string::npos)
+        << refused.error().message;
+  }
+  EXPECT_TRUE(SessionFile::open(path_, kMiB)) << "what it held is there";
+  for (const std::uint64_t generation : {kMostGenerations + 1, ~std::uint64_t{0}}) {
+    say(generation);
+    expect_refusal(path_, ": field generation says " + std::to_string(generation) + " saves");
+  }
+}
+
+// A file that goes on needs room for what it does not hold yet, and may take what it does.
+TEST_F(SessionFileTest, RoomIsAskedForWhetherItIsNewOrGoesOn) {
+  constexpr PlannedUse kHuge{std::uint64_t{1} << 50, 1000};
+  const auto said = [&](const PlannedUse& planned) {
+    const auto opened = SessionFile::open(path_, kMiB, planned);
+    const auto probed = SessionFile::probe(path_, planned);
+    EXPECT_EQ(opened ? "" : opened.error().message, probed ? "" : probed.error().message);
+    return opened ? std::string() : opened.error().message;
+  };
+  const auto limited = [&](const PlannedUse& planned) {
+    rlimit before{};
+    EXPECT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+    const rlimit limit{.rlim_cur = kMiB, .rlim_max = before.rlim_max};
+    EXPECT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+    const std::string message = said(planned);
+    EXPECT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+    return message;
+  };
+  for (const bool goes_on : {false, true}) {
+    if (goes_on) make();
+    EXPECT_NE(said(kHuge).find("--session " + path_ + ": 1000 positions need 1024 TiB there"),
+              std::string::npos)
+        << said(kHuge);
+    EXPECT_EQ(said(kHuge).find(", of which it holds 76 KiB, and") != std::string::npos, goes_on)
+        << said(kHuge);
+    EXPECT_EQ(said({kMiB, 1000}), "");
+    EXPECT_EQ(limited({kMiB, 1000}), "");
+    const std::string refused = limited({kMiB + 1, 1000});
+    EXPECT_NE(refused.find("--session " + path_ +
+                           ": 1000 positions need 1.00 MiB there and "
+                           "RLIMIT_FSIZE is 1 MiB: raise it (ulimit -f), or lower -c"),
+              std::string::npos)
+        << refused;
+  }
+}
+
+// All of a filesystem, with what the file has of it.
+TEST_F(SessionFileTest, WhatItHoldsIsNotAskedForAgain) {
+  const std::string folder = root_ + "/small";
+  ASSERT_TRUE(fs::create_directory(folder));
+  if (::mount("thermocline", folder.c_str(), "tmpfs", 0, "size=1m,mode=0700") != 0)
+    GTEST_SKIP() << "mounting a tmpfs: " << std::strerror(errno);
+  const std::string path = folder + "/s.tls";
+  {
+    auto file = SessionFile::open(path, kMiB);
+    if (file) {
+      const auto space = file->take(kMiB / 2);
+      const Extent extent{space->offset, space->bytes};
+      EXPECT_TRUE(publish(&*file, {&extent, 1}));
+    } else {
+      EXPECT_EQ(file.error().code, ErrorCode::unsupported) << file.error().message;
+    }
+  }
+  if (fs::exists(path)) {
+    EXPECT_TRUE(SessionFile::open(path, kMiB, {kMiB, 100}));
+    EXPECT_FALSE(SessionFile::open(path, kMiB, {kMiB + 1, 100}));
+    EXPECT_FALSE(SessionFile::probe(path, {kMiB + 1, 100}));
+  }
+  EXPECT_EQ(::umount2(folder.c_str(), MNT_DETACH), 0);
 }
 
 TEST(PublicationTest, RefusesWhatIsNoFileAndWhatLiesOverItself) {

@@ -302,7 +302,7 @@ class CommandLine(unittest.TestCase):
                                    statistics.name], capture_output=True, timeout=300, check=False)
             answer = json.load(statistics)
         self.assertEqual(done.returncode, 1, done.stderr)
-        self.assertIn("--kv-disk", done.stderr.decode().splitlines()[-1])
+        self.assertIn("RLIMIT_FSIZE", done.stderr.decode().splitlines()[-1])
         self.assertIn("ended by an error", done.stderr.decode())
         self.assertEqual(answer["stop_reason"], "error")
         self.assertGreater(answer["generated_tokens"], 0)

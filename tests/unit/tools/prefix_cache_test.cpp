@@ -92,6 +92,32 @@ TEST_F(PrefixCacheTest, TheOneUsedLongestAgoGoesWithinASecondToo) {
   EXPECT_TRUE(fs::exists(entry("c")));
 }
 
+// What other budgets left behind, whether or not the run keeps anything; what it goes on with is
+// the last to go, and goes where it alone is too much.
+TEST_F(PrefixCacheTest, ABudgetHoldsForWhatIsThereAlready) {
+  (void)open(kMiB);
+  for (const char* name : {"a", "b", "c"}) make_session(name);
+  use("a", 10);
+  use("b", 20);
+  use("c", 30);
+  const std::uint64_t one = held_bytes() / 3;
+  const auto there = [&] {
+    std::string names;
+    for (const char* name : {"a", "b", "c"}) names += fs::exists(entry(name)) ? name : "";
+    return names;
+  };
+  open(3 * one).hold_budget(0, entry("a"));
+  EXPECT_EQ(there(), "abc");
+  open(2 * one).hold_budget(one / 2, entry("a"));
+  EXPECT_EQ(there(), "ac");
+  open(3 * one).hold_budget(2 * one, entry("new"));
+  EXPECT_EQ(there(), "c") << "room for one that is not there yet";
+  open(one).hold_budget(2 * one, entry("new"));
+  EXPECT_EQ(there(), "c") << "no room is made for what has none";
+  open(one - 1).hold_budget(0, entry("c"));
+  EXPECT_EQ(there(), "");
+}
+
 TEST_F(PrefixCacheTest, OneProcessAtATimeKeeps) {
   const PrefixCache cache = open(kMiB);
   std::optional<PrefixCache::Keeping> first = std::move(*cache.begin_keeping());

@@ -137,7 +137,17 @@ class Session(unittest.TestCase):
         self.assertRegex(said, "is of method .*select.by=sketch")
         said = self.generate("-n", "2", "--session", self.file, "--rope-freq-base", "20000",
                              fails=2)
-        self.assertIn("is of rotation", said)
+        self.assertRegex(said, "is of rotation .*: say --rope-scaling, --rope-freq-scale and "
+                               "--rope-freq-base as then")
+        # What is said over the method is said over the session's.
+        said = self.generate("-n", "2", "--session", self.file, "--method-set", "select.share=0.05",
+                             fails=2)
+        self.assertRegex(said, "is of method .*select.by=sketch.* this run's is .*select.by=sketch"
+                               ".*select.share=0.05")
+        said = self.generate("-n", "2", "--session", self.file, "--kv-disk", "0", fails=2)
+        self.assertIn("a session is on the disk", said)
+        said = run("generate", "--help").stdout
+        self.assertEqual(said.count(b"Session:"), 1)
         # A dry run says it too.
         said = self.generate("-n", "2", "--session", self.file, "--method", "exact", "--dry-run",
                              fails=2)
@@ -193,9 +203,10 @@ class Session(unittest.TestCase):
             byte = file.read(1)
             file.seek(size // 2)
             file.write(bytes([byte[0] ^ 1]))
-        damaged = run("session", "verify", self.file)
+        damaged = run("session", "verify", self.file + ".none", self.file)
         self.assertEqual(damaged.returncode, 1)
         self.assertIn(b"is damaged", damaged.stdout)
+        self.assertIn(b"s.tls.none: could not open it", damaged.stderr)
         said = self.generate("-n", "2", "--session", self.file, fails=1)
         self.assertIn("damaged", said)
         other = os.path.join(self.folder.name, "notes.txt")
@@ -287,10 +298,20 @@ class Session(unittest.TestCase):
         self.assertEqual(len(list(folder.iterdir())), 1)
         self.assertEqual(read(other, "64MiB")["cached_tokens"] > 0, True)
         self.assertEqual(read(TEXT, "64MiB")["cached_tokens"], 0)
-        small = read("A third. " + TEXT[500:], "1MiB")
-        self.assertTrue(any("too small for this prompt" in note for note in small["notes"]))
         listed = run("session", "ls", environment=environment).stdout.decode()
         self.assertIn("prefixes", listed)
+        # The budget holds for a run that finds its prompt, too, and for one that keeps none.
+        self.assertEqual(len(list(folder.iterdir())), 2)
+        one = max(file.stat().st_blocks * 512 for file in folder.iterdir())
+        self.assertGreater(read(other, str(one))["cached_tokens"], 0)
+        self.assertEqual(len(list(folder.iterdir())), 1)
+        small = read("A third. " + TEXT[500:], "1MiB")
+        self.assertTrue(any("too small for this prompt" in note for note in small["notes"]))
+        self.assertEqual(held(), 0)
+        for size in ("auto", "0"):
+            done = run("generate", "-m", MODEL, "-p", "x", "--prefix-cache", size)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn(f"--prefix-cache {size} is no budget".encode(), done.stderr)
         both = run("generate", "-m", MODEL, "-p", "x", "--session", self.file, "--prefix-cache",
                    "1G")
         self.assertEqual(both.returncode, 2)
@@ -307,6 +328,20 @@ class Session(unittest.TestCase):
             self.assertEqual(one.returncode, 0, said)
             results.append(json.loads(out))
         return results, pathlib.Path(self.folder.name) / "thermocline" / "prefixes"
+
+    def test_room_is_made_before_a_prompt_is_written(self):
+        _, folder = self.keep_prompt()
+        entry, = folder.iterdir()
+        with subprocess.Popen(
+                [COMMAND, "generate", "-m", MODEL, "-p", "Another. " + TEXT, "--progress", "json",
+                 "--prefix-cache", str(entry.stat().st_blocks * 512)], stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=dict(os.environ, XDG_CACHE_HOME=self.folder.name)) as process:
+            for line in process.stderr:
+                if b'"processed"' in line:
+                    break
+            self.assertFalse(entry.exists())
+            process.kill()
 
     def test_a_dry_run_makes_no_folder_for_prompts(self):
         _, folder = self.keep_prompt("--dry-run")
