@@ -51,12 +51,16 @@ struct Attend {
         for (int r = 0; r < kRows; ++r) sum[h][r] = V::fma(k[r], q, sum[h][r]);
       }
     };
-    std::uint32_t group = 0;
-    for (; group + kRowGroup <= dim; group += kRowGroup) {
+    if constexpr (kGrouped<Format>) {
+      std::uint32_t group = 0;
+      for (; group + kRowGroup <= dim; group += kRowGroup) {
 #pragma GCC unroll 4
-      for (std::uint32_t at = 0; at < kRowGroup; at += L) add(group, at);
+        for (std::uint32_t at = 0; at < kRowGroup; at += L) add(group, at);
+      }
+      for (std::uint32_t at = 0; group + at < dim; at += L) add(group, at);
+    } else {
+      for (std::uint32_t i = 0; i < dim; i += L) add(i, 0);
     }
-    for (std::uint32_t at = 0; group + at < dim; at += L) add(group, at);
     for (int h = 0; h < kHeads; ++h)
       if constexpr (kRows == 4)
         V::sums4(sum[h], score[h] + first);
@@ -165,7 +169,9 @@ struct Attend {
       F weight[kHeads];
       for (int h = 0; h < kHeads; ++h) weight[h] = V::set(p[h][r]);
       for (int v = 0; v < kVecs; ++v) {
-        const F value = row.load(group + v * L / kRowGroup * kRowGroup, at + v * L % kRowGroup);
+        const F value = kGrouped<Format> ? row.load(group + v * L / kRowGroup * kRowGroup,
+                                                    at + v * L % kRowGroup)
+                                         : row.load(first + v * L, 0);
         for (int h = 0; h < kHeads; ++h) acc[h][v] = V::fma(weight[h], value, acc[h][v]);
       }
     }

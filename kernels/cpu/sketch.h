@@ -273,7 +273,9 @@ struct Sketch {
       for (int r = 0; r < rows; ++r) sum[h][r] = V::zero();
     for (std::uint32_t i = 0; i < dim; i += L) {
       F k[rows];
-      for (int r = 0; r < rows; ++r) k[r] = each[r].load(i / kRowGroup * kRowGroup, i % kRowGroup);
+      for (int r = 0; r < rows; ++r)
+        k[r] = kGrouped<Format> ? each[r].load(i / kRowGroup * kRowGroup, i % kRowGroup)
+                                : each[r].load(i, 0);
       for (int h = 0; h < heads; ++h) {
         const F q = V::load(query + std::size_t(h) * key_dim + i);
         for (int r = 0; r < rows; ++r) sum[h][r] = V::fma(k[r], q, sum[h][r]);

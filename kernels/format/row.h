@@ -7,9 +7,9 @@
 //   value(row, dim, i)   the definition: channel i as a float
 //   kRotated             whether value() is of the row after a Hadamard rotation
 //   Reader<V>            made of (row, dim) once for each row; load(group, at) gives V::lanes
-//                        channels from group + at on as the floats that value() gives; group is a
-//                        multiple of kRowGroup, and at the compiler best knows, if what the
-//                        channels of a group share is to be read once
+//                        channels from group + at on as the floats that value() gives
+//   kGrouped = true      if groups of kRowGroup channels share something: then group is a multiple
+//                        of that, and at the compiler knows, so that it is read once
 // or, of rows that cannot be read without what their segment shares (fit.h), with kFitted = true
 // and
 //   read(fit, number, row, dim, out)
@@ -61,6 +61,12 @@ std::uint32_t row_bytes(RowFormat format, std::uint32_t dim);
 // `fit` and the row's number: of a format that is fitted.
 void read_row(RowFormat format, const std::byte* row, std::uint32_t dim, float* out,
               const SideFit& fit = {}, std::uint32_t number = 0);
+
+// Whether channels of a format share something by groups.
+template <typename Format>
+inline constexpr bool kGrouped = requires {
+  requires Format::kGrouped;
+};
 
 inline constexpr int kRebuiltRows = 16;  // at a time: they lie on the stack
 // Whether a format's struct is one of rows that are rebuilt.

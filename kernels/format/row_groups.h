@@ -23,6 +23,7 @@ struct RowGroups {
   using Block = typename Q::Block;
   static constexpr RowFormat kFormat = kCoded;
   static constexpr bool kRotated = false;
+  static constexpr bool kGrouped = true;
   static constexpr std::uint32_t bytes(std::uint32_t dim) {
     return (dim + kRowGroup - 1) / kRowGroup * sizeof(Block);
   }
