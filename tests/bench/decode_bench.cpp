@@ -1,8 +1,9 @@
 // Decode rates of several methods at several depths, in turn within one process: what other
 // programs on the machine do hits all of them alike, so the ratios hold where the rates don't.
 //
-//   decode_bench MODEL TEXT ROUNDS METHOD:DEPTH[:SETTING]...     (exact:0 sketch:7600 sketch:raw.tls
-//                                                       exact:7600:keys.compress=q8_0)
+//   decode_bench MODEL TEXT ROUNDS METHOD:DEPTH[:SETTING]...
+//
+// as exact:0, sketch:7600, sketch:raw.tls, exact:7600:keys.compress=q8_0.
 //
 // A depth is so many tokens of TEXT, read first, or a session file, whose rows the method seals: so
 // contexts that take minutes to read are read once (thermocline session build). All of a subject is
