@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kThreads) copy_rows(SketchShape shape, const S
   const std::uint32_t i = blockIdx.x * kRowsABlock + threadIdx.x / kWarp;
   if (i >= cache.missed[0]) return;
   const std::uint32_t row = cache.missed[1 + i];
-  const SketchRun& run = list.runs.data()[run_of_row(list, row)];
+  const SketchRun& run = list.runs.data()[run_of(list, &SketchRun::first_row, row)];
   const std::byte* from =
       run.row - shape.key_bytes + std::size_t(row - run.first_row) * shape.row_bytes;
   std::byte* to = cache.records + std::size_t(cache.slot_of[row]) * shape.row_bytes;

@@ -48,16 +48,6 @@ __host__ __device__ SketchBoard board_of(const SketchShape& shape, SketchBoard b
   return board;
 }
 
-// As run_of_row().
-__device__ std::uint32_t run_of_cluster(const SketchList& list, std::uint32_t cluster) {
-  std::uint32_t low = 0, high = static_cast<std::uint32_t>(list.runs.size());
-  while (high - low > 1) {
-    const std::uint32_t middle = (low + high) / 2;
-    (list.runs.data()[middle].first_cluster <= cluster ? low : high) = middle;
-  }
-  return low;
-}
-
 struct Add {
   template <typename T>
   __device__ T operator()(T a, T b) const {
@@ -106,7 +96,7 @@ __global__ void __launch_bounds__(kThreads)
   const SketchBoard board = board_of(shape, boards, blockIdx.y);
   mean[threadIdx.x] = nullptr;
   if (c < list.clusters) {
-    const SketchRun& run = list.runs.data()[run_of_cluster(list, c)];
+    const SketchRun& run = list.runs.data()[run_of(list, &SketchRun::first_cluster, c)];
     const std::uint32_t at = c - run.first_cluster;
     if (at < run.clusters && run.starts[at] < run.starts[at + 1])
       mean[threadIdx.x] = run.means + std::size_t(at) * run.mean_bytes;
@@ -137,7 +127,7 @@ __global__ void __launch_bounds__(kThreads)
   float sum = 0.0f;
   for (std::uint32_t c = threadIdx.x; c < list.clusters; c += kThreads) {
     if (!(score[c] > kNone)) continue;
-    const SketchRun& run = list.runs.data()[run_of_cluster(list, c)];
+    const SketchRun& run = list.runs.data()[run_of(list, &SketchRun::first_cluster, c)];
     const std::uint32_t at = c - run.first_cluster;
     sum += expf(score[c] - shift) * static_cast<float>(run.starts[at + 1] - run.starts[at]);
   }
@@ -170,7 +160,8 @@ __global__ void __launch_bounds__(kThreads)
   float weight[kMostHeads];
 #pragma unroll
   for (int h = 0; h < kMostHeads; ++h) weight[h] = -1.0f;
-  const SketchRun& run = list.runs.data()[at < list.rows ? run_of_row(list, at) : 0];
+  const SketchRun& run =
+      list.runs.data()[at < list.rows ? run_of(list, &SketchRun::first_row, at) : 0];
   const std::uint32_t row = at - run.first_row;
   if (at < list.rows && row < run.rows) {
     std::uint32_t cluster = 0, high = run.clusters;  // the last that begins at or before the row
@@ -333,7 +324,7 @@ __global__ void __launch_bounds__(kListThreads)
       const std::uint32_t c = b * kBlockRows + half * kWarp + lane;
       bool matters = false;
       if (c < list.clusters) {
-        const SketchRun& run = list.runs.data()[run_of_cluster(list, c)];
+        const SketchRun& run = list.runs.data()[run_of(list, &SketchRun::first_cluster, c)];
         const std::uint32_t at = c - run.first_cluster;
         std::uint32_t unread = 0;
         float coded[kMostHeads] = {};
@@ -469,6 +460,21 @@ __device__ void for_ranks(const RowSet* sets, std::uint32_t blocks, const Body& 
   }
 }
 
+// Of rows that have values alone, and scores that are given.
+__device__ HeadFold scored_fold(const float* query, RowFormat format, std::uint32_t row_bytes) {
+  HeadFold made;
+  made.query = query;
+  made.fold.value_format = format;
+  made.fold.key_stride = made.fold.value_stride = row_bytes;
+  made.fold.scored = true;
+  return made;
+}
+__device__ BlockView scored_view(const std::byte* rows, std::uint32_t block,
+                                 std::uint32_t row_bytes, const float* scores) {
+  const std::byte* value = rows + std::size_t(block) * kBlockRows * row_bytes;
+  return {value, value, 0, scores};
+}
+
 // Block (list): the folds of what is chosen.
 __global__ void __launch_bounds__(kListThreads)
     write_folds(SketchShape shape, const SketchList* lists, SketchBoard boards) {
@@ -513,19 +519,15 @@ __global__ void __launch_bounds__(kListThreads)
     for (std::uint32_t b = threadIdx.x; b < blocks_of(list.rows); b += kListThreads)
       board.coded[b] &= ~board.sets[b];
     __syncthreads();
-    HeadFold codes;
-    codes.query = list.query;
-    codes.fold.value_format = shape.residual_format;
-    codes.fold.key_stride = codes.fold.value_stride = shape.residual_bytes;
-    codes.fold.scored = codes.fold.residual = true;
+    HeadFold codes = scored_fold(list.query, shape.residual_format, shape.residual_bytes);
+    codes.fold.residual = true;
     views += cut_folds<false>(
         {board.coded, blocks_of(list.rows), board.views + views, board.folds + shape.row_folds(),
          shape.coded_folds()},
         runs, first_row_block,
         [&](std::uint32_t r, std::uint32_t block, std::uint32_t rank) {
-          const std::byte* value =
-              run[r].residual + std::size_t(block) * kBlockRows * shape.residual_bytes;
-          return BlockView{value, value, 0, board.coded_weight + std::size_t(rank) * heads};
+          return scored_view(run[r].residual, block, shape.residual_bytes,
+                             board.coded_weight + std::size_t(rank) * heads);
         },
         codes);
     for_ranks(board.coded, blocks_of(list.rows), [&](std::uint32_t row, std::uint32_t rank) {
@@ -535,21 +537,15 @@ __global__ void __launch_bounds__(kListThreads)
     });
   }
 
-  HeadFold summaries;
-  summaries.query = list.query;
-  summaries.fold.value_format = shape.summary_format;
-  summaries.fold.key_stride = summaries.fold.value_stride = shape.summary_bytes;
-  summaries.fold.scored = true;
   cut_folds<false>(
       {board.estimated, blocks_of(list.clusters), board.views + views,
        board.folds + shape.row_folds() + shape.coded_folds(), shape.summary_folds()},
       runs, [&](std::uint32_t r) { return run[r].first_cluster / kBlockRows; },
       [&](std::uint32_t r, std::uint32_t block, std::uint32_t rank) {
-        const std::byte* value =
-            run[r].summary + std::size_t(block) * kBlockRows * shape.summary_bytes;
-        return BlockView{value, value, 0, board.log_weight + std::size_t(rank) * heads};
+        return scored_view(run[r].summary, block, shape.summary_bytes,
+                           board.log_weight + std::size_t(rank) * heads);
       },
-      summaries);
+      scored_fold(list.query, shape.summary_format, shape.summary_bytes));
   // Their scores: the cluster's, and the log of how many rows it stands for; where rows are coded,
   // the log of all weight that it has.
   for_ranks(board.estimated, blocks_of(list.clusters), [&](std::uint32_t c, std::uint32_t rank) {
