@@ -85,6 +85,7 @@ void Reader::reserve() {
   wave_.reserve(now_->planned_.size());
   stages_.reserve(now_->planned_.size() + next_->planned_.size());
   transfers_.reserve(std::max(now_->extents_.size(), next_->extents_.size()));
+  if (table_.sink_) table_.sink_->reserve(now_->extents_.size() + next_->extents_.size());
 }
 
 bool Reader::may_come() const {

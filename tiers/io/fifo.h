@@ -16,8 +16,12 @@ class Fifo {
   bool empty() const { return size_ == 0; }
   std::size_t size() const { return size_; }
 
+  // push() allocates nothing as long as no more are in it.
+  void reserve(std::size_t capacity) {
+    if (capacity > ring_.size()) grow(capacity);
+  }
   void push(T value) {
-    if (size_ == ring_.size()) grow();
+    if (size_ == ring_.size()) grow(ring_.empty() ? 16 : 2 * ring_.size());
     ring_[(first_ + size_) % ring_.size()] = std::move(value);
     ++size_;
   }
@@ -30,8 +34,8 @@ class Fifo {
   }
 
  private:
-  void grow() {
-    std::vector<T> larger(ring_.empty() ? 16 : 2 * ring_.size());
+  void grow(std::size_t capacity) {
+    std::vector<T> larger(capacity);
     for (std::size_t i = 0; i < size_; ++i)
       larger[i] = std::move(ring_[(first_ + i) % ring_.size()]);
     ring_ = std::move(larger);

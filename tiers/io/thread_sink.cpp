@@ -55,6 +55,11 @@ class ThreadSink final : public Sink {
 
   std::string_view name() const override { return "threads"; }
   std::size_t in_flight() const override { return in_flight_; }
+  void reserve(std::size_t transfers) override {
+    std::lock_guard lock(mutex_);
+    waiting_.reserve(transfers);
+    finished_.reserve(transfers);
+  }
 
   Status submit(std::span<const Transfer> transfers) override {
     for (const Transfer& transfer : transfers)

@@ -150,6 +150,12 @@ class UringSink final : public Sink {
 
   std::string_view name() const override { return "uring"; }
   std::size_t in_flight() const override { return in_flight_; }
+  void reserve(std::size_t transfers) override {
+    attempts_.reserve(transfers);
+    spare_.reserve(transfers);
+    waiting_.reserve(transfers);
+    finished_.reserve(transfers);
+  }
 
   bool keep(std::span<std::byte> memory) override {
     constexpr std::size_t kMostBytes = std::size_t{1} << 30;  // of one registration

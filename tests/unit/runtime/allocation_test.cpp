@@ -2,14 +2,19 @@
 // come from elsewhere, are seen in a cache's usage. And where one of them finds none, nothing has
 // changed.
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdlib>
 #include <new>
+#include <thread>
 
 #include "runtime/method.h"
 #include "runtime/thermocline.h"
 #include "tests/support/dense_oracle.h"
+#include "tiers/io/descriptor.h"
+#include "tiers/io/sink.h"
 
 namespace {
 std::atomic<std::uint64_t> allocations = 0;
@@ -252,6 +257,40 @@ TEST(Allocation, ACutThatFindsNoMemoryChangesNothing) {
     ASSERT_EQ(steps.answers(), answers) << left;
   }
   EXPECT_GT(thrown, 10);
+}
+
+// All of them waiting, and all of them complete before one is polled.
+TEST(Allocation, ASinkTakesNothingForTransfersItHasRoomFor) {
+  constexpr std::size_t kTransfers = 1000;
+  for (const std::string_view backend : sink_names()) {
+    SCOPED_TRACE(backend);
+    auto chosen = open_sink(backend, {.depth = 32, .threads = 4});
+    if (!chosen && chosen.error().code == ErrorCode::unsupported) continue;  // not in this container
+    ASSERT_TRUE(chosen) << chosen.error().message;
+    Sink& sink = *chosen->sink;
+    const Descriptor file(::memfd_create("thermocline-allocation", MFD_CLOEXEC));
+    ASSERT_EQ(::ftruncate(file.number(), kPageBytes), 0);
+    std::vector<std::byte> memory(kTransfers * kPageBytes);
+    std::vector<Transfer> transfers;
+    for (std::size_t i = 0; i < kTransfers; ++i)
+      transfers.push_back({.file = file.number(),
+                           .bytes = {memory.data() + i * kPageBytes, kPageBytes},
+                           .tag = i});
+    std::vector<Completion> done(kTransfers);
+    sink.reserve(kTransfers);
+    const std::uint64_t before = allocations;
+    for (int time = 0; time < 3; ++time) {
+      ASSERT_TRUE(sink.submit(transfers));
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      for (std::size_t left = kTransfers; left > 0;) {
+        const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+        const auto count = sink.poll(done, deadline);
+        ASSERT_TRUE(count && *count > 0);
+        left -= *count;
+      }
+    }
+    EXPECT_EQ(allocations - before, 0u);
+  }
 }
 
 TEST(Allocation, AStepOfAModelAllocatesNothing) {
