@@ -265,7 +265,7 @@ TEST(Allocation, ASinkTakesNothingForTransfersItHasRoomFor) {
   for (const std::string_view backend : sink_names()) {
     SCOPED_TRACE(backend);
     auto chosen = open_sink(backend, {.depth = 32, .threads = 4});
-    if (!chosen && chosen.error().code == ErrorCode::unsupported) continue;  // not in this container
+    if (!chosen && chosen.error().code == ErrorCode::unsupported) continue;  // not on this kernel
     ASSERT_TRUE(chosen) << chosen.error().message;
     Sink& sink = *chosen->sink;
     const Descriptor file(::memfd_create("thermocline-allocation", MFD_CLOEXEC));
@@ -273,9 +273,8 @@ TEST(Allocation, ASinkTakesNothingForTransfersItHasRoomFor) {
     std::vector<std::byte> memory(kTransfers * kPageBytes);
     std::vector<Transfer> transfers;
     for (std::size_t i = 0; i < kTransfers; ++i)
-      transfers.push_back({.file = file.number(),
-                           .bytes = {memory.data() + i * kPageBytes, kPageBytes},
-                           .tag = i});
+      transfers.push_back(
+          {.file = file.number(), .bytes = {memory.data() + i * kPageBytes, kPageBytes}, .tag = i});
     std::vector<Completion> done(kTransfers);
     sink.reserve(kTransfers);
     const std::uint64_t before = allocations;
