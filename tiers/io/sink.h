@@ -60,8 +60,8 @@ class Sink {
     (void)memory;
     return false;
   }
-  // With no more than so many in flight, submit() and poll() allocate nothing, however the disk
-  // orders what completes. It never shrinks.
+  // Takes room, if it keeps any, for so many in flight: with no more, submit() and poll() allocate
+  // nothing, however the disk orders what completes. It never shrinks.
   virtual void reserve(std::size_t transfers) { (void)transfers; }
   // Submitted and not polled yet.
   virtual std::size_t in_flight() const = 0;
