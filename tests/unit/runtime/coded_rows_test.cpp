@@ -1,6 +1,5 @@
 // Every codec through the cache: what its rows take, and what attention over them loses.
 #include <gtest/gtest.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 #include <cmath>
@@ -9,6 +8,7 @@
 #include "kernels/base/buffer.h"
 #include "runtime/kv_cache.h"
 #include "runtime/thermocline.h"
+#include "tests/support/data_bytes.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/written_rows.h"
 #include "tiers/block.h"
@@ -89,9 +89,7 @@ TEST_P(CodedRows, OnTheDiskTakeWhatIsAccounted) {
   const std::uint64_t rows = 2 * kKvHeads * ((head + kPageBytes - 1) / kPageBytes * kPageBytes);
   const MemoryPlan usage = (*cache)->usage();
   EXPECT_EQ(bytes(usage, "disk", "rows"), rows);
-  struct stat file {};
-  ASSERT_EQ(::stat(made.session.path.c_str(), &file), 0);
-  const auto taken = static_cast<std::uint64_t>(file.st_blocks) * 512;
+  const std::uint64_t taken = test::data_bytes(made.session.path);
   EXPECT_GE(taken, rows);
   EXPECT_LE(taken, usage.total("disk") + kSessionHeaderBytes);  // which nobody plans
 }
