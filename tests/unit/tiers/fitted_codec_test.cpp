@@ -581,12 +581,18 @@ TEST(FittedCodecs, AnyBytesOfLevelsAreRefusedOrSafe) {
       ++safe;
       SideFit fit = whole.segment.fit_of(Side::keys, 0);
       fit.own = exact.data();
-      float out[kDim];
+      // What lies behind a row, where an outlier of no channel would be put.
+      std::vector<float> out(RowNuq4::kRowPlaces, 77.0f);
       const std::vector<std::byte> row(RowNuq4::bytes(kDim), std::byte{0x5a});
       for (fit.head = 0; fit.head < kHeads; ++fit.head)
         for (std::uint32_t n = 0; n < 80; ++n)
-          read_row(RowFormat::nuq4, row.data(), kDim, out, fit, n);
+          read_row(RowFormat::nuq4, row.data(), kDim, out.data(), fit, n);
+      ASSERT_TRUE(std::all_of(out.begin() + kDim, out.end(), [](float x) { return x == 77.0f; }));
     }
+    std::vector<std::byte> far = own;  // a group's outliers begin beyond the end
+    const std::uint32_t beyond = 1u << 30;
+    std::memcpy(far.data() + lists + sizeof beyond, &beyond, sizeof beyond);
+    EXPECT_NE(fitter.flaw({kHeads, kDim}, 80, {}, far), nullptr);
     EXPECT_NE(fitter.flaw({kHeads, kDim}, 80, own, own), nullptr);
     EXPECT_NE(fitter.flaw({kHeads, kDim}, 97, {}, own), nullptr);
     EXPECT_NE(fitter.flaw({kHeads, kDim}, 80, {}, {}), nullptr);
