@@ -31,6 +31,7 @@
 #include "tiers/codec/groups.h"
 #include "tiers/codec/int8.h"
 #include "tiers/codec/lowrank.h"
+#include "tiers/codec/nuq.h"
 #include "tiers/codec/raw.h"
 #include "tiers/parameter.h"
 #include "tiers/retain/voted.h"
@@ -159,6 +160,13 @@ Result<std::unique_ptr<Codec>> make_lowrank(const MethodSection& given, const Cp
   return std::make_unique<LowRankCodec>(options);
 }
 
+template <NuqCodec::By kBy>
+Result<std::unique_ptr<Codec>> make_nuq(const MethodSection& given, const CpuTable&) {
+  NuqOptions options;
+  TL_TRY(given.read(NuqCodec::parameters(), &options));
+  return std::make_unique<NuqCodec>(kBy, options);
+}
+
 const Shelf<Codec>& codecs() {
   static const Shelf<Codec> shelf = {
       {"raw", {}, make_plain<RawCodec, Codec>},
@@ -173,7 +181,9 @@ const Shelf<Codec>& codecs() {
       {"kivi2", {}, make_groups<RowFormat::kivi2>},
       {"channels2", {}, make_channels<ChannelsCodec::Bits::two>},
       {"channels4", {}, make_channels<ChannelsCodec::Bits::four>},
-      {"lowrank", names_of(LowRankCodec::parameters()), make_lowrank}};
+      {"lowrank", names_of(LowRankCodec::parameters()), make_lowrank},
+      {"nuq4", names_of(NuqCodec::parameters()), make_nuq<NuqCodec::By::channel>},
+      {"nuq4_rows", names_of(NuqCodec::parameters()), make_nuq<NuqCodec::By::row>}};
   return shelf;
 }
 const Shelf<Retainer>& retainers() {

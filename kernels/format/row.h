@@ -47,6 +47,7 @@ enum class RowFormat : std::uint8_t {
   channels2 = 12,
   channels4 = 13,
   lowrank = 14,
+  nuq4 = 15,
 };
 
 // Of a number from a file; nothing: no format has it.

@@ -7,6 +7,7 @@
 #include "kernels/format/row_groups.h"
 #include "kernels/format/row_int8.h"
 #include "kernels/format/row_lowrank.h"
+#include "kernels/format/row_nuq4.h"
 #include "kernels/format/row_rotated.h"
 
 namespace thermocline {
@@ -44,6 +45,8 @@ inline auto visit_row(RowFormat format, const Visit& visit) {
       return visit(RowChannels4{});
     case RowFormat::lowrank:
       return visit(RowLowRank{});
+    case RowFormat::nuq4:
+      return visit(RowNuq4{});
     case RowFormat::f16:
       break;
   }

@@ -14,6 +14,7 @@
 #include "kernels/cpu/table.h"
 #include "kernels/format/row_channels.h"
 #include "kernels/format/row_lowrank.h"
+#include "kernels/format/row_nuq4.h"
 #include "kernels/hadamard.h"
 #include "tiers/codec/bf16.h"
 #include "tiers/codec/groups.h"
@@ -390,6 +391,8 @@ struct DrawnFit {
     if (format == RowFormat::channels2) draw_channels(0.8f, dim, random);
     if (format == RowFormat::channels4) draw_channels(0.15f, dim, random);
     if (format == RowFormat::lowrank) draw_basis(dim, random);
+    if (format == RowFormat::nuq4) draw_levels(dim, random);
+    const bool turns = format == RowFormat::lowrank || format == RowFormat::nuq4;
     side = {common.empty() ? nullptr : common.data(),
             own.empty() ? nullptr : own.data(),
             kHeads,
@@ -397,7 +400,7 @@ struct DrawnFit {
             1,
             kFirst,
             offset.data(),
-            format == RowFormat::lowrank ? &rotation : nullptr};
+            turns ? &rotation : nullptr};
   }
 
   static void put_normals(float size, std::byte* at, std::size_t count, std::mt19937* random) {
@@ -409,6 +412,29 @@ struct DrawnFit {
     put_normals(0.3f, own.data(), own.size() / sizeof(f16), random);
     for (std::size_t at = 0; at < own.size() / sizeof(f16); ++at)
       if (at / dim % 2 == 0) reinterpret_cast<f16*>(own.data())[at] = to_f16(step);
+  }
+  // Of channels and of rows by turns; with outliers of first and last rows and channels.
+  void draw_levels(std::uint32_t dim, std::mt19937* random) {
+    RowNuq4::Header header{static_cast<std::uint32_t>((*random)() % 2), 4 * kHeads, {}};
+    for (std::uint32_t k = 0; k < RowNuq4::kLevels; ++k)
+      header.level[k] = std::pow(static_cast<float>(k) / 7.5f - 1.0f, 3.0f);
+    own.resize(RowNuq4::own_bytes(header.by, kHeads, kRows, dim, header.outliers));
+    std::memcpy(own.data(), &header, sizeof header);
+    auto* const range = reinterpret_cast<f16*>(own.data() + sizeof header);
+    const std::size_t ranges = RowNuq4::ranges(header.by, kHeads, kRows, dim);
+    put_normals(1.0f, own.data() + sizeof header, ranges, random);
+    auto* const start = reinterpret_cast<std::uint32_t*>(range + ranges);
+    const std::size_t groups = RowNuq4::groups(kRows);
+    auto* const value = start + kHeads * groups + 1;
+    auto* const place = reinterpret_cast<std::uint16_t*>(value) + header.outliers;
+    put_normals(3.0f, reinterpret_cast<std::byte*>(value), header.outliers, random);
+    for (std::uint32_t h = 0; h < kHeads; ++h) {
+      start[h * groups] = 4 * h;
+      std::fill_n(start + h * groups + 1, groups - 1, 4 * h + 3);  // and one of the last group
+      const std::uint32_t at[] = {0, dim - 1, 31 * RowNuq4::kRowPlaces + dim / 2, 5};
+      std::copy_n(at, 4, place + 4 * h);
+    }
+    start[kHeads * groups] = header.outliers;
   }
   void draw_basis(std::uint32_t dim, std::mt19937* random) {
     const std::uint32_t rank = 32;
@@ -457,7 +483,7 @@ bool rotates(RowFormat format) {
 }
 bool is_fitted(RowFormat format) {
   return format == RowFormat::channels2 || format == RowFormat::channels4 ||
-         format == RowFormat::lowrank;
+         format == RowFormat::lowrank || format == RowFormat::nuq4;
 }
 
 // Whole blocks of rows in any pair of formats, and a few of them left out.
@@ -622,7 +648,8 @@ TEST_P(AttendOfEveryTable, AnyBytesAreReadAsTheDefinitionSaysToTheBit) {
 
 // Whatever other rows of a block are read with it: a fold of one row has that row's own bits.
 TEST_P(AttendOfEveryTable, ARowIsRebuiltTheSameWhateverIsRebuiltWithIt) {
-  for (const RowFormat format : {RowFormat::channels2, RowFormat::channels4, RowFormat::lowrank}) {
+  for (const RowFormat format : all_formats()) {
+    if (!is_fitted(format)) continue;
     const HeadShape shape{3, 48, 48};
     CodedBlocks blocks(format, format, shape, &random_);
     const std::vector<float> query = normals(3 * 48, 0.1f);

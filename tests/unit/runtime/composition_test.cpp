@@ -47,7 +47,7 @@ std::vector<Combination> all_combinations() {
     const auto codec = [&](std::size_t at) { return codecs[(i + at) % codecs.size()]; };
     add("raw", "raw", others[i]);
     add(codec(0), codec(codecs.size() - 1), others[i]);
-    add("channels4", codec(9), others[i]);
+    add("channels4", codec(12), others[i]);
     add("lowrank", codec(7), others[i]);
   }
   return all;

@@ -164,9 +164,9 @@ TEST(KvFit, GeneratedTextKeepsToItsBasisOrGetsAnother) {
 
 TEST(KvFit, TextThatIsCutAndForkedGoesOnAsNear) {
   const Text text(100'000);
-  for (const char* method : {"shadowkv", "shadowkv_int8", "kivi4"}) {
+  for (const char* method : {"shadowkv", "shadowkv_int8", "kivi4", "kvquant"}) {
     std::vector<std::string> overrides = {"steady.seal=128"};
-    if (std::string(method) != "kivi4") overrides = kAllRows;
+    if (std::string(method).starts_with("shadowkv")) overrides = kAllRows;
     Writer writer(options_for(method, overrides), text);
     writer.write(500, Pass::prefill);
     writer.generate(200);

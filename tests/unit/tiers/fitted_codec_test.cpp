@@ -11,9 +11,11 @@
 
 #include "kernels/format/row_channels.h"
 #include "kernels/format/row_lowrank.h"
+#include "kernels/format/row_nuq4.h"
 #include "tiers/codec/channels.h"
 #include "tiers/codec/codec.h"
 #include "tiers/codec/lowrank.h"
+#include "tiers/codec/nuq.h"
 #include "tiers/codec/raw.h"
 
 namespace thermocline {
@@ -162,6 +164,9 @@ RowCodec channels(ChannelsCodec::Bits bits) {
 RowCodec lowrank(double rank, double energy = 1.0) {
   return {std::make_unique<LowRankCodec>(LowRankOptions{rank, energy}),
           std::make_unique<RawCodec>()};
+}
+RowCodec nuq(NuqCodec::By by, double outliers = 0.01) {
+  return {std::make_unique<NuqCodec>(by, NuqOptions{outliers}), std::make_unique<RawCodec>()};
 }
 
 std::vector<std::uint32_t> shuffled(std::uint32_t rows, std::mt19937* random) {
@@ -359,13 +364,123 @@ TEST(LowRankCodec, RowsOfZerosAndFewerRowsThanVectorsHaveABasis) {
   EXPECT_EQ(nothing.facts().captured, 1.0f);
 }
 
+// A row of all heads before its rotation; `of` is a head's row, rotated.
+std::vector<float> turned_back(const Rotation* rotation, std::uint32_t position,
+                               std::vector<float> of) {
+  if (rotation) rotate_back(*rotation, position, of.data());
+  return of;
+}
+
+// Half of the shortest stretch that holds all but `out` of the values, and where that is.
+struct Shortest {
+  float least = 0, greatest = 0;
+
+  Shortest(std::vector<float> x, std::size_t out) {
+    std::sort(x.begin(), x.end());
+    least = x.front(), greatest = x[x.size() - 1 - out];
+    for (std::size_t below = 1; below <= out; ++below)
+      if (x[x.size() - 1 - out + below] - x[below] < greatest - least)
+        least = x[below], greatest = x[x.size() - 1 - out + below];
+  }
+  bool holds(float x) const { return x >= least && x <= greatest; }
+};
+
+TEST(NuqCodec, ReadsBackTheNearestLevelAndOutliersAsTheyWere) {
+  std::mt19937 random(12);
+  const Rotation rotation = rotation_of_test();
+  for (const auto by : {NuqCodec::By::channel, NuqCodec::By::row})
+    for (const Rotation* turn : {static_cast<const Rotation*>(nullptr), &rotation})
+      for (const std::uint32_t rows : {1u, 2u, 64u, 333u}) {
+        const bool by_row = by == NuqCodec::By::row;
+        const RowCodec codec = nuq(by, 0.03);
+        Rows raw(rows, 7000, Content(8, &random), 0.3f, turn, &random);
+        for (std::uint32_t r = 0; r < rows; r += 100) raw.key(1, r)[5] = to_f16(3000.0f - r);
+        for (std::uint32_t r = 0; r < rows; ++r) raw.key(2, r)[9] = to_f16(-3.25f);
+        const std::vector<std::uint32_t> order = shuffled(rows, &random);
+        const Sealed sealed(codec, raw, turn, order);
+        const SideFit fit = sealed.segment.fit_of(Side::keys, 0);
+        const float* level = RowNuq4::header(fit).level;
+        EXPECT_TRUE(std::is_sorted(level, level + RowNuq4::kLevels));
+        // How far a value from -1 to 1 may be from the nearest.
+        double gap = std::max(level[0] + 1.0, 1.0 - level[RowNuq4::kLevels - 1]);
+        for (std::uint32_t k = 1; k < RowNuq4::kLevels; ++k)
+          gap = std::max(gap, (double{level[k]} - level[k - 1]) / 2);
+        for (std::uint32_t h = 0; h < kHeads; ++h) {
+          std::vector<std::vector<float>> was(rows), got(rows);
+          double longest = 0;
+          for (std::uint32_t n = 0; n < rows; ++n) {
+            const std::uint32_t r = order[h * rows + n];
+            std::vector<float> row(kDim);
+            std::transform(raw.key(h, r), raw.key(h, r) + kDim, row.begin(),
+                           [](f16 x) { return to_float(x); });
+            was[n] = turned_back(turn, 7000 + r, row);
+            got[n] = turned_back(turn, 7000 + r, sealed.key(h, n));
+          }
+          for (std::uint32_t a = 0; a < (by_row ? rows : kDim); ++a) {
+            std::vector<float> together;
+            for (std::uint32_t b = 0; b < (by_row ? kDim : rows); ++b)
+              together.push_back(by_row ? was[a][b] : was[b][a]);
+            const auto share = static_cast<std::size_t>(std::ceil(0.03 * together.size()));
+            const Shortest range(together, std::min(share, together.size() / 2));
+            const double scale = (range.greatest - range.least) / 2.0;
+            for (std::uint32_t b = 0; b < together.size(); ++b) {
+              const std::uint32_t n = by_row ? a : b, i = by_row ? b : a;
+              // What is read is rounded to f16 after the rotation, by a pair's length.
+              const std::uint32_t other = (i + kDim / 2) % kDim;
+              longest = std::hypot(got[n][i], got[n][other]) + std::hypot(was[n][i], was[n][other]);
+              const double rounding = longest * 0x1.0p-10 + scale * 0x1.0p-9 + 0x1.0p-23;
+              const double most = range.holds(was[n][i]) ? scale * gap : 0;
+              ASSERT_LE(std::abs(got[n][i] - was[n][i]), most + rounding)
+                  << "head " << h << ", row " << n << ", channel " << i << ", of " << rows;
+            }
+          }
+        }
+      }
+}
+
+// Levels are where values are: of normal values less is lost than with levels of equal distance
+// between their ends, which lose a twelfth of the square of that distance.
+TEST(NuqCodec, LevelsLoseLessThanEqualSteps) {
+  std::mt19937 random(13);
+  Rows raw(2048, 0, Content(0, &random), 1.0f, nullptr, &random);
+  const RowCodec codec = nuq(NuqCodec::By::channel, 0.01);
+  const double missing = lost(Sealed(codec, raw, nullptr), raw);
+  // Without the outermost hundredth normal values end at 2.58 deviations.
+  const double equal = std::pow(2 * 2.58 / 15, 2) / 12;
+  EXPECT_LT(missing, equal);
+  EXPECT_GT(missing, 0.5 * equal);
+  // Sixteen values a channel has, each a level: nothing but rounding is lost.
+  for (f16& x : raw.data) x = to_f16(std::round(std::clamp(4 * to_float(x), -7.0f, 8.0f)));
+  EXPECT_LT(lost(Sealed(nuq(NuqCodec::By::channel, 0), raw, nullptr), raw), 1e-6);
+}
+
+TEST(NuqCodec, HidesNothingThatIsNotFiniteAndSpoilsNoOtherChannel) {
+  std::mt19937 random(14);
+  const Rotation rotation = rotation_of_test();
+  for (const float bad : {std::numeric_limits<float>::infinity(), std::nanf("")})
+    for (const auto by : {NuqCodec::By::channel, NuqCodec::By::row}) {
+      Rows raw(128, 0, Content(4, &random), 0.1f, &rotation, &random);
+      raw.key(1, 40)[3] = to_f16(bad);
+      const RowCodec codec = nuq(by);
+      const Sealed sealed(codec, raw, &rotation);
+      for (std::uint32_t h = 0; h < kHeads; ++h)
+        for (std::uint32_t n = 0; n < 128; ++n)
+          for (std::uint32_t i = 0; i < kDim; ++i)
+            ASSERT_EQ(std::isnan(sealed.key(h, n)[i]),
+                      h == 1 && (by == NuqCodec::By::row ? n == 40 : i % (kDim / 2) == 3));
+    }
+}
+
 TEST(FittedCodecs, HaveTheSameBytesOnAnyNumberOfThreads) {
   std::mt19937 random(10);
   const Rotation rotation = rotation_of_test();
   Rows raw(1000, 300, Content(20, &random), 0.2f, &rotation, &random);
   const Workers one(1);
-  for (int which = 0; which < 2; ++which) {
-    const RowCodec codec = which ? lowrank(0.156) : channels(ChannelsCodec::Bits::two);
+  for (int which = 0; which < 4; ++which) {
+    const RowCodec codec = which == 0   ? lowrank(0.156)
+                           : which == 1 ? channels(ChannelsCodec::Bits::two)
+                           : which == 2 ? nuq(NuqCodec::By::channel)
+                                        : nuq(NuqCodec::By::row);
     const Sealed alone(codec, raw, &rotation, {}, {}, nullptr, one);
     const Sealed together(codec, raw, &rotation);
     EXPECT_TRUE(std::ranges::equal(alone.own(), together.own()));
@@ -376,8 +491,10 @@ TEST(FittedCodecs, HaveTheSameBytesOnAnyNumberOfThreads) {
 TEST(FittedCodecs, PlanNoLessForManyRowsThanTheirBlocksTake) {
   const ChannelsCodec by_channel(ChannelsCodec::Bits::two);
   const LowRankCodec by_basis({0.156, 1.0});
+  const NuqCodec levels(NuqCodec::By::channel, {0.004}), of_rows(NuqCodec::By::row, {0.07});
   for (const Fitter* fitter :
-       {static_cast<const Fitter*>(&by_channel), static_cast<const Fitter*>(&by_basis)})
+       {static_cast<const Fitter*>(&by_channel), static_cast<const Fitter*>(&by_basis),
+        static_cast<const Fitter*>(&levels), static_cast<const Fitter*>(&of_rows)})
     for (std::uint64_t rows = 1; rows <= 8192; rows += rows / 3 + 1)
       EXPECT_LE(fitter->bytes({2, 64}, rows, rows / 100),
                 (rows + 63) / 64 * fitter->bytes({2, 64}, 64, 1));
@@ -431,6 +548,62 @@ TEST(FittedCodecs, AnyBytesAreRefusedOrSafe) {
   const ChannelsCodec by_channel(ChannelsCodec::Bits::two);
   EXPECT_NE(by_channel.flaw({kHeads, kDim}, 64, common, own), nullptr);
   EXPECT_NE(by_channel.flaw({kHeads, kDim}, 64, {}, own), nullptr);
+}
+
+TEST(FittedCodecs, AnyBytesOfLevelsAreRefusedOrSafe) {
+  std::mt19937 random(15);
+  const Rotation rotation = rotation_of_test();
+  Rows raw(80, 300, Content(20, &random), 0.2f, &rotation, &random);
+  int refused = 0, safe = 0;
+  for (const auto by : {NuqCodec::By::channel, NuqCodec::By::row}) {
+    const RowCodec codec = nuq(by, 0.05);
+    const Sealed whole(codec, raw, &rotation, shuffled(80, &random));
+    const std::vector<std::byte> own(whole.own().begin(), whole.own().end());
+    const auto axis = static_cast<std::uint32_t>(by);
+    const std::size_t lists =
+        sizeof(RowNuq4::Header) + RowNuq4::ranges(axis, kHeads, 80, kDim) * sizeof(f16);
+    const Fitter& fitter = *codec.keys->fitter();
+    for (int round = 0; round < 3000; ++round) {
+      std::vector<std::byte> changed = own;
+      for (std::uint32_t n = 1 + random() % 3; n > 0; --n) {
+        const std::size_t first = random() % 3 == 0 ? 0 : lists;
+        const std::size_t at =
+            random() % 2 ? random() % own.size() : std::min(first + random() % 48, own.size() - 1);
+        changed[at] = static_cast<std::byte>(random() % 4 ? random() % 8 : random());
+      }
+      if (random() % 8 == 0) changed.resize(random() % changed.size());
+      // Of its own length, so that a sanitizer sees what lies beyond.
+      const std::vector<std::byte> exact(changed.begin(), changed.end());
+      if (fitter.flaw({kHeads, kDim}, 80, {}, exact)) {
+        ++refused;
+        continue;
+      }
+      ++safe;
+      SideFit fit = whole.segment.fit_of(Side::keys, 0);
+      fit.own = exact.data();
+      // What lies behind a row, where an outlier of no channel would be put.
+      std::vector<float> out(RowNuq4::kRowPlaces, 77.0f);
+      const std::vector<std::byte> row(RowNuq4::bytes(kDim), std::byte{0x5a});
+      for (fit.head = 0; fit.head < kHeads; ++fit.head)
+        for (std::uint32_t n = 0; n < 80; ++n)
+          read_row(RowFormat::nuq4, row.data(), kDim, out.data(), fit, n);
+      ASSERT_TRUE(std::all_of(out.begin() + kDim, out.end(), [](float x) { return x == 77.0f; }));
+    }
+    std::vector<std::byte> far = own;  // a group's outliers begin beyond the end
+    const std::uint32_t beyond = 1u << 30;
+    std::memcpy(far.data() + lists + sizeof beyond, &beyond, sizeof beyond);
+    EXPECT_NE(fitter.flaw({kHeads, kDim}, 80, {}, far), nullptr);
+    EXPECT_NE(fitter.flaw({kHeads, kDim}, 80, own, own), nullptr);
+    EXPECT_NE(fitter.flaw({kHeads, kDim}, 97, {}, own), nullptr);
+    EXPECT_NE(fitter.flaw({kHeads, kDim}, 80, {}, {}), nullptr);
+    const NuqCodec few(by, {0.001});  // another method's file
+    EXPECT_NE(few.flaw({kHeads, kDim}, 80, {}, own), nullptr);
+    const NuqCodec other(by == NuqCodec::By::row ? NuqCodec::By::channel : NuqCodec::By::row,
+                         {0.05});
+    EXPECT_NE(other.flaw({kHeads, kDim}, 80, {}, own), nullptr);
+  }
+  EXPECT_GT(refused, 600);
+  EXPECT_GT(safe, 600);
 }
 
 }  // namespace
