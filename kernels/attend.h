@@ -88,8 +88,10 @@ struct Visibility {
 
 struct AttendOps {
   // One fold for the query heads of one KV head: query [heads][key_dim], rotated and scaled.
-  // states[h] (h < heads) is overwritten.
-  void (*attend)(const float* query, HeadShape shape, const Fold& fold, AttnState* states);
+  // states[h] (h < heads) is overwritten. `next`, or null, is a fold that is likely to be attended
+  // next: its rows are asked of memory meanwhile. Nothing of it shows in states.
+  void (*attend)(const float* query, HeadShape shape, const Fold& fold, const Fold* next,
+                 AttnState* states);
   // into = into (+) from; commutative up to rounding, so callers keep list order.
   void (*merge)(const AttnState& from, std::uint32_t value_dim, AttnState* into);
   // One fold for a tile of queries. scratch: tile_scratch_floats(shape). Queries, keys, values and

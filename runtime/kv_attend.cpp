@@ -85,7 +85,7 @@ Status KvCache::Impl::attend_steady(LayerId l, const float* rotated) {
       const SteadyFold& steady = steady_folds[f];
       const RawFold raw(steady.rows, steady.list % s.kv_heads, steady.first, steady.count);
       cpu->attend.attend(rotated + std::size_t{steady.list} * heads.heads * s.key_dim, heads,
-                         raw.fold, partials.data() + f * heads.heads);
+                         raw.fold, nullptr, partials.data() + f * heads.heads);
     }
   });
   for (std::size_t f = 0; f < steady_folds.size(); ++f)
@@ -197,19 +197,22 @@ void KvCache::Impl::choose(LayerId l, std::size_t list) {
 Status KvCache::Impl::choose_and_attend(LayerId l, std::size_t first, std::size_t last,
                                         std::span<const ReadyFold> wave) {
   const HeadShape heads = shape(l);
-  const auto attend_fold = [&](const ReadyFold& ready) {
+  const auto attend_fold = [&](const ReadyFold& ready, const ReadyFold* next) {
     cpu->attend.attend(list_queries[ready.list].query, heads, ready.fold,
+                       next ? &next->fold : nullptr,
                        partials.data() + (first_partial[ready.list] + ready.ordinal) * heads.heads);
   };
   damaged.assign(wave.size(), 0);
   // Choosing takes longer than a fold, so it is begun first.
   const std::size_t lists = last - first;
+  const auto ahead = static_cast<std::size_t>(workers->threads());
   workers->parallel(lists + wave.size(), 1, [&](std::size_t from, std::size_t to) {
     for (std::size_t i = from; i < to; ++i) {
       if (i < lists) {
         choose(l, first + i);
       } else if (verify(wave[i - lists])) {
-        attend_fold(wave[i - lists]);
+        const std::size_t f = i - lists, next = f + ahead;
+        attend_fold(wave[f], next < wave.size() ? &wave[next] : nullptr);
       } else {
         damaged[i - lists] = 1;
       }
@@ -219,7 +222,7 @@ Status KvCache::Impl::choose_and_attend(LayerId l, std::size_t first, std::size_
   for (std::size_t f = 0; f < wave.size(); ++f) {
     if (!damaged[f]) continue;
     TL_TRY(reader->read_again(wave[f]));
-    attend_fold(wave[f]);
+    attend_fold(wave[f], nullptr);
   }
   return {};
 }

@@ -32,6 +32,12 @@ struct Attend {
     for (std::uint32_t i = from; i < to; i += 64) __builtin_prefetch(row + i);
   }
 
+  // Whether rows come from memory slower than they are attended: then it is kept at work through
+  // the whole of a fold, two lines a row and phase. Of coded rows it is the arithmetic that lasts,
+  // and asking for them early costs more than it gives.
+  template <typename Format>
+  static constexpr bool kAsksAhead = Format::bytes(kRowGroup) >= 2 * kRowGroup;
+
   // score[h][first + r] for kRows rows and kHeads query heads: a key is converted once for all
   // heads, a query loaded once for all rows.
   template <typename Format, int kHeads, int kRows>
@@ -75,7 +81,7 @@ struct Attend {
                                                : 2;
 
   template <typename Format, int kHeads>
-  static void score(const float* query, std::uint32_t dim, const Rows& rows,
+  static void score(const float* query, std::uint32_t dim, const Rows& rows, RowsAhead& ahead,
                     float (*score)[kFoldRows]) {
     constexpr int kRows = kScored<kHeads>;
     const std::uint32_t bytes = Format::bytes(dim);
@@ -89,6 +95,7 @@ struct Attend {
     int r = 0;
     for (; r + kRows <= rows.count; r += kRows) {
       fetch(r + kAhead, r + kAhead + kRows);
+      if constexpr (kAsksAhead<Format>) ahead.ask(2 * kRows);
       score_rows<Format, kHeads, kRows>(query, dim, rows.key + r, r, score);
     }
     for (; r < rows.count; ++r) score_rows<Format, kHeads, 1>(query, dim, rows.key + r, r, score);
@@ -135,11 +142,11 @@ struct Attend {
   // Of rotated keys, as the queries are then: products stay the same.
   template <typename Format, int kHeads>
   static void score_rotated(const float* query, std::uint32_t dim, const Rows& rows,
-                            float (*out)[kFoldRows]) {
+                            RowsAhead& ahead, float (*out)[kFoldRows]) {
     float rotated[kHeads * kMaxHeadSize];
     std::copy_n(query, kHeads * dim, rotated);
     for (int h = 0; h < kHeads; ++h) rotate<V>(rotated + h * dim, dim);
-    score<Format, kHeads>(rotated, dim, rows, out);
+    score<Format, kHeads>(rotated, dim, rows, ahead, out);
   }
 
   // score[h][r] of a scored fold, from query head `first` on.
@@ -154,7 +161,7 @@ struct Attend {
   // acc[h][i..i+kVecs*L] += sum over rows of p[h][r] * value[r]
   template <typename Format, int kHeads, int kVecs>
   static void accumulate(const Rows& rows, const float (*p)[kFoldRows], std::uint32_t dim,
-                         std::uint32_t first, AttnState* states) {
+                         std::uint32_t first, RowsAhead& ahead, AttnState* states) {
     F acc[kHeads][kVecs];
     for (int h = 0; h < kHeads; ++h)
       for (int v = 0; v < kVecs; ++v) acc[h][v] = V::zero();
@@ -165,6 +172,7 @@ struct Attend {
     const std::uint32_t to = Format::bytes(dim) * (first + kVecs * L) / dim;
     for (int r = 0; r < rows.count; ++r) {
       if (r + kAhead < rows.count) fetch_row(rows.value[r + kAhead], from, to);
+      if constexpr (kAsksAhead<Format>) ahead.ask(2);
       const typename Format::template Reader<V> row(rows.value[r], dim);
       F weight[kHeads];
       for (int h = 0; h < kHeads; ++h) weight[h] = V::set(p[h][r]);
@@ -201,12 +209,12 @@ struct Attend {
 
   template <typename Format, int kHeads>
   static void accumulate_all(const Rows& rows, const float (*p)[kFoldRows], std::uint32_t dim,
-                             AttnState* states) {
+                             RowsAhead& ahead, AttnState* states) {
     constexpr int kVecs = kHeads <= 3 ? 4 : 2;  // sums that fit the register file
     std::uint32_t i = 0;
     for (; i + kVecs * L <= dim; i += kVecs * L)
-      accumulate<Format, kHeads, kVecs>(rows, p, dim, i, states);
-    for (; i < dim; i += L) accumulate<Format, kHeads, 1>(rows, p, dim, i, states);
+      accumulate<Format, kHeads, kVecs>(rows, p, dim, i, ahead, states);
+    for (; i < dim; i += L) accumulate<Format, kHeads, 1>(rows, p, dim, i, ahead, states);
   }
 
   // The same of values that are rebuilt first, a few at a time: sums wait in states.
@@ -231,7 +239,8 @@ struct Attend {
   // Query heads [first, first + kHeads).
   template <int kHeads>
   static void attend_heads(const float* query, std::uint32_t first, HeadShape shape,
-                           const Fold& fold, const Rows& rows, AttnState* states) {
+                           const Fold& fold, const Rows& rows, RowsAhead& ahead,
+                           AttnState* states) {
     alignas(64) float weight[kHeads][kFoldRows];
     query += std::size_t{first} * shape.key_dim;
     states += first;
@@ -243,9 +252,9 @@ struct Attend {
         if constexpr (kFitted<Format>)
           score_rebuilt<Format, kHeads>(query, shape.key_dim, fold.key_fit, rows, weight);
         else if constexpr (Format::kRotated)
-          score_rotated<Format, kHeads>(query, shape.key_dim, rows, weight);
+          score_rotated<Format, kHeads>(query, shape.key_dim, rows, ahead, weight);
         else
-          score<Format, kHeads>(query, shape.key_dim, rows, weight);
+          score<Format, kHeads>(query, shape.key_dim, rows, ahead, weight);
       });
     for (int h = 0; h < kHeads; ++h) weigh(weight[h], rows.count, &states[h]);
     visit_row(fold.value_format, [&](auto format) {
@@ -253,7 +262,7 @@ struct Attend {
       if constexpr (kFitted<Format>)
         accumulate_rebuilt<Format, kHeads>(fold.value_fit, rows, weight, shape.value_dim, states);
       else
-        accumulate_all<Format, kHeads>(rows, weight, shape.value_dim, states);
+        accumulate_all<Format, kHeads>(rows, weight, shape.value_dim, ahead, states);
       if (Format::kRotated)
         for (int h = 0; h < kHeads; ++h) rotate<V>(states[h].acc, shape.value_dim);
     });
@@ -261,7 +270,8 @@ struct Attend {
       for (int h = 0; h < kHeads; ++h) states[h].sum = 0.0f;
   }
 
-  static void attend(const float* query, HeadShape shape, const Fold& fold, AttnState* states) {
+  static void attend(const float* query, HeadShape shape, const Fold& fold, const Fold* next,
+                     AttnState* states) {
     Rows rows;
     rows.list(fold, shape.heads);
     if (rows.count == 0) {
@@ -272,17 +282,19 @@ struct Attend {
       }
       return;
     }
+    RowsAhead ahead(next, shape);
     std::uint32_t h = 0;
-    for (; h + 4 <= shape.heads; h += 4) attend_heads<4>(query, h, shape, fold, rows, states);
+    for (; h + 4 <= shape.heads; h += 4)
+      attend_heads<4>(query, h, shape, fold, rows, ahead, states);
     switch (shape.heads - h) {
       case 3:
-        attend_heads<3>(query, h, shape, fold, rows, states);
+        attend_heads<3>(query, h, shape, fold, rows, ahead, states);
         break;
       case 2:
-        attend_heads<2>(query, h, shape, fold, rows, states);
+        attend_heads<2>(query, h, shape, fold, rows, ahead, states);
         break;
       case 1:
-        attend_heads<1>(query, h, shape, fold, rows, states);
+        attend_heads<1>(query, h, shape, fold, rows, ahead, states);
         break;
       default:
         break;

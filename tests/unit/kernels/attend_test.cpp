@@ -115,7 +115,7 @@ TEST_P(AttendOfEveryTable, TakesTheScoresOfAScoredFold) {
     Fold fold = blocks.fold();
     fold.scored = true;
     States states(shape);
-    ops().attend(query.data(), shape, fold, states.head.data());
+    ops().attend(query.data(), shape, fold, nullptr, states.head.data());
     for (BlockView& view : blocks.views) view.key = view.value;  // the oracle reads, in vain
     for (std::uint32_t h = 0; h < heads; ++h) {
       const std::vector<double> expected =
@@ -144,7 +144,7 @@ TEST_P(AttendOfEveryTable, AResidualFoldAddsToValuesAlone) {
   States merged(shape);
   for (const Fold* fold : {&folds[1], &folds[0]}) {  // a state without a sum comes first
     States states(shape);
-    ops().attend(query.data(), shape, *fold, states.head.data());
+    ops().attend(query.data(), shape, *fold, nullptr, states.head.data());
     if (fold->residual) {
       EXPECT_EQ(states.head[0].sum, 0.0f);
     }
@@ -180,7 +180,7 @@ TEST_P(AttendOfEveryTable, AgreesWithTheReference) {
           blocks.views[static_cast<std::size_t>(b)].rows =
               first_rows(std::clamp(rows - 64 * b, 0, 64));
         States states(shape);
-        ops().attend(query.data(), shape, blocks.fold(), states.head.data());
+        ops().attend(query.data(), shape, blocks.fold(), nullptr, states.head.data());
         const Fold fold = blocks.fold();
         expect_near_reference(states, shape, query.data(), {&fold, 1});
       }
@@ -210,8 +210,8 @@ TEST_P(AttendOfEveryTable, MaskedRowsAndGatheredRowsGiveTheSameBits) {
     }
     const std::vector<float> query = normals(3 * 64);
     States a(shape), b(shape);
-    ops().attend(query.data(), shape, blocks.fold(), a.head.data());
-    ops().attend(query.data(), shape, gathered.fold(), b.head.data());
+    ops().attend(query.data(), shape, blocks.fold(), nullptr, a.head.data());
+    ops().attend(query.data(), shape, gathered.fold(), nullptr, b.head.data());
     EXPECT_EQ(a.acc, b.acc);
     for (std::size_t h = 0; h < 3; ++h) {
       EXPECT_EQ(a.head[h].max, b.head[h].max);
@@ -233,7 +233,7 @@ TEST_P(AttendOfEveryTable, ALogWeightOfNIsARowNTimes) {
   once.views[0].log_weight = weights;
   const std::vector<float> query = normals(64);
   States states(shape);
-  ops().attend(query.data(), shape, once.fold(), states.head.data());
+  ops().attend(query.data(), shape, once.fold(), nullptr, states.head.data());
   const Fold fold = often.fold();
   expect_near_reference(states, shape, query.data(), {&fold, 1});
 }
@@ -248,7 +248,7 @@ TEST_P(AttendOfEveryTable, SurvivesOutliers) {
   }
   const std::vector<float> query(4 * 64, 50.0f);  // scores of +-2e8
   States states(shape);
-  ops().attend(query.data(), shape, blocks.fold(), states.head.data());
+  ops().attend(query.data(), shape, blocks.fold(), nullptr, states.head.data());
   const Fold fold = blocks.fold();
   expect_near_reference(states, shape, query.data(), {&fold, 1});
   EXPECT_NEAR(states.head[0].acc[5] / states.head[0].sum, 0.25, 1e-6);
@@ -260,7 +260,7 @@ TEST_P(AttendOfEveryTable, NoRowsAreTheIdentity) {
   blocks.views[0].rows = 0;
   States none(shape);
   const std::vector<float> query = normals(3 * 32);
-  ops().attend(query.data(), shape, blocks.fold(), none.head.data());
+  ops().attend(query.data(), shape, blocks.fold(), nullptr, none.head.data());
   for (const AttnState& s : none.head) {
     EXPECT_EQ(s.max, -kInf);
     EXPECT_EQ(s.sum, 0.0f);
@@ -272,7 +272,7 @@ TEST_P(AttendOfEveryTable, NoRowsAreTheIdentity) {
 
   blocks.views[0].rows = some_rows() | 1;
   States full(shape);
-  ops().attend(query.data(), shape, blocks.fold(), full.head.data());
+  ops().attend(query.data(), shape, blocks.fold(), nullptr, full.head.data());
   const std::vector<float> before = full.acc;
   const AttnState was = full.head[1];
   ops().merge(none.head[1], 48, &full.head[1]);
@@ -294,14 +294,14 @@ TEST_P(AttendOfEveryTable, MergeDoesNotCareAboutGrouping) {
   std::vector<States> parts;
   for (const Fold& f : folds) {
     parts.emplace_back(shape);
-    ops().attend(query.data(), shape, f, parts.back().head.data());
+    ops().attend(query.data(), shape, f, nullptr, parts.back().head.data());
   }
   const auto merged = [&](std::vector<std::vector<std::size_t>> groups) {
     States all(shape);
-    ops().attend(query.data(), shape, Fold{}, all.head.data());
+    ops().attend(query.data(), shape, Fold{}, nullptr, all.head.data());
     for (const auto& group : groups) {
       States inner(shape);
-      ops().attend(query.data(), shape, Fold{}, inner.head.data());
+      ops().attend(query.data(), shape, Fold{}, nullptr, inner.head.data());
       for (const std::size_t i : group)
         for (std::size_t h = 0; h < 2; ++h) ops().merge(parts[i].head[h], 64, &inner.head[h]);
       for (std::size_t h = 0; h < 2; ++h) ops().merge(inner.head[h], 64, &all.head[h]);
@@ -579,8 +579,13 @@ TEST_P(AttendOfEveryTable, EveryPairOfFormatsAgreesWithTheReference) {
         const CodedBlocks blocks(key, value, shape, &random_);
         const std::vector<float> query = normals(heads * dim, 0.1f);
         States states(shape);
-        ops().attend(query.data(), shape, blocks.fold, states.head.data());
+        ops().attend(query.data(), shape, blocks.fold, nullptr, states.head.data());
         expect_near_reference(states, shape, query.data(), {&blocks.fold, 1});
+
+        const CodedBlocks others(key, value, shape, &random_);
+        States announced(shape);
+        ops().attend(query.data(), shape, blocks.fold, &others.fold, announced.head.data());
+        EXPECT_TRUE(std::equal(announced.acc.begin(), announced.acc.end(), states.acc.begin()));
       }
 }
 
@@ -638,7 +643,7 @@ TEST_P(AttendOfEveryTable, AnyBytesAreReadAsTheDefinitionSaysToTheBit) {
         const std::uint32_t channel = static_cast<std::uint32_t>(random_()) % dim;
         query[channel] = 1.0f;
         States states(shape);
-        ops().attend(query.data(), shape, fold, states.head.data());
+        ops().attend(query.data(), shape, fold, nullptr, states.head.data());
         if (!finite) continue;
         EXPECT_EQ(states.head[0].max, wanted[channel]);
         for (std::uint32_t i = 0; i < dim; ++i) ASSERT_EQ(states.head[0].acc[i], wanted[i]) << i;
@@ -661,7 +666,7 @@ TEST_P(AttendOfEveryTable, ARowIsRebuiltTheSameWhateverIsRebuiltWithIt) {
         Fold fold = blocks.fold;
         fold.blocks = {&one, 1};
         States states(shape);
-        ops().attend(query.data(), shape, fold, states.head.data());
+        ops().attend(query.data(), shape, fold, nullptr, states.head.data());
         alone.push_back(states.head[2].max);  // the row's score
       }
     // Rows that end a fold are rebuilt with fewer others.
@@ -677,7 +682,7 @@ TEST_P(AttendOfEveryTable, ARowIsRebuiltTheSameWhateverIsRebuiltWithIt) {
       Fold fold = blocks.fold;
       fold.blocks = views;
       States states(shape);
-      ops().attend(query.data(), shape, fold, states.head.data());
+      ops().attend(query.data(), shape, fold, nullptr, states.head.data());
       EXPECT_EQ(states.head[2].max, most) << count;
     }
   }
