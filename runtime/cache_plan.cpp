@@ -185,6 +185,8 @@ void plan_workspace(const CacheOptions& options, const Method& method, const Lay
       plan->tile_state_bytes, tiles.count * tiles.state_floats() * sizeof(float));
   plan->tile_scratch_bytes = std::max<std::uint64_t>(plan->tile_scratch_bytes,
                                                      tiles.scratch_floats(threads) * sizeof(float));
+  plan->tile_position_bytes = std::max<std::uint64_t>(
+      plan->tile_position_bytes, tiles.positions() * sizeof(tiles.position[0]));
 
   const auto folds_of = [](std::uint64_t rows) { return (rows + kFoldRows - 1) / kFoldRows; };
   std::uint64_t folds = folds_of(layer.sinks) + folds_of(layer.tail_capacity);
@@ -202,6 +204,16 @@ void plan_workspace(const CacheOptions& options, const Method& method, const Lay
   plan->decode_state_floats = std::max(plan->decode_state_floats, states * spec.value_dim);
   plan->decode_query_floats =
       std::max<std::uint64_t>(plan->decode_query_floats, spec.q_heads * spec.key_dim);
+}
+
+// Layers of the same rotary embedding share its tables.
+void plan_angles(const CacheOptions& options, CachePlan* plan) {
+  const std::uint64_t rows =
+      std::max<std::uint64_t>(plan->step_rows, std::min(options.max_positions, kSpanRows));
+  for (auto layer = options.layers.begin(); layer != options.layers.end(); ++layer)
+    if (std::none_of(options.layers.begin(), layer,
+                     [&](const LayerSpec& before) { return before.rope == layer->rope; }))
+      plan->angle_bytes += 2 * rows * layer->rope.inverse_frequency.size() * sizeof(float);
 }
 
 Status plan_layer(const CacheOptions& options, const Method& method, const LayerSpec& spec,
@@ -260,6 +272,7 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
     TL_TRY(check_layer(options.layers[l], l));
     TL_TRY(plan_layer(options, method, options.layers[l], threads, &plan));
   }
+  plan_angles(options, &plan);
   if (!options.session.path.empty()) plan_publication(options, &plan);
   return plan;
 }
@@ -381,7 +394,8 @@ std::uint64_t CachePlan::host_bytes() const {
 std::uint64_t CachePlan::workspace_bytes() const {
   const std::uint64_t of_a_row = (decode_query_floats + decode_state_floats) * sizeof(float) +
                                  decode_states * sizeof(AttnState);
-  return tile_query_bytes + tile_state_bytes + tile_scratch_bytes + step_rows * of_a_row;
+  return tile_query_bytes + tile_state_bytes + tile_scratch_bytes + tile_position_bytes +
+         angle_bytes + step_rows * of_a_row;
 }
 
 MemoryPlan CachePlan::lines() const {

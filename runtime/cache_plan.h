@@ -52,6 +52,8 @@ struct CachePlan {
   // states, and what each thread computes in. Of each row of a decode step: its rotated queries,
   // and a state for every list and every fold that may be read. All in the layer that takes most.
   std::uint64_t tile_query_bytes = 0, tile_state_bytes = 0, tile_scratch_bytes = 0;
+  std::uint64_t tile_position_bytes = 0;
+  std::uint64_t angle_bytes = 0;  // of a step's positions under every rotary embedding
   std::uint64_t decode_query_floats = 0, decode_states = 0, decode_state_floats = 0;
   std::uint64_t step_rows = 0;  // rows of a decode step: one for each timeline, at most
 

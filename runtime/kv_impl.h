@@ -84,8 +84,9 @@ struct KvCache::Impl {
   enum class Stage : std::uint8_t { due, appended, attended, failed };
   struct Angles {  // of one rotary embedding
     const RopeSpec* rope = nullptr;
-    Rotation rotation;                // at any position, for rows that are rebuilt
-    std::vector<float> cosine, sine;  // [rows][pairs], for the rows of a step
+    Rotation rotation;                         // at any position, for rows that are rebuilt
+    Scratch tables;                            // the next two
+    float *cosine = nullptr, *sine = nullptr;  // [rows][pairs], for the rows of a step
   };
   struct SteadyFold {  // of one list, over sinks or tail
     std::uint32_t list = 0;
@@ -160,7 +161,7 @@ struct KvCache::Impl {
   std::uint64_t workspace_bytes() const;
 
   Status begin(std::span<const Token> step_rows, Pass step_pass);
-  void compute_angles();
+  Status compute_angles(std::span<const Token> step_rows);
   // Rotates a copy of one head's row of the step, for `row` of it.
   void rotate(LayerId l, std::size_t row, float* head) const;
   Status append(LayerId l, MatView<const float> keys, MatView<const float> values);

@@ -241,7 +241,7 @@ class Run {
     if (keeps_another_)
       record_->notes.push_back("--session " + flags_.session.path +
                                " keeps what it held: this text was not read to its end");
-    record_->memory = cache_->usage();
+    record_->memory = engine_.usage(*cache_);
     record_->ranks = cache_->ranks(timeline_);
     record_->disk_read_cost = cache_->disk_read_cost();
     for (const std::string& note : cache_->notes()) record_->notes.push_back(note);

@@ -80,8 +80,8 @@ Result<std::vector<int>> read_chunks(const Engine& engine, const BuildFlags& fla
   return tokens;
 }
 
-void print_done(const BuildFlags& flags, const KvCache& cache, std::uint32_t tokens,
-                std::uint32_t reused, Clock::time_point start) {
+void print_done(const BuildFlags& flags, const Engine& engine, const KvCache& cache,
+                std::uint32_t tokens, std::uint32_t reused, Clock::time_point start) {
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
   const CacheReport report = cache.report();
   std::fprintf(stderr, "%-10s %s: %s, %s of them there already, in %.1f s (%.0f tokens/s)\n",
@@ -91,7 +91,7 @@ void print_done(const BuildFlags& flags, const KvCache& cache, std::uint32_t tok
   std::fprintf(stderr, "%-10s %s written, %s read; sealing took %.1f s\n", "disk",
                format_size(report.disk_bytes_written).c_str(),
                format_size(report.disk_bytes_read).c_str(), report.seal_ms / 1e3);
-  print_memory_plan(cache.usage(), Detail::full);
+  print_memory_plan(engine.usage(cache), Detail::full);
   print_notes(cache.notes());
 }
 
@@ -167,7 +167,7 @@ Result<Exit> build(const BuildFlags& flags, Engine& engine, CacheOptions options
   if (stopped) text.logits.clear();
   // Without a token read nobody knows what follows, and the file says it.
   if (timeline.length() > reused) TL_TRY(save());
-  if (!flags.output.quiet) print_done(flags, *cache, timeline.length(), reused, start);
+  if (!flags.output.quiet) print_done(flags, engine, *cache, timeline.length(), reused, start);
   return stopped ? Exit::interrupted : Exit::success;
 }
 
@@ -194,7 +194,7 @@ Result<Exit> seal_anew(const BuildFlags& flags, Engine& engine, CacheOptions opt
   const Clock::time_point start = Clock::now();
   TL_TRY(cache->copy(read, timeline, interrupted));
   TL_TRY(cache->save(timeline, saved.text));
-  if (!flags.output.quiet) print_done(flags, *cache, timeline.length(), 0, start);
+  if (!flags.output.quiet) print_done(flags, engine, *cache, timeline.length(), 0, start);
   return Exit::success;
 }
 
