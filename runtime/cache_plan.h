@@ -10,13 +10,11 @@
 #include "kernels/base/error.h"
 #include "runtime/kv_cache.h"
 #include "runtime/method.h"
+#include "runtime/text_cuts.h"
 #include "tiers/block.h"
 #include "tiers/store/stores.h"
 
 namespace thermocline {
-
-// Rows that a sliding-window layer keeps beyond its window, so that recent steps can be undone.
-inline constexpr std::uint32_t kWindowSlack = 512;
 
 struct CachePlan {
   struct Layer {

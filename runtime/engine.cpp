@@ -14,6 +14,7 @@
 #include "runtime/model/weights.h"
 #include "runtime/prefill.h"
 #include "runtime/step.h"
+#include "runtime/text_cuts.h"
 #include "runtime/thermocline.h"
 
 namespace thermocline {
@@ -107,7 +108,7 @@ void Engine::Impl::shape_for(CacheOptions* options) const {
 
 std::uint64_t Engine::Impl::activation_bytes(const CacheOptions& options) const {
   return rows.bytes() + scratch.bytes() +
-         PrefillMemory::bytes_for(view(), std::min(options.max_positions, kSpanRows));
+         PrefillMemory::bytes_for(view(), longest_of(read_spans(options)));
 }
 
 // What the engine takes beside a cache.

@@ -113,6 +113,7 @@ Status KvCache::save(const Timeline& timeline, const SessionText& text) {
     return fail(ErrorCode::invalid_argument, "save() of a timeline of another cache");
   return impl_->save(timeline.id(), text);
 }
+Status KvCache::leave_session() { return impl_->leave_session(); }
 Status KvCache::begin(std::span<const Token> rows, Pass pass) { return impl_->begin(rows, pass); }
 Status KvCache::append(LayerId layer, MatView<const float> keys, MatView<const float> values) {
   return impl_->append(layer, keys, values);

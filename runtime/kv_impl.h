@@ -287,6 +287,7 @@ struct KvCache::Impl {
   // `before`: the run before it in the timeline; null: there is none.
   Result<Run> read_run(LayerId l, const PageTable::Record& record, const Run* before);
   Status save(TimelineId id, const SessionText& text);
+  Status leave_session();
 
   // kv_seal.cpp
   Status shape_span(LayerId l, std::size_t span_rows);

@@ -94,12 +94,14 @@ class PageTable {
   // Sessions: where the lowest store outlives the process (tiers/store/keeper.h). A segment is kept
   // with a record beside its rows, written once: what it is, its pages' checksums, and `more`,
   // which is the caller's. `segment` is at home in that store, and has no record yet.
-  bool keeps() const { return keeper() != nullptr; }
+  bool keeps() const { return keeper() && keeper()->keeps(); }
   Status keep(const Segment& segment, const WriteRecord& more);
   struct Record {  // where it is in the file, and the checksum of its bytes
     std::uint64_t offset = 0, bytes = 0, checksum = 0;
   };
   Record record_of(const Segment& segment) const;
+  // What is sealed from now on has no record, and is gone with the process.
+  Status stop_keeping() { return keeper()->stop_keeping(); }
   // From now on what is found in the file is `manifest` and these segments, which have records.
   // Both its place and the memory to put it together are reserved first (saved; sealing).
   Status publish(const WriteRecord& manifest, std::span<const Segment* const> segments);
