@@ -9,6 +9,7 @@
 
 #include "kernels/base/utf8.h"
 #include "tools/thermocline/command.h"
+#include "tools/thermocline/common_tokens.h"
 #include "tools/thermocline/flags.h"
 #include "tools/thermocline/generation.h"
 #include "tools/thermocline/interruption.h"
@@ -76,6 +77,9 @@ std::vector<std::string> notes_of(const GenerateFlags& flags, const CommandLine&
   return notes;
 }
 
+// Of what is saved beside tokens and logits: facts, settings, the sampler's random numbers.
+constexpr std::uint64_t kSavedTextBytes = std::uint64_t{16} << 10;
+
 // The positions to plan for: no more than this run can reach.
 std::uint32_t positions_needed(std::size_t prompt, int length, std::uint32_t context) {
   if (length < 0 || prompt == 0) return context;
@@ -83,10 +87,15 @@ std::uint32_t positions_needed(std::size_t prompt, int length, std::uint32_t con
   return most < context ? static_cast<std::uint32_t>(most) : context;
 }
 
-Result<Exit> dry_run(const Engine& engine, const GenerateFlags& flags, const CacheOptions& options,
-                     std::size_t prompt_tokens, std::vector<std::string> notes,
+Result<Exit> dry_run(const Engine& engine, const GenerateFlags& flags, CacheOptions options,
+                     std::size_t prompt_tokens, KeptPrompt kept, std::vector<std::string> notes,
                      JsonOutput* json_output) {
-  TL_TRY_ASSIGN(const MemoryPlan plan, engine.plan(options));
+  Result<MemoryPlan> planned = engine.plan(options);
+  if (!planned && kept.is_used()) {
+    kept.give_up(planned.error(), &options, &notes);
+    planned = engine.plan(options);
+  }
+  TL_TRY_ASSIGN(const MemoryPlan plan, std::move(planned));
   notes.insert(notes.end(), plan.notes.begin(), plan.notes.end());
   const ModelInfo& model = engine.model();
   if (!flags.output.quiet) {
@@ -268,6 +277,7 @@ class Run {
     keeps_another_ = !flags_.session.path.empty() && cache_->saved() != nullptr;
     TL_TRY_ASSIGN(timeline_,
                   begin_text(engine_, *cache_, flags_, &text_, &options_, record_, &reuse));
+    kept_.begin_reading(*cache_, &record_->notes);
     return {};
   }
 
@@ -337,12 +347,25 @@ Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {
   if (saved)  // what it holds is resumed whole, and cut then
     cache_options.max_positions =
         std::min(record.context, std::max(cache_options.max_positions, saved->positions));
+  cache_options.session.text_bytes = kSavedTextBytes;
+  if (saved)
+    cache_options.course = course_on(*saved, prompt);
+  else if (!prompt.empty())
+    cache_options.course = Course{0, {static_cast<std::uint32_t>(prompt.size())}};
   TL_TRY_ASSIGN(KeptPrompt kept, KeptPrompt::begin(flags.session, *engine, prompt,
                                                    flags.dry_run ? PrefixCache::Missing::stays
                                                                  : PrefixCache::Missing::is_made,
                                                    &cache_options, &record.notes));
-  if (flags.dry_run)
-    return dry_run(*engine, flags, cache_options, prompt.size(), record.notes, &json_output);
+  if (flags.dry_run) {
+    if (saved && !prompt.empty()) {  // what begin_text() refuses
+      Reuse reuse;
+      reuse.held = saved->positions;
+      reuse.common = std::min(saved->positions, common_tokens(saved->text.tokens, prompt));
+      TL_TRY(check_in_common(flags.session.path, reuse));
+    }
+    return dry_run(*engine, flags, std::move(cache_options), prompt.size(), std::move(kept),
+                   record.notes, &json_output);
+  }
 
   options.length = flags.sampling.length;
   options.context = record.context;

@@ -393,6 +393,43 @@ class Session(unittest.TestCase):
             self.assertEqual(used["cached_tokens"], used["prompt_tokens"])
             shutil.rmtree(folder)
 
+    def test_a_dry_run_refuses_what_a_run_refuses(self):
+        self.generate("-p", TEXT, "-n", "1", "--session", self.file)
+        words = ["generate", "-m", MODEL, "-p", "hello", "--session", self.file, "--temp", "0"]
+        planned, done = run(*words, "--dry-run"), run(*words)
+        self.assertEqual((planned.returncode, planned.stderr), (done.returncode, done.stderr))
+        self.assertIn(b"it would lose the others", planned.stderr)
+        # What keeps no prompt does without; in a dry run, too.
+        words = ["generate", "-m", MODEL, "-p", TEXT, "-n", "1", "--method", "snapkv",
+                 "--prefix-cache", "64MiB", "--json", "-"]
+        environment = dict(os.environ, XDG_CACHE_HOME=self.folder.name)
+        for more in (["--dry-run"], []):
+            done = run(*words, *more, environment=environment)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            notes = json.loads(done.stdout)["notes"]
+            self.assertTrue(any("--prefix-cache is left out" in note for note in notes), notes)
+
+    def test_a_kept_prompt_holds_no_row_that_was_generated(self):
+        environment = dict(os.environ, XDG_CACHE_HOME=self.folder.name)
+        folder = pathlib.Path(self.folder.name) / "thermocline" / "prefixes"
+        words = [COMMAND, "generate", "-m", MODEL, "-p", TEXT, "--temp", "0", "--ignore-eos",
+                 "--method", "sketch", "--prefix-cache", "64MiB", "-c", "20000"]
+        done = run(*words[1:], "-n", "1", environment=environment)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        entry, = folder.iterdir()
+        kept = entry.stat().st_blocks
+        for prompt in (TEXT, "Another. " + TEXT):  # one that is kept already, and a new one
+            words[words.index("-p") + 1] = prompt
+            with subprocess.Popen([*words, "-n", "4000"], stdout=subprocess.PIPE,
+                                  stderr=subprocess.DEVNULL, env=environment) as process:
+                written = 0
+                while written < 2000:  # some hundred tokens at least: rows are sealed by 64
+                    written += len(process.stdout.read1(4096))
+                process.kill()
+            sizes = {file: file.stat().st_blocks for file in folder.iterdir()}
+            self.assertLessEqual(abs(max(sizes.values()) - kept), kept // 50, sizes)
+        shutil.rmtree(folder)
+
     def test_a_damaged_kept_prompt_that_was_shown_from_is_written_without_it(self):
         words = ["generate", "-m", MODEL, "-n", "24", "--temp", "0.8", "-s", "3", "--ignore-eos",
                  "-p", TEXT, "--prefix-cache", "64MiB"]
