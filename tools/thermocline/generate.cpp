@@ -216,6 +216,7 @@ class Run {
         kept_(std::move(kept)),
         options_(std::move(options)),
         record_(record) {
+    options_.after_span = [this](std::span<const int> read) { return after_span(read); };
     options_.after_reading = [this](const WrittenText& so_far) { return after_reading(so_far); };
     options_.show = [this, show = std::move(options_.show)](std::string_view more) -> Status {
       TL_TRY_ASSIGN(const std::string_view unseen, beyond_shown(more));
@@ -274,9 +275,11 @@ class Run {
     text_.tokens = prompt_;
     Reuse reuse;
     TL_TRY_ASSIGN(cache_, engine_.open_cache(cache_options_));
-    keeps_another_ = !flags_.session.path.empty() && cache_->saved() != nullptr;
+    const bool holds_a_text = cache_->saved() != nullptr;
     TL_TRY_ASSIGN(timeline_,
                   begin_text(engine_, *cache_, flags_, &text_, &options_, record_, &reuse));
+    all_stays_ = reuse.common == reuse.held;
+    keeps_another_ = !flags_.session.path.empty() && holds_a_text;
     kept_.begin_reading(*cache_, &record_->notes);
     return {};
   }
@@ -291,6 +294,15 @@ class Run {
   Status save(const WrittenText& so_far) {
     if (flags_.session.path.empty() || timeline_.length() == 0 || keeps_another_) return {};
     return save_session(*cache_, timeline_, so_far, record_->seed, "");
+  }
+
+  // A long text is not lost when the machine is, and costs no more than a tail each time.
+  Status after_span(std::span<const int> read) {
+    if (prompt_.empty() || !all_stays_) return {};
+    keeps_another_ = false;
+    WrittenText so_far;
+    so_far.tokens.assign(read.begin(), read.end());
+    return save(so_far);
   }
 
   // The costly part is done: it is not lost whatever comes.
@@ -314,6 +326,7 @@ class Run {
   // Until the text has been read the file keeps what it held: no less of that, and with what it
   // knew of the next token.
   bool keeps_another_ = false;
+  bool all_stays_ = false;       // of what the file held when the text was begun
   std::string shown_;            // before the text was begun once more
   std::size_t shown_again_ = 0;  // of that
   bool is_seen_ = true;          // whoever reads it is still there
