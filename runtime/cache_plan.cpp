@@ -348,6 +348,15 @@ std::uint64_t beside_of(const CacheOptions& options, const CachePlan& plan) {
   return plan.home_bytes(Tier::device) + plan.workspace_bytes() + options.beside_bytes + kOwnBytes;
 }
 
+// How to need less: of a text that is there no context says how long it is.
+const char* fewer_positions(const CacheOptions& options) {
+  if (!options.course) return "lower -c";
+  const Course& course = *options.course;
+  const std::uint32_t text = course.reads.empty() ? course.resumed : course.reads.back();
+  if (text >= options.max_positions / 2) return "take a shorter text";
+  return "lower -n or -c";
+}
+
 // A budget may be larger than the machine; what is planned may not.
 Status check_machine(const CacheOptions& options, const CachePlan& plan,
                      std::uint64_t available_bytes) {
@@ -360,10 +369,10 @@ Status check_machine(const CacheOptions& options, const CachePlan& plan,
               plan.home_bytes(Tier::device) > 0 ? " in the device's stand-in and" : "",
               " to compute in, and this machine has ", size_text(available_bytes), " available: ",
               lower_host                          ? "lower --kv-host"
-              : plan.home_bytes(Tier::device) > 0 ? "lower --kv-device, or lower -c"
-              : plan.bytes_of(Tier::disk) > 0
-                  ? "lower -c"
-                  : "give --kv-disk SIZE to keep rows on disk, or lower -c");
+              : plan.home_bytes(Tier::device) > 0 ? "lower --kv-device, or "
+              : plan.bytes_of(Tier::disk) > 0     ? ""
+                                                  : "give --kv-disk SIZE to keep rows on disk, or ",
+              lower_host ? "" : fewer_positions(options));
 }
 
 // A session is what its file holds: no row may be at home elsewhere.
@@ -496,15 +505,15 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, i
                 " positions needs ", size_text(needed), " of host memory and has ", size_text(host),
                 ": raise --kv-host, ",
                 plan.bytes_of(Tier::disk) > 0 ? "" : "give --kv-disk SIZE to keep rows on disk, ",
-                "or lower -c");
+                "or ", fewer_positions(options));
   if (!options.session.path.empty()) TL_TRY(check_kept(method, plan));
   for (const Tier tier : {Tier::device, Tier::disk}) {
     const std::uint64_t bytes = plan.home_bytes(tier);
     if (bytes > plan.bytes_of(tier))
       return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
                   " positions needs ", size_text(bytes), " on ", name_of(tier), " and ",
-                  flag_of(tier), " gives ", size_text(plan.bytes_of(tier)),
-                  ": raise it or lower -c");
+                  flag_of(tier), " gives ", size_text(plan.bytes_of(tier)), ": raise it or ",
+                  fewer_positions(options));
     plan.stores.planned[static_cast<std::size_t>(tier)] = {bytes, options.max_positions};
   }
   if (any_in_pages(stores)) {  // what is left over caches rows

@@ -194,6 +194,8 @@ class PageTable {
   class Recount;
   void recount_kept();
   void warm(const Segment& segment, const Place& place);
+  // What to do where bytes of the disk do not match their checksum; ends a message.
+  const char* advice_on_damage() const;
   // Row numbers for `place`, with room in the row caches' tables.
   Status number_place(Place* place);
   static std::uint32_t number_rows(Layer* layer, std::uint32_t rows);

@@ -53,6 +53,10 @@ Result<Descriptor> open_existing(int directory, const std::string& path, const s
   Descriptor opened(::openat(directory, file.c_str(), kFlags | O_DIRECT));
   if (!opened.open() && errno == EINVAL)
     opened = Descriptor(::openat(directory, file.c_str(), kFlags));
+  if (!opened.open() && (errno == EACCES || errno == EROFS))
+    return fail(ErrorCode::io, name, ": a session is written to, and this process may not: ",
+                errno == EROFS ? "its filesystem is read-only: copy it to another"
+                               : "give yourself the right to read and write it (chmod u+rw)");
   if (!opened.open()) return fail(ErrorCode::io, name, ": could not open it: ", errno_text(errno));
   TL_TRY(check_file(opened.number(), name));
   return opened;

@@ -306,6 +306,7 @@ TEST(Reader, EveryFlippedBitIsFound) {
       const Status again = reader.read_again(fold);
       ASSERT_FALSE(again);
       EXPECT_EQ(again.error().code, ErrorCode::corrupt);
+      EXPECT_NE(again.error().message.find("--kv-dir on another disk"), std::string::npos);
     }
     disk[bit / 8] ^= std::byte{1} << bit % 8;
     if (i % 100 == 0) {
