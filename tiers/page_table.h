@@ -57,6 +57,8 @@ class PageTable {
   // With open stores and an open sink of the caller's, for tests.
   static Result<std::unique_ptr<PageTable>> create(const PageTableOptions& options, Budget* budget,
                                                    Stores stores, std::unique_ptr<Sink> sink);
+  // Waits no longer for the disk than for a transfer (disk_deadline). What it has not given back by
+  // then, memory and all, is left to it for ever: a leak rather than a process that does not end.
   ~PageTable();
   // The notes() that create() would have, or its refusal, without anything taken.
   static Result<std::vector<std::string>> probe(const PageTableOptions& options);
