@@ -24,7 +24,7 @@ endif()
 # (utf8.h). They keep their folders: a header says
 # #include "runtime/thermocline.h" here and where it is installed.
 set(THERMOCLINE_PUBLIC_HEADERS
-  runtime/thermocline.h runtime/kv_cache.h runtime/chat_message.h runtime/layer_spec.h
+  runtime/thermocline.h runtime/kv_cache.h runtime/chat_message.h runtime/course.h runtime/layer_spec.h
   runtime/observer.h runtime/report.h runtime/sampler.h runtime/session.h runtime/stop_asked.h
   kernels/base/error.h kernels/base/half.h kernels/base/head_size.h kernels/base/ids.h
   kernels/base/rope_pairs.h kernels/base/tier_counters.h kernels/base/utf8.h kernels/base/view.h)

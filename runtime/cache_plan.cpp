@@ -1,6 +1,7 @@
 #include "runtime/cache_plan.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "kernels/base/buffer.h"
 #include "runtime/query_sample.h"
@@ -86,11 +87,10 @@ Result<StoreFacts> home_of(const Method& method, const CachePlan& plan, std::uin
   return StoreFacts{home, *reach};
 }
 
-// What a session keeps of `segments` segments of the least rows, in each timeline, beside them;
-// each with a record of whole pages.
+// What a session keeps of segments, in each timeline, beside them; each with a record of whole
+// pages.
 void plan_records(const CacheOptions& options, const Method& method, const LayerSpec& spec,
-                  const Segment& shortest, const Segment& longest, std::uint64_t segments,
-                  CachePlan* plan) {
+                  const CachePlan::Layer& layer, const TextCuts& cuts, CachePlan* plan) {
   const auto record_of = [&](const Segment& segment) {
     const bool ordered = method.select->facts().order == RowOrder::own;
     // And of each side's fit its kind and the lengths of its parts.
@@ -98,31 +98,31 @@ void plan_records(const CacheOptions& options, const Method& method, const Layer
                                2 * (sizeof(std::uint32_t) + 2 * sizeof(std::uint64_t));
     return SegmentRecord::bytes_for(segment, ordered, more);
   };
-  plan->records_bytes += options.max_timelines * segments * record_of(shortest);
+  for (const auto& [rows, count] : cuts.segments())
+    plan->records_bytes += options.max_timelines * count * record_of(segment_of(spec, layer, rows));
+  const std::uint64_t segments = cuts.segment_count();
+  const Segment longest = segment_of(spec, layer, cuts.longest_segment());
   plan->published_bytes += segments * (2 * sizeof(Extent) + sizeof(PageTable::Record));
   plan->saving_bytes += segments * (2 * sizeof(Extent) + sizeof(Segment*));
   // Read back a record is there twice, as it lies in the file and as it is used; with a head's
   // rows.
   plan->coding_bytes = std::max(plan->coding_bytes, record_of(longest));
+  if (options.course && options.course->resumed == 0) return;
   plan->restoring_bytes =
       std::max(plan->restoring_bytes,
                2 * record_of(longest) +
                    round_up(std::uint64_t{longest.rows} * longest.layout.bytes(), kPageBytes));
 }
 
-// What full attention under a method that keeps rows takes, beside sinks and tail. However the rows
-// come to be cut, segments are multiples of the shortest, and take no more than so many of those.
+// What full attention under a method that keeps rows takes, beside sinks and tail.
 Status plan_sealed(const CacheOptions& options, const Method& method, const LayerSpec& spec,
-                   CachePlan::Layer* layer, CachePlan* plan) {
+                   const TextCuts& cuts, CachePlan::Layer* layer, CachePlan* plan) {
   const HeadShape shape{spec.q_heads / spec.kv_heads, spec.key_dim, spec.value_dim};
   const std::uint64_t sealed = method.tail_begin(options.max_positions) - method.sink;
-  const std::uint64_t segments = sealed / method.seal_rows();  // of a timeline
-  const Segment shortest = segment_of(spec, *layer, method.seal_rows());
-  const Segment longest =
-      segment_of(spec, *layer, std::min<std::uint64_t>(method.cell_rows(), sealed));
+  const Segment longest = segment_of(spec, *layer, cuts.longest_segment());
   layer->rows = static_cast<std::uint32_t>(options.max_timelines * sealed);
   if (method.select->facts().remembers) {
-    layer->selection_runs = segments;
+    layer->selection_runs = cuts.segment_count();
     layer->selection_blocks = sealed / kBlockRows;
     layer->selections_bytes =
         2 * spec.kv_heads *
@@ -137,64 +137,68 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
     const std::uint64_t head_bytes = std::uint64_t{segment.rows} * segment.layout.bytes();
     return segment.heads * (pages ? round_up(head_bytes, kPageBytes) : head_bytes);
   };
-  const std::uint64_t rows_bytes = options.max_timelines * segments * home_bytes_of(shortest);
+  std::uint64_t rows_bytes = 0;
+  for (const auto& [rows, count] : cuts.segments()) {
+    const std::uint64_t alike = options.max_timelines * count;
+    rows_bytes += alike * home_bytes_of(segment_of(spec, *layer, rows));
+    plan->index_bytes += alike * index_bytes_of(method, spec, rows);
+  }
   plan->rows_bytes[static_cast<std::size_t>(layer->home.tier)] += rows_bytes;
   if (pages) plan->tables_bytes += rows_bytes / kPageBytes * sizeof(std::uint64_t);
   if (method.select->facts().order == RowOrder::own || method.drops())
     plan->tables_bytes += std::uint64_t{spec.kv_heads} * layer->rows * sizeof(Segment::offset[0]);
-  plan->index_bytes +=
-      options.max_timelines * segments * index_bytes_of(method, spec, method.seal_rows());
-  // While the longest is formed, the last one, which is what is left of a cell, is not there yet.
-  const auto coded_bytes_of = [&](const Segment& segment) {
-    return std::uint64_t{segment.heads} * segment.rows * segment.layout.bytes();
-  };
-  const Segment last = segment_of(
-      spec, *layer, sealed % method.cell_rows() ? sealed % method.cell_rows() : longest.rows);
-  const std::uint64_t last_in_host =
-      (pages ? 0 : home_bytes_of(last)) + index_bytes_of(method, spec, last.rows);
-  const std::uint64_t of_longest = coded_bytes_of(longest);
-  plan->coding_bytes =
-      std::max({plan->coding_bytes, coded_bytes_of(last),
-                last.rows == longest.rows ? 0 : of_longest - std::min(of_longest, last_in_host)});
+  // While one is formed, those after it are not there yet.
+  std::uint64_t not_yet = 0;
+  for (std::size_t i = cuts.formed().size(); i-- > 0;) {
+    const TextCuts::Alike& alike = cuts.formed()[i];
+    const Segment formed = segment_of(spec, *layer, alike.rows);
+    const std::uint64_t coded = std::uint64_t{formed.heads} * formed.rows * formed.layout.bytes();
+    plan->coding_bytes = std::max(plan->coding_bytes, coded - std::min(coded, not_yet));
+    not_yet += alike.count *
+               ((pages ? 0 : home_bytes_of(formed)) + index_bytes_of(method, spec, formed.rows));
+  }
   if (method.select->facts().watches == Watched::queries) {
     // Seen before rows are coded, and gone by then.
-    const std::uint64_t sampled = QuerySample::most(std::min(options.max_positions, kSpanRows));
+    const std::uint64_t sampled = QuerySample::most(cuts.longest_span());
     plan->coding_bytes =
         std::max(plan->coding_bytes, sampled * spec.q_heads * spec.key_dim * sizeof(float));
   }
   if (method.drops()) {
-    const std::uint32_t positions = std::min(options.max_positions, kSpanRows);
+    const std::uint32_t positions = cuts.longest_span();
     const std::uint32_t seen = positions + layer->tail_capacity + layer->sinks;
     plan->voting_bytes = std::max(plan->voting_bytes,
                                   voting_bytes(method, spec, positions, seen) +
                                       RawStore::bytes_for(layer->raw, spec.kv_heads, longest.rows));
   }
   if (pages) plan->writing_bytes = std::max(plan->writing_bytes, home_bytes_of(longest));
-  if (!options.session.path.empty())
-    plan_records(options, method, spec, shortest, longest, segments, plan);
+  if (!options.session.path.empty()) plan_records(options, method, spec, *layer, cuts, plan);
   return {};
 }
 
 // Memory that attention computes in, in the layer that takes most of it.
-void plan_workspace(const CacheOptions& options, const Method& method, const LayerSpec& spec,
+void plan_workspace(const Method& method, const LayerSpec& spec, const TextCuts& cuts,
                     const CachePlan::Layer& layer, int threads, CachePlan* plan) {
-  const QueryTiles tiles = QueryTiles::cut(spec, 0, std::min(options.max_positions, kSpanRows));
+  const QueryTiles tiles = QueryTiles::cut(spec, 0, cuts.longest_span());
   plan->tile_query_bytes = std::max<std::uint64_t>(
       plan->tile_query_bytes, tiles.count * tiles.query_floats() * sizeof(float));
   plan->tile_state_bytes = std::max<std::uint64_t>(
       plan->tile_state_bytes, tiles.count * tiles.state_floats() * sizeof(float));
-  plan->tile_scratch_bytes = std::max<std::uint64_t>(plan->tile_scratch_bytes,
-                                                     tiles.scratch_floats(threads) * sizeof(float));
+  if (tiles.count > 0)
+    plan->tile_scratch_bytes = std::max<std::uint64_t>(
+        plan->tile_scratch_bytes, tiles.scratch_floats(threads) * sizeof(float));
+  plan->tile_position_bytes = std::max<std::uint64_t>(
+      plan->tile_position_bytes, tiles.positions() * sizeof(tiles.position[0]));
 
   const auto folds_of = [](std::uint64_t rows) { return (rows + kFoldRows - 1) / kFoldRows; };
   std::uint64_t folds = folds_of(layer.sinks) + folds_of(layer.tail_capacity);
   if (layer.seals) {
-    // The shortest segments make the most folds, of which a selector may read all, and all of their
-    // summaries and codes: no more rows than they stand for.
-    const std::uint64_t sealed = method.tail_begin(options.max_positions) - method.sink;
-    const int forms = 1 + (method.select->summary_bytes(tiles.heads, kBlockRows) > 0) +
-                      (method.select->code_bytes(tiles.heads, kBlockRows) > 0);
-    folds = std::max(folds, forms * sealed / method.seal_rows() * folds_of(method.seal_rows()));
+    // A selector may read all, and all of their summaries and codes: no more rows than they stand
+    // for.
+    std::uint64_t of_rows = 0;
+    for (const auto& [rows, count] : cuts.segments()) of_rows += count * folds_of(rows);
+    const std::uint64_t forms = 1 + (method.select->summary_bytes(tiles.heads, kBlockRows) > 0) +
+                                (method.select->code_bytes(tiles.heads, kBlockRows) > 0);
+    folds = std::max(folds, forms * of_rows);
   }
   // In each KV head the state of the whole list, and one for each fold.
   const std::uint64_t states = spec.q_heads * (1 + folds);
@@ -204,8 +208,17 @@ void plan_workspace(const CacheOptions& options, const Method& method, const Lay
       std::max<std::uint64_t>(plan->decode_query_floats, spec.q_heads * spec.key_dim);
 }
 
+// Layers of the same rotary embedding share its tables.
+void plan_angles(const CacheOptions& options, const TextCuts& cuts, CachePlan* plan) {
+  const std::uint64_t rows = std::max<std::uint64_t>(plan->step_rows, cuts.longest_span());
+  for (auto layer = options.layers.begin(); layer != options.layers.end(); ++layer)
+    if (std::none_of(options.layers.begin(), layer,
+                     [&](const LayerSpec& before) { return before.rope == layer->rope; }))
+      plan->angle_bytes += 2 * rows * layer->rope.inverse_frequency.size() * sizeof(float);
+}
+
 Status plan_layer(const CacheOptions& options, const Method& method, const LayerSpec& spec,
-                  int threads, CachePlan* plan) {
+                  const TextCuts& cuts, int threads, CachePlan* plan) {
   CachePlan::Layer layer;
   layer.raw = raw_layout(spec.key_dim, spec.value_dim);
   layer.sealed = method.compress.layout(spec.key_dim, spec.value_dim);
@@ -225,28 +238,50 @@ Status plan_layer(const CacheOptions& options, const Method& method, const Layer
       options.max_timelines *
       RawStore::bytes_for(layer.raw, spec.kv_heads, layer.tail_capacity + layer.sinks);
   plan->spare_tail_bytes += RawStore::bytes_for(layer.raw, spec.kv_heads, layer.tail_capacity);
-  const std::uint32_t span = std::min(options.max_positions, kSpanRows + layer.tail_capacity);
   plan->span_bytes =
-      std::max(plan->span_bytes, RawStore::bytes_for(layer.raw, spec.kv_heads, span));
-  plan_workspace(options, method, spec, layer, threads, plan);
-  if (layer.seals && method.tail_begin(options.max_positions) > method.sink)
-    TL_TRY(plan_sealed(options, method, spec, &layer, plan));
+      std::max(plan->span_bytes,
+               RawStore::bytes_for(layer.raw, spec.kv_heads, cuts.raw_rows(layer.tail_rows)));
+  plan_workspace(method, spec, cuts, layer, threads, plan);
+  if (layer.seals && !cuts.segments().empty())
+    TL_TRY(plan_sealed(options, method, spec, cuts, &layer, plan));
   plan->layers.push_back(layer);
   return {};
 }
 
 // The text and a timeline's raw rows, which are published whole, one publication beside the last.
-void plan_publication(const CacheOptions& options, CachePlan* plan) {
+void plan_publication(const CacheOptions& options, const TextCuts& cuts, CachePlan* plan) {
+  const std::uint64_t text = plan->published_bytes + options.session.text_bytes +
+                             std::uint64_t{options.max_positions} * sizeof(int);
+  std::vector<std::uint64_t> saves;
   for (std::size_t l = 0; l < options.layers.size(); ++l) {
     const CachePlan::Layer& layer = plan->layers[l];
-    plan->published_bytes +=
-        RawStore::bytes_for(layer.raw, options.layers[l].kv_heads, layer.sinks + layer.tail_rows);
+    const auto tails = cuts.saved_tails(options.layers[l], layer.tail_rows);
+    saves.resize(tails.size(), text);
+    for (std::size_t i = 0; i < tails.size(); ++i)
+      saves[i] +=
+          RawStore::bytes_for(layer.raw, options.layers[l].kv_heads, layer.sinks + tails[i]);
   }
-  plan->published_bytes += std::uint64_t{options.max_positions} * sizeof(int);
-  const std::uint64_t one =
-      round_up(plan->published_bytes + options.session.text_bytes, kPageBytes);
-  plan->published_bytes = kSessionHeaderBytes + 2 * one;
-  plan->saving_bytes += one + kPageBytes;
+  std::uint64_t before = 0, beside = 0;
+  for (std::uint64_t& save : saves) {
+    save = round_up(save, kPageBytes);
+    beside = std::max(beside, std::exchange(before, save) + save);
+  }
+  plan->published_bytes = kSessionHeaderBytes + beside;
+  plan->saving_bytes += *std::max_element(saves.begin(), saves.end()) + kPageBytes;
+}
+
+Status check_course(const CacheOptions& options) {
+  if (!options.course) return {};
+  std::uint32_t at = options.course->resumed;
+  for (const std::uint32_t end : options.course->reads) {
+    if (end < at)
+      return fail(ErrorCode::invalid_argument, "a course that reads up to position ", end,
+                  " when it is at ", at);
+    at = end;
+  }
+  if (at <= options.max_positions) return {};
+  return fail(ErrorCode::invalid_argument, "a course up to position ", at, " of a cache of ",
+              options.max_positions);
 }
 
 // What does not depend on how much host memory or disk there is.
@@ -255,12 +290,14 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
   CachePlan plan;
   plan.stores = stores;
   if (any_in_pages(stores)) plan.staging_bytes = kStagingBytes;
+  const TextCuts cuts = TextCuts::of(options, method);
   plan.step_rows = std::min<std::uint64_t>(options.max_timelines, kMaxStepRows);
   for (std::size_t l = 0; l < options.layers.size(); ++l) {
     TL_TRY(check_layer(options.layers[l], l));
-    TL_TRY(plan_layer(options, method, options.layers[l], threads, &plan));
+    TL_TRY(plan_layer(options, method, options.layers[l], cuts, threads, &plan));
   }
-  if (!options.session.path.empty()) plan_publication(options, &plan);
+  plan_angles(options, cuts, &plan);
+  if (!options.session.path.empty()) plan_publication(options, cuts, &plan);
   return plan;
 }
 
@@ -311,6 +348,15 @@ std::uint64_t beside_of(const CacheOptions& options, const CachePlan& plan) {
   return plan.home_bytes(Tier::device) + plan.workspace_bytes() + options.beside_bytes + kOwnBytes;
 }
 
+// How to need less: of a text that is there no context says how long it is.
+const char* fewer_positions(const CacheOptions& options) {
+  if (!options.course) return "lower -c";
+  const Course& course = *options.course;
+  const std::uint32_t text = course.reads.empty() ? course.resumed : course.reads.back();
+  if (text >= options.max_positions / 2) return "take a shorter text";
+  return "lower -n or -c";
+}
+
 // A budget may be larger than the machine; what is planned may not.
 Status check_machine(const CacheOptions& options, const CachePlan& plan,
                      std::uint64_t available_bytes) {
@@ -323,10 +369,10 @@ Status check_machine(const CacheOptions& options, const CachePlan& plan,
               plan.home_bytes(Tier::device) > 0 ? " in the device's stand-in and" : "",
               " to compute in, and this machine has ", size_text(available_bytes), " available: ",
               lower_host                          ? "lower --kv-host"
-              : plan.home_bytes(Tier::device) > 0 ? "lower --kv-device, or lower -c"
-              : plan.bytes_of(Tier::disk) > 0
-                  ? "lower -c"
-                  : "give --kv-disk SIZE to keep rows on disk, or lower -c");
+              : plan.home_bytes(Tier::device) > 0 ? "lower --kv-device, or "
+              : plan.bytes_of(Tier::disk) > 0     ? ""
+                                                  : "give --kv-disk SIZE to keep rows on disk, or ",
+              lower_host ? "" : fewer_positions(options));
 }
 
 // A session is what its file holds: no row may be at home elsewhere.
@@ -381,7 +427,8 @@ std::uint64_t CachePlan::host_bytes() const {
 std::uint64_t CachePlan::workspace_bytes() const {
   const std::uint64_t of_a_row = (decode_query_floats + decode_state_floats) * sizeof(float) +
                                  decode_states * sizeof(AttnState);
-  return tile_query_bytes + tile_state_bytes + tile_scratch_bytes + step_rows * of_a_row;
+  return tile_query_bytes + tile_state_bytes + tile_scratch_bytes + tile_position_bytes +
+         angle_bytes + step_rows * of_a_row;
 }
 
 MemoryPlan CachePlan::lines() const {
@@ -443,6 +490,7 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, i
     return fail(ErrorCode::invalid_argument,
                 "a cache needs at least one position and one timeline");
   TL_TRY(check_rows(options, method));
+  TL_TRY(check_course(options));
   TL_TRY_ASSIGN(const StoreOptions stores, stores_for(options.tiers, options.session));
   TL_TRY_ASSIGN(CachePlan plan, plan_layers(options, method, threads, stores));
 
@@ -457,15 +505,15 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, i
                 " positions needs ", size_text(needed), " of host memory and has ", size_text(host),
                 ": raise --kv-host, ",
                 plan.bytes_of(Tier::disk) > 0 ? "" : "give --kv-disk SIZE to keep rows on disk, ",
-                "or lower -c");
+                "or ", fewer_positions(options));
   if (!options.session.path.empty()) TL_TRY(check_kept(method, plan));
   for (const Tier tier : {Tier::device, Tier::disk}) {
     const std::uint64_t bytes = plan.home_bytes(tier);
     if (bytes > plan.bytes_of(tier))
       return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
                   " positions needs ", size_text(bytes), " on ", name_of(tier), " and ",
-                  flag_of(tier), " gives ", size_text(plan.bytes_of(tier)),
-                  ": raise it or lower -c");
+                  flag_of(tier), " gives ", size_text(plan.bytes_of(tier)), ": raise it or ",
+                  fewer_positions(options));
     plan.stores.planned[static_cast<std::size_t>(tier)] = {bytes, options.max_positions};
   }
   if (any_in_pages(stores)) {  // what is left over caches rows

@@ -10,13 +10,11 @@
 #include "kernels/base/error.h"
 #include "runtime/kv_cache.h"
 #include "runtime/method.h"
+#include "runtime/text_cuts.h"
 #include "tiers/block.h"
 #include "tiers/store/stores.h"
 
 namespace thermocline {
-
-// Rows that a sliding-window layer keeps beyond its window, so that recent steps can be undone.
-inline constexpr std::uint32_t kWindowSlack = 512;
 
 struct CachePlan {
   struct Layer {
@@ -52,6 +50,8 @@ struct CachePlan {
   // states, and what each thread computes in. Of each row of a decode step: its rotated queries,
   // and a state for every list and every fold that may be read. All in the layer that takes most.
   std::uint64_t tile_query_bytes = 0, tile_state_bytes = 0, tile_scratch_bytes = 0;
+  std::uint64_t tile_position_bytes = 0;
+  std::uint64_t angle_bytes = 0;  // of a step's positions under every rotary embedding
   std::uint64_t decode_query_floats = 0, decode_states = 0, decode_state_floats = 0;
   std::uint64_t step_rows = 0;  // rows of a decode step: one for each timeline, at most
 

@@ -14,6 +14,7 @@
 #include "runtime/model/weights.h"
 #include "runtime/prefill.h"
 #include "runtime/step.h"
+#include "runtime/text_cuts.h"
 #include "runtime/thermocline.h"
 
 namespace thermocline {
@@ -77,7 +78,9 @@ struct Engine::Impl {
 
   // What a cache is to know of the model.
   void shape_for(CacheOptions* options) const;  // what a plan depends on
-  std::uint64_t prefill_bytes(const CacheOptions& options) const;
+  // Of the rows on their way through the layers: what steps and a prefill take.
+  std::uint64_t activation_bytes(const CacheOptions& options) const;
+  void add_lines(std::uint64_t activations, MemoryPlan* plan) const;
   void describe_to(CacheOptions* options) const;
   static Status check_timeline(const Timeline* timeline, const KvCache* cache);
   Status check_layers(const KvCache& cache) const;
@@ -100,11 +103,20 @@ void Engine::Impl::shape_for(CacheOptions* options) const {
   options->layers = model.spec.layers;
   if (options->max_positions == 0) options->max_positions = info.context;
   options->session.text_bytes += model.weights.vocabulary() * sizeof(float);  // logits
-  options->beside_bytes += prefill_bytes(*options);
+  options->beside_bytes += activation_bytes(*options);
 }
 
-std::uint64_t Engine::Impl::prefill_bytes(const CacheOptions& options) const {
-  return RowState::bytes_for(model.spec, std::min(options.max_positions, kSpanRows));
+std::uint64_t Engine::Impl::activation_bytes(const CacheOptions& options) const {
+  return rows.bytes() + scratch.bytes() +
+         PrefillMemory::bytes_for(view(), longest_of(read_spans(options)));
+}
+
+// What the engine takes beside a cache.
+void Engine::Impl::add_lines(std::uint64_t activations, MemoryPlan* plan) const {
+  plan->lines.push_back({kWorkspace, "activations", activations, activations});
+  plan->peak_bytes[kWorkspace] += activations;
+  plan->lines.push_back({kMapped, "weights", info.weight_bytes, info.weight_bytes});
+  plan->peak_bytes[kMapped] += info.weight_bytes;
 }
 
 void Engine::Impl::describe_to(CacheOptions* options) const {
@@ -220,10 +232,14 @@ Result<std::vector<SessionFact>> Engine::session_facts(CacheOptions options) con
 Result<MemoryPlan> Engine::plan(CacheOptions options) const {
   impl_->shape_for(&options);
   TL_TRY_ASSIGN(MemoryPlan plan, KvCache::plan(options, impl_->workers.threads()));
-  const std::uint64_t rows = impl_->prefill_bytes(options);
-  plan.lines.push_back({kWorkspace, "prefill", rows, rows});
-  plan.peak_bytes[kWorkspace] += rows;
+  impl_->add_lines(impl_->activation_bytes(options), &plan);
   return plan;
+}
+
+MemoryPlan Engine::usage(const KvCache& cache) const {
+  MemoryPlan usage = cache.usage();
+  impl_->add_lines(impl_->rows.bytes() + impl_->scratch.bytes() + impl_->prefill.bytes(), &usage);
+  return usage;
 }
 
 Status Engine::prefill(Timeline& timeline, std::span<const int> tokens, std::span<float> logits,

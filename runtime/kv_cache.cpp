@@ -113,6 +113,7 @@ Status KvCache::save(const Timeline& timeline, const SessionText& text) {
     return fail(ErrorCode::invalid_argument, "save() of a timeline of another cache");
   return impl_->save(timeline.id(), text);
 }
+Status KvCache::leave_session() { return impl_->leave_session(); }
 Status KvCache::begin(std::span<const Token> rows, Pass pass) { return impl_->begin(rows, pass); }
 Status KvCache::append(LayerId layer, MatView<const float> keys, MatView<const float> values) {
   return impl_->append(layer, keys, values);
@@ -171,7 +172,9 @@ MemoryPlan KvCache::usage() const {
 }
 
 std::uint64_t KvCache::Impl::workspace_bytes() const {
-  std::uint64_t bytes = (steady_states.capacity() + partials.capacity()) * sizeof(AttnState);
+  std::uint64_t bytes = (steady_states.capacity() + partials.capacity()) * sizeof(AttnState) +
+                        tile_positions.capacity() * sizeof(tile_positions[0]);
+  for (const Angles& a : angles) bytes += a.tables.bytes();
   for (const Scratch* one :
        {&query_scratch, &partial_scratch, &tile_scratch, &tile_query_scratch, &tile_state_scratch})
     bytes += one->bytes();
@@ -208,7 +211,6 @@ Status KvCache::Impl::open() {
       angles.push_back(
           {&layer.rope,
            Rotation::of(layer.rope.inverse_frequency, layer.rope.pairs, layer.rope.magnitude),
-           {},
            {}});
     angles_of_layer.push_back(a);
   }
@@ -248,37 +250,38 @@ Status KvCache::Impl::begin(std::span<const Token> step_rows, Pass step_pass) {
     return fail(ErrorCode::invalid_argument, "a text of its own from position ", first,
                 ", among the ", method.sink, " sinks: the one before it is shorter than they are");
   if (step_pass == Pass::decode) TL_TRY(open_decode(step_rows.size()));
+  TL_TRY(compute_angles(step_rows));
   pass = reads_all ? Pass::prefill : Pass::decode;
   sees_from = step_pass == Pass::alone ? first : 0;
   rows.assign(step_rows.begin(), step_rows.end());
   stages.assign(options.layers.size(), Stage::due);
   for (KeptSelection& of_last_step : shared_selections) of_last_step.forget();
-  compute_angles();
   return {};
 }
 
-void KvCache::Impl::compute_angles() {
+Status KvCache::Impl::compute_angles(std::span<const Token> step_rows) {
   for (Angles& a : angles) {
     const std::size_t pairs = a.rope->inverse_frequency.size();
-    a.cosine.resize(rows.size() * pairs);
-    a.sine.resize(rows.size() * pairs);
-    workers->parallel(rows.size(), 256, [&](std::size_t first, std::size_t last) {
+    TL_TRY_ASSIGN(a.cosine, a.tables.floats(2 * step_rows.size() * pairs));
+    a.sine = a.cosine + step_rows.size() * pairs;
+    workers->parallel(step_rows.size(), 256, [&](std::size_t first, std::size_t last) {
       for (std::size_t r = first; r < last; ++r)
         for (std::size_t i = 0; i < pairs; ++i) {
-          const double angle = static_cast<double>(rows[r].position) * a.rope->inverse_frequency[i];
+          const double angle =
+              static_cast<double>(step_rows[r].position) * a.rope->inverse_frequency[i];
           a.cosine[r * pairs + i] = static_cast<float>(std::cos(angle)) * a.rope->magnitude;
           a.sine[r * pairs + i] = static_cast<float>(std::sin(angle)) * a.rope->magnitude;
         }
     });
   }
+  return {};
 }
 
 void KvCache::Impl::rotate(LayerId l, std::size_t row, float* head) const {
   const Angles& a = angles[angles_of_layer[index(l)]];
   const std::size_t pairs = a.rope->inverse_frequency.size();
   if (pairs == 0) return;
-  cpu->dense.rope(a.cosine.data() + row * pairs, a.sine.data() + row * pairs, pairs,
-                  spec(l).rope.pairs, head);
+  cpu->dense.rope(a.cosine + row * pairs, a.sine + row * pairs, pairs, spec(l).rope.pairs, head);
 }
 
 void KvCache::Impl::append_row(LayerId l, std::size_t row, std::uint32_t head, const float* key,

@@ -22,6 +22,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/ids.h"
 #include "kernels/base/view.h"
+#include "runtime/course.h"
 #include "runtime/layer_spec.h"
 #include "runtime/report.h"
 #include "runtime/session.h"
@@ -61,6 +62,9 @@ struct CacheOptions {
   SessionOptions session = {};
   std::uint32_t max_positions = 8192;  // the longest timeline; sizes the plan
   std::uint32_t max_timelines = 1;     // at the same time; sizes the plan
+  // Of each timeline: the plan is then of such a text. Without it, of the worst that comes to
+  // max_positions, in whatever pieces.
+  std::optional<Course> course = {};
   // What else will be taken of the machine's memory, beside the cache: no plan counts on it.
   std::uint64_t beside_bytes = 0;
 };
@@ -162,6 +166,10 @@ class KvCache {
   // rotated, and values [rows][kv_heads * value_dim]. unsupported: some are kept no more.
   Status read(const Timeline& timeline, LayerId layer, std::uint32_t first, MatView<float> keys,
               MatView<float> values);
+  // From now on the file stays as it was saved last: what is sealed takes space on the same disk
+  // that is gone with the process, and save() is refused. What is saved has been resumed, if there
+  // is anything. On an error the session goes on.
+  Status leave_session();
   // Is told what every decode step attends from now on; null: nobody. Borrowed.
   void observe(AttendObserver* observer);
 

@@ -84,8 +84,9 @@ struct KvCache::Impl {
   enum class Stage : std::uint8_t { due, appended, attended, failed };
   struct Angles {  // of one rotary embedding
     const RopeSpec* rope = nullptr;
-    Rotation rotation;                // at any position, for rows that are rebuilt
-    std::vector<float> cosine, sine;  // [rows][pairs], for the rows of a step
+    Rotation rotation;                         // at any position, for rows that are rebuilt
+    Scratch tables;                            // the next two
+    float *cosine = nullptr, *sine = nullptr;  // [rows][pairs], for the rows of a step
   };
   struct SteadyFold {  // of one list, over sinks or tail
     std::uint32_t list = 0;
@@ -160,7 +161,7 @@ struct KvCache::Impl {
   std::uint64_t workspace_bytes() const;
 
   Status begin(std::span<const Token> step_rows, Pass step_pass);
-  void compute_angles();
+  Status compute_angles(std::span<const Token> step_rows);
   // Rotates a copy of one head's row of the step, for `row` of it.
   void rotate(LayerId l, std::size_t row, float* head) const;
   Status append(LayerId l, MatView<const float> keys, MatView<const float> values);
@@ -286,6 +287,7 @@ struct KvCache::Impl {
   // `before`: the run before it in the timeline; null: there is none.
   Result<Run> read_run(LayerId l, const PageTable::Record& record, const Run* before);
   Status save(TimelineId id, const SessionText& text);
+  Status leave_session();
 
   // kv_seal.cpp
   Status shape_span(LayerId l, std::size_t span_rows);

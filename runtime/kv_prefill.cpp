@@ -19,7 +19,8 @@ Result<QueryTiles> KvCache::Impl::cut_tiles(LayerId l) {
   TL_TRY_ASSIGN(tiles.query, tile_query_scratch.floats(tiles.count * tiles.query_floats()));
   TL_TRY_ASSIGN(tiles.state, tile_state_scratch.floats(tiles.count * tiles.state_floats()));
   TL_TRY(tile_scratch.floats(tiles.scratch_floats(workers->threads())));
-  tile_positions.resize(tiles.a_head * tiles.lanes);
+  tile_positions.reserve(tiles.positions());  // and no more than that, as is planned
+  tile_positions.resize(tiles.positions());
   tiles.position = tile_positions.data();
   for (std::uint32_t t = 0; t < tiles.a_head; ++t)
     for (std::size_t lane = 0; lane < tiles.lanes; ++lane) {

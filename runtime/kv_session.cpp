@@ -178,9 +178,18 @@ Result<TimelineId> KvCache::Impl::resume() {
   return id;
 }
 
+Status KvCache::Impl::leave_session() {
+  if (options.session.path.empty())
+    return fail(ErrorCode::invalid_argument, "leave_session() of a cache without a session");
+  if (saved)
+    return fail(ErrorCode::invalid_argument, "leave_session() before what is saved was resumed");
+  return table->stop_keeping();
+}
+
 Status KvCache::Impl::save(TimelineId id, const SessionText& text) {
   if (!table->keeps())
-    return fail(ErrorCode::invalid_argument, "save() of a cache without a session");
+    return fail(ErrorCode::invalid_argument, "save() of a cache without a session",
+                options.session.path.empty() ? "" : ": it has left it");
   if (!rows.empty())
     return fail(ErrorCode::invalid_argument,
                 "save() in the middle of a step: commit() or rollback() ends it");

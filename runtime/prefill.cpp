@@ -153,6 +153,16 @@ Status grow(const Model& model, std::size_t rows, PrefillMemory* memory) {
 
 }  // namespace
 
+std::uint64_t PrefillMemory::bytes_for(const Model& model, std::size_t rows) {
+  if (rows == 0) return 0;
+  return RowState::bytes_for(*model.spec, rows) + rows * sizeof(Token) +
+         LayerScratch::bytes_for(model, kChunkPositions);
+}
+
+std::uint64_t PrefillMemory::bytes() const {
+  return rows.bytes() + scratch.bytes() + at.capacity() * sizeof(Token) + logits.size();
+}
+
 Status prefill(const Model& model, Timeline& timeline, std::span<const int> tokens,
                std::span<float> logits, const PrefillOptions& options, PrefillMemory* memory) {
   const std::uint32_t start = timeline.length();

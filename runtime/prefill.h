@@ -21,6 +21,10 @@ struct PrefillMemory {
   LayerScratch scratch;
   std::vector<Token> at;
   Buffer logits;  // of `all_logits`
+
+  // What spans of so many rows take, without `all_logits`; what was taken.
+  static std::uint64_t bytes_for(const Model& model, std::size_t rows);
+  std::uint64_t bytes() const;
 };
 
 // As Engine::prefill. Tokens are below the vocabulary's size, and at least one.

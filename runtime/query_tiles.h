@@ -39,6 +39,7 @@ struct QueryTiles {
 
   std::size_t query_floats() const { return lanes * heads.key_dim; }  // of a tile
   std::size_t state_floats() const { return lanes * (2 + heads.value_dim); }
+  std::size_t positions() const { return a_head * lanes; }
   // That `threads` threads attend in, each in its slot.
   std::size_t scratch_floats(int threads) const {
     return tile_scratch_floats(heads) * static_cast<std::size_t>(threads);

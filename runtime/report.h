@@ -58,8 +58,10 @@ struct DiskReadCost {
 
 // Bytes by tier and purpose: what a cache will hold (a plan) or holds (usage).
 inline constexpr char kWorkspace[] = "workspace";
+inline constexpr char kMapped[] = "mapped";
 struct MemoryLine {
-  // "host", "disk"; or kWorkspace: host memory for computing, beside what a tier's budget bounds.
+  // "host", "disk"; or, beside what a tier's budget bounds, kWorkspace: host memory for computing;
+  // kMapped: a file's pages, which the system reads when they are used and may drop again.
   std::string tier;
   std::string purpose;  // "tail", "index", "rows" ...
   std::uint64_t bytes = 0;

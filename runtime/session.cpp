@@ -29,6 +29,8 @@ struct OpenSession {
 Result<Descriptor> open_file(const std::string& path) {
   Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
   struct stat found {};
+  if (!file.open() && errno == ELOOP)
+    return fail(ErrorCode::invalid_argument, path, " is a symbolic link: name the file itself");
   if (!file.open() || ::fstat(file.number(), &found) != 0)
     return fail(errno == ENOENT ? ErrorCode::not_found : ErrorCode::io, path,
                 ": could not open it: ", errno_text(errno));

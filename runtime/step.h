@@ -18,6 +18,7 @@ class RowState {
  public:
   static Result<RowState> create(const ModelSpec& model, std::size_t rows);
   static std::uint64_t bytes_for(const ModelSpec& model, std::size_t rows);
+  std::uint64_t bytes() const { return memory_.size(); }
 
   std::size_t capacity() const { return hidden_.rows(); }
   MatView<float> hidden(std::size_t rows) const { return hidden_.rows_from(0, rows); }

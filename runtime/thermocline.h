@@ -152,8 +152,10 @@ class Engine {
   Result<std::unique_ptr<KvCache>> open_cache(CacheOptions options) const;
   // What a session of open_cache() is compared by.
   Result<std::vector<SessionFact>> session_facts(CacheOptions options) const;
-  // What open_cache() would take.
+  // What open_cache() would take, and the engine: usage() of a run that comes to it.
   Result<MemoryPlan> plan(CacheOptions options) const;
+  // What a cache of this engine holds, and beside it what the engine computes in, and the model.
+  MemoryPlan usage(const KvCache& cache) const;
 
   // Appends tokens to a timeline; logits [vocabulary] of the last one. On an error the timeline
   // holds the spans that were committed before it.

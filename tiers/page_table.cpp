@@ -7,6 +7,7 @@
 
 #include "tiers/io/checksum.h"
 #include "tiers/io/errno_text.h"
+#include "tiers/io/left_to_kernel.h"
 #include "tiers/io/uring_sink.h"
 #include "tiers/numa.h"
 
@@ -132,6 +133,14 @@ void PageTable::measure_reads() {
 
 PageTable::~PageTable() {
   for (const Place& place : places_) TL_CHECK(!place.used);  // a segment outlived its table
+  if (!sink_ || sink_->drain(std::chrono::steady_clock::now() + options_.disk_deadline)) return;
+  leave_to_kernel(std::move(staging_));
+  for (Abandoned& abandoned : abandoned_) {
+    leave_to_kernel(std::move(abandoned.pages));
+    abandoned.slot.leave();
+  }
+  writes_.leave();
+  leave_to_kernel(std::move(sink_));
 }
 
 Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,

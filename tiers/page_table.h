@@ -57,6 +57,8 @@ class PageTable {
   // With open stores and an open sink of the caller's, for tests.
   static Result<std::unique_ptr<PageTable>> create(const PageTableOptions& options, Budget* budget,
                                                    Stores stores, std::unique_ptr<Sink> sink);
+  // Waits no longer for the disk than for a transfer (disk_deadline). What it has not given back by
+  // then, memory and all, is left to it for ever: a leak rather than a process that does not end.
   ~PageTable();
   // The notes() that create() would have, or its refusal, without anything taken.
   static Result<std::vector<std::string>> probe(const PageTableOptions& options);
@@ -94,12 +96,14 @@ class PageTable {
   // Sessions: where the lowest store outlives the process (tiers/store/keeper.h). A segment is kept
   // with a record beside its rows, written once: what it is, its pages' checksums, and `more`,
   // which is the caller's. `segment` is at home in that store, and has no record yet.
-  bool keeps() const { return keeper() != nullptr; }
+  bool keeps() const { return keeper() && keeper()->keeps(); }
   Status keep(const Segment& segment, const WriteRecord& more);
   struct Record {  // where it is in the file, and the checksum of its bytes
     std::uint64_t offset = 0, bytes = 0, checksum = 0;
   };
   Record record_of(const Segment& segment) const;
+  // What is sealed from now on has no record, and is gone with the process.
+  Status stop_keeping() { return keeper()->stop_keeping(); }
   // From now on what is found in the file is `manifest` and these segments, which have records.
   // Both its place and the memory to put it together are reserved first (saved; sealing).
   Status publish(const WriteRecord& manifest, std::span<const Segment* const> segments);
@@ -192,6 +196,8 @@ class PageTable {
   class Recount;
   void recount_kept();
   void warm(const Segment& segment, const Place& place);
+  // What to do where bytes of the disk do not match their checksum; ends a message.
+  const char* advice_on_damage() const;
   // Row numbers for `place`, with room in the row caches' tables.
   Status number_place(Place* place);
   static std::uint32_t number_rows(Layer* layer, std::uint32_t rows);

@@ -110,7 +110,8 @@ Result<PageTable::Restored> PageTable::restore(const Record& record) {
   const auto read_record = [&]() -> Status {
     TL_TRY(move_pages(Transfer::Kind::read, place.record_slot.space(), 0, image.bytes()));
     if (page_checksum(image.bytes(), record.offset) == record.checksum) return {};
-    return fail(ErrorCode::corrupt, name, " is damaged (the checksum does not match)");
+    return fail(ErrorCode::corrupt, name, " is damaged (the checksum does not match)",
+                advice_on_damage());
   };
   Status whole = read_record();
   if (!whole && sink_->in_flight() == 0) {  // once more, as a step's pages are
@@ -145,6 +146,13 @@ Result<PageTable::Restored> PageTable::restore(const Record& record) {
   restored.more = std::move(read.more);
   warm(*restored.segment, places_[restored.segment->id]);
   return restored;
+}
+
+const char* PageTable::advice_on_damage() const {
+  return keeper()
+             ? ": 'thermocline session verify' says what else of it is, 'thermocline session rm' "
+               "removes it, so that it is made anew from its text"
+             : ": run it again, with --kv-dir on another disk if this one does it once more";
 }
 
 // Head by head, while there is room: what a sealing puts there, too. Nobody has asked for these

@@ -367,7 +367,8 @@ Status Reader::read_again(const ReadyFold& failed) {
   if (!verify(failed))
     return fail(ErrorCode::corrupt, table_.paged_name(), ": ", fold.last_check - fold.first_check,
                 " pages read from offset ", now_->extents_[fold.first_extent].file_offset,
-                " do not match their checksums, twice: the disk returned damaged data");
+                " do not match their checksums, twice: the disk returned damaged data",
+                table_.advice_on_damage());
   return {};
 }
 

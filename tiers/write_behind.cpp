@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "tiers/io/errno_text.h"
+#include "tiers/io/left_to_kernel.h"
 
 namespace thermocline {
 namespace {
@@ -95,6 +96,14 @@ Status WriteBehind::finish() {
     if (status) status = std::move(writing.status);
   writings_.clear();
   return status;
+}
+
+void WriteBehind::leave() {
+  for (Writing& writing : writings_) {
+    leave_to_kernel(std::move(writing.pages));
+    if (writing.slot) writing.slot->leave();
+  }
+  writings_.clear();
 }
 
 std::uint64_t WriteBehind::bytes() const {

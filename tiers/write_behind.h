@@ -48,6 +48,10 @@ class WriteBehind {
   // Waits for all. The first error since the last call, of a segment that is still there.
   Status finish();
 
+  // The sink is not coming back: pages that it has stay where they are for ever, and so does their
+  // place.
+  void leave();
+
   bool has(std::uint32_t segment) const;            // something of it is on its way
   std::size_t in_flight() const;                    // transfers
   bool empty() const { return writings_.empty(); }  // none in flight, and every error was told

@@ -25,25 +25,40 @@ class Carver {
   std::span<float> floats_;
 };
 
+// Of the rows' matrices.
+std::size_t matrix_bytes(const ModelSpec& model, std::size_t rows) {
+  return sizeof(float) * 2 *
+         (Carver::floats(rows, model.width) + Carver::floats(rows, model.feed_forward));
+}
+
+// Of the widest matrix that is multiplied.
+std::size_t widest(const ModelSpec& model) {
+  std::size_t cols = std::max(model.width, model.feed_forward);
+  for (const LayerSpec& layer : model.layers)
+    cols = std::max(cols, std::size_t{layer.q_heads} * layer.value_dim);
+  return cols;
+}
+
 }  // namespace
 
 Result<LayerScratch> LayerScratch::create(const Model& model, std::size_t rows) {
   const std::size_t width = model.spec->width, inner = model.spec->feed_forward;
   LayerScratch scratch;
   scratch.rows_ = rows;
-  TL_TRY_ASSIGN(scratch.memory_,
-                Buffer::create(sizeof(float) * 2 *
-                               (Carver::floats(rows, width) + Carver::floats(rows, inner))));
+  TL_TRY_ASSIGN(scratch.memory_, Buffer::create(matrix_bytes(*model.spec, rows)));
   Carver carver(scratch.memory_.as<float>());
   scratch.normed_ = carver.take(rows, width);
   scratch.added_ = carver.take(rows, width);
   scratch.gate_ = carver.take(rows, inner);
   scratch.up_ = carver.take(rows, inner);
-  std::size_t cols = std::max(width, inner);
-  for (const LayerSpec& layer : model.spec->layers)
-    cols = std::max(cols, std::size_t{layer.q_heads} * layer.value_dim);
-  TL_TRY_ASSIGN(scratch.products_, ProductScratch::create(model.machine, rows, cols));
+  TL_TRY_ASSIGN(scratch.products_,
+                ProductScratch::create(model.machine, rows, widest(*model.spec)));
   return scratch;
+}
+
+std::uint64_t LayerScratch::bytes_for(const Model& model, std::size_t rows) {
+  return matrix_bytes(*model.spec, rows) +
+         ProductScratch::bytes_for(model.machine, rows, widest(*model.spec));
 }
 
 // A few rows are not worth a parallel region.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 
 #include "kernels/base/ids.h"
@@ -31,6 +32,9 @@ struct Projection {
 class LayerScratch {
  public:
   static Result<LayerScratch> create(const Model& model, std::size_t rows);
+  // What that takes; what this one has taken.
+  static std::uint64_t bytes_for(const Model& model, std::size_t rows);
+  std::uint64_t bytes() const { return memory_.size() + products_.bytes(); }
   std::size_t rows() const { return rows_; }
 
  private:

@@ -24,6 +24,16 @@ void add_bias(std::span<const float> bias, std::size_t first, std::size_t last,
     for (std::size_t r = first; r < last; ++r) out.row(t)[r] += bias[r];
 }
 
+// Of a few rows that are rounded for the kernels' integer products.
+struct FewBytes {
+  std::size_t values, scales;
+  FewBytes(std::size_t rows, std::size_t cols)
+      : values(round_up(std::min(rows, kFewRows) * cols * sizeof(std::int16_t), 64)),
+        scales(round_up(std::min(rows, kFewRows) * (cols / kActivationBlock) * sizeof(float), 64)) {
+  }
+  std::size_t all() const { return values + 2 * scales; }
+};
+
 // The first error of many threads.
 class FirstError {
  public:
@@ -44,14 +54,12 @@ class FirstError {
 Result<ProductScratch> ProductScratch::create(const Machine& machine, std::size_t rows,
                                               std::size_t cols) {
   ProductScratch scratch;
-  const std::size_t few = std::min(rows, kFewRows);
-  const std::size_t values = round_up(few * cols * sizeof(std::int16_t), 64);
-  const std::size_t scales = round_up(few * (cols / kActivationBlock) * sizeof(float), 64);
-  TL_TRY_ASSIGN(scratch.memory_, Buffer::create(values + 2 * scales));
+  const FewBytes few(rows, cols);
+  TL_TRY_ASSIGN(scratch.memory_, Buffer::create(few.all()));
   std::byte* memory = scratch.memory_.data();
   scratch.rounded_.value = reinterpret_cast<std::int16_t*>(memory);
-  scratch.rounded_.scale = reinterpret_cast<float*>(memory + values);
-  scratch.rounded_.sum = reinterpret_cast<float*>(memory + values + scales);
+  scratch.rounded_.scale = reinterpret_cast<float*>(memory + few.values);
+  scratch.rounded_.sum = reinterpret_cast<float*>(memory + few.values + few.scales);
   if (rows <= kFewRows) return scratch;
   const GemmType type = machine.cpu->gemm;
   if (type == GemmType::bf16) {
@@ -62,6 +70,22 @@ Result<ProductScratch> ProductScratch::create(const Machine& machine, std::size_
     scratch.tiles_.push_back(std::move(tile));
   }
   return scratch;
+}
+
+std::uint64_t ProductScratch::bytes_for(const Machine& machine, std::size_t rows,
+                                        std::size_t cols) {
+  const std::uint64_t few = FewBytes(rows, cols).all();
+  if (rows <= kFewRows) return few;
+  const GemmType type = machine.cpu->gemm;
+  const auto threads = static_cast<std::uint64_t>(machine.workers->threads());
+  return few + (type == GemmType::bf16 ? rows * cols * sizeof(bf16) : 0) +
+         threads * gemm_scratch(type, cols);
+}
+
+std::uint64_t ProductScratch::bytes() const {
+  std::uint64_t bytes = memory_.size() + bfloats_.size();
+  for (const Buffer& tile : tiles_) bytes += tile.size();
+  return bytes;
 }
 
 GemmRows ProductScratch::gemm_rows(const Machine& machine, MatView<const float> x) {

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -41,6 +42,9 @@ class ProductScratch {
  public:
   // For x of at most `rows` rows and `cols` columns.
   static Result<ProductScratch> create(const Machine& machine, std::size_t rows, std::size_t cols);
+  // What that takes; what this one has taken.
+  static std::uint64_t bytes_for(const Machine& machine, std::size_t rows, std::size_t cols);
+  std::uint64_t bytes() const;
 
   // Several products of the same x in one parallel region.
   Status multiply(const Machine& machine, MatView<const float> x,

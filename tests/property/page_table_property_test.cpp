@@ -86,7 +86,7 @@ class Laws {
   std::uint64_t held(Tier tier) const { return budget_.usage(tier).held_bytes; }
 
   void command() {
-    switch (below(40)) {
+    switch (below(44)) {
       case 0:
       case 1:
       case 2:
@@ -121,6 +121,12 @@ class Laws {
       case 23:
       case 24:
         return read_what_was_expected();
+      case 25:
+      case 26:
+        return truncate();
+      case 27:
+      case 28:
+        return compact();
       default:
         return read();
     }
@@ -161,6 +167,49 @@ class Laws {
     if (known_.empty()) return;
     const Known old = any();
     adopt(old.layer, old.stored.segment->rows, any_home(), old.stored.records);
+  }
+  // As a cut leaves a segment: what is left of it is formed anew before it goes.
+  void truncate() {
+    if (known_.empty()) return;
+    const Known old = any();
+    form_again({&old, 1}, 1 + below(old.stored.segment->rows));
+    ++happened["truncated"];
+  }
+  // Short segments of a layer become one.
+  void compact() {
+    const std::uint32_t layer = below(kLayers);
+    std::vector<Known> olds;
+    std::uint32_t rows = 0;
+    for (const Known& one : known_)
+      if (one.layer == layer && rows + one.stored.segment->rows <= kMostRows && below(2)) {
+        rows += one.stored.segment->rows;
+        olds.push_back(one);
+      }
+    if (olds.size() < 2) return;
+    form_again(olds, rows);
+    ++happened["compacted"];
+  }
+  // Reads segments of a layer back, makes one of the first `rows` of their rows, and lets them go.
+  void form_again(std::span<const Known> olds, std::uint32_t rows) {
+    const std::uint32_t layer = olds.front().layer;
+    std::vector<Stored> stored;
+    for (const Known& old : olds) stored.push_back(old.stored);
+    std::vector<Wanted> lists;
+    for (std::uint32_t h = 0; h < kHeads[layer]; ++h) lists.push_back(whole(stored, h));
+    const auto got = read_all(reader_.get(), layer, lists, FoldOrder::in_list);
+    ASSERT_TRUE(got) << got.error().message;
+    compare(*got, lists);
+    std::vector<std::byte> records;
+    for (std::uint32_t h = 0; h < kHeads[layer]; ++h) {
+      for (const FoldRead& fold : (*got)[h])
+        records.insert(records.end(), fold.rows.begin(), fold.rows.end());
+      records.resize(std::size_t{h + 1} * rows * kLayouts[layer].bytes());
+    }
+    adopt(layer, rows, any_home(), std::move(records));
+    std::erase_if(known_, [&](const Known& one) {
+      return std::ranges::any_of(
+          stored, [&](const Stored& old) { return old.segment == one.stored.segment; });
+    });
   }
   void adopt_and_fail() {
     FaultPlan plan = faults();
@@ -434,8 +483,9 @@ TEST(PageTableProperty, ItsLawsHoldAfterEveryStep) {
   for (const auto& [what, times] : happened)
     std::printf(", %s %lu", what.c_str(), static_cast<unsigned long>(times));
   std::printf("\n");
-  for (const char* what : {"adopted", "refused", "writes failed", "shared", "let go", "given up",
-                           "read", "expected", "read through faults", "reads failed", "faults"})
+  for (const char* what :
+       {"adopted", "refused", "writes failed", "shared", "let go", "given up", "truncated",
+        "compacted", "read", "expected", "read through faults", "reads failed", "faults"})
     EXPECT_GT(happened[what], 100u) << what;
 }
 

@@ -69,6 +69,7 @@ class FaultSink final : public Sink {
   std::string_view name() const override { return "faults"; }
   Status submit(std::span<const Transfer> transfers) override;
   Result<std::size_t> poll(std::span<Completion> out, Deadline deadline) override;
+  bool drain(Deadline deadline) override { return inner_->drain(deadline); }
   std::size_t in_flight() const override { return in_flight_; }
 
   const FaultCounts& counts() const { return counts_; }

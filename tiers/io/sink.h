@@ -41,8 +41,9 @@ using Deadline = std::chrono::steady_clock::time_point;
 // Belongs to one thread at a time: between threads it changes hands only while nothing is in
 // flight. Short transfers, EINTR and EAGAIN are retried inside (a bounded number of times).
 // Completions come in any order. Memory and file stay the Sink's until the completion has been
-// polled. Destruction waits for what the operating system holds and drops what it has not been
-// given yet: afterwards nothing touches the memory.
+// polled. Destruction waits for what the operating system holds, for ever if it has to, and drops
+// what it has not been given yet: afterwards nothing touches the memory. Where the operating system
+// may never answer, drain() comes first.
 class Sink {
  public:
   virtual ~Sink() = default;
@@ -63,6 +64,14 @@ class Sink {
   // Takes room, if it keeps any, for so many in flight: with no more, submit() and poll() allocate
   // nothing, however the disk orders what completes. It never shrinks.
   virtual void reserve(std::size_t transfers) { (void)transfers; }
+  // The last call before destruction: drops what the operating system has not been given yet, and
+  // waits until it holds nothing any more, which it says. Not by the deadline: then it may touch
+  // the memory at any time, and the Sink, and neither may ever go (tiers/io/left_to_kernel.h). A
+  // Sink whose transfers are over when they are submitted has nothing to wait for.
+  virtual bool drain(Deadline deadline) {
+    (void)deadline;
+    return true;
+  }
   // Submitted and not polled yet.
   virtual std::size_t in_flight() const = 0;
 };

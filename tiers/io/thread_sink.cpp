@@ -77,6 +77,12 @@ class ThreadSink final : public Sink {
     return {};
   }
 
+  bool drain(Deadline deadline) override {
+    std::unique_lock lock(mutex_);
+    while (!waiting_.empty()) waiting_.pop();
+    return completed_.wait_until(lock, deadline, [this] { return busy_ == 0; });
+  }
+
   Result<std::size_t> poll(std::span<Completion> out, Deadline deadline) override {
     if (in_flight_ == 0 || out.empty()) return std::size_t{0};
     std::unique_lock lock(mutex_);
@@ -94,17 +100,20 @@ class ThreadSink final : public Sink {
       work_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
       if (stopping_) return;
       const Attempt attempt = waiting_.pop();
+      ++busy_;
       lock.unlock();
       const int error = carry_out(attempt);
       lock.lock();
+      --busy_;
       finished_.push({attempt.transfer.tag, error});
       completed_.notify_one();
     }
   }
 
-  std::mutex mutex_;  // guards the next three; held for moments, never across a transfer
+  std::mutex mutex_;  // guards the next four; held for moments, never across a transfer
   Fifo<Attempt> waiting_;
   Fifo<Completion> finished_;
+  std::size_t busy_ = 0;  // threads with a transfer
   bool stopping_ = false;
   std::condition_variable work_, completed_;
   std::size_t in_flight_ = 0;  // the owner's alone

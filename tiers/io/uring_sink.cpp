@@ -138,7 +138,11 @@ class Ring {
 
 class UringSink final : public Sink {
  public:
-  ~UringSink() override { drain(); }
+  ~UringSink() override {
+    const bool ours = owner_ == this_thread_number();
+    // Away from its thread, and still in flight: a mistake, since nobody waits for them any more.
+    TL_CHECK(drain(ours ? Deadline::max() : Clock::now() + kDrainLimit));
+  }
 
   Status start(std::size_t depth) {
     depth_ = std::bit_ceil(static_cast<unsigned>(depth));
@@ -177,6 +181,29 @@ class UringSink final : public Sink {
     issue();
     if (io_uring_sq_ready(ring_.get()) > 0) enter_now();
     return {};
+  }
+
+  // What sits in the submission ring was never the kernel's.
+  bool drain(Deadline deadline) override {
+    const bool ours = owner_ == this_thread_number();
+    for (;;) {
+      reap();
+      if (!ring_.is_open() || in_ring_ <= io_uring_sq_ready(ring_.get())) return true;
+      const auto now = Clock::now();
+      if (now >= deadline) return false;
+      if (broken_ == 0 && ours) {
+        __kernel_timespec timeout = time_until(deadline, now);
+        io_uring_cqe* cqe = nullptr;
+        const int result = io_uring_wait_cqe_timeout(ring_.get(), &cqe, &timeout);
+        if (result < 0 && result != -ETIME && result != -EINTR && result != -EAGAIN)
+          broken_ = -result;
+        continue;
+      }
+      // Broken, or on a thread that the ring does not answer: its own thread, or the end of it,
+      // completes what is left.
+      if (broken_ != 0 && ours) (void)io_uring_get_events(ring_.get());
+      std::this_thread::sleep_for(milliseconds(1));
+    }
   }
 
   Result<std::size_t> poll(std::span<Completion> out, Deadline deadline) override {
@@ -330,12 +357,15 @@ class UringSink final : public Sink {
     return static_cast<unsigned>(std::max<std::size_t>(1, std::min({kMost, in_ring_ / 4, room})));
   }
 
-  void enter_until(Deadline deadline, unsigned wanted) {
-    // A clock that is far away overflows a timespec; an hour is as good as for ever.
+  // A clock that is far away overflows a timespec; an hour is as good as for ever.
+  static __kernel_timespec time_until(Deadline deadline, Deadline now) {
     const auto left = std::clamp<std::chrono::nanoseconds>(
-        deadline - Clock::now(), std::chrono::nanoseconds(0), std::chrono::hours(1));
-    __kernel_timespec timeout{.tv_sec = left.count() / 1'000'000'000,
-                              .tv_nsec = left.count() % 1'000'000'000};
+        deadline - now, std::chrono::nanoseconds(0), std::chrono::hours(1));
+    return {.tv_sec = left.count() / 1'000'000'000, .tv_nsec = left.count() % 1'000'000'000};
+  }
+
+  void enter_until(Deadline deadline, unsigned wanted) {
+    __kernel_timespec timeout = time_until(deadline, Clock::now());
     io_uring_cqe* cqe = nullptr;
     answered(io_uring_submit_and_wait_timeout(ring_.get(), &cqe, wanted, &timeout, nullptr));
   }
@@ -357,7 +387,7 @@ class UringSink final : public Sink {
   void break_down(int error) {
     if (broken_ != 0) return;
     broken_ = error;
-    drain();
+    (void)drain(Clock::now() + kDrainLimit);
     ring_.close();
     fail_everything();
   }
@@ -369,31 +399,6 @@ class UringSink final : public Sink {
       if (!idle[slot]) finish(slot, broken_);
     while (!waiting_.empty()) waiting_.pop();
     in_ring_ = 0;
-  }
-
-  // Waits until the kernel holds no transfer: its memory is about to be somebody else's. What sits
-  // in the submission ring was never the kernel's.
-  void drain() {
-    const bool ours = owner_ == this_thread_number();
-    const auto give_up = Clock::now() + kDrainLimit;
-    for (;;) {
-      reap();
-      if (!ring_.is_open() || in_ring_ <= io_uring_sq_ready(ring_.get())) return;
-      if (broken_ == 0 && ours) {
-        io_uring_cqe* cqe = nullptr;
-        const int result = io_uring_wait_cqe(ring_.get(), &cqe);
-        if (result < 0 && result != -EINTR && result != -EAGAIN) broken_ = -result;
-        continue;
-      }
-      // Broken, or on a thread that the ring does not answer: its own thread, or the end of it,
-      // completes what is left.
-      if (broken_ != 0 && ours) (void)io_uring_get_events(ring_.get());
-      if (Clock::now() >= give_up) {
-        TL_CHECK(broken_ != 0);  // destroyed with transfers in flight, away from its thread
-        return;
-      }
-      std::this_thread::sleep_for(milliseconds(1));
-    }
   }
 
   Ring ring_;

@@ -26,6 +26,10 @@ class Keeper {
   // What a publication takes beside them, and while it is written as much memory, and a page.
   virtual std::uint64_t publication_bytes(std::uint64_t manifest_bytes,
                                           std::uint64_t extents) const = 0;
+  // Nothing will be published any more: what is taken from now on is of a file without a name, and
+  // gone with the process. On an error it is as it was.
+  virtual Status stop_keeping() = 0;
+  virtual bool keeps() const = 0;
   // Takes over an extent of the last publication: to be given back like one that was taken.
   // corrupt: the publication has no such extent, or somebody has it already.
   virtual Result<Space> claim(const Extent& extent) = 0;

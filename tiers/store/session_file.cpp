@@ -53,6 +53,10 @@ Result<Descriptor> open_existing(int directory, const std::string& path, const s
   Descriptor opened(::openat(directory, file.c_str(), kFlags | O_DIRECT));
   if (!opened.open() && errno == EINVAL)
     opened = Descriptor(::openat(directory, file.c_str(), kFlags));
+  if (!opened.open() && (errno == EACCES || errno == EROFS))
+    return fail(ErrorCode::io, name, ": a session is written to, and this process may not: ",
+                errno == EROFS ? "its filesystem is read-only: copy it to another"
+                               : "give yourself the right to read and write it (chmod u+rw)");
   if (!opened.open()) return fail(ErrorCode::io, name, ": could not open it: ", errno_text(errno));
   TL_TRY(check_file(opened.number(), name));
   return opened;
@@ -171,7 +175,16 @@ Result<Space> SessionFile::claim(const Extent& extent) {
   return space;
 }
 
+Status SessionFile::stop_keeping() {
+  if (!keeps()) return {};
+  TL_TRY_ASSIGN(scratch_file_, open_new(directory_.number(), name_));
+  scratch_ =
+      Extents(scratch_file_.number(), name_, 0, extents_.budget_bytes() - extents_.held_bytes());
+  return {};
+}
+
 void SessionFile::give(const Space& space) {
+  if (scratch_file_.open() && space.file == scratch_file_.number()) return scratch_.give(space);
   const auto found = published_.find(space.offset);
   if (found == published_.end()) return extents_.give(space);
   TL_CHECK(unheld_.emplace(*found).second);  // given back twice
@@ -248,6 +261,7 @@ Status SessionFile::give_a_name() const {
 // Until the header is written nothing that counts has changed; when it is on the disk, everything
 // has. In between nobody knows, so what either may refer to stays then.
 Status SessionFile::publish(const WriteRecord& manifest, std::span<const Extent> extents) {
+  TL_CHECK(keeps());
   if (uncertain_)
     return fail(ErrorCode::io, name_,
                 ": an earlier save could not be brought to the disk, so it cannot be saved any "

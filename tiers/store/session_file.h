@@ -37,7 +37,9 @@ class SessionFile final : public Store, public Keeper {
   StoreFacts facts() const override { return kFacts; }
   const std::string& name() const override { return name_; }
   std::string note() const override { return note_; }
-  Result<Space> take(std::uint64_t bytes) override { return extents_.take(bytes); }
+  Result<Space> take(std::uint64_t bytes) override {
+    return (keeps() ? extents_ : scratch_).take(bytes);
+  }
   void give(const Space& space) override;
   Keeper* keeper() override { return this; }
 
@@ -49,6 +51,8 @@ class SessionFile final : public Store, public Keeper {
                                   std::uint64_t extents) const override {
     return record_bytes(manifest_bytes, extents);
   }
+  Status stop_keeping() override;
+  bool keeps() const override { return !scratch_file_.open(); }
   Result<Space> claim(const Extent& extent) override;
   Status publish(const WriteRecord& manifest, std::span<const Extent> extents) override;
 
@@ -71,6 +75,8 @@ class SessionFile final : public Store, public Keeper {
   std::string path_, name_, note_;
   Descriptor directory_, file_;
   Extents extents_;
+  Descriptor scratch_file_;  // beside it, once nothing is kept any more
+  Extents scratch_;          // of that
   bool named_ = false;
   // Something could not be brought to the disk, or a header of a named file not be written: nobody
   // knows what is there, and asking once more would not tell.

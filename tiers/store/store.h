@@ -87,6 +87,8 @@ class Slot {
     if (store_) store_->give(space_);
   }
   const Space& space() const { return space_; }
+  // The space stays taken for as long as the store lives: something may still come there.
+  void leave() { store_ = nullptr; }
 
  private:
   Store* store_ = nullptr;

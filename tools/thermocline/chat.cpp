@@ -283,7 +283,7 @@ Result<Exit> chat(ChatFlags& flags, const CommandLine& line) {
   if (!resumed.empty() && !flags.output.quiet)
     print_notes(std::array{"--session " + flags.session.path + ": " + resumed});
   TL_TRY_ASSIGN(const Exit exit, talk(flags, conversation, &record));
-  record.memory = cache->usage();
+  record.memory = engine->usage(*cache);
   record.disk_read_cost = cache->disk_read_cost();
   if (flags.output.verbose) print_statistics(record, Detail::full);
   TL_TRY(json_output.write(json_text(statistics_json(record))));

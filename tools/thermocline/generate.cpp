@@ -9,6 +9,7 @@
 
 #include "kernels/base/utf8.h"
 #include "tools/thermocline/command.h"
+#include "tools/thermocline/common_tokens.h"
 #include "tools/thermocline/flags.h"
 #include "tools/thermocline/generation.h"
 #include "tools/thermocline/interruption.h"
@@ -76,6 +77,9 @@ std::vector<std::string> notes_of(const GenerateFlags& flags, const CommandLine&
   return notes;
 }
 
+// Of what is saved beside tokens and logits: facts, settings, the sampler's random numbers.
+constexpr std::uint64_t kSavedTextBytes = std::uint64_t{16} << 10;
+
 // The positions to plan for: no more than this run can reach.
 std::uint32_t positions_needed(std::size_t prompt, int length, std::uint32_t context) {
   if (length < 0 || prompt == 0) return context;
@@ -83,10 +87,15 @@ std::uint32_t positions_needed(std::size_t prompt, int length, std::uint32_t con
   return most < context ? static_cast<std::uint32_t>(most) : context;
 }
 
-Result<Exit> dry_run(const Engine& engine, const GenerateFlags& flags, const CacheOptions& options,
-                     std::size_t prompt_tokens, std::vector<std::string> notes,
+Result<Exit> dry_run(const Engine& engine, const GenerateFlags& flags, CacheOptions options,
+                     std::size_t prompt_tokens, KeptPrompt kept, std::vector<std::string> notes,
                      JsonOutput* json_output) {
-  TL_TRY_ASSIGN(const MemoryPlan plan, engine.plan(options));
+  Result<MemoryPlan> planned = engine.plan(options);
+  if (!planned && kept.is_used()) {
+    kept.give_up(planned.error(), &options, &notes);
+    planned = engine.plan(options);
+  }
+  TL_TRY_ASSIGN(const MemoryPlan plan, std::move(planned));
   notes.insert(notes.end(), plan.notes.begin(), plan.notes.end());
   const ModelInfo& model = engine.model();
   if (!flags.output.quiet) {
@@ -207,6 +216,7 @@ class Run {
         kept_(std::move(kept)),
         options_(std::move(options)),
         record_(record) {
+    options_.after_span = [this](std::span<const int> read) { return after_span(read); };
     options_.after_reading = [this](const WrittenText& so_far) { return after_reading(so_far); };
     options_.show = [this, show = std::move(options_.show)](std::string_view more) -> Status {
       TL_TRY_ASSIGN(const std::string_view unseen, beyond_shown(more));
@@ -241,7 +251,7 @@ class Run {
     if (keeps_another_)
       record_->notes.push_back("--session " + flags_.session.path +
                                " keeps what it held: this text was not read to its end");
-    record_->memory = cache_->usage();
+    record_->memory = engine_.usage(*cache_);
     record_->ranks = cache_->ranks(timeline_);
     record_->disk_read_cost = cache_->disk_read_cost();
     for (const std::string& note : cache_->notes()) record_->notes.push_back(note);
@@ -265,9 +275,12 @@ class Run {
     text_.tokens = prompt_;
     Reuse reuse;
     TL_TRY_ASSIGN(cache_, engine_.open_cache(cache_options_));
-    keeps_another_ = !flags_.session.path.empty() && cache_->saved() != nullptr;
+    const bool holds_a_text = cache_->saved() != nullptr;
     TL_TRY_ASSIGN(timeline_,
                   begin_text(engine_, *cache_, flags_, &text_, &options_, record_, &reuse));
+    all_stays_ = reuse.common == reuse.held;
+    keeps_another_ = !flags_.session.path.empty() && holds_a_text;
+    kept_.begin_reading(*cache_, &record_->notes);
     return {};
   }
 
@@ -281,6 +294,15 @@ class Run {
   Status save(const WrittenText& so_far) {
     if (flags_.session.path.empty() || timeline_.length() == 0 || keeps_another_) return {};
     return save_session(*cache_, timeline_, so_far, record_->seed, "");
+  }
+
+  // A long text is not lost when the machine is, and costs no more than a tail each time.
+  Status after_span(std::span<const int> read) {
+    if (prompt_.empty() || !all_stays_) return {};
+    keeps_another_ = false;
+    WrittenText so_far;
+    so_far.tokens.assign(read.begin(), read.end());
+    return save(so_far);
   }
 
   // The costly part is done: it is not lost whatever comes.
@@ -304,6 +326,7 @@ class Run {
   // Until the text has been read the file keeps what it held: no less of that, and with what it
   // knew of the next token.
   bool keeps_another_ = false;
+  bool all_stays_ = false;       // of what the file held when the text was begun
   std::string shown_;            // before the text was begun once more
   std::size_t shown_again_ = 0;  // of that
   bool is_seen_ = true;          // whoever reads it is still there
@@ -337,12 +360,25 @@ Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {
   if (saved)  // what it holds is resumed whole, and cut then
     cache_options.max_positions =
         std::min(record.context, std::max(cache_options.max_positions, saved->positions));
+  cache_options.session.text_bytes = kSavedTextBytes;
+  if (saved)
+    cache_options.course = course_on(*saved, prompt);
+  else if (!prompt.empty())
+    cache_options.course = Course{0, {static_cast<std::uint32_t>(prompt.size())}};
   TL_TRY_ASSIGN(KeptPrompt kept, KeptPrompt::begin(flags.session, *engine, prompt,
                                                    flags.dry_run ? PrefixCache::Missing::stays
                                                                  : PrefixCache::Missing::is_made,
                                                    &cache_options, &record.notes));
-  if (flags.dry_run)
-    return dry_run(*engine, flags, cache_options, prompt.size(), record.notes, &json_output);
+  if (flags.dry_run) {
+    if (saved && !prompt.empty()) {  // what begin_text() refuses
+      Reuse reuse;
+      reuse.held = saved->positions;
+      reuse.common = std::min(saved->positions, common_tokens(saved->text.tokens, prompt));
+      TL_TRY(check_in_common(flags.session.path, reuse));
+    }
+    return dry_run(*engine, flags, std::move(cache_options), prompt.size(), std::move(kept),
+                   record.notes, &json_output);
+  }
 
   options.length = flags.sampling.length;
   options.context = record.context;

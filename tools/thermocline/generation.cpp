@@ -59,9 +59,17 @@ Status prefill_prompt(Engine& engine, Timeline& timeline, std::span<const int> p
                       std::span<float> logits) {
   Progress progress(options.progress, "reading", prompt.size(), cached);
   PrefillOptions prefill;
-  prefill.progress = [&](const PrefillProgress& at) { progress.update(cached + at.done); };
   prefill.stop = interrupted;
-  return engine.prefill(timeline, prompt.subspan(cached), logits, prefill);
+  // Its spans end on this grid anyway: no answer depends on it.
+  for (std::size_t first = cached, end = 0; first < prompt.size(); first = end) {
+    end = std::min(prompt.size(), first - first % kSpanRows + kSpanRows);
+    prefill.progress = [&](const PrefillProgress& at) { progress.update(first + at.done); };
+    const bool last = end == prompt.size();
+    TL_TRY(engine.prefill(timeline, prompt.subspan(first, end - first),
+                          last ? logits : std::span<float>{}, prefill));
+    if (!last && options.after_span) TL_TRY(options.after_span(prompt.first(end)));
+  }
+  return {};
 }
 
 }  // namespace

@@ -44,6 +44,9 @@ struct GenerationOptions {
   ProgressStyle progress = ProgressStyle::none;
   // Called with text as it comes, always whole characters.
   std::function<Status(std::string_view)> show;
+  // Called while a long text is read, between spans of its prefill, with what was read; may be
+  // empty.
+  std::function<Status(std::span<const int>)> after_span;
   // Called when the text has been read and nothing is written yet; may be empty.
   std::function<Status(const WrittenText&)> after_reading;
 };

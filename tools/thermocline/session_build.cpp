@@ -80,8 +80,8 @@ Result<std::vector<int>> read_chunks(const Engine& engine, const BuildFlags& fla
   return tokens;
 }
 
-void print_done(const BuildFlags& flags, const KvCache& cache, std::uint32_t tokens,
-                std::uint32_t reused, Clock::time_point start) {
+void print_done(const BuildFlags& flags, const Engine& engine, const KvCache& cache,
+                std::uint32_t tokens, std::uint32_t reused, Clock::time_point start) {
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
   const CacheReport report = cache.report();
   std::fprintf(stderr, "%-10s %s: %s, %s of them there already, in %.1f s (%.0f tokens/s)\n",
@@ -91,7 +91,7 @@ void print_done(const BuildFlags& flags, const KvCache& cache, std::uint32_t tok
   std::fprintf(stderr, "%-10s %s written, %s read; sealing took %.1f s\n", "disk",
                format_size(report.disk_bytes_written).c_str(),
                format_size(report.disk_bytes_read).c_str(), report.seal_ms / 1e3);
-  print_memory_plan(cache.usage(), Detail::full);
+  print_memory_plan(engine.usage(cache), Detail::full);
   print_notes(cache.notes());
 }
 
@@ -167,8 +167,37 @@ Result<Exit> build(const BuildFlags& flags, Engine& engine, CacheOptions options
   if (stopped) text.logits.clear();
   // Without a token read nobody knows what follows, and the file says it.
   if (timeline.length() > reused) TL_TRY(save());
-  if (!flags.output.quiet) print_done(flags, *cache, timeline.length(), reused, start);
+  if (!flags.output.quiet) print_done(flags, engine, *cache, timeline.length(), reused, start);
   return stopped ? Exit::interrupted : Exit::success;
+}
+
+// --kv-host is of both caches. The one that is read takes what it has to, since its rows are read
+// once and in order, and no copies of rows; the other has the rest. --kv-disk is of the file that
+// is made: the other one is there.
+Status share_memory(const Engine& engine, CacheOptions* from, CacheOptions* options) {
+  const auto least_of = [&](CacheOptions alone) -> Result<std::uint64_t> {
+    alone.tiers.host_bytes = kAutoBytes;
+    TL_TRY_ASSIGN(const MemoryPlan plan, engine.plan(alone));
+    std::uint64_t bytes = 0;
+    for (const MemoryLine& line : plan.lines)
+      if (line.tier == "host" && line.purpose != "row_cache") bytes += line.bytes;
+    return bytes;
+  };
+  const std::uint64_t given = options->tiers.host_bytes;
+  from->tiers = TierOptions();
+  from->tiers.io_backend = options->tiers.io_backend;
+  TL_TRY_ASSIGN(const std::uint64_t reading, least_of(*from));
+  from->tiers.host_bytes = reading;
+  options->beside_bytes += reading;
+  if (given == kAutoBytes) return {};
+  TL_TRY_ASSIGN(const std::uint64_t sealing, least_of(*options));
+  if (given < reading || given - reading < sealing)
+    return fail(ErrorCode::exhausted, "--kv-host gives ", format_size(given), ", and reading ",
+                from->session.path, " takes ", format_size(reading), " of it, sealing its rows ",
+                format_size(sealing), ": say --kv-host ", (reading + sealing + 1023) / 1024,
+                "K or more");
+  options->tiers.host_bytes = given - reading;
+  return {};
 }
 
 // The rows of another session, sealed by this one's method.
@@ -182,8 +211,9 @@ Result<Exit> seal_anew(const BuildFlags& flags, Engine& engine, CacheOptions opt
   from.session.path = flags.from;
   from.method = saved.method.name;
   from.method_overrides = saved.method.overrides;
-  from.tiers.host_bytes = kAutoBytes;
   from.max_positions = options.max_positions = saved.positions;
+  from.course = Course{saved.positions, {}};
+  TL_TRY(share_memory(engine, &from, &options));
   TL_TRY_ASSIGN(const std::unique_ptr<KvCache> source, engine.open_cache(from));
   TL_TRY_ASSIGN(const Timeline read, source->resume());
   TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine.open_cache(options));
@@ -194,7 +224,7 @@ Result<Exit> seal_anew(const BuildFlags& flags, Engine& engine, CacheOptions opt
   const Clock::time_point start = Clock::now();
   TL_TRY(cache->copy(read, timeline, interrupted));
   TL_TRY(cache->save(timeline, saved.text));
-  if (!flags.output.quiet) print_done(flags, *cache, timeline.length(), 0, start);
+  if (!flags.output.quiet) print_done(flags, engine, *cache, timeline.length(), 0, start);
   return Exit::success;
 }
 

@@ -74,12 +74,24 @@ void SessionFlags::add_with_prefix_cache_to(CommandLine* line) {
       "lists them (none)");
 }
 
+std::optional<Course> course_on(const SavedSession& saved, std::span<const int> prompt) {
+  const std::uint32_t held = saved.positions;
+  const std::size_t all = prompt.empty() ? saved.text.tokens.size() : prompt.size();
+  const bool all_stays = prompt.empty() || common_tokens(saved.text.tokens, prompt) >= held;
+  // Without what is known of the token after it the last one is read again.
+  if (!all_stays || all < held || (all == held && saved.text.logits.empty())) return std::nullopt;
+  Course course{held, {}};
+  if (!prompt.empty() && all > held) course.reads.push_back(static_cast<std::uint32_t>(all));
+  return course;
+}
+
 namespace {
 
 // Of a text of so many tokens in the session: what is certain to be taken.
 std::uint64_t rows_bytes(const Engine& engine, CacheOptions options, std::size_t tokens) {
   options.tiers = {};
   options.max_positions = static_cast<std::uint32_t>(tokens) + 1;
+  options.course.reset();
   std::uint64_t bytes = 0;
   if (const auto plan = engine.plan(options))
     for (const MemoryLine& line : plan->lines)
@@ -95,6 +107,9 @@ Result<KeptPrompt> KeptPrompt::begin(const SessionFlags& flags, const Engine& en
   KeptPrompt kept;
   options->session.path = flags.path;
   kept.plain_positions_ = options->max_positions;
+  kept.plain_course_ = options->course;
+  kept.prompt_tokens_ = prompt.size();
+  kept.missing_ = missing;
   if (flags.prefix_cache.empty()) return kept;
   TL_TRY_ASSIGN(const std::uint64_t budget, flags.prefix_cache_bytes());
   TL_TRY_ASSIGN(kept.facts_, engine.session_facts(*options));
@@ -115,6 +130,7 @@ Result<KeptPrompt> KeptPrompt::begin(const SessionFlags& flags, const Engine& en
     kept.held_ = static_cast<std::uint32_t>(entry->text.tokens.size());
     kept.common_ = common_tokens(entry->text.tokens, prompt);
     options->max_positions = std::max(options->max_positions, entry->positions);
+    options->course = course_on(*entry, prompt);
   }
   return kept;
 }
@@ -136,22 +152,38 @@ std::uint64_t bytes_when_saved(const KvCache& cache, const WrittenText& text) {
 
 void KeptPrompt::give_up(const Error& why, CacheOptions* options, std::vector<std::string>* notes) {
   const bool useless = why.code == ErrorCode::corrupt;  // else it serves others
-  if (useless) cache_->remove(path_);
+  if (useless && missing_ == PrefixCache::Missing::is_made) cache_->remove(path_);
   notes->push_back("--prefix-cache is left out of this run: " + why.message +
                    (useless ? " (it is removed)" : ""));
   cache_.reset();
   options->session.path.clear();
   options->max_positions = plain_positions_;
+  options->course = plain_course_;
+}
+
+// An entry that begins with the prompt serves it, and longer ones, as it is; and one that would
+// lose more than its last few tokens serves others.
+bool KeptPrompt::is_extended() const {
+  return common_ < prompt_tokens_ && common_ >= held_ - held_ / 8;
+}
+
+void KeptPrompt::leave(KvCache& cache, std::vector<std::string>* notes) {
+  if (const Status left = cache.leave_session(); !left)
+    notes->push_back("--prefix-cache: rows that are not kept lie in the kept file until the end: " +
+                     left.error().message);
+}
+
+void KeptPrompt::begin_reading(KvCache& cache, std::vector<std::string>* notes) const {
+  if (cache_ && !is_extended()) leave(cache, notes);
 }
 
 void KeptPrompt::read(KvCache& cache, const Timeline& timeline, const WrittenText& text,
                       std::uint64_t seed, std::vector<std::string>* notes) const {
   if (!cache_) return;
-  // An entry that begins with the prompt serves it, and longer ones, as it is; and one that would
-  // lose more than its last few tokens serves others.
-  if (common_ == text.tokens.size() || common_ < held_ - held_ / 8) return cache_->used(path_);
+  if (!is_extended()) return cache_->used(path_);
   if (const Status kept = keep(cache, timeline, text, seed); !kept)
     notes->push_back("--prefix-cache: the prompt is not kept: " + kept.error().message);
+  leave(cache, notes);
 }
 
 Status KeptPrompt::keep(KvCache& cache, const Timeline& timeline, const WrittenText& text,

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -52,6 +53,10 @@ Status check_saved(const Engine& engine, const SessionText& saved);
 Result<Timeline> begin_session(const Engine& engine, KvCache& cache, WrittenText* text,
                                Reuse* reuse);
 
+// How the text comes where a file has one, as begin_session() takes it: the prompt, or without one
+// the file's own text, which goes on. Nothing: not all of what the file holds stays.
+std::optional<Course> course_on(const SavedSession& saved, std::span<const int> prompt);
+
 // A prompt and what --prefix-cache keeps of it: the session file that it is read with, and whether
 // it has come to hold more. It is there to make a run faster: where it fails, the run goes on
 // without it, and a note says why.
@@ -64,21 +69,30 @@ class KeptPrompt {
                                   CacheOptions* options, std::vector<std::string>* notes);
   bool is_used() const { return cache_.has_value(); }
   // What it was begun with could not be gone on from: an entry that is damaged is removed, and
-  // `options` are those of a run without --prefix-cache.
+  // `options` are those of a run without --prefix-cache. Where a missing folder stays so does it.
   void give_up(const Error& why, CacheOptions* options, std::vector<std::string>* notes);
-  // The prompt has been read: it is kept, if there is room, unless an entry held it already.
+  // `cache` has been opened with its options, and what it held resumed: where an entry serves
+  // others as it is, nothing is written to it.
+  void begin_reading(KvCache& cache, std::vector<std::string>* notes) const;
+  // The prompt has been read: it is kept, if there is room, unless an entry held it already. What
+  // comes after it is not.
   void read(KvCache& cache, const Timeline& timeline, const WrittenText& text, std::uint64_t seed,
             std::vector<std::string>* notes) const;
 
  private:
+  bool is_extended() const;
+  static void leave(KvCache& cache, std::vector<std::string>* notes);
   Status keep(KvCache& cache, const Timeline& timeline, const WrittenText& text,
               std::uint64_t seed) const;
 
   std::optional<PrefixCache> cache_;
   std::vector<SessionFact> facts_;
   std::string path_;
+  std::size_t prompt_tokens_ = 0;
   std::uint32_t held_ = 0, common_ = 0;  // tokens of the entry, and those the prompt begins with
-  std::uint32_t plain_positions_ = 0;    // of a run without it
+  PrefixCache::Missing missing_ = PrefixCache::Missing::is_made;
+  std::uint32_t plain_positions_ = 0;  // of a run without it
+  std::optional<Course> plain_course_;
 };
 
 // A prompt that has little in common with what the file holds is more likely a mistake than meant:

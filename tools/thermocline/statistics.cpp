@@ -200,8 +200,8 @@ void print_memory_plan(const MemoryPlan& plan, Detail detail) {
       if (detail == Detail::full && one.peak_bytes > one.bytes)
         purposes += " (peak " + format_size(one.peak_bytes) + ")";
     }
-    line(tier.c_str(),
-         (tier == kWorkspace ? "" : "KV ") + text + (purposes.empty() ? "" : ": " + purposes));
+    line(tier.c_str(), (tier == kWorkspace || tier == kMapped ? "" : "KV ") + text +
+                           (purposes.empty() ? "" : ": " + purposes));
   }
 }
 

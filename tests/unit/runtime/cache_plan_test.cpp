@@ -95,6 +95,16 @@ TEST(CachePlan, ADiskThatHoldsLessThanTheRowsIsRefusedByItsFlag) {
   EXPECT_EQ(refused.error().message,
             "the KV cache for 20000 positions needs 4.75 MiB on disk and --kv-disk gives 1 MiB: "
             "raise it or lower -c");
+  // A context bounds no text that is there, and hardly what little is to come after it.
+  const auto advice = [](Course course) {
+    CacheOptions options = options_with(kMiB);
+    options.course = std::move(course);
+    const std::string said = plan_in(Tier::disk, options).error().message;
+    return said.substr(said.rfind(": ") + 2);
+  };
+  EXPECT_EQ(advice({0, {19990}}), "raise it or take a shorter text");
+  EXPECT_EQ(advice({19000, {}}), "raise it or take a shorter text");
+  EXPECT_EQ(advice({0, {100}}), "raise it or lower -n or -c");
 }
 
 // Whole layers, from the first one on, as far as they fit; the others are below.

@@ -117,6 +117,47 @@ TEST_P(KvSession, GoesOnAsIfItHadNeverStopped) {
   EXPECT_GT(read, 0u);
 }
 
+// What is sealed then is of no file that anyone finds, and is read as ever.
+TEST_P(KvSession, ALeftSessionStaysAsItWasSaved) {
+  CacheOptions straight = options("");
+  straight.session.path.clear();
+  const auto reference = open(straight), cache = open(options("s.tls"));
+  ASSERT_TRUE(reference && cache);
+  EXPECT_FALSE(reference->leave_session());
+  Timeline never = std::move(*reference->start()), timeline = std::move(*cache->start());
+  const auto go_on = [&](std::uint32_t rows, Pass pass) {
+    const auto one = advance(cache.get(), timeline, rows, pass);
+    const auto other = advance(reference.get(), never, rows, pass);
+    ASSERT_TRUE(one && other);
+    ASSERT_EQ(*one, *other) << "at " << timeline.length();
+  };
+  const std::string file = root_ + "/s.tls";
+  const auto on_disk = [&] {
+    struct stat found {};
+    EXPECT_EQ(::stat(file.c_str(), &found), 0);
+    return std::pair(found.st_size, found.st_blocks);
+  };
+  go_on(700, Pass::prefill);
+  ASSERT_TRUE(cache->save(timeline, session_text(700)));
+  const auto as_saved = on_disk();
+  const std::uint64_t held = cache->usage().total("disk");
+  ASSERT_TRUE(cache->leave_session());
+  ASSERT_TRUE(cache->leave_session());  // as often as one likes
+  go_on(500, Pass::prefill);
+  for (int step = 0; step < 70; ++step) go_on(1, Pass::decode);
+  EXPECT_GT(cache->usage().total("disk"), held);
+  EXPECT_EQ(on_disk(), as_saved);
+  EXPECT_EQ(cache->save(timeline, session_text(timeline.length())).error().code,
+            ErrorCode::invalid_argument);
+  ASSERT_TRUE(never.truncate(never.length() - 5));
+  ASSERT_TRUE(timeline.truncate(timeline.length() - 5));
+  go_on(100, Pass::prefill);
+  const auto verified = verify_session(file);
+  ASSERT_TRUE(verified);
+  EXPECT_TRUE(verified->damage.empty());
+  EXPECT_EQ(read_session(file)->positions, 700u);
+}
+
 // Each save writes the tail, the text and where everything is, and no sealed row.
 TEST_P(KvSession, SavingRewritesNoSealedRow) {
   const auto cache = open(options("s.tls"));

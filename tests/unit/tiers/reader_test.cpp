@@ -306,6 +306,7 @@ TEST(Reader, EveryFlippedBitIsFound) {
       const Status again = reader.read_again(fold);
       ASSERT_FALSE(again);
       EXPECT_EQ(again.error().code, ErrorCode::corrupt);
+      EXPECT_NE(again.error().message.find("--kv-dir on another disk"), std::string::npos);
     }
     disk[bit / 8] ^= std::byte{1} << bit % 8;
     if (i % 100 == 0) {
@@ -354,7 +355,10 @@ TEST(Reader, ADiskThatDoesNotAnswerIsAnErrorAndNotAWaitForEver) {
 class HeldSink final : public Sink {
  public:
   explicit HeldSink(bool* hold) : hold_(*hold) {}
-  ~HeldSink() override { carry_out(); }
+  ~HeldSink() override {
+    EXPECT_FALSE(silent);  // who did not give up its transfers is left where it is
+    carry_out();
+  }
   std::string_view name() const override { return "held"; }
   Status submit(std::span<const Transfer> transfers) override {
     held_.insert(held_.end(), transfers.begin(), transfers.end());
@@ -369,13 +373,16 @@ class HeldSink final : public Sink {
     carry_out();
     return memory_.poll(out, deadline);
   }
+  bool drain(Deadline) override { return !silent; }
   std::size_t in_flight() const override { return held_.size() + memory_.in_flight(); }
-
- private:
   void carry_out() {
     (void)memory_.submit(held_);
     held_.clear();
   }
+
+  bool silent = false;  // it keeps what it has, whatever deadline there is
+
+ private:
   bool& hold_;
   std::vector<Transfer> held_;
   MemorySink memory_;
@@ -403,6 +410,30 @@ TEST(Reader, MemoryOutlivesTheTransfersThatWereGivenUp) {
     hold = true;  // reads and a write are left for the end
     EXPECT_FALSE(read_all(&reader, 0, wanted, FoldOrder::any));
   }
+}
+
+// A disk that never answers keeps nobody from going, and may still come back afterwards.
+TEST(Reader, WhatTheDiskDoesNotGiveBackIsLeftToIt) {
+  std::mt19937 random(17);
+  bool hold = false;
+  PageTableOptions options = one_layer(layout(16, 32), 1, 0);
+  options.disk_deadline = milliseconds(20);
+  auto made = std::make_unique<HeldSink>(&hold);
+  HeldSink* const sink = made.get();
+  {
+    StoredRows stored(options, 64 * kMiB, std::move(made));
+    const auto kept = stored.store(random, 0, 3000, Tier::disk);
+    ASSERT_TRUE(kept);
+    const Wanted wanted[] = {whole(*kept, 0)};
+    hold = true;
+    EXPECT_FALSE(stored.store(random, 0, 3000, Tier::disk));  // pages that are written
+    Reader reader(stored.table.get());
+    EXPECT_FALSE(read_all(&reader, 0, wanted, FoldOrder::any));  // and staging
+    sink->silent = true;
+  }
+  EXPECT_GT(sink->in_flight(), 0u);
+  hold = false;
+  sink->carry_out();  // from and to memory that must still be there
 }
 
 // What a selector asks for wrongly is stopped, and not attended with keys that are not there.

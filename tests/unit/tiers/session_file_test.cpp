@@ -77,6 +77,21 @@ TEST_F(SessionFileTest, FilesThatAreNotThisUsersOwnAreRefused) {
   expect_refusal(path_, " belongs to user 65534, this process to 0");
 }
 
+TEST_F(SessionFileTest, AFileThatMayNotBeWrittenToSaysHowItMay) {
+  make();
+  ASSERT_EQ(::chmod(path_.c_str(), 0400), 0);
+  const bool root = ::geteuid() == 0;  // who may do everything: so another user opens it
+  if (root) {
+    ASSERT_EQ(::chown(path_.c_str(), 65534, 65534), 0);
+    ASSERT_EQ(::chmod(root_.c_str(), 0755), 0);
+    ASSERT_EQ(::seteuid(65534), 0);
+  }
+  expect_refusal(path_, "may not: give yourself the right to read and write it (chmod u+rw)");
+  if (root) {
+    ASSERT_EQ(::seteuid(0), 0);
+  }
+}
+
 TEST_F(SessionFileTest, APlaceWhereNothingCanBeMadeIsNamed) {
   expect_refusal("/proc/s.tls", ::geteuid() == 0 ? ": its filesystem has no files without a name"
                                                  : ": could not create it: EACCES");

@@ -16,6 +16,7 @@
 #include "tests/support/fault_sink.h"
 #include "tiers/io/attempt.h"
 #include "tiers/io/descriptor.h"
+#include "tiers/io/left_to_kernel.h"
 
 namespace thermocline {
 namespace {
@@ -116,6 +117,35 @@ TEST_P(SinkTest, ReadsManyExtentsInOneSubmission) {
     EXPECT_EQ(errors.at(1'000'000 + i), 0);
     ASSERT_TRUE(as_expected(transfers[i].bytes, transfers[i].offset)) << "transfer " << i;
   }
+}
+
+// A pipe that nobody writes to; and, for who reads a place of it, the kernel's messages, which end.
+TEST_P(SinkTest, WaitsForTheKernelNoLongerThanItIsTold) {
+  EXPECT_TRUE(sink_->drain(Clock::now()));
+  const std::string pipe = ::testing::TempDir() + "thermocline-pipe-" + std::to_string(::getpid());
+  const bool ring = backend() != sink_names().back();
+  ASSERT_TRUE(!ring || ::mkfifo(pipe.c_str(), 0600) == 0);
+  const Descriptor file(ring ? ::open(pipe.c_str(), O_RDWR | O_CLOEXEC)
+                             : ::open("/dev/kmsg", O_RDONLY | O_CLOEXEC));
+  if (ring) ::unlink(pipe.c_str());
+  if (!file.open()) GTEST_SKIP() << "/dev/kmsg, which keeps a reader waiting, cannot be opened";
+  if (!ring) ::lseek(file.number(), 0, SEEK_END);
+  auto memory = Buffer::create(2 * kPageBytes);
+  const Transfer read{.file = file.number(), .bytes = memory->bytes()};
+  ASSERT_TRUE(sink_->submit({&read, 1}));
+  std::this_thread::sleep_for(50ms);
+  const auto start = Clock::now();
+  const bool drained = sink_->drain(start + 100ms);
+  EXPECT_LT(Clock::now() - start, 5s);
+  if (ring) {
+    EXPECT_FALSE(drained);
+    ASSERT_EQ(::write(file.number(), "x", 1), 1);
+    EXPECT_TRUE(sink_->drain(Clock::now() + 10s));
+    return;
+  }
+  if (drained) GTEST_SKIP() << "/dev/kmsg keeps no reader waiting here";
+  leave_to_kernel(std::move(*memory));
+  leave_to_kernel(std::move(sink_));
 }
 
 TEST_P(SinkTest, ReadsAndWritesDirectly) {

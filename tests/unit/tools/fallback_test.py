@@ -64,7 +64,7 @@ class Fallback(unittest.TestCase):
             words = [cls.command, "generate", "-m", cls.model, "-p", "once upon a time there was",
                      "-n", "220", "-c", "250", "--ignore-eos", "--temp", "0", "--method",
                      f"{cls.methods}/exact.conf", "--method-set", "steady.seal=64", "--kv-disk",
-                     "1GiB", "--kv-host", "8340KiB", "--kv-dir", disk, "--json", f"{disk}/run.json",
+                     "1GiB", "--kv-host", "8300KiB", "--kv-dir", disk, "--json", f"{disk}/run.json",
                      *more]
             identity = {} if user is None else {"user": user, "group": user, "extra_groups": []}
             try:

@@ -5,14 +5,16 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
-from command import COMMAND, LICENSE_TEXT, need_command, need_model, run, start
+from command import COMMAND, LICENSE_TEXT, SOURCE, need_command, need_model, run, start
 
 MODEL = None
 TEXT = pathlib.Path(LICENSE_TEXT).read_text()[:6000]
@@ -266,6 +268,43 @@ class Session(unittest.TestCase):
             self.assertIn("what is to be built ends after 700", said)
             os.remove(self.file)
 
+    def test_a_long_prompt_is_saved_while_it_is_read(self):
+        text = os.path.join(self.folder.name, "text")
+        pathlib.Path(text).write_text(LICENSE_TEXT.read_text() * 2)
+        words = ["generate", "-m", SOURCE / "tests/golden/tiny/qwen3_q8_0.gguf", "-f", text, "-n",
+                 "2", "-c", "100000", "--temp", "0", "--session", self.file, "--json", "-"]
+        with subprocess.Popen([COMMAND, *words], stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL) as process:
+            while not os.path.exists(self.file):
+                self.assertIsNone(process.poll())
+                time.sleep(0.01)
+            process.kill()
+        done = run(*words)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        done = json.loads(done.stdout)
+        self.assertEqual(done["cached_tokens"], 32768)
+        os.remove(self.file)
+        whole = json.loads(run(*words).stdout)
+        self.assertEqual((whole["cached_tokens"], whole["text"]), (0, done["text"]))
+
+    def test_a_link_is_no_session(self):
+        os.symlink("elsewhere", self.file)
+        for words in (["generate", "-m", MODEL, "-p", "x"], ["chat", "-m", MODEL]):
+            done = run(*words, "--session", self.file)
+            self.assertIn(f"{self.file} is a symbolic link: name the file itself".encode(),
+                          done.stderr)
+
+    def test_both_sessions_of_a_build_share_the_memory(self):
+        text = os.path.join(self.folder.name, "text")
+        pathlib.Path(text).write_text(TEXT)
+        self.build("--session", self.file, "--tokens", "1k", "--chunk", "512", "--text", text)
+        words = ["--from", self.file, "--method", "sketch", "--progress", "none", "--session"]
+        said = self.build(*words, self.file + "2", "--kv-host", "40MiB", fails=1)
+        self.assertIn("reading " + self.file + " takes ", said)
+        least = re.search(r"say --kv-host (\d+)K or more", said)[1]
+        self.build(*words, self.file + "2", "--kv-host", f"{int(least) - 1}K", fails=1)
+        self.build(*words, self.file + "2", "--kv-host", least + "K")
+
     def test_prompts_are_kept_within_a_budget(self):
         environment = dict(os.environ, XDG_CACHE_HOME=self.folder.name)
         folder = pathlib.Path(self.folder.name) / "thermocline" / "prefixes"
@@ -392,6 +431,43 @@ class Session(unittest.TestCase):
             [used], _ = self.keep_prompt()
             self.assertEqual(used["cached_tokens"], used["prompt_tokens"])
             shutil.rmtree(folder)
+
+    def test_a_dry_run_refuses_what_a_run_refuses(self):
+        self.generate("-p", TEXT, "-n", "1", "--session", self.file)
+        words = ["generate", "-m", MODEL, "-p", "hello", "--session", self.file, "--temp", "0"]
+        planned, done = run(*words, "--dry-run"), run(*words)
+        self.assertEqual((planned.returncode, planned.stderr), (done.returncode, done.stderr))
+        self.assertIn(b"it would lose the others", planned.stderr)
+        # What keeps no prompt does without; in a dry run, too.
+        words = ["generate", "-m", MODEL, "-p", TEXT, "-n", "1", "--method", "snapkv",
+                 "--prefix-cache", "64MiB", "--json", "-"]
+        environment = dict(os.environ, XDG_CACHE_HOME=self.folder.name)
+        for more in (["--dry-run"], []):
+            done = run(*words, *more, environment=environment)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            notes = json.loads(done.stdout)["notes"]
+            self.assertTrue(any("--prefix-cache is left out" in note for note in notes), notes)
+
+    def test_a_kept_prompt_holds_no_row_that_was_generated(self):
+        environment = dict(os.environ, XDG_CACHE_HOME=self.folder.name)
+        folder = pathlib.Path(self.folder.name) / "thermocline" / "prefixes"
+        words = [COMMAND, "generate", "-m", MODEL, "-p", TEXT, "--temp", "0", "--ignore-eos",
+                 "--method", "sketch", "--prefix-cache", "64MiB", "-c", "20000"]
+        done = run(*words[1:], "-n", "1", environment=environment)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        entry, = folder.iterdir()
+        kept = entry.stat().st_blocks
+        for prompt in (TEXT, "Another. " + TEXT):  # one that is kept already, and a new one
+            words[words.index("-p") + 1] = prompt
+            with subprocess.Popen([*words, "-n", "4000"], stdout=subprocess.PIPE,
+                                  stderr=subprocess.DEVNULL, env=environment) as process:
+                written = 0
+                while written < 2000:  # some hundred tokens at least: rows are sealed by 64
+                    written += len(process.stdout.read1(4096))
+                process.kill()
+            sizes = {file: file.stat().st_blocks for file in folder.iterdir()}
+            self.assertLessEqual(abs(max(sizes.values()) - kept), kept // 50, sizes)
+        shutil.rmtree(folder)
 
     def test_a_damaged_kept_prompt_that_was_shown_from_is_written_without_it(self):
         words = ["generate", "-m", MODEL, "-n", "24", "--temp", "0.8", "-s", "3", "--ignore-eos",

@@ -1,0 +1,117 @@
+#include "runtime/text_cuts.h"
+
+#include <algorithm>
+
+namespace thermocline {
+
+std::vector<ReadSpan> read_spans(const CacheOptions& options) {
+  if (!options.course) return {{0, std::min(options.max_positions, kSpanRows)}};
+  std::vector<ReadSpan> spans;
+  std::uint32_t at = options.course->resumed;
+  for (const std::uint32_t end : options.course->reads)
+    while (at < end) {
+      const std::uint32_t next = std::min(end, at - at % kSpanRows + kSpanRows);
+      spans.push_back({at, next});
+      at = next;
+    }
+  return spans;
+}
+
+std::uint32_t longest_of(std::span<const ReadSpan> spans) {
+  std::uint32_t rows = 0;
+  for (const ReadSpan& span : spans) rows = std::max(rows, span.end - span.first);
+  return rows;
+}
+
+TextCuts TextCuts::of(const CacheOptions& options, const Method& method) {
+  TextCuts cuts(method, options.max_positions);
+  cuts.spans_ = read_spans(options);
+  if (options.course)
+    cuts.walk(*options.course);
+  else
+    cuts.take_worst();
+  return cuts;
+}
+
+// Segments are multiples of the shortest, and take no more than so many of those.
+void TextCuts::take_worst() {
+  const std::uint32_t sealed = method_.tail_begin(positions_) - method_.sink;
+  if (sealed == 0) return;
+  seal_steps(method_.sink, method_.sink + sealed);
+  longest_ = std::min(method_.cell_rows(), sealed);
+  const std::uint32_t of_last_cell = sealed % method_.cell_rows();
+  formed_ = {{longest_, 1}, {of_last_cell > 0 ? of_last_cell : longest_, 1}};
+}
+
+void TextCuts::walk(const Course& course) {
+  resumed_ = course.resumed;
+  std::uint32_t begin = method_.tail_begin(course.resumed);
+  seal_steps(method_.sink, begin);
+  // Where what is resumed is cut, what is left of a cell is formed anew.
+  longest_ = std::min(method_.cell_rows(), begin - method_.sink);
+  if (longest_ > 0) formed_ = {{longest_, 1}};
+  for (const ReadSpan& span : spans_) {
+    seal_read(begin, method_.tail_begin(span.end));
+    begin = method_.tail_begin(span.end);
+  }
+  seal_steps(begin, method_.tail_begin(positions_));
+}
+
+// No segment crosses a line between cells.
+void TextCuts::seal_read(std::uint32_t begin, std::uint32_t end) {
+  while (begin < end) {
+    const std::uint32_t in_cell = (begin - method_.sink) % method_.cell_rows();
+    const std::uint32_t rows = std::min(method_.cell_rows() - in_cell, end - begin);
+    add({rows, 1});
+    begin += rows;
+  }
+}
+
+void TextCuts::seal_steps(std::uint32_t begin, std::uint32_t end) {
+  if (begin < end) add({method_.seal_rows(), (end - begin) / method_.seal_rows()});
+}
+
+void TextCuts::add(Alike segments) {
+  segments_[segments.rows] += segments.count;
+  formed_.push_back(segments);
+  longest_ = std::max(longest_, segments.rows);
+}
+
+std::uint32_t TextCuts::raw_rows(std::uint32_t tail_rows) const {
+  if (!resumed_) return std::min(positions_, kSpanRows + tail_rows);
+  std::uint32_t rows = std::min(*resumed_, method_.cell_rows() + tail_rows);
+  for (const ReadSpan& span : spans_)
+    rows = std::max(rows, span.end - span.first + std::min(span.first, tail_rows));
+  return rows;
+}
+
+std::uint64_t TextCuts::segment_count() const {
+  std::uint64_t count = 0;
+  for (const auto& [rows, of_those] : segments_) count += of_those;
+  return count;
+}
+
+std::uint32_t TextCuts::full_tail(std::uint32_t length) const {
+  return length - std::min(length, method_.tail_begin(length));
+}
+
+std::vector<std::uint32_t> TextCuts::saved_tails(const LayerSpec& spec,
+                                                 std::uint32_t tail_rows) const {
+  if (!resumed_) return {tail_rows, tail_rows};
+  std::vector<std::uint32_t> tails;
+  std::uint32_t at = *resumed_, tail = spec.window > 0 ? std::min(at, tail_rows) : full_tail(at);
+  if (at > 0) tails.push_back(tail);
+  for (const ReadSpan& span : spans_) {
+    tail = spec.window > 0 ? tail + span.end - at : full_tail(span.end);
+    if (spec.window > 0 && tail > tail_rows) tail = spec.window + kWindowSlack / 2;
+    at = span.end;
+    tails.push_back(tail);
+  }
+  // Steps lead to a tail that is as long as it gets, unless they end before it.
+  const bool seals = method_.tail_begin(positions_) > method_.tail_begin(at);
+  const std::uint32_t last = seals && spec.window == 0 ? tail_rows : tail + positions_ - at;
+  tails.push_back(std::min(tail_rows, last));
+  return tails;
+}
+
+}  // namespace thermocline

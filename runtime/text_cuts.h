@@ -1,0 +1,71 @@
+// What a text is cut into on its way through a cache: spans that are read at once, segments that
+// are sealed, tails that are saved.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "runtime/kv_cache.h"
+#include "runtime/layer_spec.h"
+#include "runtime/method.h"
+
+namespace thermocline {
+
+// Rows that a sliding-window layer keeps beyond its window, so that recent steps can be undone.
+inline constexpr std::uint32_t kWindowSlack = 512;
+
+// Positions that a prefill reads at once.
+struct ReadSpan {
+  std::uint32_t first = 0, end = 0;
+};
+// In order; of a course that is not known the longest that can be.
+std::vector<ReadSpan> read_spans(const CacheOptions& options);
+// Its rows; 0: there is none.
+std::uint32_t longest_of(std::span<const ReadSpan> spans);
+
+// Of a timeline of options.max_positions. Of a course that is not known everything is the worst
+// that it can come to: it need not all come together.
+class TextCuts {
+ public:
+  struct Alike {  // segments
+    std::uint32_t rows = 0;
+    std::uint64_t count = 0;
+  };
+  static TextCuts of(const CacheOptions& options, const Method& method);
+
+  std::uint32_t longest_span() const { return longest_of(spans_); }
+  // Raw rows of a layer that are in hand at once, at most, in a prefill or a cut: those of the
+  // tail, of so many rows at most, among them.
+  std::uint32_t raw_rows(std::uint32_t tail_rows) const;
+  // Of a layer that seals: rows of a segment -> how many of those there are at the end.
+  const std::map<std::uint32_t, std::uint64_t>& segments() const { return segments_; }
+  std::uint64_t segment_count() const;
+  std::uint32_t longest_segment() const { return longest_; }
+  // Segments as they are formed: each is there while those after it are.
+  std::span<const Alike> formed() const { return formed_; }
+  // Rows of the tail in each save, one after the other; of a layer that keeps at most `tail_rows`.
+  std::vector<std::uint32_t> saved_tails(const LayerSpec& spec, std::uint32_t tail_rows) const;
+
+ private:
+  TextCuts(const Method& method, std::uint32_t positions)
+      : method_(method), positions_(positions) {}
+  void walk(const Course& course);
+  void take_worst();
+  void seal_read(std::uint32_t begin, std::uint32_t end);
+  void seal_steps(std::uint32_t begin, std::uint32_t end);
+  void add(Alike segments);
+  std::uint32_t full_tail(std::uint32_t length) const;
+
+  const Method& method_;
+  std::uint32_t positions_;
+  std::optional<std::uint32_t> resumed_;  // of a known course
+  std::vector<ReadSpan> spans_;
+  std::map<std::uint32_t, std::uint64_t> segments_;
+  std::vector<Alike> formed_;
+  std::uint32_t longest_ = 0;
+};
+
+}  // namespace thermocline
