@@ -52,7 +52,8 @@ Status KvCache::Impl::fit_rows(LayerId l, const RawRows& raw, const Formation& f
                     formation.order,
                     formation.always,
                     rotation_of(l, side),
-                    before ? &before->fit(side) : nullptr};
+                    before ? &before->fit(side) : nullptr,
+                    segment->offset};
     SegmentFit& fit = segment->fits[static_cast<std::size_t>(side)];
     TL_TRY_ASSIGN(Reservation planned, budget->reserve(Tier::host, Purpose::index,
                                                        fitter->bytes(of, segment->rows, always)));

@@ -29,6 +29,7 @@
 #include "tiers/codec/bf16.h"
 #include "tiers/codec/channels.h"
 #include "tiers/codec/groups.h"
+#include "tiers/codec/hadamard.h"
 #include "tiers/codec/int8.h"
 #include "tiers/codec/lowrank.h"
 #include "tiers/codec/nuq.h"
@@ -154,6 +155,11 @@ Result<std::unique_ptr<Codec>> make_channels(const MethodSection&, const CpuTabl
   return std::make_unique<ChannelsCodec>(kBits);
 }
 
+template <HadamardCodec::Bits kBits>
+Result<std::unique_ptr<Codec>> make_hadamard(const MethodSection&, const CpuTable&) {
+  return std::make_unique<HadamardCodec>(kBits);
+}
+
 Result<std::unique_ptr<Codec>> make_lowrank(const MethodSection& given, const CpuTable&) {
   LowRankOptions options;
   TL_TRY(given.read(LowRankCodec::parameters(), &options));
@@ -181,6 +187,8 @@ const Shelf<Codec>& codecs() {
       {"kivi2", {}, make_groups<RowFormat::kivi2>},
       {"channels2", {}, make_channels<ChannelsCodec::Bits::two>},
       {"channels4", {}, make_channels<ChannelsCodec::Bits::four>},
+      {"hadamard2", {}, make_hadamard<HadamardCodec::Bits::two>},
+      {"hadamard4", {}, make_hadamard<HadamardCodec::Bits::four>},
       {"lowrank", names_of(LowRankCodec::parameters()), make_lowrank},
       {"nuq4", names_of(NuqCodec::parameters()), make_nuq<NuqCodec::By::channel>},
       {"nuq4_rows", names_of(NuqCodec::parameters()), make_nuq<NuqCodec::By::row>}};

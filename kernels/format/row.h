@@ -48,6 +48,8 @@ enum class RowFormat : std::uint8_t {
   channels4 = 13,
   lowrank = 14,
   nuq4 = 15,
+  hadamard2 = 16,
+  hadamard4 = 17,
 };
 
 // Of a number from a file; nothing: no format has it.

@@ -5,6 +5,7 @@
 #include "kernels/format/row_channels.h"
 #include "kernels/format/row_f16.h"
 #include "kernels/format/row_groups.h"
+#include "kernels/format/row_hadamard.h"
 #include "kernels/format/row_int8.h"
 #include "kernels/format/row_lowrank.h"
 #include "kernels/format/row_nuq4.h"
@@ -47,6 +48,10 @@ inline auto visit_row(RowFormat format, const Visit& visit) {
       return visit(RowLowRank{});
     case RowFormat::nuq4:
       return visit(RowNuq4{});
+    case RowFormat::hadamard2:
+      return visit(RowHadamard2{});
+    case RowFormat::hadamard4:
+      return visit(RowHadamard4{});
     case RowFormat::f16:
       break;
   }

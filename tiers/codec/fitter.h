@@ -22,16 +22,23 @@ struct Fitting {
   std::span<const std::uint32_t> order = {};
   // [head] of `rows`, ascending: those that are read in every step. Empty: none.
   std::span<const std::vector<std::uint32_t>> always = {};
-  // Of keys, unless they carry no position; then row r is at first_position + r in every head.
+  // Of keys, unless they carry no position.
   const Rotation* rotation = nullptr;
   // The fit of the same side of the segment before this in the timeline; null: there is none.
   const SegmentFit* before = nullptr;
+  // [head][number]: position of the row that is stored there less that of the first one, where they
+  // are not in order or a retainer has dropped some. Empty: 0, 1, 2 ...
+  std::span<const std::uint16_t> offset = {};
 
   std::uint32_t dim() const { return rows.channels(side); }
   // Of what is stored in a head as row `number`.
   const f16* stored(std::uint32_t head, std::uint32_t number) const {
     return rows.side(side, head,
                      order.empty() ? number : order[std::size_t{head} * rows.rows + number]);
+  }
+  std::uint32_t position(std::uint32_t head, std::uint32_t number) const {
+    const std::size_t at = std::size_t{head} * rows.rows + number;
+    return rows.first_position + (offset.empty() ? number : offset[at]);
   }
 };
 

@@ -10,10 +10,13 @@
 #include <vector>
 
 #include "kernels/format/row_channels.h"
+#include "kernels/format/row_hadamard.h"
 #include "kernels/format/row_lowrank.h"
 #include "kernels/format/row_nuq4.h"
+#include "kernels/hadamard.h"
 #include "tiers/codec/channels.h"
 #include "tiers/codec/codec.h"
+#include "tiers/codec/hadamard.h"
 #include "tiers/codec/lowrank.h"
 #include "tiers/codec/nuq.h"
 #include "tiers/codec/raw.h"
@@ -111,7 +114,8 @@ struct Sealed {
                       order,
                       always,
                       side == Side::keys ? rotation : nullptr,
-                      before ? &before->fit(side) : nullptr};
+                      before ? &before->fit(side) : nullptr,
+                      segment.offset};
       Result<Fit> fit = fitter->fit(fitting, with);
       EXPECT_TRUE(fit);
       SegmentFit& held = segment.fits[static_cast<std::size_t>(side)];
@@ -160,6 +164,9 @@ struct Sealed {
 
 RowCodec channels(ChannelsCodec::Bits bits) {
   return {std::make_unique<ChannelsCodec>(bits), std::make_unique<RawCodec>()};
+}
+RowCodec hadamards(HadamardCodec::Bits bits) {
+  return {std::make_unique<HadamardCodec>(bits), std::make_unique<RawCodec>()};
 }
 RowCodec lowrank(double rank, double energy = 1.0) {
   return {std::make_unique<LowRankCodec>(LowRankOptions{rank, energy}),
@@ -471,15 +478,157 @@ TEST(NuqCodec, HidesNothingThatIsNotFiniteAndSpoilsNoOtherChannel) {
     }
 }
 
+// What groups of 32 may lose: a rotation moves no lengths, so a row is that near.
+TEST(HadamardCodec, ReadsBackWithinWhatItsGroupsLose) {
+  std::mt19937 random(16);
+  const Rotation rotation = rotation_of_test();
+  for (const auto bits : {HadamardCodec::Bits::two, HadamardCodec::Bits::four})
+    for (const Rotation* turn : {static_cast<const Rotation*>(nullptr), &rotation})
+      for (const std::uint32_t rows : {1u, 64u, 333u}) {
+        const RowCodec codec = hadamards(bits);
+        Rows raw(rows, 7000, Content(8, &random), 0.3f, turn, &random);
+        for (std::uint32_t r = 0; r < rows; r += 17) raw.key(1, r)[5] = to_f16(3000.0f - r);
+        for (std::uint32_t i = 0; i < kDim; ++i) raw.key(2, 0)[i] = to_f16(-3.25f);
+        const std::vector<std::uint32_t> order = shuffled(rows, &random);
+        const Sealed sealed(codec, raw, turn, order);
+        for (std::uint32_t h = 0; h < kHeads; ++h)
+          for (std::uint32_t n = 0; n < rows; ++n) {
+            const std::uint32_t r = order[h * rows + n];
+            std::vector<float> was(kDim);
+            std::transform(raw.key(h, r), raw.key(h, r) + kDim, was.begin(),
+                           [](f16 x) { return to_float(x); });
+            const std::vector<float> got = sealed.key(h, n);
+            double missed = 0, length = 0;
+            for (std::uint32_t i = 0; i < kDim; ++i) {
+              missed += std::pow(double{got[i]} - was[i], 2);
+              length += std::pow(double{was[i]}, 2);
+            }
+            std::vector<float> rotated = turned_back(turn, 7000 + r, was);
+            hadamard(rotated.data(), kDim);
+            const auto [least, most] = std::minmax_element(rotated.begin(), rotated.end());
+            const double step = (*most - *least) / ((1 << static_cast<int>(bits)) - 1.0);
+            const double rounding = std::sqrt(length) * 0x1.0p-9 + 0x1.0p-20;
+            ASSERT_LE(std::sqrt(missed), std::sqrt(kDim) * step / 2 + rounding)
+                << "head " << h << ", row " << n << " of " << rows;
+          }
+      }
+}
+
+// Rows that have something in common: channels in the order of their means lose less than in any
+// other, since a group's range is then of what rows differ by.
+TEST(HadamardCodec, ChannelsWhoseMeansAreAlikeShareAGroup) {
+  constexpr std::uint32_t kWide = 128, kRows = 200;
+  std::mt19937 random(17);
+  std::normal_distribution<float> normal;
+  std::vector<float> mean(kWide);
+  for (float& x : mean) x = 4 * normal(random);
+  std::vector<f16> data(2 * kRows * kWide);
+  for (std::size_t i = 0; i < data.size(); ++i)
+    data[i] = to_f16(i / kWide % 2 ? 0.0f : mean[i % kWide] + 0.3f * normal(random));
+  RawRows rows{
+      raw_layout(kWide, kWide), 1, 0, kRows, reinterpret_cast<const std::byte*>(data.data()),
+      data.size() * sizeof(f16)};
+  for (const auto bits : {HadamardCodec::Bits::two, HadamardCodec::Bits::four}) {
+    const HadamardCodec codec(bits);
+    Result<Fit> fit = codec.fit({Side::keys, rows}, workers());
+    ASSERT_TRUE(fit);
+    const auto lost_in = [&](const std::uint16_t* order) {
+      const SideFit side{
+          .own = reinterpret_cast<const std::byte*>(order), .heads = 1, .rows = kRows};
+      std::vector<std::byte> record(row_bytes(codec.format(), kWide));
+      std::vector<f16> back(kWide);
+      double missed = 0;
+      for (std::uint32_t r = 0; r < kRows; ++r) {
+        codec.write(rows.key(0, r), kWide, side, r, record.data());
+        codec.read(record.data(), kWide, side, r, back.data());
+        for (std::uint32_t i = 0; i < kWide; ++i)
+          missed += std::pow(double{to_float(back[i])} - to_float(rows.key(0, r)[i]), 2);
+      }
+      return missed;
+    };
+    std::vector<std::uint16_t> as_they_are(kWide);
+    std::iota(as_they_are.begin(), as_they_are.end(), std::uint16_t{0});
+    const auto* order = reinterpret_cast<const std::uint16_t*>(fit->own.data());
+    EXPECT_LT(lost_in(order), 0.5 * lost_in(as_they_are.data()));
+    std::vector<float> rotated = mean;
+    hadamard(rotated.data(), kWide);
+    for (std::uint32_t i = 1; i < kWide; ++i)
+      EXPECT_LT(rotated[order[i - 1]], rotated[order[i]] + 0.2f);
+  }
+}
+
+TEST(HadamardCodec, HidesNothingThatIsNotFiniteAndSpoilsNoOtherRow) {
+  std::mt19937 random(18);
+  const Rotation rotation = rotation_of_test();
+  for (const float bad : {std::numeric_limits<float>::infinity(), std::nanf("")})
+    for (const auto bits : {HadamardCodec::Bits::two, HadamardCodec::Bits::four}) {
+      Rows raw(128, 0, Content(4, &random), 0.1f, &rotation, &random);
+      raw.key(1, 40)[3] = to_f16(bad);
+      const RowCodec codec = hadamards(bits);
+      const Sealed sealed(codec, raw, &rotation);
+      for (std::uint32_t h = 0; h < kHeads; ++h)
+        for (std::uint32_t n = 0; n < 128; ++n)
+          for (const float x : sealed.key(h, n)) ASSERT_EQ(std::isnan(x), h == 1 && n == 40);
+    }
+}
+
+TEST(HadamardCodec, AnOrderThatIsNotOfEachChannelOnceIsRefused) {
+  std::mt19937 random(19);
+  Rows raw(80, 300, Content(20, &random), 0.2f, nullptr, &random);
+  const RowCodec codec = hadamards(HadamardCodec::Bits::four);
+  const Sealed whole(codec, raw, nullptr);
+  const Fitter& fitter = *codec.keys->fitter();
+  const auto flaw = [&](std::size_t at, std::uint16_t channel) {
+    std::vector<std::byte> own(whole.own().begin(), whole.own().end());
+    std::memcpy(own.data() + at * sizeof channel, &channel, sizeof channel);
+    return fitter.flaw({kHeads, kDim}, 80, {}, own);
+  };
+  std::uint16_t first = 0, last = 0;
+  std::memcpy(&first, whole.own().data(), sizeof first);
+  std::memcpy(&last, whole.own().last(sizeof last).data(), sizeof last);
+  EXPECT_EQ(flaw(0, first), nullptr);
+  for (const std::uint16_t channel : {std::uint16_t{kDim}, std::uint16_t{65535}, last}) {
+    EXPECT_EQ(flaw(0, channel) == nullptr, channel == first) << channel;
+    EXPECT_EQ(flaw(kWidth - 1, channel) == nullptr, channel == last) << channel;
+  }
+  EXPECT_NE(flaw(kWidth - 1, static_cast<std::uint16_t>(last ^ 1)), nullptr);
+  EXPECT_NE(fitter.flaw({kHeads, kDim}, 80, {}, whole.own().subspan(2)), nullptr);
+  EXPECT_NE(fitter.flaw({kHeads, kDim}, 80, {}, {}), nullptr);
+  EXPECT_NE(fitter.flaw({kHeads, kDim}, 80, whole.own(), whole.own()), nullptr);
+}
+
+// A retainer drops rows: those at every other position are as those of a text that turns twice as
+// fast.
+TEST(FittedCodecs, KnowThePositionsOfRowsThatDoNotFollowEachOther) {
+  std::mt19937 random(20);
+  const Rotation rotation = rotation_of_test();
+  Rotation twice = rotation;
+  for (std::uint64_t& step : twice.step) step *= 2;
+  Rows raw(300, 0, Content(8, &random), 0.3f, &twice, &random);
+  const std::vector<std::uint32_t> order = shuffled(300, &random);
+  std::vector<std::uint16_t> apart(order.begin(), order.end());
+  for (std::uint16_t& offset : apart) offset *= 2;
+  for (int which = 0; which < 2; ++which) {
+    const RowCodec codec =
+        which == 0 ? nuq(NuqCodec::By::channel) : hadamards(HadamardCodec::Bits::two);
+    const Sealed wanted(codec, raw, &twice, order);
+    const Result<Fit> fit = codec.keys->fitter()->fit(
+        {Side::keys, raw.view, order, {}, &rotation, nullptr, apart}, workers());
+    ASSERT_TRUE(fit);
+    EXPECT_TRUE(std::ranges::equal(fit->own.bytes(), wanted.own()));
+  }
+}
+
 TEST(FittedCodecs, HaveTheSameBytesOnAnyNumberOfThreads) {
   std::mt19937 random(10);
   const Rotation rotation = rotation_of_test();
   Rows raw(1000, 300, Content(20, &random), 0.2f, &rotation, &random);
   const Workers one(1);
-  for (int which = 0; which < 4; ++which) {
+  for (int which = 0; which < 5; ++which) {
     const RowCodec codec = which == 0   ? lowrank(0.156)
                            : which == 1 ? channels(ChannelsCodec::Bits::two)
                            : which == 2 ? nuq(NuqCodec::By::channel)
+                           : which == 3 ? hadamards(HadamardCodec::Bits::four)
                                         : nuq(NuqCodec::By::row);
     const Sealed alone(codec, raw, &rotation, {}, {}, nullptr, one);
     const Sealed together(codec, raw, &rotation);
@@ -492,9 +641,11 @@ TEST(FittedCodecs, PlanNoLessForManyRowsThanTheirBlocksTake) {
   const ChannelsCodec by_channel(ChannelsCodec::Bits::two);
   const LowRankCodec by_basis({0.156, 1.0});
   const NuqCodec levels(NuqCodec::By::channel, {0.004}), of_rows(NuqCodec::By::row, {0.07});
+  const HadamardCodec ordered(HadamardCodec::Bits::two);
   for (const Fitter* fitter :
-       {static_cast<const Fitter*>(&by_channel), static_cast<const Fitter*>(&by_basis),
-        static_cast<const Fitter*>(&levels), static_cast<const Fitter*>(&of_rows)})
+       {static_cast<const Fitter*>(&ordered), static_cast<const Fitter*>(&by_channel),
+        static_cast<const Fitter*>(&by_basis), static_cast<const Fitter*>(&levels),
+        static_cast<const Fitter*>(&of_rows)})
     for (std::uint64_t rows = 1; rows <= 8192; rows += rows / 3 + 1)
       EXPECT_LE(fitter->bytes({2, 64}, rows, rows / 100),
                 (rows + 63) / 64 * fitter->bytes({2, 64}, 64, 1));
