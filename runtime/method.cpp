@@ -33,6 +33,7 @@
 #include "tiers/codec/int8.h"
 #include "tiers/codec/lowrank.h"
 #include "tiers/codec/nuq.h"
+#include "tiers/codec/pruned.h"
 #include "tiers/codec/raw.h"
 #include "tiers/parameter.h"
 #include "tiers/retain/voted.h"
@@ -173,6 +174,11 @@ Result<std::unique_ptr<Codec>> make_nuq(const MethodSection& given, const CpuTab
   return std::make_unique<NuqCodec>(kBy, options);
 }
 
+template <PrunedCodec::Eighths kKept>
+Result<std::unique_ptr<Codec>> make_pruned(const MethodSection&, const CpuTable&) {
+  return std::make_unique<PrunedCodec>(kKept);
+}
+
 const Shelf<Codec>& codecs() {
   static const Shelf<Codec> shelf = {
       {"raw", {}, make_plain<RawCodec, Codec>},
@@ -191,7 +197,9 @@ const Shelf<Codec>& codecs() {
       {"hadamard4", {}, make_hadamard<HadamardCodec::Bits::four>},
       {"lowrank", names_of(LowRankCodec::parameters()), make_lowrank},
       {"nuq4", names_of(NuqCodec::parameters()), make_nuq<NuqCodec::By::channel>},
-      {"nuq4_rows", names_of(NuqCodec::parameters()), make_nuq<NuqCodec::By::row>}};
+      {"nuq4_rows", names_of(NuqCodec::parameters()), make_nuq<NuqCodec::By::row>},
+      {"pruned5", {}, make_pruned<PrunedCodec::Eighths::five>},
+      {"pruned6", {}, make_pruned<PrunedCodec::Eighths::six>}};
   return shelf;
 }
 const Shelf<Retainer>& retainers() {

@@ -9,6 +9,7 @@
 #include "kernels/format/row_int8.h"
 #include "kernels/format/row_lowrank.h"
 #include "kernels/format/row_nuq4.h"
+#include "kernels/format/row_pruned.h"
 #include "kernels/format/row_rotated.h"
 
 namespace thermocline {
@@ -52,6 +53,10 @@ inline auto visit_row(RowFormat format, const Visit& visit) {
       return visit(RowHadamard2{});
     case RowFormat::hadamard4:
       return visit(RowHadamard4{});
+    case RowFormat::pruned5:
+      return visit(RowPruned5{});
+    case RowFormat::pruned6:
+      return visit(RowPruned6{});
     case RowFormat::f16:
       break;
   }

@@ -16,6 +16,7 @@
 #include "kernels/format/row_hadamard.h"
 #include "kernels/format/row_lowrank.h"
 #include "kernels/format/row_nuq4.h"
+#include "kernels/format/row_pruned.h"
 #include "kernels/hadamard.h"
 #include "tiers/codec/bf16.h"
 #include "tiers/codec/groups.h"
@@ -373,6 +374,9 @@ TEST_P(AttendOfEveryTable, ATileThatSeesNothingStaysTheIdentity) {
   }
 }
 
+bool is_pruned(RowFormat format) {
+  return format == RowFormat::pruned5 || format == RowFormat::pruned6;
+}
 bool has_order(RowFormat format) {
   return format == RowFormat::hadamard2 || format == RowFormat::hadamard4;
 }
@@ -397,6 +401,8 @@ struct DrawnFit {
     if (format == RowFormat::lowrank) draw_basis(dim, random);
     if (format == RowFormat::nuq4) draw_levels(dim, random);
     if (has_order(format)) draw_orders(dim, random);
+    if (format == RowFormat::pruned5) draw_channels_kept<RowPruned5>(dim, random);
+    if (format == RowFormat::pruned6) draw_channels_kept<RowPruned6>(dim, random);
     const bool turns =
         has_order(format) || format == RowFormat::lowrank || format == RowFormat::nuq4;
     side = {common.empty() ? nullptr : common.data(),
@@ -425,6 +431,18 @@ struct DrawnFit {
     for (std::uint32_t h = 0; h < kHeads; ++h, order += dim) {
       std::iota(order, order + dim, std::uint16_t{0});
       std::shuffle(order, order + dim, *random);
+    }
+  }
+  template <typename Pruned>
+  void draw_channels_kept(std::uint32_t dim, std::mt19937* random) {
+    own.resize(Pruned::own_bytes(kHeads, dim));
+    auto* kept = reinterpret_cast<std::uint16_t*>(own.data());
+    std::vector<std::uint16_t> channels(dim);
+    for (std::uint32_t h = 0; h < kHeads; ++h, kept += Pruned::kept(dim)) {
+      std::iota(channels.begin(), channels.end(), std::uint16_t{0});
+      std::shuffle(channels.begin(), channels.end(), *random);
+      std::copy_n(channels.begin(), Pruned::kept(dim), kept);
+      std::sort(kept, kept + Pruned::kept(dim));
     }
   }
   // Of channels and of rows by turns; with outliers of first and last rows and channels.
@@ -497,7 +515,8 @@ bool rotates(RowFormat format) {
 }
 bool is_fitted(RowFormat format) {
   return format == RowFormat::channels2 || format == RowFormat::channels4 ||
-         format == RowFormat::lowrank || format == RowFormat::nuq4 || has_order(format);
+         format == RowFormat::lowrank || format == RowFormat::nuq4 || has_order(format) ||
+         is_pruned(format);
 }
 
 // Whole blocks of rows in any pair of formats, and a few of them left out.
@@ -536,6 +555,7 @@ struct CodedBlocks {
     for (f16& x : raw) x = to_f16(normal(*random));
     if (format == RowFormat::f16) return RawCodec().encode(raw.data(), dim, row);
     if (format == RowFormat::bf16) return Bf16Codec().encode(raw.data(), dim, row);
+    if (is_pruned(format)) return RawCodec().encode(raw.data(), row_bytes(format, dim) / 2, row);
     if (has_order(format)) {
       const RowFormat of_group =
           format == RowFormat::hadamard2 ? RowFormat::kivi2 : RowFormat::q4_1;

@@ -13,12 +13,14 @@
 #include "kernels/format/row_hadamard.h"
 #include "kernels/format/row_lowrank.h"
 #include "kernels/format/row_nuq4.h"
+#include "kernels/format/row_pruned.h"
 #include "kernels/hadamard.h"
 #include "tiers/codec/channels.h"
 #include "tiers/codec/codec.h"
 #include "tiers/codec/hadamard.h"
 #include "tiers/codec/lowrank.h"
 #include "tiers/codec/nuq.h"
+#include "tiers/codec/pruned.h"
 #include "tiers/codec/raw.h"
 
 namespace thermocline {
@@ -167,6 +169,9 @@ RowCodec channels(ChannelsCodec::Bits bits) {
 }
 RowCodec hadamards(HadamardCodec::Bits bits) {
   return {std::make_unique<HadamardCodec>(bits), std::make_unique<RawCodec>()};
+}
+RowCodec pruned(PrunedCodec::Eighths kept) {
+  return {std::make_unique<PrunedCodec>(kept), std::make_unique<RawCodec>()};
 }
 RowCodec lowrank(double rank, double energy = 1.0) {
   return {std::make_unique<LowRankCodec>(LowRankOptions{rank, energy}),
@@ -597,6 +602,167 @@ TEST(HadamardCodec, AnOrderThatIsNotOfEachChannelOnceIsRefused) {
   EXPECT_NE(fitter.flaw({kHeads, kDim}, 80, whole.own(), whole.own()), nullptr);
 }
 
+// Channels of a head by what its queries and keys have in them, each the oracle's own sum.
+std::vector<std::uint16_t> largest(Rows& raw, std::uint32_t head, const float* query,
+                                   std::uint32_t kept) {
+  std::vector<std::pair<double, std::uint16_t>> matters(kDim);
+  for (std::uint32_t i = 0; i < kDim; ++i) {
+    double sum = 0;
+    for (std::uint32_t r = 0; r < raw.view.rows; ++r)
+      sum += std::pow(double{to_float(raw.key(head, r)[i])}, 2);
+    matters[i] = {-sum * (query ? query[i] : 1.0), static_cast<std::uint16_t>(i)};
+  }
+  std::sort(matters.begin(), matters.end());
+  std::vector<std::uint16_t> channels;
+  for (std::uint32_t i = 0; i < kept; ++i) channels.push_back(matters[i].second);
+  std::sort(channels.begin(), channels.end());
+  return channels;
+}
+
+struct PrunedFit {
+  const PrunedCodec& codec;
+  Segment segment;
+
+  PrunedFit(const PrunedCodec& by, const Rows& rows, std::span<const float> queries,
+            const Segment* before = nullptr)
+      : codec(by) {
+    segment.heads = kHeads;
+    segment.rows = rows.view.rows;
+    Fitting fitting{Side::keys, rows.view};
+    fitting.query_squares = queries;
+    fitting.before = before ? &before->fit(Side::keys) : nullptr;
+    Result<Fit> fit = codec.fit(fitting, workers());
+    EXPECT_TRUE(fit);
+    SegmentFit& held = segment.fits[static_cast<std::size_t>(Side::keys)];
+    if (fit->as_before) held.common = fitting.before->common;
+    for (auto& [bytes, part] : {std::pair(&fit->common, &held.common), {&fit->own, &held.own}})
+      if (bytes->size() > 0) {
+        auto made = std::make_shared<FitBytes>();
+        made->bytes = std::move(*bytes);
+        *part = std::move(made);
+      }
+    const auto common = held.common ? held.common->bytes.bytes() : std::span<std::byte>();
+    EXPECT_EQ(codec.flaw({kHeads, kDim}, rows.view.rows, common, held.own->bytes.bytes()), nullptr);
+    EXPECT_LE(common.size() + held.own->bytes.size(),
+              codec.bytes({kHeads, kDim}, rows.view.rows, 0));
+  }
+  std::vector<std::uint16_t> channels(std::uint32_t head) const {
+    const std::uint32_t kept = row_bytes(codec.format(), kDim) / sizeof(f16);
+    const auto* all = segment.fit(Side::keys).own->bytes.as<std::uint16_t>().data();
+    return {all + head * kept, all + (head + 1) * kept};
+  }
+};
+
+TEST(PrunedCodec, KeepsTheChannelsThatQueriesAndKeysHaveMostIn) {
+  std::mt19937 random(21);
+  for (const auto share : {PrunedCodec::Eighths::five, PrunedCodec::Eighths::six}) {
+    const PrunedCodec codec(share);
+    const std::uint32_t kept = kDim / 8 * static_cast<std::uint32_t>(share);
+    Rows raw(200, 70, Content(6, &random), 0.3f, nullptr, &random);
+    Rows more(100, 270, Content(6, &random), 0.3f, nullptr, &random);
+    std::vector<float> queries(kWidth);
+    for (float& x : queries) x = static_cast<float>(random() % 1000) / 100.0f;
+    queries[kDim + 7] = 0;  // nobody asks for what is large there
+    for (std::uint32_t r = 0; r < 200; ++r) raw.key(1, r)[7] = to_f16(50.0f);
+    const PrunedFit asked(codec, raw, queries), alone(codec, raw, {});
+    // What is generated goes on as the prompt asked.
+    const PrunedFit later(codec, more, {}, &asked.segment);
+    const PrunedFit same(codec, more, queries, &asked.segment);
+    EXPECT_EQ(later.segment.fit(Side::keys).common, asked.segment.fit(Side::keys).common);
+    EXPECT_EQ(same.segment.fit(Side::keys).common, asked.segment.fit(Side::keys).common);
+    EXPECT_EQ(alone.segment.fit(Side::keys).common, nullptr);
+    for (std::uint32_t h = 0; h < kHeads; ++h) {
+      EXPECT_EQ(asked.channels(h), largest(raw, h, &queries[h * kDim], kept));
+      EXPECT_EQ(alone.channels(h), largest(raw, h, nullptr, kept));
+      EXPECT_EQ(later.channels(h), largest(more, h, &queries[h * kDim], kept));
+    }
+    const std::vector<std::uint16_t> asked_for = asked.channels(1), large = alone.channels(1);
+    EXPECT_EQ(std::count(asked_for.begin(), asked_for.end(), 7), 0);
+    EXPECT_EQ(std::count(large.begin(), large.end(), 7), 1);
+  }
+}
+
+TEST(PrunedCodec, KeptChannelsAreToTheBitAndOthersZeroAlsoWhenTheyAreCutAndCodedAgain) {
+  std::mt19937 random(22);
+  for (const auto share : {PrunedCodec::Eighths::five, PrunedCodec::Eighths::six}) {
+    const RowCodec codec = pruned(share);
+    Rows raw(130, 70, Content(6, &random), 0.3f, nullptr, &random);
+    const std::vector<std::uint32_t> order = shuffled(130, &random);
+    const Sealed sealed(codec, raw, nullptr, order);
+    Rows again = raw;
+    again.view.data = reinterpret_cast<const std::byte*>(again.data.data());
+    const std::uint32_t kept = kDim / 8 * static_cast<std::uint32_t>(share);
+    for (std::uint32_t h = 0; h < kHeads; ++h)
+      for (std::uint32_t n = 0; n < 130; ++n) {
+        const f16* was = raw.key(h, order[h * 130 + n]);
+        const std::vector<float> got = sealed.key(h, n);
+        std::uint32_t same = 0, zero = 0;
+        for (std::uint32_t i = 0; i < kDim; ++i) {
+          same += got[i] == to_float(was[i]) ? 1 : 0;
+          zero += got[i] == 0.0f ? 1 : 0;
+          again.key(h, order[h * 130 + n])[i] = to_f16(got[i]);
+        }
+        ASSERT_EQ(same, kept);
+        ASSERT_EQ(zero, kDim - kept);
+      }
+    const Sealed cut(codec, again, nullptr, order, {}, &sealed.segment);
+    EXPECT_EQ(cut.records, sealed.records);
+  }
+}
+
+TEST(PrunedCodec, HidesNothingThatIsNotFiniteAndSpoilsNoOtherRow) {
+  std::mt19937 random(23);
+  const RowCodec codec = pruned(PrunedCodec::Eighths::five);
+  for (std::uint32_t channel = 0; channel < kDim; ++channel) {
+    Rows raw(64, 0, Content(4, &random), 0.1f, nullptr, &random);
+    raw.key(1, 40)[channel] = to_f16(std::numeric_limits<float>::infinity());
+    const Sealed sealed(codec, raw, nullptr);
+    for (std::uint32_t h = 0; h < kHeads; ++h)
+      for (std::uint32_t n = 0; n < 64; ++n) {
+        const std::vector<float> got = sealed.key(h, n);
+        EXPECT_EQ(std::any_of(got.begin(), got.end(), [](float x) { return std::isnan(x); }),
+                  h == 1 && n == 40);
+      }
+  }
+}
+
+TEST(PrunedCodec, ChannelsThatAreNotThereOrNotInOrderAreRefused) {
+  std::mt19937 random(24);
+  Rows raw(80, 300, Content(20, &random), 0.2f, nullptr, &random);
+  const PrunedCodec codec(PrunedCodec::Eighths::five);
+  const PrunedFit whole(codec, raw, std::vector<float>(kWidth, 1.0f));
+  const SegmentFit& fit = whole.segment.fit(Side::keys);
+  const auto bytes = [](std::span<const std::byte> of) {
+    return std::vector<std::byte>(of.begin(), of.end());
+  };
+  const std::vector<std::byte> common = bytes(fit.common->bytes.bytes());
+  const std::vector<std::byte> own = bytes(fit.own->bytes.bytes());
+  const auto flaw = [&](std::span<const std::byte> c, std::span<const std::byte> o) {
+    return codec.flaw({kHeads, kDim}, 80, c, o);
+  };
+  EXPECT_EQ(flaw(common, own), nullptr);
+  EXPECT_EQ(flaw({}, own), nullptr);
+  EXPECT_NE(flaw(common, {}), nullptr);
+  EXPECT_NE(flaw(std::span(common).subspan(4), own), nullptr);
+  EXPECT_NE(flaw(common, std::span(own).subspan(2)), nullptr);
+  const std::size_t kept = own.size() / kHeads / sizeof(std::uint16_t);
+  for (std::size_t at = 0; at < kHeads * kept; ++at)
+    for (const std::uint16_t channel : {std::uint16_t{kDim}, std::uint16_t{65535}}) {
+      std::vector<std::byte> changed = own;
+      std::memcpy(changed.data() + at * sizeof channel, &channel, sizeof channel);
+      EXPECT_NE(flaw(common, changed), nullptr);
+      if (at % kept == 0) continue;
+      std::memcpy(changed.data() + at * sizeof channel, own.data() + (at - 1) * sizeof channel,
+                  sizeof channel);
+      EXPECT_NE(flaw(common, changed), nullptr);
+    }
+  for (const float bad : {-1.0f, std::nanf(""), std::numeric_limits<float>::infinity()}) {
+    std::vector<std::byte> changed = common;
+    std::memcpy(changed.data() + 5 * sizeof bad, &bad, sizeof bad);
+    EXPECT_NE(flaw(changed, own), nullptr);
+  }
+}
+
 // A retainer drops rows: those at every other position are as those of a text that turns twice as
 // fast.
 TEST(FittedCodecs, KnowThePositionsOfRowsThatDoNotFollowEachOther) {
@@ -624,10 +790,11 @@ TEST(FittedCodecs, HaveTheSameBytesOnAnyNumberOfThreads) {
   const Rotation rotation = rotation_of_test();
   Rows raw(1000, 300, Content(20, &random), 0.2f, &rotation, &random);
   const Workers one(1);
-  for (int which = 0; which < 5; ++which) {
+  for (int which = 0; which < 6; ++which) {
     const RowCodec codec = which == 0   ? lowrank(0.156)
                            : which == 1 ? channels(ChannelsCodec::Bits::two)
                            : which == 2 ? nuq(NuqCodec::By::channel)
+                           : which == 4 ? pruned(PrunedCodec::Eighths::six)
                            : which == 3 ? hadamards(HadamardCodec::Bits::four)
                                         : nuq(NuqCodec::By::row);
     const Sealed alone(codec, raw, &rotation, {}, {}, nullptr, one);
@@ -642,10 +809,11 @@ TEST(FittedCodecs, PlanNoLessForManyRowsThanTheirBlocksTake) {
   const LowRankCodec by_basis({0.156, 1.0});
   const NuqCodec levels(NuqCodec::By::channel, {0.004}), of_rows(NuqCodec::By::row, {0.07});
   const HadamardCodec ordered(HadamardCodec::Bits::two);
+  const PrunedCodec fewer(PrunedCodec::Eighths::five);
   for (const Fitter* fitter :
-       {static_cast<const Fitter*>(&ordered), static_cast<const Fitter*>(&by_channel),
-        static_cast<const Fitter*>(&by_basis), static_cast<const Fitter*>(&levels),
-        static_cast<const Fitter*>(&of_rows)})
+       {static_cast<const Fitter*>(&ordered), static_cast<const Fitter*>(&fewer),
+        static_cast<const Fitter*>(&by_channel), static_cast<const Fitter*>(&by_basis),
+        static_cast<const Fitter*>(&levels), static_cast<const Fitter*>(&of_rows)})
     for (std::uint64_t rows = 1; rows <= 8192; rows += rows / 3 + 1)
       EXPECT_LE(fitter->bytes({2, 64}, rows, rows / 100),
                 (rows + 63) / 64 * fitter->bytes({2, 64}, 64, 1));
