@@ -49,11 +49,16 @@ struct RowHadamard {
                       const std::uint32_t* numbers, int count, std::uint32_t dim, float* out) {
     alignas(64) float coded[kMaxHeadSize];
     const std::uint16_t* channel = order(fit, dim);
-    for (int r = 0; r < count; ++r, out += dim) {
+    for (int r = 0; r < count; ++r) {
       const auto* groups = reinterpret_cast<const Block*>(rows[r]);
+      float* row = out + static_cast<std::size_t>(r) * dim;
       for (std::uint32_t i = 0; i < dim; i += V::lanes)
         V::store(coded + i, Q::template load<V>(groups[i / kRowGroup], i % kRowGroup));
-      for (std::uint32_t i = 0; i < dim; ++i) out[channel[i]] = coded[i];
+      for (std::uint32_t i = 0; i < dim; ++i) row[channel[i]] = coded[i];
+    }
+    // Not in the loop above: a vector that is read just after its floats were written one by one
+    // has to wait for all of them.
+    for (int r = 0; r < count; ++r, out += dim) {
       rotate<V>(out, dim);
       turn(fit, numbers[r], out);
     }
