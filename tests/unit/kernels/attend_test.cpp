@@ -722,6 +722,23 @@ TEST_P(AttendOfEveryTable, ARowIsRebuiltTheSameWhateverIsRebuiltWithIt) {
   }
 }
 
+// The same row again, and one before it: what is looked up from row to row begins anew.
+TEST_P(AttendOfEveryTable, RowsOfABlockMayComeInAnyOrder) {
+  for (const RowFormat format : all_formats()) {
+    if (!is_fitted(format)) continue;
+    const HeadShape shape{3, 48, 48};
+    CodedBlocks blocks(format, format, shape, &random_);
+    const std::vector<float> query = normals(3 * 48, 0.3f);
+    std::vector<BlockView> views(4, blocks.views[0]);
+    const int row[] = {31, 31, 0, 31};
+    for (std::size_t v = 0; v < views.size(); ++v) views[v].rows = RowSet{1} << row[v];
+    blocks.fold.blocks = views;
+    States states(shape);
+    ops().attend(query.data(), shape, blocks.fold, states.head.data());
+    expect_near_reference(states, shape, query.data(), {&blocks.fold, 1});
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Tables, AttendOfEveryTable,
                          testing::ValuesIn(all_cpu_tables().begin(), all_cpu_tables().end()),
                          [](const auto& table) { return std::string(table.param->name); });
