@@ -30,7 +30,7 @@ struct Fitting {
   // are not in order or a retainer has dropped some. Empty: 0, 1, 2 ...
   std::span<const std::uint16_t> offset = {};
   // [head][dim] of keys, where the fitter asks for them: the mean square of each channel of the
-  // last queries of the prefill that the rows are of, finite. Empty: there is no prefill.
+  // last queries of the prefill's span that the rows are of, finite. Empty: there is no prefill.
   std::span<const float> query_squares = {};
 
   std::uint32_t dim() const { return rows.channels(side); }

@@ -2,9 +2,9 @@
 // ThinK (arXiv 2407.21018), for keys as they are attended, after their rotary embedding. Kept are,
 // for each KV head over all rows of a segment, the channels in which the squares of its queries
 // times those of its keys are the largest: what a channel adds to scores, if it were by itself. The
-// queries are the last of the prefill that the segment is of. What is generated, cut or copied has
-// none to go by: then those of the segment before count on, and without one keys alone do. Values
-// have no queries: kept are the largest.
+// queries are the last of the prefill's span that the segment is of. What is generated, cut or
+// copied has none to go by: then those of the segment before count on, and without one keys alone
+// do. Values have no queries: kept are the largest.
 //
 // A kept channel is read back to the bit, any other as zero. A row with an infinity or a NaN is NaN
 // in all channels that are kept, so that no answer hides it. Coding what was decoded, when a
