@@ -56,17 +56,24 @@ inline void angles_at(const Rotation& rotation, std::uint32_t position, float* c
   }
 }
 
-// A head's row as the embedding leaves it at `position`, in place.
+// A head's row as the embedding leaves it at `position`, in place. A loop for each layout, since
+// what attention reads is rotated row by row: the compiler makes vectors of each, of both in one it
+// does not.
 inline void rotate_to(const Rotation& rotation, std::uint32_t position, float* row) {
   alignas(64) float cosine[kMaxHeadSize / 2], sine[kMaxHeadSize / 2];
   angles_at(rotation, position, cosine, sine);
-  const bool halves = rotation.layout == RopePairs::halves;
-  const std::size_t stride = halves ? 1 : 2, other = halves ? rotation.pairs : 1;
-  for (std::uint32_t i = 0; i < rotation.pairs; ++i) {
-    float* pair = row + stride * i;
-    const float a = pair[0], b = pair[other];
-    pair[0] = a * cosine[i] - b * sine[i];
-    pair[other] = a * sine[i] + b * cosine[i];
+  if (rotation.layout == RopePairs::halves) {
+    for (std::uint32_t i = 0; i < rotation.pairs; ++i) {
+      const float a = row[i], b = row[rotation.pairs + i];
+      row[i] = a * cosine[i] - b * sine[i];
+      row[rotation.pairs + i] = a * sine[i] + b * cosine[i];
+    }
+  } else {
+    for (std::uint32_t i = 0; i < rotation.pairs; ++i) {
+      const float a = row[2 * i], b = row[2 * i + 1];
+      row[2 * i] = a * cosine[i] - b * sine[i];
+      row[2 * i + 1] = a * sine[i] + b * cosine[i];
+    }
   }
 }
 

@@ -1,5 +1,8 @@
 // What the rows of a segment share under a codec that fits them: made when they are sealed, kept in
 // a session's file before what the selector keeps, and read back from there.
+#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <utility>
 
 #include "runtime/kv_impl.h"
@@ -41,7 +44,8 @@ Status KvCache::Impl::hold(Buffer bytes, std::shared_ptr<const FitBytes>* part) 
 }
 
 Status KvCache::Impl::fit_rows(LayerId l, const RawRows& raw, const Formation& formation,
-                               const Segment* before, Segment* segment) {
+                               const Segment* before, MatView<const float> queries,
+                               Segment* segment) {
   const std::uint64_t always = method.select->always_rows(segment->rows);
   for (const Side side : kSides) {
     const Fitter* const fitter = method.compress.of(side).fitter();
@@ -52,7 +56,13 @@ Status KvCache::Impl::fit_rows(LayerId l, const RawRows& raw, const Formation& f
                     formation.order,
                     formation.always,
                     rotation_of(l, side),
-                    before ? &before->fit(side) : nullptr};
+                    before ? &before->fit(side) : nullptr,
+                    segment->offset};
+    std::vector<float> squares;
+    if (side == Side::keys && fitter->asks_for_queries() && !queries.empty()) {
+      TL_TRY_ASSIGN(squares, query_squares(l, queries));
+      fitting.query_squares = squares;
+    }
     SegmentFit& fit = segment->fits[static_cast<std::size_t>(side)];
     TL_TRY_ASSIGN(Reservation planned, budget->reserve(Tier::host, Purpose::index,
                                                        fitter->bytes(of, segment->rows, always)));
@@ -66,6 +76,31 @@ Status KvCache::Impl::fit_rows(LayerId l, const RawRows& raw, const Formation& f
     fit.facts = fitter->facts(of, bytes_of(fit.common), bytes_of(fit.own));
   }
   return {};
+}
+
+Result<std::vector<float>> KvCache::Impl::query_squares(LayerId l,
+                                                        MatView<const float> queries) const {
+  constexpr std::uint32_t kLast = 32;
+  const LayerSpec& s = spec(l);
+  QuerySample sample;
+  sample.stride = 1;
+  sample.count = std::min(kLast, static_cast<std::uint32_t>(queries.rows()));
+  sample.first = rows[0].position + static_cast<std::uint32_t>(queries.rows()) - sample.count;
+  const std::size_t of_head = std::size_t{sample.count} * s.q_heads / s.kv_heads;
+  TL_TRY_ASSIGN(const Buffer asked,
+                Buffer::create(of_head * s.kv_heads * s.key_dim * sizeof(float)));
+  const float* query = asked.as<float>().data();
+  sample_queries(l, queries, sample, asked.as<float>().data());
+  std::vector<float> squares(std::size_t{s.kv_heads} * s.key_dim);
+  for (std::size_t h = 0; h < s.kv_heads; ++h)
+    for (std::uint32_t i = 0; i < s.key_dim; ++i) {
+      double sum = 0;
+      for (std::size_t q = 0; q < of_head; ++q)
+        sum += std::pow(double{query[(h * of_head + q) * s.key_dim + i]}, 2);
+      const auto mean = static_cast<float>(sum / static_cast<double>(of_head));
+      squares[h * s.key_dim + i] = std::isfinite(mean) ? mean : std::numeric_limits<float>::max();
+    }
+  return squares;
 }
 
 std::vector<RankReport> KvCache::Impl::ranks(TimelineId id) {

@@ -321,9 +321,11 @@ struct KvCache::Impl {
   const Rotation* rotation_of(LayerId l, Side side) const;  // null: there is none
   Status hold(Buffer bytes, std::shared_ptr<const FitBytes>* part);
   // Leaves in `segment`, which is otherwise complete, what its rows share. `before`: the segment
-  // before it in the timeline; null: there is none.
+  // before it in the timeline; null: there is none. `queries` as in seal().
   Status fit_rows(LayerId l, const RawRows& raw, const Formation& formation, const Segment* before,
-                  Segment* segment);
+                  MatView<const float> queries, Segment* segment);
+  // Of a prefill's last queries, rotated: [KV head][channel].
+  Result<std::vector<float>> query_squares(LayerId l, MatView<const float> queries) const;
   std::vector<RankReport> ranks(TimelineId id);
   static void save_fits(const Segment& segment, const Segment* before, RecordWriter* out);
   Status load_fits(LayerId l, const Segment* before, RecordReader* in, Segment* segment);

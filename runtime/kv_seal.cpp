@@ -143,7 +143,7 @@ Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw, const Run* before
     }
   }
   const Segment* const last = before ? before->rows.get() : nullptr;
-  TL_TRY(fit_rows(l, raw, formation, last, &segment));
+  TL_TRY(fit_rows(l, raw, formation, last, queries, &segment));
   const std::size_t record_bytes = std::size_t{planned.sealed.bytes()} * raw.rows * s.kv_heads;
   TL_TRY_ASSIGN(Reservation coding, budget->reserve(Tier::host, Purpose::sealing, record_bytes));
   TL_TRY_ASSIGN(Buffer records, Buffer::create(record_bytes));

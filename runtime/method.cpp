@@ -29,9 +29,11 @@
 #include "tiers/codec/bf16.h"
 #include "tiers/codec/channels.h"
 #include "tiers/codec/groups.h"
+#include "tiers/codec/hadamard.h"
 #include "tiers/codec/int8.h"
 #include "tiers/codec/lowrank.h"
 #include "tiers/codec/nuq.h"
+#include "tiers/codec/pruned.h"
 #include "tiers/codec/raw.h"
 #include "tiers/parameter.h"
 #include "tiers/retain/voted.h"
@@ -154,6 +156,11 @@ Result<std::unique_ptr<Codec>> make_channels(const MethodSection&, const CpuTabl
   return std::make_unique<ChannelsCodec>(kBits);
 }
 
+template <HadamardCodec::Bits kBits>
+Result<std::unique_ptr<Codec>> make_hadamard(const MethodSection&, const CpuTable&) {
+  return std::make_unique<HadamardCodec>(kBits);
+}
+
 Result<std::unique_ptr<Codec>> make_lowrank(const MethodSection& given, const CpuTable&) {
   LowRankOptions options;
   TL_TRY(given.read(LowRankCodec::parameters(), &options));
@@ -165,6 +172,11 @@ Result<std::unique_ptr<Codec>> make_nuq(const MethodSection& given, const CpuTab
   NuqOptions options;
   TL_TRY(given.read(NuqCodec::parameters(), &options));
   return std::make_unique<NuqCodec>(kBy, options);
+}
+
+template <PrunedCodec::Eighths kKept>
+Result<std::unique_ptr<Codec>> make_pruned(const MethodSection&, const CpuTable&) {
+  return std::make_unique<PrunedCodec>(kKept);
 }
 
 const Shelf<Codec>& codecs() {
@@ -181,9 +193,13 @@ const Shelf<Codec>& codecs() {
       {"kivi2", {}, make_groups<RowFormat::kivi2>},
       {"channels2", {}, make_channels<ChannelsCodec::Bits::two>},
       {"channels4", {}, make_channels<ChannelsCodec::Bits::four>},
+      {"hadamard2", {}, make_hadamard<HadamardCodec::Bits::two>},
+      {"hadamard4", {}, make_hadamard<HadamardCodec::Bits::four>},
       {"lowrank", names_of(LowRankCodec::parameters()), make_lowrank},
       {"nuq4", names_of(NuqCodec::parameters()), make_nuq<NuqCodec::By::channel>},
-      {"nuq4_rows", names_of(NuqCodec::parameters()), make_nuq<NuqCodec::By::row>}};
+      {"nuq4_rows", names_of(NuqCodec::parameters()), make_nuq<NuqCodec::By::row>},
+      {"pruned5", {}, make_pruned<PrunedCodec::Eighths::five>},
+      {"pruned6", {}, make_pruned<PrunedCodec::Eighths::six>}};
   return shelf;
 }
 const Shelf<Retainer>& retainers() {

@@ -48,6 +48,10 @@ enum class RowFormat : std::uint8_t {
   channels4 = 13,
   lowrank = 14,
   nuq4 = 15,
+  hadamard2 = 16,
+  hadamard4 = 17,
+  pruned5 = 18,
+  pruned6 = 19,
 };
 
 // Of a number from a file; nothing: no format has it.

@@ -17,7 +17,6 @@
 // The last group of a head may be shorter. Products are rounded once.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 
 #include "kernels/base/half.h"
@@ -76,19 +75,37 @@ struct RowNuq4 {
                                                   ranges(header(fit).by, fit.heads, fit.rows, dim));
   }
 
-  // Where a row has outliers, they replace what its codes stand for.
-  static void put_outliers(const SideFit& fit, std::uint32_t number, std::uint32_t dim,
-                           float* out) {
-    const std::uint32_t* starts = group_starts(fit, dim);
-    const auto* values = reinterpret_cast<const f16*>(starts + fit.heads * groups(fit.rows) + 1);
-    const auto* places = reinterpret_cast<const std::uint16_t*>(values + header(fit).outliers);
-    const std::uint32_t* start = starts + fit.head * groups(fit.rows) + number / kGroup;
-    const std::uint32_t first = number % kGroup * kRowPlaces;
-    const std::uint16_t* const end = places + start[1];
-    for (const std::uint16_t* at = std::lower_bound(places + start[0], end, first);
-         at != end && *at < first + kRowPlaces; ++at)
-      out[*at % kRowPlaces] = to_float(values[at - places]);
-  }
+  // The outliers of a head's rows. Rows are mostly read in the order in which they are stored, so
+  // that what is looked for comes next.
+  class Outliers {
+   public:
+    Outliers(const SideFit& fit, std::uint32_t dim) {
+      const std::uint32_t* starts = group_starts(fit, dim);
+      starts_ = starts + fit.head * groups(fit.rows);
+      values_ = reinterpret_cast<const f16*>(starts + fit.heads * groups(fit.rows) + 1);
+      places_ = reinterpret_cast<const std::uint16_t*>(values_ + header(fit).outliers);
+    }
+    // Where a row has some, they replace what its codes stand for.
+    void put(std::uint32_t number, float* out) {
+      if (number < next_ || number / kGroup != group_) {
+        group_ = number / kGroup;
+        at_ = starts_[group_];
+        end_ = starts_[group_ + 1];
+      }
+      next_ = number + 1;
+      const std::uint32_t first = number % kGroup * kRowPlaces;
+      while (at_ != end_ && places_[at_] < first) ++at_;
+      for (; at_ != end_ && places_[at_] < first + kRowPlaces; ++at_)
+        out[places_[at_] % kRowPlaces] = to_float(values_[at_]);
+    }
+
+   private:
+    const std::uint32_t* starts_;
+    const f16* values_;
+    const std::uint16_t* places_;
+    std::uint32_t group_ = ~0u, next_ = 0;  // of the row met last, and what comes after it
+    std::uint32_t at_ = 0, end_ = 0;
+  };
   static void turn(const SideFit& fit, std::uint32_t number, float* row) {
     if (fit.rotation) rotate_to(*fit.rotation, fit.first_position + fit.offset_of(number), row);
   }
@@ -104,7 +121,7 @@ struct RowNuq4 {
       const std::uint32_t at = by_row ? 0 : i;
       out[i] = std::fma(level, to_float(scale[at]), to_float(middle[at]));
     }
-    put_outliers(fit, number, dim, out);
+    Outliers(fit, dim).put(number, out);
     turn(fit, number, out);
   }
 
@@ -113,6 +130,7 @@ struct RowNuq4 {
                       const std::uint32_t* numbers, int count, std::uint32_t dim, float* out) {
     const bool by_row = header(fit).by == kByRow;
     const float* level = header(fit).level;
+    Outliers outliers(fit, dim);
     for (int r = 0; r < count; ++r, out += dim) {
       const auto* codes = reinterpret_cast<const std::uint8_t*>(rows[r]);
       if (by_row) {
@@ -127,7 +145,7 @@ struct RowNuq4 {
           V::store(out + i, V::fma(V::look_up(level, one, V::zero(), codes + i / 32 * 16, i % 32),
                                    V::load(scale + i), V::load(scale + dim + i)));
       }
-      put_outliers(fit, numbers[r], dim, out);
+      outliers.put(numbers[r], out);
       turn(fit, numbers[r], out);
     }
   }

@@ -5,9 +5,11 @@
 #include "kernels/format/row_channels.h"
 #include "kernels/format/row_f16.h"
 #include "kernels/format/row_groups.h"
+#include "kernels/format/row_hadamard.h"
 #include "kernels/format/row_int8.h"
 #include "kernels/format/row_lowrank.h"
 #include "kernels/format/row_nuq4.h"
+#include "kernels/format/row_pruned.h"
 #include "kernels/format/row_rotated.h"
 
 namespace thermocline {
@@ -47,6 +49,14 @@ inline auto visit_row(RowFormat format, const Visit& visit) {
       return visit(RowLowRank{});
     case RowFormat::nuq4:
       return visit(RowNuq4{});
+    case RowFormat::hadamard2:
+      return visit(RowHadamard2{});
+    case RowFormat::hadamard4:
+      return visit(RowHadamard4{});
+    case RowFormat::pruned5:
+      return visit(RowPruned5{});
+    case RowFormat::pruned6:
+      return visit(RowPruned6{});
     case RowFormat::f16:
       break;
   }

@@ -22,16 +22,26 @@ struct Fitting {
   std::span<const std::uint32_t> order = {};
   // [head] of `rows`, ascending: those that are read in every step. Empty: none.
   std::span<const std::vector<std::uint32_t>> always = {};
-  // Of keys, unless they carry no position; then row r is at first_position + r in every head.
+  // Of keys, unless they carry no position.
   const Rotation* rotation = nullptr;
   // The fit of the same side of the segment before this in the timeline; null: there is none.
   const SegmentFit* before = nullptr;
+  // [head][number]: position of the row that is stored there less that of the first one, where they
+  // are not in order or a retainer has dropped some. Empty: 0, 1, 2 ...
+  std::span<const std::uint16_t> offset = {};
+  // [head][dim] of keys, where the fitter asks for them: the mean square of each channel of the
+  // last queries of the prefill's span that the rows are of, finite. Empty: there is no prefill.
+  std::span<const float> query_squares = {};
 
   std::uint32_t dim() const { return rows.channels(side); }
   // Of what is stored in a head as row `number`.
   const f16* stored(std::uint32_t head, std::uint32_t number) const {
     return rows.side(side, head,
                      order.empty() ? number : order[std::size_t{head} * rows.rows + number]);
+  }
+  std::uint32_t position(std::uint32_t head, std::uint32_t number) const {
+    const std::size_t at = std::size_t{head} * rows.rows + number;
+    return rows.first_position + (offset.empty() ? number : offset[at]);
   }
 };
 
@@ -51,6 +61,8 @@ class Fitter {
   virtual ~Fitter() = default;
   // Whether a row is of all heads together: then no head may drop another's rows.
   virtual bool spans_heads() const { return false; }
+  // Whether fit() goes by Fitting::query_squares.
+  virtual bool asks_for_queries() const { return false; }
   // Bytes of both parts that `rows` sealed rows of all heads take, of which no more than `always`
   // in each head are named in Fitting::always: fit() makes no more. Of many rows no more than their
   // blocks of kBlockRows would take, each alone.

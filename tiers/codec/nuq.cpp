@@ -7,27 +7,17 @@
 #include <vector>
 
 #include "kernels/format/row_nuq4.h"
+#include "tiers/codec/plain_row.h"
 
 namespace thermocline {
 namespace {
 
 using Layout = RowNuq4;
 using Header = Layout::Header;
-constexpr float kMostF16 = 65504.0f;
 constexpr f16 kNan{0x7e00};
 constexpr std::size_t kAtOnce = 16;  // ranges
 constexpr int kBins = 1024;          // from -1 to 1, of which levels are made
 constexpr int kMostRounds = 200;     // of k-means; most segments settle within 60
-
-// A row as it is coded, by itself.
-void plain_row(const f16* row, std::uint32_t dim, const Rotation* rotation, std::uint32_t position,
-               float* out) {
-  for (std::uint32_t i = 0; i < dim; ++i) out[i] = to_float(row[i]);
-  if (!rotation) return;
-  rotate_back(*rotation, position, out);
-  for (std::uint32_t i = 0; i < dim; ++i)
-    if (std::isfinite(out[i])) out[i] = std::clamp(out[i], -kMostF16, kMostF16);
-}
 
 // Where the values of a channel or a row are that are no outliers.
 struct Range {
@@ -146,10 +136,10 @@ Result<PlainRows> plain_rows(const Fitting& of, const Workers& workers) {
   TL_TRY_ASSIGN(plain.data, Buffer::create(all * plain.dim * sizeof(float)));
   workers.parallel(all, 256, [&](std::size_t first, std::size_t last) {
     for (std::size_t at = first; at < last; ++at) {
-      const std::uint32_t r =
-          of.order.empty() ? static_cast<std::uint32_t>(at % plain.rows) : of.order[at];
-      plain_row(of.rows.side(of.side, static_cast<std::uint32_t>(at / plain.rows), r), plain.dim,
-                of.rotation, of.rows.first_position + r, plain.row(at));
+      const auto head = static_cast<std::uint32_t>(at / plain.rows);
+      const auto number = static_cast<std::uint32_t>(at % plain.rows);
+      plain_row(of.stored(head, number), plain.dim, of.rotation, of.position(head, number),
+                plain.row(at));
     }
   });
   return plain;

@@ -13,8 +13,10 @@
 #include "kernels/attend_reference.h"
 #include "kernels/cpu/table.h"
 #include "kernels/format/row_channels.h"
+#include "kernels/format/row_hadamard.h"
 #include "kernels/format/row_lowrank.h"
 #include "kernels/format/row_nuq4.h"
+#include "kernels/format/row_pruned.h"
 #include "kernels/hadamard.h"
 #include "tiers/codec/bf16.h"
 #include "tiers/codec/groups.h"
@@ -372,6 +374,12 @@ TEST_P(AttendOfEveryTable, ATileThatSeesNothingStaysTheIdentity) {
   }
 }
 
+bool is_pruned(RowFormat format) {
+  return format == RowFormat::pruned5 || format == RowFormat::pruned6;
+}
+bool has_order(RowFormat format) {
+  return format == RowFormat::hadamard2 || format == RowFormat::hadamard4;
+}
 // What three blocks of rows of the second of three heads share, in a format that is fitted, near
 // normal values; in an order of their own, far into a text.
 struct DrawnFit {
@@ -392,7 +400,11 @@ struct DrawnFit {
     if (format == RowFormat::channels4) draw_channels(0.15f, dim, random);
     if (format == RowFormat::lowrank) draw_basis(dim, random);
     if (format == RowFormat::nuq4) draw_levels(dim, random);
-    const bool turns = format == RowFormat::lowrank || format == RowFormat::nuq4;
+    if (has_order(format)) draw_orders(dim, random);
+    if (format == RowFormat::pruned5) draw_channels_kept<RowPruned5>(dim, random);
+    if (format == RowFormat::pruned6) draw_channels_kept<RowPruned6>(dim, random);
+    const bool turns =
+        has_order(format) || format == RowFormat::lowrank || format == RowFormat::nuq4;
     side = {common.empty() ? nullptr : common.data(),
             own.empty() ? nullptr : own.data(),
             kHeads,
@@ -412,6 +424,26 @@ struct DrawnFit {
     put_normals(0.3f, own.data(), own.size() / sizeof(f16), random);
     for (std::size_t at = 0; at < own.size() / sizeof(f16); ++at)
       if (at / dim % 2 == 0) reinterpret_cast<f16*>(own.data())[at] = to_f16(step);
+  }
+  void draw_orders(std::uint32_t dim, std::mt19937* random) {
+    own.resize(RowHadamard2::own_bytes(kHeads, dim));
+    auto* order = reinterpret_cast<std::uint16_t*>(own.data());
+    for (std::uint32_t h = 0; h < kHeads; ++h, order += dim) {
+      std::iota(order, order + dim, std::uint16_t{0});
+      std::shuffle(order, order + dim, *random);
+    }
+  }
+  template <typename Pruned>
+  void draw_channels_kept(std::uint32_t dim, std::mt19937* random) {
+    own.resize(Pruned::own_bytes(kHeads, dim));
+    auto* kept = reinterpret_cast<std::uint16_t*>(own.data());
+    std::vector<std::uint16_t> channels(dim);
+    for (std::uint32_t h = 0; h < kHeads; ++h, kept += Pruned::kept(dim)) {
+      std::iota(channels.begin(), channels.end(), std::uint16_t{0});
+      std::shuffle(channels.begin(), channels.end(), *random);
+      std::copy_n(channels.begin(), Pruned::kept(dim), kept);
+      std::sort(kept, kept + Pruned::kept(dim));
+    }
   }
   // Of channels and of rows by turns; with outliers of first and last rows and channels.
   void draw_levels(std::uint32_t dim, std::mt19937* random) {
@@ -483,7 +515,8 @@ bool rotates(RowFormat format) {
 }
 bool is_fitted(RowFormat format) {
   return format == RowFormat::channels2 || format == RowFormat::channels4 ||
-         format == RowFormat::lowrank || format == RowFormat::nuq4;
+         format == RowFormat::lowrank || format == RowFormat::nuq4 || has_order(format) ||
+         is_pruned(format);
 }
 
 // Whole blocks of rows in any pair of formats, and a few of them left out.
@@ -522,6 +555,12 @@ struct CodedBlocks {
     for (f16& x : raw) x = to_f16(normal(*random));
     if (format == RowFormat::f16) return RawCodec().encode(raw.data(), dim, row);
     if (format == RowFormat::bf16) return Bf16Codec().encode(raw.data(), dim, row);
+    if (is_pruned(format)) return RawCodec().encode(raw.data(), row_bytes(format, dim) / 2, row);
+    if (has_order(format)) {
+      const RowFormat of_group =
+          format == RowFormat::hadamard2 ? RowFormat::kivi2 : RowFormat::q4_1;
+      return GroupCodec(of_group).encode(raw.data(), dim, row);
+    }
     if (is_fitted(format)) {
       for (std::uint32_t i = 0; i < row_bytes(format, dim); ++i)
         row[i] = static_cast<std::byte>((*random)());
@@ -685,6 +724,23 @@ TEST_P(AttendOfEveryTable, ARowIsRebuiltTheSameWhateverIsRebuiltWithIt) {
       ops().attend(query.data(), shape, fold, nullptr, states.head.data());
       EXPECT_EQ(states.head[2].max, most) << count;
     }
+  }
+}
+
+// The same row again, and one before it: what is looked up from row to row begins anew.
+TEST_P(AttendOfEveryTable, RowsOfABlockMayComeInAnyOrder) {
+  for (const RowFormat format : all_formats()) {
+    if (!is_fitted(format)) continue;
+    const HeadShape shape{3, 48, 48};
+    CodedBlocks blocks(format, format, shape, &random_);
+    const std::vector<float> query = normals(3 * 48, 0.3f);
+    std::vector<BlockView> views(4, blocks.views[0]);
+    const int row[] = {31, 31, 0, 31};
+    for (std::size_t v = 0; v < views.size(); ++v) views[v].rows = RowSet{1} << row[v];
+    blocks.fold.blocks = views;
+    States states(shape);
+    ops().attend(query.data(), shape, blocks.fold, states.head.data());
+    expect_near_reference(states, shape, query.data(), {&blocks.fold, 1});
   }
 }
 

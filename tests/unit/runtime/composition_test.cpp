@@ -46,9 +46,9 @@ std::vector<Combination> all_combinations() {
     // Apart by what lets each codec meet each selector, which the test counts.
     const auto codec = [&](std::size_t at) { return codecs[(i + at) % codecs.size()]; };
     add("raw", "raw", others[i]);
-    add(codec(0), codec(codecs.size() - 1), others[i]);
-    add("channels4", codec(12), others[i]);
-    add("lowrank", codec(7), others[i]);
+    add(codec(0), codec(5), others[i]);
+    add("channels4", codec(2), others[i]);
+    add("lowrank", codec(9), others[i]);
   }
   return all;
 }

@@ -10,12 +10,17 @@
 #include <vector>
 
 #include "kernels/format/row_channels.h"
+#include "kernels/format/row_hadamard.h"
 #include "kernels/format/row_lowrank.h"
 #include "kernels/format/row_nuq4.h"
+#include "kernels/format/row_pruned.h"
+#include "kernels/hadamard.h"
 #include "tiers/codec/channels.h"
 #include "tiers/codec/codec.h"
+#include "tiers/codec/hadamard.h"
 #include "tiers/codec/lowrank.h"
 #include "tiers/codec/nuq.h"
+#include "tiers/codec/pruned.h"
 #include "tiers/codec/raw.h"
 
 namespace thermocline {
@@ -111,7 +116,8 @@ struct Sealed {
                       order,
                       always,
                       side == Side::keys ? rotation : nullptr,
-                      before ? &before->fit(side) : nullptr};
+                      before ? &before->fit(side) : nullptr,
+                      segment.offset};
       Result<Fit> fit = fitter->fit(fitting, with);
       EXPECT_TRUE(fit);
       SegmentFit& held = segment.fits[static_cast<std::size_t>(side)];
@@ -160,6 +166,12 @@ struct Sealed {
 
 RowCodec channels(ChannelsCodec::Bits bits) {
   return {std::make_unique<ChannelsCodec>(bits), std::make_unique<RawCodec>()};
+}
+RowCodec hadamards(HadamardCodec::Bits bits) {
+  return {std::make_unique<HadamardCodec>(bits), std::make_unique<RawCodec>()};
+}
+RowCodec pruned(PrunedCodec::Eighths kept) {
+  return {std::make_unique<PrunedCodec>(kept), std::make_unique<RawCodec>()};
 }
 RowCodec lowrank(double rank, double energy = 1.0) {
   return {std::make_unique<LowRankCodec>(LowRankOptions{rank, energy}),
@@ -471,15 +483,319 @@ TEST(NuqCodec, HidesNothingThatIsNotFiniteAndSpoilsNoOtherChannel) {
     }
 }
 
+// What groups of 32 may lose: a rotation moves no lengths, so a row is that near.
+TEST(HadamardCodec, ReadsBackWithinWhatItsGroupsLose) {
+  std::mt19937 random(16);
+  const Rotation rotation = rotation_of_test();
+  for (const auto bits : {HadamardCodec::Bits::two, HadamardCodec::Bits::four})
+    for (const Rotation* turn : {static_cast<const Rotation*>(nullptr), &rotation})
+      for (const std::uint32_t rows : {1u, 64u, 333u}) {
+        const RowCodec codec = hadamards(bits);
+        Rows raw(rows, 7000, Content(8, &random), 0.3f, turn, &random);
+        for (std::uint32_t r = 0; r < rows; r += 17) raw.key(1, r)[5] = to_f16(3000.0f - r);
+        for (std::uint32_t i = 0; i < kDim; ++i) raw.key(2, 0)[i] = to_f16(-3.25f);
+        const std::vector<std::uint32_t> order = shuffled(rows, &random);
+        const Sealed sealed(codec, raw, turn, order);
+        for (std::uint32_t h = 0; h < kHeads; ++h)
+          for (std::uint32_t n = 0; n < rows; ++n) {
+            const std::uint32_t r = order[h * rows + n];
+            std::vector<float> was(kDim);
+            std::transform(raw.key(h, r), raw.key(h, r) + kDim, was.begin(),
+                           [](f16 x) { return to_float(x); });
+            const std::vector<float> got = sealed.key(h, n);
+            double missed = 0, length = 0;
+            for (std::uint32_t i = 0; i < kDim; ++i) {
+              missed += std::pow(double{got[i]} - was[i], 2);
+              length += std::pow(double{was[i]}, 2);
+            }
+            std::vector<float> rotated = turned_back(turn, 7000 + r, was);
+            hadamard(rotated.data(), kDim);
+            const auto [least, most] = std::minmax_element(rotated.begin(), rotated.end());
+            const double step = (*most - *least) / ((1 << static_cast<int>(bits)) - 1.0);
+            const double rounding = std::sqrt(length) * 0x1.0p-9 + 0x1.0p-20;
+            ASSERT_LE(std::sqrt(missed), std::sqrt(kDim) * step / 2 + rounding)
+                << "head " << h << ", row " << n << " of " << rows;
+          }
+      }
+}
+
+// Rows that have something in common: channels in the order of their means lose less than in any
+// other, since a group's range is then of what rows differ by.
+TEST(HadamardCodec, ChannelsWhoseMeansAreAlikeShareAGroup) {
+  constexpr std::uint32_t kWide = 128, kRows = 200;
+  std::mt19937 random(17);
+  std::normal_distribution<float> normal;
+  std::vector<float> mean(kWide);
+  for (float& x : mean) x = 4 * normal(random);
+  std::vector<f16> data(2 * kRows * kWide);
+  for (std::size_t i = 0; i < data.size(); ++i)
+    data[i] = to_f16(i / kWide % 2 ? 0.0f : mean[i % kWide] + 0.3f * normal(random));
+  RawRows rows{
+      raw_layout(kWide, kWide), 1, 0, kRows, reinterpret_cast<const std::byte*>(data.data()),
+      data.size() * sizeof(f16)};
+  for (const auto bits : {HadamardCodec::Bits::two, HadamardCodec::Bits::four}) {
+    const HadamardCodec codec(bits);
+    Result<Fit> fit = codec.fit({Side::keys, rows}, workers());
+    ASSERT_TRUE(fit);
+    const auto lost_in = [&](const std::uint16_t* order) {
+      const SideFit side{
+          .own = reinterpret_cast<const std::byte*>(order), .heads = 1, .rows = kRows};
+      std::vector<std::byte> record(row_bytes(codec.format(), kWide));
+      std::vector<f16> back(kWide);
+      double missed = 0;
+      for (std::uint32_t r = 0; r < kRows; ++r) {
+        codec.write(rows.key(0, r), kWide, side, r, record.data());
+        codec.read(record.data(), kWide, side, r, back.data());
+        for (std::uint32_t i = 0; i < kWide; ++i)
+          missed += std::pow(double{to_float(back[i])} - to_float(rows.key(0, r)[i]), 2);
+      }
+      return missed;
+    };
+    std::vector<std::uint16_t> as_they_are(kWide);
+    std::iota(as_they_are.begin(), as_they_are.end(), std::uint16_t{0});
+    const auto* order = reinterpret_cast<const std::uint16_t*>(fit->own.data());
+    EXPECT_LT(lost_in(order), 0.5 * lost_in(as_they_are.data()));
+    std::vector<float> rotated = mean;
+    hadamard(rotated.data(), kWide);
+    for (std::uint32_t i = 1; i < kWide; ++i)
+      EXPECT_LT(rotated[order[i - 1]], rotated[order[i]] + 0.2f);
+  }
+}
+
+TEST(HadamardCodec, HidesNothingThatIsNotFiniteAndSpoilsNoOtherRow) {
+  std::mt19937 random(18);
+  const Rotation rotation = rotation_of_test();
+  for (const float bad : {std::numeric_limits<float>::infinity(), std::nanf("")})
+    for (const auto bits : {HadamardCodec::Bits::two, HadamardCodec::Bits::four}) {
+      Rows raw(128, 0, Content(4, &random), 0.1f, &rotation, &random);
+      raw.key(1, 40)[3] = to_f16(bad);
+      const RowCodec codec = hadamards(bits);
+      const Sealed sealed(codec, raw, &rotation);
+      for (std::uint32_t h = 0; h < kHeads; ++h)
+        for (std::uint32_t n = 0; n < 128; ++n)
+          for (const float x : sealed.key(h, n)) ASSERT_EQ(std::isnan(x), h == 1 && n == 40);
+    }
+}
+
+TEST(HadamardCodec, AnOrderThatIsNotOfEachChannelOnceIsRefused) {
+  std::mt19937 random(19);
+  Rows raw(80, 300, Content(20, &random), 0.2f, nullptr, &random);
+  const RowCodec codec = hadamards(HadamardCodec::Bits::four);
+  const Sealed whole(codec, raw, nullptr);
+  const Fitter& fitter = *codec.keys->fitter();
+  const auto flaw = [&](std::size_t at, std::uint16_t channel) {
+    std::vector<std::byte> own(whole.own().begin(), whole.own().end());
+    std::memcpy(own.data() + at * sizeof channel, &channel, sizeof channel);
+    return fitter.flaw({kHeads, kDim}, 80, {}, own);
+  };
+  std::uint16_t first = 0, last = 0;
+  std::memcpy(&first, whole.own().data(), sizeof first);
+  std::memcpy(&last, whole.own().last(sizeof last).data(), sizeof last);
+  EXPECT_EQ(flaw(0, first), nullptr);
+  for (const std::uint16_t channel : {std::uint16_t{kDim}, std::uint16_t{65535}, last}) {
+    EXPECT_EQ(flaw(0, channel) == nullptr, channel == first) << channel;
+    EXPECT_EQ(flaw(kWidth - 1, channel) == nullptr, channel == last) << channel;
+  }
+  EXPECT_NE(flaw(kWidth - 1, static_cast<std::uint16_t>(last ^ 1)), nullptr);
+  EXPECT_NE(fitter.flaw({kHeads, kDim}, 80, {}, whole.own().subspan(2)), nullptr);
+  EXPECT_NE(fitter.flaw({kHeads, kDim}, 80, {}, {}), nullptr);
+  EXPECT_NE(fitter.flaw({kHeads, kDim}, 80, whole.own(), whole.own()), nullptr);
+}
+
+// Channels of a head by what its queries and keys have in them, each the oracle's own sum.
+std::vector<std::uint16_t> largest(Rows& raw, std::uint32_t head, const float* query,
+                                   std::uint32_t kept) {
+  std::vector<std::pair<double, std::uint16_t>> matters(kDim);
+  for (std::uint32_t i = 0; i < kDim; ++i) {
+    double sum = 0;
+    for (std::uint32_t r = 0; r < raw.view.rows; ++r)
+      sum += std::pow(double{to_float(raw.key(head, r)[i])}, 2);
+    matters[i] = {-sum * (query ? query[i] : 1.0), static_cast<std::uint16_t>(i)};
+  }
+  std::sort(matters.begin(), matters.end());
+  std::vector<std::uint16_t> channels;
+  for (std::uint32_t i = 0; i < kept; ++i) channels.push_back(matters[i].second);
+  std::sort(channels.begin(), channels.end());
+  return channels;
+}
+
+struct PrunedFit {
+  const PrunedCodec& codec;
+  Segment segment;
+
+  PrunedFit(const PrunedCodec& by, const Rows& rows, std::span<const float> queries,
+            const Segment* before = nullptr)
+      : codec(by) {
+    segment.heads = kHeads;
+    segment.rows = rows.view.rows;
+    Fitting fitting{Side::keys, rows.view};
+    fitting.query_squares = queries;
+    fitting.before = before ? &before->fit(Side::keys) : nullptr;
+    Result<Fit> fit = codec.fit(fitting, workers());
+    EXPECT_TRUE(fit);
+    SegmentFit& held = segment.fits[static_cast<std::size_t>(Side::keys)];
+    if (fit->as_before) held.common = fitting.before->common;
+    for (auto& [bytes, part] : {std::pair(&fit->common, &held.common), {&fit->own, &held.own}})
+      if (bytes->size() > 0) {
+        auto made = std::make_shared<FitBytes>();
+        made->bytes = std::move(*bytes);
+        *part = std::move(made);
+      }
+    const auto common = held.common ? held.common->bytes.bytes() : std::span<std::byte>();
+    EXPECT_EQ(codec.flaw({kHeads, kDim}, rows.view.rows, common, held.own->bytes.bytes()), nullptr);
+    EXPECT_LE(common.size() + held.own->bytes.size(),
+              codec.bytes({kHeads, kDim}, rows.view.rows, 0));
+  }
+  std::vector<std::uint16_t> channels(std::uint32_t head) const {
+    const std::uint32_t kept = row_bytes(codec.format(), kDim) / sizeof(f16);
+    const auto* all = segment.fit(Side::keys).own->bytes.as<std::uint16_t>().data();
+    return {all + head * kept, all + (head + 1) * kept};
+  }
+};
+
+TEST(PrunedCodec, KeepsTheChannelsThatQueriesAndKeysHaveMostIn) {
+  std::mt19937 random(21);
+  for (const auto share : {PrunedCodec::Eighths::five, PrunedCodec::Eighths::six}) {
+    const PrunedCodec codec(share);
+    const std::uint32_t kept = kDim / 8 * static_cast<std::uint32_t>(share);
+    Rows raw(200, 70, Content(6, &random), 0.3f, nullptr, &random);
+    Rows more(100, 270, Content(6, &random), 0.3f, nullptr, &random);
+    std::vector<float> queries(kWidth);
+    for (float& x : queries) x = static_cast<float>(random() % 1000) / 100.0f;
+    queries[kDim + 7] = 0;  // nobody asks for what is large there
+    for (std::uint32_t r = 0; r < 200; ++r) raw.key(1, r)[7] = to_f16(50.0f);
+    const PrunedFit asked(codec, raw, queries), alone(codec, raw, {});
+    // What is generated goes on as the prompt asked.
+    const PrunedFit later(codec, more, {}, &asked.segment);
+    const PrunedFit same(codec, more, queries, &asked.segment);
+    EXPECT_EQ(later.segment.fit(Side::keys).common, asked.segment.fit(Side::keys).common);
+    EXPECT_EQ(same.segment.fit(Side::keys).common, asked.segment.fit(Side::keys).common);
+    EXPECT_EQ(alone.segment.fit(Side::keys).common, nullptr);
+    for (std::uint32_t h = 0; h < kHeads; ++h) {
+      EXPECT_EQ(asked.channels(h), largest(raw, h, &queries[h * kDim], kept));
+      EXPECT_EQ(alone.channels(h), largest(raw, h, nullptr, kept));
+      EXPECT_EQ(later.channels(h), largest(more, h, &queries[h * kDim], kept));
+    }
+    const std::vector<std::uint16_t> asked_for = asked.channels(1), large = alone.channels(1);
+    EXPECT_EQ(std::count(asked_for.begin(), asked_for.end(), 7), 0);
+    EXPECT_EQ(std::count(large.begin(), large.end(), 7), 1);
+  }
+}
+
+TEST(PrunedCodec, KeptChannelsAreToTheBitAndOthersZeroAlsoWhenTheyAreCutAndCodedAgain) {
+  std::mt19937 random(22);
+  for (const auto share : {PrunedCodec::Eighths::five, PrunedCodec::Eighths::six}) {
+    const RowCodec codec = pruned(share);
+    Rows raw(130, 70, Content(6, &random), 0.3f, nullptr, &random);
+    const std::vector<std::uint32_t> order = shuffled(130, &random);
+    const Sealed sealed(codec, raw, nullptr, order);
+    Rows again = raw;
+    again.view.data = reinterpret_cast<const std::byte*>(again.data.data());
+    const std::uint32_t kept = kDim / 8 * static_cast<std::uint32_t>(share);
+    for (std::uint32_t h = 0; h < kHeads; ++h)
+      for (std::uint32_t n = 0; n < 130; ++n) {
+        const f16* was = raw.key(h, order[h * 130 + n]);
+        const std::vector<float> got = sealed.key(h, n);
+        std::uint32_t same = 0, zero = 0;
+        for (std::uint32_t i = 0; i < kDim; ++i) {
+          same += got[i] == to_float(was[i]) ? 1 : 0;
+          zero += got[i] == 0.0f ? 1 : 0;
+          again.key(h, order[h * 130 + n])[i] = to_f16(got[i]);
+        }
+        ASSERT_EQ(same, kept);
+        ASSERT_EQ(zero, kDim - kept);
+      }
+    const Sealed cut(codec, again, nullptr, order, {}, &sealed.segment);
+    EXPECT_EQ(cut.records, sealed.records);
+  }
+}
+
+TEST(PrunedCodec, HidesNothingThatIsNotFiniteAndSpoilsNoOtherRow) {
+  std::mt19937 random(23);
+  const RowCodec codec = pruned(PrunedCodec::Eighths::five);
+  for (std::uint32_t channel = 0; channel < kDim; ++channel) {
+    Rows raw(64, 0, Content(4, &random), 0.1f, nullptr, &random);
+    raw.key(1, 40)[channel] = to_f16(std::numeric_limits<float>::infinity());
+    const Sealed sealed(codec, raw, nullptr);
+    for (std::uint32_t h = 0; h < kHeads; ++h)
+      for (std::uint32_t n = 0; n < 64; ++n) {
+        const std::vector<float> got = sealed.key(h, n);
+        EXPECT_EQ(std::any_of(got.begin(), got.end(), [](float x) { return std::isnan(x); }),
+                  h == 1 && n == 40);
+      }
+  }
+}
+
+TEST(PrunedCodec, ChannelsThatAreNotThereOrNotInOrderAreRefused) {
+  std::mt19937 random(24);
+  Rows raw(80, 300, Content(20, &random), 0.2f, nullptr, &random);
+  const PrunedCodec codec(PrunedCodec::Eighths::five);
+  const PrunedFit whole(codec, raw, std::vector<float>(kWidth, 1.0f));
+  const SegmentFit& fit = whole.segment.fit(Side::keys);
+  const auto bytes = [](std::span<const std::byte> of) {
+    return std::vector<std::byte>(of.begin(), of.end());
+  };
+  const std::vector<std::byte> common = bytes(fit.common->bytes.bytes());
+  const std::vector<std::byte> own = bytes(fit.own->bytes.bytes());
+  const auto flaw = [&](std::span<const std::byte> c, std::span<const std::byte> o) {
+    return codec.flaw({kHeads, kDim}, 80, c, o);
+  };
+  EXPECT_EQ(flaw(common, own), nullptr);
+  EXPECT_EQ(flaw({}, own), nullptr);
+  EXPECT_NE(flaw(common, {}), nullptr);
+  EXPECT_NE(flaw(std::span(common).subspan(4), own), nullptr);
+  EXPECT_NE(flaw(common, std::span(own).subspan(2)), nullptr);
+  const std::size_t kept = own.size() / kHeads / sizeof(std::uint16_t);
+  for (std::size_t at = 0; at < kHeads * kept; ++at)
+    for (const std::uint16_t channel : {std::uint16_t{kDim}, std::uint16_t{65535}}) {
+      std::vector<std::byte> changed = own;
+      std::memcpy(changed.data() + at * sizeof channel, &channel, sizeof channel);
+      EXPECT_NE(flaw(common, changed), nullptr);
+      if (at % kept == 0) continue;
+      std::memcpy(changed.data() + at * sizeof channel, own.data() + (at - 1) * sizeof channel,
+                  sizeof channel);
+      EXPECT_NE(flaw(common, changed), nullptr);
+    }
+  for (const float bad : {-1.0f, std::nanf(""), std::numeric_limits<float>::infinity()}) {
+    std::vector<std::byte> changed = common;
+    std::memcpy(changed.data() + 5 * sizeof bad, &bad, sizeof bad);
+    EXPECT_NE(flaw(changed, own), nullptr);
+  }
+}
+
+// A retainer drops rows: those at every other position are as those of a text that turns twice as
+// fast.
+TEST(FittedCodecs, KnowThePositionsOfRowsThatDoNotFollowEachOther) {
+  std::mt19937 random(20);
+  const Rotation rotation = rotation_of_test();
+  Rotation twice = rotation;
+  for (std::uint64_t& step : twice.step) step *= 2;
+  Rows raw(300, 0, Content(8, &random), 0.3f, &twice, &random);
+  const std::vector<std::uint32_t> order = shuffled(300, &random);
+  std::vector<std::uint16_t> apart(order.begin(), order.end());
+  for (std::uint16_t& offset : apart) offset *= 2;
+  for (int which = 0; which < 2; ++which) {
+    const RowCodec codec =
+        which == 0 ? nuq(NuqCodec::By::channel) : hadamards(HadamardCodec::Bits::two);
+    const Sealed wanted(codec, raw, &twice, order);
+    const Result<Fit> fit = codec.keys->fitter()->fit(
+        {Side::keys, raw.view, order, {}, &rotation, nullptr, apart}, workers());
+    ASSERT_TRUE(fit);
+    EXPECT_TRUE(std::ranges::equal(fit->own.bytes(), wanted.own()));
+  }
+}
+
 TEST(FittedCodecs, HaveTheSameBytesOnAnyNumberOfThreads) {
   std::mt19937 random(10);
   const Rotation rotation = rotation_of_test();
   Rows raw(1000, 300, Content(20, &random), 0.2f, &rotation, &random);
   const Workers one(1);
-  for (int which = 0; which < 4; ++which) {
+  for (int which = 0; which < 6; ++which) {
     const RowCodec codec = which == 0   ? lowrank(0.156)
                            : which == 1 ? channels(ChannelsCodec::Bits::two)
                            : which == 2 ? nuq(NuqCodec::By::channel)
+                           : which == 4 ? pruned(PrunedCodec::Eighths::six)
+                           : which == 3 ? hadamards(HadamardCodec::Bits::four)
                                         : nuq(NuqCodec::By::row);
     const Sealed alone(codec, raw, &rotation, {}, {}, nullptr, one);
     const Sealed together(codec, raw, &rotation);
@@ -492,8 +808,11 @@ TEST(FittedCodecs, PlanNoLessForManyRowsThanTheirBlocksTake) {
   const ChannelsCodec by_channel(ChannelsCodec::Bits::two);
   const LowRankCodec by_basis({0.156, 1.0});
   const NuqCodec levels(NuqCodec::By::channel, {0.004}), of_rows(NuqCodec::By::row, {0.07});
+  const HadamardCodec ordered(HadamardCodec::Bits::two);
+  const PrunedCodec fewer(PrunedCodec::Eighths::five);
   for (const Fitter* fitter :
-       {static_cast<const Fitter*>(&by_channel), static_cast<const Fitter*>(&by_basis),
+       {static_cast<const Fitter*>(&ordered), static_cast<const Fitter*>(&fewer),
+        static_cast<const Fitter*>(&by_channel), static_cast<const Fitter*>(&by_basis),
         static_cast<const Fitter*>(&levels), static_cast<const Fitter*>(&of_rows)})
     for (std::uint64_t rows = 1; rows <= 8192; rows += rows / 3 + 1)
       EXPECT_LE(fitter->bytes({2, 64}, rows, rows / 100),
