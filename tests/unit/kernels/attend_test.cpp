@@ -739,7 +739,7 @@ TEST_P(AttendOfEveryTable, RowsOfABlockMayComeInAnyOrder) {
     for (std::size_t v = 0; v < views.size(); ++v) views[v].rows = RowSet{1} << row[v];
     blocks.fold.blocks = views;
     States states(shape);
-    ops().attend(query.data(), shape, blocks.fold, states.head.data());
+    ops().attend(query.data(), shape, blocks.fold, nullptr, states.head.data());
     expect_near_reference(states, shape, query.data(), {&blocks.fold, 1});
   }
 }
