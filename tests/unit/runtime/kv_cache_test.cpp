@@ -939,7 +939,7 @@ TEST(KvCache, APrefillStopsAtAnyFoldAndLeavesTheTimelineAsItWas) {
     ASSERT_TRUE(prefill_until(cache, undisturbed, 500, stop_at(-1), &expected));
     const int all = calls;
     EXPECT_GT(all, 2000 / kFoldRows * 500 / 64);  // for each fold of the past, each tile
-    // It is asked after each wave as well, and how many a disk's folds come in is the disk's affair.
+    // It is asked after each wave as well; how many a disk's folds come in is the disk's affair.
     const int last = disk > 0 ? all * 3 / 4 : all;
     for (const int call : {1, 2, all / 3, all / 2, last}) {
       SCOPED_TRACE(call);
