@@ -70,6 +70,14 @@ class PlanPeak : public ::testing::TestWithParam<Case> {
     if (saves) TL_TRY(cache->save(timeline, session_text(length)));
     return {};
   }
+  static void write_texts(KvCache* cache, std::uint32_t timelines, std::uint32_t length, bool saves,
+                          std::vector<Timeline>* texts) {
+    for (std::uint32_t t = 0; t < timelines; ++t) {
+      texts->push_back(std::move(*cache->start()));
+      const Status written = write_text(cache, texts->back(), length, saves, t + 1);
+      ASSERT_TRUE(written) << written.error().message;
+    }
+  }
 
   const test::TemporaryFolder temporary_{"peak"};
   const std::string root_ = temporary_.path();
@@ -95,12 +103,8 @@ TEST_P(PlanPeak, IsWhatIsHeldAtMost) {
     const auto cache = KvCache::create(made, 1, "auto");
     ASSERT_TRUE(cache) << cache.error().message;
     std::vector<Timeline> texts;
-    for (std::uint32_t t = 0; t < timelines; ++t) {
-      texts.push_back(std::move(*(*cache)->start()));
-      const Status written =
-          write_text(cache->get(), texts.back(), length, !made.session.path.empty(), t + 1);
-      ASSERT_TRUE(written) << written.error().message;
-    }
+    write_texts(cache->get(), timelines, length, !made.session.path.empty(), &texts);
+    if (HasFatalFailure()) return;
     const MemoryPlan usage = (*cache)->usage();
     auto planned = by_purpose(*plan);
     for (const auto& [purpose, bytes] : by_purpose(usage)) {
@@ -138,12 +142,8 @@ TEST_P(PlanPeak, OfAKnownCourseIsItLineByLine) {
   const auto cache = KvCache::create(made, 1, "auto");
   ASSERT_TRUE(cache) << cache.error().message;
   std::vector<Timeline> texts;
-  for (std::uint32_t t = 0; t < timelines; ++t) {
-    texts.push_back(std::move(*(*cache)->start()));
-    const Status written =
-        write_text(cache->get(), texts.back(), length, !made.session.path.empty(), t + 1);
-    ASSERT_TRUE(written) << written.error().message;
-  }
+  write_texts(cache->get(), timelines, length, !made.session.path.empty(), &texts);
+  if (HasFatalFailure()) return;
   const MemoryPlan usage = (*cache)->usage();
   auto planned = by_purpose(*plan);
   for (const auto& [purpose, bytes] : by_purpose(usage)) {
