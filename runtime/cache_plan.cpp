@@ -104,14 +104,13 @@ void plan_records(const CacheOptions& options, const Method& method, const Layer
   const Segment longest = segment_of(spec, layer, cuts.longest_segment());
   plan->published_bytes += segments * (2 * sizeof(Extent) + sizeof(PageTable::Record));
   plan->saving_bytes += segments * (2 * sizeof(Extent) + sizeof(Segment*));
-  // Read back a record is there twice, as it lies in the file and as it is used; with a head's
-  // rows.
-  plan->coding_bytes = std::max(plan->coding_bytes, record_of(longest));
-  if (options.course && options.course->resumed == 0) return;
-  plan->restoring_bytes =
-      std::max(plan->restoring_bytes,
-               2 * record_of(longest) +
-                   round_up(std::uint64_t{longest.rows} * longest.layout.bytes(), kPageBytes));
+  if (longest.rows > 0) plan->coding_bytes = std::max(plan->coding_bytes, record_of(longest));
+  // Read back a record is there twice, as it lies in the file and as it is used.
+  if (cuts.longest_held() == 0) return;
+  const Segment held = segment_of(spec, layer, cuts.longest_held());
+  plan->restoring_bytes = std::max(plan->restoring_bytes, 2 * record_of(held));
+  plan->warming_bytes = std::max(
+      plan->warming_bytes, round_up(std::uint64_t{held.rows} * held.layout.bytes(), kPageBytes));
 }
 
 // What full attention under a method that keeps rows takes, beside sinks and tail.
@@ -240,7 +239,8 @@ Status plan_layer(const CacheOptions& options, const Method& method, const Layer
   plan->spare_tail_bytes += RawStore::bytes_for(layer.raw, spec.kv_heads, layer.tail_capacity);
   plan->span_bytes =
       std::max(plan->span_bytes,
-               RawStore::bytes_for(layer.raw, spec.kv_heads, cuts.raw_rows(layer.tail_rows)));
+               RawStore::bytes_for(layer.raw, spec.kv_heads,
+                                   cuts.raw_rows(spec, plan->layers.size(), layer.tail_rows)));
   plan_workspace(method, spec, cuts, layer, threads, plan);
   if (layer.seals && !cuts.segments().empty())
     TL_TRY(plan_sealed(options, method, spec, cuts, &layer, plan));
@@ -255,7 +255,7 @@ void plan_publication(const CacheOptions& options, const TextCuts& cuts, CachePl
   std::vector<std::uint64_t> saves;
   for (std::size_t l = 0; l < options.layers.size(); ++l) {
     const CachePlan::Layer& layer = plan->layers[l];
-    const auto tails = cuts.saved_tails(options.layers[l], layer.tail_rows);
+    const auto tails = cuts.saved_tails(options.layers[l], l, layer.tail_rows);
     saves.resize(tails.size(), text);
     for (std::size_t i = 0; i < tails.size(); ++i)
       saves[i] +=
@@ -267,12 +267,15 @@ void plan_publication(const CacheOptions& options, const TextCuts& cuts, CachePl
     beside = std::max(beside, std::exchange(before, save) + save);
   }
   plan->published_bytes = kSessionHeaderBytes + beside;
-  plan->saving_bytes += *std::max_element(saves.begin(), saves.end()) + kPageBytes;
+  // The first one may be an earlier process's.
+  const bool is_held = !options.course || options.course->resumed.positions > 0;
+  if (is_held) plan->restoring_bytes += saves.front();
+  plan->saving_bytes += *std::max_element(saves.begin() + is_held, saves.end()) + kPageBytes;
 }
 
 Status check_course(const CacheOptions& options) {
   if (!options.course) return {};
-  std::uint32_t at = options.course->resumed;
+  std::uint32_t at = options.course->resumed.positions;
   for (const std::uint32_t end : options.course->reads) {
     if (end < at)
       return fail(ErrorCode::invalid_argument, "a course that reads up to position ", end,
@@ -352,7 +355,7 @@ std::uint64_t beside_of(const CacheOptions& options, const CachePlan& plan) {
 const char* fewer_positions(const CacheOptions& options) {
   if (!options.course) return "lower -c";
   const Course& course = *options.course;
-  const std::uint32_t text = course.reads.empty() ? course.resumed : course.reads.back();
+  const std::uint32_t text = course.reads.empty() ? course.resumed.positions : course.reads.back();
   if (text >= options.max_positions / 2) return "take a shorter text";
   return "lower -n or -c";
 }
@@ -410,10 +413,15 @@ void plan_row_cache(const CacheOptions& options, const Method& method, std::uint
     of_row += heads * (layer.sealed.bytes() + RowCache::table_bytes(2, layer.rows) - one);
     fixed += heads * (one - (RowCache::table_bytes(2, layer.rows) - one));
   }
-  if (of_row == 0 || bytes < fixed + of_row) return;
+  if (of_row == 0) return;
+  const std::uint64_t without = plan->sealing_bytes();
+  plan->row_cache_rows = 1;
+  const std::uint64_t warming = plan->sealing_bytes() - without;
+  plan->row_cache_rows = 0;
+  if (bytes < warming + fixed + of_row) return;
   const std::uint64_t sealed = method.tail_begin(options.max_positions) - method.sink;
   plan->row_cache_rows = static_cast<std::uint32_t>(
-      std::min<std::uint64_t>((bytes - fixed) / of_row, sealed * options.max_timelines));
+      std::min<std::uint64_t>((bytes - warming - fixed) / of_row, sealed * options.max_timelines));
   plan->row_cache_bytes = fixed + plan->row_cache_rows * of_row;
 }
 

@@ -41,8 +41,10 @@ struct CachePlan {
   std::uint64_t writing_bytes = 0;  // and the pages that they go to, until they are written
   std::array<std::uint64_t, kTiers> rows_bytes{};  // of all sealed rows, in their home tiers
   // Of a session, beside rows: their records and what is published, in the file; memory to put the
-  // latter together; and, beside what is read of it then, to bring a segment back.
-  std::uint64_t records_bytes = 0, published_bytes = 0, saving_bytes = 0, restoring_bytes = 0;
+  // latter together; and to have what is resumed as it was, beside a segment that is brought back,
+  // and a head's rows where there is a row cache to begin with them.
+  std::uint64_t records_bytes = 0, published_bytes = 0, saving_bytes = 0, restoring_bytes = 0,
+                warming_bytes = 0;
   std::uint32_t row_cache_rows = 0;  // a layer and KV head
   std::uint64_t row_cache_bytes = 0;
   StoreOptions stores;  // what the ledger will allow in each tier
@@ -62,7 +64,7 @@ struct CachePlan {
     return spare_tail_bytes +
            std::max(
                span_bytes + std::max(coding_bytes + voting_bytes + writing_bytes, saving_bytes),
-               saving_bytes + restoring_bytes);
+               restoring_bytes + (row_cache_rows > 0 ? warming_bytes : 0));
   }
   // What rows take in a tier, and on the disk what a session keeps beside them.
   std::uint64_t home_bytes(Tier tier) const {

@@ -6,11 +6,17 @@
 
 namespace thermocline {
 
+// What a session's file has of a text.
+struct HeldText {
+  std::uint32_t positions = 0;
+  // Rows of each segment, in order, of a layer that seals; and of each layer's tail.
+  std::vector<std::uint32_t> segments = {}, tails = {};
+};
+
 // As far as the caller of a cache knows it beforehand. A session of such a text is saved where a
 // prefill's span ends, and anywhere after the last of them.
 struct Course {
-  // Positions that a session's file has already, in segments of any length.
-  std::uint32_t resumed = 0;
+  HeldText resumed = {};
   // Where prefills end that come after those, ascending; single rows follow the last one.
   std::vector<std::uint32_t> reads = {};
 };

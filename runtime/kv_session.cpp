@@ -175,6 +175,7 @@ Result<TimelineId> KvCache::Impl::resume() {
     }
   }
   timeline(id).length = from.length;
+  budget->restart_peak(Tier::disk, Purpose::saved);  // it was all that is rows and index now
   return id;
 }
 

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -130,12 +131,18 @@ Result<SavedSession> read_session(const std::string& path) {
   saved.saves = session.published.generation;
   saved.disk_bytes = static_cast<std::uint64_t>(found.st_blocks) * 512;
   saved.saved_at = found.st_mtime;
-  saved.positions = session.manifest.length;
+  saved.held.positions = session.manifest.length;
   saved.facts = std::move(session.manifest.facts);
   saved.method = std::move(session.manifest.method);
   saved.text = std::move(session.manifest.text);
-  for (const SessionManifest::Layer& layer : session.manifest.layers)
+  for (const SessionManifest::Layer& layer : session.manifest.layers) {
     saved.segments += layer.runs.size();
+    saved.held.tails.push_back(saved.held.positions -
+                               std::min(saved.held.positions, layer.tail_first));
+    if (!saved.held.segments.empty()) continue;
+    for (const PageTable::Record& record : layer.runs)
+      saved.held.segments.push_back(static_cast<std::uint32_t>(record.rows));
+  }
   saved.layers = session.manifest.layers.size();
   return saved;
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/base/error.h"
+#include "runtime/course.h"
 #include "runtime/stop_asked.h"
 
 namespace thermocline {
@@ -50,7 +51,7 @@ struct SavedSession {
   std::vector<SessionFact> facts;
   NamedMethod method;
   SessionText text;
-  std::uint32_t positions = 0;  // that need not be read again
+  HeldText held;  // what need not be read again
   std::uint64_t layers = 0, segments = 0;
   std::uint64_t saves = 0;       // so far
   std::uint64_t disk_bytes = 0;  // that the file takes

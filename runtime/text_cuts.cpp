@@ -1,13 +1,14 @@
 #include "runtime/text_cuts.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace thermocline {
 
 std::vector<ReadSpan> read_spans(const CacheOptions& options) {
   if (!options.course) return {{0, std::min(options.max_positions, kSpanRows)}};
   std::vector<ReadSpan> spans;
-  std::uint32_t at = options.course->resumed;
+  std::uint32_t at = options.course->resumed.positions;
   for (const std::uint32_t end : options.course->reads)
     while (at < end) {
       const std::uint32_t next = std::min(end, at - at % kSpanRows + kSpanRows);
@@ -38,23 +39,34 @@ void TextCuts::take_worst() {
   const std::uint32_t sealed = method_.tail_begin(positions_) - method_.sink;
   if (sealed == 0) return;
   seal_steps(method_.sink, method_.sink + sealed);
-  longest_ = std::min(method_.cell_rows(), sealed);
+  longest_ = longest_held_ = std::min(method_.cell_rows(), sealed);
   const std::uint32_t of_last_cell = sealed % method_.cell_rows();
   formed_ = {{longest_, 1}, {of_last_cell > 0 ? of_last_cell : longest_, 1}};
 }
 
 void TextCuts::walk(const Course& course) {
   resumed_ = course.resumed;
-  std::uint32_t begin = method_.tail_begin(course.resumed);
-  seal_steps(method_.sink, begin);
-  // Where what is resumed is cut, what is left of a cell is formed anew.
-  longest_ = std::min(method_.cell_rows(), begin - method_.sink);
-  if (longest_ > 0) formed_ = {{longest_, 1}};
+  std::uint32_t begin = method_.tail_begin(course.resumed.positions);
+  take_held(begin);
+  longest_held_ = std::exchange(longest_, 0);
+  formed_.clear();
   for (const ReadSpan& span : spans_) {
     seal_read(begin, method_.tail_begin(span.end));
     begin = method_.tail_begin(span.end);
   }
   seal_steps(begin, method_.tail_begin(positions_));
+}
+
+// Cut as they are, unless that is not what this method cuts: then opening the file refuses it.
+void TextCuts::take_held(std::uint32_t sealed) {
+  std::uint64_t end = method_.sink;
+  bool is_cut_so = true;
+  for (const std::uint32_t one : resumed_->segments) {
+    end += one;
+    is_cut_so = is_cut_so && one > 0 && one % method_.seal_rows() == 0;
+  }
+  if (!is_cut_so || end != sealed) return seal_steps(method_.sink, sealed);
+  for (const std::uint32_t one : resumed_->segments) add({one, 1});
 }
 
 // No segment crosses a line between cells.
@@ -77,14 +89,6 @@ void TextCuts::add(Alike segments) {
   longest_ = std::max(longest_, segments.rows);
 }
 
-std::uint32_t TextCuts::raw_rows(std::uint32_t tail_rows) const {
-  if (!resumed_) return std::min(positions_, kSpanRows + tail_rows);
-  std::uint32_t rows = std::min(*resumed_, method_.cell_rows() + tail_rows);
-  for (const ReadSpan& span : spans_)
-    rows = std::max(rows, span.end - span.first + std::min(span.first, tail_rows));
-  return rows;
-}
-
 std::uint64_t TextCuts::segment_count() const {
   std::uint64_t count = 0;
   for (const auto& [rows, of_those] : segments_) count += of_those;
@@ -95,23 +99,44 @@ std::uint32_t TextCuts::full_tail(std::uint32_t length) const {
   return length - std::min(length, method_.tail_begin(length));
 }
 
-std::vector<std::uint32_t> TextCuts::saved_tails(const LayerSpec& spec,
-                                                 std::uint32_t tail_rows) const {
-  if (!resumed_) return {tail_rows, tail_rows};
-  std::vector<std::uint32_t> tails;
-  std::uint32_t at = *resumed_, tail = spec.window > 0 ? std::min(at, tail_rows) : full_tail(at);
-  if (at > 0) tails.push_back(tail);
+// Where each span begins, and where the last one ends.
+std::vector<std::uint32_t> TextCuts::tails(const LayerSpec& spec, std::size_t layer,
+                                           std::uint32_t tail_rows) const {
+  std::uint32_t at = resumed_->positions, tail = full_tail(at);
+  if (spec.window > 0)
+    tail = std::min(layer < resumed_->tails.size() ? resumed_->tails[layer] : at, tail_rows);
+  std::vector<std::uint32_t> tails = {tail};
   for (const ReadSpan& span : spans_) {
     tail = spec.window > 0 ? tail + span.end - at : full_tail(span.end);
     if (spec.window > 0 && tail > tail_rows) tail = spec.window + kWindowSlack / 2;
     at = span.end;
     tails.push_back(tail);
   }
+  return tails;
+}
+
+std::uint32_t TextCuts::raw_rows(const LayerSpec& spec, std::size_t layer,
+                                 std::uint32_t tail_rows) const {
+  if (!resumed_) return std::min(positions_, kSpanRows + tail_rows);
+  const std::vector<std::uint32_t> before = tails(spec, layer, tail_rows);
+  std::uint32_t rows = 0;
+  for (std::size_t s = 0; s < spans_.size(); ++s)
+    rows = std::max(rows, before[s] + spans_[s].end - spans_[s].first);
+  return rows;
+}
+
+std::vector<std::uint32_t> TextCuts::saved_tails(const LayerSpec& spec, std::size_t layer,
+                                                 std::uint32_t tail_rows) const {
+  if (!resumed_) return {tail_rows, tail_rows};
+  std::vector<std::uint32_t> saved = tails(spec, layer, tail_rows);
+  const std::uint32_t tail = saved.back();
+  const std::uint32_t at = spans_.empty() ? resumed_->positions : spans_.back().end;
+  if (resumed_->positions == 0) saved.erase(saved.begin());
   // Steps lead to a tail that is as long as it gets, unless they end before it.
   const bool seals = method_.tail_begin(positions_) > method_.tail_begin(at);
   const std::uint32_t last = seals && spec.window == 0 ? tail_rows : tail + positions_ - at;
-  tails.push_back(std::min(tail_rows, last));
-  return tails;
+  saved.push_back(std::min(tail_rows, last));
+  return saved;
 }
 
 }  // namespace thermocline

@@ -2,6 +2,7 @@
 // are sealed, tails that are saved.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -37,35 +38,41 @@ class TextCuts {
   static TextCuts of(const CacheOptions& options, const Method& method);
 
   std::uint32_t longest_span() const { return longest_of(spans_); }
-  // Raw rows of a layer that are in hand at once, at most, in a prefill or a cut: those of the
-  // tail, of so many rows at most, among them.
-  std::uint32_t raw_rows(std::uint32_t tail_rows) const;
+  // Raw rows of layer number `layer` that are in hand at once, at most, in a prefill or a cut,
+  // which is in no course: those of its tail, which keeps at most `tail_rows`, among them.
+  std::uint32_t raw_rows(const LayerSpec& spec, std::size_t layer, std::uint32_t tail_rows) const;
   // Of a layer that seals: rows of a segment -> how many of those there are at the end.
   const std::map<std::uint32_t, std::uint64_t>& segments() const { return segments_; }
   std::uint64_t segment_count() const;
+  // That is formed; that is read back from a session's file.
   std::uint32_t longest_segment() const { return longest_; }
+  std::uint32_t longest_held() const { return longest_held_; }
   // Segments as they are formed: each is there while those after it are.
   std::span<const Alike> formed() const { return formed_; }
-  // Rows of the tail in each save, one after the other; of a layer that keeps at most `tail_rows`.
-  std::vector<std::uint32_t> saved_tails(const LayerSpec& spec, std::uint32_t tail_rows) const;
+  // Rows of the tail in each save, one after the other.
+  std::vector<std::uint32_t> saved_tails(const LayerSpec& spec, std::size_t layer,
+                                         std::uint32_t tail_rows) const;
 
  private:
   TextCuts(const Method& method, std::uint32_t positions)
       : method_(method), positions_(positions) {}
   void walk(const Course& course);
+  void take_held(std::uint32_t sealed);
   void take_worst();
   void seal_read(std::uint32_t begin, std::uint32_t end);
   void seal_steps(std::uint32_t begin, std::uint32_t end);
   void add(Alike segments);
   std::uint32_t full_tail(std::uint32_t length) const;
+  std::vector<std::uint32_t> tails(const LayerSpec& spec, std::size_t layer,
+                                   std::uint32_t tail_rows) const;
 
   const Method& method_;
   std::uint32_t positions_;
-  std::optional<std::uint32_t> resumed_;  // of a known course
+  std::optional<HeldText> resumed_;  // of a known course
   std::vector<ReadSpan> spans_;
   std::map<std::uint32_t, std::uint64_t> segments_;
   std::vector<Alike> formed_;
-  std::uint32_t longest_ = 0;
+  std::uint32_t longest_ = 0, longest_held_ = 0;
 };
 
 }  // namespace thermocline

@@ -77,6 +77,13 @@ TierUsage Budget::usage(Tier tier) const {
   return tiers_[static_cast<std::size_t>(tier)];
 }
 
+void Budget::restart_peak(Tier tier, Purpose purpose) {
+  const auto p = static_cast<std::size_t>(purpose);
+  std::lock_guard lock(mutex_);
+  TierUsage& usage = tiers_[static_cast<std::size_t>(tier)];
+  usage.peak[p] = usage.held[p];
+}
+
 void Budget::check_conservation() const {
   std::lock_guard lock(mutex_);
   for (std::size_t i = 0; i < kTiers; ++i) {

@@ -79,6 +79,8 @@ class Budget {
   // exhausted: what is needed, what is free, what holds the rest, and the flag to raise.
   Result<Reservation> reserve(Tier tier, Purpose purpose, std::uint64_t bytes);
   TierUsage usage(Tier tier) const;
+  // From now on the peak of a purpose: what was held under it is counted under others.
+  void restart_peak(Tier tier, Purpose purpose);
   // free + held = total, in every tier, by counts that are kept apart.
   void check_conservation() const;
 

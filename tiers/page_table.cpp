@@ -98,7 +98,8 @@ Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& opt
   return table;
 }
 
-// Takes no more of the home than is planned for rows, nor longer than anybody waits for.
+// Takes no more of the home than is planned for rows, nor of what is planned in all more than the
+// last publication leaves; nor longer than anybody waits for.
 void PageTable::measure_reads() {
   constexpr std::uint64_t kMeasuredBytes = std::uint64_t{1} << 20;
   constexpr std::chrono::milliseconds kLongest{100};
@@ -110,12 +111,12 @@ void PageTable::measure_reads() {
   const auto tier = static_cast<std::size_t>((*store)->facts().tier);
   std::uint64_t bytes = std::min<std::uint64_t>(kMeasuredBytes, staging_.size());
   bytes = std::min(bytes, options_.stores.bytes[tier]);
-  if (options_.stores.planned[tier].positions > 0) {
+  if (const PlannedUse& planned = options_.stores.planned[tier]; planned.positions > 0) {
     std::uint64_t rows_bytes = 0;
     for (const Layer& layer : layers_)
       rows_bytes +=
           std::uint64_t{layer.options.heads} * layer.options.rows * layer.options.layout.bytes();
-    bytes = std::min(bytes, rows_bytes);
+    bytes = std::min({bytes, rows_bytes, planned.bytes - std::min(planned.bytes, kept_.bytes())});
   }
   bytes -= bytes % kPageBytes;
   if (bytes == 0) return;

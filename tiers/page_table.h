@@ -98,8 +98,8 @@ class PageTable {
   // which is the caller's. `segment` is at home in that store, and has no record yet.
   bool keeps() const { return keeper() && keeper()->keeps(); }
   Status keep(const Segment& segment, const WriteRecord& more);
-  struct Record {  // where it is in the file, and the checksum of its bytes
-    std::uint64_t offset = 0, bytes = 0, checksum = 0;
+  struct Record {  // where it is in the file, the checksum of its bytes, and the segment's rows
+    std::uint64_t offset = 0, bytes = 0, checksum = 0, rows = 0;
   };
   Record record_of(const Segment& segment) const;
   // What is sealed from now on has no record, and is gone with the process.

@@ -50,7 +50,7 @@ Status PageTable::keep(const Segment& segment, const WriteRecord& more) {
   const std::uint64_t offset = slot.space().offset;
   if (Status written = move_pages(Transfer::Kind::write, slot.space(), 0, image.bytes()); !written)
     return give_up(std::move(written), std::move(image), std::move(memory), std::move(slot));
-  place.record = {offset, bytes, page_checksum(image.bytes(), offset)};
+  place.record = {offset, bytes, page_checksum(image.bytes(), offset), place.rows};
   place.record_slot = std::move(slot);
   return {};
 }
@@ -129,6 +129,9 @@ Result<PageTable::Restored> PageTable::restore(const Record& record) {
       read.segment.heads != layers_[place.layer].options.heads)
     return fail(ErrorCode::corrupt, name, ": field layout is not that of a layer ", place.layer,
                 " here");
+  if (read.segment.rows != record.rows)
+    return fail(ErrorCode::corrupt, name, ": field rows is ", read.segment.rows, ", and ",
+                record.rows, " were due");
   TL_TRY_ASSIGN(place.slot,
                 Slot::claim(keeping_store(), budget_, Purpose::rows, read.rows, &kept_));
   place.rows = read.segment.rows;

@@ -17,7 +17,7 @@
 
 namespace thermocline {
 
-inline constexpr std::uint32_t kSessionVersion = 1;
+inline constexpr std::uint32_t kSessionVersion = 2;
 inline constexpr std::uint64_t kSessionHeaderBytes = 2 * kPageBytes;
 // No file was saved so often. One that says so could not be saved any more: the next generation
 // would wrap around, and an old header win over it.

@@ -359,12 +359,12 @@ Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {
   cache_options.max_positions = positions_needed(to_read, flags.sampling.length, record.context);
   if (saved)  // what it holds is resumed whole, and cut then
     cache_options.max_positions =
-        std::min(record.context, std::max(cache_options.max_positions, saved->positions));
+        std::min(record.context, std::max(cache_options.max_positions, saved->held.positions));
   cache_options.session.text_bytes = kSavedTextBytes;
   if (saved)
     cache_options.course = course_on(*saved, prompt);
   else if (!prompt.empty())
-    cache_options.course = Course{0, {static_cast<std::uint32_t>(prompt.size())}};
+    cache_options.course = Course{{}, {static_cast<std::uint32_t>(prompt.size())}};
   TL_TRY_ASSIGN(KeptPrompt kept, KeptPrompt::begin(flags.session, *engine, prompt,
                                                    flags.dry_run ? PrefixCache::Missing::stays
                                                                  : PrefixCache::Missing::is_made,
@@ -372,8 +372,8 @@ Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {
   if (flags.dry_run) {
     if (saved && !prompt.empty()) {  // what begin_text() refuses
       Reuse reuse;
-      reuse.held = saved->positions;
-      reuse.common = std::min(saved->positions, common_tokens(saved->text.tokens, prompt));
+      reuse.held = saved->held.positions;
+      reuse.common = std::min(saved->held.positions, common_tokens(saved->text.tokens, prompt));
       TL_TRY(check_in_common(flags.session.path, reuse));
     }
     return dry_run(*engine, flags, std::move(cache_options), prompt.size(), std::move(kept),

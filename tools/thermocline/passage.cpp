@@ -28,7 +28,7 @@ Result<EvalText> read_eval_session(const Engine& engine, const std::string& path
                 "--method exact");
   TL_TRY(check_saved(engine, saved->text));
   return EvalText{std::filesystem::path(path).filename(), std::move(saved->text.tokens),
-                  saved->positions};
+                  saved->held.positions};
 }
 
 Result<Passage> cut_passage(const EvalText& text, std::uint32_t depth, std::uint32_t steps,

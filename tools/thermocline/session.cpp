@@ -47,7 +47,7 @@ Json session_json(const std::string& path, const SavedSession& session) {
   for (const SessionFact& one : session.facts) facts[one.name] = one.value;
   return Json{{"path", path},
               {"tokens", session.text.tokens.size()},
-              {"positions", session.positions},
+              {"positions", session.held.positions},
               {"method", session.method.name},
               {"method_overrides", session.method.overrides},
               {"facts", facts},
@@ -110,7 +110,7 @@ Result<Exit> show(const std::vector<std::string>& files, const std::string& json
     line("session", path + ", saved " + time_text(session.saved_at) + ", " +
                         format_counted(session.saves, "time") + " so far");
     line("text", format_counted(session.text.tokens.size(), "token") + ", " +
-                     format_count(session.positions) + " of them in the cache");
+                     format_count(session.held.positions) + " of them in the cache");
     line("method", method_text(session));
     line("disk", format_size(session.disk_bytes) + ": " +
                      format_counted(session.segments, "segment") + " in " +

@@ -135,7 +135,7 @@ Result<Exit> build(const BuildFlags& flags, Engine& engine, CacheOptions options
   TL_TRY_ASSIGN(const std::vector<int> tokens, read_chunks(engine, flags, total, chunk));
   TL_TRY_ASSIGN(const ProgressStyle style, parse_progress_style(flags.output.progress));
   TL_TRY_ASSIGN(const std::optional<SavedSession> there, flags.session.look());
-  options.max_positions = std::max(total, there ? there->positions : 0);
+  options.max_positions = std::max(total, there ? there->held.positions : 0);
   TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine.open_cache(options));
   TL_TRY_ASSIGN(Timeline timeline, begin_timeline(flags, *cache, tokens, chunk));
   const std::uint32_t reused = timeline.length();
@@ -211,8 +211,8 @@ Result<Exit> seal_anew(const BuildFlags& flags, Engine& engine, CacheOptions opt
   from.session.path = flags.from;
   from.method = saved.method.name;
   from.method_overrides = saved.method.overrides;
-  from.max_positions = options.max_positions = saved.positions;
-  from.course = Course{saved.positions, {}};
+  from.max_positions = options.max_positions = saved.held.positions;
+  from.course = Course{saved.held, {}};
   TL_TRY(share_memory(engine, &from, &options));
   TL_TRY_ASSIGN(const std::unique_ptr<KvCache> source, engine.open_cache(from));
   TL_TRY_ASSIGN(const Timeline read, source->resume());

@@ -75,12 +75,12 @@ void SessionFlags::add_with_prefix_cache_to(CommandLine* line) {
 }
 
 std::optional<Course> course_on(const SavedSession& saved, std::span<const int> prompt) {
-  const std::uint32_t held = saved.positions;
+  const std::uint32_t held = saved.held.positions;
   const std::size_t all = prompt.empty() ? saved.text.tokens.size() : prompt.size();
   const bool all_stays = prompt.empty() || common_tokens(saved.text.tokens, prompt) >= held;
   // Without what is known of the token after it the last one is read again.
   if (!all_stays || all < held || (all == held && saved.text.logits.empty())) return std::nullopt;
-  Course course{held, {}};
+  Course course{saved.held, {}};
   if (!prompt.empty() && all > held) course.reads.push_back(static_cast<std::uint32_t>(all));
   return course;
 }
@@ -129,7 +129,7 @@ Result<KeptPrompt> KeptPrompt::begin(const SessionFlags& flags, const Engine& en
   if (const auto entry = read_session(kept.path_)) {
     kept.held_ = static_cast<std::uint32_t>(entry->text.tokens.size());
     kept.common_ = common_tokens(entry->text.tokens, prompt);
-    options->max_positions = std::max(options->max_positions, entry->positions);
+    options->max_positions = std::max(options->max_positions, entry->held.positions);
     options->course = course_on(*entry, prompt);
   }
   return kept;

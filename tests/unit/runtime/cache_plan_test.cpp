@@ -102,9 +102,9 @@ TEST(CachePlan, ADiskThatHoldsLessThanTheRowsIsRefusedByItsFlag) {
     const std::string said = plan_in(Tier::disk, options).error().message;
     return said.substr(said.rfind(": ") + 2);
   };
-  EXPECT_EQ(advice({0, {19990}}), "raise it or take a shorter text");
-  EXPECT_EQ(advice({19000, {}}), "raise it or take a shorter text");
-  EXPECT_EQ(advice({0, {100}}), "raise it or lower -n or -c");
+  EXPECT_EQ(advice({{}, {19990}}), "raise it or take a shorter text");
+  EXPECT_EQ(advice({{.positions = 19000}, {}}), "raise it or take a shorter text");
+  EXPECT_EQ(advice({{}, {100}}), "raise it or lower -n or -c");
 }
 
 // Whole layers, from the first one on, as far as they fit; the others are below.

@@ -155,7 +155,7 @@ TEST_P(KvSession, ALeftSessionStaysAsItWasSaved) {
   const auto verified = verify_session(file);
   ASSERT_TRUE(verified);
   EXPECT_TRUE(verified->damage.empty());
-  EXPECT_EQ(read_session(file)->positions, 700u);
+  EXPECT_EQ(read_session(file)->held.positions, 700u);
 }
 
 // Each save writes the tail, the text and where everything is, and no sealed row.

@@ -56,7 +56,7 @@ def read_header(page):
     header = Fields(page)
     magic, version, page_bytes, *record = header.values("8sII4Q")
     sound = header.value("Q") == checksum(page[:header.at - 8], 0)
-    if not sound or (magic, version, page_bytes) != (b"TLSESS\x1a\n", 1, PAGE):
+    if not sound or (magic, version, page_bytes) != (b"TLSESS\x1a\n", 2, PAGE):
         return None
     assert header.rest_is_zero()
     return record  # generation, offset, bytes, checksum
@@ -72,7 +72,7 @@ def read_manifest(content):
     said["layers"] = []
     for _ in range(m.value("I")):
         layer = {"tail_first": m.value("I"), "sinks": m.list("B"), "tail": m.list("B")}
-        layer["records"] = [m.values("QQQ") for _ in range(m.value("Q"))]
+        layer["records"] = [m.values("QQQQ") for _ in range(m.value("Q"))]
         said["layers"].append(layer)
     assert m.at == len(content)
     return said
@@ -132,9 +132,10 @@ class SessionFormat(unittest.TestCase):
         referred = []
         for l, layer in enumerate(manifest["layers"]):
             position = 4
-            for at, size, due in layer["records"]:
+            for at, size, due, due_rows in layer["records"]:
                 self.assertEqual(checksum(file[at:at + size], at), due)
                 rows, first = self.read_segment(file, file[at:at + size], l, extents)
+                self.assertEqual(rows, due_rows)
                 self.assertEqual(first, position)
                 position += rows
                 referred.append((at, size))
