@@ -158,9 +158,6 @@ Result<Timeline> begin_text(const Engine& engine, KvCache& cache, const Generate
   const bool named = !flags.session.path.empty();
   TL_TRY_ASSIGN(Timeline timeline, begin_session(engine, cache, text, reuse));
   if (named) TL_TRY(check_in_common(flags.session.path, *reuse));
-  record->notes.push_back(
-      (named ? "--session " + flags.session.path : std::string("--prefix-cache")) + ": " +
-      reuse->line);
   TL_TRY(take_sampling(flags, seed, text, run, record));
   return timeline;
 }
@@ -248,6 +245,10 @@ class Run {
     const CacheReport before = cache_->report();
     if (const Status saved = save(text_); status) status = saved;
     out->decode_cost.disk_bytes_written += difference(cache_->report(), before).disk_bytes_written;
+    if (!reuse_.line.empty())
+      record_->notes.push_back((flags_.session.path.empty() ? std::string("--prefix-cache")
+                                                            : "--session " + flags_.session.path) +
+                               ": " + reuse_.line);
     if (keeps_another_)
       record_->notes.push_back("--session " + flags_.session.path +
                                " keeps what it held: this text was not read to its end");
@@ -273,12 +274,12 @@ class Run {
   Status begin() {
     text_ = {};
     text_.tokens = prompt_;
-    Reuse reuse;
+    reuse_ = {};
     TL_TRY_ASSIGN(cache_, engine_.open_cache(cache_options_));
     const bool holds_a_text = cache_->saved() != nullptr;
     TL_TRY_ASSIGN(timeline_,
-                  begin_text(engine_, *cache_, flags_, &text_, &options_, record_, &reuse));
-    all_stays_ = reuse.common == reuse.held;
+                  begin_text(engine_, *cache_, flags_, &text_, &options_, record_, &reuse_));
+    all_stays_ = reuse_.common == reuse_.held;
     keeps_another_ = !flags_.session.path.empty() && holds_a_text;
     kept_.begin_reading(*cache_, &record_->notes);
     return {};
@@ -323,6 +324,7 @@ class Run {
   std::unique_ptr<KvCache> cache_;
   Timeline timeline_;
   WrittenText text_;
+  Reuse reuse_;
   // Until the text has been read the file keeps what it held: no less of that, and with what it
   // knew of the next token.
   bool keeps_another_ = false;

@@ -16,6 +16,7 @@
 #include <tuple>
 
 #include "tools/thermocline/common_tokens.h"
+#include "tools/thermocline/size.h"
 #include "tools/thermocline/user_cache.h"
 
 namespace thermocline {
@@ -147,18 +148,40 @@ std::string PrefixCache::choose(std::span<const SessionFact> facts,
                                 std::span<const int> tokens) const {
   if (missing_) return name_of(facts, tokens);
   std::string best;
-  // What shares less than half would be read over the entry, or not be kept.
-  std::size_t most = std::max(kLeastTokens, tokens.size() / 2) - 1;
+  std::size_t most = kLeastTokens, least_else = 0;
   for (const std::string& path : entries_of(folder_)) {
     const Result<SavedSession> session = read_session(path);
     if (!session || !same_facts(facts, session->facts)) continue;
     // The tokens themselves are compared: a name is a hint, and proves nothing.
     const std::size_t common = common_tokens(session->text.tokens, tokens);
-    if (common <= most || !session_is_free(path)) continue;
+    const std::size_t rest = session->text.tokens.size() - common;
+    if (common < most || (common == most && !best.empty() && rest >= least_else)) continue;
+    if (!session_is_free(path)) continue;
     most = common;
+    least_else = rest;
     best = path;
   }
   return best.empty() ? name_of(facts, tokens) : best;
+}
+
+Result<std::string> PrefixCache::branch(const std::string& path, std::span<const SessionFact> facts,
+                                        std::span<const int> tokens) const {
+  const std::string copy = name_of(facts, tokens);
+  if (is_session(copy)) return copy;  // of a run that did not come to an end
+  TL_TRY_ASSIGN(const Keeping keeping, begin_keeping());
+  used(path);  // the last to make room
+  struct stat file {};
+  const bool found = ::lstat(path.c_str(), &file) == 0;
+  const std::uint64_t bytes = found ? static_cast<std::uint64_t>(file.st_blocks) * 512 : 0;
+  if (bytes > budget_bytes_ / 2 || !make_room(keeping, bytes, copy))
+    return fail(ErrorCode::exhausted, "it is too small for it beside one that begins alike, of ",
+                format_size(bytes));
+  std::error_code error;
+  if (!fs::copy_file(path, copy, error)) {
+    (void)::unlink(copy.c_str());
+    return fail(ErrorCode::io, "one that begins alike could not be copied: ", error.message());
+  }
+  return copy;
 }
 
 PrefixCache::Keeping::~Keeping() {

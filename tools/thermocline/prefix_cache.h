@@ -26,8 +26,12 @@ class PrefixCache {
   static Result<std::string> default_folder();
 
   // The file to read `tokens` with: the entry of these facts that has most of them from the first
-  // on, where that is worth while; else the name of a new one.
+  // on, and least else, where that is worth while; else the name of a new one.
   std::string choose(std::span<const SessionFact> facts, std::span<const int> tokens) const;
+  // A copy of the entry `path`, to be gone on from as `tokens`, which it only begins like: so both
+  // are kept. exhausted: there is no room for it beside that entry.
+  Result<std::string> branch(const std::string& path, std::span<const SessionFact> facts,
+                             std::span<const int> tokens) const;
 
   // While it lives no other process makes room or keeps anything: two that found the same room
   // would both fill it.

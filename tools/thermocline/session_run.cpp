@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <utility>
 
 #include "tools/thermocline/common_tokens.h"
 #include "tools/thermocline/size.h"
@@ -126,13 +127,29 @@ Result<KeptPrompt> KeptPrompt::begin(const SessionFlags& flags, const Engine& en
     return kept;
   }
   kept.cache_ = std::move(cache);
-  if (const auto entry = read_session(kept.path_)) {
-    kept.held_ = static_cast<std::uint32_t>(entry->text.tokens.size());
-    kept.common_ = common_tokens(entry->text.tokens, prompt);
-    options->max_positions = std::max(options->max_positions, entry->held.positions);
-    options->course = course_on(*entry, prompt);
+  kept.look_at_entry(prompt, options);
+  if (kept.common_ == prompt.size() || kept.is_extended() ||
+      missing != PrefixCache::Missing::is_made)
+    return kept;
+  // What would be lost of the entry serves others: both are kept.
+  const auto branch = kept.cache_->branch(kept.path_, kept.facts_, prompt);
+  if (branch) {
+    kept.branched_from_ = std::exchange(kept.path_, *branch);
+    options->session.path = kept.path_;
+    kept.look_at_entry(prompt, options);
+  } else {
+    notes->push_back("--prefix-cache: the prompt is not kept: " + branch.error().message);
   }
   return kept;
+}
+
+void KeptPrompt::look_at_entry(std::span<const int> prompt, CacheOptions* options) {
+  const auto entry = read_session(path_);
+  if (!entry) return;
+  held_ = static_cast<std::uint32_t>(entry->text.tokens.size());
+  common_ = common_tokens(entry->text.tokens, prompt);
+  options->max_positions = std::max(plain_positions_, entry->held.positions);
+  options->course = course_on(*entry, prompt);
 }
 
 namespace {
@@ -152,8 +169,15 @@ std::uint64_t bytes_when_saved(const KvCache& cache, const WrittenText& text) {
 
 void KeptPrompt::give_up(const Error& why, CacheOptions* options, std::vector<std::string>* notes) {
   const bool useless = why.code == ErrorCode::corrupt;  // else it serves others
-  if (useless && missing_ == PrefixCache::Missing::is_made) cache_->remove(path_);
-  notes->push_back("--prefix-cache is left out of this run: " + why.message +
+  if (missing_ == PrefixCache::Missing::is_made) {
+    const bool is_copy = !branched_from_.empty();
+    if (useless || is_copy) cache_->remove(path_);
+    if (useless && is_copy) cache_->remove(branched_from_);
+  }
+  std::string said = why.message;
+  if (const std::string name = "--session " + path_; said.starts_with(name))
+    said.replace(0, name.size(), path_);
+  notes->push_back("--prefix-cache is left out of this run: " + said +
                    (useless ? " (it is removed)" : ""));
   cache_.reset();
   options->session.path.clear();
@@ -162,9 +186,9 @@ void KeptPrompt::give_up(const Error& why, CacheOptions* options, std::vector<st
 }
 
 // An entry that begins with the prompt serves it, and longer ones, as it is; and one that would
-// lose more than its last few tokens serves others.
+// lose more than its last few tokens serves others, unless it is a copy.
 bool KeptPrompt::is_extended() const {
-  return common_ < prompt_tokens_ && common_ >= held_ - held_ / 8;
+  return common_ < prompt_tokens_ && (!branched_from_.empty() || common_ >= held_ - held_ / 8);
 }
 
 void KeptPrompt::leave(KvCache& cache, std::vector<std::string>* notes) {

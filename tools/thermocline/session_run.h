@@ -81,6 +81,8 @@ class KeptPrompt {
 
  private:
   bool is_extended() const;
+  // What `path_` holds, and shares with the prompt.
+  void look_at_entry(std::span<const int> prompt, CacheOptions* options);
   static void leave(KvCache& cache, std::vector<std::string>* notes);
   Status keep(KvCache& cache, const Timeline& timeline, const WrittenText& text,
               std::uint64_t seed) const;
@@ -90,6 +92,7 @@ class KeptPrompt {
   std::string path_;
   std::size_t prompt_tokens_ = 0;
   std::uint32_t held_ = 0, common_ = 0;  // tokens of the entry, and those the prompt begins with
+  std::string branched_from_;            // it is a copy of that one, which serves others
   PrefixCache::Missing missing_ = PrefixCache::Missing::is_made;
   std::uint32_t plain_positions_ = 0;  // of a run without it
   std::optional<Course> plain_course_;

@@ -432,6 +432,39 @@ class Session(unittest.TestCase):
             self.assertEqual(used["cached_tokens"], used["prompt_tokens"])
             shutil.rmtree(folder)
 
+    def test_prompts_that_begin_alike_are_both_kept(self):
+        environment = dict(os.environ, XDG_CACHE_HOME=self.folder.name)
+        folder = pathlib.Path(self.folder.name) / "thermocline" / "prefixes"
+        one, other = (TEXT[:3000] + " " + TEXT[at:at + 1500] for at in (4000, 4500))
+
+        def read(text, size):
+            done = run("generate", "-m", MODEL, "--json", "-", "-n", "4", "--temp", "0", "-p", text,
+                       "--prefix-cache", size, environment=environment)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            return json.loads(done.stdout)
+        first = read(one, "64MiB")
+        entry, = folder.iterdir()
+        # Without room for both, the one that is there serves the other, and stays.
+        small = read(other, str(entry.stat().st_blocks * 512 * 5 // 4))
+        self.assertTrue(any("beside one that begins alike" in note for note in small["notes"]),
+                        small["notes"])
+        self.assertGreater(small["cached_tokens"], 500)
+        self.assertEqual([*folder.iterdir()], [entry])
+        branch = read(other, "64MiB")
+        self.assertEqual((branch["cached_tokens"], branch["text"]),
+                         (small["cached_tokens"], small["text"]))
+        self.assertEqual(branch["text"],
+                         self.generate("-p", other, "-n", "4", "--temp", "0")["text"])
+        for text, due in ((one, first), (other, branch)):
+            again = read(text, "64MiB")
+            self.assertEqual((again["cached_tokens"], again["text"]),
+                             (again["prompt_tokens"], due["text"]))
+        self.assertEqual(len([*folder.iterdir()]), 2)
+        # However much longer the text is that begins like a kept one.
+        longer = read(TEXT[:3000] + TEXT[5000:] + TEXT, "64MiB")
+        self.assertGreater(longer["cached_tokens"], 500)
+        shutil.rmtree(folder)
+
     def test_a_dry_run_refuses_what_a_run_refuses(self):
         self.generate("-p", TEXT, "-n", "1", "--session", self.file)
         words = ["generate", "-m", MODEL, "-p", "hello", "--session", self.file, "--temp", "0"]
@@ -481,6 +514,8 @@ class Session(unittest.TestCase):
         again = run(*words, environment=environment)
         self.assertEqual((again.returncode, again.stdout), (0, due.stdout), again.stderr)
         self.assertIn(b"it is removed", again.stderr)
+        for wrong in (b"reused", b"--session"):
+            self.assertNotIn(wrong, again.stderr)
         self.assertFalse(entry.exists())
 
     def test_a_place_for_the_text_that_is_full_is_not_the_kept_prompts_fault(self):
