@@ -14,6 +14,19 @@
 #include "tiers/size_text.h"
 
 namespace thermocline {
+namespace {
+
+Status check_file_limit(const std::string& where, const PlannedUse& planned) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY ||
+      planned.bytes <= limit.rlim_cur)
+    return {};
+  return fail(ErrorCode::exhausted, where, ": ", planned.positions, " positions need ",
+              size_text(planned.bytes), " there and RLIMIT_FSIZE is ", size_text(limit.rlim_cur),
+              ": raise it (ulimit -f), or lower -c");
+}
+
+}  // namespace
 
 bool direct_pages_work(int file) {
 #ifdef STATX_DIOALIGN
@@ -45,7 +58,8 @@ std::optional<std::uint64_t> free_on_filesystem(int file) {
   return std::uint64_t{found.f_bavail} * found.f_frsize;
 }
 
-Status check_room(int file, const std::string& where, const PlannedUse& planned) {
+Status check_planned(int file, const std::string& where, const PlannedUse& planned) {
+  TL_TRY(check_file_limit(where, planned));
   const std::optional<std::uint64_t> free = free_on_filesystem(file);
   struct stat found {};
   const std::uint64_t held =
@@ -58,16 +72,6 @@ Status check_room(int file, const std::string& where, const PlannedUse& planned)
               " and its filesystem has ", size_text(*free), " free, for about ",
               static_cast<std::uint64_t>(share * static_cast<double>(planned.positions)),
               ": free some, name another place, or lower -c");
-}
-
-Status check_file_limit(const std::string& where, const PlannedUse& planned) {
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY ||
-      planned.bytes <= limit.rlim_cur)
-    return {};
-  return fail(ErrorCode::exhausted, where, ": ", planned.positions, " positions need ",
-              size_text(planned.bytes), " there and RLIMIT_FSIZE is ", size_text(limit.rlim_cur),
-              ": raise it (ulimit -f), or lower -c");
 }
 
 std::string note_on_filesystem(int file, const std::string& where, bool direct) {

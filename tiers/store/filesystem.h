@@ -19,12 +19,10 @@ bool in_memory(int file);
 std::optional<std::uint64_t> free_on_filesystem(int file);
 
 // exhausted: there is less room than is planned, with what there would be enough for; what `file`
-// holds already is part of the plan. Asked before anything is computed: a disk that fills up half
-// way has wasted the half. `where` begins the message ("--kv-dir /data").
-Status check_room(int file, const std::string& where, const PlannedUse& planned);
-
-// exhausted: this process may not write a file as large as is planned (RLIMIT_FSIZE).
-Status check_file_limit(const std::string& where, const PlannedUse& planned);
+// holds already is part of the plan. Or this process may not write a file as large (RLIMIT_FSIZE).
+// Asked before anything is computed: a disk that fills up half way has wasted the half. `where`
+// begins the message ("--kv-dir /data").
+Status check_planned(int file, const std::string& where, const PlannedUse& planned);
 
 // What whoever named the file's place should know: that it is memory, or read through the page
 // cache; "": nothing.

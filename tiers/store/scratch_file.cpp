@@ -117,7 +117,7 @@ Result<ScratchFile> ScratchFile::open_in(const Descriptor& opened, const std::st
     return fail(ErrorCode::io, where, ": could not create a scratch file: ", errno_text(errno));
   // The umask may have taken even the owner's permissions; nothing may have added any.
   (void)::fchmod(scratch.file_.number(), 0600);
-  TL_TRY(check_room(scratch.descriptor(), where, planned));
+  TL_TRY(check_planned(scratch.descriptor(), where, planned));
   scratch.note_ = note_on_filesystem(scratch.descriptor(), where, scratch.direct_);
   return scratch;
 }

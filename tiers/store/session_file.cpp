@@ -87,12 +87,6 @@ Result<Descriptor> open_folder(const std::string& path, const std::string& name)
               folder_of(path), " could not be opened: ", errno_text(errno));
 }
 
-// For the last save too: what a run computes is lost where that has no room.
-Status check_planned(int file, const std::string& name, const PlannedUse& planned) {
-  TL_TRY(check_file_limit(name, planned));
-  return check_room(file, name, planned);
-}
-
 bool is_direct(int file) { return (::fcntl(file, F_GETFL) & O_DIRECT) != 0; }
 
 }  // namespace

@@ -411,7 +411,13 @@ TEST_F(ScratchFileTest, AFileSizeLimitIsAnErrorAndNoSignal) {
   const rlimit limit{.rlim_cur = kMiB, .rlim_max = before.rlim_max};
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
   const auto fits = take(*scratch, kMiB), refused = take(*scratch, 1);
+  const auto planned = ScratchFile::create(root_, 1024 * kMiB, {kMiB, 1000}),
+             too_large = ScratchFile::create(root_, 1024 * kMiB, {kMiB + 1, 1000});
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_TRUE(planned);
+  ASSERT_FALSE(too_large);
+  EXPECT_NE(too_large.error().message.find("there and RLIMIT_FSIZE is 1 MiB"), std::string::npos)
+      << too_large.error().message;
   ASSERT_TRUE(fits && !refused);
   EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
   EXPECT_NE(refused.error().message.find("RLIMIT_FSIZE is 1 MiB"), std::string::npos)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -293,17 +294,27 @@ class CommandLine(unittest.TestCase):
                                      r"256 KiB free, for about \d+: .*-c")
 
     def test_a_disk_that_gives_out_half_way_is_an_error_with_statistics(self):
-        limited = ["sh", "-c", 'trap "" XFSZ; ulimit -f 300; exec "$@"', "sh", COMMAND]
+        without_signal = ["sh", "-c", 'trap "" XFSZ; exec "$@"', "sh", COMMAND]
         with tempfile.TemporaryDirectory() as disk, \
                 tempfile.NamedTemporaryFile("r", suffix=".json") as statistics:
-            done = subprocess.run([*limited, "generate", "-m", TINY, "-p", "x", "-n", "2900", "-c",
-                                   "3000", "--ignore-eos", "--method-set", "steady.seal=64",
-                                   "--kv-disk", "1GiB", "--kv-dir", disk, "--json",
-                                   statistics.name], capture_output=True, timeout=300, check=False)
+            words = ["generate", "-m", TINY, "-p", "x", "-n", "2900", "-c", "3000", "--ignore-eos",
+                     "--method-set", "steady.seal=64", "--kv-disk", "1GiB", "--kv-dir", disk,
+                     "--json", statistics.name]
+            with subprocess.Popen([*without_signal, *words], stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE) as process:
+                process.stdout.read(1)
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (150 << 10, 150 << 10))
+                _, said = process.communicate(timeout=300)
             answer = json.load(statistics)
-        self.assertEqual(done.returncode, 1, done.stderr)
-        self.assertIn("RLIMIT_FSIZE", done.stderr.decode().splitlines()[-1])
-        self.assertIn("ended by an error", done.stderr.decode())
+            self.assertEqual(process.returncode, 1, said)
+            self.assertIn("RLIMIT_FSIZE", said.decode().splitlines()[-1])
+            self.assertIn("ended by an error", said.decode())
+            # What is known beforehand is refused beforehand.
+            for more in ([], ["--dry-run"]):
+                done = subprocess.run(["sh", "-c", 'ulimit -f 150; exec "$@"', "sh", COMMAND, *words,
+                                       *more], capture_output=True, timeout=300, check=False)
+                self.assertEqual((done.returncode, done.stdout), (1, b""), done.stderr)
+                self.assertRegex(done.stderr.decode(), r"need .* there and RLIMIT_FSIZE is 75 KiB")
         self.assertEqual(answer["stop_reason"], "error")
         self.assertGreater(answer["generated_tokens"], 0)
         self.assertGreater(answer["decode"]["disk_bytes_written"], 0)
