@@ -22,7 +22,7 @@ namespace {
 constexpr std::uint64_t kStagingBytes = std::uint64_t{8} << 20;
 
 // Of the process itself, beside all that is planned: a layer's scratch, stacks, the text.
-constexpr std::uint64_t kOwnBytes = std::uint64_t{16} << 20;
+constexpr std::uint64_t kOwnBytes = std::uint64_t{48} << 20;
 
 Status check_layer(const LayerSpec& spec, std::size_t l) {
   const auto refuse = [&](const auto&... what) {
@@ -463,6 +463,7 @@ MemoryPlan CachePlan::lines() const {
   }
   plan.lines.push_back({kWorkspace, "attention", workspace_bytes(), workspace_bytes()});
   for (const MemoryLine& line : plan.lines) plan.peak_bytes[line.tier] += line.bytes;
+  plan.allowance_bytes = kOwnBytes;
   return plan;
 }
 

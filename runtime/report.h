@@ -72,6 +72,9 @@ struct MemoryPlan {
   // By tier, the most at one time: of usage, what its lines' peaks need not add up to.
   std::map<std::string, std::uint64_t> peak_bytes;
   std::vector<std::string> notes;  // of a plan: what the cache would say (KvCache::notes)
+  // Of a plan: what the process may need beside all of this, in no ledger: code, stacks, the text,
+  // what segments are formed with, what the allocator keeps.
+  std::uint64_t allowance_bytes = 0;
   std::uint64_t total(const std::string& tier) const;
 };
 

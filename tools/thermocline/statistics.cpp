@@ -203,6 +203,9 @@ void print_memory_plan(const MemoryPlan& plan, Detail detail) {
     line(tier.c_str(), (tier == kWorkspace || tier == kMapped ? "" : "KV ") + text +
                            (purposes.empty() ? "" : ": " + purposes));
   }
+  if (plan.allowance_bytes > 0)
+    line("process", "up to " + format_size(plan.allowance_bytes) +
+                        " beside it: code, stacks, the text, what segments are formed with");
 }
 
 Json memory_json(const MemoryPlan& plan) {
@@ -213,7 +216,9 @@ Json memory_json(const MemoryPlan& plan) {
                          {"purpose", one.purpose},
                          {"bytes", one.bytes},
                          {"peak_bytes", one.peak_bytes}});
-  return Json{{"total_bytes", totals}, {"peak_bytes", plan.peak_bytes}, {"lines", lines}};
+  Json json{{"total_bytes", totals}, {"peak_bytes", plan.peak_bytes}, {"lines", lines}};
+  if (plan.allowance_bytes > 0) json["allowance_bytes"] = plan.allowance_bytes;
+  return json;
 }
 
 Json model_json(const ModelInfo& model) {

@@ -187,12 +187,13 @@ TEST(CachePlan, NoMoreIsPlannedThanTheMachineCanGive) {
       options.tiers.disk_bytes = disk > 0 ? kPlenty : 0;
       const auto whole = plan(kPlenty, kPlenty);
       ASSERT_TRUE(whole) << whole.error().message;
+      const std::uint64_t allowance = whole->lines().allowance_bytes;
       const auto all_of = [&](const CachePlan& one) {
         return one.host_bytes() + one.home_bytes(Tier::device) + one.workspace_bytes() + 5 * kMiB;
       };
       // A budget far beyond the machine is none of its business; what is planned of it is.
-      EXPECT_EQ(refusal(kPlenty, all_of(*whole) + 16 * kMiB), "");
-      const std::string said = refusal(kPlenty, all_of(*whole) + 16 * kMiB - 1);
+      EXPECT_EQ(refusal(kPlenty, all_of(*whole) + allowance), "");
+      const std::string said = refusal(kPlenty, all_of(*whole) + allowance - 1);
       EXPECT_NE(said.find("and this machine has "), std::string::npos) << said;
       EXPECT_NE(said.find(disk > 0     ? ": lower --kv-host"
                           : device > 0 ? ": lower --kv-device, or lower -c"
@@ -200,10 +201,10 @@ TEST(CachePlan, NoMoreIsPlannedThanTheMachineCanGive) {
                 std::string::npos)
           << said;
       // And so it is of memory that nobody asked for, which is what is left beside all that.
-      const std::uint64_t least = all_of(*whole) - whole->row_cache_bytes + 16 * kMiB;
+      const std::uint64_t least = all_of(*whole) - whole->row_cache_bytes + allowance;
       const auto automatic = plan(kAutoBytes, least + 1000);
       ASSERT_TRUE(automatic) << automatic.error().message;
-      EXPECT_LE(all_of(*automatic) + 16 * kMiB, least + 1000);
+      EXPECT_LE(all_of(*automatic) + allowance, least + 1000);
       EXPECT_EQ(automatic->bytes_of(Tier::host),
                 whole->host_bytes() - whole->row_cache_bytes + 1000);
       EXPECT_NE(refusal(kAutoBytes, least - 1).find("and this machine has "), std::string::npos);

@@ -83,6 +83,16 @@ class Memory(unittest.TestCase):
         print(f"planned {rows}, resident {grown}, {grown / rows:.3f}")
         self.assertLess(abs(grown - rows), BOUND * rows)
 
+    def test_a_process_takes_no_more_than_its_plan_and_the_allowance(self):
+        for method in ("exact", "ladder4"):
+            words = ["generate", "-m", MODEL, "-f", LICENSE_TEXT, "-c", 40000, "-n", 4, "--temp",
+                     0, "--ignore-eos", "--json", "-", "--method", method]
+            plan, done = (json.loads(run(*words, *more).stdout) for more in (["--dry-run"], []))
+            memory = plan["memory"]
+            most = sum(memory["total_bytes"].values()) + memory["allowance_bytes"]
+            print(f"{method}: planned {most}, resident {done['peak_resident_bytes']}")
+            self.assertLess(done["peak_resident_bytes"], most)
+
 
 if __name__ == "__main__":
     need_command()
