@@ -2,7 +2,10 @@
 #include <boost/context/pooled_fixedsize_stack.hpp>
 #include <chrono>
 #include <cstdlib>
+#include <map>
 #include <vector>
+
+#include <sys/mman.h>
 
 #include <cuda_runtime.h>
 
@@ -33,13 +36,61 @@ constexpr Name kNames[] = {
     {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
 };
 
-cudaError_t allocate(void** memory, std::size_t bytes) {
-  constexpr std::size_t kAlignment = 256;  // as cudaMalloc's
-  *memory = std::aligned_alloc(kAlignment, (bytes / kAlignment + 1) * kAlignment);
-  if (*memory == nullptr) return said(cudaErrorMemoryAllocation);
-  std::memset(*memory, 0xff, bytes);
-  return cudaSuccess;
-}
+constexpr std::size_t kAlignment = 256;  // as cudaMalloc's
+
+// The device's memory: addresses that nobody reaches but while the device works.
+class DeviceMemory {
+ public:
+  static constexpr std::size_t kBytes = std::size_t{1} << 30;
+
+  // While one lives, on the only thread that drives the device.
+  class Reached {
+   public:
+    Reached() { the().allow(PROT_READ | PROT_WRITE); }
+    ~Reached() { the().allow(PROT_NONE); }
+    Reached(const Reached&) = delete;
+    Reached& operator=(const Reached&) = delete;
+  };
+
+  static DeviceMemory& the() {
+    static DeviceMemory memory;
+    return memory;
+  }
+  void* take(std::size_t bytes) {
+    const std::size_t size = (bytes / kAlignment + 1) * kAlignment;
+    std::size_t at = 0;  // the first gap that is large enough
+    for (const auto& [begin, taken] : taken_) {
+      if (begin - at >= size) break;
+      at = begin + taken;
+    }
+    if (kBytes - at < size) return nullptr;
+    taken_.emplace(at, size);
+    end_ = std::max(end_, at + size);
+    held_ += size;
+    return base_ + at;
+  }
+  void give(void* memory) {
+    const auto found = taken_.find(static_cast<std::size_t>(static_cast<char*>(memory) - base_));
+    if (found == taken_.end()) std::abort();  // cudaMalloc() did not return it
+    held_ -= found->second;
+    taken_.erase(found);
+  }
+  std::size_t free_bytes() const { return kBytes - held_; }
+
+ private:
+  DeviceMemory()
+      : base_(static_cast<char*>(
+            mmap(nullptr, kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0))) {
+    if (base_ == MAP_FAILED) std::abort();
+  }
+  void allow(int protection) {
+    if (end_ > 0 && mprotect(base_, end_, protection) != 0) std::abort();
+  }
+
+  char* base_;
+  std::map<std::size_t, std::size_t> taken_;  // begin -> bytes
+  std::size_t end_ = 0, held_ = 0;            // the highest that was ever taken
+};
 
 }  // namespace
 
@@ -68,19 +119,37 @@ cudaError_t cudaSetDevice(int device) {
   return said(device == 0 ? cudaSuccess : cudaErrorInvalidDevice);
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
-  *properties = {"this processor, which stands in for a device", std::size_t{1} << 30, 1};
+  *properties = {"this processor, which stands in for a device", DeviceMemory::kBytes, 1};
   return cudaSuccess;
 }
-cudaError_t cudaMalloc(void** memory, std::size_t bytes) { return allocate(memory, bytes); }
+cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
+  *free = DeviceMemory::the().free_bytes();
+  *total = DeviceMemory::kBytes;
+  return cudaSuccess;
+}
+cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
+  *memory = DeviceMemory::the().take(bytes);
+  if (*memory == nullptr) return said(cudaErrorMemoryAllocation);
+  const DeviceMemory::Reached reached;
+  std::memset(*memory, 0xff, bytes);
+  return cudaSuccess;
+}
 cudaError_t cudaFree(void* memory) {
-  std::free(memory);
+  if (memory != nullptr) DeviceMemory::the().give(memory);
   return cudaSuccess;
 }
 cudaError_t cudaHostAlloc(void** memory, std::size_t bytes, unsigned) {
-  return allocate(memory, bytes);
+  *memory = std::aligned_alloc(kAlignment, (bytes / kAlignment + 1) * kAlignment);
+  if (*memory == nullptr) return said(cudaErrorMemoryAllocation);
+  std::memset(*memory, 0xff, bytes);
+  return cudaSuccess;
 }
-cudaError_t cudaFreeHost(void* memory) { return cudaFree(memory); }
+cudaError_t cudaFreeHost(void* memory) {
+  std::free(memory);
+  return cudaSuccess;
+}
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind) {
+  const DeviceMemory::Reached reached;
   if (bytes > 0) std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
@@ -89,6 +158,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
   return cudaMemcpy(to, from, bytes, kind);
 }
 cudaError_t cudaMemsetAsync(void* memory, int value, std::size_t bytes, cudaStream_t) {
+  const DeviceMemory::Reached reached;
   std::memset(memory, value, bytes);
   return cudaSuccess;
 }
@@ -235,6 +305,7 @@ void trap() {
 cudaError_t run(dim3 grid, dim3 block, const std::function<void()>& body) {
   if (grid.x == 0 || grid.y > 65535 || grid.z > 65535 || block.x * block.y * block.z > 1024)
     return said(cudaErrorInvalidConfiguration);
+  const DeviceMemory::Reached reached;
   context::pooled_fixedsize_stack stacks(256 << 10);
   gridDim = grid;
   blockDim = block;
