@@ -38,10 +38,12 @@ constexpr Name kNames[] = {
 
 constexpr std::size_t kAlignment = 256;  // as cudaMalloc's
 
-// The device's memory: addresses that nobody reaches but while the device works.
+// The device's memory: addresses that nobody reaches but while the device works. To shut them takes
+// time with every page: what uses more than a few, a benchmark, is not guarded.
 class DeviceMemory {
  public:
   static constexpr std::size_t kBytes = std::size_t{1} << 30;
+  static constexpr std::size_t kGuardedBytes = std::size_t{32} << 20;
 
   // While one lives, on the only thread that drives the device.
   class Reached {
@@ -84,12 +86,18 @@ class DeviceMemory {
     if (base_ == MAP_FAILED) std::abort();
   }
   void allow(int protection) {
+    if (end_ > kGuardedBytes) protection = PROT_READ | PROT_WRITE;
+    if (protection == allowed_ && end_ == allowed_end_) return;
     if (end_ > 0 && mprotect(base_, end_, protection) != 0) std::abort();
+    allowed_ = protection;
+    allowed_end_ = end_;
   }
 
   char* base_;
   std::map<std::size_t, std::size_t> taken_;  // begin -> bytes
   std::size_t end_ = 0, held_ = 0;            // the highest that was ever taken
+  int allowed_ = PROT_NONE;
+  std::size_t allowed_end_ = 0;
 };
 
 }  // namespace
