@@ -3,8 +3,9 @@
 // carried to a machine that has nothing else; its rooms come from an archive, which then gives no
 // second one of these functions.
 #include <sys/sysinfo.h>
+#include <xxhash.h>
 
-#include <bit>
+#include <algorithm>
 
 #include "kernels/base/team.h"
 #include "kernels/base/workers.h"
@@ -12,6 +13,12 @@
 #include "kernels/gemm.h"
 #include "tiers/numa.h"
 #include "tiers/topology.h"
+
+// xxHash's choice among instruction sets, which its archive lacks: the plain one.
+extern "C" XXH64_hash_t XXH3_64bits_withSeed_dispatch(const void* data, std::size_t bytes,
+                                                      XXH64_hash_t seed) {
+  return XXH3_64bits_withSeed(data, bytes, seed);
+}
 
 namespace thermocline {
 
