@@ -1,8 +1,9 @@
-// The part of CUDA's runtime that this project calls, on the host: one device, whose memory the host
-// reaches no more than a real one's (touching it ends the process) and whose streams do everything at
-// once. With cuda_runtime.h beside it, kernels/cuda/*.cu
-// compile as C++ and run anywhere, so what they compute is tested where there is no device; what
-// only a device can show (races between warps, alignment, speed) is not.
+// The part of CUDA's runtime that this project calls, on the host: one device, whose memory the
+// host reaches no more than a real one's (touching it ends the process) and whose streams do
+// nothing before they are waited for, so that a wait which is missing shows. With cuda_runtime.h
+// beside it, kernels/cuda/*.cu compile as C++ and run anywhere, so what they compute is tested
+// where there is no device; what only a device can show (races between warps, alignment, speed) is
+// not.
 #pragma once
 
 #include <cstddef>

@@ -2,6 +2,7 @@
 #include <boost/context/pooled_fixedsize_stack.hpp>
 #include <chrono>
 #include <cstdlib>
+#include <deque>
 #include <map>
 #include <vector>
 
@@ -9,9 +10,12 @@
 
 #include <cuda_runtime.h>
 
-struct CUstream_st {};
+struct CUstream_st {
+  std::deque<std::function<cudaError_t()>> queued;
+};
 struct CUevent_st {
   std::chrono::steady_clock::time_point at;
+  cudaStream_t stream = nullptr;  // where it was recorded last
 };
 
 namespace {
@@ -162,32 +166,46 @@ cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpy
   return cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
-                            cudaStream_t) {
-  return cudaMemcpy(to, from, bytes, kind);
+                            cudaStream_t stream) {
+  stream->queued.push_back([=] { return cudaMemcpy(to, from, bytes, kind); });
+  return cudaSuccess;
 }
-cudaError_t cudaMemsetAsync(void* memory, int value, std::size_t bytes, cudaStream_t) {
-  const DeviceMemory::Reached reached;
-  std::memset(memory, value, bytes);
+cudaError_t cudaMemsetAsync(void* memory, int value, std::size_t bytes, cudaStream_t stream) {
+  stream->queued.push_back([=] {
+    const DeviceMemory::Reached reached;
+    std::memset(memory, value, bytes);
+    return cudaSuccess;
+  });
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   *stream = new CUstream_st;
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  cudaError_t first = cudaSuccess;  // after which nothing runs
+  for (; !stream->queued.empty(); stream->queued.pop_front())
+    if (first == cudaSuccess) first = stream->queued.front()();
+  return said(first);
+}
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  const cudaError_t last = cudaStreamSynchronize(stream);  // what is queued still runs
   delete stream;
-  return cudaSuccess;
+  return last;
 }
 cudaError_t cudaEventCreate(cudaEvent_t* event) {
   *event = new CUevent_st;
   return cudaSuccess;
 }
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
-  event->at = std::chrono::steady_clock::now();
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  event->stream = stream;
+  stream->queued.push_back([event] {
+    event->at = std::chrono::steady_clock::now();
+    return cudaSuccess;
+  });
   return cudaSuccess;
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t event) { return cudaStreamSynchronize(event->stream); }
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t first, cudaEvent_t last) {
   *ms = std::chrono::duration<float, std::milli>(last->at - first->at).count();
   return cudaSuccess;
@@ -310,9 +328,9 @@ void trap() {
   throw Trapped();
 }
 
+namespace {
+
 cudaError_t run(dim3 grid, dim3 block, const std::function<void()>& body) {
-  if (grid.x == 0 || grid.y > 65535 || grid.z > 65535 || block.x * block.y * block.z > 1024)
-    return said(cudaErrorInvalidConfiguration);
   const DeviceMemory::Reached reached;
   context::pooled_fixedsize_stack stacks(256 << 10);
   gridDim = grid;
@@ -322,8 +340,17 @@ cudaError_t run(dim3 grid, dim3 block, const std::function<void()>& body) {
       for (unsigned x = 0; x < grid.x; ++x) {
         blockIdx = {x, y, z};
         run_block(block, body, stacks);
-        if (trapped) return said(cudaErrorLaunchFailure);
+        if (trapped) return cudaErrorLaunchFailure;
       }
+  return cudaSuccess;
+}
+
+}  // namespace
+
+cudaError_t queue(cudaStream_t stream, dim3 grid, dim3 block, std::function<void()> body) {
+  if (grid.x == 0 || grid.y > 65535 || grid.z > 65535 || block.x * block.y * block.z > 1024)
+    return said(cudaErrorInvalidConfiguration);
+  stream->queued.push_back([=, body = std::move(body)] { return run(grid, block, body); });
   return cudaSuccess;
 }
 
