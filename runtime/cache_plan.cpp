@@ -117,10 +117,10 @@ Status check_attended(const Method& method, const LayerSpec& spec, const CachePl
   fold.value_format = layer.sealed.value_format;
   const Status coded = device_attends(shape, fold);
   if (coded) return {};
-  return fail(coded.error().code, "--device ", device, " with keys.compress = ",
-              method.compress.of(Side::keys).name(), ", values.compress = ",
-              method.compress.of(Side::values).name(), ": ", coded.error().message,
-              ": change those, or leave --device out");
+  return fail(coded.error().code, "--device ", device,
+              " with keys.compress = ", method.compress.of(Side::keys).name(),
+              ", values.compress = ", method.compress.of(Side::values).name(), ": ",
+              coded.error().message, ": change those, or leave --device out");
 }
 
 // What a session keeps of segments, in each timeline, beside them; each with a record of whole
