@@ -123,7 +123,7 @@ void Reading::plan_rows(const Segment& segment, std::uint32_t list, std::uint32_
     if (reach == Reach::pages)
       add_rows_in_pages(fold, block, taken, weights, misses);
     else if (reach == Reach::device && device_rows_ == DeviceRows::come)
-      add_rows_to_copy(fold, block, taken, n, weights.next);
+      add_rows_to_copy(fold, block, taken, weights);
     else
       add_rows_by_address(fold, block, taken, n, weights.next);
     fold->rows += static_cast<std::uint32_t>(n);
@@ -195,25 +195,29 @@ void Reading::add_rows_by_address(Planned* fold, std::uint32_t block, RowSet row
   count_by_address(*fold, n);
 }
 
-// From the first to the last of them, with what lies between: a copy costs more than a few rows.
-void Reading::add_rows_to_copy(Planned* fold, std::uint32_t block, RowSet rows, int n,
-                               const float* log_weight) {
+// Rows in sequence are one copy, and one view.
+void Reading::add_rows_to_copy(Planned* fold, std::uint32_t block, RowSet rows, Weights weights) {
   const std::size_t row_bytes = fold->ready.fold.key_stride;
-  const auto first = static_cast<std::size_t>(std::countr_zero(rows));
-  const std::size_t end = kBlockRows - static_cast<std::size_t>(std::countl_zero(rows));
-  const std::byte* const from = block_home(*fold, block) + first * row_bytes;
-  const std::size_t bytes = (end - first) * row_bytes;
-  patches_.push_back({static_cast<std::uint32_t>(views_.size()),
-                      static_cast<std::int64_t>(fold->staging_bytes) -
-                          static_cast<std::int64_t>(first * row_bytes)});
-  add_view(*fold, block, nullptr, rows, log_weight);
-  if (copies_.size() > fold->first_copy && copies_.back().from + copies_.back().bytes == from)
-    copies_.back().bytes += bytes;
-  else
-    copies_.push_back({from, bytes, fold->staging_bytes});
-  fold->staging_bytes += bytes;
-  counted_.device_bytes_copied += bytes;
-  count_by_address(*fold, n);
+  while (rows != 0) {
+    const int first = std::countr_zero(rows), n = std::countr_one(rows >> first);
+    const RowSet together = first_rows(n) << first;
+    const std::size_t before = static_cast<std::size_t>(first) * row_bytes;
+    const std::size_t bytes = static_cast<std::size_t>(n) * row_bytes;
+    patches_.push_back(
+        {static_cast<std::uint32_t>(views_.size()),
+         static_cast<std::int64_t>(fold->staging_bytes) - static_cast<std::int64_t>(before)});
+    add_view(*fold, block, nullptr, together, weights.next);
+    const std::byte* const from = block_home(*fold, block) + before;
+    if (copies_.size() > fold->first_copy && copies_.back().from + copies_.back().bytes == from)
+      copies_.back().bytes += bytes;
+    else
+      copies_.push_back({from, bytes, fold->staging_bytes});
+    fold->staging_bytes += bytes;
+    counted_.device_bytes_copied += bytes;
+    count_by_address(*fold, n);
+    weights.next += static_cast<std::uint32_t>(n) * weights.a_row;
+    rows &= ~together;
+  }
 }
 
 // Row by row: from the row cache, or from a page that is to be read. Rows in sequence that have one

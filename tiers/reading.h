@@ -119,8 +119,7 @@ class Reading {
   // `n`: how many rows those are.
   void add_rows_by_address(Planned* fold, std::uint32_t block, RowSet rows, int n,
                            const float* log_weight);
-  void add_rows_to_copy(Planned* fold, std::uint32_t block, RowSet rows, int n,
-                        const float* log_weight);
+  void add_rows_to_copy(Planned* fold, std::uint32_t block, RowSet rows, Weights weights);
   void count_by_address(const Planned& fold, int n);
   const std::byte* block_home(const Planned& fold, std::uint32_t block) const;
   void add_rows_in_pages(Planned* fold, std::uint32_t block, RowSet rows, Weights weights,

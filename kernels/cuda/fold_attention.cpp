@@ -57,6 +57,7 @@ FoldAttention::Parts FoldAttention::pack(HeadShape shape, std::span<const HeadFo
   parts.states_at = parts.blocks_at + round_up(blocks * sizeof(BlockView), kApart);
   parts.end = parts.states_at +
               folds.size() * shape.heads * (2 + std::size_t{shape.value_dim}) * sizeof(float);
+  TL_CHECK(parts.end <= bytes_);
   std::byte *const here = pinned_.get(), *const there = device_.get();
   std::size_t query_at = 0, block_at = parts.blocks_at;
   const float* last = nullptr;

@@ -166,6 +166,10 @@ TEST_P(DeviceHome, GivesTheRowsThatAreAskedFor) {
     for (std::size_t i = 0; i < wanted.size(); ++i)
       ASSERT_EQ((*read)[i], expected(wanted[i])) << "round " << round;
   }
+  // No row beside those.
+  const TierCounters& moved = stored.table->counters();
+  EXPECT_GT(moved.device_bytes_read, 0u);
+  EXPECT_EQ(moved.device_bytes_copied, is_gpu() ? moved.device_bytes_read : 0);
 }
 
 TEST_P(DeviceHome, LeavesRowsThatStay) {
