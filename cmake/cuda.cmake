@@ -1,5 +1,5 @@
-# CUDA kernels are built wherever nvcc is; nothing else depends on them. AUTO falls back and says
-# why; ON fails instead.
+# CUDA kernels are built wherever nvcc is. AUTO falls back and says why; ON fails instead. What the
+# rooms see of them is kernels/device.h, which thermocline_device defines: a device, or none.
 set(THERMOCLINE_CUDA_FOUND OFF)
 set(cuda_note "")
 if(NOT THERMOCLINE_CUDA STREQUAL "OFF")
@@ -63,14 +63,14 @@ if(THERMOCLINE_CUDA_FOUND)
   endif()
 
   file(GLOB cuda_sources CONFIGURE_DEPENDS kernels/cuda/*.cu kernels/cuda/*.cpp)
-  # With what the host's side of them shares: a program of these needs no other room, and none of
-  # their libraries.
-  add_library(thermocline_cuda STATIC ${cuda_sources} kernels/format/row.cpp
-                                      kernels/hadamard.cpp)
-  target_compile_options(thermocline_cuda PRIVATE
+  add_library(thermocline_device OBJECT ${cuda_sources})
+  target_compile_options(thermocline_device PRIVATE
     $<$<COMPILE_LANGUAGE:CUDA>:${THERMOCLINE_CUDA_OPTIONS}>
     $<$<COMPILE_LANGUAGE:CXX>:${THERMOCLINE_WARNINGS}>)
-  target_include_directories(thermocline_cuda PUBLIC ${PROJECT_SOURCE_DIR})
   # The static runtime: a program starts, and says what is missing, where there is no CUDA.
-  target_link_libraries(thermocline_cuda PUBLIC CUDA::cudart_static)
+  target_link_libraries(thermocline_device PUBLIC CUDA::cudart_static)
+else()
+  add_library(thermocline_device OBJECT kernels/no_cuda/device.cpp)
+  target_compile_options(thermocline_device PRIVATE ${THERMOCLINE_WARNINGS})
 endif()
+target_include_directories(thermocline_device PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)

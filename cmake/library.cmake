@@ -14,6 +14,11 @@ target_include_directories(thermocline PUBLIC
 target_compile_features(thermocline PUBLIC cxx_std_20)
 target_link_libraries(thermocline PRIVATE DNNL::dnnl TBB::tbb PkgConfig::openblas
                       PkgConfig::uring PkgConfig::hwloc PkgConfig::xxhash PkgConfig::pcre2 Boost::program_options Threads::Threads)
+set(THERMOCLINE_PC_CUDA "")
+if(THERMOCLINE_CUDA_FOUND)
+  target_link_libraries(thermocline PRIVATE CUDA::cudart_static)
+  set(THERMOCLINE_PC_CUDA "-L${CUDAToolkit_LIBRARY_DIR} -lcudart_static -ldl -lrt ")
+endif()
 set(THERMOCLINE_PC_FAISS "")
 if(THERMOCLINE_FAISS_FOUND)
   target_link_libraries(thermocline PRIVATE faiss)

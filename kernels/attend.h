@@ -66,6 +66,12 @@ struct HeadShape {
   std::uint32_t key_dim = 0, value_dim = 0;
 };
 
+// A fold and the query heads that read it.
+struct HeadFold {
+  Fold fold;
+  const float* query = nullptr;  // [heads][key_dim], rotated and scaled
+};
+
 // A tile of query rows of one KV head (prefill): rotated, scaled, and *transposed* to
 // [key_dim][rows], with rows a multiple of kTileLanes (padding rows: any finite values). The state
 // runs on from fold to fold: max and sum are [rows], acc is [value_dim][rows].

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels/base/buffer.h"
+#include "kernels/device.h"
 #include "runtime/query_sample.h"
 #include "runtime/query_tiles.h"
 #include "runtime/timeline_state.h"
@@ -14,6 +15,8 @@
 #include "tiers/row_cache.h"
 #include "tiers/segment_record.h"
 #include "tiers/size_text.h"
+#include "tiers/store/device_memory.h"
+#include "tiers/store/device_stand_in.h"
 #include "tiers/store/publication.h"
 
 namespace thermocline {
@@ -76,8 +79,9 @@ Result<StoreFacts> home_of(const Method& method, const CachePlan& plan, std::uin
     if (tier != Tier::device) homes.lowest = tier;
     served += (served.empty() ? "" : ", ") + std::string(name_of(tier));
   }
-  // The ledger's: what has a home there was no more than was left.
-  homes.device_bytes = plan.bytes_of(Tier::device) - plan.home_bytes(Tier::device);
+  const std::uint64_t on_device = plan.device_bytes();
+  homes.device_bytes =
+      plan.bytes_of(Tier::device) - std::min(plan.bytes_of(Tier::device), on_device);
   const Tier home = method.place->home(homes, bytes);
   const std::optional<Reach> reach = reach_of(plan.stores, home);
   if (!reach)
@@ -85,6 +89,38 @@ Result<StoreFacts> home_of(const Method& method, const CachePlan& plan, std::uin
                 name_of(home), " tier, and this cache has stores for ", served,
                 ": name another place.rows");
   return StoreFacts{home, *reach};
+}
+
+// What a device works in while it attends a layer's rows of one step, all of which may be read: a
+// block that lies in two folds is named in both.
+std::uint64_t device_work_of(const LayerSpec& spec, const TextCuts& cuts, std::uint64_t step_rows) {
+  std::uint64_t folds = 0, blocks = 0;
+  for (const auto& [rows, count] : cuts.segments()) {
+    const std::uint64_t of_one = (rows + kFoldRows - 1) / kFoldRows;
+    folds += count * of_one;
+    blocks += count * (of_one + blocks_of(rows));
+  }
+  const std::uint64_t lists = step_rows * spec.kv_heads;
+  return attention_bytes({spec.q_heads / spec.kv_heads, spec.key_dim, spec.value_dim}, lists,
+                         lists * folds, lists * blocks);
+}
+
+// unsupported: a device does not attend such heads, or rows as this method codes them.
+Status check_attended(const Method& method, const LayerSpec& spec, const CachePlan::Layer& layer,
+                      const std::string& device) {
+  const HeadShape shape{spec.q_heads / spec.kv_heads, spec.key_dim, spec.value_dim};
+  Fold fold;
+  if (const Status raw = device_attends(shape, fold); !raw)
+    return fail(raw.error().code, "--device ", device, ": ", raw.error().message,
+                ": leave --device out");
+  fold.key_format = layer.sealed.key_format;
+  fold.value_format = layer.sealed.value_format;
+  const Status coded = device_attends(shape, fold);
+  if (coded) return {};
+  return fail(coded.error().code, "--device ", device,
+              " with keys.compress = ", method.compress.of(Side::keys).name(),
+              ", values.compress = ", method.compress.of(Side::values).name(), ": ",
+              coded.error().message, ": change those, or leave --device out");
 }
 
 // What a session keeps of segments, in each timeline, beside them; each with a record of whole
@@ -131,6 +167,8 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
   TL_TRY_ASSIGN(
       layer->home,
       home_of(method, *plan, std::uint64_t{layer->rows} * spec.kv_heads * layer->sealed.bytes()));
+  if (layer->home.reach == Reach::device)
+    TL_TRY(check_attended(method, spec, *layer, options.tiers.device));
   const bool pages = layer->in_pages();
   const auto home_bytes_of = [&](const Segment& segment) {  // each head begins a page
     const std::uint64_t head_bytes = std::uint64_t{segment.rows} * segment.layout.bytes();
@@ -292,13 +330,19 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
                               const StoreOptions& stores) {
   CachePlan plan;
   plan.stores = stores;
-  if (any_in_pages(stores)) plan.staging_bytes = kStagingBytes;
+  if (any_staged(stores)) plan.staging_bytes = kStagingBytes;
   const TextCuts cuts = TextCuts::of(options, method);
   plan.step_rows = std::min<std::uint64_t>(options.max_timelines, kMaxStepRows);
+  if (reach_of(stores, Tier::device) == Reach::device && method.retain->keeps())
+    for (const LayerSpec& spec : options.layers)
+      if (spec.window == 0 && spec.kv_heads > 0)
+        plan.device_work_bytes =
+            std::max(plan.device_work_bytes, device_work_of(spec, cuts, plan.step_rows));
   for (std::size_t l = 0; l < options.layers.size(); ++l) {
     TL_TRY(check_layer(options.layers[l], l));
     TL_TRY(plan_layer(options, method, options.layers[l], cuts, threads, &plan));
   }
+  if (plan.home_bytes(Tier::device) == 0) plan.device_work_bytes = 0;
   plan_angles(options, cuts, &plan);
   if (!options.session.path.empty()) plan_publication(options, cuts, &plan);
   return plan;
@@ -332,11 +376,42 @@ Status check_rows(const CacheOptions& options, const Method& method) {
               " rows that a KV head of a layer may have: lower -c, or have fewer timelines");
 }
 
+// What a device is to hold; 0: there is none.
+Result<std::uint64_t> device_budget(const TierOptions& tiers) {
+  const bool sized = tiers.device_bytes != 0 && tiers.device_bytes != kAutoBytes;
+  if (tiers.device == DeviceStandIn::kDevice) {
+    if (sized) return tiers.device_bytes;
+    return fail(ErrorCode::invalid_argument,
+                "--device host is host memory that stands in for a GPU with as much as --kv-device "
+                "says: give it a size");
+  }
+  if (tiers.device == "none") {
+    if (tiers.device_bytes == 0) return 0;
+    return fail(
+        ErrorCode::invalid_argument,
+        "--kv-device is of a device, and none is named: say --device cuda, or --device host, "
+        "and host memory stands in for a GPU");
+  }
+  const std::optional<std::uint32_t> number = device_number(tiers.device);
+  if (!number)
+    return fail(ErrorCode::invalid_argument, "--device '", tiers.device,
+                "' is not known (known: none, host, cuda, cuda:N)");
+  if (tiers.device_bytes == 0)
+    return fail(ErrorCode::invalid_argument, "--device ", tiers.device,
+                " has nothing to hold: say --kv-device SIZE, or --kv-device auto");
+  const Result<std::unique_ptr<Device>> device = open_device(*number);
+  if (!device)
+    return fail(device.error().code, "--device ", tiers.device, ": ", device.error().message);
+  if (sized) return tiers.device_bytes;
+  TL_TRY_ASSIGN(const std::uint64_t free, (*device)->free_bytes());
+  return free - free / 16;
+}
+
 // What each tier may hold, but for host memory that is not asked for.
 Result<StoreOptions> stores_for(const TierOptions& tiers, const SessionOptions& session) {
   StoreOptions stores;
-  TL_TRY(check_device(tiers));
-  stores.bytes[static_cast<std::size_t>(Tier::device)] = tiers.device_bytes;
+  TL_TRY_ASSIGN(stores.bytes[static_cast<std::size_t>(Tier::device)], device_budget(tiers));
+  stores.device = tiers.device;
   stores.bytes[static_cast<std::size_t>(Tier::host)] = tiers.host_bytes;
   stores.directory = tiers.directory;
   stores.session = session.path;
@@ -346,9 +421,14 @@ Result<StoreOptions> stores_for(const TierOptions& tiers, const SessionOptions& 
   return stores;
 }
 
-// Of the machine's memory, beside a cache in it. What stands in for a device is the host's memory.
+// What stands in for a device is the host's memory.
+std::uint64_t stand_in_bytes(const CachePlan& plan) {
+  return plan.stores.device == DeviceStandIn::kDevice ? plan.home_bytes(Tier::device) : 0;
+}
+
+// Of the machine's memory, beside a cache in it.
 std::uint64_t beside_of(const CacheOptions& options, const CachePlan& plan) {
-  return plan.home_bytes(Tier::device) + plan.workspace_bytes() + options.beside_bytes + kOwnBytes;
+  return stand_in_bytes(plan) + plan.workspace_bytes() + options.beside_bytes + kOwnBytes;
 }
 
 // How to need less: of a text that is there no context says how long it is.
@@ -369,12 +449,12 @@ Status check_machine(const CacheOptions& options, const CachePlan& plan,
   const bool lower_host = plan.row_cache_bytes > 0;
   return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions, " positions needs ",
               size_text(needed), " of host memory, beside ", size_text(beside),
-              plan.home_bytes(Tier::device) > 0 ? " in the device's stand-in and" : "",
+              stand_in_bytes(plan) > 0 ? " in the device's stand-in and" : "",
               " to compute in, and this machine has ", size_text(available_bytes), " available: ",
-              lower_host                          ? "lower --kv-host"
-              : plan.home_bytes(Tier::device) > 0 ? "lower --kv-device, or "
-              : plan.bytes_of(Tier::disk) > 0     ? ""
-                                                  : "give --kv-disk SIZE to keep rows on disk, or ",
+              lower_host                      ? "lower --kv-host"
+              : stand_in_bytes(plan) > 0      ? "lower --kv-device, or "
+              : plan.bytes_of(Tier::disk) > 0 ? ""
+                                              : "give --kv-disk SIZE to keep rows on disk, or ",
               lower_host ? "" : fewer_positions(options));
 }
 
@@ -429,7 +509,7 @@ void plan_row_cache(const CacheOptions& options, const Method& method, std::uint
 
 std::uint64_t CachePlan::host_bytes() const {
   return tail_bytes + index_bytes + sealing_bytes() + staging_bytes + tables_bytes +
-         selections_bytes + row_cache_bytes + home_bytes(Tier::host);
+         selections_bytes + row_cache_bytes + home_bytes(Tier::host) + device_work_bytes;
 }
 
 std::uint64_t CachePlan::workspace_bytes() const {
@@ -448,6 +528,7 @@ MemoryPlan CachePlan::lines() const {
   };
   for (const Tier tier : kAllTiers) {
     add(tier, Purpose::rows, rows_bytes[static_cast<std::size_t>(tier)]);
+    if (tier == Tier::device) add(tier, Purpose::staging, device_work_bytes);
     if (tier == Tier::disk) {
       add(tier, Purpose::index, records_bytes);
       add(tier, Purpose::saved, published_bytes);
@@ -456,7 +537,7 @@ MemoryPlan CachePlan::lines() const {
     add(tier, Purpose::index, index_bytes);
     add(tier, Purpose::tail, tail_bytes);
     add(tier, Purpose::row_cache, row_cache_bytes);
-    add(tier, Purpose::staging, staging_bytes);
+    add(tier, Purpose::staging, staging_bytes + device_work_bytes);
     add(tier, Purpose::sealing, sealing_bytes());
     add(tier, Purpose::tables, tables_bytes);
     add(tier, Purpose::selections, selections_bytes);
@@ -475,20 +556,8 @@ std::vector<std::string> CachePlan::notes() const {
 }
 
 Status check_device(const TierOptions& tiers) {
-  const bool sized = tiers.device_bytes != 0 && tiers.device_bytes != kAutoBytes;
-  if (tiers.device == "host") {
-    if (sized) return {};
-    return fail(ErrorCode::invalid_argument,
-                "--device host is host memory that stands in for a GPU with as much as --kv-device "
-                "says: give it a size");
-  }
-  if (tiers.device != "none")
-    return fail(ErrorCode::invalid_argument, "--device '", tiers.device,
-                "' is not known (known: none, host)");
-  if (tiers.device_bytes == 0) return {};
-  return fail(ErrorCode::invalid_argument,
-              "--kv-device: this build has no GPU tier; give the memory to --kv-host, or say "
-              "--device host, and host memory stands in for a GPU");
+  TL_TRY(device_budget(tiers));
+  return {};
 }
 
 Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, int threads,
@@ -517,7 +586,7 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, i
                 "or ", fewer_positions(options));
   if (!options.session.path.empty()) TL_TRY(check_kept(method, plan));
   for (const Tier tier : {Tier::device, Tier::disk}) {
-    const std::uint64_t bytes = plan.home_bytes(tier);
+    const std::uint64_t bytes = tier == Tier::device ? plan.device_bytes() : plan.home_bytes(tier);
     if (bytes > plan.bytes_of(tier))
       return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
                   " positions needs ", size_text(bytes), " on ", name_of(tier), " and ",

@@ -47,6 +47,8 @@ struct CachePlan {
                 warming_bytes = 0;
   std::uint32_t row_cache_rows = 0;  // a layer and KV head
   std::uint64_t row_cache_bytes = 0;
+  // Where rows are attended by a device: what it works in there, and as much on the host, pinned.
+  std::uint64_t device_work_bytes = 0;
   StoreOptions stores;  // what the ledger will allow in each tier
   // Attention's workspace, beside the budget. Of a prefill's longest span: the tiles' queries and
   // states, and what each thread computes in. Of each row of a decode step: its rotated queries,
@@ -71,6 +73,7 @@ struct CachePlan {
     return rows_bytes[static_cast<std::size_t>(tier)] +
            (tier == Tier::disk ? records_bytes + published_bytes : 0);
   }
+  std::uint64_t device_bytes() const { return home_bytes(Tier::device) + device_work_bytes; }
   std::uint64_t host_bytes() const;
   std::uint64_t workspace_bytes() const;
   MemoryPlan lines() const;

@@ -109,7 +109,7 @@ Status KvCache::Impl::attend_steady(LayerId l, const float* rotated) {
 Status KvCache::Impl::attend_runs(LayerId l, const float* rotated) {
   if (!list_queries_of(l, rotated)) return {};
   const std::size_t lists = list_queries.size();
-  TL_TRY(reader->start(index(l), FoldOrder::any));
+  TL_TRY(reader->start(index(l), FoldOrder::any, DeviceRows::stay));
   first_partial.assign(1, 0);
   partials.clear();
   // At least two batches, unless there are threads for all lists at once; no more, since each has
@@ -124,12 +124,14 @@ Status KvCache::Impl::attend_runs(LayerId l, const float* rotated) {
     TL_TRY(choose_and_attend(l, first, last, wave));
     TL_TRY(plan_reads(l, first, last));
   }
+  TL_TRY_ASSIGN(const std::size_t begun, begin_on_device(l));
   if (everything) expect_next(l);
   while (true) {
     TL_TRY_ASSIGN(const auto wave, reader->next());
     if (wave.empty()) break;
     TL_TRY(choose_and_attend(l, lists, lists, wave));
   }
+  TL_TRY(finish_on_device(l, begun));
   merge_partials(l);
   count_reads();
   return {};
@@ -267,7 +269,7 @@ void KvCache::Impl::expect_next(LayerId l) {
     requests.push_back(
         {static_cast<std::uint32_t>(list % kv_heads), layer.runs, &expected_lists[list]});
   }
-  reader->expect(next, FoldOrder::any, requests);
+  reader->expect(next, FoldOrder::any, DeviceRows::stay, requests);
 }
 
 void KvCache::Impl::merge_partials(LayerId l) {

@@ -202,6 +202,7 @@ Status KvCache::Impl::open() {
   const std::vector<std::string> of_plan = plan.notes();
   notes.insert(notes.end(), of_plan.begin(), of_plan.end());
   reader = std::make_unique<Reader>(table.get());
+  TL_TRY(open_device_attention());
   if (table->keeps()) TL_TRY(open_session());
 
   for (const LayerSpec& layer : options.layers) {

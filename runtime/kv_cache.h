@@ -39,8 +39,9 @@ struct CpuTable;
 inline constexpr std::uint64_t kAutoBytes = ~std::uint64_t{0};
 
 struct TierOptions {
-  // On a device: sealed rows of as many layers as fit whole live there, the others below. 0: none.
-  // `device` says which it is: "none", or "host", host memory that stands in for a GPU's.
+  // On a device: sealed rows of as many layers as fit whole live there, the others below. 0: none;
+  // auto: what is free there, less a sixteenth. `device` says which it is: "none", "cuda" or
+  // "cuda:N", or "host", host memory that stands in for a GPU's and takes a size.
   std::uint64_t device_bytes = 0;
   std::string device = "none";
   // KV and its index in host memory; auto: what is free. With a disk: the index, the tail and
@@ -50,7 +51,7 @@ struct TierOptions {
   std::string directory = {};    // of the scratch file, on the disk to use; needed with disk_bytes
   std::string io_backend = "auto";  // or one of version().io_backends
 };
-// Whether there is such a device, whatever the machine has. Every plan asks.
+// Whether there is such a device, in this build and machine. Every plan asks.
 Status check_device(const TierOptions& tiers);
 
 struct CacheOptions {

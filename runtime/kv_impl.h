@@ -1,9 +1,10 @@
-// What a KvCache is made of. Its work is in twelve files: kv_cache.cpp (the face, and the life of a
-// step), kv_timeline.cpp (the life of a timeline), kv_session.cpp (its life beyond the process's),
-// kv_copy.cpp (from one cache to another), kv_observe.cpp (what a study is shown), kv_order.cpp
-// (what of a step may come when), kv_attend.cpp (decode), kv_prefill.cpp (many rows at once),
-// kv_seal.cpp (tail to segments), kv_fit.cpp (what their rows share), kv_retain.cpp (which of those
-// rows stay) and kv_warm.cpp (what is in front of a disk then).
+// What a KvCache is made of. Its work is in thirteen files: kv_cache.cpp (the face, and the life of
+// a step), kv_timeline.cpp (the life of a timeline), kv_session.cpp (its life beyond the
+// process's), kv_copy.cpp (from one cache to another), kv_observe.cpp (what a study is shown),
+// kv_order.cpp (what of a step may come when), kv_attend.cpp (decode), kv_device.cpp (what of it a
+// device does), kv_prefill.cpp (many rows at once), kv_seal.cpp (tail to segments), kv_fit.cpp
+// (what their rows share), kv_retain.cpp (which of those rows stay) and kv_warm.cpp (what is in
+// front of a disk then).
 #pragma once
 
 #include <algorithm>
@@ -16,6 +17,7 @@
 #include "kernels/base/stopwatch.h"
 #include "kernels/base/workers.h"
 #include "kernels/cpu/table.h"
+#include "kernels/device.h"
 #include "runtime/cache_plan.h"
 #include "runtime/kv_cache.h"
 #include "runtime/method.h"
@@ -109,7 +111,9 @@ struct KvCache::Impl {
   std::vector<std::string> notes;
   std::unique_ptr<PageTable> table;
   std::unique_ptr<Reader> reader;
-  std::optional<SessionManifest> saved;  // in the session's file, until it is resumed
+  std::unique_ptr<DeviceAttention> device_attention;  // where rows are at home on a device
+  Reservation device_memory, pinned_memory;           // that it works in
+  std::optional<SessionManifest> saved;               // in the session's file, until it is resumed
   Reservation saved_memory;
   CacheReport counted;
   AttendObserver* observer = nullptr;
@@ -144,6 +148,8 @@ struct KvCache::Impl {
   std::vector<Choice> choices;                   // by list
   std::vector<ReadRequest> requests;
   std::vector<std::uint8_t> damaged;
+  std::vector<HeadFold> device_folds;         // of the layer in hand
+  std::vector<std::uint32_t> device_partial;  // which of `partials` is the first of each
   std::vector<std::uint32_t> tile_positions;
 
   Status open();
@@ -199,6 +205,14 @@ struct KvCache::Impl {
   void expect_next(LayerId l);
   void merge_partials(LayerId l);
   void count_reads();
+
+  // kv_device.cpp
+  Status open_device_attention();
+  // Queues the layer's folds that lie on a device, all of which are planned: what was begun of
+  // them.
+  Result<std::size_t> begin_on_device(LayerId l);
+  // Leaves the states of those in `partials`, and of what there was no room to begin.
+  Status finish_on_device(LayerId l, std::size_t begun);
 
   // kv_prefill.cpp
   Status prefill_attend(LayerId l, MatView<const float> queries, MatView<float> out,

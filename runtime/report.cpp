@@ -10,6 +10,8 @@ constexpr CacheCounter kCounters[] = {
     {"summaries_read", &CacheReport::summaries_read},
     {"codes_read", &CacheReport::codes_read},
     {"device_bytes_read", &CacheReport::device_bytes_read},
+    {"device_bytes_copied", &CacheReport::device_bytes_copied},
+    {"device_bytes_written", &CacheReport::device_bytes_written},
     {"host_bytes_read", &CacheReport::host_bytes_read},
     {"index_bytes_read", &CacheReport::index_bytes_read},
     {"disk_bytes_read", &CacheReport::disk_bytes_read},

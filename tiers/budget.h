@@ -22,7 +22,7 @@ enum class Purpose : std::uint8_t {
   row_cache,   // copies of rows whose home is lower, and where each is
   index,       // what retrieval searches
   sealing,     // rows on their way into segments or a session's file, and the tail that they leave
-  staging,     // pages on their way up
+  staging,     // pages and rows on their way up, and what a device attends with
   tables,      // of sealed rows: their positions, their pages' checksums
   selections,  // what a step chose, for the next one
   saved,       // of a session's file: headers, text, tails, where everything is; and what its last

@@ -60,6 +60,11 @@ Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& opt
     cached_bytes += layer.heads * (std::uint64_t{layer.row_cache_rows} * layer.layout.bytes() +
                                    RowCache::table_bytes(layer.row_cache_rows, layer.rows));
   }
+  if (table->sink_ || table->device()) {
+    TL_TRY_ASSIGN(table->staging_reservation_,
+                  budget->reserve(Tier::host, Purpose::staging, options.staging_bytes));
+    TL_TRY_ASSIGN(table->staging_, Buffer::create(options.staging_bytes));
+  }
   if (!table->sink_) return table;  // nothing is in pages
   table->writes_ = WriteBehind(table->sink_.get(), &table->counters_, table->paged_name(),
                                options.disk_deadline);
@@ -69,9 +74,6 @@ Result<std::unique_ptr<PageTable>> PageTable::create(const PageTableOptions& opt
                                                 keeping->keeper()->kept_bytes()));
   }
 
-  TL_TRY_ASSIGN(table->staging_reservation_,
-                budget->reserve(Tier::host, Purpose::staging, options.staging_bytes));
-  TL_TRY_ASSIGN(table->staging_, Buffer::create(options.staging_bytes));
   if (!table->sink_->keep(table->staging_.bytes()) && options.io_backend == "auto" &&
       table->sink_->name() == "uring")
     if (std::string note = note_on_loose_memory(table->staging_.size()); !note.empty())
@@ -158,8 +160,8 @@ Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,
   place.layer = index(segment.layer);
   place.rows = segment.rows;
   place.head_bytes = row_bytes * segment.rows;
-  if (place.home.reach == Reach::memory) {
-    TL_TRY(settle_in_memory(segment, records, store, &place));
+  if (place.home.reach != Reach::pages) {
+    TL_TRY(settle_by_address(segment, records, store, &place));
     return take_in(std::move(segment), std::move(place));
   }
   TL_TRY_ASSIGN(Pages pages, settle_in_pages(segment, records, store, &place));
@@ -188,12 +190,18 @@ std::shared_ptr<Segment> PageTable::take_in(Segment segment, Place place) {
   });
 }
 
-Status PageTable::settle_in_memory(const Segment& segment, std::span<const std::byte> records,
-                                   Store* store, Place* place) {
+Status PageTable::settle_by_address(const Segment& segment, std::span<const std::byte> records,
+                                    Store* store, Place* place) {
   TL_TRY_ASSIGN(place->tables,
                 budget_->reserve(Tier::host, Purpose::tables, offset_bytes(segment)));
   TL_TRY_ASSIGN(place->slot, Slot::take(store, budget_, place->purpose, records.size()));
-  std::memcpy(place->slot.space().address, records.data(), records.size());
+  std::byte* const home = place->slot.space().address;
+  if (Device* const device = store->device()) {
+    TL_TRY(device->write(home, records));
+    counters_.device_bytes_written += records.size();
+  } else {
+    std::memcpy(home, records.data(), records.size());
+  }
   return {};
 }
 
@@ -405,5 +413,10 @@ const std::byte* PageTable::host_rows(const Segment& segment, std::uint32_t head
 }
 
 Tier PageTable::home(const Segment& segment) const { return places_[segment.id].home.tier; }
+
+Device* PageTable::device() const {
+  const auto& store = stores_[static_cast<std::size_t>(Tier::device)];
+  return store ? store->device() : nullptr;
+}
 
 }  // namespace thermocline

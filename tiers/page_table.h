@@ -43,7 +43,8 @@ struct PageTableOptions {
   // What reading the home in pages costs. Nothing: it is measured when the table is made, on a
   // piece of the home that is written for it and given back.
   std::optional<ReadCost> read_cost = {};
-  std::uint64_t staging_bytes = std::uint64_t{16} << 20;  // for reads in flight and being attended
+  // For reads in flight and being attended, where rows are staged.
+  std::uint64_t staging_bytes = std::uint64_t{16} << 20;
   // Pages on their way to the disk: beyond that many, a segment waits for those before it.
   std::uint64_t writing_bytes = std::uint64_t{16} << 20;
   // No disk takes this long for one request; a wait beyond it is reported, never endless.
@@ -92,6 +93,8 @@ class PageTable {
   // Where a head's rows begin; only for segments whose home is host memory.
   const std::byte* host_rows(const Segment& segment, std::uint32_t head) const;
   Tier home(const Segment& segment) const;
+  // Whose memory rows of Reach::device are at home in; null: there are none.
+  Device* device() const;
 
   // Sessions: where the lowest store outlives the process (tiers/store/keeper.h). A segment is kept
   // with a record beside its rows, written once: what it is, its pages' checksums, and `more`,
@@ -168,8 +171,8 @@ class PageTable {
   Status quiesce();
   // Both fill the rest of a segment's place. Its rows lie in the store then, or in the pages that
   // are returned, to be written once the segment is taken in.
-  Status settle_in_memory(const Segment& segment, std::span<const std::byte> records, Store* store,
-                          Place* place);
+  Status settle_by_address(const Segment& segment, std::span<const std::byte> records, Store* store,
+                           Place* place);
   struct Pages {
     Buffer bytes;
     Reservation memory;

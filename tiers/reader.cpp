@@ -35,7 +35,7 @@ bool name_whole(std::span<const ReadRequest> requests, std::vector<std::uint64_t
 
 }  // namespace
 
-Status Reader::start(std::uint32_t layer, FoldOrder order) {
+Status Reader::start(std::uint32_t layer, FoldOrder order, DeviceRows device_rows) {
   // What is left of a reading that was given up takes what was expected with it.
   const bool whole = now_->handed_out_ == now_->planned_.size() && now_->in_flight_ == 0;
   const std::size_t known = expected_ == Expected::nothing ? 0 : next_->in_flight_;
@@ -43,7 +43,7 @@ Status Reader::start(std::uint32_t layer, FoldOrder order) {
   for (const ReadyFold& done : wave_) free_stage(now_->planned_[done.id]);
   wave_.clear();
   trim_stages();
-  now_->begin(layer, order);
+  now_->begin(layer, order, device_rows);
   for (RowCache& cache : table_.layers_[layer].row_cache) cache.begin_step();
   return {};
 }
@@ -70,10 +70,11 @@ Status Reader::add(std::span<const ReadRequest> requests) {
   return submit();
 }
 
-void Reader::expect(std::uint32_t layer, FoldOrder order, std::span<const ReadRequest> requests) {
+void Reader::expect(std::uint32_t layer, FoldOrder order, DeviceRows device_rows,
+                    std::span<const ReadRequest> requests) {
   if (!table_.sink_ || expected_ != Expected::nothing || !table_.writes_.empty()) return;
   if (!name_whole(requests, &expected_name_)) return;
-  next_->begin(layer, order);
+  next_->begin(layer, order, device_rows);
   next_->plan(requests);
   expected_ = Expected::on_its_way;
   expected_at_ = table_.changes_;
@@ -95,7 +96,8 @@ bool Reader::may_come() const {
 
 bool Reader::is_expected(std::span<const ReadRequest> requests) {
   return may_come() && next_->layer_ == now_->layer_ && next_->order_ == now_->order_ &&
-         name_whole(requests, &asked_name_) && asked_name_ == expected_name_;
+         next_->device_rows_ == now_->device_rows_ && name_whole(requests, &asked_name_) &&
+         asked_name_ == expected_name_;
 }
 
 // Between readings: nothing is in flight then, nor in staging memory.
@@ -121,7 +123,7 @@ void Reader::rest() {
 // one on. A fold's area is contiguous, so the end of the ring may be left empty.
 bool Reader::take_staging(Reading::Planned* fold) {
   const std::uint64_t capacity = table_.staging_.size();
-  const std::uint64_t bytes = fold->staging_bytes;
+  const std::uint64_t bytes = round_up(fold->staging_bytes, kPageBytes);  // as others are to begin
   TL_CHECK(bytes <= capacity);
   find_oldest_stage();
   std::uint64_t begin = 0;
@@ -155,7 +157,7 @@ void Reader::trim_stages() {
 }
 
 void Reader::free_stage(const Reading::Planned& fold) {
-  if (fold.in_pages()) stages_[fold.stage - first_stage_].retired = true;
+  if (fold.is_staged()) stages_[fold.stage - first_stage_].retired = true;
 }
 
 // Hands reads to the disk in list order, as far as staging memory reaches: all that is asked for
@@ -170,26 +172,63 @@ Status Reader::submit() {
 
 Status Reader::submit(Reading* reading) {
   transfers_.clear();
-  for (; reading->next_to_submit_ < reading->planned_.size(); ++reading->next_to_submit_) {
+  const std::uint32_t first = reading->next_to_submit_;
+  Status copied{};
+  for (; copied && reading->next_to_submit_ < reading->planned_.size();
+       ++reading->next_to_submit_) {
     Reading::Planned& fold = reading->planned_[reading->next_to_submit_];
-    if (!fold.in_pages()) continue;
+    if (!fold.is_staged()) continue;
     if (!take_staging(&fold)) break;
-    std::byte* staging = table_.staging_.data() + fold.staging_at;
-    for (std::uint32_t p = fold.first_patch; p < fold.last_patch; ++p) {
-      BlockView& view = reading->views_[reading->patches_[p].view];
-      view.key = staging + reading->patches_[p].offset;
-      view.value = view.key + fold.key_bytes;
-    }
-    for (std::uint32_t c = fold.first_check; c < fold.last_check; ++c)
-      reading->checks_[c].page = staging + reading->check_at_[c];
+    place(reading, &fold);
     list_transfers(reading, fold);
     fold.waiting = fold.last_extent - fold.first_extent;
+    copied = copy_rows(*reading, fold);
   }
+  TL_TRY(arrive_copied(reading, first, std::move(copied)));
   if (transfers_.empty()) return {};
   for (const Transfer& transfer : transfers_)
     counters_of(reading).disk_bytes_read += transfer.bytes.size();
   counters_of(reading).disk_reads += transfers_.size();
   return hand_over(reading);
+}
+
+// Says where in staging memory a fold's rows and pages will be.
+void Reader::place(Reading* reading, Reading::Planned* fold) {
+  std::byte* staging = table_.staging_.data() + fold->staging_at;
+  for (std::uint32_t p = fold->first_patch; p < fold->last_patch; ++p) {
+    BlockView& view = reading->views_[reading->patches_[p].view];
+    view.key = staging + reading->patches_[p].offset;
+    view.value = view.key + fold->key_bytes;
+  }
+  for (std::uint32_t c = fold->first_check; c < fold->last_check; ++c)
+    reading->checks_[c].page = staging + reading->check_at_[c];
+}
+
+// Queues what a fold has copied from a device.
+Status Reader::copy_rows(const Reading& reading, const Reading::Planned& fold) {
+  for (std::uint32_t c = fold.first_copy; c < fold.last_copy; ++c) {
+    const Reading::Copy& copy = reading.copies_[c];
+    TL_TRY(table_.device()->read({table_.staging_.data() + fold.staging_at + copy.at, copy.bytes},
+                                 copy.from));
+  }
+  return {};
+}
+
+// Waits for the copies of the folds from `first` on, whatever became of queueing them: what is
+// queued would come to staging memory that is another's by then.
+Status Reader::arrive_copied(Reading* reading, std::uint32_t first, Status queued) {
+  bool some = !queued;
+  for (std::uint32_t id = first; id < reading->next_to_submit_; ++id) {
+    Reading::Planned& fold = reading->planned_[id];
+    if (!fold.is_copied()) continue;
+    some = fold.is_ready = true;
+    if (reading->order_ == FoldOrder::any) reading->arrived_ids_.push_back(id);
+  }
+  if (!some) return {};
+  const Stopwatch watch(&table_.counters_.stall_ms);
+  Status waited = table_.device()->wait();
+  TL_TRY(queued);
+  return waited;
 }
 
 Status Reader::hand_over(Reading* reading) {
@@ -284,6 +323,12 @@ void Reader::collect_any() {
     take(now_->in_memory_ids_[now_->next_in_memory_++]);
 }
 
+std::span<const ReadyFold> Reader::on_device() {
+  on_device_.clear();
+  for (const std::uint32_t id : now_->device_ids_) on_device_.push_back(now_->planned_[id].ready);
+  return on_device_;
+}
+
 Result<std::span<const ReadyFold>> Reader::ready() {
   retire();
   TL_TRY(submit());
@@ -312,7 +357,7 @@ void Reader::retire() {
   RowCache* caches = table_.layers_[now_->layer_].row_cache.data();
   for (const ReadyFold& done : wave_) {
     const Reading::Planned& fold = now_->planned_[done.id];
-    if (!fold.in_pages()) continue;
+    if (!fold.is_staged()) continue;
     table_.counters_.pages_verified += done.pages.size();
     const std::byte* staging = table_.staging_.data() + fold.staging_at;
     const std::size_t row_bytes = fold.ready.fold.key_stride;

@@ -20,7 +20,7 @@ class Reader {
   Reader& operator=(const Reader&) = delete;
 
   // Begins a layer's reading. It fails where reads of an earlier one take too long to finish.
-  Status start(std::uint32_t layer, FoldOrder order);
+  Status start(std::uint32_t layer, FoldOrder order, DeviceRows device_rows = DeviceRows::come);
   // Plans the folds of more lists, numbered on from those before, and hands reads to the disk. Not
   // while a wave is being attended.
   Status add(std::span<const ReadRequest> requests);
@@ -28,12 +28,16 @@ class Reader {
   // equal lists of whole runs. Its reads are handed to the disk behind those that are asked for, as
   // far as staging memory reaches, and are then on their way. If something else is asked for, or
   // segments come or go before, or something fails, it is forgotten: that costs time alone.
-  void expect(std::uint32_t layer, FoldOrder order, std::span<const ReadRequest> requests);
+  void expect(std::uint32_t layer, FoldOrder order, DeviceRows device_rows,
+              std::span<const ReadRequest> requests);
   // Waits until nothing is in flight any more, of that or of a reading that was given up: the next
   // call may come from another thread.
   void rest();
   // How many folds list `list` has.
   std::uint32_t folds(std::uint32_t list) const { return now_->folds_of_list_[list]; }
+  // The folds of the lists so far whose rows stay on a device, with where they lie there, by list
+  // and in their order; valid until the next add().
+  std::span<const ReadyFold> on_device();
   // The next wave: what is ready of the lists so far, which may be nothing. On an error of this,
   // next() or add() the reading is over, and start() begins anew.
   Result<std::span<const ReadyFold>> ready();
@@ -58,6 +62,9 @@ class Reader {
   void reserve();
   Status submit();
   Status submit(Reading* reading);
+  void place(Reading* reading, Reading::Planned* fold);
+  Status copy_rows(const Reading& reading, const Reading::Planned& fold);
+  Status arrive_copied(Reading* reading, std::uint32_t first, Status queued);
   Status hand_over(Reading* reading);
   TierCounters& counters_of(Reading* reading);
   void collect();
@@ -83,7 +90,7 @@ class Reader {
   std::vector<Stage> stages_;
   std::uint32_t first_stage_ = 0;  // the number of stages_[0]
   std::size_t oldest_stage_ = 0;   // in stages_: those before are retired
-  std::vector<ReadyFold> wave_;
+  std::vector<ReadyFold> wave_, on_device_;
   std::vector<Transfer> transfers_;
 };
 

@@ -21,17 +21,22 @@ bool verify(const ReadyFold& fold) {
   return true;
 }
 
-void Reading::begin(std::uint32_t layer, FoldOrder order) {
+void Reading::begin(std::uint32_t layer, FoldOrder order, DeviceRows device_rows) {
   TL_CHECK(in_flight_ == 0);  // their tags are about to be others'
+  // Nobody takes a list's other folds once one does not come.
+  TL_CHECK(device_rows == DeviceRows::come || order == FoldOrder::any);
   layer_ = layer;
   order_ = order;
+  device_rows_ = device_rows;
   planned_.clear();
   views_.clear();
   patches_.clear();
   checks_.clear();
   check_at_.clear();
   extents_.clear();
+  copies_.clear();
   misses_.clear();
+  device_ids_.clear();
   arrived_ids_.clear();
   in_memory_ids_.clear();
   next_in_memory_ = 0;
@@ -55,7 +60,12 @@ void Reading::plan(std::span<const ReadRequest> requests) {
   for (std::uint32_t id = first_new; id < planned_.size(); ++id) {
     Planned& fold = planned_[id];
     fold.ready.id = id;
-    if (fold.in_pages()) continue;
+    if (fold.is_staged()) continue;
+    if (fold.stays) {
+      device_ids_.push_back(id);
+      ++handed_out_;
+      continue;
+    }
     fold.is_ready = true;
     if (order_ == FoldOrder::any) in_memory_ids_.push_back(id);
   }
@@ -109,16 +119,20 @@ void Reading::plan_rows(const Segment& segment, std::uint32_t list, std::uint32_
     RowSet taken = rows;
     int n = count(taken);  // a call where the processor's instruction may not be used
     for (; n > room; --n) taken &= ~(RowSet{1} << (63 - std::countl_zero(taken)));
-    if (table_.places_[fold->place].home.reach == Reach::memory)
-      add_rows_in_memory(fold, block, taken, n, weights.next);
-    else
+    const Reach reach = table_.places_[fold->place].home.reach;
+    if (reach == Reach::pages)
       add_rows_in_pages(fold, block, taken, weights, misses);
+    else if (reach == Reach::device && device_rows_ == DeviceRows::come)
+      add_rows_to_copy(fold, block, taken, weights);
+    else
+      add_rows_by_address(fold, block, taken, n, weights.next);
     fold->rows += static_cast<std::uint32_t>(n);
     counted_.host_bytes_read += static_cast<std::uint64_t>(n) * fold->fit_bytes;
     fold->last_view = static_cast<std::uint32_t>(views_.size());
     fold->last_patch = static_cast<std::uint32_t>(patches_.size());
     fold->last_check = static_cast<std::uint32_t>(checks_.size());
     fold->last_extent = static_cast<std::uint32_t>(extents_.size());
+    fold->last_copy = static_cast<std::uint32_t>(copies_.size());
     fold->last_miss = static_cast<std::uint32_t>(misses_.size());
     weights.next += static_cast<std::uint32_t>(n) * weights.a_row;
     rows &= ~taken;
@@ -146,7 +160,10 @@ void Reading::open_fold(const Segment& segment, std::uint32_t list, std::uint32_
   fold.first_patch = fold.last_patch = static_cast<std::uint32_t>(patches_.size());
   fold.first_check = fold.last_check = static_cast<std::uint32_t>(checks_.size());
   fold.first_extent = fold.last_extent = static_cast<std::uint32_t>(extents_.size());
+  fold.first_copy = fold.last_copy = static_cast<std::uint32_t>(copies_.size());
   fold.first_miss = fold.last_miss = static_cast<std::uint32_t>(misses_.size());
+  fold.stays =
+      table_.places_[fold.place].home.reach == Reach::device && device_rows_ == DeviceRows::stay;
   planned_.push_back(fold);
   open_ = true;
 }
@@ -157,18 +174,50 @@ void Reading::add_view(const Planned& fold, std::uint32_t block, const std::byte
       {row0, row0 ? row0 + fold.key_bytes : nullptr, rows, log_weight, block * kBlockRows});
 }
 
-void Reading::add_rows_in_memory(Planned* fold, std::uint32_t block, RowSet rows, int n,
-                                 const float* log_weight) {
-  const PageTable::Place& place = table_.places_[fold->place];
-  const std::size_t row_bytes = fold->ready.fold.key_stride;
-  add_view(
-      *fold, block,
-      place.slot.space().address + fold->head * place.head_bytes + block * kBlockRows * row_bytes,
-      rows, log_weight);
+// Of a block's row 0, where rows have addresses.
+const std::byte* Reading::block_home(const Planned& fold, std::uint32_t block) const {
+  const PageTable::Place& place = table_.places_[fold.place];
+  return place.slot.space().address + fold.head * place.head_bytes +
+         std::size_t{block} * kBlockRows * fold.ready.fold.key_stride;
+}
+
+void Reading::count_by_address(const Planned& fold, int n) {
+  const PageTable::Place& place = table_.places_[fold.place];
   // Summaries and codes are part of an index, and counted by who scanned it.
   if (place.purpose != Purpose::rows) return;
   (place.home.tier == Tier::device ? counted_.device_bytes_read : counted_.host_bytes_read) +=
-      static_cast<std::size_t>(n) * row_bytes;
+      static_cast<std::size_t>(n) * fold.ready.fold.key_stride;
+}
+
+void Reading::add_rows_by_address(Planned* fold, std::uint32_t block, RowSet rows, int n,
+                                  const float* log_weight) {
+  add_view(*fold, block, block_home(*fold, block), rows, log_weight);
+  count_by_address(*fold, n);
+}
+
+// Rows in sequence are one copy, and one view.
+void Reading::add_rows_to_copy(Planned* fold, std::uint32_t block, RowSet rows, Weights weights) {
+  const std::size_t row_bytes = fold->ready.fold.key_stride;
+  while (rows != 0) {
+    const int first = std::countr_zero(rows), n = std::countr_one(rows >> first);
+    const RowSet together = first_rows(n) << first;
+    const std::size_t before = static_cast<std::size_t>(first) * row_bytes;
+    const std::size_t bytes = static_cast<std::size_t>(n) * row_bytes;
+    patches_.push_back(
+        {static_cast<std::uint32_t>(views_.size()),
+         static_cast<std::int64_t>(fold->staging_bytes) - static_cast<std::int64_t>(before)});
+    add_view(*fold, block, nullptr, together, weights.next);
+    const std::byte* const from = block_home(*fold, block) + before;
+    if (copies_.size() > fold->first_copy && copies_.back().from + copies_.back().bytes == from)
+      copies_.back().bytes += bytes;
+    else
+      copies_.push_back({from, bytes, fold->staging_bytes});
+    fold->staging_bytes += bytes;
+    counted_.device_bytes_copied += bytes;
+    count_by_address(*fold, n);
+    weights.next += static_cast<std::uint32_t>(n) * weights.a_row;
+    rows &= ~together;
+  }
 }
 
 // Row by row: from the row cache, or from a page that is to be read. Rows in sequence that have one

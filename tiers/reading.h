@@ -34,6 +34,12 @@ struct ReadyFold {
 };
 bool verify(const ReadyFold& fold);
 
+// Whose folds are those of rows that lie on a device.
+enum class DeviceRows : std::uint8_t {
+  come,  // the host's: what is asked for is copied into staging memory
+  stay,  // the device's: no wave has them, Reader::on_device() does
+};
+
 enum class FoldOrder : std::uint8_t {
   any,      // as they become ready
   in_list,  // a list's folds in their order
@@ -47,7 +53,7 @@ class Reading {
   Reading(const Reading&) = delete;
   Reading& operator=(const Reading&) = delete;
 
-  void begin(std::uint32_t layer, FoldOrder order);
+  void begin(std::uint32_t layer, FoldOrder order, DeviceRows device_rows);
   // Plans the folds of more lists, numbered on from those before.
   void plan(std::span<const ReadRequest> requests);
 
@@ -70,12 +76,21 @@ class Reading {
     std::uint32_t first_patch = 0, last_patch = 0;
     std::uint32_t first_check = 0, last_check = 0;
     std::uint32_t first_extent = 0, last_extent = 0;
+    std::uint32_t first_copy = 0, last_copy = 0;
     std::uint32_t first_miss = 0, last_miss = 0;
     std::uint32_t rows = 0;
     std::uint32_t waiting = 0;  // reads that have not arrived
     std::uint64_t staging_bytes = 0, staging_at = 0;
     bool is_ready = false;
     bool in_pages() const { return first_extent != last_extent; }  // some of it
+    bool is_copied() const { return first_copy != last_copy; }     // all of it, from a device
+    bool is_staged() const { return in_pages() || is_copied(); }
+    bool stays = false;  // on a device
+  };
+  struct Copy {                       // rows one after the other
+    const std::byte* from = nullptr;  // in a device's memory
+    std::uint64_t bytes = 0;
+    std::uint64_t at = 0;  // in the fold's staging area
   };
   struct Patch {  // a view whose address is known once the fold has staging memory
     std::uint32_t view = 0;
@@ -102,8 +117,11 @@ class Reading {
   void open_fold(const Segment& segment, std::uint32_t list, std::uint32_t head,
                  const Weights& weights);
   // `n`: how many rows those are.
-  void add_rows_in_memory(Planned* fold, std::uint32_t block, RowSet rows, int n,
-                          const float* log_weight);
+  void add_rows_by_address(Planned* fold, std::uint32_t block, RowSet rows, int n,
+                           const float* log_weight);
+  void add_rows_to_copy(Planned* fold, std::uint32_t block, RowSet rows, Weights weights);
+  void count_by_address(const Planned& fold, int n);
+  const std::byte* block_home(const Planned& fold, std::uint32_t block) const;
   void add_rows_in_pages(Planned* fold, std::uint32_t block, RowSet rows, Weights weights,
                          Misses misses);
   void add_view(const Planned& fold, std::uint32_t block, const std::byte* row0, RowSet rows,
@@ -113,6 +131,7 @@ class Reading {
   PageTable& table_;
   std::uint32_t layer_ = 0;
   FoldOrder order_ = FoldOrder::any;
+  DeviceRows device_rows_ = DeviceRows::come;
   std::vector<Planned> planned_;
   std::vector<std::uint32_t> folds_of_list_, first_of_list_, cursor_of_list_;
   std::vector<BlockView> views_;
@@ -120,7 +139,9 @@ class Reading {
   std::vector<PageCheck> checks_;
   std::vector<std::uint64_t> check_at_;  // of each check's page, in the fold's staging area
   std::vector<Extent> extents_;
+  std::vector<Copy> copies_;
   std::vector<Miss> misses_;
+  std::vector<std::uint32_t> device_ids_;  // of folds that stay
   // FoldOrder::any, of folds that are ready and not yet handed out: those that have arrived, and
   // those that were in memory, from next_in_memory_ on.
   std::vector<std::uint32_t> arrived_ids_, in_memory_ids_;

@@ -6,21 +6,25 @@
 namespace thermocline {
 
 struct TierCounters {
-  std::uint64_t device_bytes_read = 0;  // rows read where they are at home on the device
-  std::uint64_t host_bytes_read = 0;    // rows read from host memory, row cache hits included
-  std::uint64_t disk_bytes_read = 0;    // as read, whole pages, once it is asked for
-  std::uint64_t disk_reads = 0;         // read operations
+  std::uint64_t device_bytes_read = 0;     // rows read where they are at home on the device
+  std::uint64_t device_bytes_copied = 0;   // of them, from a GPU for the host to read
+  std::uint64_t device_bytes_written = 0;  // rows sealed there, to a GPU
+  std::uint64_t host_bytes_read = 0;       // rows read from host memory, row cache hits included
+  std::uint64_t disk_bytes_read = 0;       // as read, whole pages, once it is asked for
+  std::uint64_t disk_reads = 0;            // read operations
   std::uint64_t disk_bytes_written = 0;
   std::uint64_t row_cache_hits = 0, row_cache_misses = 0;  // rows whose home is the disk
   std::uint64_t pages_verified = 0;                        // checksums that matched
   std::uint64_t pages_read_again = 0;                      // that did not match at first
-  double stall_ms = 0;                                     // attention waited for the disk
+  double stall_ms = 0;  // waited for a disk, or for copies from a GPU
 
   TierCounters& operator+=(const TierCounters& more);
 };
 
 inline TierCounters& TierCounters::operator+=(const TierCounters& more) {
   device_bytes_read += more.device_bytes_read;
+  device_bytes_copied += more.device_bytes_copied;
+  device_bytes_written += more.device_bytes_written;
   host_bytes_read += more.host_bytes_read;
   disk_bytes_read += more.disk_bytes_read;
   disk_reads += more.disk_reads;
@@ -32,6 +36,6 @@ inline TierCounters& TierCounters::operator+=(const TierCounters& more) {
   stall_ms += more.stall_ms;
   return *this;
 }
-static_assert(sizeof(TierCounters) == 10 * sizeof(std::uint64_t), "a counter without a line here");
+static_assert(sizeof(TierCounters) == 12 * sizeof(std::uint64_t), "a counter without a line here");
 
 }  // namespace thermocline

@@ -15,14 +15,6 @@ namespace thermocline::cuda {
 inline constexpr std::uint32_t kMaxHeadDim = 256;  // of keys and of values, in steps of 16
 inline constexpr std::uint32_t kMaxHeads = 1024;   // query heads a KV head
 
-// A fold and the query heads that read it. All pointers, those in fold.blocks included, are to
-// memory that the device reaches: its own, or pinned. Rows and their strides are aligned to 16
-// bytes in f16, to 4 as int8, to 2 as codes. A fold of more than kFoldRows rows, or that
-// can_attend() refuses, stops the kernel, and with it the device's context.
-struct HeadFold {
-  Fold fold;
-  const float* query = nullptr;  // [heads][key_dim], rotated and scaled
-};
 static_assert(std::is_trivially_copyable_v<HeadFold>);  // copied to the device as bytes
 
 // Attention states in device memory: max and sum are [states][heads], acc is
@@ -41,7 +33,11 @@ Status can_attend(HeadShape shape, const Fold& fold);
 // Both only queue work and allocate nothing; the spans are in memory that the device reaches and
 // stay as they are until the stream has got there.
 //
-// Fold i becomes state i of `partial`, which is overwritten.
+// Fold i becomes state i of `partial`, which is overwritten. All pointers of a fold, those in its
+// blocks included, are to memory that the device reaches: its own, or pinned. Rows and their
+// strides are aligned to 4 bytes in f16 (at 16 they take a quarter of the loads) and as int8, to 2
+// as codes. A fold of more than kFoldRows rows, or that can_attend() refuses, stops the kernel, and
+// with it the device's context.
 Status attend(Stream& stream, HeadShape shape, std::span<const HeadFold> folds, States partial);
 
 // List i is partials [first[i], first[i + 1]), merged left to right into state i of `merged`, which

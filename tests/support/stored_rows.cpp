@@ -7,7 +7,6 @@
 #include <cstring>
 
 #include "tests/support/memory_sink.h"
-#include "tiers/store/device_stand_in.h"
 
 namespace thermocline {
 
@@ -34,13 +33,13 @@ void StoredRows::open(PageTableOptions options, std::unique_ptr<Sink> sink) {
     options.stores.directory = ::testing::TempDir() + "thermocline-rows";
   // A fault is for what the test does, and no test depends on the machine's disk.
   if (!options.read_cost) options.read_cost = ReadCost();
+  options.stores.bytes.front() = budget.usage(Tier::device).total_bytes;
   options_ = options;
   auto stores = open_stores(options.stores);
   if (!stores) {
     ADD_FAILURE() << stores.error().message;
     return;
   }
-  stores->front() = std::make_unique<DeviceStandIn>();
   auto made = PageTable::create(options, &budget, std::move(*stores), std::move(sink));
   if (made) {
     table = std::move(*made);
@@ -255,7 +254,7 @@ Result<std::vector<ListRead>> read_all(Reader* reader, std::uint32_t layer,
 
 void expect_all(Reader* reader, std::uint32_t layer, std::span<const Wanted> wanted,
                 FoldOrder order) {
-  reader->expect(layer, order, requests_of(wanted));
+  reader->expect(layer, order, DeviceRows::come, requests_of(wanted));
 }
 
 }  // namespace thermocline

@@ -34,11 +34,12 @@ struct FoldRead {
 };
 using ListRead = std::vector<FoldRead>;
 
-// A page table over three tiers: a fake disk in memory, host memory, and a stand-in for a device's,
-// with as much room as the host.
+// A page table over three tiers: a fake disk in memory, host memory, and the device that
+// `options.stores` names, with as much room as the host.
 class StoredRows {
  public:
-  // `options` without a directory's or back end's meaning; of `stores` the disk's bytes count.
+  // `options` without a directory's or back end's meaning; of `stores` the disk's bytes count, and
+  // which device.
   StoredRows(PageTableOptions options, std::uint64_t host_bytes, FaultPlan plan = {});
   // Over another sink.
   StoredRows(PageTableOptions options, std::uint64_t host_bytes, std::unique_ptr<Sink> sink);

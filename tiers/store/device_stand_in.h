@@ -14,6 +14,7 @@ namespace thermocline {
 
 class DeviceStandIn final : public Store {
  public:
+  static constexpr char kDevice[] = "host";  // what StoreOptions calls it
   static constexpr StoreFacts kFacts = {Tier::device, Reach::memory};
   StoreFacts facts() const override { return kFacts; }
   const std::string& name() const override {

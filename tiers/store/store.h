@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "kernels/base/error.h"
+#include "kernels/device.h"
 #include "tiers/budget.h"
 #include "tiers/tier.h"
 
@@ -16,6 +17,7 @@ namespace thermocline {
 // How what is in a store is reached. It decides how a segment is laid out and planned.
 enum class Reach : std::uint8_t {
   memory,  // by address: rows are attended where they lie
+  device,  // by a device alone, which attends them; copied to where the host reaches them
   pages,   // through a Sink, in whole pages of a file: each has a checksum, rows in use are cached
 };
 
@@ -32,7 +34,7 @@ struct PlannedUse {
 // What a store gave. Its content is undefined.
 struct Space {
   std::uint64_t bytes = 0;
-  std::byte* address = nullptr;  // Reach::memory
+  std::byte* address = nullptr;  // Reach::memory; Reach::device: where the device has it
   int file = -1;                 // Reach::pages: an extent of this file, whole pages
   std::uint64_t offset = 0;      // that begins here
 };
@@ -58,6 +60,8 @@ class Store {
   virtual void give(const Space& space) = 0;
   // Itself, where its content outlives the process; else null.
   virtual Keeper* keeper() { return nullptr; }
+  // Reach::device: whose memory it is; else null.
+  virtual Device* device() { return nullptr; }
   // What whoever asked for the store should know; "": nothing.
   virtual std::string note() const { return {}; }
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "tiers/store/device_memory.h"
 #include "tiers/store/device_stand_in.h"
 #include "tiers/store/host_memory.h"
 #include "tiers/store/scratch_file.h"
@@ -14,7 +15,21 @@ namespace {
 constexpr auto kDevice = static_cast<std::size_t>(Tier::device);
 constexpr auto kDisk = static_cast<std::size_t>(Tier::disk);
 
-bool has_stand_in(const StoreOptions& options) { return options.bytes[kDevice] > 0; }
+bool has_device(const StoreOptions& options) {
+  return options.bytes[kDevice] > 0 && options.device != DeviceStandIn::kDevice;
+}
+Result<std::unique_ptr<Store>> open_device_memory(const StoreOptions& options) {
+  TL_TRY_ASSIGN(DeviceMemory memory, DeviceMemory::open(options.device, options.planned[kDevice]));
+  return std::make_unique<DeviceMemory>(std::move(memory));
+}
+Result<std::string> probe_device_memory(const StoreOptions& options) {
+  TL_TRY(DeviceMemory::open(options.device, options.planned[kDevice]));
+  return std::string();
+}
+
+bool has_stand_in(const StoreOptions& options) {
+  return options.bytes[kDevice] > 0 && options.device == DeviceStandIn::kDevice;
+}
 Result<std::unique_ptr<Store>> open_stand_in(const StoreOptions&) {
   return std::make_unique<DeviceStandIn>();
 }
@@ -60,10 +75,12 @@ struct Kind {
   Result<std::unique_ptr<Store>> (*open)(const StoreOptions&);
   Result<std::string> (*probe)(const StoreOptions&);
 };
-constexpr Kind kKinds[] = {{DeviceStandIn::kFacts, has_stand_in, open_stand_in, probe_stand_in},
-                           {HostMemory::kFacts, has_host, open_host, probe_host},
-                           {ScratchFile::kFacts, has_scratch, open_scratch, probe_scratch},
-                           {SessionFile::kFacts, has_session, open_session, probe_session}};
+constexpr Kind kKinds[] = {
+    {DeviceMemory::kFacts, has_device, open_device_memory, probe_device_memory},
+    {DeviceStandIn::kFacts, has_stand_in, open_stand_in, probe_stand_in},
+    {HostMemory::kFacts, has_host, open_host, probe_host},
+    {ScratchFile::kFacts, has_scratch, open_scratch, probe_scratch},
+    {SessionFile::kFacts, has_session, open_session, probe_session}};
 
 }  // namespace
 
@@ -76,6 +93,12 @@ std::optional<Reach> reach_of(const StoreOptions& options, Tier tier) {
 bool any_in_pages(const StoreOptions& options) {
   return std::any_of(kAllTiers.begin(), kAllTiers.end(),
                      [&](Tier tier) { return reach_of(options, tier) == Reach::pages; });
+}
+
+bool any_staged(const StoreOptions& options) {
+  return std::any_of(kAllTiers.begin(), kAllTiers.end(), [&](Tier tier) {
+    return reach_of(options, tier).value_or(Reach::memory) != Reach::memory;
+  });
 }
 
 Result<Stores> open_stores(const StoreOptions& options) {

@@ -18,8 +18,9 @@ namespace thermocline {
 struct StoreOptions {
   // That each tier may hold. 0: the tier is not there, which host memory always is.
   std::array<std::uint64_t, kTiers> bytes{};
-  std::string directory = {};  // of the disk's scratch file
-  std::string session = {};    // the disk's file, where it is to be kept; "": a scratch file
+  std::string device = "host";  // whose memory is the device's tier: host memory, or cuda:N
+  std::string directory = {};   // of the disk's scratch file
+  std::string session = {};     // the disk's file, where it is to be kept; "": a scratch file
   // Of each tier: a store that has not as much refuses to open.
   std::array<PlannedUse, kTiers> planned{};
 };
@@ -28,6 +29,9 @@ struct StoreOptions {
 std::optional<Reach> reach_of(const StoreOptions& options, Tier tier);
 // Whether there is a store that is reached in pages, which takes a Sink and memory to read into.
 bool any_in_pages(const StoreOptions& options);
+// Whether there is a store whose rows the host does not reach where they lie: in pages, or on a
+// device. They are staged in host memory.
+bool any_staged(const StoreOptions& options);
 
 using Stores = std::array<std::unique_ptr<Store>, kTiers>;  // by tier; null: not there
 Result<Stores> open_stores(const StoreOptions& options);

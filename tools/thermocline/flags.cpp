@@ -161,10 +161,13 @@ std::optional<std::string> note_on_threads(int threads) {
 void TierFlags::add_without_budgets_to(po::options_description* group) {
   auto add = group->add_options();
   add("device", value(&device, "NAME"),
-      "none, or host: host memory stands in for a GPU's, to see three tiers without one (none)");
+      "a GPU that keeps rows and attends them: cuda, cuda:N, or none; or host: host memory stands "
+      "in "
+      "for one (none)");
   add("kv-device", value(&device_size, "SIZE"),
-      "of the device: the rows of as many layers as fit live there (0: this build has no GPU tier, "
-      "see --device)");
+      "memory of the device: the rows of as many layers as fit live there; a size, or auto: what "
+      "is "
+      "free there (0)");
   const auto named = [](const std::string& given) {
     if (given.empty()) throw po::error("--kv-dir '' names no folder");
   };

@@ -59,9 +59,9 @@ void give(const void* value, std::size_t bytes);
 void take(int lane, void* value, std::size_t bytes);
 // The launch fails.
 [[noreturn]] void trap();
-// Runs body as every thread of a grid. cudaErrorLaunchFailure: a thread trapped, or waits for one
-// that never comes.
-cudaError_t run(dim3 grid, dim3 block, const std::function<void()>& body);
+// Queues body to run as every thread of a grid. Waiting for it then fails (cudaErrorLaunchFailure)
+// where a thread trapped, or waits for one that never comes.
+cudaError_t queue(cudaStream_t stream, dim3 grid, dim3 block, std::function<void()> body);
 
 template <typename T>
 T exchanged(T value, int lane) {
@@ -137,6 +137,9 @@ struct cudaLaunchConfig_t {
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
-  const std::tuple<Parameters...> given(std::forward<Arguments>(arguments)...);
-  return emulated::run(config->gridDim, config->blockDim, [&] { std::apply(kernel, given); });
+  return emulated::queue(
+      config->stream, config->gridDim, config->blockDim,
+      [kernel, given = std::tuple<Parameters...>(std::forward<Arguments>(arguments)...)] {
+        std::apply(kernel, given);
+      });
 }

@@ -1,7 +1,9 @@
-// The part of CUDA's runtime that this project calls, on the host: one device, whose memory is the
-// host's and whose streams do everything at once. With cuda_runtime.h beside it, kernels/cuda/*.cu
-// compile as C++ and run anywhere, so what they compute is tested where there is no device; what
-// only a device can show (races between warps, alignment, speed) is not.
+// The part of CUDA's runtime that this project calls, on the host: one device, whose memory the
+// host reaches no more than a real one's (touching it ends the process) and whose streams do
+// nothing before they are waited for, so that a wait which is missing shows. With cuda_runtime.h
+// beside it, kernels/cuda/*.cu compile as C++ and run anywhere, so what they compute is tested
+// where there is no device; what only a device can show (races between warps, alignment, speed) is
+// not.
 #pragma once
 
 #include <cstddef>
@@ -48,6 +50,7 @@ cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 // Filled with bytes that are no number, so that what was never written shows.
+cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total);
 cudaError_t cudaMalloc(void** memory, std::size_t bytes);
 cudaError_t cudaFree(void* memory);
 cudaError_t cudaHostAlloc(void** memory, std::size_t bytes, unsigned flags);

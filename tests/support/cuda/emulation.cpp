@@ -2,13 +2,20 @@
 #include <boost/context/pooled_fixedsize_stack.hpp>
 #include <chrono>
 #include <cstdlib>
+#include <deque>
+#include <map>
 #include <vector>
+
+#include <sys/mman.h>
 
 #include <cuda_runtime.h>
 
-struct CUstream_st {};
+struct CUstream_st {
+  std::deque<std::function<cudaError_t()>> queued;
+};
 struct CUevent_st {
   std::chrono::steady_clock::time_point at;
+  cudaStream_t stream = nullptr;  // where it was recorded last
 };
 
 namespace {
@@ -33,13 +40,69 @@ constexpr Name kNames[] = {
     {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
 };
 
-cudaError_t allocate(void** memory, std::size_t bytes) {
-  constexpr std::size_t kAlignment = 256;  // as cudaMalloc's
-  *memory = std::aligned_alloc(kAlignment, (bytes / kAlignment + 1) * kAlignment);
-  if (*memory == nullptr) return said(cudaErrorMemoryAllocation);
-  std::memset(*memory, 0xff, bytes);
-  return cudaSuccess;
-}
+constexpr std::size_t kAlignment = 256;  // as cudaMalloc's
+
+// The device's memory: addresses that nobody reaches but while the device works. To shut them takes
+// time with every page: what uses more than a few, a benchmark, is not guarded.
+class DeviceMemory {
+ public:
+  static constexpr std::size_t kBytes = std::size_t{1} << 30;
+  static constexpr std::size_t kGuardedBytes = std::size_t{32} << 20;
+
+  // While one lives, on the only thread that drives the device.
+  class Reached {
+   public:
+    Reached() { the().allow(PROT_READ | PROT_WRITE); }
+    ~Reached() { the().allow(PROT_NONE); }
+    Reached(const Reached&) = delete;
+    Reached& operator=(const Reached&) = delete;
+  };
+
+  static DeviceMemory& the() {
+    static DeviceMemory memory;
+    return memory;
+  }
+  void* take(std::size_t bytes) {
+    const std::size_t size = (bytes / kAlignment + 1) * kAlignment;
+    std::size_t at = 0;  // the first gap that is large enough
+    for (const auto& [begin, taken] : taken_) {
+      if (begin - at >= size) break;
+      at = begin + taken;
+    }
+    if (kBytes - at < size) return nullptr;
+    taken_.emplace(at, size);
+    end_ = std::max(end_, at + size);
+    held_ += size;
+    return base_ + at;
+  }
+  void give(void* memory) {
+    const auto found = taken_.find(static_cast<std::size_t>(static_cast<char*>(memory) - base_));
+    if (found == taken_.end()) std::abort();  // cudaMalloc() did not return it
+    held_ -= found->second;
+    taken_.erase(found);
+  }
+  std::size_t free_bytes() const { return kBytes - held_; }
+
+ private:
+  DeviceMemory()
+      : base_(static_cast<char*>(
+            mmap(nullptr, kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0))) {
+    if (base_ == MAP_FAILED) std::abort();
+  }
+  void allow(int protection) {
+    if (end_ > kGuardedBytes) protection = PROT_READ | PROT_WRITE;
+    if (protection == allowed_ && end_ == allowed_end_) return;
+    if (end_ > 0 && mprotect(base_, end_, protection) != 0) std::abort();
+    allowed_ = protection;
+    allowed_end_ = end_;
+  }
+
+  char* base_;
+  std::map<std::size_t, std::size_t> taken_;  // begin -> bytes
+  std::size_t end_ = 0, held_ = 0;            // the highest that was ever taken
+  int allowed_ = PROT_NONE;
+  std::size_t allowed_end_ = 0;
+};
 
 }  // namespace
 
@@ -68,48 +131,81 @@ cudaError_t cudaSetDevice(int device) {
   return said(device == 0 ? cudaSuccess : cudaErrorInvalidDevice);
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
-  *properties = {"this processor, which stands in for a device", std::size_t{1} << 30, 1};
+  *properties = {"this processor, which stands in for a device", DeviceMemory::kBytes, 1};
   return cudaSuccess;
 }
-cudaError_t cudaMalloc(void** memory, std::size_t bytes) { return allocate(memory, bytes); }
+cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
+  *free = DeviceMemory::the().free_bytes();
+  *total = DeviceMemory::kBytes;
+  return cudaSuccess;
+}
+cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
+  *memory = DeviceMemory::the().take(bytes);
+  if (*memory == nullptr) return said(cudaErrorMemoryAllocation);
+  const DeviceMemory::Reached reached;
+  std::memset(*memory, 0xff, bytes);
+  return cudaSuccess;
+}
 cudaError_t cudaFree(void* memory) {
-  std::free(memory);
+  if (memory != nullptr) DeviceMemory::the().give(memory);
   return cudaSuccess;
 }
 cudaError_t cudaHostAlloc(void** memory, std::size_t bytes, unsigned) {
-  return allocate(memory, bytes);
+  *memory = std::aligned_alloc(kAlignment, (bytes / kAlignment + 1) * kAlignment);
+  if (*memory == nullptr) return said(cudaErrorMemoryAllocation);
+  std::memset(*memory, 0xff, bytes);
+  return cudaSuccess;
 }
-cudaError_t cudaFreeHost(void* memory) { return cudaFree(memory); }
+cudaError_t cudaFreeHost(void* memory) {
+  std::free(memory);
+  return cudaSuccess;
+}
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind) {
+  const DeviceMemory::Reached reached;
   if (bytes > 0) std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
-                            cudaStream_t) {
-  return cudaMemcpy(to, from, bytes, kind);
+                            cudaStream_t stream) {
+  stream->queued.push_back([=] { return cudaMemcpy(to, from, bytes, kind); });
+  return cudaSuccess;
 }
-cudaError_t cudaMemsetAsync(void* memory, int value, std::size_t bytes, cudaStream_t) {
-  std::memset(memory, value, bytes);
+cudaError_t cudaMemsetAsync(void* memory, int value, std::size_t bytes, cudaStream_t stream) {
+  stream->queued.push_back([=] {
+    const DeviceMemory::Reached reached;
+    std::memset(memory, value, bytes);
+    return cudaSuccess;
+  });
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   *stream = new CUstream_st;
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  cudaError_t first = cudaSuccess;  // after which nothing runs
+  for (; !stream->queued.empty(); stream->queued.pop_front())
+    if (first == cudaSuccess) first = stream->queued.front()();
+  return said(first);
+}
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  const cudaError_t last = cudaStreamSynchronize(stream);  // what is queued still runs
   delete stream;
-  return cudaSuccess;
+  return last;
 }
 cudaError_t cudaEventCreate(cudaEvent_t* event) {
   *event = new CUevent_st;
   return cudaSuccess;
 }
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
-  event->at = std::chrono::steady_clock::now();
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  event->stream = stream;
+  stream->queued.push_back([event] {
+    event->at = std::chrono::steady_clock::now();
+    return cudaSuccess;
+  });
   return cudaSuccess;
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t event) { return cudaStreamSynchronize(event->stream); }
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t first, cudaEvent_t last) {
   *ms = std::chrono::duration<float, std::milli>(last->at - first->at).count();
   return cudaSuccess;
@@ -232,9 +328,10 @@ void trap() {
   throw Trapped();
 }
 
+namespace {
+
 cudaError_t run(dim3 grid, dim3 block, const std::function<void()>& body) {
-  if (grid.x == 0 || grid.y > 65535 || grid.z > 65535 || block.x * block.y * block.z > 1024)
-    return said(cudaErrorInvalidConfiguration);
+  const DeviceMemory::Reached reached;
   context::pooled_fixedsize_stack stacks(256 << 10);
   gridDim = grid;
   blockDim = block;
@@ -243,8 +340,17 @@ cudaError_t run(dim3 grid, dim3 block, const std::function<void()>& body) {
       for (unsigned x = 0; x < grid.x; ++x) {
         blockIdx = {x, y, z};
         run_block(block, body, stacks);
-        if (trapped) return said(cudaErrorLaunchFailure);
+        if (trapped) return cudaErrorLaunchFailure;
       }
+  return cudaSuccess;
+}
+
+}  // namespace
+
+cudaError_t queue(cudaStream_t stream, dim3 grid, dim3 block, std::function<void()> body) {
+  if (grid.x == 0 || grid.y > 65535 || grid.z > 65535 || block.x * block.y * block.z > 1024)
+    return said(cudaErrorInvalidConfiguration);
+  stream->queued.push_back([=, body = std::move(body)] { return run(grid, block, body); });
   return cudaSuccess;
 }
 

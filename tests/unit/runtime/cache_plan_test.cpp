@@ -147,10 +147,13 @@ TEST(CachePlan, ADeviceThatIsNotThereIsRefused) {
   EXPECT_EQ(refusal("none", 0), "");
   EXPECT_EQ(refusal("host", 1), "");
   EXPECT_NE(refusal("none", 1).find("--device host"), std::string::npos);
-  EXPECT_NE(refusal("none", kAutoBytes).find("no GPU tier"), std::string::npos);
+  EXPECT_NE(refusal("none", kAutoBytes).find("none is named"), std::string::npos);
   EXPECT_NE(refusal("host", 0).find("--kv-device"), std::string::npos);
   EXPECT_NE(refusal("host", kAutoBytes).find("--kv-device"), std::string::npos);
-  EXPECT_NE(refusal("cuda:0", 1).find("known: none, host"), std::string::npos);
+  EXPECT_NE(refusal("gpu", 1).find("known: none, host, cuda, cuda:N"), std::string::npos);
+  EXPECT_NE(refusal("cuda", 0).find("say --kv-device"), std::string::npos);
+  // Without CUDA, without a driver, without as many devices: each says which.
+  EXPECT_NE(refusal("cuda:9999", 1).find("--device cuda:9999: "), std::string::npos);
 }
 
 TEST(CachePlan, ASessionIsRefusedWhereRowsAreAtHomeInMemory) {

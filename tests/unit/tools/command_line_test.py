@@ -65,7 +65,8 @@ class CommandLine(unittest.TestCase):
         for words, said in [
                 (["--kv-host", "3X"], "--kv-host"), (["--kv-disk", "lots"], "--kv-disk"),
                 (["--kv-device", "1G"], "--device host"), (["--device", "host"], "--kv-device"),
-                (["--device", "cuda", "--kv-device", "1G"], "known: none, host"),
+                (["--device", "gpu", "--kv-device", "1G"], "known: none, host, cuda, cuda:N"),
+                (["--device", "cuda"], "--kv-device SIZE"),
                 (["-ngl", "99"], "CPU"),
                 (["-ctk", "f32"], "rounded to f16"), (["-ctv", "q9_9"], "known: f16, int8, bf16"),
                 (["-ctv", "q4_0", "--method-set", "values.compress=raw"], "twice"),

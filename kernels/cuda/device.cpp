@@ -1,0 +1,87 @@
+// A CUDA device, as kernels/device.h has it.
+#include "kernels/device.h"
+
+#include <utility>
+
+#include "kernels/cuda/attend.h"
+#include "kernels/cuda/check.h"
+#include "kernels/cuda/fold_attention.h"
+#include "kernels/cuda/make_current.h"
+#include "kernels/cuda/stream.h"
+
+namespace thermocline {
+namespace {
+
+class CudaDevice final : public Device {
+ public:
+  CudaDevice(std::uint32_t number, std::string name, cuda::Stream stream)
+      : number_(number), name_(std::move(name)), copies_(std::move(stream)) {}
+
+  const std::string& name() const override { return name_; }
+
+  Result<std::uint64_t> free_bytes() const override {
+    TL_TRY(cuda::make_current(number_));
+    std::size_t free = 0, total = 0;
+    TL_TRY(cuda::check(cudaMemGetInfo(&free, &total), "asking for free device memory"));
+    return free;
+  }
+
+  Result<std::byte*> take(std::uint64_t bytes) override {
+    TL_TRY(cuda::make_current(number_));
+    void* memory = nullptr;
+    TL_TRY(cuda::check(cudaMalloc(&memory, bytes), "taking device memory"));
+    return static_cast<std::byte*>(memory);
+  }
+
+  // What could fail here is an earlier kernel; whoever waited has been told.
+  void give(std::byte* memory) override {
+    static_cast<void>(cuda::make_current(number_));
+    static_cast<void>(cuda::check(cudaFree(memory), "giving device memory back"));
+  }
+
+  Status write(std::byte* to, std::span<const std::byte> from) override {
+    TL_TRY(copy(to, from.data(), from.size(), cudaMemcpyHostToDevice));
+    return wait();
+  }
+
+  Status read(std::span<std::byte> to, const std::byte* from) override {
+    return copy(to.data(), from, to.size(), cudaMemcpyDeviceToHost);
+  }
+
+  Status wait() override { return copies_.wait(); }
+
+  Result<std::unique_ptr<DeviceAttention>> open_attention(std::uint64_t bytes) override {
+    return cuda::FoldAttention::create(number_, bytes);
+  }
+
+ private:
+  Status copy(std::byte* to, const std::byte* from, std::size_t bytes, cudaMemcpyKind kind) {
+    TL_TRY(cuda::make_current(number_));
+    return cuda::check(cudaMemcpyAsync(to, from, bytes, kind, copies_.handle()), "copying rows");
+  }
+
+  std::uint32_t number_;
+  std::string name_;
+  cuda::Stream copies_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Device>> open_device(std::uint32_t number) {
+  int devices = 0;
+  TL_TRY(cuda::check(cudaGetDeviceCount(&devices), "looking for CUDA devices"));
+  if (number >= static_cast<std::uint32_t>(devices))
+    return fail(ErrorCode::not_found, "this machine has ", devices, " CUDA device",
+                devices == 1 ? "" : "s", ": say cuda:N with an N below ", devices);
+  TL_TRY(cuda::make_current(number));
+  cudaDeviceProp facts = {};
+  TL_TRY(cuda::check(cudaGetDeviceProperties(&facts, static_cast<int>(number)),
+                     "asking what a device is"));
+  TL_TRY_ASSIGN(cuda::Stream copies, cuda::Stream::create());
+  std::string name = "cuda:" + std::to_string(number) + " (" + facts.name + ")";
+  return std::make_unique<CudaDevice>(number, std::move(name), std::move(copies));
+}
+
+Status device_attends(HeadShape shape, const Fold& fold) { return cuda::can_attend(shape, fold); }
+
+}  // namespace thermocline

@@ -1,0 +1,120 @@
+#include "kernels/cuda/fold_attention.h"
+
+#include <cstring>
+
+#include "kernels/cuda/attend.h"
+#include "kernels/cuda/check.h"
+#include "kernels/cuda/make_current.h"
+
+namespace thermocline::cuda {
+namespace {
+
+constexpr std::size_t kApart = 256;  // as attention_bytes() counts
+
+std::size_t query_floats(HeadShape shape) { return std::size_t{shape.heads} * shape.key_dim; }
+
+// Of `folds` states.
+States states_at(std::byte* memory, HeadShape shape, std::size_t folds) {
+  States states;
+  states.max = reinterpret_cast<float*>(memory);
+  states.sum = states.max + folds * shape.heads;
+  states.acc = states.sum + folds * shape.heads;
+  return states;
+}
+
+}  // namespace
+
+void FoldAttention::FreeDevice::operator()(std::byte* memory) const {
+  static_cast<void>(check(cudaFree(memory), "giving device memory back"));
+}
+void FoldAttention::FreePinned::operator()(std::byte* memory) const {
+  static_cast<void>(check(cudaFreeHost(memory), "giving pinned memory back"));
+}
+
+Result<std::unique_ptr<FoldAttention>> FoldAttention::create(std::uint32_t number,
+                                                             std::uint64_t bytes) {
+  TL_TRY(make_current(number));
+  TL_TRY_ASSIGN(Stream stream, Stream::create());
+  std::unique_ptr<FoldAttention> made(new FoldAttention(number, bytes, std::move(stream)));
+  void* memory = nullptr;
+  TL_TRY(check(cudaMalloc(&memory, bytes), "taking device memory to attend in"));
+  made->device_.reset(static_cast<std::byte*>(memory));
+  TL_TRY(check(cudaHostAlloc(&memory, bytes, cudaHostAllocDefault), "taking pinned memory"));
+  made->pinned_.reset(static_cast<std::byte*>(memory));
+  return made;
+}
+
+// What is queued reads and writes memory that goes now.
+FoldAttention::~FoldAttention() {
+  if (queued_) static_cast<void>(stream_.wait());
+}
+
+FoldAttention::Parts FoldAttention::pack(HeadShape shape, std::span<const HeadFold> folds,
+                                         std::size_t queries, std::size_t blocks) {
+  Parts parts;
+  parts.folds_at = round_up(queries * query_floats(shape) * sizeof(float), kApart);
+  parts.blocks_at = parts.folds_at + round_up(folds.size() * sizeof(HeadFold), kApart);
+  parts.states_at = parts.blocks_at + round_up(blocks * sizeof(BlockView), kApart);
+  parts.end = parts.states_at +
+              folds.size() * shape.heads * (2 + std::size_t{shape.value_dim}) * sizeof(float);
+  TL_CHECK(parts.end <= bytes_);
+  std::byte *const here = pinned_.get(), *const there = device_.get();
+  std::size_t query_at = 0, block_at = parts.blocks_at;
+  const float* last = nullptr;
+  for (std::size_t i = 0; i < folds.size(); ++i) {
+    HeadFold fold = folds[i];
+    if (fold.query != last) {
+      last = fold.query;
+      std::memcpy(here + query_at, last, query_floats(shape) * sizeof(float));
+      query_at += query_floats(shape) * sizeof(float);
+    }
+    fold.query = reinterpret_cast<const float*>(there + query_at) - query_floats(shape);
+    const std::span<const BlockView> of_fold = fold.fold.blocks;
+    TL_CHECK(!fold.fold.scored);
+    for (const BlockView& block : of_fold) TL_CHECK(block.log_weight == nullptr);
+    std::memcpy(here + block_at, of_fold.data(), of_fold.size_bytes());
+    fold.fold.blocks = {reinterpret_cast<const BlockView*>(there + block_at), of_fold.size()};
+    block_at += of_fold.size_bytes();
+    std::memcpy(here + parts.folds_at + i * sizeof(HeadFold), &fold, sizeof(HeadFold));
+  }
+  return parts;
+}
+
+Result<std::size_t> FoldAttention::begin(HeadShape shape, std::span<const HeadFold> folds) {
+  TL_CHECK(!folds.empty());
+  if (queued_) TL_TRY(finish());
+  std::size_t count = 0, queries = 0, blocks = 0;
+  while (count < folds.size()) {
+    const bool other = count == 0 || folds[count].query != folds[count - 1].query;
+    const std::size_t more = folds[count].fold.blocks.size();
+    if (attention_bytes(shape, queries + other, count + 1, blocks + more) > bytes_) break;
+    queries += other;
+    blocks += more;
+    ++count;
+  }
+  TL_CHECK(count > 0);
+  const Parts parts = pack(shape, folds.first(count), queries, blocks);
+  TL_TRY(make_current(number_));
+  queued_ = true;  // also where only a part of it comes to be
+  std::byte *const here = pinned_.get(), *const there = device_.get();
+  TL_TRY(
+      check(cudaMemcpyAsync(there, here, parts.states_at, cudaMemcpyHostToDevice, stream_.handle()),
+            "copying queries to a device"));
+  TL_TRY(attend(stream_, shape, {reinterpret_cast<const HeadFold*>(there + parts.folds_at), count},
+                states_at(there + parts.states_at, shape, count)));
+  TL_TRY(
+      check(cudaMemcpyAsync(here + parts.states_at, there + parts.states_at,
+                            parts.end - parts.states_at, cudaMemcpyDeviceToHost, stream_.handle()),
+            "copying states from a device"));
+  const cuda::States states = states_at(here + parts.states_at, shape, count);
+  states_ = {states.max, states.sum, states.acc};
+  return count;
+}
+
+Result<DeviceAttention::States> FoldAttention::finish() {
+  TL_TRY(stream_.wait());
+  queued_ = false;
+  return states_;
+}
+
+}  // namespace thermocline::cuda

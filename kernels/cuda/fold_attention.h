@@ -1,0 +1,50 @@
+// Folds whose rows lie in device memory, attended there: queries and lists of rows go over in one
+// copy, one launch attends, states come back in one copy.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "kernels/cuda/stream.h"
+#include "kernels/device.h"
+
+namespace thermocline::cuda {
+
+class FoldAttention final : public DeviceAttention {
+ public:
+  // `bytes` of device `number`'s memory, and as many pinned.
+  static Result<std::unique_ptr<FoldAttention>> create(std::uint32_t number, std::uint64_t bytes);
+  ~FoldAttention() override;
+
+  Result<std::size_t> begin(HeadShape shape, std::span<const HeadFold> folds) override;
+  Result<States> finish() override;
+
+ private:
+  struct FreeDevice {
+    void operator()(std::byte* memory) const;
+  };
+  struct FreePinned {
+    void operator()(std::byte* memory) const;
+  };
+  struct Parts {  // of either memory: where what begins
+    std::size_t folds_at = 0, blocks_at = 0, states_at = 0, end = 0;
+  };
+
+  FoldAttention(std::uint32_t number, std::uint64_t bytes, Stream stream)
+      : number_(number), bytes_(bytes), stream_(std::move(stream)) {}
+  // Writes queries, folds and blocks to pinned memory, with the addresses that they will have.
+  Parts pack(HeadShape shape, std::span<const HeadFold> folds, std::size_t queries,
+             std::size_t blocks);
+
+  std::uint32_t number_;
+  std::uint64_t bytes_;
+  Stream stream_;
+  std::unique_ptr<std::byte, FreeDevice> device_;
+  std::unique_ptr<std::byte, FreePinned> pinned_;
+  bool queued_ = false;
+  States states_;
+};
+
+}  // namespace thermocline::cuda

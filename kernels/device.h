@@ -1,0 +1,76 @@
+// A GPU, as rooms that know nothing of CUDA see it: its memory, copies to and from it, and
+// attention over rows that lie there. kernels/cuda/device.cpp has one; a build without CUDA links
+// kernels/no_cuda/device.cpp in its place, which refuses.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "kernels/attend.h"
+#include "kernels/base/buffer.h"
+#include "kernels/base/error.h"
+
+namespace thermocline {
+
+// Attention by a device over rows that lie in its memory, in working memory that is taken once: as
+// many bytes there, and as many on the host, pinned.
+class DeviceAttention {
+ public:
+  virtual ~DeviceAttention() = default;
+
+  // Queues as many of `folds`, from the first on, as there is working memory for, in one launch,
+  // and returns how many: one at least. Rows are where the device has them and stay there until
+  // finish(); blocks and queries are in host memory and may go when this returns. No fold is scored
+  // or weighted. What was queued before is waited for, if finish() was not.
+  virtual Result<std::size_t> begin(HeadShape shape, std::span<const HeadFold> folds) = 0;
+
+  // Of fold i and query head h, max and sum are at [i][h], acc at [i][h][value_dim], as AttendOps
+  // would leave them but for rounding: a fold's bits depend on its rows by rank alone.
+  struct States {
+    const float *max = nullptr, *sum = nullptr, *acc = nullptr;  // on the host, until begin()
+  };
+  // Waits for what begin() queued.
+  virtual Result<States> finish() = 0;
+};
+
+// Working memory for so many folds in one launch, of which so many different queries and blocks.
+constexpr std::uint64_t attention_bytes(HeadShape shape, std::uint64_t queries, std::uint64_t folds,
+                                        std::uint64_t blocks) {
+  constexpr std::size_t kApart = 256;  // whatever begins is aligned for the widest load
+  return round_up(queries * shape.heads * shape.key_dim * sizeof(float), kApart) +
+         round_up(folds * sizeof(HeadFold), kApart) + round_up(blocks * sizeof(BlockView), kApart) +
+         round_up(folds * shape.heads * (2 + shape.value_dim) * sizeof(float), kApart);
+}
+
+// One thread at a time; its attention is of the same thread. Errors: exhausted, where it has no
+// more memory; io, where it failed, as it then does from then on.
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual const std::string& name() const = 0;  // "cuda:0 (NVIDIA H200)"
+  virtual Result<std::uint64_t> free_bytes() const = 0;
+  // Memory that the host cannot reach, aligned to 256 bytes; its content is undefined.
+  virtual Result<std::byte*> take(std::uint64_t bytes) = 0;
+  virtual void give(
+      std::byte* memory) = 0;  // what take() returned; nothing is queued that reads it
+  // Done when it returns.
+  virtual Status write(std::byte* to, std::span<const std::byte> from) = 0;
+  // Only queued: `to` is filled once wait() has returned.
+  virtual Status read(std::span<std::byte> to, const std::byte* from) = 0;
+  virtual Status wait() = 0;
+  // The device outlives it. `bytes`: attention_bytes() of one fold at least.
+  virtual Result<std::unique_ptr<DeviceAttention>> open_attention(std::uint64_t bytes) = 0;
+};
+
+// Device `number` of this machine. unsupported: this build has no CUDA. not_found: the machine has
+// no such device, or no driver.
+Result<std::unique_ptr<Device>> open_device(std::uint32_t number);
+
+// Whether a device attends folds like this one, of which only its formats matter, for heads of this
+// shape: to be asked before rows go there. unsupported names the limit.
+Status device_attends(HeadShape shape, const Fold& fold);
+
+}  // namespace thermocline

@@ -1,0 +1,17 @@
+// What a build without CUDA says of devices.
+#include "kernels/device.h"
+
+namespace thermocline {
+
+Result<std::unique_ptr<Device>> open_device(std::uint32_t) {
+  return fail(
+      ErrorCode::unsupported,
+      "this build has no CUDA: build where nvcc is (-DTHERMOCLINE_CUDA=ON), or say --device "
+      "host, and host memory stands in for a GPU");
+}
+
+Status device_attends(HeadShape, const Fold&) {
+  return fail(ErrorCode::unsupported, "this build has no CUDA");
+}
+
+}  // namespace thermocline

@@ -1,0 +1,330 @@
+// A cache whose sealed rows are at home on a device, against one in host memory that was fed the
+// same: to the bit where host memory stands in, within a computed bound where a GPU attends them.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels/device.h"
+#include "runtime/kv_cache.h"
+#include "tests/support/float_table.h"
+#include "tests/unit/device/each_device.h"
+
+namespace thermocline {
+namespace {
+
+LayerSpec layer(std::uint32_t q_heads, std::uint32_t kv_heads, std::uint32_t dim,
+                std::uint32_t window = 0) {
+  LayerSpec spec;
+  spec.q_heads = q_heads;
+  spec.kv_heads = kv_heads;
+  spec.key_dim = spec.value_dim = dim;
+  spec.window = window;
+  spec.scale = 1.0f / std::sqrt(float(dim));
+  for (std::uint32_t i = 0; i < dim / 2; ++i)
+    spec.rope.inverse_frequency.push_back(std::pow(10000.0f, -2.0f * float(i) / float(dim)));
+  return spec;
+}
+
+CacheOptions options_for(const std::string& method, std::uint32_t positions) {
+  CacheOptions options;
+  options.layers = {layer(6, 2, 64), layer(2, 1, 32, 100), layer(4, 2, 32)};
+  options.method = method;
+  options.method_directory = "configs/methods";
+  options.max_positions = positions;
+  return options;
+}
+
+CacheOptions on_device(CacheOptions options, const char* device) {
+  options.tiers.device = device;
+  options.tiers.device_bytes = std::uint64_t{64} << 20;
+  return options;
+}
+
+// How far two ways to attend in floats may be apart, by the roundings that either makes: scores of
+// `dim` products whose sum is at most `score`, weights that are as far off as their scores, and
+// sums of `rows` weighted values, none larger than `value`.
+double bound_of(double score, double value, double dim, double rows) {
+  const double u = std::ldexp(1.0, -24);
+  const double weight = 2 * (dim + 8) * u * score + 8 * u;
+  return 2 * value * (2 * weight + 2 * (rows + 16) * u);
+}
+
+// Several caches, each with a text, that are fed the same random rows.
+class Fed {
+ public:
+  explicit Fed(const std::vector<CacheOptions>& options) {
+    for (const CacheOptions& one : options) {
+      auto made = KvCache::create(one, 2, test::float_isa());
+      if (!made) throw std::runtime_error(made.error().message);
+      caches.push_back(std::move(*made));
+      texts.push_back(std::move(*caches.back()->start()));
+    }
+  }
+
+  // The outputs of all layers, cache by cache, of so many rows.
+  std::vector<std::vector<float>> advance(std::uint32_t count, Pass pass) {
+    std::vector<std::vector<float>> outputs(caches.size());
+    const std::uint32_t seed = random_();
+    for (std::size_t c = 0; c < caches.size(); ++c) {
+      std::mt19937 same(seed);
+      std::vector<Token> at;
+      for (std::uint32_t r = 0; r < count; ++r)
+        at.push_back({texts[c].id(), texts[c].length() + r});
+      check(caches[c]->begin(at, pass));
+      for (std::uint32_t l = 0; l < caches[c]->layers().size(); ++l) {
+        const LayerSpec& spec = caches[c]->layers()[l];
+        const std::size_t n = at.size();
+        const auto k = random_floats(same, n * spec.kv_heads * spec.key_dim);
+        const auto v = random_floats(same, n * spec.kv_heads * spec.value_dim);
+        const auto q = random_floats(same, n * spec.q_heads * spec.key_dim);
+        std::vector<float> out(n * spec.q_heads * spec.value_dim);
+        check(caches[c]->append(LayerId{l}, {k.data(), n, k.size() / n},
+                                {v.data(), n, v.size() / n}));
+        check(caches[c]->attend(LayerId{l}, {q.data(), n, q.size() / n},
+                                {out.data(), n, out.size() / n}));
+        outputs[c].insert(outputs[c].end(), out.begin(), out.end());
+        for (std::size_t r = 0; r < q.size() / spec.key_dim; ++r)
+          longest_query_ = std::max(
+              longest_query_, spec.scale * length_of(q.data() + r * spec.key_dim, spec.key_dim));
+        for (std::size_t r = 0; r < k.size() / spec.key_dim; ++r)
+          longest_key_ =
+              std::max(longest_key_, length_of(k.data() + r * spec.key_dim, spec.key_dim));
+        for (const float x : v) largest_value_ = std::max(largest_value_, std::abs(double{x}));
+      }
+      check(caches[c]->commit());
+    }
+    return outputs;
+  }
+
+  double bound() const {
+    return bound_of(longest_query_ * longest_key_, largest_value_, 64, texts.front().length());
+  }
+  static void check(const Status& status) {
+    if (!status) throw std::runtime_error(status.error().message);
+  }
+
+  std::vector<std::unique_ptr<KvCache>> caches;
+  std::vector<Timeline> texts;  // one a cache
+
+ private:
+  // Between -2 and 2: without outliers, which would make the bound as wide as they are.
+  static std::vector<float> random_floats(std::mt19937& random, std::size_t count) {
+    std::vector<float> floats(count);
+    for (float& x : floats) x = static_cast<float>(random() % 4001) / 1000.0f - 2.0f;
+    return floats;
+  }
+  static double length_of(const float* x, std::size_t n) {
+    double squares = 0;
+    for (std::size_t i = 0; i < n; ++i) squares += double{x[i]} * double{x[i]};
+    return std::sqrt(squares);
+  }
+
+  std::mt19937 random_{7};
+  double longest_query_ = 0, longest_key_ = 0, largest_value_ = 0;
+};
+
+double farthest(const std::vector<float>& one, const std::vector<float>& other) {
+  double most = one.size() == other.size() ? 0 : std::numeric_limits<double>::infinity();
+  for (std::size_t i = 0; most < 1e30 && i < one.size(); ++i)
+    most = std::max(most, std::abs(double{one[i]} - double{other[i]}));
+  return most;
+}
+
+bool same_bits(const std::vector<float>& one, const std::vector<float>& other) {
+  return one.size() == other.size() &&
+         std::memcmp(one.data(), other.data(), one.size() * sizeof(float)) == 0;
+}
+
+class DeviceCache : public EachDevice {};
+
+TEST_P(DeviceCache, AttendsWithinTheBoundOfTheHosts) {
+  const std::vector<std::string> int8 = {"keys.compress=int8", "values.compress=int8"};
+  const std::pair<const char*, std::vector<std::string>> methods[] = {
+      {"exact", {}}, {"exact", int8}, {"sketch", {}}, {"sketch", {"keys.compress=int8"}}};
+  for (const auto& [method, overrides] : methods) {
+    SCOPED_TRACE(std::string(method) + (overrides.empty() ? "" : ", " + overrides[0]));
+    CacheOptions host = options_for(method, 1600);
+    host.method_overrides = overrides;
+    Fed fed({host, on_device(host, GetParam())});
+    const auto prompt = fed.advance(1200, Pass::prefill);
+    const CacheReport sealed = fed.caches[1]->report();
+    EXPECT_TRUE(same_bits(prompt[0], prompt[1]));
+    std::size_t other_bits = 0;
+    for (int step = 0; step < 6; ++step) {
+      const auto out = fed.advance(1 + step % 2, Pass::decode);
+      EXPECT_LE(farthest(out[0], out[1]), fed.bound());
+      other_bits += !same_bits(out[0], out[1]);
+    }
+    EXPECT_LT(fed.bound(), 2e-3);  // it says something
+    EXPECT_EQ(other_bits > 0, is_gpu());
+    const CacheReport decoded = difference(fed.caches[1]->report(), sealed);
+    const CacheReport of_host = fed.caches[0]->report();
+    EXPECT_GT(decoded.device_bytes_read, 0u);
+    EXPECT_EQ(decoded.device_bytes_copied, 0u);  // what a step reads there stays there
+    EXPECT_EQ(of_host.device_bytes_read, 0u);
+    EXPECT_EQ(fed.caches[1]->report().rows_read, of_host.rows_read);
+    EXPECT_EQ(fed.caches[1]->report().host_bytes_read + fed.caches[1]->report().device_bytes_read,
+              of_host.host_bytes_read);
+    EXPECT_EQ(sealed.device_bytes_written > 0, is_gpu());
+    // What was read at once is copied back to be read by the next prefill, and has the same bits.
+    const auto more = fed.advance(40, Pass::prefill);
+    const CacheReport read = difference(fed.caches[1]->report(), sealed);
+    EXPECT_EQ(read.device_bytes_copied > 0, is_gpu());
+    EXPECT_TRUE(same_bits(more[0], more[1]));
+  }
+}
+
+// As much is taken as was planned, in each tier.
+TEST_P(DeviceCache, TakesWhatIsPlanned) {
+  const CacheOptions options = on_device(options_for("exact", 1600), GetParam());
+  const auto plan = KvCache::plan(options);
+  ASSERT_TRUE(plan) << plan.error().message;
+  Fed fed({options});
+  fed.advance(1590, Pass::prefill);
+  fed.advance(1, Pass::decode);
+  const MemoryPlan usage = fed.caches[0]->usage();
+  const auto line = [](const MemoryPlan& of, const char* tier, const char* purpose) {
+    std::uint64_t bytes = 0;
+    for (const MemoryLine& one : of.lines)
+      if (one.tier == tier && one.purpose == purpose) bytes += one.peak_bytes;
+    return bytes;
+  };
+  EXPECT_EQ(line(usage, "device", "staging"), line(*plan, "device", "staging"));
+  EXPECT_EQ(line(usage, "host", "staging"), line(*plan, "host", "staging"));
+  EXPECT_EQ(line(usage, "device", "staging") > 0, is_gpu());
+  EXPECT_EQ(line(usage, "host", "staging") > 0, is_gpu());
+  EXPECT_GT(line(usage, "device", "rows"), 0u);
+  EXPECT_LE(line(usage, "device", "rows"), line(*plan, "device", "rows"));
+}
+
+// Only whole layers fit, and what a device works in has to as well.
+TEST_P(DeviceCache, HasTheLayersThatFit) {
+  const CacheOptions host = options_for("exact", 1600);
+  CacheOptions options = on_device(host, GetParam());
+  const auto all = KvCache::plan(options);
+  ASSERT_TRUE(all) << all.error().message;
+  options.tiers.device_bytes = all->total("device") - 1;
+  const auto some = KvCache::plan(options);
+  ASSERT_TRUE(some) << some.error().message;
+  EXPECT_LT(some->total("device"), all->total("device"));
+  EXPECT_GT(some->total("device"), 0u);
+  Fed fed({host, options});
+  fed.advance(1200, Pass::prefill);
+  const auto out = fed.advance(1, Pass::decode);
+  EXPECT_LE(farthest(out[0], out[1]), fed.bound());
+  EXPECT_GT(fed.caches[1]->report().device_bytes_read, 0u);
+  options.tiers.device_bytes = 1;
+  const auto none = KvCache::plan(options);
+  ASSERT_TRUE(none) << none.error().message;
+  EXPECT_EQ(none->total("device"), 0u);
+  ASSERT_FALSE(none->notes.empty());
+  EXPECT_NE(none->notes.back().find("--kv-device has no effect"), std::string::npos);
+}
+
+// A fold has the same bits whatever is attended with it: a step of more rows than there are
+// timelines takes several launches where one was planned for.
+TEST_P(DeviceCache, BitsDependOnNoLaunch) {
+  const CacheOptions narrow = on_device(options_for("exact", 1600), GetParam());
+  CacheOptions wide = narrow;
+  wide.max_timelines = 8;
+  Fed fed({narrow, wide});
+  fed.advance(1100, Pass::prefill);
+  const auto out = fed.advance(8, Pass::decode);
+  EXPECT_TRUE(same_bits(out[0], out[1]));
+}
+
+// What the host wants of rows there, to show, cut, copy and seal them anew, is copied back.
+TEST_P(DeviceCache, GivesRowsBack) {
+  CacheOptions host = options_for("exact", 1600);
+  host.layers.erase(host.layers.begin() + 1);  // whose window could not be cut
+  const CacheOptions there = on_device(host, GetParam());
+  Fed fed({host, there, there});
+  fed.advance(1200, Pass::prefill);
+  const auto rows_of = [&](KvCache& cache, const Timeline& text) {
+    std::vector<float> all;
+    for (const std::uint32_t l : {0u, 1u}) {
+      const LayerSpec& spec = cache.layers()[l];
+      const std::size_t cols = std::size_t{spec.kv_heads} * spec.key_dim, n = text.length();
+      std::vector<float> keys(n * cols), values(n * cols);
+      Fed::check(cache.read(text, LayerId{l}, 0, {keys.data(), n, cols}, {values.data(), n, cols}));
+      all.insert(all.end(), keys.begin(), keys.end());
+      all.insert(all.end(), values.begin(), values.end());
+    }
+    return all;
+  };
+  const auto whole = rows_of(*fed.caches[0], fed.texts[0]);
+  EXPECT_TRUE(same_bits(whole, rows_of(*fed.caches[1], fed.texts[1])));
+  {
+    const Timeline fork = std::move(*fed.texts[1].fork());
+    EXPECT_TRUE(same_bits(whole, rows_of(*fed.caches[1], fork)));
+    Timeline copy = std::move(*fed.caches[0]->start());
+    Fed::check(fed.caches[0]->copy(fork, copy));
+    EXPECT_TRUE(same_bits(whole, rows_of(*fed.caches[0], copy)));
+  }
+  // A step that is given up leaves all as it was.
+  const Token next{fed.texts[1].id(), fed.texts[1].length()};
+  Fed::check(fed.caches[1]->begin({&next, 1}, Pass::decode));
+  fed.caches[1]->rollback();
+  for (Timeline& text : fed.texts) Fed::check(text.truncate(703));
+  const auto cut = rows_of(*fed.caches[0], fed.texts[0]);
+  EXPECT_TRUE(same_bits(cut, rows_of(*fed.caches[1], fed.texts[1])));
+  const auto on = fed.advance(100, Pass::prefill);
+  EXPECT_TRUE(same_bits(on[0], on[1]));
+  const auto step = fed.advance(1, Pass::decode);
+  EXPECT_LE(farthest(step[0], step[1]), fed.bound());
+  EXPECT_TRUE(same_bits(step[1], step[2]));
+}
+
+TEST_P(DeviceCache, RefusesWhatADeviceDoesNotAttend) {
+  const auto refusal = [](const std::vector<std::string>& overrides) {
+    CacheOptions options = on_device(options_for("exact", 1600), GetParam());
+    options.method_overrides = overrides;
+    const auto plan = KvCache::plan(options);
+    return plan ? std::string() : plan.error().message;
+  };
+  EXPECT_EQ(refusal({"keys.compress=int8"}), "");
+  const std::string said = refusal({"keys.compress=q8_0", "values.compress=kivi2"});
+  if (!is_gpu()) {
+    EXPECT_EQ(said, "");
+    return;
+  }
+  EXPECT_EQ(
+      said,
+      "--device cuda with keys.compress = q8_0, values.compress = kivi2: CUDA attention takes "
+      "rows in f16 or int8, and as rotated codes only values whose scores are given: change "
+      "those, or leave --device out");
+  EXPECT_NE(refusal({"values.compress=bf16"}), "");
+  // Of a method that has nothing at home there nothing is asked.
+  EXPECT_EQ(refusal({"keys.compress=q8_0", "place.rows=host"}), "");
+}
+
+TEST_P(DeviceCache, IsRefusedWithoutASize) {
+  CacheOptions options = options_for("exact", 1600);
+  options.tiers.device = GetParam();
+  const auto none = KvCache::plan(options);
+  ASSERT_FALSE(none);
+  EXPECT_NE(none.error().message.find("--kv-device"), std::string::npos) << none.error().message;
+  options.tiers.device_bytes = kAutoBytes;
+  const auto automatic = KvCache::plan(options);
+  ASSERT_EQ(automatic.has_value(), is_gpu());
+  if (is_gpu()) {
+    EXPECT_GT(automatic->total("device"), 0u);
+    options.tiers.device = "cuda:9999";
+    const auto far = KvCache::plan(options);
+    ASSERT_FALSE(far);
+    EXPECT_EQ(far.error().code, ErrorCode::not_found);
+    EXPECT_NE(far.error().message.find("--device cuda:9999: this machine has "), std::string::npos)
+        << far.error().message;
+  }
+}
+THERMOCLINE_EACH_DEVICE(DeviceCache);
+
+}  // namespace
+}  // namespace thermocline

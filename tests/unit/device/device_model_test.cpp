@@ -1,0 +1,76 @@
+// Tiny models with their cache on a device: the tokens that they generate with it in host memory.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "runtime/thermocline.h"
+#include "tests/unit/device/each_device.h"
+
+namespace thermocline {
+namespace {
+
+struct Answer {
+  std::vector<int> tokens;
+  std::vector<std::vector<float>> logits;
+  CacheReport decoded;
+};
+
+Answer generate(const std::string& model, const std::string& method, const std::string& device) {
+  const auto engine =
+      Engine::open({.model_path = "tests/golden/tiny/" + model + ".gguf", .threads = 2});
+  if (!engine) throw std::runtime_error(engine.error().message);
+  const std::size_t vocabulary = (*engine)->model().vocabulary;
+  std::mt19937 random(11);
+  std::vector<int> prompt(500);
+  for (int& token : prompt) token = static_cast<int>(random() % vocabulary);
+
+  CacheOptions options;
+  options.method = method;
+  options.method_directory = "configs/methods";
+  options.method_overrides = {"steady.recent=64", "steady.seal=64"};
+  options.max_positions = 600;
+  options.tiers.device = device;
+  options.tiers.device_bytes = device == "none" ? 0 : std::uint64_t{64} << 20;
+  const auto cache = (*engine)->open_cache(options);
+  if (!cache) throw std::runtime_error(cache.error().message);
+  auto timeline = (*cache)->start();
+  std::vector<float> logits(vocabulary);
+  EXPECT_TRUE((*engine)->prefill(*timeline, prompt, logits, {}));
+  const CacheReport before = (*cache)->report();
+  Answer answer;
+  for (int i = 0; i < 20; ++i) {
+    answer.logits.push_back(logits);
+    answer.tokens.push_back(
+        static_cast<int>(std::max_element(logits.begin(), logits.end()) - logits.begin()));
+    const Feed feed{&*timeline, answer.tokens.back()};
+    EXPECT_TRUE((*engine)->step({&feed, 1}, {logits.data(), 1, vocabulary}));
+  }
+  answer.decoded = difference((*cache)->report(), before);
+  return answer;
+}
+
+class DeviceModel : public EachDevice {};
+
+TEST_P(DeviceModel, GeneratesTheSameTokens) {
+  for (const char* model : {"llama_f32", "gemma3_f16"})
+    for (const char* method : {"exact", "sketch"}) {
+      SCOPED_TRACE(std::string(model) + ", " + method);
+      const Answer here = generate(model, method, "none");
+      const Answer there = generate(model, method, GetParam());
+      EXPECT_EQ(there.tokens, here.tokens);
+      EXPECT_EQ(there.logits == here.logits, !is_gpu());
+      EXPECT_GT(there.decoded.device_bytes_read, 0u);
+      EXPECT_EQ(there.decoded.device_bytes_copied, 0u);
+      EXPECT_EQ(there.decoded.rows_read, here.decoded.rows_read);
+      EXPECT_LT(there.decoded.host_bytes_read, here.decoded.host_bytes_read);
+    }
+}
+THERMOCLINE_EACH_DEVICE(DeviceModel);
+
+}  // namespace
+}  // namespace thermocline
