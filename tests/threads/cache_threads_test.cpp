@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/cpu/table.h"
+#include "runtime/method.h"
 #include "tests/faults/cache_walk.h"
 #include "tests/faults/kernel_faults.h"
 #include "tests/support/temporary_folder.h"
@@ -17,13 +18,21 @@ namespace {
 
 constexpr int kThreads = 4;
 constexpr std::uint64_t kCachedBytes = 60'000;  // a part of the rows
+constexpr int kShortWalk = 7;                   // prefills, decode steps, a fork
 // The one whose reads the sanitizer sees.
 constexpr const char* kIsa = "avx2";
 
-class CacheThreads : public ::testing::TestWithParam<const char*> {
+class CacheThreads : public ::testing::Test {
  protected:
   void SetUp() override {
     if (const auto table = choose_cpu_table(kIsa); !table) GTEST_SKIP() << table.error().message;
+  }
+};
+
+class CacheThreadsOver : public CacheThreads, public ::testing::WithParamInterface<const char*> {
+ protected:
+  void SetUp() override {
+    CacheThreads::SetUp();
     const auto probe = KvCache::plan(cache_options(GetParam(), "exact", 0));
     if (!probe) GTEST_SKIP() << probe.error().message;
   }
@@ -31,7 +40,7 @@ class CacheThreads : public ::testing::TestWithParam<const char*> {
 
 // Lists are chosen while earlier ones are read, pages are found damaged and read again, rows are
 // sealed while others are on their way to the disk.
-TEST_P(CacheThreads, StepsOverADiskInTroubleAreThoseOfOneThread) {
+TEST_P(CacheThreadsOver, StepsOverADiskInTroubleAreThoseOfOneThread) {
   for (const char* method : {"exact", "sketch", "ladder2"})
     for (const std::uint64_t cached : {std::uint64_t{0}, kCachedBytes}) {
       SCOPED_TRACE(std::string(method) + ", " + std::to_string(cached) + " bytes cached");
@@ -54,7 +63,24 @@ TEST_P(CacheThreads, StepsOverADiskInTroubleAreThoseOfOneThread) {
     }
 }
 
-TEST_P(CacheThreads, ASessionGoesOnAsWithOneThread) {
+// What selectors and codecs share between threads when they form, fit and choose, each its own.
+TEST_F(CacheThreads, EveryMethodAnswersAsWithOneThread) {
+  const std::string methods = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+  for (const std::string& method : method_names(methods)) {
+    if (method.starts_with("faiss_")) continue;  // not in this build
+    SCOPED_TRACE(method);
+    const CacheOptions options = cache_options("threads", method, kCachedBytes);
+    Walk alone(options, 1, kIsa), together(options, kThreads, kIsa);
+    for (int s = 0; s < kShortWalk; ++s) {
+      std::vector<float> expected, outputs;
+      ASSERT_TRUE(alone.step(s, &expected));
+      ASSERT_TRUE(together.step(s, &outputs));
+      ASSERT_TRUE(same(outputs, expected)) << "step " << s;
+    }
+  }
+}
+
+TEST_P(CacheThreadsOver, ASessionGoesOnAsWithOneThread) {
   const test::TemporaryFolder folder("session-threads");
   for (const char* method : {"exact", "sketch"}) {
     SCOPED_TRACE(method);
@@ -82,7 +108,7 @@ TEST_P(CacheThreads, ASessionGoesOnAsWithOneThread) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, CacheThreads, ::testing::Values("uring", "threads"),
+INSTANTIATE_TEST_SUITE_P(Backends, CacheThreadsOver, ::testing::Values("uring", "threads"),
                          [](const auto& suite) { return suite.param; });
 
 }  // namespace
