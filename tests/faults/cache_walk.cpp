@@ -6,8 +6,6 @@
 #include <cstring>
 #include <random>
 
-#include "tests/support/float_table.h"
-
 namespace thermocline {
 namespace {
 
@@ -48,8 +46,8 @@ CacheOptions cache_options(const std::string& backend, const std::string& method
   return options;
 }
 
-Walk::Walk(const CacheOptions& options) {
-  auto made = KvCache::create(options, 2, test::float_isa());
+Walk::Walk(const CacheOptions& options, int threads, const std::string& isa) {
+  auto made = KvCache::create(options, threads, isa);
   if (!made) {
     ADD_FAILURE() << made.error().message;
     return;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "runtime/kv_cache.h"
+#include "tests/support/float_table.h"
 
 namespace thermocline {
 
@@ -19,7 +20,8 @@ CacheOptions cache_options(const std::string& backend, const std::string& method
 
 class Walk {
  public:
-  explicit Walk(const CacheOptions& options);
+  explicit Walk(const CacheOptions& options, int threads = 2,
+                const std::string& isa = test::float_isa());
   KvCache& cache() { return *cache_; }
 
   // Prefills now and then, a fork that comes and goes, a cut; else decode steps. The first one lies
