@@ -44,18 +44,65 @@ Status check_layer(const LayerSpec& spec, std::size_t l) {
   return {};
 }
 
+bool seals(const Method& method, const LayerSpec& spec) {
+  return spec.window == 0 && method.retain->keeps();
+}
+
+// Of layers that seal so many as the method fits together, one after the other, as long as their
+// rows are alike; every other layer alone.
+std::vector<std::vector<LayerId>> groups_of(const CacheOptions& options, const Method& method) {
+  const std::optional<Side> side = method.side_of_layers();
+  const std::size_t most = side ? method.compress.of(*side).fitter()->layers() : 1;
+  std::vector<std::vector<LayerId>> groups;
+  std::optional<std::size_t> open;
+  for (std::uint32_t l = 0; l < options.layers.size(); ++l) {
+    const LayerSpec& spec = options.layers[l];
+    const auto alike = [&](const LayerSpec& first) {
+      return first.kv_heads == spec.kv_heads && first.key_dim == spec.key_dim &&
+             first.value_dim == spec.value_dim && first.rope == spec.rope;
+    };
+    const bool sealing = seals(method, spec);
+    if (sealing && open && groups[*open].size() < most &&
+        alike(options.layers[index(groups[*open].front())])) {
+      groups[*open].push_back(LayerId{l});
+      continue;
+    }
+    if (sealing) open = groups.size();
+    groups.push_back({LayerId{l}});
+  }
+  return groups;
+}
+
+// Whether what is fitted in several layers counts in this one: the last.
+bool holds_fit(const CachePlan::Layer& layer) { return layer.place + 1 == layer.together; }
+
 // Of a layer's heads together: what is searched, the rows that stand for others, codes of rows, and
 // what rows share.
-std::uint64_t index_bytes_of(const Method& method, const LayerSpec& spec, std::uint64_t rows) {
+std::uint64_t index_bytes_of(const Method& method, const LayerSpec& spec,
+                             const CachePlan::Layer& layer, std::uint64_t rows) {
   const HeadShape shape{spec.q_heads / spec.kv_heads, spec.key_dim, spec.value_dim};
   std::uint64_t bytes = spec.kv_heads * (method.select->index_bytes(shape, rows) +
                                          method.select->summary_bytes(shape, rows) +
                                          method.select->code_bytes(shape, rows));
-  for (const Side side : kSides)
-    if (const Fitter* const fitter = method.compress.of(side).fitter())
-      bytes += fitter->bytes({spec.kv_heads, side == Side::keys ? spec.key_dim : spec.value_dim},
-                             rows, method.select->always_rows(rows));
+  for (const Side side : kSides) {
+    const Fitter* const fitter = method.compress.of(side).fitter();
+    if (!fitter) continue;
+    const std::uint32_t layers = fitter->layers() > 1 ? layer.together : 1;
+    if (layers > 1 && !holds_fit(layer)) continue;
+    bytes +=
+        fitter->bytes({layers * spec.kv_heads, side == Side::keys ? spec.key_dim : spec.value_dim},
+                      rows, method.select->always_rows(rows));
+  }
   return bytes;
+}
+
+// Of rows that wait for those of the last of the layers that they are fitted with.
+std::uint64_t gathered_bytes(const Method& method, const LayerSpec& spec,
+                             const CachePlan::Layer& layer, std::uint64_t rows) {
+  const std::optional<Side> side = method.side_of_layers();
+  if (!side || !holds_fit(layer)) return 0;
+  return layer.together * spec.kv_heads * rows *
+         (*side == Side::keys ? layer.raw.key_bytes : layer.raw.value_bytes);
 }
 
 std::uint64_t blocks_of(std::uint32_t rows) {
@@ -130,7 +177,7 @@ void plan_records(const CacheOptions& options, const Method& method, const Layer
   const auto record_of = [&](const Segment& segment) {
     const bool ordered = method.select->facts().order == RowOrder::own;
     // And of each side's fit its kind and the lengths of its parts.
-    const std::uint64_t more = index_bytes_of(method, spec, segment.rows) +
+    const std::uint64_t more = index_bytes_of(method, spec, layer, segment.rows) +
                                2 * (sizeof(std::uint32_t) + 2 * sizeof(std::uint64_t));
     return SegmentRecord::bytes_for(segment, ordered, more);
   };
@@ -140,7 +187,10 @@ void plan_records(const CacheOptions& options, const Method& method, const Layer
   const Segment longest = segment_of(spec, layer, cuts.longest_segment());
   plan->published_bytes += segments * (2 * sizeof(Extent) + sizeof(PageTable::Record));
   plan->saving_bytes += segments * (2 * sizeof(Extent) + sizeof(Segment*));
-  if (longest.rows > 0) plan->coding_bytes = std::max(plan->coding_bytes, record_of(longest));
+  if (longest.rows > 0)
+    plan->coding_bytes =
+        std::max(plan->coding_bytes,
+                 record_of(longest) + gathered_bytes(method, spec, layer, cuts.most_at_once()));
   // Read back a record is there twice, as it lies in the file and as it is used.
   if (cuts.longest_held() == 0) return;
   const Segment held = segment_of(spec, layer, cuts.longest_held());
@@ -178,27 +228,33 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
   for (const auto& [rows, count] : cuts.segments()) {
     const std::uint64_t alike = options.max_timelines * count;
     rows_bytes += alike * home_bytes_of(segment_of(spec, *layer, rows));
-    plan->index_bytes += alike * index_bytes_of(method, spec, rows);
+    plan->index_bytes += alike * index_bytes_of(method, spec, *layer, rows);
   }
   plan->rows_bytes[static_cast<std::size_t>(layer->home.tier)] += rows_bytes;
   if (pages) plan->tables_bytes += rows_bytes / kPageBytes * sizeof(std::uint64_t);
   if (method.select->facts().order == RowOrder::own || method.drops())
     plan->tables_bytes += std::uint64_t{spec.kv_heads} * layer->rows * sizeof(Segment::offset[0]);
-  // While one is formed, those after it are not there yet.
-  std::uint64_t not_yet = 0;
+  // While one is formed, those after it are not there yet. Of layers that are fitted together rows
+  // wait meanwhile, from its own on; and so they do when the longest of those that leave the tail
+  // with it is formed in the layer before.
+  std::uint64_t not_yet = 0, most_coded = 0;
   for (std::size_t i = cuts.formed().size(); i-- > 0;) {
     const TextCuts::Alike& alike = cuts.formed()[i];
     const Segment formed = segment_of(spec, *layer, alike.rows);
     const std::uint64_t coded = std::uint64_t{formed.heads} * formed.rows * formed.layout.bytes();
-    plan->coding_bytes = std::max(plan->coding_bytes, coded - std::min(coded, not_yet));
-    not_yet += alike.count *
-               ((pages ? 0 : home_bytes_of(formed)) + index_bytes_of(method, spec, formed.rows));
+    const std::uint64_t gathered = gathered_bytes(method, spec, *layer, alike.at_once);
+    most_coded = std::max(most_coded, coded);
+    const std::uint64_t held = gathered > 0 ? gathered + most_coded : coded;
+    plan->coding_bytes = std::max(plan->coding_bytes, held - std::min(held, not_yet));
+    not_yet += alike.count * ((pages ? 0 : home_bytes_of(formed)) +
+                              index_bytes_of(method, spec, *layer, formed.rows));
   }
   if (method.select->facts().watches == Watched::queries) {
     // Seen before rows are coded, and gone by then.
     const std::uint64_t sampled = QuerySample::most(cuts.longest_span());
     plan->coding_bytes =
-        std::max(plan->coding_bytes, sampled * spec.q_heads * spec.key_dim * sizeof(float));
+        std::max(plan->coding_bytes, sampled * spec.q_heads * spec.key_dim * sizeof(float) +
+                                         gathered_bytes(method, spec, *layer, cuts.most_at_once()));
   }
   if (method.drops()) {
     const std::uint32_t positions = cuts.longest_span();
@@ -255,11 +311,10 @@ void plan_angles(const CacheOptions& options, const TextCuts& cuts, CachePlan* p
 }
 
 Status plan_layer(const CacheOptions& options, const Method& method, const LayerSpec& spec,
-                  const TextCuts& cuts, int threads, CachePlan* plan) {
-  CachePlan::Layer layer;
+                  const TextCuts& cuts, int threads, CachePlan::Layer layer, CachePlan* plan) {
   layer.raw = raw_layout(spec.key_dim, spec.value_dim);
   layer.sealed = method.compress.layout(spec.key_dim, spec.value_dim);
-  layer.seals = spec.window == 0 && method.retain->keeps();
+  layer.seals = seals(method, spec);
   if (spec.window == 0) {
     layer.sinks = method.sink;
     layer.tail_rows =
@@ -338,9 +393,16 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
       if (spec.window == 0 && spec.kv_heads > 0)
         plan.device_work_bytes =
             std::max(plan.device_work_bytes, device_work_of(spec, cuts, plan.step_rows));
+  plan.groups = groups_of(options, method);
+  std::vector<CachePlan::Layer> placed(options.layers.size());
+  for (const std::vector<LayerId>& group : plan.groups)
+    for (std::uint32_t place = 0; place < group.size(); ++place) {
+      placed[index(group[place])].place = place;
+      placed[index(group[place])].together = static_cast<std::uint32_t>(group.size());
+    }
   for (std::size_t l = 0; l < options.layers.size(); ++l) {
     TL_TRY(check_layer(options.layers[l], l));
-    TL_TRY(plan_layer(options, method, options.layers[l], cuts, threads, &plan));
+    TL_TRY(plan_layer(options, method, options.layers[l], cuts, threads, placed[l], &plan));
   }
   if (plan.home_bytes(Tier::device) == 0) plan.device_work_bytes = 0;
   plan_angles(options, cuts, &plan);

@@ -22,20 +22,23 @@ struct CachePlan {
     std::uint32_t sinks = 0, tail_capacity = 0;
     std::uint32_t tail_rows = 0;  // that stay in it from one step to the next, at most
     bool seals = false;           // full attention, and the method keeps what leaves the tail
-    std::uint32_t rows = 0;       // sealed rows a KV head, at most, all timelines together
-    StoreFacts home;              // of those
+    // Among the layers that are fitted together, and how many those are.
+    std::uint32_t place = 0, together = 1;
+    std::uint32_t rows = 0;  // sealed rows a KV head, at most, all timelines together
+    StoreFacts home;         // of those
     // Of a selector that remembers: where a selection may be, in a timeline's longest text, and
     // what its two of each KV head take.
     std::uint64_t selection_runs = 0, selection_blocks = 0, selections_bytes = 0;
     bool in_pages() const { return rows > 0 && home.reach == Reach::pages; }
   };
   std::vector<Layer> layers;
+  std::vector<std::vector<LayerId>> groups;  // all layers: those that are fitted together, or one
   std::uint64_t tail_bytes = 0, index_bytes = 0, staging_bytes = 0, tables_bytes = 0;
   std::uint64_t selections_bytes = 0;  // of all layers and timelines
   std::uint64_t spare_tail_bytes = 0;  // a second tail for one timeline, of every layer
   std::uint64_t span_bytes = 0;        // raw rows of the layer in hand
   // Of one segment, beside all that is sealed: the queries that are seen of it, then its coded
-  // rows.
+  // rows; and rows of layers that are fitted together, until all are there.
   std::uint64_t coding_bytes = 0;
   std::uint64_t voting_bytes = 0;   // beside that, where some are dropped: the vote, what is kept
   std::uint64_t writing_bytes = 0;  // and the pages that they go to, until they are written

@@ -346,6 +346,7 @@ Status KvCache::Impl::commit() {
     if (advanced[t] == 0) continue;
     for (std::uint32_t i = 0; i < layers; ++i) make_room(t, i, timelines[t]->layers[i].runs.size());
   }
+  TL_CHECK(gathered.empty());  // no row is to be read without its fit
   if (pass == Pass::decode) ++counted.steps;
   for (std::uint32_t t = 0; t < advanced.size(); ++t) {
     if (advanced[t] == 0) continue;
@@ -389,6 +390,7 @@ void KvCache::Impl::take_over_selections(LayerState* layer, bool sealed) noexcep
 
 void KvCache::Impl::rollback() {
   for (Pending& p : pending) p = Pending{};
+  gathered.clear();
   for (const auto& timeline : timelines) {
     if (!timeline) continue;
     for (LayerState& layer : timeline->layers)

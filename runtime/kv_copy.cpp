@@ -25,14 +25,15 @@ Status KvCache::Impl::read_rows(LayerId l, const LayerState& layer, std::uint32_
   return {};
 }
 
-Status KvCache::Impl::copy_layer(Impl& other, LayerId l, const LayerState& from,
-                                 std::uint32_t length, const StopSign& stop, LayerState* into) {
-  const CachePlan::Layer& planned = plan.layers[index(l)];
-  const std::uint32_t heads = spec(l).kv_heads, window = spec(l).window;
-  const std::uint32_t sinks = std::min(length, planned.sinks);
-  TL_TRY(other.read_rows(l, from, 0, sinks, &into->sinks));
+Status KvCache::Impl::copy_layers(Impl& other, std::span<const LayerId> layers,
+                                  const TimelineState& from, const StopSign& stop,
+                                  TimelineState* into) {
+  const CachePlan::Layer& planned = plan.layers[index(layers[0])];  // alike in all of them
+  const std::uint32_t heads = spec(layers[0]).kv_heads;
+  const std::uint32_t tail_first = spec(layers[0]).window > 0
+                                       ? from.layers[index(layers[0])].tail_first
+                                       : method.tail_begin(from.length);
   std::uint32_t first = planned.sinks;
-  const std::uint32_t tail_first = window > 0 ? from.tail_first : method.tail_begin(length);
   RawStore cell;
   Reservation memory;
   while (planned.seals && first < tail_first) {
@@ -46,16 +47,24 @@ Status KvCache::Impl::copy_layer(Impl& other, LayerId l, const LayerState& from,
       TL_TRY(memory.resize(RawStore::bytes_for(planned.raw, heads, count)));
     }
     TL_TRY(cell.reshape(planned.raw, heads, count));
-    TL_TRY(other.read_rows(l, from, first, first + count, &cell));
-    const Run* const before = into->runs.empty() ? nullptr : &into->runs.back();
-    TL_TRY_ASSIGN(Run run, form(l, cell.view(first, count), before));
-    into->runs.push_back(std::move(run));
-    counted.rows_sealed += count;
+    for (const LayerId l : layers) {
+      TL_TRY(other.read_rows(l, from.layers[index(l)], first, first + count, &cell));
+      std::vector<Run>& runs = into->layers[index(l)].runs;
+      TL_TRY_ASSIGN(Run run,
+                    form(l, cell.view(first, count), runs.empty() ? nullptr : &runs.back()));
+      runs.push_back(std::move(run));
+      counted.rows_sealed += count;
+    }
     first += count;
   }
-  into->tail_first = std::max(tail_first, planned.sinks);
-  if (length > into->tail_first)
-    TL_TRY(other.read_rows(l, from, into->tail_first, length, &into->tail));
+  for (const LayerId l : layers) {
+    LayerState& layer = into->layers[index(l)];
+    const std::uint32_t sinks = std::min(from.length, planned.sinks);
+    TL_TRY(other.read_rows(l, from.layers[index(l)], 0, sinks, &layer.sinks));
+    layer.tail_first = std::max(tail_first, planned.sinks);
+    if (from.length > layer.tail_first)
+      TL_TRY(other.read_rows(l, from.layers[index(l)], layer.tail_first, from.length, &layer.tail));
+  }
   return {};
 }
 
@@ -86,15 +95,16 @@ Status KvCache::Impl::copy(Impl& other, TimelineId from, TimelineId into, const 
                 "queries attend: it cannot take rows that another has read");
   const StopSign stop(asked);
   const Stopwatch watch(&counted.seal_ms);
-  for (std::uint32_t l = 0; l < options.layers.size(); ++l) {
-    Status copied =
-        copy_layer(other, LayerId{l}, source.layers[l], source.length, stop, &target.layers[l]);
-    if (copied && l + 1 == options.layers.size()) copied = table->written();
-    if (copied) continue;
-    for (std::uint32_t undone = 0; undone <= l; ++undone) {
-      target.layers[undone].runs.clear();
-      target.layers[undone].tail_first = plan.layers[undone].sinks;
+  Status copied;
+  for (const std::vector<LayerId>& layers : plan.groups)
+    if (copied) copied = copy_layers(other, layers, source, stop, &target);
+  if (copied) copied = table->written();
+  if (!copied) {
+    for (std::size_t l = 0; l < target.layers.size(); ++l) {
+      target.layers[l].runs.clear();
+      target.layers[l].tail_first = plan.layers[l].sinks;
     }
+    gathered.clear();
     (void)table->written();  // of what is gone nobody is told
     (void)other.await_sealed();
     return copied;

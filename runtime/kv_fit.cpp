@@ -10,10 +10,11 @@
 namespace thermocline {
 namespace {
 
-// In a file, of a side's common part.
-enum class Common : std::uint32_t { none = 0, here = 1, as_before = 2 };
+// In a file, of a side's common part; or that the whole fit is in the record of a later layer.
+enum class Common : std::uint32_t { none = 0, here = 1, as_before = 2, with_later = 3 };
 
 Common common_of(const SegmentFit& fit, const SegmentFit* before) {
+  if (!fit) return Common::with_later;
   if (!fit.common) return Common::none;
   return before && before->common == fit.common ? Common::as_before : Common::here;
 }
@@ -46,11 +47,9 @@ Status KvCache::Impl::hold(Buffer bytes, std::shared_ptr<const FitBytes>* part) 
 Status KvCache::Impl::fit_rows(LayerId l, const RawRows& raw, const Formation& formation,
                                const Segment* before, MatView<const float> queries,
                                Segment* segment) {
-  const std::uint64_t always = method.select->always_rows(segment->rows);
   for (const Side side : kSides) {
     const Fitter* const fitter = method.compress.of(side).fitter();
-    if (!fitter) continue;
-    const FitShape of{segment->heads, side_dim(l, side)};
+    if (!fitter || fitter->layers() > 1) continue;
     Fitting fitting{side,
                     raw,
                     formation.order,
@@ -63,19 +62,28 @@ Status KvCache::Impl::fit_rows(LayerId l, const RawRows& raw, const Formation& f
       TL_TRY_ASSIGN(squares, query_squares(l, queries));
       fitting.query_squares = squares;
     }
-    SegmentFit& fit = segment->fits[static_cast<std::size_t>(side)];
-    TL_TRY_ASSIGN(Reservation planned, budget->reserve(Tier::host, Purpose::index,
-                                                       fitter->bytes(of, segment->rows, always)));
-    TL_TRY_ASSIGN(Fit made, fitter->fit(fitting, *workers));
-    TL_CHECK(made.common.size() + made.own.size() <= planned.bytes());
-    planned = Reservation();
-    if (made.as_before) fit.common = before->fit(side).common;
-    TL_TRY(hold(std::move(made.common), &fit.common));
-    TL_TRY(hold(std::move(made.own), &fit.own));
-    fit.rotation = fitting.rotation;
-    fit.facts = fitter->facts(of, bytes_of(fit.common), bytes_of(fit.own));
+    TL_TRY_ASSIGN(segment->fits[static_cast<std::size_t>(side)], fit_side(*fitter, fitting));
   }
   return {};
+}
+
+Result<SegmentFit> KvCache::Impl::fit_side(const Fitter& fitter, const Fitting& fitting) {
+  const FitShape of{fitting.rows.heads, fitting.dim()};
+  const std::uint32_t count = fitting.rows.rows;
+  TL_TRY_ASSIGN(Reservation planned,
+                budget->reserve(Tier::host, Purpose::index,
+                                fitter.bytes(of, count, method.select->always_rows(count))));
+  TL_TRY_ASSIGN(Fit made, fitter.fit(fitting, *workers));
+  TL_CHECK(made.common.size() + made.own.size() <= planned.bytes());
+  planned = Reservation();
+  SegmentFit fit;
+  if (made.as_before) fit.common = fitting.before->common;
+  TL_TRY(hold(std::move(made.common), &fit.common));
+  TL_TRY(hold(std::move(made.own), &fit.own));
+  fit.heads = of.heads;
+  fit.rotation = fitting.rotation;
+  fit.facts = fitter.facts(of, bytes_of(fit.common), bytes_of(fit.own));
+  return fit;
 }
 
 Result<std::vector<float>> KvCache::Impl::query_squares(LayerId l,
@@ -107,13 +115,14 @@ std::vector<RankReport> KvCache::Impl::ranks(TimelineId id) {
   std::vector<RankReport> ranks;
   for (std::uint32_t l = 0; l < options.layers.size(); ++l)
     for (const Side side : kSides) {
-      RankReport of{l, side == Side::keys ? "keys" : "values"};
-      of.channels = spec(LayerId{l}).kv_heads * side_dim(LayerId{l}, side);
+      RankReport of{.layer = l, .side = side == Side::keys ? "keys" : "values"};
       double rows_so_far = 0, captured = 0;
       const FitBytes* basis = nullptr;
       for (const Run& run : layer_state(id, LayerId{l}).runs) {
         const SegmentFit& fit = run.rows->fit(side);
-        if (fit.facts.rank == 0) continue;
+        if (fit.facts.rank == 0 || fit.first_head > 0) continue;
+        of.layers = fit.heads / run.rows->heads;
+        of.channels = fit.heads * side_dim(LayerId{l}, side);
         of.rank = std::max(of.rank, fit.facts.rank);
         ++of.segments;
         of.bases += fit.common.get() != basis;
@@ -129,19 +138,22 @@ std::vector<RankReport> KvCache::Impl::ranks(TimelineId id) {
   return ranks;
 }
 
-void KvCache::Impl::save_fits(const Segment& segment, const Segment* before, RecordWriter* out) {
+void KvCache::Impl::save_fits(const Segment& segment, const Segment* before,
+                              RecordWriter* out) const {
   for (const Side side : kSides) {
+    if (!method.compress.of(side).fitter()) continue;
     const SegmentFit& fit = segment.fit(side);
-    if (!fit) continue;
     const Common common = common_of(fit, before ? &before->fit(side) : nullptr);
     out->value(static_cast<std::uint32_t>(common));
+    if (common == Common::with_later) continue;
     if (common == Common::here) out->list(bytes_of(fit.common));
     out->list(bytes_of(fit.own));
   }
 }
 
 Status KvCache::Impl::load_fits(LayerId l, const Segment* before, RecordReader* in,
-                                Segment* segment) {
+                                const std::shared_ptr<Segment>& segment,
+                                std::vector<Gathered>* waiting) {
   const auto part = [&](const char* field, std::shared_ptr<const FitBytes>* to) -> Status {
     std::uint64_t count = 0;
     TL_TRY(in->value(field, &count));
@@ -153,10 +165,20 @@ Status KvCache::Impl::load_fits(LayerId l, const Segment* before, RecordReader* 
   for (const Side side : kSides) {
     const Fitter* const fitter = method.compress.of(side).fitter();
     if (!fitter) continue;
-    const FitShape of{segment->heads, side_dim(l, side)};
-    SegmentFit& fit = segment->fits[static_cast<std::size_t>(side)];
+    Gathered alone;
+    alone.segments = {segment};
+    Gathered* const of = fitter->layers() > 1 ? join(segment, waiting) : &alone;
+    if (!of)
+      return in->corrupt("rows", "is ", segment->rows, " from position ", segment->first_position,
+                         ", which a layer that shares their fit has not");
     std::uint32_t common = 0;
     TL_TRY(in->value("fit", &common));
+    const bool later = fitter->layers() > 1 && !complete(*of);
+    if (later != (common == static_cast<std::uint32_t>(Common::with_later)))
+      return in->corrupt("fit", "is of kind ", common, ", in a layer whose fit is ",
+                         later ? "in the record of a later one" : "its own or of those before it");
+    if (later) continue;
+    SegmentFit fit;
     if (common == static_cast<std::uint32_t>(Common::here)) {
       TL_TRY(part("fit", &fit.common));
     } else if (common == static_cast<std::uint32_t>(Common::as_before) && before) {
@@ -166,10 +188,15 @@ Status KvCache::Impl::load_fits(LayerId l, const Segment* before, RecordReader* 
                          before ? "after another" : "without one before it");
     }
     TL_TRY(part("fit", &fit.own));
-    if (const char* flaw = fitter->flaw(of, segment->rows, bytes_of(fit.common), bytes_of(fit.own)))
+    fit.heads = static_cast<std::uint32_t>(of->segments.size()) * segment->heads;
+    const FitShape shape{fit.heads, side_dim(l, side)};
+    if (const char* flaw =
+            fitter->flaw(shape, segment->rows, bytes_of(fit.common), bytes_of(fit.own)))
       return in->corrupt("fit", flaw);
     fit.rotation = rotation_of(l, side);
-    fit.facts = fitter->facts(of, bytes_of(fit.common), bytes_of(fit.own));
+    fit.facts = fitter->facts(shape, bytes_of(fit.common), bytes_of(fit.own));
+    share_fit(fit, side, of->segments);
+    if (of != &alone) waiting->erase(waiting->begin() + (of - waiting->data()));
   }
   return {};
 }

@@ -1,10 +1,10 @@
-// What a KvCache is made of. Its work is in thirteen files: kv_cache.cpp (the face, and the life of
+// What a KvCache is made of. Its work is in fourteen files: kv_cache.cpp (the face, and the life of
 // a step), kv_timeline.cpp (the life of a timeline), kv_session.cpp (its life beyond the
 // process's), kv_copy.cpp (from one cache to another), kv_observe.cpp (what a study is shown),
 // kv_order.cpp (what of a step may come when), kv_attend.cpp (decode), kv_device.cpp (what of it a
 // device does), kv_prefill.cpp (many rows at once), kv_seal.cpp (tail to segments), kv_fit.cpp
-// (what their rows share), kv_retain.cpp (which of those rows stay) and kv_warm.cpp (what is in
-// front of a disk then).
+// (what their rows share), kv_gather.cpp (and those of several layers), kv_retain.cpp (which of
+// those rows stay) and kv_warm.cpp (what is in front of a disk then).
 #pragma once
 
 #include <algorithm>
@@ -96,6 +96,15 @@ struct KvCache::Impl {
     std::uint32_t first = 0, count = 0;  // of `rows`, in the list's head
   };
 
+  // Segments of the same rows in layers that are fitted together, until the last of those has its
+  // own: what it takes to fit them then.
+  struct Gathered {
+    std::vector<std::shared_ptr<Segment>> segments;  // of the layers so far
+    RawStore rows;  // of the side that is fitted so, of all layers; none where a file has the fit
+    Reservation memory;
+    std::vector<std::vector<std::uint32_t>> always;  // [KV head of all layers], as in Formation
+  };
+
   struct Choice {  // what one took
     Result<Chosen> cost;
     double ms = 0;
@@ -131,6 +140,7 @@ struct KvCache::Impl {
   // Raw rows of the layer in hand: of a prefill, its tail and new rows; of a cut, what was read
   // back.
   RawStore span;
+  std::vector<Gathered> gathered;
   // By layer: where a prefill or a cut, which are one timeline's, leaves the tail to be.
   std::vector<RawStore> spare_tails;
   Reservation span_memory, spare_memory;
@@ -275,8 +285,9 @@ struct KvCache::Impl {
 
   // kv_copy.cpp
   Status copy(Impl& other, TimelineId from, TimelineId into, const StopAsked& stop);
-  Status copy_layer(Impl& other, LayerId l, const LayerState& from, std::uint32_t length,
-                    const StopSign& stop, LayerState* into);
+  // Layers that are fitted together, or one.
+  Status copy_layers(Impl& other, std::span<const LayerId> layers, const TimelineState& from,
+                     const StopSign& stop, TimelineState* into);
   // Leaves in `to` a layer's raw rows of the positions [first, end).
   Status read_rows(LayerId l, const LayerState& layer, std::uint32_t first, std::uint32_t end,
                    RawStore* to);
@@ -297,9 +308,10 @@ struct KvCache::Impl {
   Result<TimelineId> resume();
   bool tail_may_begin(LayerId l, std::uint32_t tail_first, std::uint32_t length) const;
   Status restore_layer(LayerId l, const SessionManifest::Layer& from, std::uint32_t length,
-                       LayerState* layer);
-  // `before`: the run before it in the timeline; null: there is none.
-  Result<Run> read_run(LayerId l, const PageTable::Record& record, const Run* before);
+                       LayerState* layer, std::vector<Gathered>* waiting);
+  // `before`: the run before it in the timeline; null: there is none. `waiting` as in load_fits().
+  Result<Run> read_run(LayerId l, const PageTable::Record& record, const Run* before,
+                       std::vector<Gathered>* waiting);
   Status save(TimelineId id, const SessionText& text);
   Status leave_session();
 
@@ -338,11 +350,27 @@ struct KvCache::Impl {
   // before it in the timeline; null: there is none. `queries` as in seal().
   Status fit_rows(LayerId l, const RawRows& raw, const Formation& formation, const Segment* before,
                   MatView<const float> queries, Segment* segment);
+  Result<SegmentFit> fit_side(const Fitter& fitter, const Fitting& fitting);
   // Of a prefill's last queries, rotated: [KV head][channel].
   Result<std::vector<float>> query_squares(LayerId l, MatView<const float> queries) const;
   std::vector<RankReport> ranks(TimelineId id);
-  static void save_fits(const Segment& segment, const Segment* before, RecordWriter* out);
-  Status load_fits(LayerId l, const Segment* before, RecordReader* in, Segment* segment);
+  void save_fits(const Segment& segment, const Segment* before, RecordWriter* out) const;
+  // `waiting`: of the layers before, whose fit may be in the record of this segment.
+  Status load_fits(LayerId l, const Segment* before, RecordReader* in,
+                   const std::shared_ptr<Segment>& segment, std::vector<Gathered>* waiting);
+
+  // kv_gather.cpp
+  // As fit_rows(), of a segment that was adopted, where layers are fitted together: with those of
+  // the layers before it, once it is the last of them.
+  Status fit_layers(const RawRows& raw, const Formation& formation, const Segment* before,
+                    const std::shared_ptr<Segment>& segment);
+  // Puts a segment to those of the same rows in the layers before it; null: there are none.
+  Gathered* join(const std::shared_ptr<Segment>& segment, std::vector<Gathered>* among) const;
+  bool complete(const Gathered& of) const;  // whether every layer's is there
+  // The rows of the segment that joined last.
+  Status gather(const RawRows& raw, Side side, const Formation& formation, Gathered* into);
+  static void share_fit(const SegmentFit& fit, Side side,
+                        std::span<const std::shared_ptr<Segment>> segments);
 };
 
 }  // namespace thermocline

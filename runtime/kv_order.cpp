@@ -41,6 +41,13 @@ Status KvCache::Impl::check_append(LayerId l, MatView<const float> keys,
   if (pass == Pass::prefill && open != stages.end())
     return fail(ErrorCode::invalid_argument, "append() of layer ", index(l), " before attend() of ",
                 open - stages.begin(), ": a prefill takes layer after layer");
+  // And rows of one group of layers, from the first to the last.
+  const auto missed = std::find(stages.begin(), stages.begin() + index(l), Stage::due);
+  if (const std::optional<Side> side = method.side_of_layers();
+      pass == Pass::prefill && side && missed != stages.begin() + index(l))
+    return fail(ErrorCode::invalid_argument, "append() of layer ", index(l), " before layer ",
+                missed - stages.begin(), ": with ", method.compress.of(*side).name(),
+                " a prefill takes the layers in their order");
   return {};
 }
 

@@ -156,10 +156,13 @@ Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw, const Run* before
                              records.data() + h * raw.rows * planned.sealed.bytes());
     }
   });
-  TL_TRY_ASSIGN(run.rows, table->adopt(std::move(segment), records.bytes(), planned.home.tier,
-                                       Purpose::rows));
+  TL_TRY_ASSIGN(
+      const std::shared_ptr<Segment> adopted,
+      table->adopt(std::move(segment), records.bytes(), planned.home.tier, Purpose::rows));
   records = Buffer();
   TL_TRY(coding.resize(0));
+  TL_TRY(fit_layers(raw, formation, last, adopted));
+  run.rows = adopted;
 
   if (table->keeps())
     TL_TRY(table->keep(*run.rows, [&](RecordWriter* out) {

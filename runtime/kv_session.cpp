@@ -81,13 +81,14 @@ Status KvCache::Impl::open_session() {
   return {};
 }
 
-Result<Run> KvCache::Impl::read_run(LayerId l, const PageTable::Record& record, const Run* before) {
+Result<Run> KvCache::Impl::read_run(LayerId l, const PageTable::Record& record, const Run* before,
+                                    std::vector<Gathered>* waiting) {
   TL_TRY_ASSIGN(PageTable::Restored restored, table->restore(record));
   RecordReader in(restored.more, session_name() + ": record at " + std::to_string(record.offset));
   if (restored.segment->layer != l)
     return in.corrupt("layer", "is ", index(restored.segment->layer), ", and layer ", index(l),
                       " refers to it");
-  TL_TRY(load_fits(l, before ? before->rows.get() : nullptr, &in, restored.segment.get()));
+  TL_TRY(load_fits(l, before ? before->rows.get() : nullptr, &in, restored.segment, waiting));
   Run run;
   run.rows = std::move(restored.segment);
   TL_TRY_ASSIGN(Reservation memory, reserve_index(l, run.rows->rows));
@@ -110,7 +111,8 @@ bool KvCache::Impl::tail_may_begin(LayerId l, std::uint32_t tail_first,
 
 // The runs follow each other from the sinks to the tail, cut where a sealing cuts.
 Status KvCache::Impl::restore_layer(LayerId l, const SessionManifest::Layer& from,
-                                    std::uint32_t length, LayerState* layer) {
+                                    std::uint32_t length, LayerState* layer,
+                                    std::vector<Gathered>* waiting) {
   const CachePlan::Layer& planned = plan.layers[index(l)];
   const std::uint32_t heads = spec(l).kv_heads;
   const auto refuse = [&](const auto&... what) {
@@ -127,7 +129,7 @@ Status KvCache::Impl::restore_layer(LayerId l, const SessionManifest::Layer& fro
   std::uint32_t next = planned.sinks;
   for (const PageTable::Record& record : from.runs) {
     const Run* const before = layer->runs.empty() ? nullptr : &layer->runs.back();
-    TL_TRY_ASSIGN(Run run, read_run(l, record, before));
+    TL_TRY_ASSIGN(Run run, read_run(l, record, before, waiting));
     if (run.rows->first_position != next || run.rows->rows > from.tail_first - next)
       return refuse("has a run of ", run.rows->rows, " rows from ", run.rows->first_position,
                     ", and one from ", next, " to at most ", from.tail_first, " was due");
@@ -166,14 +168,16 @@ Result<TimelineId> KvCache::Impl::resume() {
     return fail(ErrorCode::exhausted, session_name(), " holds ", from.length,
                 " positions, and this cache was made for ", options.max_positions, ": raise -c");
   TL_TRY_ASSIGN(const TimelineId id, new_timeline());
+  std::vector<Gathered> waiting;
   for (std::uint32_t l = 0; l < options.layers.size(); ++l) {
-    Status restored =
-        restore_layer(LayerId{l}, from.layers[l], from.length, &layer_state(id, LayerId{l}));
+    Status restored = restore_layer(LayerId{l}, from.layers[l], from.length,
+                                    &layer_state(id, LayerId{l}), &waiting);
     if (!restored) {
       end(id);
       return tl::unexpected(std::move(restored).error());
     }
   }
+  TL_CHECK(waiting.empty());  // runs from sinks to tail in each layer, alike where they share a fit
   timeline(id).length = from.length;
   budget->restart_peak(Tier::disk, Purpose::saved);  // it was all that is rows and index now
   return id;

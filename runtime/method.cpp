@@ -167,6 +167,12 @@ Result<std::unique_ptr<Codec>> make_lowrank(const MethodSection& given, const Cp
   return std::make_unique<LowRankCodec>(options);
 }
 
+Result<std::unique_ptr<Codec>> make_lowrank_layers(const MethodSection& given, const CpuTable&) {
+  LowRankOptions options = LowRankCodec::kOfLayers;
+  TL_TRY(given.read(LowRankCodec::parameters_of_layers(), &options));
+  return std::make_unique<LowRankCodec>(options);
+}
+
 template <NuqCodec::By kBy>
 Result<std::unique_ptr<Codec>> make_nuq(const MethodSection& given, const CpuTable&) {
   NuqOptions options;
@@ -196,6 +202,7 @@ const Shelf<Codec>& codecs() {
       {"hadamard2", {}, make_hadamard<HadamardCodec::Bits::two>},
       {"hadamard4", {}, make_hadamard<HadamardCodec::Bits::four>},
       {"lowrank", names_of(LowRankCodec::parameters()), make_lowrank},
+      {"lowrank_layers", names_of(LowRankCodec::parameters_of_layers()), make_lowrank_layers},
       {"nuq4", names_of(NuqCodec::parameters()), make_nuq<NuqCodec::By::channel>},
       {"nuq4_rows", names_of(NuqCodec::parameters()), make_nuq<NuqCodec::By::row>},
       {"pruned5", {}, make_pruned<PrunedCodec::Eighths::five>},

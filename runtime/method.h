@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -29,6 +30,14 @@ struct Method {
 
   // Whether some rows are neither raw nor sealed: it depends on what attended them.
   bool drops() const { return retain->voters() != Voters::none; }
+  // The side whose rows are fitted in several layers together. There is one at most, since the
+  // other's have bytes of their own.
+  std::optional<Side> side_of_layers() const {
+    for (const Side side : kSides)
+      if (const Fitter* const fitter = compress.of(side).fitter(); fitter && fitter->layers() > 1)
+        return side;
+    return std::nullopt;
+  }
   // Rows leave the tail on this grid of positions, which begins after the sinks.
   std::uint32_t seal_rows() const { return (seal + kBlockRows - 1) / kBlockRows * kBlockRows; }
   // And no segment crosses a line of this one.

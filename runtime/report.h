@@ -39,12 +39,12 @@ CacheReport difference(const CacheReport& after, const CacheReport& before);
 CacheReport sum(const CacheReport& one, const CacheReport& other);
 
 // How a layer's sealed keys or values are held where they are sums of a few basis vectors, in one
-// timeline.
+// timeline; or those of several layers together.
 struct RankReport {
-  std::uint32_t layer = 0;
-  std::string side;            // "keys", "values"
-  std::uint32_t rank = 0;      // vectors, in the segment that has most
-  std::uint32_t channels = 0;  // of all KV heads, that they are instead of
+  std::uint32_t layer = 0, layers = 1;  // the first; how many
+  std::string side;                     // "keys", "values"
+  std::uint32_t rank = 0;               // vectors, in the segment that has most
+  std::uint32_t channels = 0;           // of all KV heads, that they are instead of
   std::uint32_t segments = 0, bases = 0;
   double captured = 1.0;  // share of the squares of what was sealed, rows of segments alike
 };

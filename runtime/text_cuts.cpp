@@ -41,7 +41,10 @@ void TextCuts::take_worst() {
   seal_steps(method_.sink, method_.sink + sealed);
   longest_ = longest_held_ = std::min(method_.cell_rows(), sealed);
   const std::uint32_t of_last_cell = sealed % method_.cell_rows();
-  formed_ = {{longest_, 1}, {of_last_cell > 0 ? of_last_cell : longest_, 1}};
+  const std::uint32_t last = of_last_cell > 0 ? of_last_cell : longest_;
+  // A tail before it and a span that leaves none of its own.
+  const std::uint32_t at_once = (kSpanRows - 1) / method_.seal_rows() + 1;
+  formed_ = {{longest_, 1, std::min(sealed, at_once * method_.seal_rows())}, {last, 1, last}};
 }
 
 void TextCuts::walk(const Course& course) {
@@ -74,19 +77,26 @@ void TextCuts::seal_read(std::uint32_t begin, std::uint32_t end) {
   while (begin < end) {
     const std::uint32_t in_cell = (begin - method_.sink) % method_.cell_rows();
     const std::uint32_t rows = std::min(method_.cell_rows() - in_cell, end - begin);
-    add({rows, 1});
+    add({rows, 1, end - begin});
     begin += rows;
   }
 }
 
 void TextCuts::seal_steps(std::uint32_t begin, std::uint32_t end) {
-  if (begin < end) add({method_.seal_rows(), (end - begin) / method_.seal_rows()});
+  const std::uint32_t rows = method_.seal_rows();
+  if (begin < end) add({rows, (end - begin) / rows, rows});
 }
 
-void TextCuts::add(Alike segments) {
+void TextCuts::add(const Alike& segments) {
   segments_[segments.rows] += segments.count;
   formed_.push_back(segments);
   longest_ = std::max(longest_, segments.rows);
+}
+
+std::uint32_t TextCuts::most_at_once() const {
+  std::uint32_t rows = 0;
+  for (const Alike& alike : formed_) rows = std::max(rows, alike.at_once);
+  return rows;
 }
 
 std::uint64_t TextCuts::segment_count() const {

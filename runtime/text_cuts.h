@@ -34,6 +34,7 @@ class TextCuts {
   struct Alike {  // segments
     std::uint32_t rows = 0;
     std::uint64_t count = 0;
+    std::uint32_t at_once = 0;  // rows that leave a tail together, from the first one's on
   };
   static TextCuts of(const CacheOptions& options, const Method& method);
 
@@ -47,6 +48,8 @@ class TextCuts {
   // That is formed; that is read back from a session's file.
   std::uint32_t longest_segment() const { return longest_; }
   std::uint32_t longest_held() const { return longest_held_; }
+  // Rows that leave a tail together, at most.
+  std::uint32_t most_at_once() const;
   // Segments as they are formed: each is there while those after it are.
   std::span<const Alike> formed() const { return formed_; }
   // Rows of the tail in each save, one after the other.
@@ -61,7 +64,7 @@ class TextCuts {
   void take_worst();
   void seal_read(std::uint32_t begin, std::uint32_t end);
   void seal_steps(std::uint32_t begin, std::uint32_t end);
-  void add(Alike segments);
+  void add(const Alike& segments);
   std::uint32_t full_tail(std::uint32_t length) const;
   std::vector<std::uint32_t> tails(const LayerSpec& spec, std::size_t layer,
                                    std::uint32_t tail_rows) const;

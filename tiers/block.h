@@ -95,9 +95,9 @@ struct Segment {
     if (!of) return {};
     return {of.common ? of.common->bytes.data() : nullptr,
             of.own ? of.own->bytes.data() : nullptr,
-            heads,
+            of.heads,
             rows,
-            head,
+            of.first_head + head,
             first_position,
             offset.empty() ? nullptr : offset.data() + std::size_t{head} * rows,
             of.rotation};

@@ -32,7 +32,10 @@ struct FitFacts {
 struct SegmentFit {
   std::shared_ptr<const FitBytes> common;  // of this segment and of later ones that it suits
   std::shared_ptr<const FitBytes> own;     // of this segment alone
-  const Rotation* rotation = nullptr;      // the cache's, of its layer's keys
+  // KV heads that both are of, side by side: of several layers, where those are fitted together and
+  // their segments hold the same parts. This segment's begin at `first_head`.
+  std::uint32_t heads = 0, first_head = 0;
+  const Rotation* rotation = nullptr;  // the cache's, of its layer's keys
   FitFacts facts;
 
   explicit operator bool() const { return common || own; }

@@ -146,9 +146,9 @@ PageTable::~PageTable() {
   leave_to_kernel(std::move(sink_));
 }
 
-Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,
-                                                        std::span<const std::byte> records,
-                                                        Tier home, Purpose purpose) {
+Result<std::shared_ptr<Segment>> PageTable::adopt(Segment segment,
+                                                  std::span<const std::byte> records, Tier home,
+                                                  Purpose purpose) {
   const std::size_t row_bytes = segment.layout.bytes();
   TL_CHECK(records.size() == row_bytes * segment.rows * segment.heads);
   Store* store = stores_[static_cast<std::size_t>(home)].get();
@@ -166,7 +166,7 @@ Result<std::shared_ptr<const Segment>> PageTable::adopt(Segment segment,
   }
   TL_TRY_ASSIGN(Pages pages, settle_in_pages(segment, records, store, &place));
   const Space space = place.slot.space();
-  std::shared_ptr<const Segment> taken = take_in(std::move(segment), std::move(place));
+  std::shared_ptr<Segment> taken = take_in(std::move(segment), std::move(place));
   TL_TRY(writes_.begin(taken->id, space, std::move(pages.bytes), std::move(pages.memory)));
   return taken;
 }

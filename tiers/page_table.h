@@ -68,9 +68,10 @@ class PageTable {
   // pages it is checksummed and on its way to the disk when this returns, from pages that are made
   // in host memory, under Purpose::sealing; as many of its rows as fit also enter the row cache.
   // The segment's space is given back when the last shared_ptr goes, and nothing is in flight to it
-  // any more. `purpose` tags the bytes of the home.
-  Result<std::shared_ptr<const Segment>> adopt(Segment segment, std::span<const std::byte> records,
-                                               Tier home, Purpose purpose);
+  // any more. `purpose` tags the bytes of the home. Until it is read, the caller may still say what
+  // its rows share (Segment::fits).
+  Result<std::shared_ptr<Segment>> adopt(Segment segment, std::span<const std::byte> records,
+                                         Tier home, Purpose purpose);
   // Waits until all that was adopted is where it is at home; before that a session does not hold
   // it. The first error of a write since the last call, unless its segment is gone.
   Status written();

@@ -14,8 +14,8 @@ namespace thermocline {
 struct SideFit {
   const std::byte* common = nullptr;  // of several segments; null: the format has none
   const std::byte* own = nullptr;     // of this segment alone; null: the same
-  std::uint32_t heads = 0, rows = 0;  // of the segment: KV heads, rows in each
-  std::uint32_t head = 0;             // whose rows are read
+  std::uint32_t heads = 0, rows = 0;  // KV heads that the parts are of; rows in each
+  std::uint32_t head = 0;             // of those, whose rows are read
   std::uint32_t first_position = 0;
   const std::uint16_t* offset = nullptr;  // [rows] of that head, from there; null: 0, 1, 2 ...
   const Rotation* rotation = nullptr;     // of a key by its position; null: there is none

@@ -24,11 +24,12 @@ struct Change {
 // Sessions of a few kilobytes, one a method, made when they are first asked for.
 class Sessions {
  public:
-  static constexpr std::array kMethods = {"exact", "sketch", "streaming"};
+  static constexpr std::array kMethods = {"exact", "sketch", "streaming", "xkv"};
 
   CacheOptions options(std::size_t method, const std::string& file) const {
     CacheOptions made;
-    made.layers = {plain_layer(2, 2, 16, 16), plain_layer(1, 1, 16, 32, 100)};
+    made.layers = {plain_layer(2, 2, 16, 16), plain_layer(1, 1, 16, 32, 100),
+                   plain_layer(2, 2, 16, 16)};
     made.method = kMethods[method];
     made.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
     made.method_overrides = {"steady.recent=32", "steady.seal=64"};
@@ -94,8 +95,8 @@ void change(const Change& by, SessionParts* parts) {
     case 7:  // as many raw rows as length and tail ask for
       for (std::size_t l = 0; l < manifest.layers.size(); ++l) {
         SessionManifest::Layer& one = manifest.layers[l];
-        const std::uint32_t row_bytes = l == 0 ? 2 * (16 + 16) * 2 : (16 + 32) * 2;
-        const std::uint32_t sinks = l == 0 ? std::min(manifest.length, 4u) : 0;
+        const std::uint32_t row_bytes = l != 1 ? 2 * (16 + 16) * 2 : (16 + 32) * 2;
+        const std::uint32_t sinks = l != 1 ? std::min(manifest.length, 4u) : 0;
         const std::uint32_t tail =
             manifest.length > one.tail_first ? manifest.length - one.tail_first : 0;
         one.sinks.resize(sinks * row_bytes);

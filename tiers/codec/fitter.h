@@ -14,7 +14,8 @@
 
 namespace thermocline {
 
-// One side of the rows that a segment is formed of.
+// One side of the rows that a segment is formed of; or of layers that are fitted together, whose KV
+// heads then are one layer's after the other's.
 struct Fitting {
   Side side = Side::keys;
   RawRows rows;  // of all KV heads; keys rotated
@@ -46,7 +47,7 @@ struct Fitting {
 };
 
 struct FitShape {
-  std::uint32_t heads = 0, dim = 0;  // KV heads; channels of a head
+  std::uint32_t heads = 0, dim = 0;  // KV heads, of all layers together; channels of a head
 };
 
 // A part that a format does not have is empty.
@@ -61,6 +62,9 @@ class Fitter {
   virtual ~Fitter() = default;
   // Whether a row is of all heads together: then no head may drop another's rows.
   virtual bool spans_heads() const { return false; }
+  // How many layers are fitted together, at most. If several, a row has no bytes of its own: a
+  // layer's rows are coded before those of the next ones are there.
+  virtual std::uint32_t layers() const { return 1; }
   // Whether fit() goes by Fitting::query_squares.
   virtual bool asks_for_queries() const { return false; }
   // Bytes of both parts that `rows` sealed rows of all heads take, of which no more than `always`

@@ -180,8 +180,14 @@ void put_kept(const Fitting& of, const std::vector<std::vector<std::uint32_t>>& 
 }  // namespace
 
 std::span<const Parameter<LowRankOptions>> LowRankCodec::parameters() {
+  return parameters_of_layers().subspan(1);
+}
+
+std::span<const Parameter<LowRankOptions>> LowRankCodec::parameters_of_layers() {
   static constexpr Parameter<LowRankOptions> kParameters[] = {
-      {"rank", &LowRankOptions::rank, 0.001, 1}, {"energy", &LowRankOptions::energy, 0.5, 1}};
+      {"layers", &LowRankOptions::layers, 2, 8},
+      {"rank", &LowRankOptions::rank, 0.001, 1},
+      {"energy", &LowRankOptions::energy, 0.5, 1}};
   return kParameters;
 }
 

@@ -15,6 +15,11 @@
 // infinity or a NaN in some head is NaN in all of them, and no basis is made of it. A timeline that
 // is cut inside a segment goes on with what was rebuilt, which lies in the basis already: coding it
 // again moves it by another rounding.
+//
+// lowrank_layers: the rows of several layers together, as if those were one with all of their
+// heads: xKV (arXiv 2503.18893), whose layers have singular vectors in common. A position has one
+// list of coefficients for all of them, and each layer a share of the basis, which is as many times
+// larger.
 #pragma once
 
 #include "tiers/codec/codec.h"
@@ -23,22 +28,28 @@
 namespace thermocline {
 
 struct LowRankOptions {
-  double rank =
-      0.156;  // vectors at most, as a share of heads x head size; in sixteens, at most 1024
-  double energy = 1.0;  // as few as capture this share of the squares of the rows, if fewer do
+  // Vectors at most, as a share of the heads of all layers x head size; in sixteens, at most 1024.
+  double rank = 0.156;
+  double energy = 1.0;       // as few as capture this share of the squares of the rows, if fewer do
+  std::uint32_t layers = 1;  // together, at most
 };
 
 class LowRankCodec final : public Codec, public Fitter {
  public:
   static std::span<const Parameter<LowRankOptions>> parameters();
+  static std::span<const Parameter<LowRankOptions>> parameters_of_layers();
+  static constexpr LowRankOptions kOfLayers = {.rank = 0.125, .layers = 4};
   explicit LowRankCodec(const LowRankOptions& options) : options_(options) {}
 
-  std::string_view name() const override { return "lowrank"; }
+  std::string_view name() const override {
+    return options_.layers > 1 ? "lowrank_layers" : "lowrank";
+  }
   RowFormat format() const override { return RowFormat::lowrank; }
   const Fitter* fitter() const override { return this; }
   void write(const f16*, std::uint32_t, const SideFit&, std::uint32_t, std::byte*) const override {}
 
   bool spans_heads() const override { return true; }
+  std::uint32_t layers() const override { return options_.layers; }
   std::uint64_t bytes(FitShape shape, std::uint64_t rows, std::uint64_t always) const override;
   Result<Fit> fit(const Fitting& of, const Workers& workers) const override;
   FitFacts facts(FitShape shape, std::span<const std::byte> common,

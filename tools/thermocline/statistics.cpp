@@ -92,21 +92,23 @@ void print_disk(const CacheReport& whole, const CacheReport& decode) {
 // layers. In full, each layer's.
 void print_ranks(std::span<const RankReport> ranks, Detail detail) {
   for (const char* side : {"keys", "values"}) {
-    std::vector<double> captured, rank;
+    std::vector<double> captured, rank, channels;
     std::uint32_t segments = 0, bases = 0;
     std::string by_layer;
     for (const RankReport& of : ranks) {
       if (of.side != side) continue;
       captured.push_back(of.captured);
       rank.push_back(of.rank);
+      channels.push_back(of.channels);
       segments += of.segments;
       bases += of.bases;
-      by_layer += " " + std::to_string(of.layer) + ":" + std::to_string(of.rank) + "/" +
-                  format_number("%.4f", of.captured);
+      by_layer += " " + std::to_string(of.layer) +
+                  (of.layers > 1 ? "x" + std::to_string(of.layers) : "") + ":" +
+                  std::to_string(of.rank) + "/" + format_number("%.4f", of.captured);
     }
     if (captured.empty()) continue;
     line("rank", std::string(side) + " in " + format_number("%.1f", mean_of(rank)) + " of " +
-                     std::to_string(ranks.front().channels) + " numbers, which hold " +
+                     format_number("%.0f", mean_of(channels)) + " numbers, which hold " +
                      format_number("%.2f", mean_of(captured) * 100) + " % of their squares (" +
                      format_number("%.2f", percentile(captured, 0) * 100) +
                      " % in the layer of least), " + format_count(bases) +
@@ -120,6 +122,7 @@ Json ranks_json(std::span<const RankReport> ranks) {
   Json json = Json::array();
   for (const RankReport& of : ranks)
     json.push_back(Json{{"layer", of.layer},
+                        {"layers", of.layers},
                         {"side", of.side},
                         {"rank", of.rank},
                         {"channels", of.channels},

@@ -32,7 +32,7 @@ class KvSession : public ::testing::TestWithParam<const char*> {
   CacheOptions options(const std::string& file) const {
     CacheOptions made;
     made.layers = {plain_layer(2, 3, 32, 48, 0), plain_layer(1, 2, 64, 64, 0),
-                   plain_layer(2, 1, 32, 32, 100)};
+                   plain_layer(2, 1, 32, 32, 100), plain_layer(1, 2, 64, 64, 0)};
     made.method = GetParam();
     made.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
     made.method_overrides = {"steady.recent=32", "steady.seal=64"};
@@ -564,7 +564,7 @@ TEST_P(KvSession, RemovingWaitsALittleForAnother) {
   EXPECT_FALSE(fs::exists(path));
 }
 
-INSTANTIATE_TEST_SUITE_P(Methods, KvSession, ::testing::Values("exact", "sketch", "ladder2"),
+INSTANTIATE_TEST_SUITE_P(Methods, KvSession, ::testing::Values("exact", "sketch", "ladder2", "xkv"),
                          [](const auto& method) { return std::string(method.param); });
 
 }  // namespace

@@ -24,10 +24,13 @@ namespace fs = std::filesystem;
 
 struct MethodUnderTest {
   const char* name;
-  std::uint32_t recent, seal;  // of its file
+  std::uint32_t recent, seal;  // of its file, or as overridden
+  std::vector<std::string> overrides = {};
 };
-constexpr MethodUnderTest kMethods[] = {
-    {"exact", 32, 512}, {"sketch", 16, 64}, {"streaming", 2000, 512}};
+const MethodUnderTest kMethods[] = {{"exact", 32, 512},
+                                    {"sketch", 16, 64},
+                                    {"streaming", 2000, 512},
+                                    {"xkv", 32, 1024, {"keys.layers=2", "steady.seal=1024"}}};
 constexpr std::uint32_t kSink = 4, kDecoded = 3;
 
 using Case = std::tuple<int, std::string, std::uint32_t, std::uint32_t>;
@@ -47,13 +50,14 @@ class PlanPeak : public ::testing::TestWithParam<Case> {
     return first + (about > first ? (about - first) / method.seal * method.seal : 0);
   }
 
-  CacheOptions options(const std::string& method, std::uint32_t positions) const {
+  CacheOptions options(const MethodUnderTest& method, std::uint32_t positions) const {
     const auto& home = std::get<1>(GetParam());
     CacheOptions made;
     // Of one size, as in a model: what the largest takes while it is sealed is then beside all
     // rows.
     made.layers.assign(4, plain_layer(2, 1, 64, 64));
-    made.method = method;
+    made.method = method.name;
+    made.method_overrides = method.overrides;
     made.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
     made.max_positions = positions;
     made.max_timelines = std::get<2>(GetParam());
@@ -124,7 +128,7 @@ TEST_P(PlanPeak, IsWhatIsHeldAtMost) {
   const auto& [number, home, timelines, about] = GetParam();
   const MethodUnderTest& method = kMethods[number];
   const std::uint32_t most = longest_tail(method, about);
-  const CacheOptions made = options(method.name, most);
+  const CacheOptions made = options(method, most);
   const auto plan = KvCache::plan(made, 1);
   ASSERT_TRUE(plan) << plan.error().message;
   for (const std::uint32_t length : {most / 3, most}) {
@@ -164,7 +168,7 @@ TEST_P(PlanPeak, IsWhatIsHeldAtMost) {
 TEST_P(PlanPeak, OfAKnownCourseIsItLineByLine) {
   const auto& [number, home, timelines, about] = GetParam();
   const std::uint32_t length = about + about / 7;
-  CacheOptions made = options(kMethods[number].name, length);
+  CacheOptions made = options(kMethods[number], length);
   made.course = Course{{}, {length - kDecoded}};
   expect_line_by_line(made, [&](KvCache* cache) -> Status {
     for (std::uint32_t t = 0; t < timelines; ++t) {
@@ -181,7 +185,7 @@ TEST_P(PlanPeakResumed, IsItLineByLine) {
   const auto& [number, home, timelines, about] = GetParam();
   const std::uint32_t length = about + about / 7;
   {
-    const auto cache = KvCache::create(options(kMethods[number].name, about), 1, "auto");
+    const auto cache = KvCache::create(options(kMethods[number], about), 1, "auto");
     ASSERT_TRUE(cache) << cache.error().message;
     const auto timeline = (*cache)->start();
     ASSERT_TRUE(advance(cache->get(), *timeline, about / 2, Pass::prefill, 1));
@@ -189,7 +193,7 @@ TEST_P(PlanPeakResumed, IsItLineByLine) {
       ASSERT_TRUE(advance(cache->get(), *timeline, 1, Pass::decode, 1));
     ASSERT_TRUE(write_text(cache->get(), *timeline, about, true, 1));
   }
-  CacheOptions made = options(kMethods[number].name, length);
+  CacheOptions made = options(kMethods[number], length);
   const auto held = read_session(made.session.path);
   ASSERT_TRUE(held) << held.error().message;
   EXPECT_EQ(held->held.positions, about);
@@ -208,13 +212,13 @@ std::string name_of_case(const ::testing::TestParamInfo<Case>& suite) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Everywhere, PlanPeak,
-                         ::testing::Combine(::testing::Range(0, 3),
+                         ::testing::Combine(::testing::Range(0, 4),
                                             ::testing::Values("host", "disk", "session"),
                                             ::testing::Values(1u, 2u),
                                             ::testing::Values(700u, 5000u, 10000u)),
                          name_of_case);
 INSTANTIATE_TEST_SUITE_P(Sessions, PlanPeakResumed,
-                         ::testing::Combine(::testing::Range(0, 3), ::testing::Values("session"),
+                         ::testing::Combine(::testing::Range(0, 4), ::testing::Values("session"),
                                             ::testing::Values(1u),
                                             ::testing::Values(700u, 5000u, 10000u)),
                          name_of_case);

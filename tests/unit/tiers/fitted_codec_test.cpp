@@ -121,6 +121,7 @@ struct Sealed {
       Result<Fit> fit = fitter->fit(fitting, with);
       EXPECT_TRUE(fit);
       SegmentFit& held = segment.fits[static_cast<std::size_t>(side)];
+      held.heads = kHeads;
       if (fit->as_before) held.common = before->fit(side).common;
       const auto hold = [](Buffer bytes) {
         auto part = std::make_shared<FitBytes>();
@@ -634,6 +635,7 @@ struct PrunedFit {
     Result<Fit> fit = codec.fit(fitting, workers());
     EXPECT_TRUE(fit);
     SegmentFit& held = segment.fits[static_cast<std::size_t>(Side::keys)];
+    held.heads = kHeads;
     if (fit->as_before) held.common = fitting.before->common;
     for (auto& [bytes, part] : {std::pair(&fit->common, &held.common), {&fit->own, &held.own}})
       if (bytes->size() > 0) {

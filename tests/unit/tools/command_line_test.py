@@ -312,8 +312,9 @@ class CommandLine(unittest.TestCase):
             self.assertIn("ended by an error", said.decode())
             # What is known beforehand is refused beforehand.
             for more in ([], ["--dry-run"]):
-                done = subprocess.run(["sh", "-c", 'ulimit -f 150; exec "$@"', "sh", COMMAND, *words,
-                                       *more], capture_output=True, timeout=300, check=False)
+                done = subprocess.run(["sh", "-c", 'ulimit -f 150; exec "$@"', "sh", COMMAND,
+                                       *words, *more],
+                                      capture_output=True, timeout=300, check=False)
                 self.assertEqual((done.returncode, done.stdout), (1, b""), done.stderr)
                 self.assertRegex(done.stderr.decode(), r"need .* there and RLIMIT_FSIZE is 75 KiB")
         self.assertEqual(answer["stop_reason"], "error")
