@@ -85,12 +85,12 @@ void read_text(Engine* engine, const std::string& text, std::size_t depth, Subje
 
 void copy_session(Engine* engine, const std::string& path, Subject* subject) {
   const SavedSession saved = must(read_session(path));
-  open(engine, subject, saved.positions);
+  open(engine, subject, saved.held.positions);
   CacheOptions options;
   options.method = saved.method.name;
   options.method_overrides = saved.method.overrides;
   options.session.path = path;
-  options.max_positions = saved.positions;
+  options.max_positions = saved.held.positions;
   const std::unique_ptr<KvCache> source = must(engine->open_cache(options));
   must(subject->cache->copy(must(source->resume()), *subject->timeline));
   subject->last = saved.text.tokens.back();
