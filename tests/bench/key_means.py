@@ -4,10 +4,11 @@
     key_means.py KEYS ROPE_BASE half|pairs
 
 KEYS is the folder `keys` that `eval --dump` writes; the last word says which channels the rotary
-embedding turns together, those half a head apart or neighbours. Needs numpy. Prints, as medians over
-the layers and as shares of the keys' squares: what the means by channel hold before the embedding;
-and the error of 2 bits for each 32 channels of a rotated key, the same with the means taken off
-first, and 2 bits for each 32 rows of a channel after the embedding. The first 4 rows are left out.
+embedding turns together, those half a head apart or neighbours. Needs numpy. Prints, as medians
+over the layers and as shares of the keys' squares: what the means by channel hold before the
+embedding; and the error of 2 bits for each 32 channels of a rotated key, the same with the means
+taken off first, and 2 bits for each 32 rows of a channel after the embedding. The first 4 rows are
+left out.
 """
 import pathlib
 import sys
