@@ -252,6 +252,18 @@ Result<std::vector<ListRead>> read_all(Reader* reader, std::uint32_t layer,
   return lists;
 }
 
+::testing::AssertionResult holds(StoredRows& rows, const Stored& stored, FoldOrder order) {
+  Reader reader(rows.table.get());
+  for (std::uint32_t head = 0; head < stored.segment->heads; ++head) {
+    const Wanted wanted = whole(stored, head);
+    const auto read = read_all(&reader, index(stored.segment->layer), {&wanted, 1}, order);
+    if (!read) return ::testing::AssertionFailure() << read.error().message;
+    if ((*read)[0] != expected(wanted))
+      return ::testing::AssertionFailure() << "head " << head << " holds other rows";
+  }
+  return ::testing::AssertionSuccess();
+}
+
 void expect_all(Reader* reader, std::uint32_t layer, std::span<const Wanted> wanted,
                 FoldOrder order) {
   reader->expect(layer, order, DeviceRows::come, requests_of(wanted));

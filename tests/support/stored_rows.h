@@ -2,6 +2,8 @@
 // names, in its order, in folds, wherever they come from.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -78,6 +80,9 @@ ListRead expected(const Wanted& wanted);
 Result<std::vector<ListRead>> read_all(Reader* reader, std::uint32_t layer,
                                        std::span<const Wanted> wanted, FoldOrder order,
                                        const std::function<void()>& asked = {});
+// Whether every head of a segment reads as it was stored.
+::testing::AssertionResult holds(StoredRows& rows, const Stored& stored,
+                                 FoldOrder order = FoldOrder::any);
 // Says that all of that will be read next.
 void expect_all(Reader* reader, std::uint32_t layer, std::span<const Wanted> wanted,
                 FoldOrder order);

@@ -14,27 +14,16 @@
 #include "kernels/device.h"
 #include "runtime/kv_cache.h"
 #include "tests/support/float_table.h"
+#include "tests/support/written_rows.h"
 #include "tests/unit/device/each_device.h"
 
 namespace thermocline {
 namespace {
 
-LayerSpec layer(std::uint32_t q_heads, std::uint32_t kv_heads, std::uint32_t dim,
-                std::uint32_t window = 0) {
-  LayerSpec spec;
-  spec.q_heads = q_heads;
-  spec.kv_heads = kv_heads;
-  spec.key_dim = spec.value_dim = dim;
-  spec.window = window;
-  spec.scale = 1.0f / std::sqrt(float(dim));
-  for (std::uint32_t i = 0; i < dim / 2; ++i)
-    spec.rope.inverse_frequency.push_back(std::pow(10000.0f, -2.0f * float(i) / float(dim)));
-  return spec;
-}
-
 CacheOptions options_for(const std::string& method, std::uint32_t positions) {
   CacheOptions options;
-  options.layers = {layer(6, 2, 64), layer(2, 1, 32, 100), layer(4, 2, 32)};
+  options.layers = {plain_layer(2, 3, 64, 64), plain_layer(1, 2, 32, 32, 100),
+                    plain_layer(2, 2, 32, 32)};
   options.method = method;
   options.method_directory = "configs/methods";
   options.max_positions = positions;

@@ -89,17 +89,9 @@ class DeviceHome : public EachDevice {
     options.staging_bytes = 2 * round_up(kFoldRows * rows.bytes(), kPageBytes);
     return options;
   }
-  static ::testing::AssertionResult holds(StoredRows& rows, const Stored& stored) {
-    Reader reader(rows.table.get());
-    for (const FoldOrder order : {FoldOrder::any, FoldOrder::in_list})
-      for (std::uint32_t head = 0; head < stored.segment->heads; ++head) {
-        const Wanted wanted = whole(stored, head);
-        const auto read = read_all(&reader, 0, {&wanted, 1}, order);
-        if (!read) return ::testing::AssertionFailure() << read.error().message;
-        if ((*read)[0] != expected(wanted))
-          return ::testing::AssertionFailure() << "head " << head << " holds other rows";
-      }
-    return ::testing::AssertionSuccess();
+  static ::testing::AssertionResult comes_back(StoredRows& rows, const Stored& stored) {
+    const auto any = holds(rows, stored, FoldOrder::any);
+    return any ? holds(rows, stored, FoldOrder::in_list) : any;
   }
 };
 
@@ -116,7 +108,7 @@ TEST_P(DeviceHome, KeepsSegmentsOfEveryShape) {
         EXPECT_EQ(stored.table->home(*kept.back().segment), Tier::device);
         EXPECT_EQ(stored.budget.usage(Tier::device).held_bytes, bytes);
       }
-      for (const Stored& one : kept) EXPECT_TRUE(holds(stored, one)) << one.segment->rows;
+      for (const Stored& one : kept) EXPECT_TRUE(comes_back(stored, one)) << one.segment->rows;
       const TierCounters& moved = stored.table->counters();
       EXPECT_EQ(moved.device_bytes_written, is_gpu() ? bytes : 0);
       EXPECT_EQ(moved.device_bytes_read, 2 * bytes);
@@ -134,7 +126,7 @@ TEST_P(DeviceHome, GivesBackWhatASegmentTook) {
     if (kept.size() > 8 || (!kept.empty() && random() % 2)) {
       const std::size_t gone = random() % kept.size();
       if (i % 4 == 0) {
-        EXPECT_TRUE(holds(stored, kept[gone])) << "at " << i;
+        EXPECT_TRUE(comes_back(stored, kept[gone])) << "at " << i;
       }
       kept.erase(kept.begin() + static_cast<std::ptrdiff_t>(gone));
     } else {
@@ -143,7 +135,7 @@ TEST_P(DeviceHome, GivesBackWhatASegmentTook) {
       kept.push_back(std::move(*more));
     }
   }
-  for (const Stored& s : kept) EXPECT_TRUE(holds(stored, s));
+  for (const Stored& s : kept) EXPECT_TRUE(comes_back(stored, s));
   kept.clear();
   EXPECT_EQ(stored.budget.usage(Tier::device).held_bytes, 0u);
 }

@@ -17,21 +17,14 @@
 #include "runtime/cache_plan.h"
 #include "tests/support/dense_oracle.h"
 #include "tests/support/float_table.h"
+#include "tests/support/written_rows.h"
 
 namespace thermocline {
 namespace {
 
 LayerSpec layer(std::uint32_t q_heads, std::uint32_t kv_heads, std::uint32_t dim,
                 std::uint32_t window = 0) {
-  LayerSpec spec;
-  spec.q_heads = q_heads;
-  spec.kv_heads = kv_heads;
-  spec.key_dim = spec.value_dim = dim;
-  spec.window = window;
-  spec.scale = 1.0f / std::sqrt(float(dim));
-  for (std::uint32_t i = 0; i < dim / 2; ++i)
-    spec.rope.inverse_frequency.push_back(std::pow(10000.0f, -2.0f * float(i) / float(dim)));
-  return spec;
+  return plain_layer(kv_heads, q_heads / kv_heads, dim, dim, window);
 }
 
 // A cache and, beside it, the oracles of one or more timelines, fed the same random rows.

@@ -30,19 +30,6 @@ PageTableOptions one_layer(RowLayout rows, std::uint32_t heads, std::uint32_t ca
 
 std::uint64_t held(const StoredRows& rows, Tier tier) { return rows.budget.usage(tier).held_bytes; }
 
-// Reads a whole segment in every head and compares.
-::testing::AssertionResult holds(StoredRows& rows, const Stored& stored) {
-  Reader reader(rows.table.get());
-  for (std::uint32_t head = 0; head < stored.segment->heads; ++head) {
-    const Wanted wanted = whole(stored, head);
-    const auto read = read_all(&reader, index(stored.segment->layer), {&wanted, 1}, FoldOrder::any);
-    if (!read) return ::testing::AssertionFailure() << read.error().message;
-    if ((*read)[0] != expected(wanted))
-      return ::testing::AssertionFailure() << "head " << head << " holds other rows";
-  }
-  return ::testing::AssertionSuccess();
-}
-
 TEST(PageTable, KeepsSegmentsOfEveryShape) {
   std::mt19937 random(1);
   const RowLayout layouts[] = {layout(16, 16), layout(16, 32),  layout(48, 80),

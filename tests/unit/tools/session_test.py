@@ -305,15 +305,18 @@ class Session(unittest.TestCase):
         self.build(*words, self.file + "2", "--kv-host", f"{int(least) - 1}K", fails=1)
         self.build(*words, self.file + "2", "--kv-host", least + "K")
 
+    def read_kept(self, text, size):
+        done = run("generate", "-m", MODEL, "--json", "-", "-n", "4", "--temp", "0", "-p", text,
+                   "--prefix-cache", size,
+                   environment=dict(os.environ, XDG_CACHE_HOME=self.folder.name))
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return json.loads(done.stdout)
+
     def test_prompts_are_kept_within_a_budget(self):
         environment = dict(os.environ, XDG_CACHE_HOME=self.folder.name)
         folder = pathlib.Path(self.folder.name) / "thermocline" / "prefixes"
 
-        def read(text, size):
-            done = run("generate", "-m", MODEL, "--json", "-", "-n", "4", "--temp", "0", "-p", text,
-                       "--prefix-cache", size, environment=environment)
-            self.assertEqual(done.returncode, 0, done.stderr)
-            return json.loads(done.stdout)
+        read = self.read_kept
 
         def held():
             return sum(file.stat().st_blocks * 512 for file in folder.iterdir())
@@ -433,15 +436,9 @@ class Session(unittest.TestCase):
             shutil.rmtree(folder)
 
     def test_prompts_that_begin_alike_are_both_kept(self):
-        environment = dict(os.environ, XDG_CACHE_HOME=self.folder.name)
         folder = pathlib.Path(self.folder.name) / "thermocline" / "prefixes"
         one, other = (TEXT[:3000] + " " + TEXT[at:at + 1500] for at in (4000, 4500))
-
-        def read(text, size):
-            done = run("generate", "-m", MODEL, "--json", "-", "-n", "4", "--temp", "0", "-p", text,
-                       "--prefix-cache", size, environment=environment)
-            self.assertEqual(done.returncode, 0, done.stderr)
-            return json.loads(done.stdout)
+        read = self.read_kept
         first = read(one, "64MiB")
         entry, = folder.iterdir()
         # Without room for both, the one that is there serves the other, and stays.
