@@ -36,13 +36,16 @@ class DeviceAttention {
   virtual Result<States> finish() = 0;
 };
 
+// In working memory whatever begins is aligned for the widest load.
+inline constexpr std::size_t kWorkApartBytes = 256;
+
 // Working memory for so many folds in one launch, of which so many different queries and blocks.
 constexpr std::uint64_t attention_bytes(HeadShape shape, std::uint64_t queries, std::uint64_t folds,
                                         std::uint64_t blocks) {
-  constexpr std::size_t kApart = 256;  // whatever begins is aligned for the widest load
-  return round_up(queries * shape.heads * shape.key_dim * sizeof(float), kApart) +
-         round_up(folds * sizeof(HeadFold), kApart) + round_up(blocks * sizeof(BlockView), kApart) +
-         round_up(folds * shape.heads * (2 + shape.value_dim) * sizeof(float), kApart);
+  return round_up(queries * shape.heads * shape.key_dim * sizeof(float), kWorkApartBytes) +
+         round_up(folds * sizeof(HeadFold), kWorkApartBytes) +
+         round_up(blocks * sizeof(BlockView), kWorkApartBytes) +
+         round_up(folds * shape.heads * (2 + shape.value_dim) * sizeof(float), kWorkApartBytes);
 }
 
 // One thread at a time; its attention is of the same thread. Errors: exhausted, where it has no
@@ -54,8 +57,8 @@ class Device {
   virtual Result<std::uint64_t> free_bytes() const = 0;
   // Memory that the host cannot reach, aligned to 256 bytes; its content is undefined.
   virtual Result<std::byte*> take(std::uint64_t bytes) = 0;
-  virtual void give(
-      std::byte* memory) = 0;  // what take() returned; nothing is queued that reads it
+  // What take() returned; nothing is queued that reads it.
+  virtual void give(std::byte* memory) = 0;
   // Done when it returns.
   virtual Status write(std::byte* to, std::span<const std::byte> from) = 0;
   // Only queued: `to` is filled once wait() has returned.

@@ -9,8 +9,6 @@
 namespace thermocline::cuda {
 namespace {
 
-constexpr std::size_t kApart = 256;  // as attention_bytes() counts
-
 std::size_t query_floats(HeadShape shape) { return std::size_t{shape.heads} * shape.key_dim; }
 
 // Of `folds` states.
@@ -52,9 +50,9 @@ FoldAttention::~FoldAttention() {
 FoldAttention::Parts FoldAttention::pack(HeadShape shape, std::span<const HeadFold> folds,
                                          std::size_t queries, std::size_t blocks) {
   Parts parts;
-  parts.folds_at = round_up(queries * query_floats(shape) * sizeof(float), kApart);
-  parts.blocks_at = parts.folds_at + round_up(folds.size() * sizeof(HeadFold), kApart);
-  parts.states_at = parts.blocks_at + round_up(blocks * sizeof(BlockView), kApart);
+  parts.folds_at = round_up(queries * query_floats(shape) * sizeof(float), kWorkApartBytes);
+  parts.blocks_at = parts.folds_at + round_up(folds.size() * sizeof(HeadFold), kWorkApartBytes);
+  parts.states_at = parts.blocks_at + round_up(blocks * sizeof(BlockView), kWorkApartBytes);
   parts.end = parts.states_at +
               folds.size() * shape.heads * (2 + std::size_t{shape.value_dim}) * sizeof(float);
   TL_CHECK(parts.end <= bytes_);
