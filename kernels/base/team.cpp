@@ -1,6 +1,7 @@
 #include "kernels/base/team.h"
 
 #include <algorithm>
+#include <chrono>
 #include <thread>
 #include <utility>
 
@@ -26,17 +27,23 @@ void pause() {
 class Patience {
  public:
   void wait() {
-    if (++turns_ < kPauses)
+    if (turns_ < kPauses) {
+      if (++turns_ == kPauses) end_ = Clock::now() + kLongest;
       pause();
-    else
+    } else {
       std::this_thread::yield();
+    }
   }
-  bool at_end() const { return turns_ > kPauses + kYields; }
+  // By the clock: on a busy machine a yield takes as long as the others like.
+  bool at_end() const { return turns_ == kPauses && Clock::now() > end_; }
   void renew() { turns_ = 0; }
 
  private:
-  static constexpr int kPauses = 1000, kYields = 4000;
+  using Clock = std::chrono::steady_clock;
+  static constexpr int kPauses = 1000;
+  static constexpr std::chrono::milliseconds kLongest{2};
   int turns_ = 0;
+  Clock::time_point end_;
 };
 
 }  // namespace
@@ -77,10 +84,14 @@ int Team::summon() {
 void Team::watch() {
   watchers_.fetch_add(1, std::memory_order_acq_rel);
   Patience patience;
-  while (wanted_.load(std::memory_order_acquire) > 0 && !patience.at_end()) {
+  while (wanted_.load(std::memory_order_acquire) > 0) {
+    const bool at_end = patience.at_end();  // before a last look
     const bool outer = outer_.visit();
     const bool inner = inner_.visit();
-    if (outer || inner) patience.renew();
+    if (outer || inner)
+      patience.renew();
+    else if (at_end)
+      break;
     patience.wait();
   }
   watchers_.fetch_sub(1, std::memory_order_acq_rel);
