@@ -897,7 +897,7 @@ TEST(AllottedCodec, BitsGoToWhatScoresAreMadeOf) {
         const std::uint32_t first = by_queries.channel[i] % 16, large = by_keys.channel[i] % 16;
         EXPECT_EQ(i < 8, first < 4) << i;
         EXPECT_EQ(i < 8, large >= 4 && large < 8) << i;
-        if (i > 0) EXPECT_LE(by_queries.width(i), by_queries.width(i - 1));
+        EXPECT_LE(by_queries.width(i), by_queries.width(i > 0 ? i - 1 : 0));
         of_codes += by_queries.width(i);
         // The means are what the rows had before their embedding, and no part of the spreads.
         EXPECT_NEAR(to_float(by_queries.mean[i]), first >= 8 ? 20.0f : 0.0f, 0.8f);
