@@ -446,7 +446,8 @@ struct DrawnFit {
       auto* longer = reinterpret_cast<std::uint16_t*>(own.data() + h * Allotted::head_bytes(dim));
       std::uint32_t left = all, most = dim;
       for (std::uint32_t k = 0; k < Allotted::kMostBits; ++k) {
-        most = std::min({most, left, dim / 8 * (1 + (*random)() % 8)}) / 8 * 8;
+        const auto eighths = static_cast<std::uint32_t>(1 + (*random)() % 8);
+        most = std::min({most, left, dim / 8 * eighths}) / 8 * 8;
         longer[k] = static_cast<std::uint16_t>(most);
         left -= most;
       }
