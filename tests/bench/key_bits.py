@@ -55,30 +55,31 @@ def nearest_level(values, bits):
     return level[numpy.searchsorted((level[1:] + level[:-1]) / 2, values)]
 
 
-def by_row(values, widths):
-    """Of values by spreads, each channel in so many bits, under the best scale of each row."""
+def by_row(values, widths, scales=8):
+    """Of values by spreads, each channel in so many bits, under the best scale of each row that is
+    tried, or of none, under 1."""
     spread = numpy.sqrt((values ** 2).mean(0)) + 1e-9
     away, coded = values / spread, numpy.flatnonzero(widths)
     weight = spread[coded] ** 2
     top = numpy.array([LINEAR[w] + CUBIC[w] for w in widths[coded]])
     widest = (numpy.abs(away[:, coded]) / top).max(1, keepdims=True) + 1e-9
     best, least = numpy.zeros_like(values), numpy.full(len(values), numpy.inf)
-    for step in range(8):
-        scale = widest * 2 ** (-step / 2)
+    for step in range(max(1, scales)):
+        scale = widest * 2 ** (-step / 2) if scales else 1
         level = numpy.zeros_like(values)
         for bits in numpy.unique(widths[coded]):
             of = widths == bits
             level[:, of] = nearest_level(away[:, of] / scale, bits)
-        fitted = (weight * away[:, coded] * level[:, coded]).sum(1) / (
-            weight * level[:, coded] ** 2).sum(1)
-        level *= fitted[:, None]
+        if scales:
+            level *= ((weight * away[:, coded] * level[:, coded]).sum(1, keepdims=True)
+                      / (weight * level[:, coded] ** 2).sum(1, keepdims=True))
         missed = (weight * (away - level)[:, coded] ** 2).sum(1)
         better = missed < least
         least[better], best[better] = missed[better], level[better]
     return best * spread
 
 
-def allotted(values, asked, bits):
+def allotted(values, asked, bits, scales=8):
     dim = values.shape[1]
     worth = values.var(0) * asked
     order = numpy.argsort(-worth, kind="stable")
@@ -89,7 +90,7 @@ def allotted(values, asked, bits):
         width[numpy.argmax(gain)] += 1
     widths = numpy.empty(dim, int)
     widths[order] = numpy.repeat(width, UNIT)
-    return by_row(values, widths)
+    return by_row(values, widths, scales)
 
 
 def by_channel(keys, bits):
@@ -123,6 +124,8 @@ def codes_of(keys, angle, layout, asked):
         by_row(centred, numpy.full(dim, 3)))
     everyone = numpy.ones(dim)
     yield 3 - scale, "bits by variance", back(allotted(centred, everyone, 3))
+    yield 3 - 2 * scale, "bits by variance and queries, no scale of rows", back(
+        allotted(centred, together, 3, scales=0))
     yield 3 - scale, "bits by variance and queries, after the embedding", (
         allotted(keys - keys.mean(0), together, 3) + keys.mean(0))
     for bits in 2, 3, 4:
