@@ -4,10 +4,10 @@
     key_energy.py KEYS ROPE_BASE half|pairs
 
 KEYS is the folder `keys` that `eval --dump` writes; the last word says which channels the rotary
-embedding turns together, those half a head apart or neighbours. Needs numpy. Prints, for each layer,
-the share of the squares of its keys before the embedding, all KV heads together, that the best
-16, 32, ... vectors hold, and at last, on average and in the worst layer, what they hold of what the
-keys differ from their mean by.
+embedding turns together, those half a head apart or neighbours. Needs numpy. Prints, for each
+layer, the share of the squares of its keys before the embedding, all KV heads together, that the
+best 16, 32, ... vectors hold, and at last, on average and in the worst layer, what they hold of
+what the keys differ from their mean by.
 """
 import pathlib
 import sys
