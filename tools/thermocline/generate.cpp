@@ -70,7 +70,8 @@ Result<std::vector<int>> encode_prompt(const Engine& engine, const PromptFlags& 
 
 std::vector<std::string> notes_of(const GenerateFlags& flags, const CommandLine& line) {
   std::vector<std::string> notes = flags.model.notes();
-  for (const auto& more : {flags.tiers.notes(flags.session.path), flags.sampling.notes(line)})
+  for (const auto& more :
+       {flags.tiers.notes(flags.session.path), flags.method.notes(), flags.sampling.notes(line)})
     notes.insert(notes.end(), more.begin(), more.end());
   if (flags.prompt.escapes && flags.prompt.text.empty())
     notes.emplace_back("-e has no effect without -p: a file is read as it is");
