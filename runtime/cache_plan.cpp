@@ -9,7 +9,6 @@
 #include "runtime/query_tiles.h"
 #include "runtime/timeline_state.h"
 #include "runtime/voting.h"
-#include "tiers/budget.h"
 #include "tiers/codec/raw.h"
 #include "tiers/page_table.h"
 #include "tiers/row_cache.h"
@@ -438,8 +437,12 @@ Status check_rows(const CacheOptions& options, const Method& method) {
               " rows that a KV head of a layer may have: lower -c, or have fewer timelines");
 }
 
-// What a device is to hold; 0: there is none.
-Result<std::uint64_t> device_budget(const TierOptions& tiers) {
+std::uint64_t free_bytes(const Budget* whole, Tier tier) {
+  return whole ? whole->usage(tier).free_bytes() : Budget::kUnlimited;
+}
+
+// What a device is to hold, of `most` that it may; 0: there is none.
+Result<std::uint64_t> device_budget(const TierOptions& tiers, std::uint64_t most) {
   const bool sized = tiers.device_bytes != 0 && tiers.device_bytes != kAutoBytes;
   if (tiers.device == DeviceStandIn::kDevice) {
     if (sized) return tiers.device_bytes;
@@ -466,13 +469,15 @@ Result<std::uint64_t> device_budget(const TierOptions& tiers) {
     return fail(device.error().code, "--device ", tiers.device, ": ", device.error().message);
   if (sized) return tiers.device_bytes;
   TL_TRY_ASSIGN(const std::uint64_t free, (*device)->free_bytes());
-  return free - free / 16;
+  return std::min(free - free / 16, most);
 }
 
 // What each tier may hold, but for host memory that is not asked for.
-Result<StoreOptions> stores_for(const TierOptions& tiers, const SessionOptions& session) {
+Result<StoreOptions> stores_for(const TierOptions& tiers, const SessionOptions& session,
+                                const Budget* whole) {
   StoreOptions stores;
-  TL_TRY_ASSIGN(stores.bytes[static_cast<std::size_t>(Tier::device)], device_budget(tiers));
+  TL_TRY_ASSIGN(stores.bytes[static_cast<std::size_t>(Tier::device)],
+                device_budget(tiers, free_bytes(whole, Tier::device)));
   stores.device = tiers.device;
   stores.bytes[static_cast<std::size_t>(Tier::host)] = tiers.host_bytes;
   stores.directory = tiers.directory;
@@ -518,6 +523,24 @@ Status check_machine(const CacheOptions& options, const CachePlan& plan,
               : plan.bytes_of(Tier::disk) > 0 ? ""
                                               : "give --kv-disk SIZE to keep rows on disk, or ",
               lower_host ? "" : fewer_positions(options));
+}
+
+// The caches of an engine share what it gives them: none may need more than others have left.
+Status check_whole(const CacheOptions& options, const CachePlan& plan, const Budget* whole) {
+  for (const Tier tier : kAllTiers) {
+    const std::uint64_t needed = plan.needed_bytes()[static_cast<std::size_t>(tier)];
+    if (needed <= free_bytes(whole, tier)) continue;
+    // What is left of a budget caches rows.
+    const bool lower_host = tier == Tier::host && plan.row_cache_bytes > 0;
+    const TierUsage usage = whole->usage(tier);
+    return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
+                " positions needs ", size_text(needed), " of ", name_of(tier), ", and ",
+                size_text(usage.free_bytes()), " of ", size_text(usage.total_bytes),
+                " is free of what its engine gives all caches: raise ", limit_of(tier),
+                ", let another cache go, or ",
+                lower_host ? "lower --kv-host" : fewer_positions(options));
+  }
+  return {};
 }
 
 // A session is what its file holds: no row may be at home elsewhere.
@@ -618,12 +641,12 @@ std::vector<std::string> CachePlan::notes() const {
 }
 
 Status check_device(const TierOptions& tiers) {
-  TL_TRY(device_budget(tiers));
+  TL_TRY(device_budget(tiers, Budget::kUnlimited));
   return {};
 }
 
 Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, int threads,
-                            std::uint64_t available_bytes) {
+                            std::uint64_t available_bytes, const Budget* whole) {
   if (options.layers.empty())
     return fail(ErrorCode::invalid_argument, "a cache needs at least one layer");
   if (options.max_positions == 0 || options.max_timelines == 0)
@@ -631,14 +654,15 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, i
                 "a cache needs at least one position and one timeline");
   TL_TRY(check_rows(options, method));
   TL_TRY(check_course(options));
-  TL_TRY_ASSIGN(const StoreOptions stores, stores_for(options.tiers, options.session));
+  TL_TRY_ASSIGN(const StoreOptions stores, stores_for(options.tiers, options.session, whole));
   TL_TRY_ASSIGN(CachePlan plan, plan_layers(options, method, threads, stores));
 
   TL_TRY(check_machine(options, plan, available_bytes));
+  TL_TRY(check_whole(options, plan, whole));
   const bool automatic = options.tiers.host_bytes == kAutoBytes;
   if (automatic)
     plan.stores.bytes[static_cast<std::size_t>(Tier::host)] =
-        available_bytes - beside_of(options, plan);
+        std::min(available_bytes - beside_of(options, plan), free_bytes(whole, Tier::host));
   const std::uint64_t needed = plan.host_bytes(), host = plan.bytes_of(Tier::host);
   if (needed > host)
     return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
@@ -663,6 +687,7 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, i
     }
     plan_row_cache(options, method, left, &plan);
     TL_TRY(check_machine(options, plan, available_bytes));
+    TL_TRY(check_whole(options, plan, whole));
   }
   return plan;
 }
