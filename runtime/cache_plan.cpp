@@ -116,6 +116,11 @@ Segment segment_of(const LayerSpec& spec, const CachePlan::Layer& layer, std::ui
   return segment;
 }
 
+// Of a layer's sealed rows, at most.
+std::uint64_t sealed_bytes(const LayerSpec& spec, const CachePlan::Layer& layer) {
+  return std::uint64_t{layer.rows} * spec.kv_heads * layer.sealed.bytes();
+}
+
 // Where a layer's sealed rows are at home, `bytes` at most, of what is planned for none before it.
 Result<StoreFacts> home_of(const Method& method, const CachePlan& plan, std::uint64_t bytes) {
   Homes homes;
@@ -213,9 +218,7 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
         KeptSelection::bytes_for(shape, layer->selection_runs, layer->selection_blocks);
     plan->selections_bytes += options.max_timelines * layer->selections_bytes;
   }
-  TL_TRY_ASSIGN(
-      layer->home,
-      home_of(method, *plan, std::uint64_t{layer->rows} * spec.kv_heads * layer->sealed.bytes()));
+  TL_TRY_ASSIGN(layer->home, home_of(method, *plan, sealed_bytes(spec, *layer)));
   if (layer->home.reach == Reach::device)
     TL_TRY(check_attended(method, spec, *layer, options.tiers.device));
   const bool pages = layer->in_pages();
@@ -379,6 +382,27 @@ Status check_course(const CacheOptions& options) {
               options.max_positions);
 }
 
+// Layers that do not fit are at home elsewhere, which is what a placer is for. But a device that
+// was given memory and gets no row of any is not what was asked for.
+Status check_device_rows(const CacheOptions& options, const Method& method, const CachePlan& plan) {
+  const std::uint64_t given = plan.bytes_of(Tier::device);
+  std::uint64_t least = 0;  // that rows of a layer take; 0: no layer has any
+  for (std::size_t l = 0; l < plan.layers.size(); ++l) {
+    const std::uint64_t bytes = sealed_bytes(options.layers[l], plan.layers[l]);
+    if (bytes > 0 && (least == 0 || bytes < least)) least = bytes;
+  }
+  if (given == 0 || least == 0) return {};
+  if (method.place->home({.device_bytes = Budget::kUnlimited}, least) != Tier::device)
+    return fail(ErrorCode::invalid_argument, "place.rows = ", method.place->name(),
+                " puts no rows on a device, and --kv-device gives it ", size_text(given),
+                ": say --method-set place.rows=spill, or leave --device and --kv-device out");
+  if (options.tiers.device_bytes == kAutoBytes) return {};
+  return fail(ErrorCode::exhausted, "the device is given ", size_text(given),
+              ", and the rows of one layer with what it works in need ",
+              size_text(least + plan.device_work_bytes), ": raise --kv-device to ",
+              (least + plan.device_work_bytes + 1023) / 1024, "K, or leave --device and it out");
+}
+
 // What does not depend on how much host memory or disk there is.
 Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method, int threads,
                               const StoreOptions& stores) {
@@ -403,7 +427,10 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
     TL_TRY(check_layer(options.layers[l], l));
     TL_TRY(plan_layer(options, method, options.layers[l], cuts, threads, placed[l], &plan));
   }
-  if (plan.home_bytes(Tier::device) == 0) plan.device_work_bytes = 0;
+  if (plan.home_bytes(Tier::device) == 0) {
+    TL_TRY(check_device_rows(options, method, plan));
+    plan.device_work_bytes = 0;
+  }
   plan_angles(options, cuts, &plan);
   if (!options.session.path.empty()) plan_publication(options, cuts, &plan);
   return plan;
@@ -557,11 +584,11 @@ Status check_kept(const Method& method, const CachePlan& plan) {
                 "not hold: say --method-set select.reuse=never, or leave --session out");
   for (const CachePlan::Layer& layer : plan.layers)
     if (layer.rows > 0 && !layer.in_pages())
-      return fail(
-          ErrorCode::unsupported, "place.rows = ", method.place->name(), " keeps rows in ",
-          name_of(layer.home.tier),
-          " memory, and --session in its file: say --method-set place.rows=lowest, or leave ",
-          "--session out");
+      return fail(ErrorCode::unsupported, "place.rows = ", method.place->name(), " keeps rows in ",
+                  name_of(layer.home.tier), " memory, and --session in its file: ",
+                  layer.home.tier == Tier::device ? "leave --device and --kv-device out, or "
+                                                  : "say --method-set place.rows=lowest, or leave ",
+                  "--session", layer.home.tier == Tier::device ? "" : " out");
   return {};
 }
 
@@ -635,9 +662,10 @@ MemoryPlan CachePlan::lines() const {
 
 std::vector<std::string> CachePlan::notes() const {
   if (bytes_of(Tier::device) == 0 || home_bytes(Tier::device) > 0) return {};
-  return {
-      "--kv-device has no effect: it is too small for the rows of a layer, or place.rows puts "
-      "none there"};
+  if (std::ranges::none_of(layers, [](const Layer& layer) { return layer.rows > 0; }))
+    return {"--kv-device has no effect: the whole text stays in the tail, which is in host memory"};
+  return {"--kv-device auto has no effect: the device has " + size_text(bytes_of(Tier::device)) +
+          " to give, too little for the rows of a layer"};
 }
 
 Status check_device(const TierOptions& tiers) {
