@@ -163,12 +163,10 @@ void TierFlags::add_without_budgets_to(po::options_description* group) {
   auto add = group->add_options();
   add("device", value(&device, "NAME"),
       "a GPU that keeps rows and attends them: cuda, cuda:N, or none; or host: host memory stands "
-      "in "
-      "for one (none)");
+      "in for one (none)");
   add("kv-device", value(&device_size, "SIZE"),
-      "memory of the device: the rows of as many layers as fit live there; a size, or auto: what "
-      "is "
-      "free there (0)");
+      "memory of the device: the rows of as many layers as fit whole live there, one at least, and "
+      "those of the others where they would without it; a size, or auto: what is free there (0)");
   const auto named = [](const std::string& given) {
     if (given.empty()) throw po::error("--kv-dir '' names no folder");
   };
