@@ -31,6 +31,7 @@
 namespace thermocline {
 
 class AttendObserver;
+class Budget;
 class Engine;
 class KvCache;
 class Workers;
@@ -125,7 +126,9 @@ class KvCache {
                                                  const std::string& isa);
   // What create() and its timelines would take, by tier and purpose, and its notes(), without
   // taking it.
-  static Result<MemoryPlan> plan(const CacheOptions& options, int threads = 0);
+  static Result<MemoryPlan> plan(const CacheOptions& options, int threads = 0) {
+    return plan(options, threads, nullptr);
+  }
   ~KvCache();
 
   Result<Timeline> start();
@@ -189,9 +192,12 @@ class KvCache {
   friend class Engine;
   friend class Timeline;
   struct Impl;
-  // `workers` and `cpu` are borrowed for the cache's life.
+  // An engine's: `workers`, `cpu`, and the ledger of all of its caches are borrowed for the
+  // cache's life.
   static Result<std::unique_ptr<KvCache>> create(const CacheOptions& options,
-                                                 const Workers& workers, const CpuTable& cpu);
+                                                 const Workers& workers, const CpuTable& cpu,
+                                                 Budget* whole);
+  static Result<MemoryPlan> plan(const CacheOptions& options, int threads, const Budget* whole);
   explicit KvCache(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

@@ -72,14 +72,16 @@ class PlanPeak : public ::testing::TestWithParam<Case> {
     return made;
   }
 
-  // Reads, decodes to where the tail is longest, and saves after both: a save lies beside the one
-  // before.
+  // Reads, decodes to where the tail is longest, and saves after reading and each step: a save lies
+  // beside the one before.
   static Status write_text(KvCache* cache, const Timeline& timeline, std::uint32_t length,
                            bool saves, unsigned text) {
     TL_TRY(advance(cache, timeline, length - kDecoded - timeline.length(), Pass::prefill, text));
     if (saves) TL_TRY(cache->save(timeline, session_text(length - kDecoded)));
-    while (timeline.length() < length) TL_TRY(advance(cache, timeline, 1, Pass::decode, text));
-    if (saves) TL_TRY(cache->save(timeline, session_text(length)));
+    while (timeline.length() < length) {
+      TL_TRY(advance(cache, timeline, 1, Pass::decode, text));
+      if (saves) TL_TRY(cache->save(timeline, session_text(timeline.length())));
+    }
     return {};
   }
   static void write_texts(KvCache* cache, std::uint32_t timelines, std::uint32_t length, bool saves,
@@ -108,7 +110,9 @@ class PlanPeak : public ::testing::TestWithParam<Case> {
       // formed before the last rows are there.
       if (purpose == "host, sealing" && made.max_positions > kSegmentRows) continue;
       EXPECT_LE(bytes, planned[purpose]) << purpose;
-      EXPECT_GE(bytes, planned[purpose] * 95 / 100) << purpose;
+      // Two publications, each in whole pages.
+      const std::uint64_t rounded = purpose == "disk, saved" ? 2 * kPageBytes : 0;
+      EXPECT_GE(bytes + rounded, planned[purpose] * 95 / 100) << purpose;
     }
     for (const auto& [tier, bytes] : usage.peak_bytes) {
       EXPECT_LE(bytes, plan->total(tier)) << tier;
