@@ -26,6 +26,7 @@
 #include "retrieval/select/sketch.h"
 #include "runtime/method_values.h"
 #include "runtime/thermocline.h"
+#include "tiers/codec/allotted.h"
 #include "tiers/codec/bf16.h"
 #include "tiers/codec/channels.h"
 #include "tiers/codec/groups.h"
@@ -35,6 +36,7 @@
 #include "tiers/codec/nuq.h"
 #include "tiers/codec/pruned.h"
 #include "tiers/codec/raw.h"
+#include "tiers/codec/rotated.h"
 #include "tiers/parameter.h"
 #include "tiers/retain/voted.h"
 
@@ -185,6 +187,16 @@ Result<std::unique_ptr<Codec>> make_pruned(const MethodSection&, const CpuTable&
   return std::make_unique<PrunedCodec>(kKept);
 }
 
+template <AllottedCodec::Bits kBits>
+Result<std::unique_ptr<Codec>> make_allotted(const MethodSection&, const CpuTable&) {
+  return std::make_unique<AllottedCodec>(kBits);
+}
+
+template <RotatedCodec::Bits kBits>
+Result<std::unique_ptr<Codec>> make_rotated(const MethodSection&, const CpuTable&) {
+  return std::make_unique<RotatedCodec>(kBits);
+}
+
 const Shelf<Codec>& codecs() {
   static const Shelf<Codec> shelf = {
       {"raw", {}, make_plain<RawCodec, Codec>},
@@ -206,7 +218,13 @@ const Shelf<Codec>& codecs() {
       {"nuq4", names_of(NuqCodec::parameters()), make_nuq<NuqCodec::By::channel>},
       {"nuq4_rows", names_of(NuqCodec::parameters()), make_nuq<NuqCodec::By::row>},
       {"pruned5", {}, make_pruned<PrunedCodec::Eighths::five>},
-      {"pruned6", {}, make_pruned<PrunedCodec::Eighths::six>}};
+      {"pruned6", {}, make_pruned<PrunedCodec::Eighths::six>},
+      {"allotted2", {}, make_allotted<AllottedCodec::Bits::two>},
+      {"allotted3", {}, make_allotted<AllottedCodec::Bits::three>},
+      {"allotted4", {}, make_allotted<AllottedCodec::Bits::four>},
+      {"rotated2", {}, make_rotated<RotatedCodec::Bits::two>},
+      {"rotated3", {}, make_rotated<RotatedCodec::Bits::three>},
+      {"rotated4", {}, make_rotated<RotatedCodec::Bits::four>}};
   return shelf;
 }
 const Shelf<Retainer>& retainers() {

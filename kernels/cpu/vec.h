@@ -16,6 +16,9 @@
 //     halves: table[code] * scale + offset, rounded once; scale and offset are alike in all lanes
 //   F look_up(..., p, const uint8_t* fifth, i): the same of table[code] + 16 where bit i of `fifth`
 //     is set
+//   F add_bits(F sum, float value, const uint8_t* p, i, n): sum + value in the lanes whose bits are
+//     set, of the n at p those from i on, the first lowest; i a multiple of lanes, n of 8. One byte
+//     beyond them may be read
 //   F add, sub, mul, div, fma(a, b, c) = a * b + c, max, min; float sum(v), float largest(v)
 //   sums4(const F* v, out): the sums of four, each with the bits of sum(v)
 //   F where_negative(x, a, b): a in the lanes where x's sign bit is set, b in the others

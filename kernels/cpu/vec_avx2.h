@@ -65,11 +65,13 @@ struct VecAvx2 {
   }
   static F look_up(const float* table, F scale, F offset, const std::uint8_t* p,
                    const std::uint8_t* fifth, std::uint32_t i) {
+    return fma(add_bits(level(table, p, i), 16.0f, fifth, i, i + 8), scale, offset);
+  }
+  static F add_bits(F sum, float value, const std::uint8_t* p, std::uint32_t i, std::uint32_t) {
     const __m256i each = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-    const __m256i set =
-        _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(fifth[i / 8]), each), each);
-    const F more = _mm256_and_ps(_mm256_castsi256_ps(set), VecAvx2::set(16.0f));
-    return fma(add(level(table, p, i), more), scale, offset);
+    const __m256i is_set =
+        _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(p[i / 8]), each), each);
+    return add(sum, _mm256_and_ps(_mm256_castsi256_ps(is_set), set(value)));
   }
   static F level(const float* table, const std::uint8_t* p, std::uint32_t i) {
     const __m256i bytes =

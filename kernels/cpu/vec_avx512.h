@@ -63,6 +63,12 @@ struct VecAvx512 {
   static F at_codes(F levels, const std::uint8_t* p, std::uint32_t) {
     return _mm512_permutexvar_ps(code_words<kBits>(p), levels);
   }
+  static F add_bits(F sum, float value, const std::uint8_t* p, std::uint32_t i, std::uint32_t n) {
+    std::uint16_t set_bits;
+    __builtin_memcpy(&set_bits, p + i / 8, sizeof set_bits);
+    if (n - i < 16) set_bits &= 0xff;
+    return _mm512_mask_add_ps(sum, set_bits, sum, set(value));
+  }
   static __m512i nibble(const std::uint8_t* p, std::uint32_t i) {
     return _mm512_srli_epi32(
         _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), i / 4);

@@ -48,6 +48,9 @@ struct VecScalar {
     const float more = fifth[i / 8] >> i % 8 & 1 ? 16.0f : 0.0f;
     return fma(table[nibble(p, i)] + more, scale, offset);
   }
+  static F add_bits(F sum, float value, const std::uint8_t* p, std::uint32_t i, std::uint32_t) {
+    return p[i / 8] >> i % 8 & 1 ? sum + value : sum;
+  }
   static void store(f16* p, F v) { *p = to_f16(v); }
   static F load_tail(const float*, int) { return 0.0f; }
   static void store_tail(float*, F, int) {}

@@ -52,6 +52,10 @@ enum class RowFormat : std::uint8_t {
   hadamard4 = 17,
   pruned5 = 18,
   pruned6 = 19,
+  allotted2 = 20,
+  allotted3 = 21,
+  allotted4 = 22,
+  rotated3 = 23,
 };
 
 // Of a number from a file; nothing: no format has it.

@@ -1,6 +1,7 @@
 // All row formats, and the way from a RowFormat to its struct.
 #pragma once
 
+#include "kernels/format/row_allotted.h"
 #include "kernels/format/row_bf16.h"
 #include "kernels/format/row_channels.h"
 #include "kernels/format/row_f16.h"
@@ -57,6 +58,14 @@ inline auto visit_row(RowFormat format, const Visit& visit) {
       return visit(RowPruned5{});
     case RowFormat::pruned6:
       return visit(RowPruned6{});
+    case RowFormat::allotted2:
+      return visit(RowAllotted2{});
+    case RowFormat::allotted3:
+      return visit(RowAllotted3{});
+    case RowFormat::allotted4:
+      return visit(RowAllotted4{});
+    case RowFormat::rotated3:
+      return visit(RowRotated3{});
     case RowFormat::f16:
       break;
   }

@@ -12,6 +12,7 @@
 
 #include "kernels/attend_reference.h"
 #include "kernels/cpu/table.h"
+#include "kernels/format/row_allotted.h"
 #include "kernels/format/row_channels.h"
 #include "kernels/format/row_hadamard.h"
 #include "kernels/format/row_lowrank.h"
@@ -380,6 +381,10 @@ bool is_pruned(RowFormat format) {
 bool has_order(RowFormat format) {
   return format == RowFormat::hadamard2 || format == RowFormat::hadamard4;
 }
+bool is_allotted(RowFormat format) {
+  return format == RowFormat::allotted2 || format == RowFormat::allotted3 ||
+         format == RowFormat::allotted4;
+}
 // What three blocks of rows of the second of three heads share, in a format that is fitted, near
 // normal values; in an order of their own, far into a text.
 struct DrawnFit {
@@ -403,8 +408,9 @@ struct DrawnFit {
     if (has_order(format)) draw_orders(dim, random);
     if (format == RowFormat::pruned5) draw_channels_kept<RowPruned5>(dim, random);
     if (format == RowFormat::pruned6) draw_channels_kept<RowPruned6>(dim, random);
-    const bool turns =
-        has_order(format) || format == RowFormat::lowrank || format == RowFormat::nuq4;
+    if (is_allotted(format)) draw_bits(8 * (row_bytes(format, dim) - 2), dim, random);
+    const bool turns = has_order(format) || is_allotted(format) || format == RowFormat::lowrank ||
+                       format == RowFormat::nuq4;
     side = {common.empty() ? nullptr : common.data(),
             own.empty() ? nullptr : own.data(),
             kHeads,
@@ -431,6 +437,24 @@ struct DrawnFit {
     for (std::uint32_t h = 0; h < kHeads; ++h, order += dim) {
       std::iota(order, order + dim, std::uint16_t{0});
       std::shuffle(order, order + dim, *random);
+    }
+  }
+  // Of some channels many bits, of others few or none: as many as a row has at most.
+  void draw_bits(std::uint32_t all, std::uint32_t dim, std::mt19937* random) {
+    own.resize(Allotted::own_bytes(kHeads, dim));
+    for (std::uint32_t h = 0; h < kHeads; ++h) {
+      auto* longer = reinterpret_cast<std::uint16_t*>(own.data() + h * Allotted::head_bytes(dim));
+      std::uint32_t left = all, most = dim;
+      for (std::uint32_t k = 0; k < Allotted::kMostBits; ++k) {
+        const auto eighths = static_cast<std::uint32_t>(1 + (*random)() % 8);
+        most = std::min({most, left, dim / 8 * eighths}) / 8 * 8;
+        longer[k] = static_cast<std::uint16_t>(most);
+        left -= most;
+      }
+      std::uint16_t* const order = longer + Allotted::kMostBits;
+      std::iota(order, order + dim, std::uint16_t{0});
+      std::shuffle(order, order + dim, *random);
+      put_normals(0.5f, reinterpret_cast<std::byte*>(order + dim), 2 * dim, random);
     }
   }
   template <typename Pruned>
@@ -511,12 +535,13 @@ std::vector<std::pair<RowFormat, RowFormat>> pairs_of_formats() {
 }
 
 bool rotates(RowFormat format) {
-  return format == RowFormat::rotated2 || format == RowFormat::rotated4;
+  return format == RowFormat::rotated2 || format == RowFormat::rotated3 ||
+         format == RowFormat::rotated4;
 }
 bool is_fitted(RowFormat format) {
   return format == RowFormat::channels2 || format == RowFormat::channels4 ||
          format == RowFormat::lowrank || format == RowFormat::nuq4 || has_order(format) ||
-         is_pruned(format);
+         is_pruned(format) || is_allotted(format);
 }
 
 // Whole blocks of rows in any pair of formats, and a few of them left out.
@@ -561,17 +586,17 @@ struct CodedBlocks {
           format == RowFormat::hadamard2 ? RowFormat::kivi2 : RowFormat::q4_1;
       return GroupCodec(of_group).encode(raw.data(), dim, row);
     }
-    if (is_fitted(format)) {
+    if (is_fitted(format) && !is_allotted(format)) {
       for (std::uint32_t i = 0; i < row_bytes(format, dim); ++i)
         row[i] = static_cast<std::byte>((*random)());
       return;
     }
-    if (!rotates(format) && format != RowFormat::int8)
+    if (!rotates(format) && !is_allotted(format) && format != RowFormat::int8)
       return GroupCodec(format).encode(raw.data(), dim, row);
     const std::uint32_t codes = format == RowFormat::int8 ? dim : row_bytes(format, dim) - 2;
     for (std::uint32_t i = 0; i < codes; ++i)
       row[i] = static_cast<std::byte>(static_cast<int>((*random)() % 255) - 127);
-    const float step = format == RowFormat::int8 ? 0.01f : 0.1f;
+    const float step = format == RowFormat::int8 ? 0.01f : is_allotted(format) ? 0.5f : 0.1f;
     const f16 scale = to_f16(step + step * std::abs(normal(*random)));
     std::memcpy(row + codes, &scale, sizeof scale);
   }
@@ -606,7 +631,17 @@ TEST(RowFormats, ReadAsTheirDefinitionsSay) {
   hadamard(expected, 16);
   read_row(RowFormat::rotated4, reinterpret_cast<const std::byte*>(nibbles), 16, all);
   EXPECT_EQ((std::vector<float>{all, all + 16}), (std::vector<float>{expected, expected + 16}));
+  // Codes 0, 5 and 7 of three bits: their lower two, then the thirds.
+  alignas(2) const std::uint8_t threes[8] = {0b110100, 0, 0, 0, 0b110, 0, 0x00, 0x40};
+  const float of_three[] = {-7, 3, 7};
+  std::copy_n(of_three, 3, expected);
+  std::fill_n(expected + 3, 13, -7.0f);
+  hadamard(expected, 16);
+  read_row(RowFormat::rotated3, reinterpret_cast<const std::byte*>(threes), 16, all);
+  EXPECT_EQ((std::vector<float>{all, all + 16}), (std::vector<float>{expected, expected + 16}));
   EXPECT_EQ(row_bytes(RowFormat::rotated2, 64), 18u);
+  EXPECT_EQ(row_bytes(RowFormat::rotated3, 64), 26u);
+  EXPECT_EQ(row_bytes(RowFormat::allotted3, 64), 22u);
   EXPECT_EQ(row_bytes(RowFormat::rotated4, 64), 34u);
 }
 

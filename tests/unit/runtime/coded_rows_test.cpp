@@ -36,6 +36,9 @@ constexpr FitSize orders(std::uint64_t dim) { return {kKvHeads * dim * 2}; }
 constexpr FitSize channels_kept(std::uint64_t eighths, std::uint64_t dim, std::uint64_t asked) {
   return {kKvHeads * dim * eighths / 8 * 2 + asked * kKvHeads * dim * 4};
 }
+constexpr FitSize bits_given(std::uint64_t dim, std::uint64_t asked) {
+  return {kKvHeads * (16 + 6 * dim) + asked * kKvHeads * dim * 4};
+}
 constexpr FitSize levels(std::uint64_t ranges, std::uint64_t outliers) {
   return {72 + kKvHeads * (ranges * 4 + kGroups * 4 + outliers * 4) + 4, kKvHeads * outliers * 4};
 }
@@ -70,6 +73,12 @@ const std::map<std::string, CodedSide> kCoded = {
     {"hadamard4", {40, 40, 0.2, orders(kKeyDim), orders(kValueDim)}},
     {"pruned5", {60, 80, 2.0, channels_kept(5, kKeyDim, 1), channels_kept(5, kValueDim, 0)}},
     {"pruned6", {72, 96, 2.0, channels_kept(6, kKeyDim, 1), channels_kept(6, kValueDim, 0)}},
+    {"rotated2", {14, 18, 1.0}},
+    {"rotated3", {20, 26, 0.4}},
+    {"rotated4", {26, 34, 0.2}},
+    {"allotted2", {10, 14, 1.0, bits_given(kKeyDim, 1), bits_given(kValueDim, 0)}},
+    {"allotted3", {16, 22, 0.5, bits_given(kKeyDim, 1), bits_given(kValueDim, 0)}},
+    {"allotted4", {22, 30, 0.3, bits_given(kKeyDim, 1), bits_given(kValueDim, 0)}},
     {"nuq4", {32, 32, 0.2, levels(kKeyDim, 16 * kKeyDim), levels(kValueDim, 16 * kValueDim)}},
     {"nuq4_rows", {32, 32, 0.2, levels(kSealed, kSealed), levels(kSealed, kSealed)}},
     {"lowrank", {0, 128, 2.0, in_basis(16, kKeyDim, 1), {}, "raw"}},

@@ -164,7 +164,8 @@ TEST(KvFit, GeneratedTextKeepsToItsBasisOrGetsAnother) {
 
 TEST(KvFit, TextThatIsCutAndForkedGoesOnAsNear) {
   const Text text(100'000);
-  for (const char* method : {"shadowkv", "shadowkv_int8", "kivi4", "kvquant", "rotatekv4"}) {
+  for (const char* method :
+       {"shadowkv", "shadowkv_int8", "kivi4", "kvquant", "rotatekv4", "allot3"}) {
     std::vector<std::string> overrides = {"steady.seal=128"};
     if (std::string(method).starts_with("shadowkv")) overrides = kAllRows;
     Writer writer(options_for(method, overrides), text);

@@ -9,12 +9,14 @@
 #include <random>
 #include <vector>
 
+#include "kernels/format/row_allotted.h"
 #include "kernels/format/row_channels.h"
 #include "kernels/format/row_hadamard.h"
 #include "kernels/format/row_lowrank.h"
 #include "kernels/format/row_nuq4.h"
 #include "kernels/format/row_pruned.h"
 #include "kernels/hadamard.h"
+#include "tiers/codec/allotted.h"
 #include "tiers/codec/channels.h"
 #include "tiers/codec/codec.h"
 #include "tiers/codec/hadamard.h"
@@ -101,7 +103,8 @@ struct Sealed {
   Sealed(const RowCodec& by, const Rows& rows, const Rotation* rotation,
          const std::vector<std::uint32_t>& order = {},
          const std::vector<std::vector<std::uint32_t>>& always = {},
-         const Segment* before = nullptr, const Workers& with = workers())
+         const Segment* before = nullptr, const Workers& with = workers(),
+         std::span<const float> queries = {})
       : codec(by), layout(by.layout(kDim, kDim)) {
     segment.heads = kHeads;
     segment.rows = rows.view.rows;
@@ -117,7 +120,8 @@ struct Sealed {
                       always,
                       side == Side::keys ? rotation : nullptr,
                       before ? &before->fit(side) : nullptr,
-                      segment.offset};
+                      segment.offset,
+                      queries};
       Result<Fit> fit = fitter->fit(fitting, with);
       EXPECT_TRUE(fit);
       SegmentFit& held = segment.fits[static_cast<std::size_t>(side)];
@@ -170,6 +174,9 @@ RowCodec channels(ChannelsCodec::Bits bits) {
 }
 RowCodec hadamards(HadamardCodec::Bits bits) {
   return {std::make_unique<HadamardCodec>(bits), std::make_unique<RawCodec>()};
+}
+RowCodec allotted(AllottedCodec::Bits bits) {
+  return {std::make_unique<AllottedCodec>(bits), std::make_unique<RawCodec>()};
 }
 RowCodec pruned(PrunedCodec::Eighths kept) {
   return {std::make_unique<PrunedCodec>(kept), std::make_unique<RawCodec>()};
@@ -781,6 +788,217 @@ TEST(PrunedCodec, ChannelsThatAreNotThereOrNotInOrderAreRefused) {
   }
 }
 
+constexpr AllottedCodec::Bits kAllottedBits[] = {
+    AllottedCodec::Bits::two, AllottedCodec::Bits::three, AllottedCodec::Bits::four};
+
+// The levels of a width, as the format's file defines them, in spreads.
+std::vector<double> levels_of(std::uint32_t width) {
+  std::vector<double> levels;
+  for (std::uint32_t code = 0; code < 1u << width; ++code) {
+    const double u = (2.0 * code + 1) / (1u << width) - 1;
+    levels.push_back(u *
+                     (double{Allotted::kLinear[width]} + double{Allotted::kCubic[width]} * u * u));
+  }
+  return levels;
+}
+
+TEST(AllottedCodec, LevelsAreWhereANormalDistributionHasTheLeastSquares) {
+  // What the best levels there are leave of a variance (Max 1960), and up to 2 % or 8 % more.
+  const double left[] = {1, 0.3634, 0.1175, 0.03454, 0.009497, 0.002499};
+  for (std::uint32_t width = 0; width < std::size(left); ++width) {
+    const std::vector<double> levels = levels_of(width);
+    double missed = 0, all = 0;
+    for (double x = -8; x <= 8; x += 1.0 / 1024) {
+      double least = std::numeric_limits<double>::infinity();
+      for (const double level : levels) least = std::min(least, std::pow(x - level, 2));
+      missed += least * std::exp(-x * x / 2);
+      all += std::exp(-x * x / 2);
+    }
+    EXPECT_GT(missed / all, left[width] * 0.99) << width;
+    EXPECT_LT(missed / all, left[width] * (width < 5 ? 1.03 : 1.08)) << width;
+  }
+}
+
+TEST(AllottedCodec, ReadsBackWithinTheBoundWhateverLiesFarOut) {
+  std::mt19937 random(25);
+  const Rotation rotation = rotation_of_test();
+  for (const auto bits : kAllottedBits)
+    for (const Rotation* turn : {static_cast<const Rotation*>(nullptr), &rotation})
+      for (const std::uint32_t rows : {1u, 64u, 333u}) {
+        const RowCodec codec = allotted(bits);
+        Rows raw(rows, 7000, Content(8, &random), 0.3f, turn, &random);
+        for (std::uint32_t r = 0; r < rows; r += 17) raw.key(1, r)[5] = to_f16(3000.0f - r);
+        for (std::uint32_t i = 0; i < kDim; ++i) raw.key(2, 0)[i] = to_f16(-3.25f);
+        for (std::uint32_t r = 0; r < rows; ++r) raw.key(2, r)[kDim - 1] = to_f16(0.0f);
+        const std::vector<std::uint32_t> order = shuffled(rows, &random);
+        const Sealed sealed(codec, raw, turn, order);
+        SideFit fit = sealed.segment.fit_of(Side::keys, 0);
+        for (std::uint32_t h = 0; h < kHeads; ++h) {
+          fit.head = h;
+          const Allotted of(fit, kDim);
+          for (std::uint32_t n = 0; n < rows; ++n) {
+            const std::uint32_t r = order[h * rows + n];
+            std::vector<float> was(kDim);
+            std::transform(raw.key(h, r), raw.key(h, r) + kDim, was.begin(),
+                           [](f16 x) { return to_float(x); });
+            was = turned_back(turn, 7000 + r, was);
+            const std::vector<float> got = turned_back(turn, 7000 + r, sealed.key(h, n));
+            double length = 0, scale = 0, coded = 0, bound = 0;
+            for (std::uint32_t i = 0; i < kDim; ++i) {
+              const float x = was[of.channel[i]];
+              length += std::pow(double{x}, 2);
+              const double mean = double{to_float(of.mean[i])};
+              const double spread = double{to_float(of.spread[i])};
+              if (of.width(i) > 0 && spread > 0)
+                scale = std::max(
+                    scale, std::abs(double{x} - mean) / spread / levels_of(of.width(i)).back());
+            }
+            const double rounding = std::sqrt(length) * 0x1.0p-9 + 0x1.0p-20;
+            for (std::uint32_t i = 0; i < kDim; ++i) {
+              const double missed = double{got[of.channel[i]]} - was[of.channel[i]];
+              if (of.width(i) == 0) {
+                ASSERT_NEAR(got[of.channel[i]], to_float(of.mean[i]), rounding);
+                continue;
+              }
+              const std::vector<double> levels = levels_of(of.width(i));
+              double gap = 0;
+              for (std::size_t k = 1; k < levels.size(); ++k)
+                gap = std::max(gap, levels[k] - levels[k - 1]);
+              coded += std::pow(missed, 2);
+              bound += std::pow(gap / 2 * double{to_float(of.spread[i])} * scale, 2);
+            }
+            ASSERT_LE(std::sqrt(coded), std::sqrt(bound) + rounding)
+                << "head " << h << ", row " << n << " of " << rows;
+          }
+        }
+      }
+}
+
+// Keys of which a few channels are what queries ask for, others large in every row alike, others
+// large and never asked for.
+TEST(AllottedCodec, BitsGoToWhatScoresAreMadeOf) {
+  std::mt19937 random(26);
+  std::normal_distribution<float> normal;
+  const Rotation rotation = rotation_of_test();
+  Rows raw(300, 70, Content(0, &random), 0.0f, nullptr, &random);
+  std::vector<float> queries(kWidth, 1e-4f);
+  for (std::uint32_t h = 0; h < kHeads; ++h) {
+    for (std::uint32_t r = 0; r < 300; ++r) {
+      float row[kDim];
+      for (std::uint32_t i = 0; i < kDim; ++i)
+        row[i] = (i % 16 < 4   ? 1.0f
+                  : i % 16 < 8 ? 3.0f
+                               : 0.3f) *
+                     normal(random) +
+                 (i % 16 >= 8 ? 20.0f : 0.0f);
+      rotate_to(rotation, 70 + r, row);
+      for (std::uint32_t i = 0; i < kDim; ++i) raw.key(h, r)[i] = to_f16(row[i]);
+    }
+    // Of both halves of a pair at once: the embedding turns what is asked from one to the other.
+    for (std::uint32_t i = 0; i < 4; ++i) queries[h * kDim + i] = 30;
+  }
+  for (const auto bits : kAllottedBits) {
+    const RowCodec codec = allotted(bits);
+    const Sealed asked(codec, raw, &rotation, {}, {}, nullptr, workers(), queries);
+    const Sealed alone(codec, raw, &rotation);
+    Rows more(128, 370, Content(4, &random), 0.3f, &rotation, &random);
+    const Sealed later(codec, more, &rotation, {}, {}, &asked.segment);
+    EXPECT_EQ(later.segment.fit(Side::keys).common, asked.segment.fit(Side::keys).common);
+    EXPECT_EQ(alone.segment.fit(Side::keys).common, nullptr);
+    for (std::uint32_t h = 0; h < kHeads; ++h) {
+      const Allotted by_queries(asked.segment.fit_of(Side::keys, h), kDim);
+      const Allotted by_keys(alone.segment.fit_of(Side::keys, h), kDim);
+      std::uint32_t of_codes = 0;
+      for (std::uint32_t i = 0; i < kDim; ++i) {
+        const std::uint32_t first = by_queries.channel[i] % 16, large = by_keys.channel[i] % 16;
+        EXPECT_EQ(i < 8, first < 4) << i;
+        EXPECT_EQ(i < 8, large >= 4 && large < 8) << i;
+        EXPECT_LE(by_queries.width(i), by_queries.width(i > 0 ? i - 1 : 0));
+        of_codes += by_queries.width(i);
+        // The means are what the rows had before their embedding, and no part of the spreads.
+        EXPECT_NEAR(to_float(by_queries.mean[i]), first >= 8 ? 20.0f : 0.0f, 0.8f);
+        EXPECT_NEAR(to_float(by_queries.spread[i]),
+                    first < 4   ? 1.0f
+                    : first < 8 ? 3.0f
+                                : 0.3f,
+                    0.5f);
+      }
+      EXPECT_GT(by_queries.width(0), by_queries.width(kDim - 1));
+      EXPECT_EQ(of_codes, 8 * (row_bytes(codec.keys->format(), kDim) - 2));
+    }
+  }
+}
+
+TEST(AllottedCodec, HidesNothingThatIsNotFiniteAndSpoilsNoOtherRow) {
+  std::mt19937 random(27);
+  const Rotation rotation = rotation_of_test();
+  for (const float bad : {std::numeric_limits<float>::infinity(), std::nanf("")})
+    for (const auto bits : kAllottedBits) {
+      Rows raw(128, 0, Content(4, &random), 0.1f, &rotation, &random);
+      raw.key(1, 40)[3] = to_f16(bad);
+      const RowCodec codec = allotted(bits);
+      const Sealed sealed(codec, raw, &rotation);
+      for (std::uint32_t h = 0; h < kHeads; ++h)
+        for (std::uint32_t n = 0; n < 128; ++n)
+          for (const float x : sealed.key(h, n)) ASSERT_EQ(std::isnan(x), h == 1 && n == 40);
+    }
+}
+
+TEST(AllottedCodec, WhatDoesNotDifferIsItsMean) {
+  std::mt19937 random(28);
+  Rows raw(100, 0, Content(0, &random), 0.0f, nullptr, &random);
+  for (std::uint32_t h = 0; h < kHeads; ++h)
+    for (std::uint32_t r = 0; r < 100; ++r)
+      for (std::uint32_t i = 0; i < kDim; ++i) raw.key(h, r)[i] = to_f16(h * 100.0f + i);
+  const RowCodec codec = allotted(AllottedCodec::Bits::two);
+  const Sealed sealed(codec, raw, nullptr);
+  for (std::uint32_t h = 0; h < kHeads; ++h)
+    for (std::uint32_t i = 0; i < kDim; ++i) EXPECT_EQ(sealed.key(h, 50)[i], h * 100.0f + i);
+}
+
+TEST(AllottedCodec, WhatWouldBeReadOutsideOfARowIsRefused) {
+  std::mt19937 random(29);
+  Rows raw(80, 300, Content(20, &random), 0.2f, nullptr, &random);
+  const RowCodec codec = allotted(AllottedCodec::Bits::three);
+  const std::vector<float> queries(kWidth, 1.0f);
+  const Sealed whole(codec, raw, nullptr, {}, {}, nullptr, workers(), queries);
+  const Fitter& fitter = *codec.keys->fitter();
+  const auto common = whole.segment.fit(Side::keys).common->bytes.bytes();
+  const std::uint64_t head = Allotted::head_bytes(kDim);
+  const auto flaw = [&](std::size_t at, std::uint16_t word) {
+    std::vector<std::byte> own(whole.own().begin(), whole.own().end());
+    std::memcpy(own.data() + at, &word, sizeof word);
+    return fitter.flaw({kHeads, kDim}, 80, common, own);
+  };
+  EXPECT_EQ(fitter.flaw({kHeads, kDim}, 80, common, whole.own()), nullptr);
+  EXPECT_EQ(fitter.flaw({kHeads, kDim}, 80, {}, whole.own()), nullptr);
+  EXPECT_NE(fitter.flaw({kHeads, kDim}, 80, common.subspan(4), whole.own()), nullptr);
+  EXPECT_NE(fitter.flaw({kHeads, kDim}, 80, common, whole.own().subspan(2)), nullptr);
+  EXPECT_NE(fitter.flaw({kHeads, kDim}, 80, common, {}), nullptr);
+  for (std::uint32_t h = 0; h < kHeads; ++h) {
+    const std::uint64_t longer = h * head, channels = longer + 2 * Allotted::kMostBits;
+    EXPECT_NE(flaw(longer, kDim + 8), nullptr);      // more channels than there are
+    EXPECT_NE(flaw(longer, 12), nullptr);            // no eights
+    EXPECT_NE(flaw(longer + 2 * 7, kDim), nullptr);  // an eighth bit of more than have a seventh
+    EXPECT_NE(flaw(channels, kDim), nullptr);
+    std::uint16_t second = 0;
+    std::memcpy(&second, whole.own().data() + channels + 2, sizeof second);
+    EXPECT_NE(flaw(channels, second), nullptr);
+  }
+  // All of four bits: more than rows of three have.
+  std::vector<std::byte> own(whole.own().begin(), whole.own().end());
+  for (std::uint32_t k = 0; k < 4; ++k) {
+    const std::uint16_t all = kDim;
+    std::memcpy(own.data() + 2 * k, &all, sizeof all);
+  }
+  EXPECT_STREQ(fitter.flaw({kHeads, kDim}, 80, common, own), "allots more bits than a row has");
+  for (const float bad : {-1.0f, std::nanf(""), std::numeric_limits<float>::infinity()}) {
+    std::vector<std::byte> changed(common.begin(), common.end());
+    std::memcpy(changed.data() + 5 * sizeof bad, &bad, sizeof bad);
+    EXPECT_NE(fitter.flaw({kHeads, kDim}, 80, changed, whole.own()), nullptr);
+  }
+}
+
 // A retainer drops rows: those at every other position are as those of a text that turns twice as
 // fast.
 TEST(FittedCodecs, KnowThePositionsOfRowsThatDoNotFollowEachOther) {
@@ -792,9 +1010,10 @@ TEST(FittedCodecs, KnowThePositionsOfRowsThatDoNotFollowEachOther) {
   const std::vector<std::uint32_t> order = shuffled(300, &random);
   std::vector<std::uint16_t> apart(order.begin(), order.end());
   for (std::uint16_t& offset : apart) offset *= 2;
-  for (int which = 0; which < 2; ++which) {
-    const RowCodec codec =
-        which == 0 ? nuq(NuqCodec::By::channel) : hadamards(HadamardCodec::Bits::two);
+  for (int which = 0; which < 3; ++which) {
+    const RowCodec codec = which == 0   ? nuq(NuqCodec::By::channel)
+                           : which == 1 ? hadamards(HadamardCodec::Bits::two)
+                                        : allotted(AllottedCodec::Bits::three);
     const Sealed wanted(codec, raw, &twice, order);
     const Result<Fit> fit = codec.keys->fitter()->fit(
         {Side::keys, raw.view, order, {}, &rotation, nullptr, apart}, workers());
@@ -808,12 +1027,13 @@ TEST(FittedCodecs, HaveTheSameBytesOnAnyNumberOfThreads) {
   const Rotation rotation = rotation_of_test();
   Rows raw(1000, 300, Content(20, &random), 0.2f, &rotation, &random);
   const Workers one(1);
-  for (int which = 0; which < 6; ++which) {
+  for (int which = 0; which < 7; ++which) {
     const RowCodec codec = which == 0   ? lowrank(0.156)
                            : which == 1 ? channels(ChannelsCodec::Bits::two)
                            : which == 2 ? nuq(NuqCodec::By::channel)
                            : which == 4 ? pruned(PrunedCodec::Eighths::six)
                            : which == 3 ? hadamards(HadamardCodec::Bits::four)
+                           : which == 5 ? allotted(AllottedCodec::Bits::two)
                                         : nuq(NuqCodec::By::row);
     const Sealed alone(codec, raw, &rotation, {}, {}, nullptr, one);
     const Sealed together(codec, raw, &rotation);
@@ -828,10 +1048,12 @@ TEST(FittedCodecs, PlanNoLessForManyRowsThanTheirBlocksTake) {
   const NuqCodec levels(NuqCodec::By::channel, {0.004}), of_rows(NuqCodec::By::row, {0.07});
   const HadamardCodec ordered(HadamardCodec::Bits::two);
   const PrunedCodec fewer(PrunedCodec::Eighths::five);
+  const AllottedCodec given(AllottedCodec::Bits::four);
   for (const Fitter* fitter :
        {static_cast<const Fitter*>(&ordered), static_cast<const Fitter*>(&fewer),
         static_cast<const Fitter*>(&by_channel), static_cast<const Fitter*>(&by_basis),
-        static_cast<const Fitter*>(&levels), static_cast<const Fitter*>(&of_rows)})
+        static_cast<const Fitter*>(&levels), static_cast<const Fitter*>(&of_rows),
+        static_cast<const Fitter*>(&given)})
     for (std::uint64_t rows = 1; rows <= 8192; rows += rows / 3 + 1)
       EXPECT_LE(fitter->bytes({2, 64}, rows, rows / 100),
                 (rows + 63) / 64 * fitter->bytes({2, 64}, 64, 1));
