@@ -215,6 +215,8 @@ class Run {
         record_(record) {
     options_.after_span = [this](std::span<const int> read) { return after_span(read); };
     options_.after_reading = [this](const WrittenText& so_far) { return after_reading(so_far); };
+    if (!flags_.session.path.empty())
+      options_.while_writing = [this](const WrittenText& so_far) { return save(so_far); };
     options_.show = [this, show = std::move(options_.show)](std::string_view more) -> Status {
       TL_TRY_ASSIGN(const std::string_view unseen, beyond_shown(more));
       if (unseen.empty()) return {};
@@ -416,7 +418,8 @@ Result<Exit> run_generate(const std::vector<std::string>& arguments) {
   CommandLine line("generate", "-m FILE.gguf -p TEXT | -f FILE [options]",
                    "Continues a text. Only the generated text goes to stdout; everything else, the "
                    "statistics at the end included, to stderr. Ctrl-C stops at the next token and "
-                   "still prints them; a second one quits.");
+                   "still prints them; a second one quits. With --session the text is saved as it "
+                   "is read, once a minute as it is written, and at the end.");
   flags.prompt.add_to(&line);
   flags.model.add_to(&line);
   flags.sampling.add_to(&line);
