@@ -405,7 +405,8 @@ Status check_device_rows(const CacheOptions& options, const Method& method, cons
   return fail(ErrorCode::exhausted, "the device is given ", size_text(given),
               ", and the rows of one layer with what it works in need ",
               size_text(least + plan.device_work_bytes), ": raise --kv-device to ",
-              (least + plan.device_work_bytes + 1023) / 1024, "K, or leave --device and it out");
+              (least + plan.device_work_bytes + 1023) / 1024,
+              "K, or leave --device and --kv-device out");
 }
 
 // What does not depend on how much host memory or disk there is.
