@@ -251,9 +251,14 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
     not_yet += alike.count * ((pages ? 0 : home_bytes_of(formed)) +
                               index_bytes_of(method, spec, *layer, formed.rows));
   }
-  if (method.select->facts().watches == Watched::queries) {
-    // Seen before rows are coded, and gone by then.
-    const std::uint64_t sampled = QuerySample::most(cuts.longest_span());
+  const Fitter* const of_keys = method.compress.of(Side::keys).fitter();
+  const bool fit_asks = of_keys && of_keys->asks_for_queries();
+  if (method.select->facts().watches == Watched::queries || fit_asks) {
+    // Seen before rows are coded, and gone by then; and a selector's before a fitter's.
+    const std::uint64_t sampled = std::max(
+        method.select->facts().watches == Watched::queries ? QuerySample::most(cuts.longest_span())
+                                                           : 0,
+        fit_asks ? std::min(QuerySample::kMostLast, cuts.longest_span()) : 0);
     plan->coding_bytes =
         std::max(plan->coding_bytes, sampled * spec.q_heads * spec.key_dim * sizeof(float) +
                                          gathered_bytes(method, spec, *layer, cuts.most_at_once()));
@@ -400,7 +405,8 @@ Status check_device_rows(const CacheOptions& options, const Method& method, cons
   return fail(ErrorCode::exhausted, "the device is given ", size_text(given),
               ", and the rows of one layer with what it works in need ",
               size_text(least + plan.device_work_bytes), ": raise --kv-device to ",
-              (least + plan.device_work_bytes + 1023) / 1024, "K, or leave --device and it out");
+              (least + plan.device_work_bytes + 1023) / 1024,
+              "K, or leave --device and --kv-device out");
 }
 
 // What does not depend on how much host memory or disk there is.

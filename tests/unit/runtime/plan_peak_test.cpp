@@ -209,6 +209,26 @@ TEST_P(PlanPeakResumed, IsItLineByLine) {
   });
 }
 
+// A long text is saved while it is written: two of the longest tail may lie beside each other.
+class PlanPeakWritten : public PlanPeak {};
+TEST_P(PlanPeakWritten, IsItLineByLine) {
+  const auto& [number, home, timelines, about] = GetParam();
+  const MethodUnderTest& method = kMethods[number];
+  const std::uint32_t length = longest_tail(method, about), read = length - (method.seal - 1);
+  CacheOptions made = options(method, length);
+  made.course = Course{{}, {read}};
+  expect_line_by_line(made, [&](KvCache* cache) -> Status {
+    texts_.push_back(std::move(*cache->start()));
+    TL_TRY(advance(cache, texts_.back(), read, Pass::prefill, 1));
+    while (texts_.back().length() < length) {
+      TL_TRY(advance(cache, texts_.back(), 1, Pass::decode, 1));
+      const std::uint32_t written = texts_.back().length();
+      if (written + 1 >= length) TL_TRY(cache->save(texts_.back(), session_text(written)));
+    }
+    return {};
+  });
+}
+
 std::string name_of_case(const ::testing::TestParamInfo<Case>& suite) {
   return std::string(kMethods[std::get<0>(suite.param)].name) + "_" + std::get<1>(suite.param) +
          "_" + std::to_string(std::get<2>(suite.param)) + "x" +
@@ -225,6 +245,11 @@ INSTANTIATE_TEST_SUITE_P(Sessions, PlanPeakResumed,
                          ::testing::Combine(::testing::Range(0, 4), ::testing::Values("session"),
                                             ::testing::Values(1u),
                                             ::testing::Values(700u, 5000u, 10000u)),
+                         name_of_case);
+
+INSTANTIATE_TEST_SUITE_P(WithSaves, PlanPeakWritten,
+                         ::testing::Combine(::testing::Range(0, 4), ::testing::Values("session"),
+                                            ::testing::Values(1u), ::testing::Values(700u)),
                          name_of_case);
 
 }  // namespace
