@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "kernels/cpu/table.h"
+#include "kernels/format/row_allotted.h"
 #include "kernels/format/row_nuq4.h"
 #include "kernels/hadamard.h"
 #include "runtime/method.h"
@@ -244,6 +245,56 @@ Bound rotated(double levels) {
   };
 }
 
+// tiers/codec/rotated.h: all channels together within half a step each, of the largest.
+Bound of_rotated_largest(double steps) {
+  return [=](const RoundTrip& trip) {
+    for (std::uint32_t h = 0; h < trip.rows.heads; ++h)
+      for (std::uint32_t r = 0; r < trip.rows.rows; ++r) {
+        const Row was = trip.rows.row(h, r);
+        Row turned = was;
+        hadamard(turned.data(), trip.rows.dim);
+        Range range;
+        for (const float x : turned) range.add(x);
+        ASSERT_LE(distance(trip.got[h][r], was),
+                  std::sqrt(trip.rows.dim) * range.largest() / steps / 2 + length(was) * 4 * kHalf)
+            << "head " << h << ", row " << r;
+      }
+  };
+}
+
+// tiers/codec/allotted.h: of the channels that have bits.
+void allotted(const RoundTrip& trip) {
+  for (std::uint32_t h = 0; h < trip.rows.heads; ++h) {
+    const Allotted of(trip.fit_of(h), trip.rows.dim);
+    std::vector<double> gap(trip.rows.dim), highest(trip.rows.dim);
+    for (std::uint32_t i = 0; i < trip.rows.dim; ++i) {
+      const std::uint32_t width = of.width(i);
+      double before = 0;
+      for (std::uint32_t code = 0; code < 1u << width && width > 0; ++code) {
+        const double u = (2.0 * code + 1) / (1u << width) - 1;
+        highest[i] = u * (Allotted::kLinear[width] + Allotted::kCubic[width] * u * u);
+        if (code > 0) gap[i] = std::max(gap[i], highest[i] - before);
+        before = highest[i];
+      }
+    }
+    for (std::uint32_t r = 0; r < trip.rows.rows; ++r) {
+      const Row was = trip.rows.plain(h, r), got = trip.got_plain(h, r);
+      double scale = 0, missed = 0, bound = 0;
+      for (std::uint32_t i = 0; i < trip.rows.dim; ++i) {
+        const double off = std::abs(double{was[of.channel[i]]} - to_float(of.mean[i]));
+        if (highest[i] > 0) scale = std::max(scale, off / to_float(of.spread[i]) / highest[i]);
+      }
+      for (std::uint32_t i = 0; i < trip.rows.dim; ++i) {
+        if (highest[i] == 0) continue;
+        missed += std::pow(double{got[of.channel[i]]} - was[of.channel[i]], 2);
+        bound += std::pow(gap[i] / 2 * to_float(of.spread[i]) * scale, 2);
+      }
+      ASSERT_LE(std::sqrt(missed), std::sqrt(bound) + length(was) * 4 * kHalf)
+          << "head " << h << ", row " << r;
+    }
+  }
+}
+
 // tiers/codec/nuq.h: within half of its range times the distance to the nearest level; and all
 // together nearer than 15 equal steps of the ranges would be, were values anywhere between them.
 void nearest_level(const RoundTrip& trip) {
@@ -321,6 +372,12 @@ const std::map<std::string, Bound>& bounds() {
       {"channels4", by_channel(15)},
       {"hadamard2", rotated(3)},
       {"hadamard4", rotated(15)},
+      {"rotated2", of_rotated_largest(1.5)},
+      {"rotated3", of_rotated_largest(3.5)},
+      {"rotated4", of_rotated_largest(7.5)},
+      {"allotted2", allotted},
+      {"allotted3", allotted},
+      {"allotted4", allotted},
       {"nuq4", nearest_level},
       {"nuq4_rows", nearest_level},
       {"lowrank", uncaptured},
