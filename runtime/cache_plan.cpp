@@ -9,7 +9,6 @@
 #include "runtime/query_tiles.h"
 #include "runtime/timeline_state.h"
 #include "runtime/voting.h"
-#include "tiers/budget.h"
 #include "tiers/codec/raw.h"
 #include "tiers/page_table.h"
 #include "tiers/row_cache.h"
@@ -117,6 +116,11 @@ Segment segment_of(const LayerSpec& spec, const CachePlan::Layer& layer, std::ui
   return segment;
 }
 
+// Of a layer's sealed rows, at most.
+std::uint64_t sealed_bytes(const LayerSpec& spec, const CachePlan::Layer& layer) {
+  return std::uint64_t{layer.rows} * spec.kv_heads * layer.sealed.bytes();
+}
+
 // Where a layer's sealed rows are at home, `bytes` at most, of what is planned for none before it.
 Result<StoreFacts> home_of(const Method& method, const CachePlan& plan, std::uint64_t bytes) {
   Homes homes;
@@ -214,9 +218,7 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
         KeptSelection::bytes_for(shape, layer->selection_runs, layer->selection_blocks);
     plan->selections_bytes += options.max_timelines * layer->selections_bytes;
   }
-  TL_TRY_ASSIGN(
-      layer->home,
-      home_of(method, *plan, std::uint64_t{layer->rows} * spec.kv_heads * layer->sealed.bytes()));
+  TL_TRY_ASSIGN(layer->home, home_of(method, *plan, sealed_bytes(spec, *layer)));
   if (layer->home.reach == Reach::device)
     TL_TRY(check_attended(method, spec, *layer, options.tiers.device));
   const bool pages = layer->in_pages();
@@ -249,9 +251,14 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
     not_yet += alike.count * ((pages ? 0 : home_bytes_of(formed)) +
                               index_bytes_of(method, spec, *layer, formed.rows));
   }
-  if (method.select->facts().watches == Watched::queries) {
-    // Seen before rows are coded, and gone by then.
-    const std::uint64_t sampled = QuerySample::most(cuts.longest_span());
+  const Fitter* const of_keys = method.compress.of(Side::keys).fitter();
+  const bool fit_asks = of_keys && of_keys->asks_for_queries();
+  if (method.select->facts().watches == Watched::queries || fit_asks) {
+    // Seen before rows are coded, and gone by then; and a selector's before a fitter's.
+    const std::uint64_t sampled = std::max(
+        method.select->facts().watches == Watched::queries ? QuerySample::most(cuts.longest_span())
+                                                           : 0,
+        fit_asks ? std::min(QuerySample::kMostLast, cuts.longest_span()) : 0);
     plan->coding_bytes =
         std::max(plan->coding_bytes, sampled * spec.q_heads * spec.key_dim * sizeof(float) +
                                          gathered_bytes(method, spec, *layer, cuts.most_at_once()));
@@ -380,6 +387,28 @@ Status check_course(const CacheOptions& options) {
               options.max_positions);
 }
 
+// Layers that do not fit are at home elsewhere, which is what a placer is for. But a device that
+// was given memory and gets no row of any is not what was asked for.
+Status check_device_rows(const CacheOptions& options, const Method& method, const CachePlan& plan) {
+  const std::uint64_t given = plan.bytes_of(Tier::device);
+  std::uint64_t least = 0;  // that rows of a layer take; 0: no layer has any
+  for (std::size_t l = 0; l < plan.layers.size(); ++l) {
+    const std::uint64_t bytes = sealed_bytes(options.layers[l], plan.layers[l]);
+    if (bytes > 0 && (least == 0 || bytes < least)) least = bytes;
+  }
+  if (given == 0 || least == 0) return {};
+  if (method.place->home({.device_bytes = Budget::kUnlimited}, least) != Tier::device)
+    return fail(ErrorCode::invalid_argument, "place.rows = ", method.place->name(),
+                " puts no rows on a device, and --kv-device gives it ", size_text(given),
+                ": say --method-set place.rows=spill, or leave --device and --kv-device out");
+  if (options.tiers.device_bytes == kAutoBytes) return {};
+  return fail(ErrorCode::exhausted, "the device is given ", size_text(given),
+              ", and the rows of one layer with what it works in need ",
+              size_text(least + plan.device_work_bytes), ": raise --kv-device to ",
+              (least + plan.device_work_bytes + 1023) / 1024,
+              "K, or leave --device and --kv-device out");
+}
+
 // What does not depend on how much host memory or disk there is.
 Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method, int threads,
                               const StoreOptions& stores) {
@@ -404,7 +433,10 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
     TL_TRY(check_layer(options.layers[l], l));
     TL_TRY(plan_layer(options, method, options.layers[l], cuts, threads, placed[l], &plan));
   }
-  if (plan.home_bytes(Tier::device) == 0) plan.device_work_bytes = 0;
+  if (plan.home_bytes(Tier::device) == 0) {
+    TL_TRY(check_device_rows(options, method, plan));
+    plan.device_work_bytes = 0;
+  }
   plan_angles(options, cuts, &plan);
   if (!options.session.path.empty()) plan_publication(options, cuts, &plan);
   return plan;
@@ -438,8 +470,12 @@ Status check_rows(const CacheOptions& options, const Method& method) {
               " rows that a KV head of a layer may have: lower -c, or have fewer timelines");
 }
 
-// What a device is to hold; 0: there is none.
-Result<std::uint64_t> device_budget(const TierOptions& tiers) {
+std::uint64_t free_bytes(const Budget* whole, Tier tier) {
+  return whole ? whole->usage(tier).free_bytes() : Budget::kUnlimited;
+}
+
+// What a device is to hold, of `most` that it may; 0: there is none.
+Result<std::uint64_t> device_budget(const TierOptions& tiers, std::uint64_t most) {
   const bool sized = tiers.device_bytes != 0 && tiers.device_bytes != kAutoBytes;
   if (tiers.device == DeviceStandIn::kDevice) {
     if (sized) return tiers.device_bytes;
@@ -466,13 +502,15 @@ Result<std::uint64_t> device_budget(const TierOptions& tiers) {
     return fail(device.error().code, "--device ", tiers.device, ": ", device.error().message);
   if (sized) return tiers.device_bytes;
   TL_TRY_ASSIGN(const std::uint64_t free, (*device)->free_bytes());
-  return free - free / 16;
+  return std::min(free - free / 16, most);
 }
 
 // What each tier may hold, but for host memory that is not asked for.
-Result<StoreOptions> stores_for(const TierOptions& tiers, const SessionOptions& session) {
+Result<StoreOptions> stores_for(const TierOptions& tiers, const SessionOptions& session,
+                                const Budget* whole) {
   StoreOptions stores;
-  TL_TRY_ASSIGN(stores.bytes[static_cast<std::size_t>(Tier::device)], device_budget(tiers));
+  TL_TRY_ASSIGN(stores.bytes[static_cast<std::size_t>(Tier::device)],
+                device_budget(tiers, free_bytes(whole, Tier::device)));
   stores.device = tiers.device;
   stores.bytes[static_cast<std::size_t>(Tier::host)] = tiers.host_bytes;
   stores.directory = tiers.directory;
@@ -520,6 +558,24 @@ Status check_machine(const CacheOptions& options, const CachePlan& plan,
               lower_host ? "" : fewer_positions(options));
 }
 
+// The caches of an engine share what it gives them: none may need more than others have left.
+Status check_whole(const CacheOptions& options, const CachePlan& plan, const Budget* whole) {
+  for (const Tier tier : kAllTiers) {
+    const std::uint64_t needed = plan.needed_bytes()[static_cast<std::size_t>(tier)];
+    if (needed <= free_bytes(whole, tier)) continue;
+    // What is left of a budget caches rows.
+    const bool lower_host = tier == Tier::host && plan.row_cache_bytes > 0;
+    const TierUsage usage = whole->usage(tier);
+    return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
+                " positions needs ", size_text(needed), " of ", name_of(tier), ", and ",
+                size_text(usage.free_bytes()), " of ", size_text(usage.total_bytes),
+                " is free of what its engine gives all caches: raise ", limit_of(tier),
+                ", let another cache go, or ",
+                lower_host ? "lower --kv-host" : fewer_positions(options));
+  }
+  return {};
+}
+
 // A session is what its file holds: no row may be at home elsewhere.
 Status check_kept(const Method& method, const CachePlan& plan) {
   if (!method.select->facts().in_files)
@@ -534,11 +590,11 @@ Status check_kept(const Method& method, const CachePlan& plan) {
                 "not hold: say --method-set select.reuse=never, or leave --session out");
   for (const CachePlan::Layer& layer : plan.layers)
     if (layer.rows > 0 && !layer.in_pages())
-      return fail(
-          ErrorCode::unsupported, "place.rows = ", method.place->name(), " keeps rows in ",
-          name_of(layer.home.tier),
-          " memory, and --session in its file: say --method-set place.rows=lowest, or leave ",
-          "--session out");
+      return fail(ErrorCode::unsupported, "place.rows = ", method.place->name(), " keeps rows in ",
+                  name_of(layer.home.tier), " memory, and --session in its file: ",
+                  layer.home.tier == Tier::device ? "leave --device and --kv-device out, or "
+                                                  : "say --method-set place.rows=lowest, or leave ",
+                  "--session", layer.home.tier == Tier::device ? "" : " out");
   return {};
 }
 
@@ -612,18 +668,19 @@ MemoryPlan CachePlan::lines() const {
 
 std::vector<std::string> CachePlan::notes() const {
   if (bytes_of(Tier::device) == 0 || home_bytes(Tier::device) > 0) return {};
-  return {
-      "--kv-device has no effect: it is too small for the rows of a layer, or place.rows puts "
-      "none there"};
+  if (std::ranges::none_of(layers, [](const Layer& layer) { return layer.rows > 0; }))
+    return {"--kv-device has no effect: the whole text stays in the tail, which is in host memory"};
+  return {"--kv-device auto has no effect: the device has " + size_text(bytes_of(Tier::device)) +
+          " to give, too little for the rows of a layer"};
 }
 
 Status check_device(const TierOptions& tiers) {
-  TL_TRY(device_budget(tiers));
+  TL_TRY(device_budget(tiers, Budget::kUnlimited));
   return {};
 }
 
 Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, int threads,
-                            std::uint64_t available_bytes) {
+                            std::uint64_t available_bytes, const Budget* whole) {
   if (options.layers.empty())
     return fail(ErrorCode::invalid_argument, "a cache needs at least one layer");
   if (options.max_positions == 0 || options.max_timelines == 0)
@@ -631,14 +688,15 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, i
                 "a cache needs at least one position and one timeline");
   TL_TRY(check_rows(options, method));
   TL_TRY(check_course(options));
-  TL_TRY_ASSIGN(const StoreOptions stores, stores_for(options.tiers, options.session));
+  TL_TRY_ASSIGN(const StoreOptions stores, stores_for(options.tiers, options.session, whole));
   TL_TRY_ASSIGN(CachePlan plan, plan_layers(options, method, threads, stores));
 
   TL_TRY(check_machine(options, plan, available_bytes));
+  TL_TRY(check_whole(options, plan, whole));
   const bool automatic = options.tiers.host_bytes == kAutoBytes;
   if (automatic)
     plan.stores.bytes[static_cast<std::size_t>(Tier::host)] =
-        available_bytes - beside_of(options, plan);
+        std::min(available_bytes - beside_of(options, plan), free_bytes(whole, Tier::host));
   const std::uint64_t needed = plan.host_bytes(), host = plan.bytes_of(Tier::host);
   if (needed > host)
     return fail(ErrorCode::exhausted, "the KV cache for ", options.max_positions,
@@ -663,6 +721,7 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, i
     }
     plan_row_cache(options, method, left, &plan);
     TL_TRY(check_machine(options, plan, available_bytes));
+    TL_TRY(check_whole(options, plan, whole));
   }
   return plan;
 }

@@ -12,6 +12,7 @@
 #include "runtime/method.h"
 #include "runtime/text_cuts.h"
 #include "tiers/block.h"
+#include "tiers/budget.h"
 #include "tiers/store/stores.h"
 
 namespace thermocline {
@@ -78,6 +79,10 @@ struct CachePlan {
   }
   std::uint64_t device_bytes() const { return home_bytes(Tier::device) + device_work_bytes; }
   std::uint64_t host_bytes() const;
+  // All of it, by tier.
+  std::array<std::uint64_t, kTiers> needed_bytes() const {
+    return {device_bytes(), host_bytes(), home_bytes(Tier::disk)};
+  }
   std::uint64_t workspace_bytes() const;
   MemoryPlan lines() const;
   std::vector<std::string> notes() const;  // what was asked for and has no effect
@@ -85,9 +90,10 @@ struct CachePlan {
 
 // For `threads` threads, on a machine that can still give `available_bytes` of memory: what is
 // planned there fits that, with all that is computed in beside it, however large a budget is.
-// exhausted: what is needed, what there is, which flag to change. invalid_argument: what no memory
-// would be enough for, or rows too many to be numbered.
+// Of an engine's caches `whole` is the ledger, what is free in which is all that there is; null: it
+// is of no engine. exhausted: what is needed, what there is, which flag or limit to change.
+// invalid_argument: what no memory would be enough for, or rows too many to be numbered.
 Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, int threads,
-                            std::uint64_t available_bytes);
+                            std::uint64_t available_bytes, const Budget* whole = nullptr);
 
 }  // namespace thermocline

@@ -5,6 +5,7 @@
 #include "kernels/base/workers.h"
 #include "kernels/cpu/table.h"
 #include "kernels/gemm.h"
+#include "runtime/memory_usage.h"
 #include "runtime/model/chat_template.h"
 #include "runtime/model/fingerprint.h"
 #include "runtime/model/gguf.h"
@@ -71,8 +72,13 @@ class EngineTextStream final : public TextStream {
 }  // namespace
 
 struct Engine::Impl {
-  Impl(OpenModel open, int threads, const CpuTable& table)
-      : model(std::move(open)), info(describe(model)), workers(threads), cpu(table) {}
+  Impl(OpenModel open, const EngineOptions& options, const CpuTable& table)
+      : model(std::move(open)),
+        info(describe(model)),
+        workers(options.threads),
+        cpu(table),
+        caches(
+            {options.limits.device_bytes, options.limits.host_bytes, options.limits.disk_bytes}) {}
 
   Model view() const { return {&model.spec, &model.weights, {&workers, &cpu}}; }
 
@@ -92,6 +98,7 @@ struct Engine::Impl {
   const ModelInfo info;
   const Workers workers;
   const CpuTable& cpu;
+  Budget caches;
   RowState rows;  // of a step
   LayerScratch scratch;
   std::vector<Token> at;
@@ -176,7 +183,7 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options) {
   TL_TRY_ASSIGN(const CpuTable* cpu, choose_cpu_table(options.isa));
   if (options.isa != "auto") TL_TRY(bind_gemm(cpu->name));
   TL_TRY_ASSIGN(OpenModel model, OpenModel::open(options));
-  auto impl = std::make_unique<Impl>(std::move(model), options.threads, *cpu);
+  auto impl = std::make_unique<Impl>(std::move(model), options, *cpu);
   TL_TRY_ASSIGN(impl->rows, RowState::create(impl->model.spec, kMaxStepRows));
   TL_TRY_ASSIGN(impl->scratch, LayerScratch::create(impl->view(), kMaxStepRows));
   impl->at.reserve(kMaxStepRows);
@@ -221,7 +228,7 @@ Result<std::vector<int>> Engine::encode_chat(std::span<const ChatMessage> messag
 
 Result<std::unique_ptr<KvCache>> Engine::open_cache(CacheOptions options) const {
   impl_->describe_to(&options);
-  return KvCache::create(options, impl_->workers, impl_->cpu);
+  return KvCache::create(options, impl_->workers, impl_->cpu, &impl_->caches);
 }
 
 Result<std::vector<SessionFact>> Engine::session_facts(CacheOptions options) const {
@@ -231,7 +238,7 @@ Result<std::vector<SessionFact>> Engine::session_facts(CacheOptions options) con
 
 Result<MemoryPlan> Engine::plan(CacheOptions options) const {
   impl_->shape_for(&options);
-  TL_TRY_ASSIGN(MemoryPlan plan, KvCache::plan(options, impl_->workers.threads()));
+  TL_TRY_ASSIGN(MemoryPlan plan, KvCache::plan(options, impl_->workers.threads(), &impl_->caches));
   impl_->add_lines(impl_->activation_bytes(options), &plan);
   return plan;
 }
@@ -241,6 +248,8 @@ MemoryPlan Engine::usage(const KvCache& cache) const {
   impl_->add_lines(impl_->rows.bytes() + impl_->scratch.bytes() + impl_->prefill.bytes(), &usage);
   return usage;
 }
+
+MemoryPlan Engine::usage() const { return usage_of(impl_->caches); }
 
 Status Engine::prefill(Timeline& timeline, std::span<const int> tokens, std::span<float> logits,
                        const PrefillOptions& options) {

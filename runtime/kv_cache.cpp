@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "runtime/kv_impl.h"
+#include "runtime/memory_usage.h"
 #include "tiers/topology.h"
 
 namespace thermocline {
@@ -39,11 +40,13 @@ KvCache::~KvCache() {
 }
 
 Result<std::unique_ptr<KvCache>> KvCache::create(const CacheOptions& options,
-                                                 const Workers& workers, const CpuTable& cpu) {
+                                                 const Workers& workers, const CpuTable& cpu,
+                                                 Budget* whole) {
   auto impl = std::make_unique<Impl>();
   impl->options = options;
   impl->workers = &workers;
   impl->cpu = &cpu;
+  impl->of_engine = whole;
   TL_TRY(impl->open());
   return std::unique_ptr<KvCache>(new KvCache(std::move(impl)));
 }
@@ -60,13 +63,13 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const CacheOptions& options, in
   return std::unique_ptr<KvCache>(new KvCache(std::move(impl)));
 }
 
-Result<MemoryPlan> KvCache::plan(const CacheOptions& options, int threads) {
+Result<MemoryPlan> KvCache::plan(const CacheOptions& options, int threads, const Budget* whole) {
   TL_TRY_ASSIGN(const CpuTable* cpu, choose_cpu_table("auto"));
   TL_TRY_ASSIGN(const Method method, load_method(options.method, options.method_directory,
                                                  options.method_overrides, *cpu));
   TL_TRY_ASSIGN(const Topology machine, read_topology());
-  TL_TRY_ASSIGN(const CachePlan plan,
-                make_plan(options, method, Workers::usable(threads), machine.available_bytes));
+  TL_TRY_ASSIGN(const CachePlan plan, make_plan(options, method, Workers::usable(threads),
+                                                machine.available_bytes, whole));
   if (!options.session.path.empty())
     if (const Result<SavedSession> saved = read_session(options.session.path))
       TL_TRY(Impl::check_facts(options, method, saved->facts));
@@ -153,16 +156,7 @@ std::optional<DiskReadCost> KvCache::disk_read_cost() const {
 }
 
 MemoryPlan KvCache::usage() const {
-  MemoryPlan usage;
-  for (const Tier tier : kAllTiers) {
-    const TierUsage held = impl_->budget->usage(tier);
-    for (std::size_t p = 0; p < kPurposes; ++p)
-      if (held.peak[p] > 0)
-        usage.lines.push_back({std::string(name_of(tier)),
-                               std::string(name_of(static_cast<Purpose>(p))), held.held[p],
-                               held.peak[p]});
-    if (held.peak_bytes > 0) usage.peak_bytes[std::string(name_of(tier))] = held.peak_bytes;
-  }
+  MemoryPlan usage = usage_of(*impl_->budget);
   const std::uint64_t workspace = impl_->workspace_bytes();
   if (workspace > 0) {
     usage.lines.push_back({kWorkspace, "attention", workspace, workspace});
@@ -185,8 +179,13 @@ Status KvCache::Impl::open() {
   TL_TRY_ASSIGN(method, load_method(options.method, options.method_directory,
                                     options.method_overrides, *cpu));
   TL_TRY_ASSIGN(const Topology machine, read_topology());
-  TL_TRY_ASSIGN(plan, make_plan(options, method, workers->threads(), machine.available_bytes));
-  budget = std::make_unique<Budget>(plan.stores.bytes);
+  TL_TRY_ASSIGN(plan,
+                make_plan(options, method, workers->threads(), machine.available_bytes, of_engine));
+  if (of_engine) {
+    TL_TRY_ASSIGN(budget, Budget::share(of_engine, plan.needed_bytes(), plan.stores.bytes));
+  } else {
+    budget = std::make_unique<Budget>(plan.stores.bytes);
+  }
 
   PageTableOptions pages;
   for (std::size_t l = 0; l < options.layers.size(); ++l)

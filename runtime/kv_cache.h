@@ -31,6 +31,7 @@
 namespace thermocline {
 
 class AttendObserver;
+class Budget;
 class Engine;
 class KvCache;
 class Workers;
@@ -39,9 +40,10 @@ struct CpuTable;
 inline constexpr std::uint64_t kAutoBytes = ~std::uint64_t{0};
 
 struct TierOptions {
-  // On a device: sealed rows of as many layers as fit whole live there, the others below. 0: none;
-  // auto: what is free there, less a sixteenth. `device` says which it is: "none", "cuda" or
-  // "cuda:N", or "host", host memory that stands in for a GPU's and takes a size.
+  // On a device: sealed rows of as many layers as fit whole live there, the others below; a size
+  // that none fits is refused. 0: none; auto: what is free, less a sixteenth. `device` says which
+  // it is: "none", "cuda" or "cuda:N", or "host", host memory that stands in for a GPU's and takes
+  // a size.
   std::uint64_t device_bytes = 0;
   std::string device = "none";
   // KV and its index in host memory; auto: what is free. With a disk: the index, the tail and
@@ -125,7 +127,9 @@ class KvCache {
                                                  const std::string& isa);
   // What create() and its timelines would take, by tier and purpose, and its notes(), without
   // taking it.
-  static Result<MemoryPlan> plan(const CacheOptions& options, int threads = 0);
+  static Result<MemoryPlan> plan(const CacheOptions& options, int threads = 0) {
+    return plan(options, threads, nullptr);
+  }
   ~KvCache();
 
   Result<Timeline> start();
@@ -189,9 +193,12 @@ class KvCache {
   friend class Engine;
   friend class Timeline;
   struct Impl;
-  // `workers` and `cpu` are borrowed for the cache's life.
+  // An engine's: `workers`, `cpu`, and the ledger of all of its caches are borrowed for the
+  // cache's life.
   static Result<std::unique_ptr<KvCache>> create(const CacheOptions& options,
-                                                 const Workers& workers, const CpuTable& cpu);
+                                                 const Workers& workers, const CpuTable& cpu,
+                                                 Budget* whole);
+  static Result<MemoryPlan> plan(const CacheOptions& options, int threads, const Budget* whole);
   explicit KvCache(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

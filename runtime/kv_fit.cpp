@@ -88,15 +88,13 @@ Result<SegmentFit> KvCache::Impl::fit_side(const Fitter& fitter, const Fitting& 
 
 Result<std::vector<float>> KvCache::Impl::query_squares(LayerId l,
                                                         MatView<const float> queries) const {
-  constexpr std::uint32_t kLast = 32;
   const LayerSpec& s = spec(l);
-  QuerySample sample;
-  sample.stride = 1;
-  sample.count = std::min(kLast, static_cast<std::uint32_t>(queries.rows()));
-  sample.first = rows[0].position + static_cast<std::uint32_t>(queries.rows()) - sample.count;
+  const auto count = static_cast<std::uint32_t>(queries.rows());
+  const QuerySample sample = QuerySample::last(count, rows[0].position + count);
   const std::size_t of_head = std::size_t{sample.count} * s.q_heads / s.kv_heads;
-  TL_TRY_ASSIGN(const Buffer asked,
-                Buffer::create(of_head * s.kv_heads * s.key_dim * sizeof(float)));
+  const std::size_t bytes = of_head * s.kv_heads * s.key_dim * sizeof(float);
+  TL_TRY_ASSIGN(const Reservation memory, budget->reserve(Tier::host, Purpose::sealing, bytes));
+  TL_TRY_ASSIGN(const Buffer asked, Buffer::create(bytes));
   const float* query = asked.as<float>().data();
   sample_queries(l, queries, sample, asked.as<float>().data());
   std::vector<float> squares(std::size_t{s.kv_heads} * s.key_dim);

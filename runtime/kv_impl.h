@@ -116,6 +116,7 @@ struct KvCache::Impl {
   const CpuTable* cpu = nullptr;
   Method method;
   CachePlan plan;
+  Budget* of_engine = nullptr;  // of all of its caches; null: this is of no engine
   std::unique_ptr<Budget> budget;
   std::vector<std::string> notes;
   std::unique_ptr<PageTable> table;

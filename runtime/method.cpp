@@ -295,10 +295,15 @@ Result<std::unique_ptr<Made>> choose(const MethodValues& values, const CpuTable&
   for (const auto& other : shelf)
     for (const std::string_view p : other.parameters) {
       const bool ours = std::count(choice->parameters.begin(), choice->parameters.end(), p) > 0;
-      if (!ours && values.has(section.key(p)))
-        return fail(ErrorCode::invalid_argument, values.source(section.key(p)), ": ",
-                    section.key(p), " has no meaning for ", key, " = ", name, " (it belongs to ",
-                    other.name, ")");
+      if (ours || !values.has(section.key(p))) continue;
+      const std::string &of_choice = values.source(key),
+                        &of_parameter = values.source(section.key(p));
+      const std::string advice = of_choice == of_parameter
+                                     ? ""
+                                     : ": leave out " + of_choice + ", or that in " + of_parameter;
+      return fail(ErrorCode::invalid_argument, of_parameter, ": ", section.key(p),
+                  " has no meaning for ", key, " = ", name, " (it belongs to ", other.name, ")",
+                  advice);
     }
   return choice->make(section, cpu);
 }

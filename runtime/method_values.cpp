@@ -86,16 +86,17 @@ const std::string& MethodValues::source(const std::string& key) const {
 }
 
 Result<double> MethodValues::number(const std::string& key, double otherwise, double least,
-                                    double most) const {
+                                    double most, std::optional<double> automatic) const {
   const auto found = values_.find(key);
   if (found == values_.end()) return otherwise;
   const std::string& text = found->second.text;
+  if (automatic && text == "auto") return *automatic;
   double value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc{} || end != text.data() + text.size() || !(value >= least) ||
       !(value <= most))
     return fail(ErrorCode::invalid_argument, source(key), ": ", key, " = '", text,
-                "' is not a number from ", least, " to ", most);
+                "' is not a number from ", least, " to ", most, automatic ? ", nor auto" : "");
   return value;
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -28,7 +29,9 @@ class MethodValues {
   // The file, or the override, that gave `key`; the file where nobody did.
   const std::string& source(const std::string& key) const;
   // Both ends are allowed.
-  Result<double> number(const std::string& key, double otherwise, double least, double most) const;
+  // `automatic`: what the word `auto` stands for, where there is such a word.
+  Result<double> number(const std::string& key, double otherwise, double least, double most,
+                        std::optional<double> automatic = {}) const;
   Result<std::uint32_t> integer(const std::string& key, std::uint32_t otherwise, double least,
                                 double most) const;
   // Which of `words`; as a number.
@@ -69,7 +72,7 @@ class MethodSection {
     for (const Parameter<Options>& p : parameters) {
       if (const auto* member = std::get_if<double Options::*>(&p.member)) {
         double& number = options->**member;
-        TL_TRY_ASSIGN(number, values_.number(key(p.name), number, p.least, p.most));
+        TL_TRY_ASSIGN(number, values_.number(key(p.name), number, p.least, p.most, p.automatic));
         continue;
       }
       std::uint32_t& whole = options->*std::get<std::uint32_t Options::*>(p.member);

@@ -13,6 +13,8 @@ struct QuerySample {
   // many (tests/bench/index_bench.cpp), and the nearest keys of each are most of its forming.
   static constexpr std::uint32_t kLeastStride = 16, kMost = 512;
 
+  static constexpr std::uint32_t kMostLast = 32;  // that a fitter asks for
+
   std::uint32_t first = 0, stride = kLeastStride, count = 0;
 
   static QuerySample of(std::uint32_t from, std::uint32_t end) {
@@ -25,6 +27,12 @@ struct QuerySample {
   // Of no span of so many positions are there more.
   static constexpr std::uint32_t most(std::uint32_t positions) {
     return std::min(kMost, (positions + kLeastStride - 1) / kLeastStride);
+  }
+
+  // The last ones of a span that ends at `end`, each of them.
+  static QuerySample last(std::uint32_t positions, std::uint32_t end) {
+    const std::uint32_t count = std::min(kMostLast, positions);
+    return {end - count, 1, count};
   }
 
   std::uint32_t position(std::uint32_t i) const { return first + i * stride; }

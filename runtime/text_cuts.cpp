@@ -146,6 +146,8 @@ std::vector<std::uint32_t> TextCuts::saved_tails(const LayerSpec& spec, std::siz
   const bool seals = method_.tail_begin(positions_) > method_.tail_begin(at);
   const std::uint32_t last = seals && spec.window == 0 ? tail_rows : tail + positions_ - at;
   saved.push_back(std::min(tail_rows, last));
+  // And a long text is saved now and then: beside one that is as long.
+  if (positions_ > at) saved.push_back(saved.back());
   return saved;
 }
 

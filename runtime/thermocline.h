@@ -56,6 +56,12 @@ Result<double> measure_memory_bandwidth(int threads);
 
 enum class RopeScaling { from_model, none, linear, yarn };
 
+// What the caches of an engine may hold together in each tier. kAutoBytes: nothing but what each of
+// them is given alone (CacheOptions::tiers) bounds it.
+struct TierLimits {
+  std::uint64_t device_bytes = kAutoBytes, host_bytes = kAutoBytes, disk_bytes = kAutoBytes;
+};
+
 struct EngineOptions {
   std::string model_path = {};
   int threads = 0;  // 0: as many as this process may run on
@@ -65,6 +71,7 @@ struct EngineOptions {
   RopeScaling rope_scaling = RopeScaling::from_model;
   float rope_freq_scale = 0;  // 0: the model's; 0.25 stretches the context four times (linear)
   float rope_freq_base = 0;   // 0: the model's
+  TierLimits limits = {};
 };
 
 struct ModelInfo {
@@ -148,14 +155,22 @@ class Engine {
                                        std::size_t* left_out = nullptr) const;
 
   // A cache for this model. options.layers is filled in; max_positions 0 means the model's context;
-  // a session's facts name model and tokenizer.
+  // a session's facts name model and tokenizer. What its plan comes to is taken of the engine's
+  // limits before any memory is, stays the cache's while that lives, and is then another's. Beyond
+  // it, as far as options.tiers allow (Timeline::truncate may ask for more), a cache takes what is
+  // free of them at the time. Where options.tiers say kAutoBytes a cache has what is free; one of
+  // rows on a disk takes up to half of that to cache them. exhausted: it needs more than is left.
   Result<std::unique_ptr<KvCache>> open_cache(CacheOptions options) const;
   // What a session of open_cache() is compared by.
   Result<std::vector<SessionFact>> session_facts(CacheOptions options) const;
-  // What open_cache() would take, and the engine: usage() of a run that comes to it.
+  // What open_cache() would take now, and the engine: usage() of a run that comes to it. The same
+  // refusals.
   Result<MemoryPlan> plan(CacheOptions options) const;
   // What a cache of this engine holds, and beside it what the engine computes in, and the model.
   MemoryPlan usage(const KvCache& cache) const;
+  // What is taken of the limits, by all of its caches together: their plans, and what any holds
+  // beyond its own.
+  MemoryPlan usage() const;
 
   // Appends tokens to a timeline; logits [vocabulary] of the last one. On an error the timeline
   // holds the spans that were committed before it.

@@ -10,7 +10,8 @@ namespace thermocline {
 namespace {
 
 constexpr std::array<std::string_view, kPurposes> kPurposeNames = {
-    "tail", "rows", "row_cache", "index", "sealing", "staging", "tables", "selections", "saved"};
+    "tail",    "rows",   "row_cache",  "index", "sealing",
+    "staging", "tables", "selections", "saved", "caches"};
 
 std::string holders(const TierUsage& usage) {
   std::vector<std::size_t> order(kPurposes);
@@ -63,6 +64,19 @@ Budget::Budget(const std::array<std::uint64_t, kTiers>& total_bytes) {
     tiers_[tier].total_bytes = free_[tier] = std::min(total_bytes[tier], kUnlimited);
 }
 
+Result<std::unique_ptr<Budget>> Budget::share(
+    Budget* whole, const std::array<std::uint64_t, kTiers>& planned,
+    const std::array<std::uint64_t, kTiers>& total_bytes) {
+  auto part = std::make_unique<Budget>(total_bytes);
+  part->whole_ = whole;
+  for (const Tier tier : kAllTiers) {
+    const auto t = static_cast<std::size_t>(tier);
+    part->planned_[t] = planned[t];
+    TL_TRY_ASSIGN(part->of_whole_[t], whole->reserve(tier, Purpose::caches, planned[t]));
+  }
+  return part;
+}
+
 Budget::~Budget() {
   for (const TierUsage& tier : tiers_) TL_CHECK(tier.held_bytes == 0);
 }
@@ -92,6 +106,7 @@ void Budget::check_conservation() const {
     TL_CHECK(std::accumulate(tier.held.begin(), tier.held.end(), std::uint64_t{0}) ==
              tier.held_bytes);
     TL_CHECK(tier.peak_bytes >= tier.held_bytes && tier.peak_bytes <= tier.total_bytes);
+    TL_CHECK(!whole_ || of_whole_[i].bytes() == due(i, tier.held_bytes));
   }
 }
 
@@ -105,6 +120,15 @@ Status Budget::grow(Tier tier, Purpose purpose, std::uint64_t bytes) {
                 size_text(bytes), ", ", size_text(free_[t]), " of ", size_text(usage.total_bytes),
                 " is free (", holders(usage), "): raise ", flag_of(tier), " by ",
                 size_text(bytes - free_[t]));
+  const std::uint64_t due_bytes = due(t, usage.held_bytes + bytes);
+  if (whole_ && due_bytes > of_whole_[t].bytes() && !of_whole_[t].resize(due_bytes)) {
+    const TierUsage of_all = whole_->usage(tier);
+    return fail(ErrorCode::exhausted, name_of(tier), ": ", name_of(purpose), " needs ",
+                size_text(due_bytes - of_whole_[t].bytes()), " more than this cache planned, and ",
+                size_text(of_all.free_bytes()), " of ", size_text(of_all.total_bytes),
+                " is free of what its engine gives all caches: raise ", limit_of(tier),
+                ", or let another cache go");
+  }
   free_[t] -= bytes;
   usage.held_bytes += bytes;
   usage.held[p] += bytes;
@@ -121,6 +145,7 @@ void Budget::shrink(Tier tier, Purpose purpose, std::uint64_t bytes) {
   tiers_[t].held[p] -= bytes;
   tiers_[t].held_bytes -= bytes;
   free_[t] += bytes;
+  if (whole_) TL_CHECK(of_whole_[t].resize(due(t, tiers_[t].held_bytes)).has_value());  // shrinks
 }
 
 }  // namespace thermocline

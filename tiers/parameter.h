@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <variant>
@@ -20,6 +21,8 @@ struct Parameter {
   double least = 0, most = 0;  // both are allowed
   // Not empty: the file says one of these, and the member, a whole number, is which: 0 to `most`.
   std::span<const std::string_view> words = {};
+  // Of a number, what the word `auto` stands for, whatever its range.
+  std::optional<double> automatic = {};
 
   double of(const Options& options) const {
     return std::visit([&](auto m) { return static_cast<double>(options.*m); }, member);
@@ -32,7 +35,7 @@ Status check(std::string_view choice, std::span<const Parameter<Options>> parame
              const Options& options) {
   for (const Parameter<Options>& parameter : parameters) {
     const double value = parameter.of(options);
-    if (!(value >= parameter.least && value <= parameter.most))
+    if (!(value >= parameter.least && value <= parameter.most) && value != parameter.automatic)
       return fail(ErrorCode::invalid_argument, choice, ": ", parameter.name, " = ", value,
                   " is not a number from ", parameter.least, " to ", parameter.most);
   }

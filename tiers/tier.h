@@ -23,4 +23,12 @@ constexpr std::string_view flag_of(Tier tier) {
   return kFlags[static_cast<std::size_t>(tier)];
 }
 
+// What gives their bytes to all caches of an engine together.
+constexpr std::string_view limit_of(Tier tier) {
+  constexpr std::array<std::string_view, kTiers> kLimits = {"EngineOptions::limits.device_bytes",
+                                                            "EngineOptions::limits.host_bytes",
+                                                            "EngineOptions::limits.disk_bytes"};
+  return kLimits[static_cast<std::size_t>(tier)];
+}
+
 }  // namespace thermocline

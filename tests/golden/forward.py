@@ -60,8 +60,11 @@ def rotate(x, base, scale, factors, interleaved):
     return out
 
 
-def forward(model, tokens, positions=None):
-    """Logits [len(positions), vocab]; positions defaults to the last one."""
+def forward(model, tokens, positions=None, rows=None):
+    """Logits [len(positions), vocab]; positions defaults to the last one.
+
+    `rows`, if it is given, gets each layer's keys, rotated, and values: [tokens, KV heads, size].
+    """
     n = len(tokens)
     positions = [n - 1] if positions is None else positions
     arch, get, weight = model.arch, model.get, model.weight
@@ -93,6 +96,8 @@ def forward(model, tokens, positions=None):
         q, k, v = project("q", h, heads), project("k", h, kv_heads), project("v", h, kv_heads)
         rope = ((10000.0, 1.0) if local else (get("rope.freq_base", 10000.0), scale))
         q, k = (rotate(t, *rope, factors, arch in INTERLEAVED) for t in (q, k))
+        if rows is not None:
+            rows.append((k, v))
         mixed = np.empty((n, heads, size))
         for head in range(heads):
             kv = head * kv_heads // heads

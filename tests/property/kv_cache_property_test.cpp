@@ -27,7 +27,7 @@ struct Weather {
   std::uint32_t cached_permille;  // of the rows on the disk, kept in memory
   int threads;
   const char* backend;
-  bool device = false;  // with room for half of the rows, or a layer's fewer
+  bool device = false;  // with room for half of the rows, or for those of the layer there is
 };
 constexpr Weather kWeathers[] = {{"host, 1 thread", false, 0, 1, "auto"},
                                  {"host, 2 threads", false, 0, 2, "auto"},
@@ -108,6 +108,7 @@ void set_weather(const Weather& weather, CacheOptions* options) {
     const auto all = KvCache::plan(*options);
     ASSERT_TRUE(all) << all.error().message;
     options->tiers.device_bytes = std::max<std::uint64_t>(1, all->total("device") / 2);
+    if (!KvCache::plan(*options)) options->tiers.device_bytes = all->total("device");
   }
   const auto plan = KvCache::plan(*options);
   ASSERT_TRUE(plan) << plan.error().message;

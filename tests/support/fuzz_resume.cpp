@@ -24,7 +24,8 @@ struct Change {
 // Sessions of a few kilobytes, one a method, made when they are first asked for.
 class Sessions {
  public:
-  static constexpr std::array kMethods = {"exact", "sketch", "streaming", "xkv"};
+  static constexpr std::array kMethods = {"exact", "sketch",  "streaming", "xkv",   "shadowkv",
+                                          "kivi2", "kvquant", "rotatekv2", "think", "allot2"};
 
   CacheOptions options(std::size_t method, const std::string& file) const {
     CacheOptions made;

@@ -186,9 +186,15 @@ std::span<const Parameter<LowRankOptions>> LowRankCodec::parameters() {
 std::span<const Parameter<LowRankOptions>> LowRankCodec::parameters_of_layers() {
   static constexpr Parameter<LowRankOptions> kParameters[] = {
       {"layers", &LowRankOptions::layers, 2, 8},
-      {"rank", &LowRankOptions::rank, 0.001, 1},
+      {"rank", &LowRankOptions::rank, 0.001, 1, {}, LowRankOptions::kAutoRank},
       {"energy", &LowRankOptions::energy, 0.5, 1}};
   return kParameters;
+}
+
+LowRankCodec::LowRankCodec(const LowRankOptions& options) : options_(options) {
+  if (options.rank != LowRankOptions::kAutoRank) return;
+  options_.rank = 0.5;
+  if (options.energy == 1.0) options_.energy = 0.99;
 }
 
 std::uint32_t LowRankCodec::most_rank(FitShape shape) const {

@@ -32,6 +32,11 @@ struct LowRankOptions {
   double rank = 0.156;
   double energy = 1.0;       // as few as capture this share of the squares of the rows, if fewer do
   std::uint32_t layers = 1;  // together, at most
+
+  // As many as capture 99 % of the squares, or less where `energy` says so: in each segment that
+  // has a basis of its own, up to half of the channels, of which memory is planned. With more, rows
+  // as they are take hardly more bytes, and no time.
+  static constexpr double kAutoRank = 0;
 };
 
 class LowRankCodec final : public Codec, public Fitter {
@@ -39,7 +44,7 @@ class LowRankCodec final : public Codec, public Fitter {
   static std::span<const Parameter<LowRankOptions>> parameters();
   static std::span<const Parameter<LowRankOptions>> parameters_of_layers();
   static constexpr LowRankOptions kOfLayers = {.rank = 0.125, .layers = 4};
-  explicit LowRankCodec(const LowRankOptions& options) : options_(options) {}
+  explicit LowRankCodec(const LowRankOptions& options);
 
   std::string_view name() const override {
     return options_.layers > 1 ? "lowrank_layers" : "lowrank";

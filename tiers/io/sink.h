@@ -54,9 +54,9 @@ class Sink {
   // Waits until at least one transfer is complete or the deadline has passed (then 0); fills up to
   // out.size() completions and returns how many. With nothing in flight it returns 0 at once.
   virtual Result<std::size_t> poll(std::span<Completion> out, Deadline deadline) = 0;
-  // Most transfers will be to and from this memory, which outlives the Sink. Where the kernel takes
-  // it (true), it is looked up and pinned once instead of for each transfer; that is all there is
-  // to it, so a refusal is no error. At most once, with nothing in flight.
+  // Most transfers will be to and from this memory, which outlives the Sink. What the kernel takes
+  // of it, all (true) or what a limit allows, is looked up and pinned once instead of for each
+  // transfer; there is no more to it, so a refusal is no error. Once, with nothing in flight.
   virtual bool keep(std::span<std::byte> memory) {
     (void)memory;
     return false;

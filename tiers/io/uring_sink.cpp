@@ -162,11 +162,15 @@ class UringSink final : public Sink {
   }
 
   bool keep(std::span<std::byte> memory) override {
-    constexpr std::size_t kMostBytes = std::size_t{1} << 30;  // of one registration
+    constexpr std::size_t kMostBytes = std::size_t{1} << 30;   // of one registration
+    constexpr std::size_t kLeastBytes = std::size_t{1} << 20;  // of a part that is worth one
     if (!belong_to_this_thread() || memory.empty()) return false;
-    kept_ = memory.first(std::min(memory.size(), kMostBytes));
-    if (!ring_.keep(kept_)) kept_ = {};
-    return !kept_.empty();
+    const std::size_t most = std::min(memory.size(), kMostBytes);
+    for (std::size_t bytes = most; kept_.empty(); bytes /= 2) {
+      if (bytes < most && bytes < kLeastBytes) return false;
+      if (ring_.keep(memory.first(bytes))) kept_ = memory.first(bytes);
+    }
+    return kept_.size() == most;
   }
 
   Status submit(std::span<const Transfer> transfers) override {
@@ -426,8 +430,9 @@ Result<std::unique_ptr<Sink>> open_uring_sink(const SinkOptions& options) {
 std::string note_on_loose_memory(std::uint64_t bytes) {
   const std::uint64_t limit = memlock_bytes();
   if (limit == RLIM_INFINITY || limit / 2 > bytes) return {};  // something else refused it
-  return "io_uring could not register " + size_text(bytes) + " to read into (RLIMIT_MEMLOCK is " +
-         size_text(limit) + "), so reads take a little more processor time: raise it (ulimit -l " +
+  return "io_uring could not register all of the " + size_text(bytes) +
+         " to read into (RLIMIT_MEMLOCK is " + size_text(limit) +
+         "), so reads take a little more processor time: raise it (ulimit -l " +
          std::to_string(2 * bytes / 1024) + ")";
 }
 

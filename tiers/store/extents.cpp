@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,6 +18,7 @@ namespace thermocline {
 
 Result<Space> Extents::take(std::uint64_t bytes) {
   TL_CHECK(bytes > 0 && file_ >= 0);
+  stayed_whole_ = is_whole();
   const bool fits =
       bytes <= budget_bytes_ && round_up(bytes, kPageBytes) <= budget_bytes_ - held_bytes_;
   if (!fits)
@@ -60,6 +62,7 @@ void Extents::give(const Space& space) {
   TL_CHECK(size > 0 && offset % kPageBytes == 0 && offset >= begin_);
   TL_CHECK(offset <= end_ && size <= end_ - offset);
   TL_CHECK(size <= held_bytes_);
+  stayed_whole_ = is_whole();
   auto after = free_.lower_bound(offset);
   auto before = after == free_.begin() ? free_.end() : std::prev(after);
   TL_CHECK(after == free_.end() || after->first >= offset + size);  // given back twice
@@ -109,6 +112,15 @@ Status Extents::claim(std::uint64_t offset, std::uint64_t bytes) {
 void Extents::trim() {
   for (const auto& [offset, bytes] : free_) (void)release(offset, bytes);
   (void)::ftruncate(file_, static_cast<off_t>(end_));
+}
+
+bool Extents::is_whole() const { return stayed_whole_ && is_long_enough(); }
+
+// What cannot be looked at is not held to be short.
+bool Extents::is_long_enough() const {
+  struct stat found {};
+  return end_ == begin_ || ::fstat(file_, &found) != 0 ||
+         static_cast<std::uint64_t>(found.st_size) >= end_;
 }
 
 Status Extents::allocate(std::uint64_t offset, std::uint64_t bytes) const {

@@ -40,14 +40,19 @@ class Extents {
   Status claim(std::uint64_t offset, std::uint64_t bytes);
   // Releases whatever the filesystem still holds of free space.
   void trim();
+  // Whether the file has always reached to the end of what is in use, as far as was looked: now,
+  // and whenever space was taken or given back, which may have made it as long again.
+  bool is_whole() const;
 
  private:
   Status allocate(std::uint64_t offset, std::uint64_t bytes) const;
   bool release(std::uint64_t offset, std::uint64_t bytes) const;
+  bool is_long_enough() const;
   Space extent(std::uint64_t offset, std::uint64_t bytes) const;
 
   int file_ = -1;
   std::string where_;
+  bool stayed_whole_ = true;
   bool punches_ = true;  // the filesystem can make holes; if not, free extents still occupy it
   std::uint64_t budget_bytes_ = 0, held_bytes_ = 0, begin_ = 0, end_ = 0;
   std::map<std::uint64_t, std::uint64_t> free_;  // offset -> bytes; neither touching nor empty

@@ -252,6 +252,15 @@ Status SessionFile::give_a_name() const {
   return fail(ErrorCode::io, name_, ": could not be given its name: ", errno_text(refusal));
 }
 
+// Others may write to it as its owner. What they cut off is in no publication, whatever was written
+// behind it since.
+Status SessionFile::check_whole() const {
+  if (extents_.is_whole()) return {};
+  return fail(ErrorCode::corrupt, name_,
+              ": the file was cut short while it was in use, so nothing can be saved in it any "
+              "more: name another, and let it be made anew");
+}
+
 // Until the header is written nothing that counts has changed; when it is on the disk, everything
 // has. In between nobody knows, so what either may refer to stays then.
 Status SessionFile::publish(const WriteRecord& manifest, std::span<const Extent> extents) {
@@ -274,6 +283,7 @@ Status SessionFile::publish(const WriteRecord& manifest, std::span<const Extent>
   TL_TRY_ASSIGN(const Buffer record, encode_record(manifest, extents));
   TL_TRY_ASSIGN(const Space place, extents_.take(record.size()));
   Status counts = write_record(record, place.offset);
+  if (counts) counts = check_whole();
   if (counts) {
     counts = write_header(generation_ + 1, place.offset, record);
     if (!counts && named_) {

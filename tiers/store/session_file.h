@@ -67,6 +67,7 @@ class SessionFile final : public Store, public Keeper {
   Status sync(int file);
   Status give_a_name() const;
   bool has_its_name() const;
+  Status check_whole() const;
   // The record at `record` counts, of the next generation, and what only the one before it names
   // is given back.
   void take_effect(std::span<const Extent> extents, const Extent& record);

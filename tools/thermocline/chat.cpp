@@ -319,7 +319,8 @@ Result<Exit> run_chat(const std::vector<std::string>& arguments) {
   if (flags.output.json == "-")
     return fail(ErrorCode::invalid_argument, "--json -: stdout is the conversation; name a file");
   flags.notes = flags.model.notes();
-  for (const auto& more : {flags.tiers.notes(flags.session.path), flags.sampling.notes(line)})
+  for (const auto& more :
+       {flags.tiers.notes(flags.session.path), flags.method.notes(), flags.sampling.notes(line)})
     flags.notes.insert(flags.notes.end(), more.begin(), more.end());
   return chat(flags, line);
 }

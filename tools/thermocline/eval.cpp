@@ -41,6 +41,7 @@ Result<Exit> evaluate(const EvalFlags& flags) {
   TL_TRY_ASSIGN(const EvalPlan plan, parse_eval_plan(flags));
   print_notes(flags.model.notes());
   print_notes(flags.tiers.notes());
+  print_notes(flags.method.notes());
   TL_TRY_ASSIGN(const std::unique_ptr<Engine> engine, flags.model.open());
   TL_TRY(!flags.tasks.empty() ? evaluate_tasks(flags, plan, *engine)
          : flags.free > 0     ? evaluate_free(flags, plan, *engine)

@@ -77,6 +77,7 @@ void add_model_options(po::options_description* group, ModelFlags* flags, bool w
 
 constexpr const char *kKeysCompress = "keys.compress", *kValuesCompress = "values.compress";
 constexpr const char* kRawType = "f16";  // as llama.cpp calls what a method calls raw
+constexpr const char* kFloatType = "f32";
 
 std::vector<std::string> cache_types() {
   std::vector<std::string> types = codec_names();
@@ -162,12 +163,10 @@ void TierFlags::add_without_budgets_to(po::options_description* group) {
   auto add = group->add_options();
   add("device", value(&device, "NAME"),
       "a GPU that keeps rows and attends them: cuda, cuda:N, or none; or host: host memory stands "
-      "in "
-      "for one (none)");
+      "in for one (none)");
   add("kv-device", value(&device_size, "SIZE"),
-      "memory of the device: the rows of as many layers as fit live there; a size, or auto: what "
-      "is "
-      "free there (0)");
+      "memory of the device: the rows of as many layers as fit whole live there, one at least, and "
+      "those of the others where they would without it; a size, or auto: what is free there (0)");
   const auto named = [](const std::string& given) {
     if (given.empty()) throw po::error("--kv-dir '' names no folder");
   };
@@ -248,11 +247,8 @@ void MethodFlags::add_to(CommandLine* line) {
 Status MethodFlags::check_type(const char* flag, const std::string& type,
                                const std::string& key) const {
   if (type.empty()) return {};
-  TL_TRY(refuse_unless(type != "f32", flag, type,
-                       "keys and values are rounded to f16 as they are appended, so f32 would keep "
-                       "no more than f16 does"));
   const std::vector<std::string> known = cache_types();
-  if (std::count(known.begin(), known.end(), type) == 0)
+  if (type != kFloatType && std::count(known.begin(), known.end(), type) == 0)
     return fail(ErrorCode::invalid_argument, flag, " '", type, "' is not known",
                 suggestion(type, known), " (known: ", list(known), ")");
   for (const std::string& setting : settings)
@@ -265,12 +261,23 @@ Status MethodFlags::check_type(const char* flag, const std::string& type,
 std::vector<std::string> MethodFlags::overrides() const {
   std::vector<std::string> all;
   const auto add = [&](const std::string& key, const std::string& type) {
-    if (!type.empty()) all.push_back(key + "=" + (type == kRawType ? "raw" : type));
+    const bool is_raw = type == kRawType || type == kFloatType;
+    if (!type.empty()) all.push_back(key + "=" + (is_raw ? "raw" : type));
   };
   add(kKeysCompress, keys_type);
   add(kValuesCompress, values_type);
   all.insert(all.end(), settings.begin(), settings.end());
   return all;
+}
+
+std::vector<std::string> MethodFlags::notes() const {
+  std::vector<std::string> notes;
+  for (const auto& [flag, type] :
+       {std::pair("--cache-type-k", keys_type), std::pair("--cache-type-v", values_type)})
+    if (type == kFloatType)
+      notes.push_back(std::string(flag) + " " + type + " is taken as " + kRawType +
+                      ": keys and values are rounded to it as they are appended");
+  return notes;
 }
 
 Status MethodFlags::check(const std::string& name) const {

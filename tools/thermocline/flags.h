@@ -54,6 +54,8 @@ struct MethodFlags {
   std::vector<std::string> overrides() const;
   // invalid_argument: a method that is misspelt, or a file that is none; a type that is not known.
   Status check(const std::string& name) const;
+  // What was asked for and has no effect, a line each.
+  std::vector<std::string> notes() const;
   // Everything but the tiers and the positions.
   CacheOptions cache_options() const;
 

@@ -70,7 +70,8 @@ Result<std::vector<int>> encode_prompt(const Engine& engine, const PromptFlags& 
 
 std::vector<std::string> notes_of(const GenerateFlags& flags, const CommandLine& line) {
   std::vector<std::string> notes = flags.model.notes();
-  for (const auto& more : {flags.tiers.notes(flags.session.path), flags.sampling.notes(line)})
+  for (const auto& more :
+       {flags.tiers.notes(flags.session.path), flags.method.notes(), flags.sampling.notes(line)})
     notes.insert(notes.end(), more.begin(), more.end());
   if (flags.prompt.escapes && flags.prompt.text.empty())
     notes.emplace_back("-e has no effect without -p: a file is read as it is");
@@ -215,6 +216,8 @@ class Run {
         record_(record) {
     options_.after_span = [this](std::span<const int> read) { return after_span(read); };
     options_.after_reading = [this](const WrittenText& so_far) { return after_reading(so_far); };
+    if (!flags_.session.path.empty())
+      options_.while_writing = [this](const WrittenText& so_far) { return save(so_far); };
     options_.show = [this, show = std::move(options_.show)](std::string_view more) -> Status {
       TL_TRY_ASSIGN(const std::string_view unseen, beyond_shown(more));
       if (unseen.empty()) return {};
@@ -416,7 +419,8 @@ Result<Exit> run_generate(const std::vector<std::string>& arguments) {
   CommandLine line("generate", "-m FILE.gguf -p TEXT | -f FILE [options]",
                    "Continues a text. Only the generated text goes to stdout; everything else, the "
                    "statistics at the end included, to stderr. Ctrl-C stops at the next token and "
-                   "still prints them; a second one quits.");
+                   "still prints them; a second one quits. With --session the text is saved as it "
+                   "is read, once a minute as it is written, and at the end.");
   flags.prompt.add_to(&line);
   flags.model.add_to(&line);
   flags.sampling.add_to(&line);

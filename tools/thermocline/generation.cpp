@@ -173,15 +173,18 @@ Status generate_text(Engine& engine, KvCache& cache, Timeline& timeline,
   Sampler sampler(options.sampling);
   if (!text->sampler.empty()) TL_TRY(sampler.restore(text->sampler));
   for (const int token : tokens) sampler.accept(token);
-  if (options.after_reading) {
+  const auto tell = [&](const std::function<Status(const WrittenText&)>& whom) -> Status {
     text->logits = logits;
     text->sampler = sampler.state();
-    TL_TRY(options.after_reading(*text));
+    TL_TRY(whom(*text));
     text->logits.clear();
-  }
+    return {};
+  };
+  if (options.after_reading) TL_TRY(tell(options.after_reading));
   Writer writer(engine, options, out);
   const std::vector<int> never = options.ignore_end ? end_tokens(engine) : std::vector<int>{};
   const Clock::time_point reading_done = Clock::now();
+  Clock::time_point told = reading_done;
   Status status;
   for (;;) {
     if (options.length >= 0 && out->tokens.size() >= static_cast<std::size_t>(options.length)) {
@@ -220,6 +223,11 @@ Status generate_text(Engine& engine, KvCache& cache, Timeline& timeline,
     status = engine.step({&feed, 1}, next);
     if (!status) break;
     ++out->steps;
+    if (options.while_writing && Clock::now() - told >= options.while_writing_every) {
+      status = tell(options.while_writing);
+      if (!status) break;
+      told = Clock::now();
+    }
   }
   out->decode_ms = milliseconds_since(reading_done);
   out->decode_cost = difference(cache.report(), after_prefill);

@@ -1,6 +1,7 @@
 // Reading a prompt and writing what follows: the loop that generate and chat share.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <optional>
 #include <span>
@@ -49,6 +50,9 @@ struct GenerationOptions {
   std::function<Status(std::span<const int>)> after_span;
   // Called when the text has been read and nothing is written yet; may be empty.
   std::function<Status(const WrittenText&)> after_reading;
+  // As after_reading, between steps, whenever so long has gone by since either; may be empty.
+  std::function<Status(const WrittenText&)> while_writing;
+  std::chrono::milliseconds while_writing_every{60'000};
 };
 
 struct Generation {

@@ -264,7 +264,10 @@ Result<Exit> run_session_build(const std::vector<std::string>& arguments) {
   TL_TRY(flags.method.check(flags.method.method));
   options.session.path = flags.session.path;
   TL_TRY_ASSIGN(const std::unique_ptr<Engine> engine, flags.model.open());
-  if (!flags.output.quiet) print_notes(flags.tiers.notes(flags.session.path));
+  if (!flags.output.quiet) {
+    print_notes(flags.tiers.notes(flags.session.path));
+    print_notes(flags.method.notes());
+  }
   return flags.from.empty() ? build(flags, *engine, std::move(options))
                             : seal_anew(flags, *engine, std::move(options));
 }

@@ -384,6 +384,7 @@ Result<Exit> sweep(const SweepFlags& flags) {
   print_notes(flags.model.notes());
   print_notes(plan.thread_notes);
   print_notes(tiers.notes());
+  print_notes(flags.method.notes());
   if (flags.model.context != 0)
     print_notes(std::array{std::string("-c has no effect: contexts are as long as the tests are")});
   Sweep run(flags, plan);

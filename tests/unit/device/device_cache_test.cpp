@@ -209,12 +209,19 @@ TEST_P(DeviceCache, HasTheLayersThatFit) {
   const auto out = fed.advance(1, Pass::decode);
   EXPECT_LE(farthest(out[0], out[1]), fed.bound());
   EXPECT_GT(fed.caches[1]->report().device_bytes_read, 0u);
+  // With less than any layer takes it is refused, and says how much one does.
   options.tiers.device_bytes = 1;
   const auto none = KvCache::plan(options);
-  ASSERT_TRUE(none) << none.error().message;
-  EXPECT_EQ(none->total("device"), 0u);
-  ASSERT_FALSE(none->notes.empty());
-  EXPECT_NE(none->notes.back().find("--kv-device has no effect"), std::string::npos);
+  ASSERT_FALSE(none);
+  const std::string said = none.error().message, raise = "raise --kv-device to ";
+  ASSERT_NE(said.find(raise), std::string::npos) << said;
+  const std::uint64_t least = std::stoull(said.substr(said.find(raise) + raise.size())) << 10;
+  options.tiers.device_bytes = least;
+  const auto one = KvCache::plan(options);
+  ASSERT_TRUE(one) << one.error().message;
+  EXPECT_GT(one->total("device"), 0u);
+  options.tiers.device_bytes = least - 1024;
+  EXPECT_FALSE(KvCache::plan(options));
 }
 
 // A fold has the same bits whatever is attended with it: a step of more rows than there are
@@ -290,8 +297,7 @@ TEST_P(DeviceCache, RefusesWhatADeviceDoesNotAttend) {
       "rows in f16 or int8, and as rotated codes only values whose scores are given: change "
       "those, or leave --device out");
   EXPECT_NE(refusal({"values.compress=bf16"}), "");
-  // Of a method that has nothing at home there nothing is asked.
-  EXPECT_EQ(refusal({"keys.compress=q8_0", "place.rows=host"}), "");
+  EXPECT_NE(refusal({"place.rows=host"}).find("place.rows=spill"), std::string::npos);
 }
 
 TEST_P(DeviceCache, IsRefusedWithoutASize) {

@@ -119,20 +119,39 @@ TEST(CachePlan, ADeviceTakesTheRowsOfAsManyLayersAsFit) {
     struct Case {
       std::uint64_t device_bytes, layers;
     };
-    for (const Case& c : {Case{1, 0}, Case{of_layer - 1, 0}, Case{of_layer, 1},
-                          Case{2 * of_layer - 1, 1}, Case{1000 * of_layer, 3}}) {
+    for (const Case& c : {Case{of_layer, 1}, Case{2 * of_layer - 1, 1}, Case{1000 * of_layer, 3}}) {
       options.tiers.device_bytes = c.device_bytes;
       const auto plan = plan_by(std::make_unique<HomeSpill>(), options);
       ASSERT_TRUE(plan) << plan.error().message;
       EXPECT_EQ(plan->home_bytes(Tier::device), c.layers * of_layer);
       EXPECT_EQ(plan->lines().total("device"), c.layers * of_layer);
       EXPECT_EQ(plan->home_bytes(below) > 0, c.layers < 3);
-      EXPECT_EQ(plan->layers[0].home.tier, c.layers > 0 ? Tier::device : below);
+      EXPECT_EQ(plan->layers[0].home.tier, Tier::device);
       EXPECT_EQ(plan->layers[3].home.tier, c.layers > 2 ? Tier::device : below);
       EXPECT_EQ(plan->row_cache_rows > 0, disk > 0 && c.layers < 3);
     }
-    // Another placer passes it by.
-    EXPECT_EQ(plan_by(std::make_unique<HomeLowest>(), options)->home_bytes(Tier::device), 0u);
+    // One that gets nothing was not meant so: too small for a layer, or passed by.
+    for (const std::uint64_t little : {std::uint64_t{1}, of_layer - 1}) {
+      options.tiers.device_bytes = little;
+      const auto refused = plan_by(std::make_unique<HomeSpill>(), options);
+      ASSERT_FALSE(refused) << little;
+      EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
+      EXPECT_NE(refused.error().message.find("raise --kv-device to " +
+                                             std::to_string(of_layer / 1024) + "K"),
+                std::string::npos)
+          << refused.error().message;
+    }
+    options.tiers.device_bytes = 1000 * of_layer;
+    const auto passed = plan_by(std::make_unique<HomeLowest>(), options);
+    ASSERT_FALSE(passed);
+    EXPECT_NE(passed.error().message.find("say --method-set place.rows=spill"), std::string::npos)
+        << passed.error().message;
+    // Of a text without sealed rows none could be there.
+    options.max_positions = 200;
+    const auto alone = plan_by(std::make_unique<HomeSpill>(), options);
+    ASSERT_TRUE(alone) << alone.error().message;
+    ASSERT_EQ(alone->notes().size(), 1u);
+    EXPECT_NE(alone->notes()[0].find("stays in the tail"), std::string::npos);
   }
 }
 
@@ -145,7 +164,7 @@ TEST(CachePlan, ADeviceThatIsNotThereIsRefused) {
     return plan ? std::string() : plan.error().message;
   };
   EXPECT_EQ(refusal("none", 0), "");
-  EXPECT_EQ(refusal("host", 1), "");
+  EXPECT_EQ(refusal("host", 64 * kMiB), "");
   EXPECT_NE(refusal("none", 1).find("--device host"), std::string::npos);
   EXPECT_NE(refusal("none", kAutoBytes).find("none is named"), std::string::npos);
   EXPECT_NE(refusal("host", 0).find("--kv-device"), std::string::npos);
@@ -164,9 +183,15 @@ TEST(CachePlan, ASessionIsRefusedWhereRowsAreAtHomeInMemory) {
   options.tiers.device_bytes = 64 * kMiB;
   const auto refused = plan_by(std::make_unique<HomeSpill>(), options);
   ASSERT_FALSE(refused);
-  EXPECT_NE(refused.error().message.find("place.rows=lowest"), std::string::npos)
+  EXPECT_NE(refused.error().message.find("leave --device and --kv-device out"), std::string::npos)
       << refused.error().message;
-  EXPECT_TRUE(plan_by(std::make_unique<HomeLowest>(), options));
+  options.tiers.device = "none";
+  options.tiers.device_bytes = 0;
+  options.tiers.disk_bytes = 64 * kMiB;
+  const auto in_memory = plan_by(std::make_unique<HomeHost>(), options);
+  ASSERT_FALSE(in_memory);
+  EXPECT_NE(in_memory.error().message.find("place.rows=lowest"), std::string::npos)
+      << in_memory.error().message;
 }
 
 // What is planned has to fit the machine, with all that is beside it; a budget need not.

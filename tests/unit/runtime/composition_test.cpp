@@ -89,6 +89,8 @@ CacheOptions options_for(const Combination& combination, bool disk) {
   spec.key_dim = 32;
   spec.value_dim = 48;
   spec.scale = 0.2f;
+  for (std::uint32_t i = 0; i < spec.key_dim / 2; ++i)  // codecs turn keys back, and again
+    spec.rope.inverse_frequency.push_back(std::pow(10000.0f, -2.0f * float(i) / 32.0f));
   options.layers = {spec};
   for (const char* side : {"keys", "values"})
     if (spanning(combination, side).ends_with("layers")) options.layers = {spec, spec, spec};

@@ -7,10 +7,12 @@
 #include "kernels/gemm.h"
 #include "runtime/thermocline.h"
 #include "tests/support/float_table.h"
+#include "tests/support/temporary_folder.h"
 
 namespace thermocline {
 namespace {
 
+constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 const std::string kTiny = THERMOCLINE_SOURCE_DIR "/tests/golden/tiny/";
 
 class EngineTest : public testing::Test {
@@ -23,11 +25,13 @@ class EngineTest : public testing::Test {
     engine_ = open(2);
   }
 
-  static std::unique_ptr<Engine> open(int threads, const std::string& file = "llama_mixed.gguf") {
+  static std::unique_ptr<Engine> open(int threads, const std::string& file = "llama_mixed.gguf",
+                                      const TierLimits& limits = {}) {
     EngineOptions options;
     options.model_path = kTiny + file;
     options.threads = threads;
     options.isa = test::float_isa();
+    options.limits = limits;
     auto engine = Engine::open(options);
     EXPECT_TRUE(engine) << engine.error().message;
     return std::move(engine).value();  // throws, which ends this test and no other
@@ -41,6 +45,14 @@ class EngineTest : public testing::Test {
     auto cache = engine.open_cache(options);
     EXPECT_TRUE(cache) << cache.error().message;
     return std::move(cache).value();
+  }
+
+  static CacheOptions sized(std::uint64_t disk_bytes, const std::string& directory) {
+    CacheOptions options{.max_positions = 1200};
+    options.method_directory = THERMOCLINE_SOURCE_DIR "/configs/methods";
+    options.tiers.disk_bytes = disk_bytes;
+    options.tiers.directory = directory;
+    return options;
   }
 
   std::vector<float> step(Engine& engine, Timeline& timeline, int token) {
@@ -153,6 +165,72 @@ TEST_F(EngineTest, StepsRefuseNonsense) {
   const auto foreign = open_cache(*gemma);
   Timeline c = *foreign->start();
   EXPECT_TRUE(refused({{&c, 1}}, 1));
+}
+
+// Limits that hold one cache and not two, in either tier.
+TEST_F(EngineTest, CachesShareWhatTheEngineIsGiven) {
+  const test::TemporaryFolder folder("limits");
+  CacheOptions options = sized(64 * kMiB, folder.path());
+  options.max_timelines = 2;
+  options.tiers.host_bytes = 12 * kMiB;
+  const auto alone = engine_->plan(options);
+  ASSERT_TRUE(alone) << alone.error().message;
+  const std::uint64_t host = alone->peak_bytes.at("host"), disk = alone->peak_bytes.at("disk");
+
+  struct Case {
+    TierLimits limits;
+    const char* says;
+  };
+  for (const Case& c : {Case{{.host_bytes = 2 * host - 1}, "EngineOptions::limits.host_bytes"},
+                        Case{{.disk_bytes = 2 * disk - 1}, "EngineOptions::limits.disk_bytes"}}) {
+    const auto engine = open(1, "llama_mixed.gguf", c.limits);
+    const auto expect_taken = [&](std::uint64_t of_host, std::uint64_t of_disk) {
+      EXPECT_EQ(engine->usage().total("host"), of_host) << c.says;
+      EXPECT_EQ(engine->usage().total("disk"), of_disk) << c.says;
+    };
+    auto first = engine->open_cache(options);
+    ASSERT_TRUE(first) << first.error().message;
+    expect_taken(host, disk);
+    for (int tries = 0; tries < 2; ++tries) {
+      const auto second = engine->open_cache(options);
+      ASSERT_FALSE(second) << c.says;
+      EXPECT_EQ(second.error().code, ErrorCode::exhausted);
+      EXPECT_NE(second.error().message.find(c.says), std::string::npos) << second.error().message;
+      const auto dry = engine->plan(options);
+      ASSERT_FALSE(dry);
+      EXPECT_EQ(dry.error().message, second.error().message);
+    }
+    expect_taken(host, disk);
+    {  // a fork has its cache's
+      Timeline one = *(*first)->start();
+      prefill(*engine, one, text(900));
+      const auto two = one.fork();
+      EXPECT_TRUE(two) << two.error().message;
+      expect_taken(host, disk);
+    }
+    first->reset();
+    expect_taken(0, 0);
+    const auto again = engine->open_cache(options);
+    EXPECT_TRUE(again) << again.error().message;
+  }
+}
+
+// Without a size of its own a cache plans with what others leave.
+TEST_F(EngineTest, AnAutomaticSizeIsWhatIsLeft) {
+  const test::TemporaryFolder folder("limits");
+  const CacheOptions in_memory = sized(0, ""), on_disk = sized(64 * kMiB, folder.path());
+  const std::uint64_t memory = engine_->plan(in_memory)->peak_bytes.at("host"),
+                      with_disk = engine_->plan(on_disk)->peak_bytes.at("host");
+  const auto engine = open(1, "llama_mixed.gguf", {.host_bytes = memory + with_disk});
+  const auto first = engine->open_cache(on_disk);
+  ASSERT_TRUE(first) << first.error().message;
+  const auto second = engine->open_cache(in_memory);
+  ASSERT_TRUE(second) << second.error().message;
+  EXPECT_LE(engine->usage().total("host"), memory + with_disk);
+  const auto third = engine->open_cache(in_memory);
+  ASSERT_FALSE(third);
+  EXPECT_NE(third.error().message.find("limits.host_bytes"), std::string::npos)
+      << third.error().message;
 }
 
 TEST_F(EngineTest, RowsOfAStepAreAsIfAlone) {

@@ -515,6 +515,25 @@ TEST_P(KvSession, AFileThatWasRemovedOrReplacedIsSavedInNoMore) {
   EXPECT_EQ(fs::file_size(path), 4u);
 }
 
+// What the last save wrote of text and tail is cut off, and none of the rows: the timeline goes on.
+TEST_P(KvSession, AFileThatIsCutShortIsSavedInNoMore) {
+  const std::string path = root_ + "/s.tls";
+  const auto cache = open(options("s.tls"));
+  ASSERT_TRUE(cache);
+  Timeline timeline = std::move(*cache->start());
+  ASSERT_TRUE(advance(cache.get(), timeline, 600, Pass::prefill));
+  ASSERT_TRUE(cache->save(timeline, session_text(600)));
+  fs::resize_file(path, fs::file_size(path) - kPageBytes);
+  for (std::uint32_t length = 600; length < 800; length += 100) {
+    const Status refused = cache->save(timeline, session_text(length));
+    ASSERT_FALSE(refused) << length;
+    EXPECT_NE(refused.error().message.find("cut short while it was in use"), std::string::npos)
+        << refused.error().message;
+    EXPECT_EQ(timeline.length(), length);
+    ASSERT_TRUE(advance(cache.get(), timeline, 100, Pass::prefill));
+  }
+}
+
 // Whoever had the file when it was asked for may have removed it when it lets go: a new one is
 // begun then, and not the one that nobody finds any more.
 TEST_P(KvSession, AFileThatIsRemovedByWhoHadItIsBegunAnew) {

@@ -130,6 +130,8 @@ TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
            {"sketch", {"select.share="}, bad, {"select.share"}},
            {"sketch", {"select.min_rows=0"}, bad, {"select.min_rows", "0"}},
            {"sketch", {"select.cluster=3"}, bad, {"select.cluster", "4 to 256"}},
+           {"sketch", {"select.share=auto"}, bad, {"select.share = 'auto'", "0 to 1"}},
+           {"shadowkv", {"keys.rank=automatic"}, bad, {"keys.rank", "0.001 to 1, nor auto"}},
            {"sketch", {"select.cluster=16.5"}, bad, {"select.cluster", "whole number"}},
            {"sketch", {"select.cluster=1e300"}, bad, {"select.cluster"}},
            {"oracle", {"select.group=most"}, bad, {"select.group", "most", "sum, max, vote"}},

@@ -72,14 +72,16 @@ class PlanPeak : public ::testing::TestWithParam<Case> {
     return made;
   }
 
-  // Reads, decodes to where the tail is longest, and saves after both: a save lies beside the one
-  // before.
+  // Reads, decodes to where the tail is longest, and saves after reading and each step: a save lies
+  // beside the one before.
   static Status write_text(KvCache* cache, const Timeline& timeline, std::uint32_t length,
                            bool saves, unsigned text) {
     TL_TRY(advance(cache, timeline, length - kDecoded - timeline.length(), Pass::prefill, text));
     if (saves) TL_TRY(cache->save(timeline, session_text(length - kDecoded)));
-    while (timeline.length() < length) TL_TRY(advance(cache, timeline, 1, Pass::decode, text));
-    if (saves) TL_TRY(cache->save(timeline, session_text(length)));
+    while (timeline.length() < length) {
+      TL_TRY(advance(cache, timeline, 1, Pass::decode, text));
+      if (saves) TL_TRY(cache->save(timeline, session_text(timeline.length())));
+    }
     return {};
   }
   static void write_texts(KvCache* cache, std::uint32_t timelines, std::uint32_t length, bool saves,
@@ -108,7 +110,9 @@ class PlanPeak : public ::testing::TestWithParam<Case> {
       // formed before the last rows are there.
       if (purpose == "host, sealing" && made.max_positions > kSegmentRows) continue;
       EXPECT_LE(bytes, planned[purpose]) << purpose;
-      EXPECT_GE(bytes, planned[purpose] * 95 / 100) << purpose;
+      // Two publications, each in whole pages.
+      const std::uint64_t rounded = purpose == "disk, saved" ? 2 * kPageBytes : 0;
+      EXPECT_GE(bytes + rounded, planned[purpose] * 95 / 100) << purpose;
     }
     for (const auto& [tier, bytes] : usage.peak_bytes) {
       EXPECT_LE(bytes, plan->total(tier)) << tier;
@@ -205,6 +209,26 @@ TEST_P(PlanPeakResumed, IsItLineByLine) {
   });
 }
 
+// A long text is saved while it is written: two of the longest tail may lie beside each other.
+class PlanPeakWritten : public PlanPeak {};
+TEST_P(PlanPeakWritten, IsItLineByLine) {
+  const auto& [number, home, timelines, about] = GetParam();
+  const MethodUnderTest& method = kMethods[number];
+  const std::uint32_t length = longest_tail(method, about), read = length - (method.seal - 1);
+  CacheOptions made = options(method, length);
+  made.course = Course{{}, {read}};
+  expect_line_by_line(made, [&](KvCache* cache) -> Status {
+    texts_.push_back(std::move(*cache->start()));
+    TL_TRY(advance(cache, texts_.back(), read, Pass::prefill, 1));
+    while (texts_.back().length() < length) {
+      TL_TRY(advance(cache, texts_.back(), 1, Pass::decode, 1));
+      const std::uint32_t written = texts_.back().length();
+      if (written + 1 >= length) TL_TRY(cache->save(texts_.back(), session_text(written)));
+    }
+    return {};
+  });
+}
+
 std::string name_of_case(const ::testing::TestParamInfo<Case>& suite) {
   return std::string(kMethods[std::get<0>(suite.param)].name) + "_" + std::get<1>(suite.param) +
          "_" + std::to_string(std::get<2>(suite.param)) + "x" +
@@ -221,6 +245,11 @@ INSTANTIATE_TEST_SUITE_P(Sessions, PlanPeakResumed,
                          ::testing::Combine(::testing::Range(0, 4), ::testing::Values("session"),
                                             ::testing::Values(1u),
                                             ::testing::Values(700u, 5000u, 10000u)),
+                         name_of_case);
+
+INSTANTIATE_TEST_SUITE_P(WithSaves, PlanPeakWritten,
+                         ::testing::Combine(::testing::Range(0, 4), ::testing::Values("session"),
+                                            ::testing::Values(1u), ::testing::Values(700u)),
                          name_of_case);
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include "runtime/kv_cache.h"
 #include "tests/support/dense_oracle.h"
+#include "tests/support/written_rows.h"
 
 namespace thermocline {
 namespace {
@@ -75,6 +76,32 @@ TEST(QuerySample, ReachesTheSelectorThatWatchesQueries) {
   EXPECT_EQ(decoded("flat", 1, 1), decoded("flat", 2, 1));
   EXPECT_NE(decoded("graph", 1, 1), decoded("graph", 2, 1));
   EXPECT_EQ(decoded("graph", 1, 1), decoded("graph", 1, 2));
+}
+
+// What a fitter is shown of a prefill's queries is planned and reserved, where it is most of what
+// sealing takes.
+TEST(QuerySample, OfAFitIsInTheLedger) {
+  CacheOptions options;
+  options.layers = {plain_layer(1, 64, 64, 64)};
+  options.method = "think";
+  options.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+  options.max_positions = 400;
+  options.course = Course{{}, {400}};
+  const auto plan = KvCache::plan(options, 1);
+  ASSERT_TRUE(plan) << plan.error().message;
+  const auto cache = KvCache::create(options, 1, "auto");
+  ASSERT_TRUE(cache) << cache.error().message;
+  const auto timeline = (*cache)->start();
+  ASSERT_TRUE(advance(cache->get(), *timeline, 400, Pass::prefill));
+  const auto sealing = [](const MemoryPlan& of) {
+    for (const MemoryLine& line : of.lines)
+      if (line.tier == "host" && line.purpose == "sealing") return line.peak_bytes;
+    return std::uint64_t{0};
+  };
+  const std::uint64_t sampled = 32u * 64 * 64 * sizeof(float);
+  EXPECT_GT(sealing((*cache)->usage()), sampled);
+  EXPECT_LE(sealing((*cache)->usage()), sealing(*plan));
+  EXPECT_GE(sealing((*cache)->usage()), sealing(*plan) * 95 / 100);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <optional>
 #include <random>
 #include <thread>
@@ -110,6 +111,76 @@ TEST(Budget, ConservesUnderThreads) {
     EXPECT_LE(budget.usage(tier).peak_bytes, 10'000u);
   }
   budget.check_conservation();
+}
+
+TEST(Budget, AShareHasWhatWasPlannedAndBeyondItWhatOthersLeave) {
+  Budget whole({0, 1000, 500});
+  const auto held = [&](Tier tier) { return whole.usage(tier).held_bytes; };
+  auto first = Budget::share(&whole, {0, 600, 100}, {0, 900, 500});
+  ASSERT_TRUE(first);
+  EXPECT_EQ(held(Tier::host), 600u);
+  // One whose plan does not fit in one tier takes nothing in any.
+  const auto refused = Budget::share(&whole, {0, 100, 401}, {0, 100, 500});
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
+  EXPECT_EQ(held(Tier::host), 600u);
+  EXPECT_EQ(held(Tier::disk), 100u);
+  {
+    const auto second = Budget::share(&whole, {0, 300, 0}, {0, Budget::kUnlimited, 0});
+    ASSERT_TRUE(second);
+    auto rows = (*first)->reserve(Tier::host, Purpose::rows, 650);
+    ASSERT_TRUE(rows);
+    EXPECT_EQ(held(Tier::host), 950u);
+    const auto beyond = (*first)->reserve(Tier::host, Purpose::sealing, 51);
+    ASSERT_FALSE(beyond);
+    EXPECT_EQ(beyond.error().code, ErrorCode::exhausted);
+    EXPECT_EQ(beyond.error().message,
+              "host: sealing needs 51 bytes more than this cache planned, and 50 bytes of 1000 "
+              "bytes is free of what its engine gives all caches: raise "
+              "EngineOptions::limits.host_bytes, or let another cache go");
+    EXPECT_EQ((*first)->usage(Tier::host).held_bytes, 650u);
+    EXPECT_TRUE((*second)->reserve(Tier::host, Purpose::rows, 350)) << "its own 300, and 50";
+    (*first)->check_conservation();
+    (*second)->check_conservation();
+    EXPECT_TRUE(rows->resize(500));
+    EXPECT_EQ(held(Tier::host), 900u) << "planned stays planned";
+  }
+  EXPECT_EQ(held(Tier::host), 600u);
+  EXPECT_TRUE((*first)->reserve(Tier::host, Purpose::rows, 900));
+  const auto own = (*first)->reserve(Tier::host, Purpose::rows, 901);
+  ASSERT_FALSE(own) << "more than its own size";
+  EXPECT_NE(own.error().message.find("raise --kv-host"), std::string::npos) << own.error().message;
+  first->reset();
+  for (const Tier tier : kAllTiers) EXPECT_EQ(held(tier), 0u);
+  whole.check_conservation();
+}
+
+TEST(Budget, SharesConserveUnderThreads) {
+  Budget whole({10'000, 10'000, 10'000});
+  std::atomic<int> opened = 0, refused = 0;
+  const auto work = [&](std::uint64_t seed) {
+    std::mt19937_64 random(seed);
+    for (int i = 0; i < 300; ++i) {
+      const auto some = [&] { return random() % 4000; };
+      const auto share = Budget::share(&whole, {some(), some(), some()}, {10'000, 10'000, 10'000});
+      ++(share ? opened : refused);
+      if (!share) continue;
+      std::vector<Reservation> held;
+      for (int k = 0; k < 30; ++k) {
+        auto taken = (*share)->reserve(kAllTiers[random() % kTiers], Purpose::rows, some());
+        if (taken) held.push_back(std::move(*taken));
+        if (!held.empty() && random() % 3 == 0) held.pop_back();
+        (*share)->check_conservation();
+        whole.check_conservation();
+      }
+    }
+  };
+  std::vector<std::thread> threads;
+  for (std::uint64_t seed = 0; seed < 4; ++seed) threads.emplace_back(work, seed);
+  for (auto& thread : threads) thread.join();
+  EXPECT_GT(opened, 100);
+  EXPECT_GT(refused, 10);
+  for (const Tier tier : kAllTiers) EXPECT_EQ(whole.usage(tier).held_bytes, 0u) << name_of(tier);
 }
 
 TEST(BudgetDeathTest, AReservationDoesNotOutliveItsBudget) {

@@ -312,6 +312,22 @@ TEST(LowRankCodec, TakesAsFewVectorsAsTheEnergyAsksFor) {
   EXPECT_EQ(capped.facts().rank, 48u);
 }
 
+TEST(LowRankCodec, ChoosesItsRankWhereItIsToldTo) {
+  std::mt19937 random(25);
+  const double automatic = LowRankOptions::kAutoRank;
+  for (const std::uint32_t directions : {4u, 12u, 40u}) {
+    Rows raw(256, 0, Content(directions, &random), 0.01f, nullptr, &random);
+    const RowCodec choosing = lowrank(automatic), less = lowrank(automatic, 0.9);
+    const RowCodec half = lowrank(0.5), asked = lowrank(0.5, 0.99);
+    const Sealed chosen(choosing, raw, nullptr), fewer(less, raw, nullptr);
+    EXPECT_EQ(chosen.facts().rank, Sealed(asked, raw, nullptr).facts().rank);
+    EXPECT_TRUE(chosen.facts().captured >= 0.99f || chosen.facts().rank == kWidth / 2);
+    EXPECT_LE(fewer.facts().rank, chosen.facts().rank);
+    EXPECT_EQ(choosing.keys->fitter()->bytes({kHeads, kDim}, 256, 0),
+              half.keys->fitter()->bytes({kHeads, kDim}, 256, 0));
+  }
+}
+
 TEST(LowRankCodec, RowsThatAreAlwaysReadStayAsTheyAre) {
   std::mt19937 random(6);
   const Rotation rotation = rotation_of_test();

@@ -152,6 +152,35 @@ TEST_F(SessionFileTest, ANameThatAnotherTookMeanwhileStaysTheirs) {
   EXPECT_TRUE(publish(&*first));
 }
 
+// Whoever cuts it while it is in use takes what a save would refer to; and what is written behind
+// that makes it long again, and not whole.
+TEST_F(SessionFileTest, AFileThatIsCutMeanwhileIsSavedInNoMore) {
+  for (const bool grows_again : {false, true}) {
+    fs::remove(path_);
+    make();
+    auto file = SessionFile::open(path_, kMiB);
+    ASSERT_TRUE(file) << file.error().message;
+    const auto space = file->take(kMiB / 8);
+    ASSERT_TRUE(space);
+    const Extent extent{space->offset, space->bytes};
+    ASSERT_TRUE(publish(&*file, {&extent, 1})) << "whole until now";
+    fs::resize_file(path_, extent.offset + extent.bytes - 1);
+    if (grows_again) {
+      ASSERT_TRUE(file->take(kMiB / 4));
+      EXPECT_GT(fs::file_size(path_), extent.offset + extent.bytes);
+    }
+    for (int tries = 0; tries < 2; ++tries) {
+      const Status refused = publish(&*file, {&extent, 1});
+      ASSERT_FALSE(refused) << grows_again;
+      EXPECT_EQ(refused.error().code, ErrorCode::corrupt);
+      EXPECT_NE(
+          refused.error().message.find(path_ + ": the file was cut short while it was in use"),
+          std::string::npos)
+          << refused.error().message;
+    }
+  }
+}
+
 // Its rows would be lost to a save: the generation after the last one is 0, which no header wins
 // with.
 TEST_F(SessionFileTest, AGenerationThatHasNoNextIsRefused) {

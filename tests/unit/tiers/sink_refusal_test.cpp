@@ -15,6 +15,8 @@
 #include <array>
 #include <cerrno>
 #include <cstddef>
+#include <cstdint>
+#include <fstream>
 #include <functional>
 #include <string>
 
@@ -169,6 +171,36 @@ TEST(SinkRefusal, MemoryThatMayNotBeLockedIsReadIntoAllTheSame) {
   // Each time the last ring's memory has to come back first.
   EXPECT_EQ(fits, "uring kept");
   EXPECT_EQ(in_child(limit, [] { return keep_and_read(16 * kMiB, 2); }), "uring loose");
+}
+
+// Of a kernel's own count, in KiB.
+std::uint64_t pinned_kib() {
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;)
+    if (std::uint64_t kib = 0; word == "VmPin:" && status >> kib) return kib;
+  return 0;
+}
+
+TEST(SinkRefusal, OfMemoryThatMayNotBeLockedAPartIs) {
+  constexpr std::size_t kMiB = std::size_t{1} << 20;
+  const auto pinned_of = [](std::size_t bytes) {
+    return in_child([] { return unprivileged(8 * kMiB); },
+                    [bytes] {
+                      const auto memory = Buffer::create(bytes);
+                      const auto opened = open_sink("uring", {});
+                      if (!memory || !opened)
+                        return opened ? std::string("no memory") : opened.error().message;
+                      const bool all = opened->sink->keep(memory->bytes());
+                      const std::uint64_t mib = pinned_kib() / 1024;
+                      return std::string(all ? "all: " : "a part: ") +
+                             (mib >= 4 && mib <= 8 ? "4 to 8 MiB" : std::to_string(mib) + " MiB");
+                    });
+  };
+  const std::string fits = pinned_of(6 * kMiB);
+  if (fits.find("io_uring is not available") != std::string::npos) GTEST_SKIP() << fits;
+  EXPECT_EQ(fits, "all: 4 to 8 MiB");
+  for (const std::size_t bytes : {9 * kMiB, 16 * kMiB, 64 * kMiB})
+    EXPECT_EQ(pinned_of(bytes), "a part: 4 to 8 MiB") << bytes;
 }
 
 TEST(SinkRefusal, ThreadsThatTheSystemRefusesAreAnErrorThatCountsThem) {

@@ -68,7 +68,7 @@ class CommandLine(unittest.TestCase):
                 (["--device", "gpu", "--kv-device", "1G"], "known: none, host, cuda, cuda:N"),
                 (["--device", "cuda"], "--kv-device SIZE"),
                 (["-ngl", "99"], "CPU"),
-                (["-ctk", "f32"], "rounded to f16"), (["-ctv", "q9_9"], "known: f16, int8, bf16"),
+                (["-ctv", "q9_9"], "known: f16, int8, bf16"),
                 (["-ctv", "q4_0", "--method-set", "values.compress=raw"], "twice"),
                 (["-fa", "off"], "tiles"),
                 (["--io-backend", "aio"], "uring"), (["--rope-scaling", "dynamic"], "yarn"),
@@ -220,6 +220,21 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         lines = done.stderr.decode("utf-8").splitlines()
         return [line for line in lines if line.startswith("note")]
+
+    def test_rows_that_are_to_be_floats_are_halves_and_it_is_said(self):
+        halves = self.notes("-p", "x", "-ctk", "f16", "-ctv", "f16")
+        floats = self.notes("-p", "x", "-ctk", "f32", "-ctv", "f32")
+        self.assertEqual(halves, [note for note in floats if "taken as f16" not in note])
+        self.assertEqual(len(floats), len(halves) + 2)
+        for flag in ("--cache-type-k f32", "--cache-type-v f32"):
+            self.assertIn(flag, " ".join(floats))
+
+    def test_a_type_that_a_method_cannot_take_is_named_with_what_stands_against_it(self):
+        done = run("generate", "-m", TINY, "-p", "x", "--method", "shadowkv", "-ctk", "q8_0")
+        self.assertNotEqual(done.returncode, 0)
+        for part in (b"shadowkv.conf: keys.rank has no meaning for keys.compress = q8_0",
+                     b"leave out 'keys.compress=q8_0'"):
+            self.assertIn(part, done.stderr)
 
     def test_a_dry_run_has_the_notes_of_a_run(self):
         with tempfile.NamedTemporaryFile() as prompt, tempfile.TemporaryDirectory() as folder:

@@ -3,7 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <vector>
+
+#include "tests/support/temporary_folder.h"
+#include "tools/thermocline/session_run.h"
 
 namespace thermocline {
 namespace {
@@ -43,6 +47,77 @@ struct FullDisk {
   std::unique_ptr<KvCache> cache;
   Timeline timeline;
 };
+
+// Whatever is saved while a text is written, it goes on from there as if it had never stopped.
+TEST(GenerateText, IsSavedWhileItIsWritten) {
+  const test::TemporaryFolder folder("writing");
+  const auto engine = Engine::open(
+      {.model_path = std::string(THERMOCLINE_SOURCE_DIR) + "/tests/golden/tiny/llama_mixed.gguf",
+       .threads = 1});
+  ASSERT_TRUE(engine) << engine.error().message;
+  CacheOptions options{.max_positions = 250};
+  options.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+  options.method_overrides = {"steady.recent=16", "steady.seal=64"};  // several seals
+  options.session.path = folder.path() + "/s.tls";
+  options.session.text_bytes = 4096;
+  constexpr std::uint32_t kRead = 30, kWritten = 160;
+  options.course = Course{{}, {kRead}};
+  GenerationOptions writing;
+  writing.sampling.temperature = 0.8f;
+  writing.sampling.seed = 3;
+  writing.context = options.max_positions;
+  writing.length = kWritten;
+  writing.ignore_end = true;
+  writing.show = [](std::string_view) -> Status { return {}; };
+
+  std::vector<std::string> saves;
+  WrittenText text;
+  Generation whole;
+  {
+    const auto cache = (*engine)->open_cache(options);
+    ASSERT_TRUE(cache) << cache.error().message;
+    Timeline timeline = std::move(*(*cache)->start());
+    for (std::uint32_t i = 0; i < kRead; ++i) text.tokens.push_back(static_cast<int>(3 + i * 7));
+    text.sampled_from = kRead;
+    const auto keep = [&](const WrittenText& so_far) -> Status {
+      TL_TRY(save_session(**cache, timeline, so_far, 3, ""));
+      saves.push_back(options.session.path + "." + std::to_string(saves.size()));
+      std::filesystem::copy_file(options.session.path, saves.back());
+      return {};
+    };
+    writing.while_writing = keep;
+    writing.while_writing_every = std::chrono::hours(1);
+    writing.length = 5;
+    const Status begun = generate_text(**engine, **cache, timeline, writing, &text, &whole);
+    ASSERT_TRUE(begun) << begun.error().message;
+    EXPECT_TRUE(saves.empty()) << "it is not due yet";
+    writing.while_writing_every = std::chrono::milliseconds(0);
+    writing.length = kWritten;
+    const Status written = generate_text(**engine, **cache, timeline, writing, &text, &whole);
+    ASSERT_TRUE(written) << written.error().message;
+  }
+  ASSERT_EQ(saves.size(), kWritten - 5 - 1) << "after every step, which the last token has none of";
+  writing.while_writing = nullptr;
+  for (std::size_t i = 0; i < saves.size(); i += 13) {
+    SCOPED_TRACE(i);
+    options.session.path = saves[i];
+    options.course.reset();
+    const auto cache = (*engine)->open_cache(options);
+    ASSERT_TRUE(cache) << cache.error().message;
+    ASSERT_NE((*cache)->saved(), nullptr);
+    WrittenText resumed;
+    Reuse reuse;
+    auto timeline = begin_session(**engine, **cache, &resumed, &reuse);
+    ASSERT_TRUE(timeline) << timeline.error().message;
+    const std::size_t held = resumed.tokens.size();
+    ASSERT_LT(held, text.tokens.size());
+    writing.length = static_cast<int>(text.tokens.size() - held);
+    Generation rest;
+    const Status on = generate_text(**engine, **cache, *timeline, writing, &resumed, &rest);
+    ASSERT_TRUE(on) << on.error().message;
+    EXPECT_EQ(resumed.tokens, text.tokens);
+  }
+}
 
 TEST(KeepOrStartOver, KeepsWhatCanBeKept) {
   FullDisk full;
