@@ -48,8 +48,9 @@ std::vector<Combination> all_combinations() {
     add("raw", "raw", others[i]);
     add(codec(0), codec(15), others[i]);
     add("channels4", codec(2), others[i]);
-    add("lowrank", codec(9), others[i]);
-    add("lowrank_layers", codec(12), others[i]);
+    add("lowrank", codec(8), others[i]);
+    add("lowrank_layers", codec(11), others[i]);
+    add("allotted3", codec(5), others[i]);
   }
   return all;
 }
