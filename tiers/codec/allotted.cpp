@@ -26,9 +26,14 @@ constexpr double kLeft[kMostBits + 1] = {1,        0.3634,   0.1175,   0.03462, 
 
 // Where the codes of a width are.
 struct Levels {
+  static constexpr std::uint32_t kCells = 1024;
+
   std::uint32_t count = 1;
   std::array<float, 1u << kMostBits> at = {};
   std::array<float, 1u << kMostBits> border = {};  // above which the next one is nearer
+  // Of as many equal parts of what lies between the outermost levels: the code at its lower end.
+  std::array<std::uint8_t, kCells> code_from = {};
+  float cells = 0;  // to a unit
 
   explicit Levels(std::uint32_t width) : count(1u << width) {
     for (std::uint32_t code = 0; code < count; ++code) {
@@ -37,10 +42,23 @@ struct Levels {
     }
     for (std::uint32_t code = 0; code + 1 < count; ++code)
       border[code] = (at[code] + at[code + 1]) / 2;
+    border[count - 1] = std::numeric_limits<float>::infinity();
+    if (count == 1) return;
+    cells = kCells / (2 * most());
+    // A part lower, so that a rounded quotient begins no further than it may.
+    for (std::uint32_t cell = 1; cell < kCells; ++cell)
+      code_from[cell] = search(static_cast<float>(cell - 1) / cells - most());
   }
-  std::uint32_t nearest(float x) const {
-    return static_cast<std::uint32_t>(
+  std::uint8_t search(float x) const {
+    return static_cast<std::uint8_t>(
         std::lower_bound(border.begin(), border.begin() + (count - 1), x) - border.begin());
+  }
+  // What search() finds, hardly ever further than the next code.
+  std::uint32_t nearest(float x) const {
+    const float cell = std::clamp((x + most()) * cells, 0.0f, kCells - 1.0f);
+    std::uint32_t code = code_from[static_cast<std::uint32_t>(cell)];
+    while (border[code] < x) ++code;
+    return code;
   }
   float most() const { return at[count - 1]; }
 };

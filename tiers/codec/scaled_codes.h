@@ -13,7 +13,8 @@
 namespace thermocline {
 
 struct ScaledCodes {
-  static constexpr int kTried = 8;  // scales, each half of an octave below the one before
+  static constexpr int kTried = 8;  // scales at most, each half of an octave below the one before
+  static constexpr int kWorse = 2;  // in a row, after which no lower one is tried
 
   f16 scale;
   std::uint8_t code[kMaxHeadSize] = {};
@@ -27,17 +28,20 @@ struct ScaledCodes {
                         const Nearest& nearest) {
     constexpr double kMostF16 = 65504;
     ScaledCodes best, tried;
-    double least = std::numeric_limits<double>::infinity();
-    for (int step = 0; step < kTried; ++step) {
+    double least = std::numeric_limits<double>::infinity(), squares = 0;
+    for (std::size_t i = 0; i < x.size(); ++i)
+      squares += double{weight[i]} * double{x[i]} * double{x[i]};
+    for (int step = 0, worse = 0; step < kTried && worse < kWorse; ++step) {
       const float by = widest * std::exp2(-0.5f * static_cast<float>(step));
-      double squares = 0, with_x = 0, with_itself = 0;
+      double with_x = 0, with_itself = 0;
       for (std::size_t i = 0; i < x.size(); ++i) {
         float level = 0;
         tried.code[i] = nearest(i, x[i] / by, &level);
-        squares += double{weight[i]} * double{x[i]} * double{x[i]};
-        with_x += double{weight[i]} * double{x[i]} * double{level};
-        with_itself += double{weight[i]} * double{level} * double{level};
+        const double weighted = double{weight[i]} * double{level};
+        with_x += weighted * double{x[i]};
+        with_itself += weighted * double{level};
       }
+      ++worse;
       if (!(with_itself > 0)) continue;
       tried.scale = to_f16(static_cast<float>(std::clamp(with_x / with_itself, 0.0, kMostF16)));
       const double scale = double{to_float(tried.scale)};
@@ -45,6 +49,7 @@ struct ScaledCodes {
       if (missed >= least) continue;
       least = missed;
       best = tried;
+      worse = 0;
     }
     return best;
   }
