@@ -1,9 +1,13 @@
-// Every choice with every other: a combination works, in every tier alike, or is refused by name.
+// Every choice of retainer, selector and place with every other, under codecs that take turns so
+// that each meets each selector on either side: a combination works, in host memory, over a disk
+// and from a session alike, or is refused by name.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <map>
 #include <set>
 
 #include "retrieval/index/faiss_index.h"
@@ -17,43 +21,6 @@ namespace {
 
 // A choice for each question, in the order of method_questions().
 using Combination = std::vector<std::string>;
-
-// All choices of the others with rows as they are, with a pair of codecs, which goes round, since
-// most codecs see a row and nothing else, so that not each has to meet each; and with those that
-// see more.
-std::vector<Combination> all_combinations() {
-  std::vector<Combination> others = {{}};
-  std::vector<std::string> codecs;
-  for (const MethodQuestion& question : method_questions()) {
-    if (question.key == "keys.compress" || question.key == "values.compress") {
-      codecs = question.choices;
-      continue;
-    }
-    std::vector<Combination> longer;
-    for (const Combination& so_far : others)
-      for (const std::string& choice : question.choices) {
-        longer.push_back(so_far);
-        longer.back().push_back(question.key + "=" + choice);
-      }
-    others = std::move(longer);
-  }
-  std::vector<Combination> all;
-  const auto add = [&](const std::string& keys, const std::string& values, Combination more) {
-    more.insert(more.begin(), {"keys.compress=" + keys, "values.compress=" + values});
-    all.push_back(std::move(more));
-  };
-  for (std::size_t i = 0; i < others.size(); ++i) {
-    // Apart by what lets each codec meet each selector, which the test counts.
-    const auto codec = [&](std::size_t at) { return codecs[(i + at) % codecs.size()]; };
-    add("raw", "raw", others[i]);
-    add(codec(0), codec(15), others[i]);
-    add("channels4", codec(2), others[i]);
-    add("lowrank", codec(8), others[i]);
-    add("lowrank_layers", codec(11), others[i]);
-    add("allotted3", codec(5), others[i]);
-  }
-  return all;
-}
 
 bool has(const Combination& combination, const std::string& choice) {
   return std::count(combination.begin(), combination.end(), choice) > 0;
@@ -80,6 +47,82 @@ std::string refusal_of(const Combination& c) {
                      has(c, "values.compress=raw") && has(c, "place.rows=spill");
   if (has(c, "retain.keep=steady") && !alone) return "retain.keep = steady";
   return !drops(c) ? "" : !keys.empty() ? keys : values;
+}
+
+Combination combination_of(const std::string& keys, const std::string& values,
+                           const Combination& others) {
+  Combination all = {"keys.compress=" + keys, "values.compress=" + values};
+  all.insert(all.end(), others.begin(), others.end());
+  return all;
+}
+
+// Of the codecs that a selector may have on a side, whose turn it is: one that it has met least.
+class Turns {
+ public:
+  explicit Turns(std::vector<std::string> codecs) : codecs_(std::move(codecs)) {}
+
+  template <typename Goes>
+  const std::string& next(const std::string& side, const std::string& selector, const Goes& goes) {
+    std::map<std::string, int>& met = met_[side + selector];
+    const std::string* least = nullptr;
+    for (const std::string& codec : codecs_)
+      if (goes(codec) && (!least || met[codec] < met[*least])) least = &codec;
+    ++met[*least];
+    return *least;
+  }
+
+ private:
+  std::vector<std::string> codecs_;
+  std::map<std::string, std::map<std::string, int>> met_;
+};
+
+// All choices of the others: with rows as they are, with the codecs whose rows are of several heads
+// or layers, and with pairs in turn, as many as let each codec meet each selector.
+std::vector<Combination> all_combinations() {
+  std::vector<Combination> others = {{}};
+  std::vector<std::string> codecs;
+  std::size_t selectors = 0;
+  for (const MethodQuestion& question : method_questions()) {
+    if (question.key == "keys.compress" || question.key == "values.compress") {
+      codecs = question.choices;
+      continue;
+    }
+    if (question.key == "select.by") selectors = question.choices.size();
+    std::vector<Combination> longer;
+    for (const Combination& so_far : others)
+      for (const std::string& choice : question.choices) {
+        longer.push_back(so_far);
+        longer.back().push_back(question.key + "=" + choice);
+      }
+    others = std::move(longer);
+  }
+  const auto goes = [](const std::string& keys, const std::string& values,
+                       const Combination& other) {
+    return refusal_of(combination_of(keys, values, other)).empty();
+  };
+  const auto may_turn =
+      static_cast<std::size_t>(std::count_if(others.begin(), others.end(), [&](const auto& other) {
+        return goes("int8", "int8", other);
+      }));
+  const std::size_t pairs = (codecs.size() * selectors + may_turn - 1) / may_turn;
+  Turns turns(codecs);
+  std::vector<Combination> all = {combination_of("lowrank", "lowrank_layers", others.front())};
+  for (const Combination& other : others) {
+    all.push_back(combination_of("raw", "raw", other));
+    for (const char* codec : {"lowrank", "lowrank_layers"}) {
+      all.push_back(combination_of(codec, "raw", other));
+      all.push_back(combination_of("raw", codec, other));
+    }
+    if (!goes("int8", "int8", other)) continue;
+    for (std::size_t pair = 0; pair < pairs; ++pair) {
+      const std::string& keys =
+          turns.next("keys", other[1], [&](const auto& k) { return goes(k, "raw", other); });
+      const std::string& values =
+          turns.next("values", other[1], [&](const auto& v) { return goes(keys, v, other); });
+      all.push_back(combination_of(keys, values, other));
+    }
+  }
+  return all;
 }
 
 CacheOptions options_for(const Combination& combination, bool disk) {
@@ -150,7 +193,7 @@ std::vector<float> answers(const CacheOptions& options) {
 
 TEST(Composition, EveryCombinationWorksInEveryTierOrIsRefusedByName) {
   std::size_t works = 0, refused = 0;
-  std::set<std::pair<std::string, std::string>> met;  // a codec and a selector
+  std::set<std::pair<std::string, std::string>> met;  // a side's codec and a selector
   for (const Combination& combination : all_combinations()) {
     std::string named;
     for (const std::string& choice : combination) named += choice + " ";
@@ -185,12 +228,10 @@ TEST(Composition, EveryCombinationWorksInEveryTierOrIsRefusedByName) {
       std::filesystem::remove(kept.session.path);
     }
     ++works;
-    for (const std::string& choice : combination)
-      if (choice.find(".compress=") != std::string::npos)
-        met.emplace(choice.substr(choice.find('=') + 1), combination[3]);
+    for (const std::size_t side : {0, 1}) met.emplace(combination[side], combination[3]);
   }
   const std::size_t selectors = method_questions()[3].choices.size() - (check_faiss() ? 0 : 3);
-  EXPECT_EQ(met.size(), codec_names().size() * selectors);
+  EXPECT_EQ(met.size(), 2 * codec_names().size() * selectors);
   EXPECT_GT(works, 1u);
   EXPECT_GT(refused, 1u);
 }
