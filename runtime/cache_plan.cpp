@@ -95,6 +95,20 @@ std::uint64_t index_bytes_of(const Method& method, const LayerSpec& spec,
   return bytes;
 }
 
+// Of the side that takes more.
+std::uint64_t fitting_bytes_of(const Method& method, const LayerSpec& spec,
+                               const CachePlan::Layer& layer, std::uint64_t rows) {
+  std::uint64_t bytes = 0;
+  for (const Side side : kSides) {
+    const Fitter* const fitter = method.compress.of(side).fitter();
+    if (!fitter) continue;
+    const std::uint32_t layers = fitter->layers() > 1 ? layer.together : 1;
+    const std::uint32_t dim = side == Side::keys ? spec.key_dim : spec.value_dim;
+    bytes = std::max(bytes, fitter->scratch_bytes({layers * spec.kv_heads, dim}, rows));
+  }
+  return bytes;
+}
+
 // Of rows that wait for those of the last of the layers that they are fitted with.
 std::uint64_t gathered_bytes(const Method& method, const LayerSpec& spec,
                              const CachePlan::Layer& layer, std::uint64_t rows) {
@@ -209,6 +223,8 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
   const HeadShape shape{spec.q_heads / spec.kv_heads, spec.key_dim, spec.value_dim};
   const std::uint64_t sealed = method.tail_begin(options.max_positions) - method.sink;
   const Segment longest = segment_of(spec, *layer, cuts.longest_segment());
+  plan->fitting_bytes =
+      std::max(plan->fitting_bytes, fitting_bytes_of(method, spec, *layer, longest.rows));
   layer->rows = static_cast<std::uint32_t>(options.max_timelines * sealed);
   if (method.select->facts().remembers) {
     layer->selection_runs = cuts.segment_count();
@@ -528,7 +544,8 @@ std::uint64_t stand_in_bytes(const CachePlan& plan) {
 
 // Of the machine's memory, beside a cache in it.
 std::uint64_t beside_of(const CacheOptions& options, const CachePlan& plan) {
-  return stand_in_bytes(plan) + plan.workspace_bytes() + options.beside_bytes + kOwnBytes;
+  return stand_in_bytes(plan) + plan.workspace_bytes() + options.beside_bytes +
+         plan.allowance_bytes();
 }
 
 // How to need less: of a text that is there no context says how long it is.
@@ -662,9 +679,11 @@ MemoryPlan CachePlan::lines() const {
   }
   plan.lines.push_back({kWorkspace, "attention", workspace_bytes(), workspace_bytes()});
   for (const MemoryLine& line : plan.lines) plan.peak_bytes[line.tier] += line.bytes;
-  plan.allowance_bytes = kOwnBytes;
+  plan.allowance_bytes = allowance_bytes();
   return plan;
 }
+
+std::uint64_t CachePlan::allowance_bytes() const { return kOwnBytes + fitting_bytes; }
 
 std::vector<std::string> CachePlan::notes() const {
   if (bytes_of(Tier::device) == 0 || home_bytes(Tier::device) > 0) return {};

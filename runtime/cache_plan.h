@@ -43,6 +43,7 @@ struct CachePlan {
   std::uint64_t coding_bytes = 0;
   std::uint64_t voting_bytes = 0;   // beside that, where some are dropped: the vote, what is kept
   std::uint64_t writing_bytes = 0;  // and the pages that they go to, until they are written
+  std::uint64_t fitting_bytes = 0;  // what a fitter computes with meanwhile, which no ledger has
   std::array<std::uint64_t, kTiers> rows_bytes{};  // of all sealed rows, in their home tiers
   // Of a session, beside rows: their records and what is published, in the file; memory to put the
   // latter together; and to have what is resumed as it was, beside a segment that is brought back,
@@ -84,6 +85,7 @@ struct CachePlan {
     return {device_bytes(), host_bytes(), home_bytes(Tier::disk)};
   }
   std::uint64_t workspace_bytes() const;
+  std::uint64_t allowance_bytes() const;  // of the process beside all of this, in no ledger
   MemoryPlan lines() const;
   std::vector<std::string> notes() const;  // what was asked for and has no effect
 };

@@ -71,7 +71,10 @@ class Fitter {
   // in each head are named in Fitting::always: fit() makes no more. Of many rows no more than their
   // blocks of kBlockRows would take, each alone.
   virtual std::uint64_t bytes(FitShape shape, std::uint64_t rows, std::uint64_t always) const = 0;
-  // Work is spread over `workers` with a fixed cut. What it computes with is in no ledger.
+  // What fit() computes with, of so many rows, where that may be many megabytes. It is in no
+  // ledger.
+  virtual std::uint64_t scratch_bytes(FitShape, std::uint64_t) const { return 0; }
+  // Work is spread over `workers` with a fixed cut.
   virtual Result<Fit> fit(const Fitting& of, const Workers& workers) const = 0;
   virtual FitFacts facts(FitShape shape, std::span<const std::byte> common,
                          std::span<const std::byte> own) const = 0;

@@ -210,6 +210,14 @@ std::uint64_t LowRankCodec::bytes(FitShape shape, std::uint64_t rows, std::uint6
          Layout::own_bytes(shape.heads, rows, rank, shape.dim, shape.heads * always);
 }
 
+// All rows as floats; and either what a basis is made with, or it and all coefficients as floats.
+std::uint64_t LowRankCodec::scratch_bytes(FitShape shape, std::uint64_t rows) const {
+  const std::uint64_t width = std::uint64_t{shape.heads} * shape.dim, rank = most_rank(shape);
+  const std::uint64_t making = (width + kAtOnce + rank) * width * sizeof(double);
+  const std::uint64_t coding = (width + rows) * rank * sizeof(float);
+  return rows * (width * sizeof(float) + 1) + std::max(making, coding);
+}
+
 Result<Fit> LowRankCodec::fit(const Fitting& of, const Workers& workers) const {
   const FitShape shape{of.rows.heads, of.dim()};
   TL_TRY_ASSIGN(const PlainRows plain, plain_rows(of, workers));

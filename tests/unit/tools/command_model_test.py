@@ -9,7 +9,7 @@ import tempfile
 import time
 import unittest
 
-from command import COMMAND, LICENSE_TEXT, need_command, need_model, run
+from command import COMMAND, LICENSE_TEXT, SOURCE, need_command, need_model, run
 
 MODEL = None
 GREEDY = ["--temp", "0", "-n", "8"]
@@ -200,6 +200,16 @@ class Json(unittest.TestCase):
         self.assertEqual(plan["schema"], "thermocline/plan/1")
         self.assertEqual(plan["positions"], plan["prompt_tokens"] + 8)
         self.assertGreater(plan["memory"]["total_bytes"]["host"], 0)
+
+    def test_what_a_basis_of_many_layers_is_made_with_is_planned(self):
+        words = ["-f", SOURCE / "tests/golden/prompts/long/license_4k.txt", "-n", "2", "--method",
+                 "xkv", "--method-set", "keys.layers=8", "--method-set", "keys.rank=1", "--json",
+                 "-"]
+        plan, done = (json.loads(generate(*words, *dry).stdout) for dry in (["--dry-run"], []))
+        memory, resident = plan["memory"], done["peak_resident_bytes"]
+        most = sum(memory["total_bytes"].values()) + memory["allowance_bytes"]
+        print(f"planned {most}, resident {resident}")
+        self.assertLess(resident, most)
 
     def test_inspect(self):
         done = run("inspect", MODEL, "--json", "-")
