@@ -72,9 +72,10 @@ Result<std::unique_ptr<Base>> make_plain(const MethodSection&, const CpuTable&) 
   return std::make_unique<Made>();
 }
 
-template <RowFormat kFormat>
-Result<std::unique_ptr<Codec>> make_groups(const MethodSection&, const CpuTable&) {
-  return std::make_unique<GroupCodec>(kFormat);
+// One that is told which of its kinds it is, and nothing else.
+template <typename Made, auto kKind>
+Result<std::unique_ptr<Codec>> make_kind(const MethodSection&, const CpuTable&) {
+  return std::make_unique<Made>(kKind);
 }
 
 Result<std::unique_ptr<Selector>> make_sketch(const MethodSection& given, const CpuTable& cpu) {
@@ -153,16 +154,6 @@ Choice<Retainer> voted(std::string_view name) {
   return {name, names_of(kParameters()), make};
 }
 
-template <ChannelsCodec::Bits kBits>
-Result<std::unique_ptr<Codec>> make_channels(const MethodSection&, const CpuTable&) {
-  return std::make_unique<ChannelsCodec>(kBits);
-}
-
-template <HadamardCodec::Bits kBits>
-Result<std::unique_ptr<Codec>> make_hadamard(const MethodSection&, const CpuTable&) {
-  return std::make_unique<HadamardCodec>(kBits);
-}
-
 Result<std::unique_ptr<Codec>> make_lowrank(const MethodSection& given, const CpuTable&) {
   LowRankOptions options;
   TL_TRY(given.read(LowRankCodec::parameters(), &options));
@@ -182,49 +173,34 @@ Result<std::unique_ptr<Codec>> make_nuq(const MethodSection& given, const CpuTab
   return std::make_unique<NuqCodec>(kBy, options);
 }
 
-template <PrunedCodec::Eighths kKept>
-Result<std::unique_ptr<Codec>> make_pruned(const MethodSection&, const CpuTable&) {
-  return std::make_unique<PrunedCodec>(kKept);
-}
-
-template <AllottedCodec::Bits kBits>
-Result<std::unique_ptr<Codec>> make_allotted(const MethodSection&, const CpuTable&) {
-  return std::make_unique<AllottedCodec>(kBits);
-}
-
-template <RotatedCodec::Bits kBits>
-Result<std::unique_ptr<Codec>> make_rotated(const MethodSection&, const CpuTable&) {
-  return std::make_unique<RotatedCodec>(kBits);
-}
-
 const Shelf<Codec>& codecs() {
   static const Shelf<Codec> shelf = {
       {"raw", {}, make_plain<RawCodec, Codec>},
       {"int8", {}, make_plain<Int8Codec, Codec>},
       {"bf16", {}, make_plain<Bf16Codec, Codec>},
-      {"q8_0", {}, make_groups<RowFormat::q8_0>},
-      {"q4_0", {}, make_groups<RowFormat::q4_0>},
-      {"q4_1", {}, make_groups<RowFormat::q4_1>},
-      {"iq4_nl", {}, make_groups<RowFormat::iq4_nl>},
-      {"q5_0", {}, make_groups<RowFormat::q5_0>},
-      {"q5_1", {}, make_groups<RowFormat::q5_1>},
-      {"kivi2", {}, make_groups<RowFormat::kivi2>},
-      {"channels2", {}, make_channels<ChannelsCodec::Bits::two>},
-      {"channels4", {}, make_channels<ChannelsCodec::Bits::four>},
-      {"hadamard2", {}, make_hadamard<HadamardCodec::Bits::two>},
-      {"hadamard4", {}, make_hadamard<HadamardCodec::Bits::four>},
+      {"q8_0", {}, make_kind<GroupCodec, RowFormat::q8_0>},
+      {"q4_0", {}, make_kind<GroupCodec, RowFormat::q4_0>},
+      {"q4_1", {}, make_kind<GroupCodec, RowFormat::q4_1>},
+      {"iq4_nl", {}, make_kind<GroupCodec, RowFormat::iq4_nl>},
+      {"q5_0", {}, make_kind<GroupCodec, RowFormat::q5_0>},
+      {"q5_1", {}, make_kind<GroupCodec, RowFormat::q5_1>},
+      {"kivi2", {}, make_kind<GroupCodec, RowFormat::kivi2>},
+      {"channels2", {}, make_kind<ChannelsCodec, ChannelsCodec::Bits::two>},
+      {"channels4", {}, make_kind<ChannelsCodec, ChannelsCodec::Bits::four>},
+      {"hadamard2", {}, make_kind<HadamardCodec, HadamardCodec::Bits::two>},
+      {"hadamard4", {}, make_kind<HadamardCodec, HadamardCodec::Bits::four>},
       {"lowrank", names_of(LowRankCodec::parameters()), make_lowrank},
       {"lowrank_layers", names_of(LowRankCodec::parameters_of_layers()), make_lowrank_layers},
       {"nuq4", names_of(NuqCodec::parameters()), make_nuq<NuqCodec::By::channel>},
       {"nuq4_rows", names_of(NuqCodec::parameters()), make_nuq<NuqCodec::By::row>},
-      {"pruned5", {}, make_pruned<PrunedCodec::Eighths::five>},
-      {"pruned6", {}, make_pruned<PrunedCodec::Eighths::six>},
-      {"allotted2", {}, make_allotted<AllottedCodec::Bits::two>},
-      {"allotted3", {}, make_allotted<AllottedCodec::Bits::three>},
-      {"allotted4", {}, make_allotted<AllottedCodec::Bits::four>},
-      {"rotated2", {}, make_rotated<RotatedCodec::Bits::two>},
-      {"rotated3", {}, make_rotated<RotatedCodec::Bits::three>},
-      {"rotated4", {}, make_rotated<RotatedCodec::Bits::four>}};
+      {"pruned5", {}, make_kind<PrunedCodec, PrunedCodec::Eighths::five>},
+      {"pruned6", {}, make_kind<PrunedCodec, PrunedCodec::Eighths::six>},
+      {"allotted2", {}, make_kind<AllottedCodec, AllottedCodec::Bits::two>},
+      {"allotted3", {}, make_kind<AllottedCodec, AllottedCodec::Bits::three>},
+      {"allotted4", {}, make_kind<AllottedCodec, AllottedCodec::Bits::four>},
+      {"rotated2", {}, make_kind<RotatedCodec, RotatedCodec::Bits::two>},
+      {"rotated3", {}, make_kind<RotatedCodec, RotatedCodec::Bits::three>},
+      {"rotated4", {}, make_kind<RotatedCodec, RotatedCodec::Bits::four>}};
   return shelf;
 }
 const Shelf<Retainer>& retainers() {

@@ -27,6 +27,7 @@
 #include "kernels/base/head_size.h"
 #include "kernels/format/fit.h"
 #include "kernels/format/row.h"
+#include "kernels/format/turned_row.h"
 
 namespace thermocline {
 namespace {
@@ -88,9 +89,6 @@ struct RowAllotted {
   static float scale(const std::byte* row, std::uint32_t dim) {
     return to_float(*reinterpret_cast<const f16*>(row + codes_bytes(dim)));
   }
-  static void turn(const SideFit& fit, std::uint32_t number, float* row) {
-    if (fit.rotation) rotate_to(*fit.rotation, fit.first_position + fit.offset_of(number), row);
-  }
 
   static void read(const SideFit& fit, std::uint32_t number, const std::byte* row,
                    std::uint32_t dim, float* out) {
@@ -107,7 +105,7 @@ struct RowAllotted {
           double{to_float(of.spread[i])} * double{scale(row, dim)} * u *
               (double{Allotted::kLinear[width]} + double{Allotted::kCubic[width]} * u * u));
     }
-    turn(fit, number, out);
+    turn_row(fit, number, out);
   }
 
   template <typename V>
@@ -144,7 +142,7 @@ struct RowAllotted {
     }
     // Not in the loop above: a vector that is read just after its floats were written one by one
     // has to wait for all of them.
-    for (int r = 0; r < count; ++r, out += dim) turn(fit, numbers[r], out);
+    for (int r = 0; r < count; ++r, out += dim) turn_row(fit, numbers[r], out);
   }
 };
 using RowAllotted2 = RowAllotted<2>;

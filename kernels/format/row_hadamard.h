@@ -10,6 +10,7 @@
 #include "kernels/format/kivi2.h"
 #include "kernels/format/q4_1.h"
 #include "kernels/format/row.h"
+#include "kernels/format/turned_row.h"
 
 namespace thermocline {
 namespace {
@@ -30,9 +31,6 @@ struct RowHadamard {
   static const std::uint16_t* order(const SideFit& fit, std::uint32_t dim) {
     return reinterpret_cast<const std::uint16_t*>(fit.own) + std::size_t{fit.head} * dim;
   }
-  static void turn(const SideFit& fit, std::uint32_t number, float* row) {
-    if (fit.rotation) rotate_to(*fit.rotation, fit.first_position + fit.offset_of(number), row);
-  }
 
   static void read(const SideFit& fit, std::uint32_t number, const std::byte* row,
                    std::uint32_t dim, float* out) {
@@ -41,7 +39,7 @@ struct RowHadamard {
     for (std::uint32_t i = 0; i < dim; ++i)
       out[channel[i]] = Q::value(groups[i / kRowGroup], static_cast<int>(i % kRowGroup));
     hadamard(out, dim);
-    turn(fit, number, out);
+    turn_row(fit, number, out);
   }
 
   template <typename V>
@@ -60,7 +58,7 @@ struct RowHadamard {
     // has to wait for all of them.
     for (int r = 0; r < count; ++r, out += dim) {
       rotate<V>(out, dim);
-      turn(fit, numbers[r], out);
+      turn_row(fit, numbers[r], out);
     }
   }
 };

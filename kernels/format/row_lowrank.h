@@ -21,6 +21,7 @@
 #include "kernels/base/half.h"
 #include "kernels/format/fit.h"
 #include "kernels/format/row.h"
+#include "kernels/format/turned_row.h"
 
 namespace thermocline {
 namespace {
@@ -67,9 +68,6 @@ struct RowLowRank {
     const std::uint16_t* const at = std::lower_bound(begin, end, number);
     return at != end && *at == number ? rows + (at - numbers) * dim : nullptr;
   }
-  static void turn(const SideFit& fit, std::uint32_t number, float* row) {
-    if (fit.rotation) rotate_to(*fit.rotation, fit.first_position + fit.offset_of(number), row);
-  }
 
   static void read(const SideFit& fit, std::uint32_t number, const std::byte*, std::uint32_t dim,
                    float* out) {
@@ -84,7 +82,7 @@ struct RowLowRank {
         sum += double{to_float(along[k])} * double{to_float(basis(fit, dim)[k * dim + i])};
       out[i] = static_cast<float>(sum);
     }
-    turn(fit, number, out);
+    turn_row(fit, number, out);
   }
 
   static constexpr int kRows = 4;  // for which a basis vector is loaded once
@@ -132,7 +130,7 @@ struct RowLowRank {
       if (const f16* kept = kept_row(fit, numbers[r], dim)) {
         for (std::uint32_t i = 0; i < dim; i += V::lanes) V::store(out + i, V::load(kept + i));
       } else {
-        turn(fit, numbers[r], out);
+        turn_row(fit, numbers[r], out);
       }
     }
   }

@@ -23,6 +23,7 @@
 #include "kernels/base/head_size.h"
 #include "kernels/format/fit.h"
 #include "kernels/format/row.h"
+#include "kernels/format/turned_row.h"
 
 namespace thermocline {
 namespace {
@@ -106,9 +107,6 @@ struct RowNuq4 {
     std::uint32_t group_ = ~0u, next_ = 0;  // of the row met last, and what comes after it
     std::uint32_t at_ = 0, end_ = 0;
   };
-  static void turn(const SideFit& fit, std::uint32_t number, float* row) {
-    if (fit.rotation) rotate_to(*fit.rotation, fit.first_position + fit.offset_of(number), row);
-  }
 
   static void read(const SideFit& fit, std::uint32_t number, const std::byte* row,
                    std::uint32_t dim, float* out) {
@@ -122,7 +120,7 @@ struct RowNuq4 {
       out[i] = std::fma(level, to_float(scale[at]), to_float(middle[at]));
     }
     Outliers(fit, dim).put(number, out);
-    turn(fit, number, out);
+    turn_row(fit, number, out);
   }
 
   template <typename V>
@@ -146,7 +144,7 @@ struct RowNuq4 {
                                    V::load(scale + i), V::load(scale + dim + i)));
       }
       outliers.put(numbers[r], out);
-      turn(fit, numbers[r], out);
+      turn_row(fit, numbers[r], out);
     }
   }
 };

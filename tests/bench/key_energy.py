@@ -9,12 +9,9 @@ layer, the share of the squares of its keys before the embedding, all KV heads t
 best 16, 32, ... vectors hold, and at last, on average and in the worst layer, what they hold of
 what the keys differ from their mean by.
 """
-import pathlib
-import sys
-
 import numpy
 
-from key_means import before_embedding
+from key_means import before_embedding, named_layers
 
 RANKS = (16, 32, 48, 64, 96, 128)
 
@@ -34,23 +31,15 @@ def line(name, shares):
 
 
 def main():
-    if len(sys.argv) != 4 or sys.argv[3] not in ("half", "pairs"):
-        print("usage: " + __doc__.splitlines()[2].strip(), file=sys.stderr)
-        return 2
-    layers = sorted(pathlib.Path(sys.argv[1]).glob("*.npy"))
-    if not layers:
-        print(f"{sys.argv[1]}: no keys_NN.npy in it, as 'eval --dump' writes them", file=sys.stderr)
-        return 1
-    found = numpy.array([measure(numpy.load(layer).astype(float), float(sys.argv[2]), sys.argv[3])
-                         for layer in layers])
+    layers, base, layout = named_layers(__doc__)
+    found = numpy.array([measure(keys, base, layout) for keys in layers.values()])
     print("| layer | " + " | ".join(map(str, RANKS)) + " |")
-    for layer, shares in zip(layers, found):
-        line(layer.stem, shares[0])
+    for name, shares in zip(layers, found):
+        line(name, shares[0])
     for n, name in enumerate(("as they are", "less their mean")):
         line(name + ", mean", found[:, n].mean(0))
         line(name + ", worst layer", found[:, n].min(0))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -62,20 +62,25 @@ def measure(keys, base, layout):
             ((coded(channels) - channels) ** 2).sum() / squares)
 
 
-def main():
+def named_layers(usage):
+    """Of the command line: the keys of each layer, by its file's name, base and layout."""
     if len(sys.argv) != 4 or sys.argv[3] not in ("half", "pairs"):
-        print("usage: " + __doc__.splitlines()[2].strip(), file=sys.stderr)
-        return 2
+        print("usage: " + usage.splitlines()[2].strip(), file=sys.stderr)
+        sys.exit(2)
     layers = sorted(pathlib.Path(sys.argv[1]).glob("*.npy"))
     if not layers:
         print(f"{sys.argv[1]}: no keys_NN.npy in it, as 'eval --dump' writes them", file=sys.stderr)
-        return 1
-    found = [measure(numpy.load(layer).astype(float), float(sys.argv[2]), sys.argv[3])
-             for layer in layers]
+        sys.exit(1)
+    keys = {layer.stem: numpy.load(layer).astype(float) for layer in layers}
+    return keys, float(sys.argv[2]), sys.argv[3]
+
+
+def main():
+    layers, base, layout = named_layers(__doc__)
+    found = [measure(keys, base, layout) for keys in layers.values()]
     print("of %d layers: means %.2f, rotated %.3f, rotated without them %.3f, by channel %.3f"
           % (len(layers), *numpy.median(found, axis=0)))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -12,6 +12,7 @@
 #include "kernels/format/row_allotted.h"
 #include "tiers/codec/plain_row.h"
 #include "tiers/codec/scaled_codes.h"
+#include "tiers/codec/shown_queries.h"
 
 namespace thermocline {
 namespace {
@@ -124,16 +125,7 @@ std::uint64_t AllottedCodec::bytes(FitShape shape, std::uint64_t, std::uint64_t)
 Result<Fit> AllottedCodec::fit(const Fitting& of, const Workers& workers) const {
   const FitShape shape{of.rows.heads, of.dim()};
   Fit fit;
-  std::span<const float> queries = of.query_squares;
-  if (of.before && of.before->common) {
-    const std::span<const float> last = of.before->common->bytes.as<float>();
-    if (queries.empty()) queries = last;
-    fit.as_before = std::ranges::equal(queries, last);
-  }
-  if (!queries.empty() && !fit.as_before) {
-    TL_TRY_ASSIGN(fit.common, Buffer::create(Allotted::common_bytes(shape.heads, shape.dim)));
-    std::copy(queries.begin(), queries.end(), fit.common.as<float>().begin());
-  }
+  TL_TRY_ASSIGN(const std::span<const float> queries, ShownQueries::carry(of, &fit));
   TL_TRY_ASSIGN(fit.own, Buffer::create(Allotted::own_bytes(shape.heads, shape.dim)));
   workers.parallel(shape.heads, 1, [&](std::size_t first, std::size_t last) {
     for (std::size_t h = first; h < last; ++h)
@@ -240,14 +232,7 @@ FitFacts AllottedCodec::facts(FitShape, std::span<const std::byte>,
 
 const char* AllottedCodec::flaw(FitShape shape, std::uint32_t, std::span<const std::byte> common,
                                 std::span<const std::byte> own) const {
-  if (!common.empty()) {
-    if (common.size() != Allotted::common_bytes(shape.heads, shape.dim))
-      return "has queries of another number of channels";
-    const auto* square = reinterpret_cast<const float*>(common.data());
-    if (!std::all_of(square, square + std::size_t{shape.heads} * shape.dim,
-                     [](float x) { return std::isfinite(x) && x >= 0; }))
-      return "has squares of queries that are none";
-  }
+  if (const char* flaw = ShownQueries::flaw(shape, common)) return flaw;
   if (own.size() != Allotted::own_bytes(shape.heads, shape.dim))
     return "has spreads of another number of channels";
   SideFit side{.own = own.data()};

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/format/row_pruned.h"
+#include "tiers/codec/shown_queries.h"
 
 namespace thermocline {
 namespace {
@@ -49,16 +50,7 @@ std::uint64_t PrunedCodec::bytes(FitShape shape, std::uint64_t, std::uint64_t) c
 Result<Fit> PrunedCodec::fit(const Fitting& of, const Workers& workers) const {
   const FitShape shape{of.rows.heads, of.dim()};
   Fit fit;
-  std::span<const float> queries = of.query_squares;
-  if (of.before && of.before->common) {
-    const std::span<const float> last = of.before->common->bytes.as<float>();
-    if (queries.empty()) queries = last;
-    fit.as_before = std::ranges::equal(queries, last);
-  }
-  if (!queries.empty() && !fit.as_before) {
-    TL_TRY_ASSIGN(fit.common, Buffer::create(Layout::common_bytes(shape.heads, shape.dim)));
-    std::copy(queries.begin(), queries.end(), fit.common.as<float>().begin());
-  }
+  TL_TRY_ASSIGN(const std::span<const float> queries, ShownQueries::carry(of, &fit));
   TL_TRY_ASSIGN(fit.own, Buffer::create(own_bytes(shape)));
   std::uint16_t* const channels = fit.own.as<std::uint16_t>().data();
   workers.parallel(shape.heads, 1, [&](std::size_t first, std::size_t last) {
@@ -88,14 +80,7 @@ FitFacts PrunedCodec::facts(FitShape, std::span<const std::byte>,
 
 const char* PrunedCodec::flaw(FitShape shape, std::uint32_t, std::span<const std::byte> common,
                               std::span<const std::byte> own) const {
-  if (!common.empty()) {
-    if (common.size() != Layout::common_bytes(shape.heads, shape.dim))
-      return "has queries of another number of channels";
-    const auto* square = reinterpret_cast<const float*>(common.data());
-    if (!std::all_of(square, square + std::size_t{shape.heads} * shape.dim,
-                     [](float x) { return std::isfinite(x) && x >= 0; }))
-      return "has squares of queries that are none";
-  }
+  if (const char* flaw = ShownQueries::flaw(shape, common)) return flaw;
   if (own.size() != own_bytes(shape)) return "keeps another number of channels than this method";
   SideFit of{.own = own.data()};
   for (of.head = 0; of.head < shape.heads; ++of.head) {
