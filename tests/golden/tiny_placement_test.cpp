@@ -76,8 +76,13 @@ class TinyPlacement : public testing::TestWithParam<std::string> {
     return made;
   }
 
-  Result<Answer> generate(Engine& engine, const CacheOptions& with,
-                          const Placement& placement) const {
+  Result<Answer> generate(Engine& engine, CacheOptions with, const Placement& placement) const {
+    if (placement.disk) {  // and no memory for copies of rows, which would be read instead
+      TL_TRY_ASSIGN(const MemoryPlan plan, engine.plan(with));
+      with.tiers.host_bytes = 0;
+      for (const MemoryLine& line : plan.lines)
+        if (line.tier == "host" && line.purpose != "row_cache") with.tiers.host_bytes += line.bytes;
+    }
     TL_TRY_ASSIGN(const auto cache, engine.open_cache(with));
     auto timeline = cache->start();
     if (!timeline) return tl::unexpected<Error>(timeline.error());
@@ -96,6 +101,8 @@ class TinyPlacement : public testing::TestWithParam<std::string> {
     const CacheReport report = cache->report();
     EXPECT_GT(report.rows_sealed, 0u);
     EXPECT_EQ(report.disk_bytes_written > 0, placement.disk);
+    EXPECT_EQ(report.disk_bytes_read > 0, placement.disk);
+    EXPECT_EQ(report.row_cache_hits, 0u);
     EXPECT_EQ(report.device_bytes_read > 0, placement.device);
     return answer;
   }
