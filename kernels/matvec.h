@@ -14,6 +14,10 @@ namespace thermocline {
 
 inline constexpr std::size_t kActivationBlock = 32;
 
+// At most so many rows are multiplied as decode's rows are, each as it would be alone, by whichever
+// processor: equal to kMaxStepRows.
+inline constexpr std::size_t kFewRows = 16;
+
 // Activation rows (`real`, [rows][cols], cols a multiple of 32) and their 16-bit rounding. Views of
 // memory that the caller owns: value [rows][cols]; scale and sum [rows][cols / 32], where
 // real ~ value * scale, and sum is the block's sum of value * scale (for types with an offset).

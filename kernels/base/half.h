@@ -1,4 +1,5 @@
-// The two 16-bit floats as storage types: bits that convert, nothing that computes.
+// The two 16-bit floats as storage types: bits that convert, nothing that computes. What is
+// constexpr is a device's to call as well, here and in the formats.
 #pragma once
 
 #include <bit>
@@ -13,10 +14,10 @@ struct bf16 {
   std::uint16_t bits = 0;
 };
 
-inline float to_float(bf16 x) { return std::bit_cast<float>(std::uint32_t{x.bits} << 16); }
+constexpr float to_float(bf16 x) { return std::bit_cast<float>(std::uint32_t{x.bits} << 16); }
 
 // Exact for every value, subnormals, infinities and NaN included.
-inline float to_float(f16 x) {
+constexpr float to_float(f16 x) {
   const std::uint32_t sign = std::uint32_t{x.bits & 0x8000u} << 16;
   const std::uint32_t magnitude = x.bits & 0x7fffu;
   if (magnitude >= 0x7c00u)  // infinity or NaN

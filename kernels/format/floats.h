@@ -9,19 +9,19 @@ namespace {
 struct F32 {
   static constexpr WeightType kType = WeightType::f32;
   using Value = float;
-  static float value(float x) { return x; }
+  static constexpr float value(float x) { return x; }
 };
 
 struct F16 {
   static constexpr WeightType kType = WeightType::f16;
   using Value = f16;
-  static float value(f16 x) { return to_float(x); }
+  static constexpr float value(f16 x) { return to_float(x); }
 };
 
 struct BF16 {
   static constexpr WeightType kType = WeightType::bf16;
   using Value = bf16;
-  static float value(bf16 x) { return to_float(x); }
+  static constexpr float value(bf16 x) { return to_float(x); }
 };
 
 }  // namespace

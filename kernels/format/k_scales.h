@@ -16,14 +16,14 @@ struct KScales {
   // and their high 2 bits on top of bytes 0 to 3 and 4 to 7.
   std::uint8_t packed[12];
 
-  int group_scale(int g) const {
+  constexpr int group_scale(int g) const {
     return g < 4 ? packed[g] & 63 : (packed[g + 4] & 15) | (packed[g - 4] >> 6) << 4;
   }
-  int group_offset(int g) const {
+  constexpr int group_offset(int g) const {
     return g < 4 ? packed[g + 4] & 63 : packed[g + 4] >> 4 | (packed[g] >> 6) << 4;
   }
   // The roundings of the format: each product is a float, and the offset is subtracted.
-  float value(int g, int word) const {
+  constexpr float value(int g, int word) const {
     const float by = to_float(scale) * static_cast<float>(group_scale(g));
     return by * static_cast<float>(word) - to_float(offset) * static_cast<float>(group_offset(g));
   }

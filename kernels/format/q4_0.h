@@ -17,7 +17,7 @@ struct Q4_0 {
   };
   static_assert(sizeof(Block) == 18);
 
-  static float value(const Block& b, int i) {
+  static constexpr float value(const Block& b, int i) {
     const int nibble = i < 16 ? b.nibble[i] & 15 : b.nibble[i - 16] >> 4;
     return to_float(b.scale) * static_cast<float>(nibble - 8);
   }

@@ -17,7 +17,7 @@ struct Q4_1 {
   };
   static_assert(sizeof(Block) == 20);
 
-  static float value(const Block& b, int i) {
+  static constexpr float value(const Block& b, int i) {
     const int nibble = i < 16 ? b.nibble[i] & 15 : b.nibble[i - 16] >> 4;
     return to_float(b.scale_offset[0]) * static_cast<float>(nibble) + to_float(b.scale_offset[1]);
   }

@@ -17,7 +17,7 @@ struct Q4K {
   };
   static_assert(sizeof(Block) == 144);
 
-  static float value(const Block& b, int i) {
+  static constexpr float value(const Block& b, int i) {
     const int g = i / 32;
     return b.scales.value(g, b.nibble[g / 2 * 32 + i % 32] >> 4 * (g % 2) & 15);
   }

@@ -18,7 +18,7 @@ struct Q5_0 {
   };
   static_assert(sizeof(Block) == 22);
 
-  static float value(const Block& b, int i) {
+  static constexpr float value(const Block& b, int i) {
     const int nibble = i < 16 ? b.nibble[i] & 15 : b.nibble[i - 16] >> 4;
     const int fifth = b.fifth[i / 8] >> i % 8 & 1;
     return to_float(b.scale) * static_cast<float>(nibble + 16 * fifth - 16);

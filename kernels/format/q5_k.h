@@ -18,7 +18,7 @@ struct Q5K {
   };
   static_assert(sizeof(Block) == 176);
 
-  static float value(const Block& b, int i) {
+  static constexpr float value(const Block& b, int i) {
     const int g = i / 32;
     const int nibble = b.nibble[g / 2 * 32 + i % 32] >> 4 * (g % 2) & 15;
     return b.scales.value(g, nibble + 16 * (b.fifth[i % 32] >> g & 1));

@@ -20,7 +20,7 @@ struct Q6K {
   };
   static_assert(sizeof(Block) == 210);
 
-  static float value(const Block& b, int i) {
+  static constexpr float value(const Block& b, int i) {
     const int g = i / 32, at = i % 32;
     const int nibble = b.nibble[g / 4 * 64 + g % 2 * 32 + at] >> 4 * (g / 2 % 2) & 15;
     const int top = b.top[g / 4 * 32 + at] >> 2 * (g % 4) & 3;

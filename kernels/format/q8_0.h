@@ -17,7 +17,7 @@ struct Q8_0 {
   };
   static_assert(sizeof(Block) == 34);
 
-  static float value(const Block& b, int i) {
+  static constexpr float value(const Block& b, int i) {
     return static_cast<float>(b.word[i]) * to_float(b.scale);
   }
 

@@ -6,11 +6,10 @@
 #include <span>
 #include <string_view>
 
+#include "kernels/base/activation.h"
 #include "kernels/base/rope_pairs.h"
 
 namespace thermocline {
-
-enum class Activation : std::uint8_t { silu, gelu };  // gelu in its tanh form
 
 // Whether the files of a family carry some tensors. A layer uses what is there.
 enum class Part : std::uint8_t { absent, optional, required };

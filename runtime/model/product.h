@@ -15,12 +15,10 @@
 #include "kernels/base/workers.h"
 #include "kernels/cpu/table.h"
 #include "kernels/gemm.h"
+#include "kernels/matvec.h"
 #include "runtime/model/architecture.h"
 
 namespace thermocline {
-
-// At most so many rows are multiplied as decode's rows are: equal to kMaxStepRows.
-inline constexpr std::size_t kFewRows = 16;
 
 // What computes: threads and the instruction set. Borrowed.
 struct Machine {

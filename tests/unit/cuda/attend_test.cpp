@@ -14,9 +14,9 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cuda/check.h"
 #include "kernels/hadamard.h"
 #include "tests/unit/cuda/on_device.h"
+#include "tests/unit/cuda/stream_test.h"
 
 namespace thermocline::cuda {
 namespace {
@@ -140,18 +140,8 @@ void expect_near(const State& wanted, float max, float sum, const float* acc, in
     ASSERT_NEAR(acc[i] * scale, wanted.acc[i], relative * wanted.acc_terms[i]) << "channel " << i;
 }
 
-class AttendTest : public ::testing::Test {
+class AttendTest : public StreamTest {
  protected:
-  void SetUp() override {
-    int devices = 0;
-    const Status status = check(cudaGetDeviceCount(&devices), "cudaGetDeviceCount");
-    if (!status) GTEST_SKIP() << status.error().message;
-    if (devices == 0) GTEST_SKIP() << "the driver has no device";
-    Result<Stream> stream = Stream::create();
-    ASSERT_TRUE(stream.has_value()) << stream.error().message;
-    stream_ = std::make_unique<Stream>(*std::move(stream));
-  }
-
   float normal() { return std::normal_distribution<float>()(random_); }
 
   std::vector<float> query(HeadShape shape) {
@@ -204,7 +194,6 @@ class AttendTest : public ::testing::Test {
   }
 
   std::mt19937 random_{20240607};
-  std::unique_ptr<Stream> stream_;
 };
 
 // Folds on the device, each with its own query rows.

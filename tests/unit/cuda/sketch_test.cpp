@@ -17,6 +17,7 @@
 #include "kernels/cuda/check.h"
 #include "kernels/hadamard.h"
 #include "tests/unit/cuda/on_device.h"
+#include "tests/unit/cuda/stream_test.h"
 
 namespace thermocline::cuda {
 namespace {
@@ -36,14 +37,8 @@ struct Sealed {
   std::vector<std::uint16_t> starts;
 };
 
-class SketchTest : public ::testing::Test {
+class SketchTest : public StreamTest {
  protected:
-  void SetUp() override {
-    Result<Stream> stream = Stream::create();
-    if (!stream) GTEST_SKIP() << stream.error().message;
-    stream_ = std::make_unique<Stream>(*std::move(stream));
-  }
-
   float normal() { return std::normal_distribution<float>()(random_); }
 
   // Every eighth row is a copy of the one before it, so that there are ties; some clusters are
@@ -80,7 +75,6 @@ class SketchTest : public ::testing::Test {
   }
 
   std::mt19937 random_{20240611};
-  std::unique_ptr<Stream> stream_;
 };
 
 // Code of channel i of row r.
