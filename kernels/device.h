@@ -1,6 +1,6 @@
-// A GPU, as rooms that know nothing of CUDA see it: its memory, copies to and from it, and
-// attention over rows that lie there. kernels/cuda/device.cpp has one; a build without CUDA links
-// kernels/no_cuda/device.cpp in its place, which refuses.
+// A GPU, as rooms that know nothing of CUDA see it: its memory, copies to and from it, attention
+// over rows that lie there, and the dense work of layers whose weights do. kernels/cuda/device.cpp
+// has one; a build without CUDA links kernels/no_cuda/device.cpp in its place, which refuses.
 #pragma once
 
 #include <cstddef>
@@ -12,6 +12,8 @@
 #include "kernels/attend.h"
 #include "kernels/base/buffer.h"
 #include "kernels/base/error.h"
+#include "kernels/base/view.h"
+#include "kernels/layer_weights.h"
 
 namespace thermocline {
 
@@ -48,8 +50,52 @@ constexpr std::uint64_t attention_bytes(HeadShape shape, std::uint64_t queries, 
          round_up(folds * shape.heads * (2 + shape.value_dim) * sizeof(float), kWorkApartBytes);
 }
 
-// One thread at a time; its attention is of the same thread. Errors: exhausted, where it has no
-// more memory; io, where it failed, as it then does from then on.
+// The dense work of some layers by a device, over rows of hidden state that lie there as long as no
+// others do. A result's bits depend on its own row, and on whether there are more than kFewRows,
+// whose products are of operands rounded to bf16. Host matrices are without gaps between rows.
+class DeviceLayers {
+ public:
+  virtual ~DeviceLayers() = default;
+  // Copies weights, which are then layer number 0, 1 ... Done when it returns.
+  virtual Status add(const LayerWeights& weights) = 0;
+
+  // Puts rows of hidden state [rows][width] there, in place of those before. Only queues, as
+  // finish() does: what is given stays as it is until project(), read() or wait() has returned.
+  virtual Status write(MatView<const float> hidden) = 0;
+  // Queries, keys and values [rows][heads * dim] of the rows there, before their rotary embedding.
+  // They are here when it returns.
+  virtual Status project(std::size_t layer, MatView<float> q, MatView<float> k,
+                         MatView<float> v) = 0;
+  // mixed [rows][q_heads * value_dim]: what attention gave; added to the rows there, as is the
+  // feed-forward part.
+  virtual Status finish(std::size_t layer, MatView<const float> mixed) = 0;
+  // The rows that are there, here when it returns.
+  virtual Status read(MatView<float> hidden) = 0;
+  virtual Status wait() = 0;
+};
+
+// Device memory that a layer's weights take.
+inline std::uint64_t layer_bytes(const LayerWeights& weights) {
+  std::uint64_t bytes = 0;
+  for (const auto matrix : kLayerMatrices)
+    bytes += round_up((weights.*matrix).bytes(), kWorkApartBytes);
+  for (const auto vector : kLayerVectors)
+    bytes += round_up((weights.*vector).size_bytes(), kWorkApartBytes);
+  return bytes;
+}
+
+constexpr std::uint64_t rows_bytes(std::size_t rows, std::size_t cols) {
+  return round_up(rows * cols * sizeof(float), kWorkApartBytes);
+}
+// And so many rows on their way through layers.
+constexpr std::uint64_t layers_work_bytes(const LayersShape& shape, std::size_t rows) {
+  return 3 * rows_bytes(rows, shape.width) + 2 * rows_bytes(rows, shape.feed_forward) +
+         rows_bytes(rows, shape.q) + rows_bytes(rows, shape.k) + rows_bytes(rows, shape.v) +
+         rows_bytes(rows, shape.mixed);
+}
+
+// One thread at a time; its attention and layers are of the same thread. Errors: exhausted, where
+// it has no more memory; io, where it failed, as it then does from then on.
 class Device {
  public:
   virtual ~Device() = default;
@@ -66,6 +112,9 @@ class Device {
   virtual Status wait() = 0;
   // The device outlives it. `bytes`: attention_bytes() of one fold at least.
   virtual Result<std::unique_ptr<DeviceAttention>> open_attention(std::uint64_t bytes) = 0;
+  // For at most `rows` rows at a time, of no layer yet. The device outlives it.
+  virtual Result<std::unique_ptr<DeviceLayers>> open_layers(const LayersShape& shape,
+                                                            std::size_t rows) = 0;
 };
 
 // Device `number` of this machine. unsupported: this build has no CUDA. not_found: the machine has

@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/attend.h"
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/dense_layers.h"
 #include "kernels/cuda/fold_attention.h"
 #include "kernels/cuda/make_current.h"
 #include "kernels/cuda/stream.h"
@@ -54,6 +55,11 @@ class CudaDevice final : public Device {
     return cuda::FoldAttention::create(number_, bytes);
   }
 
+  Result<std::unique_ptr<DeviceLayers>> open_layers(const LayersShape& shape,
+                                                    std::size_t rows) override {
+    return cuda::DenseLayers::create(number_, shape, rows);
+  }
+
  private:
   Status copy(std::byte* to, const std::byte* from, std::size_t bytes, cudaMemcpyKind kind) {
     TL_TRY(cuda::make_current(number_));
@@ -72,7 +78,7 @@ Result<std::unique_ptr<Device>> open_device(std::uint32_t number) {
   TL_TRY(cuda::check(cudaGetDeviceCount(&devices), "looking for CUDA devices"));
   if (number >= static_cast<std::uint32_t>(devices))
     return fail(ErrorCode::not_found, "this machine has ", devices, " CUDA device",
-                devices == 1 ? "" : "s", ": say cuda:N with an N below ", devices);
+                devices == 1 ? "" : "s", ", counted from 0: there is no ", number);
   TL_TRY(cuda::make_current(number));
   cudaDeviceProp facts = {};
   TL_TRY(cuda::check(cudaGetDeviceProperties(&facts, static_cast<int>(number)),

@@ -22,9 +22,6 @@ States states_at(std::byte* memory, HeadShape shape, std::size_t folds) {
 
 }  // namespace
 
-void FoldAttention::FreeDevice::operator()(std::byte* memory) const {
-  static_cast<void>(check(cudaFree(memory), "giving device memory back"));
-}
 void FoldAttention::FreePinned::operator()(std::byte* memory) const {
   static_cast<void>(check(cudaFreeHost(memory), "giving pinned memory back"));
 }
@@ -34,9 +31,8 @@ Result<std::unique_ptr<FoldAttention>> FoldAttention::create(std::uint32_t numbe
   TL_TRY(make_current(number));
   TL_TRY_ASSIGN(Stream stream, Stream::create());
   std::unique_ptr<FoldAttention> made(new FoldAttention(number, bytes, std::move(stream)));
+  TL_TRY_ASSIGN(made->device_, take_device_bytes(bytes, "taking device memory to attend in"));
   void* memory = nullptr;
-  TL_TRY(check(cudaMalloc(&memory, bytes), "taking device memory to attend in"));
-  made->device_.reset(static_cast<std::byte*>(memory));
   TL_TRY(check(cudaHostAlloc(&memory, bytes, cudaHostAllocDefault), "taking pinned memory"));
   made->pinned_.reset(static_cast<std::byte*>(memory));
   return made;

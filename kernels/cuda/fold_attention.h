@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 
+#include "kernels/cuda/device_bytes.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/device.h"
 
@@ -22,9 +23,6 @@ class FoldAttention final : public DeviceAttention {
   Result<States> finish() override;
 
  private:
-  struct FreeDevice {
-    void operator()(std::byte* memory) const;
-  };
   struct FreePinned {
     void operator()(std::byte* memory) const;
   };
@@ -41,7 +39,7 @@ class FoldAttention final : public DeviceAttention {
   std::uint32_t number_;
   std::uint64_t bytes_;
   Stream stream_;
-  std::unique_ptr<std::byte, FreeDevice> device_;
+  DeviceBytes device_;
   std::unique_ptr<std::byte, FreePinned> pinned_;
   bool queued_ = false;
   States states_;

@@ -12,10 +12,12 @@
 namespace thermocline {
 namespace {
 
-// Takes tensors out of a file by name and shape, and remembers which were taken.
+// Takes tensors out of a file by name and shape, and remembers which were taken. Vectors are put
+// into `vectors`.
 class TensorReader {
  public:
-  explicit TensorReader(const GgufFile& file) : file_(file) {}
+  TensorReader(const GgufFile& file, std::vector<std::vector<float>>* vectors)
+      : file_(file), vectors_(*vectors) {}
 
   // A matrix that maps `cols` values to `rows`; rows 0: as many as it has.
   Result<WeightView> matrix(const std::string& name, std::size_t rows, std::size_t cols) {
@@ -27,14 +29,17 @@ class TensorReader {
     return tensor.view();
   }
 
-  Status vector(const std::string& name, std::size_t size, std::vector<float>* out) {
+  Status vector(const std::string& name, std::size_t size, std::span<const float>* out) {
     TL_TRY_ASSIGN(const TensorInfo tensor, file_.tensor(name));
     if (tensor.rank != 1 || tensor.cols() != size) return wrong_shape(tensor, size, 1);
     take(tensor);
-    return read_floats(tensor, out);
+    std::vector<float>& floats = vectors_.emplace_back();
+    TL_TRY(read_floats(tensor, &floats));
+    *out = floats;
+    return {};
   }
 
-  Status vector(const std::string& name, std::size_t size, Part part, std::vector<float>* out) {
+  Status vector(const std::string& name, std::size_t size, Part part, std::span<const float>* out) {
     if (part == Part::absent) return {};
     if (part == Part::optional && !file_.find_tensor(name)) return {};
     return vector(name, size, out);
@@ -99,6 +104,7 @@ class TensorReader {
   }
 
   const GgufFile& file_;
+  std::vector<std::vector<float>>& vectors_;
   std::set<std::string_view> taken_;
   std::map<WeightType, int> types_;
   std::uint64_t parameters_ = 0, bytes_ = 0;
@@ -153,8 +159,8 @@ bool matters(std::string_view name, std::size_t layers) {
 }  // namespace
 
 Result<Weights> Weights::read(const GgufFile& file, const ModelSpec& model) {
-  TensorReader reader(file);
   Weights weights;
+  TensorReader reader(file, &weights.vectors);
   TL_TRY_ASSIGN(weights.embedding, reader.matrix("token_embd.weight", 0, model.width));
   weights.output = weights.embedding;
   if (reader.has("output.weight")) {

@@ -2,37 +2,30 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "kernels/base/error.h"
 #include "kernels/format/weight.h"
+#include "kernels/layer_weights.h"
 
 namespace thermocline {
 
 class GgufFile;
 struct ModelSpec;
 
-// Vectors that a layer does not have are empty.
-struct LayerWeights {
-  std::vector<float> attention_norm;          // [width]
-  WeightView q, k, v;                         // [heads * dim][width]
-  std::vector<float> q_bias, k_bias, v_bias;  // [heads * dim]
-  std::vector<float> q_norm, k_norm;          // [key_dim], of every head
-  WeightView output;                          // [width][q_heads * value_dim]
-  std::vector<float> attention_post_norm;     // [width]
-  std::vector<float> feed_forward_norm;       // [width]
-  WeightView gate, up;                        // [feed_forward][width]
-  WeightView down;                            // [width][feed_forward]
-  std::vector<float> feed_forward_post_norm;  // [width]
-};
-
-// Immutable; the file must outlive it.
+// Immutable; the file must outlive it. Moved and never copied: it has what its vectors view.
 struct Weights {
+  Weights() = default;
+  Weights(Weights&&) noexcept = default;
+  Weights& operator=(Weights&&) noexcept = default;
+
   WeightView embedding;  // [vocabulary][width]
   WeightView output;     // [vocabulary][width]; the embedding again where the file ties them
-  std::vector<float> output_norm;
+  std::span<const float> output_norm;
   std::vector<LayerWeights> layers;
+  std::vector<std::vector<float>> vectors;
 
   std::uint64_t parameters = 0, bytes = 0;  // of the tensors used
   std::string types;                        // "Q4_1 210, F32 61"
