@@ -515,7 +515,8 @@ Result<std::uint64_t> device_budget(const TierOptions& tiers, std::uint64_t most
                 " has nothing to hold: say --kv-device SIZE, or --kv-device auto");
   const Result<std::unique_ptr<Device>> device = open_device(*number);
   if (!device)
-    return fail(device.error().code, "--device ", tiers.device, ": ", device.error().message);
+    return fail(device.error().code, "--device ", tiers.device, ": ", device.error().message,
+                "; with --device host, host memory stands in for a GPU");
   if (sized) return tiers.device_bytes;
   TL_TRY_ASSIGN(const std::uint64_t free, (*device)->free_bytes());
   return std::min(free - free / 16, most);

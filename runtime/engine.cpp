@@ -5,6 +5,7 @@
 #include "kernels/base/workers.h"
 #include "kernels/cpu/table.h"
 #include "kernels/gemm.h"
+#include "runtime/layers_on_device.h"
 #include "runtime/memory_usage.h"
 #include "runtime/model/chat_template.h"
 #include "runtime/model/fingerprint.h"
@@ -41,6 +42,9 @@ Result<OpenModel> OpenModel::open(const EngineOptions& options) {
                 " tokens, tensor token_embd.weight has ", weights.vocabulary());
   return OpenModel{std::move(file), std::move(spec), std::move(tokenizer), std::move(weights)};
 }
+
+// Rows that a device computes at a time.
+constexpr std::size_t kDeviceRows = std::max<std::size_t>(kChunkPositions, kMaxStepRows);
 
 ModelInfo describe(const OpenModel& model) {
   ModelInfo info;
@@ -80,7 +84,14 @@ struct Engine::Impl {
         caches(
             {options.limits.device_bytes, options.limits.host_bytes, options.limits.disk_bytes}) {}
 
-  Model view() const { return {&model.spec, &model.weights, {&workers, &cpu}}; }
+  Model view() const {
+    Model view = {&model.spec, &model.weights, {&workers, &cpu}};
+    if (on_device) {
+      view.device = &on_device->layers();
+      view.first_on_device = on_device->first();
+    }
+    return view;
+  }
 
   // What a cache is to know of the model.
   void shape_for(CacheOptions* options) const;  // what a plan depends on
@@ -95,7 +106,7 @@ struct Engine::Impl {
   Status place(std::span<const Feed> rows);
 
   const OpenModel model;
-  const ModelInfo info;
+  ModelInfo info;
   const Workers workers;
   const CpuTable& cpu;
   Budget caches;
@@ -104,6 +115,7 @@ struct Engine::Impl {
   std::vector<Token> at;
   std::vector<int> tokens;
   PrefillMemory prefill;
+  std::optional<LayersOnDevice> on_device;  // which may still read the rows above
 };
 
 void Engine::Impl::shape_for(CacheOptions* options) const {
@@ -118,12 +130,18 @@ std::uint64_t Engine::Impl::activation_bytes(const CacheOptions& options) const 
          PrefillMemory::bytes_for(view(), longest_of(read_spans(options)));
 }
 
-// What the engine takes beside a cache.
+// What the engine takes beside a cache. Layers that a device has are read from the file no more.
 void Engine::Impl::add_lines(std::uint64_t activations, MemoryPlan* plan) const {
-  plan->lines.push_back({kWorkspace, "activations", activations, activations});
-  plan->peak_bytes[kWorkspace] += activations;
-  plan->lines.push_back({kMapped, "weights", info.weight_bytes, info.weight_bytes});
-  plan->peak_bytes[kMapped] += info.weight_bytes;
+  const auto add = [&](std::string tier, Purpose purpose, std::uint64_t bytes) {
+    plan->peak_bytes[tier] += bytes;
+    plan->lines.push_back({std::move(tier), std::string(name_of(purpose)), bytes, bytes});
+  };
+  add(kWorkspace, Purpose::activations, activations);
+  add(kMapped, Purpose::weights, info.weight_bytes - (on_device ? on_device->file_bytes() : 0));
+  if (!on_device) return;
+  const std::string device(name_of(Tier::device));
+  add(device, Purpose::weights, on_device->weight_bytes());
+  add(device, Purpose::activations, on_device->activation_bytes());
 }
 
 void Engine::Impl::describe_to(CacheOptions* options) const {
@@ -182,10 +200,18 @@ Engine::~Engine() = default;
 Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options) {
   TL_TRY_ASSIGN(const CpuTable* cpu, choose_cpu_table(options.isa));
   if (options.isa != "auto") TL_TRY(bind_gemm(cpu->name));
+  TL_TRY_ASSIGN(std::unique_ptr<Device> device, open_layers_device(options));
   TL_TRY_ASSIGN(OpenModel model, OpenModel::open(options));
   auto impl = std::make_unique<Impl>(std::move(model), options, *cpu);
   TL_TRY_ASSIGN(impl->rows, RowState::create(impl->model.spec, kMaxStepRows));
   TL_TRY_ASSIGN(impl->scratch, LayerScratch::create(impl->view(), kMaxStepRows));
+  if (device) {
+    TL_TRY_ASSIGN(impl->on_device,
+                  LayersOnDevice::create(std::move(device), impl->model.spec, impl->model.weights,
+                                         options.device_layers, kDeviceRows, &impl->caches));
+    impl->info.device_layers = impl->info.layers - index(impl->on_device->first());
+    impl->info.device = impl->on_device->device();
+  }
   impl->at.reserve(kMaxStepRows);
   impl->tokens.reserve(kMaxStepRows);
   return std::unique_ptr<Engine>(new Engine(std::move(impl)));

@@ -60,7 +60,7 @@ struct DiskReadCost {
 inline constexpr char kWorkspace[] = "workspace";
 inline constexpr char kMapped[] = "mapped";
 struct MemoryLine {
-  // "host", "disk"; or, beside what a tier's budget bounds, kWorkspace: host memory for computing;
+  // "device", "host", "disk"; or, beside what budgets bound, kWorkspace: host memory to compute in;
   // kMapped: a file's pages, which the system reads when they are used and may drop again.
   std::string tier;
   std::string purpose;  // "tail", "index", "rows" ...

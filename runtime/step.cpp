@@ -12,7 +12,7 @@ static_assert(kFewRows == kMaxStepRows);
 Status step(const Model& model, KvCache& cache, std::span<const Token> at,
             std::span<const int> tokens, const RowState& rows, LayerScratch* scratch,
             MatView<float> logits) {
-  const LayerWork work(model, scratch);
+  LayerWork work(model, scratch);
   const MatView<float> hidden = rows.hidden(tokens.size());
   TL_TRY_ASSIGN(PendingRows pending, PendingRows::begin(&cache, at, Pass::decode));
   work.embed(tokens, hidden);
@@ -43,41 +43,24 @@ Status check_logits(MatView<const float> logits) {
   return {};
 }
 
-namespace {
-
-// Columns of the widest layer.
-struct Columns {
-  std::size_t q = 0, k = 0, v = 0, mixed = 0;
-  explicit Columns(const ModelSpec& model) {
-    for (const LayerSpec& layer : model.layers) {
-      q = std::max(q, std::size_t{layer.q_heads} * layer.key_dim);
-      k = std::max(k, std::size_t{layer.kv_heads} * layer.key_dim);
-      v = std::max(v, std::size_t{layer.kv_heads} * layer.value_dim);
-      mixed = std::max(mixed, std::size_t{layer.q_heads} * layer.value_dim);
-    }
-  }
-};
-
-}  // namespace
-
 std::uint64_t RowState::bytes_for(const ModelSpec& model, std::size_t rows) {
-  const Columns cols(model);
-  return sizeof(float) * rows * (model.width + cols.q + cols.k + cols.v + cols.mixed);
+  const LayersShape of = model.shape();
+  return sizeof(float) * rows * (of.width + of.q + of.k + of.v + of.mixed);
 }
 
 Result<RowState> RowState::create(const ModelSpec& model, std::size_t rows) {
   RowState state;
   TL_TRY_ASSIGN(state.memory_, Buffer::create(bytes_for(model, rows)));
-  const Columns columns(model);
+  const LayersShape of = model.shape();
   float* next = state.memory_.as<float>().data();
   const auto take = [&](std::size_t cols) {
     return MatView<float>(std::exchange(next, next + rows * cols), rows, cols);
   };
-  state.hidden_ = take(model.width);
-  state.q_ = take(columns.q);
-  state.k_ = take(columns.k);
-  state.v_ = take(columns.v);
-  state.mixed_ = take(columns.mixed);
+  state.hidden_ = take(of.width);
+  state.q_ = take(of.q);
+  state.k_ = take(of.k);
+  state.v_ = take(of.v);
+  state.mixed_ = take(of.mixed);
   return state;
 }
 

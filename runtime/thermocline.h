@@ -72,6 +72,11 @@ struct EngineOptions {
   float rope_freq_scale = 0;  // 0: the model's; 0.25 stretches the context four times (linear)
   float rope_freq_base = 0;   // 0: the model's
   TierLimits limits = {};
+  // Layers whose dense work a device does, whole ones, from the last one down; of more than the
+  // model has, all. Their weights are copied there when the engine is opened, and are of `limits`.
+  // Logits are then that device's as to rounding: other bits than the host's.
+  std::uint32_t device_layers = 0;
+  std::string device = "cuda";  // which: cuda, the first one, or cuda:N
 };
 
 struct ModelInfo {
@@ -81,6 +86,8 @@ struct ModelInfo {
                                                           // any scaling asked for
   std::uint64_t kv_bytes_per_token = 0;                   // f16, full-attention layers
   bool has_chat_template = false;
+  std::uint32_t device_layers = 0;  // of `layers`, the last ones, computed by
+  std::string device;               // "cuda:0 (NVIDIA H200)"; "": by none
 };
 
 // What a model file says of itself, as text: whether or not it can be run.
@@ -168,8 +175,8 @@ class Engine {
   Result<MemoryPlan> plan(CacheOptions options) const;
   // What a cache of this engine holds, and beside it what the engine computes in, and the model.
   MemoryPlan usage(const KvCache& cache) const;
-  // What is taken of the limits, by all of its caches together: their plans, and what any holds
-  // beyond its own.
+  // What is taken of the limits: by all of its caches together, their plans and what any holds
+  // beyond its own; and by layers on a device.
   MemoryPlan usage() const;
 
   // Appends tokens to a timeline; logits [vocabulary] of the last one. On an error the timeline

@@ -10,8 +10,8 @@ namespace thermocline {
 namespace {
 
 constexpr std::array<std::string_view, kPurposes> kPurposeNames = {
-    "tail",    "rows",   "row_cache",  "index", "sealing",
-    "staging", "tables", "selections", "saved", "caches"};
+    "tail",   "rows",       "row_cache", "index",  "sealing", "staging",
+    "tables", "selections", "saved",     "caches", "weights", "activations"};
 
 std::string holders(const TierUsage& usage) {
   std::vector<std::size_t> order(kPurposes);

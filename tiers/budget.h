@@ -29,9 +29,11 @@ enum class Purpose : std::uint8_t {
   selections,  // what a step chose, for the next one
   saved,       // of a session's file: headers, text, tails, where everything is; and what its last
                // save refers to that nobody holds
-  caches,      // of an engine's ledger: what its caches have
+  caches,      // of an engine's ledger: what its caches have,
+  weights,     // what layers that a device computes are there,
+  activations  // and what it computes them in
 };
-inline constexpr std::size_t kPurposes = 10;
+inline constexpr std::size_t kPurposes = 12;
 std::string_view name_of(Purpose purpose);
 
 class Budget;

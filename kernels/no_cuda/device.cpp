@@ -4,10 +4,8 @@
 namespace thermocline {
 
 Result<std::unique_ptr<Device>> open_device(std::uint32_t) {
-  return fail(
-      ErrorCode::unsupported,
-      "this build has no CUDA: build where nvcc is (-DTHERMOCLINE_CUDA=ON), or say --device "
-      "host, and host memory stands in for a GPU");
+  return fail(ErrorCode::unsupported,
+              "this build has no CUDA: build where nvcc is (-DTHERMOCLINE_CUDA=ON)");
 }
 
 Status device_attends(HeadShape, const Fold&) {

@@ -100,7 +100,28 @@ void LayerWork::add(MatView<float> x, std::span<const float> norm_weight,
   });
 }
 
-void LayerWork::embed(std::span<const int> tokens, MatView<float> hidden) const {
+LayerWork::~LayerWork() {
+  if (model_.device) static_cast<void>(model_.device->wait());
+}
+
+Status LayerWork::send(MatView<float> hidden) {
+  if (there_.data() == hidden.data() && there_.rows() == hidden.rows()) return {};
+  TL_TRY(bring_back());
+  TL_TRY(model_.device->write(hidden));
+  there_ = hidden;
+  return {};
+}
+
+Status LayerWork::bring_back() {
+  if (!worked_there_) return {};
+  TL_TRY(model_.device->read(there_));
+  worked_there_ = false;
+  return {};
+}
+
+void LayerWork::embed(std::span<const int> tokens, MatView<float> hidden) {
+  there_ = {};
+  worked_there_ = false;
   for_rows(tokens.size(), [&](std::size_t r) {
     const CpuTable& cpu = *model_.machine.cpu;
     cpu.matvec.dequantize(model_.weights->embedding, static_cast<std::size_t>(tokens[r]),
@@ -110,7 +131,11 @@ void LayerWork::embed(std::span<const int> tokens, MatView<float> hidden) const 
   });
 }
 
-Status LayerWork::project(LayerId l, MatView<const float> hidden, const Projection& out) const {
+Status LayerWork::project(LayerId l, MatView<float> hidden, const Projection& out) {
+  if (on_device(l)) {
+    TL_TRY(send(hidden));
+    return model_.device->project(layer_there(l), out.q, out.k, out.v);
+  }
   const LayerWeights& w = model_.weights->layers[index(l)];
   const MatView<float> normed = scratch_.normed_.rows_from(0, hidden.rows());
   norm(hidden, w.attention_norm, normed);
@@ -122,7 +147,12 @@ Status LayerWork::project(LayerId l, MatView<const float> hidden, const Projecti
   return {};
 }
 
-Status LayerWork::finish(LayerId l, MatView<const float> mixed, MatView<float> hidden) const {
+Status LayerWork::finish(LayerId l, MatView<const float> mixed, MatView<float> hidden) {
+  if (on_device(l)) {
+    TL_TRY(send(hidden));
+    worked_there_ = true;
+    return model_.device->finish(layer_there(l), mixed);
+  }
   const LayerWeights& w = model_.weights->layers[index(l)];
   const std::size_t rows = hidden.rows();
   const MatView<float> normed = scratch_.normed_.rows_from(0, rows);
@@ -142,7 +172,8 @@ Status LayerWork::finish(LayerId l, MatView<const float> mixed, MatView<float> h
   return {};
 }
 
-Status LayerWork::head(MatView<const float> hidden, MatView<float> logits) const {
+Status LayerWork::head(MatView<const float> hidden, MatView<float> logits) {
+  TL_TRY(bring_back());
   const MatView<float> normed = scratch_.normed_.rows_from(0, hidden.rows());
   norm(hidden, model_.weights->output_norm, normed);
   const Product products[] = {{model_.weights->output, {}, logits}};

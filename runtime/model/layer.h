@@ -8,6 +8,7 @@
 
 #include "kernels/base/ids.h"
 #include "kernels/base/view.h"
+#include "kernels/device.h"
 #include "runtime/model/model.h"
 #include "runtime/model/product.h"
 #include "runtime/model/weights.h"
@@ -19,6 +20,9 @@ struct Model {
   const ModelSpec* spec = nullptr;
   const Weights* weights = nullptr;
   Machine machine;
+  // Has the layers from the first of these on, as its layer 0; null: the host has all.
+  DeviceLayers* device = nullptr;
+  LayerId first_on_device{0};
 
   const LayerSpec& layer(LayerId l) const { return spec->layers[index(l)]; }
 };
@@ -47,20 +51,30 @@ class LayerScratch {
 
 // The calls of a pass, in order: embed, then project and finish for each layer, then head. Each
 // takes at most scratch.rows() rows; one thread at a time.
+//
+// Hidden rows that a device has worked on are there, and come back when other rows take their place
+// or for the head: so those of a step cross once each way, however many layers a device has.
 class LayerWork {
  public:
   LayerWork(const Model& model, LayerScratch* scratch) : model_(model), scratch_(*scratch) {}
+  LayerWork(const LayerWork&) = delete;
+  LayerWork& operator=(const LayerWork&) = delete;
+  ~LayerWork();  // what a device was to read of the rows has been read
 
   // Tokens are below the vocabulary's size.
-  void embed(std::span<const int> tokens, MatView<float> hidden) const;
-  Status project(LayerId l, MatView<const float> hidden, const Projection& out) const;
+  void embed(std::span<const int> tokens, MatView<float> hidden);
+  Status project(LayerId l, MatView<float> hidden, const Projection& out);
   // mixed [rows][q_heads * value_dim]: what attention gave; added to hidden, as is the
   // feed-forward part.
-  Status finish(LayerId l, MatView<const float> mixed, MatView<float> hidden) const;
+  Status finish(LayerId l, MatView<const float> mixed, MatView<float> hidden);
   // logits [rows][vocabulary]
-  Status head(MatView<const float> hidden, MatView<float> logits) const;
+  Status head(MatView<const float> hidden, MatView<float> logits);
 
  private:
+  bool on_device(LayerId l) const { return model_.device && l >= model_.first_on_device; }
+  std::size_t layer_there(LayerId l) const { return index(l) - index(model_.first_on_device); }
+  Status send(MatView<float> hidden);  // where the device has other rows
+  Status bring_back();                 // what it has worked on
   template <typename Body>
   void for_rows(std::size_t rows, const Body& body) const;
   void norm(MatView<const float> x, std::span<const float> weight, MatView<float> out) const;
@@ -70,6 +84,8 @@ class LayerWork {
 
   const Model& model_;
   LayerScratch& scratch_;
+  MatView<float> there_;       // the hidden rows that the device has,
+  bool worked_there_ = false;  // and whether they are newer than here
 };
 
 }  // namespace thermocline

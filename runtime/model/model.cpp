@@ -182,4 +182,19 @@ std::uint64_t ModelSpec::kv_bytes_per_token() const {
   return bytes;
 }
 
+LayersShape ModelSpec::shape() const {
+  LayersShape shape;
+  shape.width = width;
+  shape.feed_forward = feed_forward;
+  shape.norm_epsilon = norm_epsilon;
+  shape.activation = architecture->activation;
+  for (const LayerSpec& layer : layers) {
+    shape.q = std::max(shape.q, std::size_t{layer.q_heads} * layer.key_dim);
+    shape.k = std::max(shape.k, std::size_t{layer.kv_heads} * layer.key_dim);
+    shape.v = std::max(shape.v, std::size_t{layer.kv_heads} * layer.value_dim);
+    shape.mixed = std::max(shape.mixed, std::size_t{layer.q_heads} * layer.value_dim);
+  }
+  return shape;
+}
+
 }  // namespace thermocline

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/base/error.h"
+#include "kernels/layer_weights.h"
 #include "runtime/layer_spec.h"
 #include "runtime/model/architecture.h"
 #include "runtime/thermocline.h"
@@ -34,6 +35,7 @@ struct ModelSpec {
 
   // f16, over the layers that attend everything.
   std::uint64_t kv_bytes_per_token() const;
+  LayersShape shape() const;
 };
 
 }  // namespace thermocline

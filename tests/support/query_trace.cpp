@@ -120,7 +120,7 @@ Status QueryRecorder::read(std::span<const int> tokens, std::uint32_t first) {
   TL_TRY_ASSIGN(const Timeline timeline, cache_->start());
   std::vector<Token> at;
   for (std::uint32_t p = 0; p < count; ++p) at.push_back({timeline.id(), p});
-  const LayerWork work(model_, &scratch_);
+  LayerWork work(model_, &scratch_);
   const MatView<float> hidden = rows_.hidden(count);
   // Never committed: what comes after the last traced layer is nobody's business.
   TL_TRY_ASSIGN(const PendingRows pending, PendingRows::begin(cache_.get(), at, Pass::prefill));

@@ -257,7 +257,7 @@ Status Recorder::prefill() {
   TL_TRY_ASSIGN(const RowState rows, RowState::create(spec_, context_));
   std::vector<Token> at;
   for (std::uint32_t p = 0; p < context_; ++p) at.push_back({timeline_.id(), p});
-  const LayerWork work(model_, &scratch_);
+  LayerWork work(model_, &scratch_);
   const MatView<float> hidden = rows.hidden(context_);
   TL_TRY_ASSIGN(PendingRows pending, PendingRows::begin(cache_.get(), at, Pass::prefill));
   work.embed(std::span(tokens_).first(context_), hidden);
@@ -314,7 +314,7 @@ std::vector<float> Recorder::attended(std::uint32_t l, const float* hidden,
 Status Recorder::decode() {
   TL_TRY_ASSIGN(const RowState rows, RowState::create(spec_, 1));
   TL_TRY_ASSIGN(const RowState guess, RowState::create(spec_, 1));
-  const LayerWork work(model_, &scratch_);
+  LayerWork work(model_, &scratch_);
   const MatView<float> hidden = rows.hidden(1);
   for (std::uint32_t t = 0; t < options_.steps; ++t) {
     const Token at{timeline_.id(), context_ + t};

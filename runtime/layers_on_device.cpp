@@ -1,0 +1,62 @@
+#include "runtime/layers_on_device.h"
+
+#include <algorithm>
+#include <optional>
+#include <span>
+#include <utility>
+
+#include "tiers/size_text.h"
+#include "tiers/store/device_memory.h"
+
+namespace thermocline {
+
+Result<std::unique_ptr<Device>> open_layers_device(const EngineOptions& options) {
+  if (options.device_layers == 0) return std::unique_ptr<Device>();
+  const std::optional<std::uint32_t> number = device_number(options.device);
+  if (!number)
+    return fail(ErrorCode::invalid_argument, "EngineOptions::device '", options.device,
+                "' computes no layers (known: cuda, cuda:N)");
+  Result<std::unique_ptr<Device>> device = open_device(*number);
+  if (!device)
+    return fail(device.error().code, "no device for --gpu-layers: ", device.error().message);
+  return device;
+}
+
+Result<LayersOnDevice> LayersOnDevice::create(std::unique_ptr<Device> device,
+                                              const ModelSpec& model, const Weights& weights,
+                                              std::uint32_t count, std::size_t rows,
+                                              Budget* ledger) {
+  const auto all = static_cast<std::uint32_t>(weights.layers.size());
+  count = std::min(count, all);
+  LayersOnDevice made;
+  made.first_ = LayerId{all - count};
+  const auto copied = std::span(weights.layers).last(count);
+  std::uint64_t bytes = 0;
+  for (const LayerWeights& layer : copied) {
+    bytes += layer_bytes(layer);
+    for (const auto matrix : kLayerMatrices) made.file_bytes_ += (layer.*matrix).bytes();
+  }
+  const LayersShape shape = model.shape();
+  const std::uint64_t work_bytes = layers_work_bytes(shape, rows);
+  const auto too_few = [&](const auto&... what) {
+    return fail(ErrorCode::exhausted, device->name(), ": ", count, " of ", all, " layers need ",
+                size_text(bytes), " of its memory and ", size_text(work_bytes), " to compute in, ",
+                what...);
+  };
+  TL_TRY_ASSIGN(const std::uint64_t free, device->free_bytes());
+  if (bytes + work_bytes > free)
+    return too_few("it has ", size_text(free), " free: lower --gpu-layers");
+  const std::uint64_t left = ledger->usage(Tier::device).free_bytes();
+  if (bytes + work_bytes > left)
+    return too_few(limit_of(Tier::device), " leaves ", size_text(left),
+                   ": raise it, or lower --gpu-layers");
+  TL_TRY_ASSIGN(made.weight_bytes_, ledger->reserve(Tier::device, Purpose::weights, bytes));
+  TL_TRY_ASSIGN(made.activation_bytes_,
+                ledger->reserve(Tier::device, Purpose::activations, work_bytes));
+  made.device_ = std::move(device);
+  TL_TRY_ASSIGN(made.layers_, made.device_->open_layers(shape, rows));
+  for (const LayerWeights& layer : copied) TL_TRY(made.layers_->add(layer));
+  return made;
+}
+
+}  // namespace thermocline
