@@ -41,7 +41,9 @@ Evaluation::Evaluation(const EvalFlags& flags, const EvalPlan& plan, Engine& eng
       engine_(engine),
       rows_(std::move(rows)),
       table_(std::make_unique<Table>(stdout, plan.format, std::move(columns))),
-      of_all_rows_{{"model", engine.model().name}, {"weight_types", engine.model().weight_types}} {
+      of_all_rows_{{"model", engine.model().name},
+                   {"weight_types", engine.model().weight_types},
+                   {"device_layers", engine.model().device_layers}} {
   of_all_rows_.update(build_json());
   // A later row's method may be longer than the first's.
   std::size_t widest = 0;

@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <limits>
 #include <random>
 
 #include "tools/thermocline/machine.h"
@@ -70,7 +72,10 @@ void add_model_options(po::options_description* group, ModelFlags* flags, bool w
   add("batch-size,b", value(&flags->batch, "N"),
       "accepted, without effect: the prefill chooses its own, which no answer depends on");
   add("ubatch-size", value(&flags->ubatch, "N"), "accepted, without effect, as -b");
-  add("gpu-layers", value(&flags->gpu_layers, "N"), "0 or auto: this build computes on the CPU");
+  add("gpu-layers", value(&flags->gpu_layers, "N"),
+      "layers whose weights go to a GPU, which computes them: the last N, or all; 0 or auto: none "
+      "(0)");
+  add("main-gpu", value(&flags->main_gpu, "N"), "which GPU that is (0)");
   add("flash-attn", value(&flags->flash_attention, "on|off|auto"),
       "on or auto: attention is always computed in tiles");
 }
@@ -83,6 +88,17 @@ std::vector<std::string> cache_types() {
   std::vector<std::string> types = codec_names();
   std::replace(types.begin(), types.end(), std::string("raw"), std::string(kRawType));
   return types;
+}
+
+// "0", "auto": none; "all".
+Result<std::uint32_t> parse_layers(const std::string& text) {
+  if (text == "auto") return 0;
+  if (text == "all") return std::numeric_limits<std::uint32_t>::max();
+  std::uint32_t layers = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), layers);
+  if (error == std::errc() && end == text.data() + text.size()) return layers;
+  return fail(ErrorCode::invalid_argument, "--gpu-layers '", text,
+              "' is not a number of layers, all, or auto");
 }
 
 Status refuse_unless(bool accepted, const std::string& option, const std::string& given,
@@ -103,8 +119,6 @@ void ModelFlags::add_without_threads_to(CommandLine* line) {
 
 Result<EngineOptions> ModelFlags::engine_options() const {
   if (model.empty()) return fail(ErrorCode::invalid_argument, "no model: say -m FILE.gguf");
-  TL_TRY(refuse_unless(gpu_layers == "0" || gpu_layers == "auto", "--gpu-layers", gpu_layers,
-                       "this build computes on the CPU; leave it out or say 0"));
   TL_TRY(refuse_unless(flash_attention == "on" || flash_attention == "auto", "--flash-attn",
                        flash_attention, "attention is always computed in tiles; leave it out"));
   if (threads < 0 || threads > 4096)
@@ -124,6 +138,8 @@ Result<EngineOptions> ModelFlags::engine_options() const {
   options.model_path = model;
   options.threads = threads;
   options.isa = isa;
+  TL_TRY_ASSIGN(options.device_layers, parse_layers(gpu_layers));
+  options.device = "cuda:" + std::to_string(main_gpu);
   options.rope_freq_scale = rope_freq_scale;
   options.rope_freq_base = rope_freq_base;
   if (rope_scaling == "none")

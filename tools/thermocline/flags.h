@@ -17,6 +17,7 @@ struct ModelFlags {
   int threads = 0;
   std::uint32_t context = 0;
   std::string isa = "auto", rope_scaling = "model", gpu_layers = "0", flash_attention = "auto";
+  std::uint32_t main_gpu = 0;
   float rope_freq_scale = 0, rope_freq_base = 0;
   int batch = 0, ubatch = 0;
 

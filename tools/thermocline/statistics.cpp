@@ -141,6 +141,14 @@ Json cost_json(const CacheReport& cost) {
   return json;
 }
 
+// A device may have layers' weights as well.
+bool of_kv_alone(const MemoryPlan& plan, const std::string& tier) {
+  return tier != kWorkspace &&
+         std::none_of(plan.lines.begin(), plan.lines.end(), [&](const MemoryLine& line) {
+           return line.tier == tier && line.purpose == "weights";
+         });
+}
+
 // Tiers in the order in which they first appear.
 std::vector<std::string> tiers_of(const MemoryPlan& plan) {
   std::vector<std::string> tiers;
@@ -169,6 +177,9 @@ void print_statistics(const RunRecord& record, Detail detail) {
                         " (" + format_number("%.1f", per_second(g.steps, g.decode_ms)) +
                         " tokens/s); " + describe_stop(g, record.context));
   line("method", record.method + ", context " + format_count(record.context));
+  if (const ModelInfo& model = *record.model; model.device_layers > 0)
+    line("layers", format_count(model.device_layers) + " of " + format_count(model.layers) +
+                       " on " + model.device);
   if (g.steps > 0) print_reads(g.decode_cost);
   print_disk(sum(g.prefill_cost, g.decode_cost), g.decode_cost);
   print_memory_plan(record.memory, detail);
@@ -203,8 +214,8 @@ void print_memory_plan(const MemoryPlan& plan, Detail detail) {
       if (detail == Detail::full && one.peak_bytes > one.bytes)
         purposes += " (peak " + format_size(one.peak_bytes) + ")";
     }
-    line(tier.c_str(), (tier == kWorkspace || tier == kMapped ? "" : "KV ") + text +
-                           (purposes.empty() ? "" : ": " + purposes));
+    line(tier.c_str(),
+         (of_kv_alone(plan, tier) ? "KV " : "") + text + (purposes.empty() ? "" : ": " + purposes));
   }
   if (plan.allowance_bytes > 0)
     line("process", "up to " + format_size(plan.allowance_bytes) +
@@ -232,6 +243,8 @@ Json model_json(const ModelInfo& model) {
               {"parameters", model.parameters},
               {"weight_bytes", model.weight_bytes},
               {"layers", model.layers},
+              {"device_layers", model.device_layers},
+              {"device", model.device},
               {"vocabulary", model.vocabulary},
               {"context", model.context},
               {"kv_bytes_per_token", model.kv_bytes_per_token}};

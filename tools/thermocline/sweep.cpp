@@ -272,8 +272,12 @@ Json row_of(const Setting& at, const Test& test, const Samples& samples, const M
       {"same_answers", samples.same_answers},
       {"model", model.name},
       {"weight_types", model.weight_types},
+      {"device_layers", model.device_layers},
+      {"device", model.device},
       {"weight_bytes", model.weight_bytes}};
-  if (test.generated > 0) row["bandwidth_share"] = moved * rate.median / at.bandwidth;
+  // Of the host's, which reads all of it only without a device.
+  if (test.generated > 0 && model.device_layers == 0)
+    row["bandwidth_share"] = moved * rate.median / at.bandwidth;
   row["peak_MiB"] = peak_resident_bytes() >> 20;
   row["spread"] = rate.median > 0 ? (rate.highest - rate.lowest) / rate.median : 0;
   row.update(build);

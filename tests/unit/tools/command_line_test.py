@@ -67,7 +67,8 @@ class CommandLine(unittest.TestCase):
                 (["--kv-device", "1G"], "--device host"), (["--device", "host"], "--kv-device"),
                 (["--device", "gpu", "--kv-device", "1G"], "known: none, host, cuda, cuda:N"),
                 (["--device", "cuda"], "--kv-device SIZE"),
-                (["-ngl", "99"], "CPU"),
+                (["-ngl", "most"], "number of layers"), (["-ngl", "-2"], "number of layers"),
+                (["-mg", "x"], "--main-gpu"),
                 (["-ctv", "q9_9"], "known: f16, int8, bf16"),
                 (["-ctv", "q4_0", "--method-set", "values.compress=raw"], "twice"),
                 (["-fa", "off"], "tiles"),
@@ -85,6 +86,7 @@ class CommandLine(unittest.TestCase):
                 (["--progress", "loud"], "--progress")]:
             with self.subTest(words=words):
                 self.refused([*base, *words], said)
+        self.refused([*base, "-ngl", "1", "-mg", "999"], "no device for --gpu-layers: ", code=1)
         self.refused(["sweep", "-m", "m", "-d", "8-4"], "--depth")
         self.refused(["sweep", "-m", "m", "-p", "0", "-n", "0"], "nothing to measure")
         self.refused(["sweep", "-m", "m", "-o", "xml"], "jsonl")
