@@ -188,6 +188,7 @@ std::span<const Parameter<SketchOptions>> SketchSelector::parameters() {
   static constexpr Parameter<SketchOptions> kParameters[] = {
       {"share", &SketchOptions::share, 0, 1},
       {"min_rows", &SketchOptions::min_rows, 1, 1 << 20},
+      {"most_rows", &SketchOptions::most_rows, 0, 1 << 20},
       {"bits", &SketchOptions::bits, 1, 4},
       {"coded", &SketchOptions::coded, 0, 1},
       {"value_bits", &SketchOptions::value_bits, 2, 4},

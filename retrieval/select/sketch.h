@@ -32,6 +32,8 @@ struct SketchOptions {
   double share = 0.02;          // of a timeline's length that is read in each KV head, sinks and
                                 // tail included
   std::uint32_t min_rows = 64;  // and at least so many sealed rows
+  std::uint32_t most_rows = 0;  // of the share, at most so many rows, however long the text: what a
+                                // step asks for does not grow with it; 0: no bound
   std::uint32_t cluster = 16;   // rows a cluster, on average
   std::uint32_t bits = 2;       // 1, 2 or 4, a channel of a key's code
   double coded = 0;  // of the timeline's length: so many rows, less those that are read, are

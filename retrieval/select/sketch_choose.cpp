@@ -102,7 +102,9 @@ void SketchSelector::lay_out(HeadShape shape, const ListQuery& list, Board* boar
     board->groups += index->groups();
     sets += run.rows->blocks();
   }
-  const double selected = std::max(0.0, options_.share * list.length - list.steady_rows);
+  double wanted = options_.share * list.length;
+  if (options_.most_rows > 0) wanted = std::min<double>(wanted, options_.most_rows);
+  const double selected = std::max(0.0, wanted - list.steady_rows);
   board->budget = std::max(options_.min_rows, static_cast<std::uint32_t>(selected));
   const double coded = std::max(0.0, options_.coded * list.length - list.steady_rows);
   board->coded_budget = std::max(board->budget, static_cast<std::uint32_t>(coded));

@@ -498,6 +498,18 @@ TEST(SketchChoose, ReadsEverythingBelowTheBudget) {
   EXPECT_TRUE(list.reads[0].everything && list.reads[1].everything);
 }
 
+TEST(SketchChoose, ReadsNoMoreOfALongTextThanItIsTold) {
+  const Workers workers(2);
+  const auto read = [&](const SketchOptions& options) {
+    const auto selector = sketch(options);
+    const Scene scene(*selector, {2, 32, 32}, 1, {1500, 500}, workers);
+    return rows_read(scene.sealed.runs(), scene.choose(selector.get(), workers)[0], Form::rows);
+  };
+  EXPECT_EQ(read({.share = 0.1, .most_rows = 150}), 150u - Scene::kSteadyRows);
+  EXPECT_EQ(read({.share = 0.1, .most_rows = 5000}), read({.share = 0.1}));
+  EXPECT_EQ(read({.share = 0.1, .min_rows = 170, .most_rows = 150}), 170u);
+}
+
 TEST(SketchChoose, ReadsRunsOfOtherMethodsWhole) {
   const auto selector = sketch({.share = 0.05});
   const Workers workers(2);
