@@ -82,7 +82,7 @@ Result<SegmentFit> KvCache::Impl::fit_side(const Fitter& fitter, const Fitting& 
   TL_TRY(hold(std::move(made.own), &fit.own));
   fit.heads = of.heads;
   fit.rotation = fitting.rotation;
-  fit.facts = fitter.facts(of, bytes_of(fit.common), bytes_of(fit.own));
+  fit.facts = fitter.facts(of, count, bytes_of(fit.common), bytes_of(fit.own));
   return fit;
 }
 
@@ -192,7 +192,7 @@ Status KvCache::Impl::load_fits(LayerId l, const Segment* before, RecordReader* 
             fitter->flaw(shape, segment->rows, bytes_of(fit.common), bytes_of(fit.own)))
       return in->corrupt("fit", flaw);
     fit.rotation = rotation_of(l, side);
-    fit.facts = fitter->facts(shape, bytes_of(fit.common), bytes_of(fit.own));
+    fit.facts = fitter->facts(shape, segment->rows, bytes_of(fit.common), bytes_of(fit.own));
     share_fit(fit, side, of->segments);
     if (of != &alone) waiting->erase(waiting->begin() + (of - waiting->data()));
   }

@@ -21,9 +21,16 @@ struct FitBytes {
   Reservation memory;
 };
 
+inline constexpr std::uint32_t kFitGroup = 32;  // rows stored one after the other that share it
+
 // What is known of a fit, of what its parts hold.
 struct FitFacts {
-  std::uint32_t row_bytes = 0;  // that a row of one head is rebuilt from, about
+  // What a read of one head's rows takes of both parts, in bytes: once, whichever rows it has; for
+  // each group of kFitGroup of which it has any; and for each row. Of all rows of all heads that
+  // comes to what the parts hold, but for what rows are not read by, which nothing counts, and for
+  // what heads have in common, which each of them reads. Rounded up; outliers and kept rows, of
+  // which heads have more or fewer, are means.
+  std::uint32_t head_bytes = 0, group_bytes = 0, row_bytes = 0;
   std::uint32_t rank = 0;  // numbers that all heads' rows of a position are made of; 0: it has none
   float captured = 1.0f;   // share of the squares of the segment's rows that those hold
 };

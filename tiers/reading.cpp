@@ -89,6 +89,8 @@ void Reading::plan_list(std::uint32_t list, const ReadRequest& request) {
     TL_CHECK(!read.everything || read.weights_a_row == 0);
     TL_CHECK(read.scored || !read.residual);
     if (weights.a_row > 0) weights.next = request.list->log_weight.data() + read.first_weight;
+    if (read.everything || read.first != read.last)
+      for (const SegmentFit& fit : segment.fits) counted_.host_bytes_read += fit.facts.head_bytes;
     if (read.everything) {
       for (std::uint32_t block = 0; block < segment.blocks(); ++block) {
         const int rows = static_cast<int>(
@@ -112,6 +114,7 @@ void Reading::plan_list(std::uint32_t list, const ReadRequest& request) {
 // Adds a block's rows to the list's open fold, cutting folds at kFoldRows.
 void Reading::plan_rows(const Segment& segment, std::uint32_t list, std::uint32_t head,
                         std::uint32_t block, RowSet rows, Weights weights, Misses misses) {
+  count_fits(segment, rows);
   while (rows != 0) {
     if (!open_ || planned_.back().rows == kFoldRows) open_fold(segment, list, head, weights);
     Planned* fold = &planned_.back();
@@ -127,7 +130,6 @@ void Reading::plan_rows(const Segment& segment, std::uint32_t list, std::uint32_
     else
       add_rows_by_address(fold, block, taken, n, weights.next);
     fold->rows += static_cast<std::uint32_t>(n);
-    counted_.host_bytes_read += static_cast<std::uint64_t>(n) * fold->fit_bytes;
     fold->last_view = static_cast<std::uint32_t>(views_.size());
     fold->last_patch = static_cast<std::uint32_t>(patches_.size());
     fold->last_check = static_cast<std::uint32_t>(checks_.size());
@@ -154,8 +156,6 @@ void Reading::open_fold(const Segment& segment, std::uint32_t list, std::uint32_
   fold.ready.fold.key_stride = fold.ready.fold.value_stride = segment.layout.bytes();
   fold.ready.fold.key_fit = segment.fit_of(Side::keys, head);
   fold.ready.fold.value_fit = segment.fit_of(Side::values, head);
-  fold.fit_bytes =
-      segment.fit(Side::keys).facts.row_bytes + segment.fit(Side::values).facts.row_bytes;
   fold.first_view = fold.last_view = static_cast<std::uint32_t>(views_.size());
   fold.first_patch = fold.last_patch = static_cast<std::uint32_t>(patches_.size());
   fold.first_check = fold.last_check = static_cast<std::uint32_t>(checks_.size());
@@ -187,6 +187,16 @@ void Reading::count_by_address(const Planned& fold, int n) {
   if (place.purpose != Purpose::rows) return;
   (place.home.tier == Tier::device ? counted_.device_bytes_read : counted_.host_bytes_read) +=
       static_cast<std::size_t>(n) * fold.ready.fold.key_stride;
+}
+
+// Of a block, beside the rows' records, wherever those are.
+void Reading::count_fits(const Segment& segment, RowSet rows) {
+  static_assert(kBlockRows == 2 * kFitGroup);
+  const int groups = ((rows & first_rows(kFitGroup)) != 0) + (rows >> kFitGroup != 0);
+  for (const SegmentFit& fit : segment.fits)
+    if (fit)
+      counted_.host_bytes_read += static_cast<std::uint64_t>(groups) * fit.facts.group_bytes +
+                                  static_cast<std::uint64_t>(count(rows)) * fit.facts.row_bytes;
 }
 
 void Reading::add_rows_by_address(Planned* fold, std::uint32_t block, RowSet rows, int n,

@@ -71,7 +71,6 @@ class Reading {
   struct Planned {
     ReadyFold ready;
     std::uint32_t place = 0, head = 0, key_bytes = 0, stage = 0;
-    std::uint32_t fit_bytes = 0;  // a row, beside its record
     std::uint32_t first_view = 0, last_view = 0;
     std::uint32_t first_patch = 0, last_patch = 0;
     std::uint32_t first_check = 0, last_check = 0;
@@ -121,6 +120,7 @@ class Reading {
                            const float* log_weight);
   void add_rows_to_copy(Planned* fold, std::uint32_t block, RowSet rows, Weights weights);
   void count_by_address(const Planned& fold, int n);
+  void count_fits(const Segment& segment, RowSet rows);
   const std::byte* block_home(const Planned& fold, std::uint32_t block) const;
   void add_rows_in_pages(Planned* fold, std::uint32_t block, RowSet rows, Weights weights,
                          Misses misses);

@@ -225,9 +225,9 @@ void AllottedCodec::write(const f16* row, std::uint32_t dim, const SideFit& fit,
   finish();
 }
 
-FitFacts AllottedCodec::facts(FitShape, std::span<const std::byte>,
+FitFacts AllottedCodec::facts(FitShape shape, std::uint32_t, std::span<const std::byte>,
                               std::span<const std::byte>) const {
-  return {};
+  return {.head_bytes = static_cast<std::uint32_t>(Allotted::head_bytes(shape.dim))};
 }
 
 const char* AllottedCodec::flaw(FitShape shape, std::uint32_t, std::span<const std::byte> common,

@@ -80,9 +80,10 @@ void ChannelsCodec::write(const f16* row, std::uint32_t dim, const SideFit& fit,
   }
 }
 
-FitFacts ChannelsCodec::facts(FitShape shape, std::span<const std::byte>,
+FitFacts ChannelsCodec::facts(FitShape shape, std::uint32_t, std::span<const std::byte>,
                               std::span<const std::byte>) const {
-  return {static_cast<std::uint32_t>(2 * shape.dim * sizeof(f16) / Layout::kGroup)};
+  static_assert(Layout::kGroup == kFitGroup);
+  return {.group_bytes = static_cast<std::uint32_t>(Layout::own_bytes(1, kFitGroup, shape.dim))};
 }
 
 const char* ChannelsCodec::flaw(FitShape shape, std::uint32_t rows,

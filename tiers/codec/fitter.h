@@ -76,7 +76,8 @@ class Fitter {
   virtual std::uint64_t scratch_bytes(FitShape, std::uint64_t) const { return 0; }
   // Work is spread over `workers` with a fixed cut.
   virtual Result<Fit> fit(const Fitting& of, const Workers& workers) const = 0;
-  virtual FitFacts facts(FitShape shape, std::span<const std::byte> common,
+  // Of parts that flaw() finds none in.
+  virtual FitFacts facts(FitShape shape, std::uint32_t rows, std::span<const std::byte> common,
                          std::span<const std::byte> own) const = 0;
   // Why these parts, which come from a file, cannot be of `rows` rows, where reading a row would
   // reach outside of them; null: they are safe to read.

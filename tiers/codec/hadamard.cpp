@@ -64,9 +64,9 @@ void HadamardCodec::write(const f16* row, std::uint32_t dim, const SideFit& fit,
   groups_.encode(ordered, dim, out);
 }
 
-FitFacts HadamardCodec::facts(FitShape, std::span<const std::byte>,
+FitFacts HadamardCodec::facts(FitShape shape, std::uint32_t, std::span<const std::byte>,
                               std::span<const std::byte>) const {
-  return {};
+  return {.head_bytes = static_cast<std::uint32_t>(Layout::own_bytes(1, shape.dim))};
 }
 
 const char* HadamardCodec::flaw(FitShape shape, std::uint32_t, std::span<const std::byte> common,

@@ -248,10 +248,15 @@ Result<Fit> LowRankCodec::fit(const Fitting& of, const Workers& workers) const {
   return fit;
 }
 
-FitFacts LowRankCodec::facts(FitShape, std::span<const std::byte> common,
+FitFacts LowRankCodec::facts(FitShape shape, std::uint32_t, std::span<const std::byte> common,
                              std::span<const std::byte> own) const {
-  const std::uint32_t rank = header_of(common).count;
-  return {static_cast<std::uint32_t>(rank * sizeof(f16)), rank, header_of(own).captured};
+  const std::uint32_t rank = header_of(common).count, kept = header_of(own).count;
+  const std::size_t kept_bytes = kept * (shape.dim * sizeof(f16) + sizeof(std::uint16_t));
+  return {.head_bytes = static_cast<std::uint32_t>(rank * shape.dim * sizeof(f16) +
+                                                   (kept_bytes + shape.heads - 1) / shape.heads),
+          .row_bytes = static_cast<std::uint32_t>(rank * sizeof(f16)),
+          .rank = rank,
+          .captured = header_of(own).captured};
 }
 
 const char* LowRankCodec::flaw(FitShape shape, std::uint32_t rows,

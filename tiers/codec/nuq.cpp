@@ -275,13 +275,18 @@ void NuqCodec::write(const f16* row, std::uint32_t dim, const SideFit& fit, std:
   }
 }
 
-FitFacts NuqCodec::facts(FitShape shape, std::span<const std::byte>,
-                         std::span<const std::byte>) const {
-  const double outliers = by_ == By::row
-                              ? static_cast<double>(outliers_of(options_.outliers, shape.dim))
-                              : options_.outliers * shape.dim;
-  const double range = by_ == By::row ? 2 * sizeof(f16) : 0;
-  return {static_cast<std::uint32_t>(std::lround(range + outliers * 2 * sizeof(f16)))};
+FitFacts NuqCodec::facts(FitShape shape, std::uint32_t rows, std::span<const std::byte>,
+                         std::span<const std::byte> own) const {
+  static_assert(Layout::kGroup == kFitGroup);
+  constexpr std::size_t kRange = 2 * sizeof(f16), kOutlier = sizeof(f16) + sizeof(std::uint16_t);
+  const std::size_t groups = shape.heads * Layout::groups(rows);
+  const std::size_t outliers = header_of(own).outliers * kOutlier;
+  const bool by_row = by_ == By::row;
+  return {
+      .head_bytes = static_cast<std::uint32_t>(sizeof(Header) + (by_row ? 0 : shape.dim * kRange)),
+      .group_bytes =
+          static_cast<std::uint32_t>(sizeof(std::uint32_t) + (outliers + groups - 1) / groups),
+      .row_bytes = by_row ? static_cast<std::uint32_t>(kRange) : 0};
 }
 
 const char* NuqCodec::flaw(FitShape shape, std::uint32_t rows, std::span<const std::byte> common,

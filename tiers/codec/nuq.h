@@ -44,7 +44,7 @@ class NuqCodec final : public Codec, public Fitter {
 
   std::uint64_t bytes(FitShape shape, std::uint64_t rows, std::uint64_t always) const override;
   Result<Fit> fit(const Fitting& of, const Workers& workers) const override;
-  FitFacts facts(FitShape shape, std::span<const std::byte> common,
+  FitFacts facts(FitShape shape, std::uint32_t rows, std::span<const std::byte> common,
                  std::span<const std::byte> own) const override;
   const char* flaw(FitShape shape, std::uint32_t rows, std::span<const std::byte> common,
                    std::span<const std::byte> own) const override;

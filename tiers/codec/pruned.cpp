@@ -73,9 +73,9 @@ void PrunedCodec::write(const f16* row, std::uint32_t dim, const SideFit& fit, s
   for (std::uint32_t i = 0; i < kept(dim); ++i) to[i] = row[channel[i]];
 }
 
-FitFacts PrunedCodec::facts(FitShape, std::span<const std::byte>,
+FitFacts PrunedCodec::facts(FitShape shape, std::uint32_t, std::span<const std::byte>,
                             std::span<const std::byte>) const {
-  return {};
+  return {.head_bytes = static_cast<std::uint32_t>(own_bytes({1, shape.dim}))};
 }
 
 const char* PrunedCodec::flaw(FitShape shape, std::uint32_t, std::span<const std::byte> common,

@@ -113,7 +113,7 @@ struct RoundTrip {
       common = std::move(fit->common);
       own = std::move(fit->own);
       EXPECT_LE(common.size() + own.size(), fitter->bytes(shape, rows.rows, 0));
-      facts = fitter->facts(shape, common.bytes(), own.bytes());
+      facts = fitter->facts(shape, rows.rows, common.bytes(), own.bytes());
     }
     std::vector<std::byte> record(row_bytes(codec.format(), rows.dim));
     std::vector<f16> back(rows.dim);

@@ -136,7 +136,7 @@ struct Sealed {
       if (fit->own.size() > 0) held.own = hold(std::move(fit->own));
       held.rotation = fitting.rotation;
       const auto common = held.common ? held.common->bytes.bytes() : std::span<std::byte>();
-      held.facts = fitter->facts({kHeads, kDim}, common, held.own->bytes.bytes());
+      held.facts = fitter->facts({kHeads, kDim}, rows.view.rows, common, held.own->bytes.bytes());
       EXPECT_EQ(fitter->flaw({kHeads, kDim}, rows.view.rows, common, held.own->bytes.bytes()),
                 nullptr);
       std::uint64_t most = 0;

@@ -437,6 +437,39 @@ TEST(Reader, WhatTheDiskDoesNotGiveBackIsLeftToIt) {
   sink->carry_out();  // from and to memory that must still be there
 }
 
+// What rows share lies in host memory wherever they are: once for a list, once for a group, and for
+// each row.
+TEST(Reader, CountsWhatRowsShareByWhatAListTakesOfIt) {
+  std::mt19937 random(15);
+  StoredRows stored(one_layer(layout(16, 16), 2, 0), 64 * kMiB);
+  Segment made;
+  made.layout = layout(16, 16);
+  made.heads = 2;
+  made.rows = 300;
+  const std::vector<std::byte> records(2 * 300 * made.layout.bytes());
+  const auto adopted = stored.table->adopt(std::move(made), records, Tier::disk, Purpose::rows);
+  ASSERT_TRUE(adopted);
+  const auto part = std::make_shared<FitBytes>();
+  part->bytes = *Buffer::create(64);
+  (*adopted)->fits[0].own = (*adopted)->fits[1].own = part;
+  (*adopted)->fits[0].facts = {.head_bytes = 1'000'000, .group_bytes = 1000};
+  (*adopted)->fits[1].facts = {.head_bytes = 2'000'000, .row_bytes = 1};
+  const Stored kept{*adopted, records};
+  Reader reader(stored.table.get());
+  const auto cost = [&](const Wanted& wanted) {
+    const std::uint64_t before = stored.table->counters().host_bytes_read;
+    EXPECT_TRUE(read_all(&reader, 0, {&wanted, 1}, FoldOrder::any));
+    return stored.table->counters().host_bytes_read - before;
+  };
+  EXPECT_EQ(cost(whole(kept, 1)), 3'010'300u);  // groups of 32 rows
+  Wanted some = whole(kept, 0);
+  some.list.picks = {{0, 0b111}, {2, RowSet{1} << 31 | RowSet{1} << 32}, {4, 1}};
+  some.list.reads[0] = {.run = 0, .first = 0, .last = 3};
+  EXPECT_EQ(cost(some), 3'004'006u);
+  some.list.reads[0] = {.run = 0, .first = 1, .last = 1};
+  EXPECT_EQ(cost(some), 0u);
+}
+
 // What a selector asks for wrongly is stopped, and not attended with keys that are not there.
 TEST(ReaderDeathTest, ReadsThatNothingCouldScoreAreStopped) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
