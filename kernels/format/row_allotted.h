@@ -48,9 +48,6 @@ struct Allotted {
   static constexpr std::uint64_t own_bytes(std::uint32_t heads, std::uint32_t dim) {
     return heads * head_bytes(dim);
   }
-  static constexpr std::uint64_t common_bytes(std::uint32_t heads, std::uint32_t dim) {
-    return std::uint64_t{heads} * dim * sizeof(float);
-  }
 
   // A head's part.
   const std::uint16_t* longer;  // [kMostBits]

@@ -14,6 +14,16 @@
 namespace thermocline {
 namespace {
 
+// A fit's own bytes, of so many channels that are kept of each row.
+struct ChannelsKept {
+  static constexpr std::uint64_t own_bytes(std::uint32_t heads, std::uint32_t kept) {
+    return std::uint64_t{heads} * kept * sizeof(std::uint16_t);
+  }
+  static const std::uint16_t* of(const SideFit& fit, std::uint32_t kept) {
+    return reinterpret_cast<const std::uint16_t*>(fit.own) + std::size_t{fit.head} * kept;
+  }
+};
+
 template <int kEighths>
 struct RowPruned {
   static_assert(kEighths == 5 || kEighths == 6);
@@ -23,20 +33,11 @@ struct RowPruned {
 
   static constexpr std::uint32_t kept(std::uint32_t dim) { return dim * kEighths / 8; }
   static constexpr std::uint32_t bytes(std::uint32_t dim) { return kept(dim) * sizeof(f16); }
-  static constexpr std::uint64_t common_bytes(std::uint32_t heads, std::uint32_t dim) {
-    return std::uint64_t{heads} * dim * sizeof(float);
-  }
-  static constexpr std::uint64_t own_bytes(std::uint32_t heads, std::uint32_t dim) {
-    return std::uint64_t{heads} * kept(dim) * sizeof(std::uint16_t);
-  }
-  static const std::uint16_t* channels(const SideFit& fit, std::uint32_t dim) {
-    return reinterpret_cast<const std::uint16_t*>(fit.own) + std::size_t{fit.head} * kept(dim);
-  }
 
   static void read(const SideFit& fit, std::uint32_t, const std::byte* row, std::uint32_t dim,
                    float* out) {
     const auto* value = reinterpret_cast<const f16*>(row);
-    const std::uint16_t* channel = channels(fit, dim);
+    const std::uint16_t* channel = ChannelsKept::of(fit, kept(dim));
     for (std::uint32_t i = 0; i < dim; ++i) out[i] = 0.0f;
     for (std::uint32_t i = 0; i < kept(dim); ++i) out[channel[i]] = to_float(value[i]);
   }
@@ -45,7 +46,7 @@ struct RowPruned {
   static void rebuild(const SideFit& fit, const std::byte* const* rows, const std::uint32_t*,
                       int count, std::uint32_t dim, float* out) {
     alignas(64) float value[kMaxHeadSize];
-    const std::uint16_t* channel = channels(fit, dim);
+    const std::uint16_t* channel = ChannelsKept::of(fit, kept(dim));
     const std::uint32_t all = kept(dim);
     for (int r = 0; r < count; ++r, out += dim) {
       const auto* from = reinterpret_cast<const f16*>(rows[r]);

@@ -10,6 +10,7 @@
 
 #include "kernels/base/head_size.h"
 #include "kernels/format/row_allotted.h"
+#include "tiers/codec/f16_limits.h"
 #include "tiers/codec/plain_row.h"
 #include "tiers/codec/scaled_codes.h"
 #include "tiers/codec/shown_queries.h"
@@ -18,8 +19,6 @@ namespace thermocline {
 namespace {
 
 constexpr std::uint32_t kMostBits = Allotted::kMostBits, kUnit = Allotted::kUnit;
-constexpr f16 kNan{0x7e00};
-constexpr float kMostF16 = 65504.0f;
 
 // What is left of a normal channel's variance by codes of so many bits.
 constexpr double kLeft[kMostBits + 1] = {1,        0.3634,   0.1175,   0.03462, 0.009688,
@@ -71,10 +70,6 @@ const Levels& levels_of(std::uint32_t width) {
   return levels[width];
 }
 
-bool all_finite(const float* x, std::uint32_t dim) {
-  return std::all_of(x, x + dim, [](float one) { return std::isfinite(one); });
-}
-
 // Of both channels that the embedding turns together, whose parts come and go with the position.
 void share_in_pairs(const Rotation& rotation, float* squares) {
   const bool halves = rotation.layout == RopePairs::halves;
@@ -118,8 +113,7 @@ RowFormat AllottedCodec::format() const {
 }
 
 std::uint64_t AllottedCodec::bytes(FitShape shape, std::uint64_t, std::uint64_t) const {
-  return Allotted::common_bytes(shape.heads, shape.dim) +
-         Allotted::own_bytes(shape.heads, shape.dim);
+  return ShownQueries::bytes(shape) + Allotted::own_bytes(shape.heads, shape.dim);
 }
 
 Result<Fit> AllottedCodec::fit(const Fitting& of, const Workers& workers) const {
@@ -192,7 +186,7 @@ void AllottedCodec::write(const f16* row, std::uint32_t dim, const SideFit& fit,
   f16 scale;
   const auto finish = [&] { std::memcpy(out + codes_bytes(dim), &scale, sizeof scale); };
   if (!all_finite(x, dim)) {
-    scale = kNan;
+    scale = kNanF16;
     return finish();
   }
   const Allotted of(fit, dim);

@@ -6,22 +6,12 @@
 #include <limits>
 
 #include "kernels/format/row_channels.h"
+#include "tiers/codec/f16_limits.h"
 
 namespace thermocline {
 namespace {
 
 using Layout = RowChannels2;  // of the fit, which both have
-constexpr std::uint16_t kInfinity = 0x7c00, kNan = 0x7e00;
-
-bool finite(f16 x) { return (x.bits & 0x7fffu) < kInfinity; }
-
-// The least f16 that is no smaller than range / steps; 65504 is the largest that any range needs.
-f16 scale_for(float range, float steps) {
-  const float exact = range / steps;
-  f16 scale = to_f16(exact);
-  if (to_float(scale) < exact) ++scale.bits;  // finite and positive: the next one up
-  return scale;
-}
 
 }  // namespace
 
@@ -51,15 +41,16 @@ void ChannelsCodec::fit_group(const Fitting& of, std::uint32_t head, std::uint32
   const float steps = static_cast<float>((1 << static_cast<int>(bits_)) - 1);
   for (std::uint32_t i = 0; i < dim; ++i) {
     float least = std::numeric_limits<float>::infinity(), greatest = -least;
-    bool all_finite = true;
+    bool finite = true;
     for (std::uint32_t r = first; r < end; ++r) {
       const f16 x = of.stored(head, r)[i];
-      all_finite = all_finite && finite(x);
+      finite = finite && is_finite(x);
       least = std::min(least, to_float(x));
       greatest = std::max(greatest, to_float(x));
     }
-    scale[i] = all_finite ? scale_for(greatest - least, steps) : f16{kNan};
-    scale[dim + i] = all_finite ? to_f16(least) : f16{};
+    // No range of f16s over three steps or more is beyond them.
+    scale[i] = finite ? f16_at_least((greatest - least) / steps) : kNanF16;
+    scale[dim + i] = finite ? to_f16(least) : f16{};
   }
 }
 

@@ -4,14 +4,9 @@
 #include <cmath>
 
 #include "kernels/base/head_size.h"
+#include "tiers/codec/f16_limits.h"
 
 namespace thermocline {
-
-namespace {
-
-constexpr float kMostF16 = 65504.0f;
-
-}  // namespace
 
 void Codec::read(const std::byte* row, std::uint32_t dim, const SideFit& fit, std::uint32_t number,
                  f16* out) const {

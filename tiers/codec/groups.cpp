@@ -7,12 +7,12 @@
 
 #include "kernels/base/error.h"
 #include "kernels/format/row_groups.h"
+#include "tiers/codec/f16_limits.h"
 
 namespace thermocline {
 namespace {
 
 constexpr std::uint32_t kChannels = 32;  // a group
-constexpr f16 kNan{0x7e00};
 
 // The channels of a group: 32, or 16 in the last one of a row.
 using Channels = std::span<const float>;
@@ -125,18 +125,14 @@ void encode_groups(const f16* row, std::uint32_t dim, std::byte* out) {
   for (std::uint32_t first = 0; first < dim; first += kChannels, out += sizeof(Block)) {
     const std::uint32_t n = std::min(kChannels, dim - first);
     float x[kChannels];
-    bool finite = true;
-    for (std::uint32_t i = 0; i < n; ++i) {
-      x[i] = to_float(row[first + i]);
-      finite &= std::isfinite(x[i]);
-    }
+    for (std::uint32_t i = 0; i < n; ++i) x[i] = to_float(row[first + i]);
     Block block{};
-    if (finite)
+    if (all_finite(row + first, n))
       quantise(Channels(x, n), &block);
     else if constexpr (requires { block.scale; })
-      block.scale = kNan;
+      block.scale = kNanF16;
     else
-      block.scale_offset[0] = block.scale_offset[1] = kNan;
+      block.scale_offset[0] = block.scale_offset[1] = kNanF16;
     std::memcpy(out, &block, sizeof block);
   }
 }

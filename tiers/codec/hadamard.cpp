@@ -8,6 +8,7 @@
 #include "kernels/base/head_size.h"
 #include "kernels/format/row_hadamard.h"
 #include "kernels/hadamard.h"
+#include "tiers/codec/f16_limits.h"
 #include "tiers/codec/plain_row.h"
 
 namespace thermocline {
@@ -29,7 +30,7 @@ void order_channels(const Fitting& of, std::uint32_t head, std::uint16_t* order)
   float x[kMaxHeadSize];
   for (std::uint32_t n = 0; n < of.rows.rows; ++n) {
     rotated_row(of.stored(head, n), dim, of.rotation, of.position(head, n), x);
-    if (!std::all_of(x, x + dim, [](float one) { return std::isfinite(one); })) continue;
+    if (!all_finite(x, dim)) continue;
     for (std::uint32_t i = 0; i < dim; ++i) sum[i] += double{x[i]};
   }
   std::iota(order, order + dim, std::uint16_t{0});

@@ -4,27 +4,16 @@
 #include <cmath>
 #include <cstring>
 
+#include "tiers/codec/f16_limits.h"
+
 namespace thermocline {
-namespace {
-
-constexpr std::uint16_t kInfinity = 0x7c00, kNan = 0x7e00;
-
-// The least f16 that is no smaller than magnitude / 127.
-f16 scale_for(f16 magnitude) {
-  const float exact = to_float(magnitude) / 127.0f;
-  f16 scale = to_f16(exact);
-  if (to_float(scale) < exact) ++scale.bits;  // finite and positive: the next one up
-  return scale;
-}
-
-}  // namespace
 
 void Int8Codec::encode(const f16* row, std::uint32_t dim, std::byte* out) const {
   f16 largest;  // magnitudes are ordered as their bits are, infinity and NaN above all
   for (std::uint32_t i = 0; i < dim; ++i)
     largest.bits = std::max<std::uint16_t>(largest.bits, row[i].bits & 0x7fffu);
-  const bool finite = largest.bits < kInfinity;
-  const f16 scale = finite ? scale_for(largest) : f16{kNan};
+  const bool finite = is_finite(largest);
+  const f16 scale = finite ? f16_at_least(to_float(largest) / 127.0f) : kNanF16;
   if (finite && largest.bits > 0) {
     auto* codes = reinterpret_cast<std::int8_t*>(out);
     const float divisor = to_float(scale);

@@ -6,6 +6,7 @@
 
 #include "kernels/eigen.h"
 #include "kernels/format/row_lowrank.h"
+#include "tiers/codec/f16_limits.h"
 
 namespace thermocline {
 namespace {
@@ -53,7 +54,7 @@ bool read_plain(const Fitting& of, std::uint32_t r, float* out) {
     const f16* from = of.rows.side(of.side, h, r);
     float* head = out + std::size_t{h} * dim;
     for (std::uint32_t i = 0; i < dim; ++i) head[i] = to_float(from[i]);
-    for (std::uint32_t i = 0; i < dim; ++i) finite = finite && std::isfinite(head[i]);
+    finite = finite && all_finite(head, dim);
     if (of.rotation) rotate_back(*of.rotation, of.rows.first_position + r, head);
   }
   if (!finite) std::fill_n(out, std::size_t{heads} * dim, 0.0f);
@@ -135,7 +136,7 @@ Result<double> coefficients(const PlainRows& plain, FitShape shape,
       for (std::size_t i = 0; i < (end - first) * rank; ++i) held[b] += double{sums[i]} * sums[i];
       for (std::size_t r = first; r < end && out; ++r, sums += rank)
         for (std::uint32_t k = 0; k < rank; ++k)
-          out[r * rank + k] = plain.finite[r] ? to_f16(sums[k]) : f16{0x7e00};
+          out[r * rank + k] = plain.finite[r] ? to_f16(sums[k]) : kNanF16;
     }
   });
   double captured = 0, squares = 0;

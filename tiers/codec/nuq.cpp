@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/format/row_nuq4.h"
+#include "tiers/codec/f16_limits.h"
 #include "tiers/codec/plain_row.h"
 
 namespace thermocline {
@@ -14,7 +15,6 @@ namespace {
 
 using Layout = RowNuq4;
 using Header = Layout::Header;
-constexpr f16 kNan{0x7e00};
 constexpr std::size_t kAtOnce = 16;  // ranges
 constexpr int kBins = 1024;          // from -1 to 1, of which levels are made
 constexpr int kMostRounds = 200;     // of k-means; most segments settle within 60
@@ -29,18 +29,17 @@ struct Range {
   void settle() {
     middle = to_f16((least + greatest) / 2);
     const float reach = std::max(greatest - to_float(middle), to_float(middle) - least);
-    scale = to_f16(reach);
-    if (to_float(scale) < reach) ++scale.bits;  // finite and positive: the next one up
+    scale = f16_at_least(reach);
   }
 };
 
 // Of all but `out` of the values, which are reordered.
 Range range_of(std::span<float> x, std::size_t out) {
   Range range;
-  if (!std::all_of(x.begin(), x.end(), [](float one) { return std::isfinite(one); })) {
+  if (!all_finite(x.data(), static_cast<std::uint32_t>(x.size()))) {
     range.least = -std::numeric_limits<float>::infinity();
     range.greatest = -range.least;
-    range.scale = range.middle = kNan;
+    range.scale = range.middle = kNanF16;
     return range;
   }
   // The `out + 1` least and as many of the greatest, in order: with no outlier these are the ends.

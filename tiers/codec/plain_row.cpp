@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "tiers/codec/f16_limits.h"
+
 namespace thermocline {
 
 void plain_row(const f16* row, std::uint32_t dim, const Rotation* rotation, std::uint32_t position,
@@ -14,9 +16,8 @@ void plain_row(const f16* row, std::uint32_t dim, const Rotation* rotation, std:
 }
 
 void clamp_to_f16(std::uint32_t dim, float* x) {
-  constexpr float kMost = 65504.0f;
   for (std::uint32_t i = 0; i < dim; ++i)
-    if (std::isfinite(x[i])) x[i] = std::clamp(x[i], -kMost, kMost);
+    if (std::isfinite(x[i])) x[i] = std::clamp(x[i], -kMostF16, kMostF16);
 }
 
 }  // namespace thermocline

@@ -6,21 +6,11 @@
 #include <vector>
 
 #include "kernels/format/row_pruned.h"
+#include "tiers/codec/f16_limits.h"
 #include "tiers/codec/shown_queries.h"
 
 namespace thermocline {
 namespace {
-
-using Layout = RowPruned5;  // of what the two do not differ in
-constexpr f16 kNan{0x7e00};
-
-bool finite(const f16* row, std::uint32_t dim) {
-  return std::all_of(row, row + dim, [](f16 x) { return std::isfinite(to_float(x)); });
-}
-
-const std::uint16_t* channels_of(const SideFit& fit, std::uint32_t kept) {
-  return reinterpret_cast<const std::uint16_t*>(fit.own) + std::size_t{fit.head} * kept;
-}
 
 // The `kept` channels of a head that matter most, ascending. Null `query`: all are asked alike.
 void choose(const Fitting& of, std::uint32_t head, const float* query, std::uint32_t kept,
@@ -29,7 +19,7 @@ void choose(const Fitting& of, std::uint32_t head, const float* query, std::uint
   std::vector<double> matters(dim);
   for (std::uint32_t n = 0; n < of.rows.rows; ++n) {
     const f16* row = of.stored(head, n);
-    if (!finite(row, dim)) continue;
+    if (!all_finite(row, dim)) continue;
     for (std::uint32_t i = 0; i < dim; ++i) matters[i] += std::pow(double{to_float(row[i])}, 2);
   }
   for (std::uint32_t i = 0; query && i < dim; ++i) matters[i] *= double{query[i]};
@@ -43,8 +33,12 @@ void choose(const Fitting& of, std::uint32_t head, const float* query, std::uint
 
 }  // namespace
 
+std::uint64_t PrunedCodec::own_bytes(FitShape shape) const {
+  return ChannelsKept::own_bytes(shape.heads, kept(shape.dim));
+}
+
 std::uint64_t PrunedCodec::bytes(FitShape shape, std::uint64_t, std::uint64_t) const {
-  return Layout::common_bytes(shape.heads, shape.dim) + own_bytes(shape);
+  return ShownQueries::bytes(shape) + own_bytes(shape);
 }
 
 Result<Fit> PrunedCodec::fit(const Fitting& of, const Workers& workers) const {
@@ -65,9 +59,9 @@ Result<Fit> PrunedCodec::fit(const Fitting& of, const Workers& workers) const {
 void PrunedCodec::write(const f16* row, std::uint32_t dim, const SideFit& fit, std::uint32_t,
                         std::byte* out) const {
   auto* to = reinterpret_cast<f16*>(out);
-  const std::uint16_t* channel = channels_of(fit, kept(dim));
-  if (!finite(row, dim)) {
-    std::fill_n(to, kept(dim), kNan);
+  const std::uint16_t* channel = ChannelsKept::of(fit, kept(dim));
+  if (!all_finite(row, dim)) {
+    std::fill_n(to, kept(dim), kNanF16);
     return;
   }
   for (std::uint32_t i = 0; i < kept(dim); ++i) to[i] = row[channel[i]];
@@ -84,7 +78,7 @@ const char* PrunedCodec::flaw(FitShape shape, std::uint32_t, std::span<const std
   if (own.size() != own_bytes(shape)) return "keeps another number of channels than this method";
   SideFit of{.own = own.data()};
   for (of.head = 0; of.head < shape.heads; ++of.head) {
-    const std::uint16_t* channel = channels_of(of, kept(shape.dim));
+    const std::uint16_t* channel = ChannelsKept::of(of, kept(shape.dim));
     for (std::uint32_t i = 0; i < kept(shape.dim); ++i)
       if (channel[i] >= shape.dim || (i > 0 && channel[i] <= channel[i - 1]))
         return "keeps a channel that there is not, or not after the one before it";

@@ -41,9 +41,7 @@ class PrunedCodec final : public Codec, public Fitter {
 
  private:
   std::uint32_t kept(std::uint32_t dim) const { return row_bytes(format(), dim) / sizeof(f16); }
-  std::uint64_t own_bytes(FitShape shape) const {
-    return std::uint64_t{shape.heads} * kept(shape.dim) * sizeof(std::uint16_t);
-  }
+  std::uint64_t own_bytes(FitShape shape) const;
 
   Eighths kept_;
 };

@@ -7,13 +7,12 @@
 #include "kernels/base/head_size.h"
 #include "kernels/format/row_rotated.h"
 #include "kernels/hadamard.h"
+#include "tiers/codec/f16_limits.h"
 #include "tiers/codec/plain_row.h"
 #include "tiers/codec/scaled_codes.h"
 
 namespace thermocline {
 namespace {
-
-constexpr f16 kNan{0x7e00};
 
 template <typename Format>
 void encode_rotated(const f16* row, std::uint32_t dim, std::byte* out) {
@@ -21,13 +20,12 @@ void encode_rotated(const f16* row, std::uint32_t dim, std::byte* out) {
   plain_row(row, dim, nullptr, 0, x);
   hadamard(x, dim);
   std::fill_n(weight, dim, 1.0f);
-  const bool finite = std::all_of(x, x + dim, [](float one) { return std::isfinite(one); });
   float most = 0;
   for (std::uint32_t i = 0; i < dim; ++i) most = std::max(most, std::abs(x[i]));
 
   ScaledCodes coded;
-  if (!finite) {
-    coded.scale = kNan;
+  if (!all_finite(x, dim)) {
+    coded.scale = kNanF16;
   } else if (most > 0) {
     coded = ScaledCodes::of(
         {x, dim}, {weight, dim}, most / Format::kMiddle, [](std::size_t, float at, float* level) {

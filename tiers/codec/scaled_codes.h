@@ -9,6 +9,7 @@
 
 #include "kernels/base/half.h"
 #include "kernels/base/head_size.h"
+#include "tiers/codec/f16_limits.h"
 
 namespace thermocline {
 
@@ -26,7 +27,6 @@ struct ScaledCodes {
   template <typename Nearest>
   static ScaledCodes of(std::span<const float> x, std::span<const float> weight, float widest,
                         const Nearest& nearest) {
-    constexpr double kMostF16 = 65504;
     ScaledCodes best, tried;
     double least = std::numeric_limits<double>::infinity(), squares = 0;
     for (std::size_t i = 0; i < x.size(); ++i)
@@ -43,7 +43,8 @@ struct ScaledCodes {
       }
       ++worse;
       if (!(with_itself > 0)) continue;
-      tried.scale = to_f16(static_cast<float>(std::clamp(with_x / with_itself, 0.0, kMostF16)));
+      tried.scale =
+          to_f16(static_cast<float>(std::clamp(with_x / with_itself, 0.0, double{kMostF16})));
       const double scale = double{to_float(tried.scale)};
       const double missed = squares - 2 * scale * with_x + scale * scale * with_itself;
       if (missed >= least) continue;

@@ -22,7 +22,7 @@ Result<std::span<const float>> ShownQueries::carry(const Fitting& of, Fit* fit) 
 const char* ShownQueries::flaw(FitShape shape, std::span<const std::byte> common) {
   if (common.empty()) return nullptr;
   const std::size_t channels = std::size_t{shape.heads} * shape.dim;
-  if (common.size() != channels * sizeof(float)) return "has queries of another number of channels";
+  if (common.size() != bytes(shape)) return "has queries of another number of channels";
   const auto* square = reinterpret_cast<const float*>(common.data());
   const bool are_squares =
       std::all_of(square, square + channels, [](float x) { return std::isfinite(x) && x >= 0; });

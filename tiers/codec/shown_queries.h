@@ -8,6 +8,9 @@ namespace thermocline {
 
 // f32 [heads][dim], the mean square of a channel of the queries, finite and not negative.
 struct ShownQueries {
+  static std::uint64_t bytes(FitShape shape) {
+    return std::uint64_t{shape.heads} * shape.dim * sizeof(float);
+  }
   // Those that are shown, or else those of the segment before; empty: there are none. They are put
   // into the fit's common part, unless they are what the segment before has there.
   static Result<std::span<const float>> carry(const Fitting& of, Fit* fit);

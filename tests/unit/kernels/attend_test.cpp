@@ -459,7 +459,7 @@ struct DrawnFit {
   }
   template <typename Pruned>
   void draw_channels_kept(std::uint32_t dim, std::mt19937* random) {
-    own.resize(Pruned::own_bytes(kHeads, dim));
+    own.resize(ChannelsKept::own_bytes(kHeads, Pruned::kept(dim)));
     auto* kept = reinterpret_cast<std::uint16_t*>(own.data());
     std::vector<std::uint16_t> channels(dim);
     for (std::uint32_t h = 0; h < kHeads; ++h, kept += Pruned::kept(dim)) {
