@@ -286,7 +286,7 @@ Result<std::unique_ptr<Made>> choose(const MethodValues& values, const CpuTable&
 
 // The names that a file may give a value to.
 std::vector<std::string> known_names() {
-  std::vector<std::string> known = {"summary"};
+  std::vector<std::string> known = {"summary", "base"};
   for (const Parameter<Method>& parameter : kSteady)
     known.push_back("steady." + std::string(parameter.name));
   for_questions([&](const std::string& section, const char* question, const auto& shelf) {

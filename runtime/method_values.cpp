@@ -13,6 +13,8 @@ namespace {
 
 namespace po = boost::program_options;
 
+const std::string kBase = "base";
+
 std::string list_of(std::span<const std::string> names) {
   std::string list;
   for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
@@ -24,9 +26,11 @@ std::string list_of(std::span<const std::string> names) {
 Result<MethodValues> MethodValues::read(const std::string& path,
                                         std::span<const std::string> overrides,
                                         std::span<const std::string> known) {
-  std::ifstream file(path);
-  if (!file) return fail(ErrorCode::io, "method file '", path, "' cannot be read");
-  TL_TRY_ASSIGN(Values values, parse(path, file, known));
+  TL_TRY_ASSIGN(Values values, read_file(path, known));
+  if (const auto base = values.find(kBase); base != values.end()) {
+    TL_TRY_ASSIGN(Values inherited, read_base(path, base->second.text, known));
+    values.merge(inherited);  // what both give stays the file's
+  }
   for (const std::string& override_text : overrides) {
     if (override_text.find('\n') != std::string::npos)
       return fail(ErrorCode::invalid_argument,
@@ -39,9 +43,36 @@ Result<MethodValues> MethodValues::read(const std::string& path,
     if (more.empty())
       return fail(ErrorCode::invalid_argument, "'", override_text,
                   "' is not of the form section.name=value");
+    if (more.contains(kBase))
+      return fail(ErrorCode::invalid_argument, "'", override_text,
+                  "': a base is what a method's file is written over; name that method itself");
     for (const auto& [key, value] : more) values[key] = value;
   }
   return MethodValues(path, std::move(values));
+}
+
+Result<MethodValues::Values> MethodValues::read_file(const std::string& path,
+                                                     std::span<const std::string> known) {
+  std::ifstream file(path);
+  if (!file) return fail(ErrorCode::io, "method file '", path, "' cannot be read");
+  return parse(path, file, known);
+}
+
+Result<MethodValues::Values> MethodValues::read_base(const std::string& path,
+                                                     const std::string& base,
+                                                     std::span<const std::string> known) {
+  const auto refuse = [&](const auto&... why) {
+    return fail(ErrorCode::invalid_argument, path, ": ", kBase, " = '", base, "' ", why...);
+  };
+  const std::filesystem::path file = std::filesystem::path(path).replace_filename(base + ".conf");
+  std::error_code ignored;
+  if (base.empty() || base.find('/') != std::string::npos ||
+      !std::filesystem::is_regular_file(file, ignored))
+    return refuse("is no method of the same folder");
+  TL_TRY_ASSIGN(Values values, read_file(file, known));
+  if (const auto further = values.find(kBase); further != values.end())
+    return refuse("has itself a base, '", further->second.text, "': name one that has none");
+  return values;
 }
 
 Result<MethodValues::Values> MethodValues::parse(const std::string& source, std::istream& text,

@@ -1,5 +1,8 @@
 // What a method's file says, before anybody knows what it means: `section.name = value` lines, and
 // who said each, so that every error names its cause and the parameter.
+//
+// A file may name a `base`: another method of its folder, of which it says what is different. A
+// base has none itself, so that what a method is can be read in two files at most.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +20,10 @@ namespace thermocline {
 
 class MethodValues {
  public:
-  // `path` exists; `overrides` ("select.share=0.05") win, the last one most. A name that is not in
-  // `known`, or that is given twice, is invalid_argument with the list of those that are.
+  // `path` exists. What it says wins over its base, and `overrides` ("select.share=0.05") win over
+  // both, the last one most. A name that is not in `known`, or that is given twice, is
+  // invalid_argument with the list of those that are. So is a base that there is not or that has
+  // one, and one that an override names.
   static Result<MethodValues> read(const std::string& path, std::span<const std::string> overrides,
                                    std::span<const std::string> known);
 
@@ -45,6 +50,10 @@ class MethodValues {
   using Values = std::map<std::string, Given>;
   static Result<Values> parse(const std::string& source, std::istream& text,
                               std::span<const std::string> known);
+  static Result<Values> read_file(const std::string& path, std::span<const std::string> known);
+  // What the file's base says.
+  static Result<Values> read_base(const std::string& path, const std::string& base,
+                                  std::span<const std::string> known);
   MethodValues(std::string file, Values values)
       : file_(std::move(file)), values_(std::move(values)) {}
 

@@ -119,6 +119,7 @@ TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
            {"exact", {"keys.flavour=3"}, bad, {"keys.flavour", "keys.compress", "retain.keep"}},
            {"exact", {"place.share=1"}, bad, {"place.share", "place.rows", "select.share"}},
            {"sketch", {"share=0.1"}, bad, {"share", "select.share"}},
+           {"sketch", {"base=exact"}, bad, {"'base=exact'", "name that method itself"}},
            {"sketch", {"select.share"}, bad, {"select.share"}},
            {"sketch", {""}, bad, {"section.name=value"}},
            {"sketch", {"# nothing"}, bad, {"section.name=value"}},
@@ -239,6 +240,45 @@ TEST_F(MethodFile, IsRefusedByNameLineAndKnownWords) {
   refuses("[values]\ncompress = svd\n", bad, {"svd", "raw"});
   refuses("[retain]\nkeep = steady\n", ErrorCode::unsupported, {"retain.keep", "select.by"});
   refuses(std::string("\x00\xff\x7f", 3), bad, {});
+}
+
+// It says what is different, and is the same method as one that says it all.
+TEST_F(MethodFile, MayBeWrittenOverAnother) {
+  const auto write = [&](const std::string& name, const std::string& text) {
+    std::ofstream(directory_ + "/" + name + ".conf") << text;
+  };
+  write("whole",
+        "summary = all of it\n[keys]\ncompress = int8\n[select]\nby = sketch\nshare = 0.1\n");
+  const auto method =
+      read("base = whole\nsummary = less\n[select]\nshare = 0.2\n[steady]\nsink = 9\n");
+  ASSERT_TRUE(method) << method.error().message;
+  EXPECT_EQ(method->name, "bad");
+  EXPECT_EQ(method->summary, "less");
+  EXPECT_EQ(method->sink, 9u);
+  EXPECT_EQ(method->choices,
+            "keys.compress=int8, select.by=sketch, select.share=0.2, steady.sink=9");
+  EXPECT_EQ(method->compress.keys->name(), "int8");
+  EXPECT_EQ(read("base = whole\n")->summary, "all of it");
+  const std::string over = "steady.sink=8";
+  EXPECT_EQ(load_method("bad", directory_, {&over, 1}, cpu())->sink, 8u);
+
+  const auto bad = ErrorCode::invalid_argument;
+  refuses("base = nowhere\n", bad, {"base = 'nowhere'", "is no method of the same folder"});
+  refuses("base =\n", bad, {"base = ''", "is no method of the same folder"});
+  for (const char* path : {"base = ./whole\n", "base = whole.conf\n"})
+    refuses(path, bad, {"whole", "is no method of the same folder"});
+  refuses("base = bad\n", bad, {"base = 'bad'", "has itself a base, 'bad'"});
+  write("second", "base = bad\n");
+  refuses("base = second\n", bad, {"base = 'second'", "has itself a base, 'bad'"});
+  refuses("base = whole\nbase = second\n", bad, {"base", "twice"});
+  refuses("[keys]\nbase = whole\n", bad, {"keys.base", "known: summary, base"});
+  // What the base says is wrong there, and what does not go with it names both.
+  write("second", "[keys]\ncompress = svd\n");
+  const auto of_base = read("base = second\n");
+  ASSERT_FALSE(of_base);
+  EXPECT_NE(of_base.error().message.find("second.conf: keys.compress = 'svd'"), std::string::npos);
+  write("second", "[keys]\ncompress = lowrank\nrank = 0.2\n");
+  refuses("base = second\n[keys]\ncompress = int8\n", bad, {"second.conf: keys.rank", "int8"});
 }
 
 // Whose folder it names a file from; and a session is of what that says.
