@@ -63,6 +63,7 @@ struct Choice {
   std::string_view name;
   std::vector<std::string_view> parameters;
   Result<std::unique_ptr<Made>> (*make)(const MethodSection&, const CpuTable&);
+  std::string_view summary = {};  // of codecs, whose names users give by themselves
 };
 template <typename Made>
 using Shelf = std::vector<Choice<Made>>;
@@ -72,10 +73,18 @@ Result<std::unique_ptr<Base>> make_plain(const MethodSection&, const CpuTable&) 
   return std::make_unique<Made>();
 }
 
+template <typename Made>
+Choice<Codec> plain(std::string_view name, std::string_view summary) {
+  return {name, {}, make_plain<Made, Codec>, summary};
+}
+
 // One that is told which of its kinds it is, and nothing else.
 template <typename Made, auto kKind>
-Result<std::unique_ptr<Codec>> make_kind(const MethodSection&, const CpuTable&) {
-  return std::make_unique<Made>(kKind);
+Choice<Codec> kind(std::string_view name, std::string_view summary) {
+  const auto make = [](const MethodSection&, const CpuTable&) -> Result<std::unique_ptr<Codec>> {
+    return std::make_unique<Made>(kKind);
+  };
+  return {name, {}, make, summary};
 }
 
 Result<std::unique_ptr<Selector>> make_sketch(const MethodSection& given, const CpuTable& cpu) {
@@ -175,32 +184,59 @@ Result<std::unique_ptr<Codec>> make_nuq(const MethodSection& given, const CpuTab
 
 const Shelf<Codec>& codecs() {
   static const Shelf<Codec> shelf = {
-      {"raw", {}, make_plain<RawCodec, Codec>},
-      {"int8", {}, make_plain<Int8Codec, Codec>},
-      {"bf16", {}, make_plain<Bf16Codec, Codec>},
-      {"q8_0", {}, make_kind<GroupCodec, RowFormat::q8_0>},
-      {"q4_0", {}, make_kind<GroupCodec, RowFormat::q4_0>},
-      {"q4_1", {}, make_kind<GroupCodec, RowFormat::q4_1>},
-      {"iq4_nl", {}, make_kind<GroupCodec, RowFormat::iq4_nl>},
-      {"q5_0", {}, make_kind<GroupCodec, RowFormat::q5_0>},
-      {"q5_1", {}, make_kind<GroupCodec, RowFormat::q5_1>},
-      {"kivi2", {}, make_kind<GroupCodec, RowFormat::kivi2>},
-      {"channels2", {}, make_kind<ChannelsCodec, ChannelsCodec::Bits::two>},
-      {"channels4", {}, make_kind<ChannelsCodec, ChannelsCodec::Bits::four>},
-      {"hadamard2", {}, make_kind<HadamardCodec, HadamardCodec::Bits::two>},
-      {"hadamard4", {}, make_kind<HadamardCodec, HadamardCodec::Bits::four>},
-      {"lowrank", names_of(LowRankCodec::parameters()), make_lowrank},
-      {"lowrank_layers", names_of(LowRankCodec::parameters_of_layers()), make_lowrank_layers},
-      {"nuq4", names_of(NuqCodec::parameters()), make_nuq<NuqCodec::By::channel>},
-      {"nuq4_rows", names_of(NuqCodec::parameters()), make_nuq<NuqCodec::By::row>},
-      {"pruned5", {}, make_kind<PrunedCodec, PrunedCodec::Eighths::five>},
-      {"pruned6", {}, make_kind<PrunedCodec, PrunedCodec::Eighths::six>},
-      {"allotted2", {}, make_kind<AllottedCodec, AllottedCodec::Bits::two>},
-      {"allotted3", {}, make_kind<AllottedCodec, AllottedCodec::Bits::three>},
-      {"allotted4", {}, make_kind<AllottedCodec, AllottedCodec::Bits::four>},
-      {"rotated2", {}, make_kind<RotatedCodec, RotatedCodec::Bits::two>},
-      {"rotated3", {}, make_kind<RotatedCodec, RotatedCodec::Bits::three>},
-      {"rotated4", {}, make_kind<RotatedCodec, RotatedCodec::Bits::four>}};
+      plain<RawCodec>("raw", "f16, as keys and values were appended"),
+      plain<Int8Codec>("int8", "8 bits a channel, one scale a row"),
+      plain<Bf16Codec>("bf16", "16 bits a channel, rounded to bf16"),
+      kind<GroupCodec, RowFormat::q8_0>("q8_0", "8 bits, a scale for 32 channels"),
+      kind<GroupCodec, RowFormat::q4_0>("q4_0", "4 bits, a scale for 32 channels"),
+      kind<GroupCodec, RowFormat::q4_1>("q4_1",
+                                        "4 bits, a scale and a least value for 32 channels"),
+      kind<GroupCodec, RowFormat::iq4_nl>(
+          "iq4_nl", "4 bits on levels that are dense near zero, a scale for 32 channels"),
+      kind<GroupCodec, RowFormat::q5_0>("q5_0", "5 bits, a scale for 32 channels"),
+      kind<GroupCodec, RowFormat::q5_1>("q5_1",
+                                        "5 bits, a scale and a least value for 32 channels"),
+      kind<GroupCodec, RowFormat::kivi2>(
+          "kivi2", "2 bits, a scale and a least value for 32 channels: KIVI's values"),
+      kind<ChannelsCodec, ChannelsCodec::Bits::two>(
+          "channels2",
+          "2 bits, a scale and a least value for each channel of 32 rows: KIVI's keys"),
+      kind<ChannelsCodec, ChannelsCodec::Bits::four>(
+          "channels4",
+          "4 bits, a scale and a least value for each channel of 32 rows: KIVI's keys"),
+      kind<HadamardCodec, HadamardCodec::Bits::two>(
+          "hadamard2",
+          "2 bits after a Hadamard rotation, 32 channels of like means together: RotateKV's keys"),
+      kind<HadamardCodec, HadamardCodec::Bits::four>(
+          "hadamard4",
+          "4 bits after a Hadamard rotation, 32 channels of like means together: RotateKV's keys"),
+      {"lowrank", names_of(LowRankCodec::parameters()), make_lowrank,
+       "sums of a few vectors, all heads of a layer together: ShadowKV's keys"},
+      {"lowrank_layers", names_of(LowRankCodec::parameters_of_layers()), make_lowrank_layers,
+       "sums of a few vectors, all heads of several layers together: xKV's keys"},
+      {"nuq4", names_of(NuqCodec::parameters()), make_nuq<NuqCodec::By::channel>,
+       "4 bits on levels of the segment's own, a range a channel, outliers apart: KVQuant's keys"},
+      {"nuq4_rows", names_of(NuqCodec::parameters()), make_nuq<NuqCodec::By::row>,
+       "4 bits on levels of the segment's own, a range a row, outliers apart: KVQuant's values"},
+      kind<PrunedCodec, PrunedCodec::Eighths::five>(
+          "pruned5", "five of eight channels as they were, the others zero: ThinK's keys"),
+      kind<PrunedCodec, PrunedCodec::Eighths::six>(
+          "pruned6", "six of eight channels as they were, the others zero: ThinK's keys"),
+      kind<AllottedCodec, AllottedCodec::Bits::two>(
+          "allotted2",
+          "2 bits on average, each channel as many as it is worth to scores: allot2's keys"),
+      kind<AllottedCodec, AllottedCodec::Bits::three>(
+          "allotted3",
+          "3 bits on average, each channel as many as it is worth to scores: allot3's keys"),
+      kind<AllottedCodec, AllottedCodec::Bits::four>(
+          "allotted4",
+          "4 bits on average, each channel as many as it is worth to scores: allot4's keys"),
+      kind<RotatedCodec, RotatedCodec::Bits::two>(
+          "rotated2", "2 bits after a Hadamard rotation, one scale a row: allot2's values"),
+      kind<RotatedCodec, RotatedCodec::Bits::three>(
+          "rotated3", "3 bits after a Hadamard rotation, one scale a row: allot3's values"),
+      kind<RotatedCodec, RotatedCodec::Bits::four>(
+          "rotated4", "4 bits after a Hadamard rotation, one scale a row: allot4's values")};
   return shelf;
 }
 const Shelf<Retainer>& retainers() {
@@ -404,10 +440,22 @@ std::vector<MethodQuestion> method_questions() {
   return questions;
 }
 
-std::vector<std::string> codec_names() {
-  std::vector<std::string> names;
-  for (const auto& choice : codecs()) names.emplace_back(choice.name);
-  return names;
+Status check_method(const std::string& name, const std::string& directory,
+                    std::span<const std::string> overrides) {
+  TL_TRY_ASSIGN(const CpuTable* cpu, choose_cpu_table("auto"));
+  TL_TRY(load_method(name, directory, overrides, *cpu));
+  return {};
+}
+
+std::vector<CodecLine> list_codecs() {
+  std::vector<CodecLine> lines;
+  for (const auto& choice : codecs()) {
+    CodecLine& line = lines.emplace_back();
+    line.name = choice.name;
+    line.summary = choice.summary;
+    line.parameters.assign(choice.parameters.begin(), choice.parameters.end());
+  }
+  return lines;
 }
 
 Result<std::vector<MethodLine>> list_methods(const std::string& asked) {

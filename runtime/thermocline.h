@@ -202,7 +202,17 @@ struct MethodLine {
   bool keys_in_memory = false;
 };
 Result<std::vector<MethodLine>> list_methods(const std::string& directory);
-// What a method may name as keys.compress and values.compress.
-std::vector<std::string> codec_names();
+// What open_cache() would refuse of a method by itself: one that is not there, what its file or
+// `overrides` say, choices that do not go together.
+Status check_method(const std::string& name, const std::string& directory,
+                    std::span<const std::string> overrides);
+
+// What a method may name as keys.compress and values.compress, with a line each, and what more may
+// be said of it: keys.rank, say, of one that has "rank".
+struct CodecLine {
+  std::string name, summary;
+  std::vector<std::string> parameters;
+};
+std::vector<CodecLine> list_codecs();
 
 }  // namespace thermocline

@@ -118,7 +118,8 @@ TEST_P(TinyPlacement, OfEveryCodecChangesNoBit) {
   std::optional<Answer> raw;
   std::size_t worked = 0;
   for (const char* method : {"exact", "sketch"})
-    for (const std::string& codec : codec_names()) {
+    for (const CodecLine& line : list_codecs()) {
+      const std::string& codec = line.name;
       std::optional<Answer> first;
       for (const Placement& placement : kPlacements) {
         SCOPED_TRACE(std::string(method) + ", " + codec + ", " + placement.name);
@@ -138,7 +139,7 @@ TEST_P(TinyPlacement, OfEveryCodecChangesNoBit) {
         EXPECT_NE(first->logits, raw->logits) << method << ", " << codec;
       }
     }
-  EXPECT_EQ(worked, 2 * codec_names().size() * std::size(kPlacements));
+  EXPECT_EQ(worked, 2 * list_codecs().size() * std::size(kPlacements));
 }
 
 std::vector<std::string> tiny_models() {

@@ -398,10 +398,10 @@ TEST(KvCacheProperty, EveryMethodAnswersTheSameInAllWeathers) {
 }
 
 TEST(KvCacheProperty, CodedRowsAnswerTheSameInAllWeathers) {
-  const std::vector<std::string> codecs = codec_names();
+  const std::vector<CodecLine> codecs = list_codecs();
   for (std::size_t i = 0; i < codecs.size(); ++i) {
-    const std::string keys = "keys.compress=" + codecs[i];
-    const std::string values = "values.compress=" + codecs[(i + 3) % codecs.size()];
+    const std::string keys = "keys.compress=" + codecs[i].name;
+    const std::string values = "values.compress=" + codecs[(i + 3) % codecs.size()].name;
     SCOPED_TRACE(keys + ", " + values);
     same_in_all_weathers(i % 2 ? "exact" : "sketch", 201 + static_cast<unsigned>(i), 40,
                          {keys, values});

@@ -17,7 +17,7 @@ Result<EvalPlan> parse_eval_plan(const EvalFlags& flags) {
   TL_TRY_ASSIGN(plan.tiers, flags.tiers.tier_options());
   TL_TRY_ASSIGN(plan.methods, parse_method_list(flags.methods, "--method"));
   for (ListedMethod& method : plan.methods) {
-    TL_TRY(flags.method.check(method.name));
+    TL_TRY(flags.method.check(method.name, method.settings));
     const std::vector<std::string> of_all = flags.method.overrides();
     method.settings.insert(method.settings.begin(), of_all.begin(), of_all.end());
   }

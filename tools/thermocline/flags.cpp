@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <limits>
 #include <random>
+#include <tuple>
 
 #include "tools/thermocline/machine.h"
 #include "tools/thermocline/size.h"
@@ -81,12 +82,14 @@ void add_model_options(po::options_description* group, ModelFlags* flags, bool w
 }
 
 constexpr const char *kKeysCompress = "keys.compress", *kValuesCompress = "values.compress";
+constexpr const char *kKeysFlag = "-ctk", *kValuesFlag = "-ctv";
 constexpr const char* kRawType = "f16";  // as llama.cpp calls what a method calls raw
 constexpr const char* kFloatType = "f32";
 
 std::vector<std::string> cache_types() {
-  std::vector<std::string> types = codec_names();
-  std::replace(types.begin(), types.end(), std::string("raw"), std::string(kRawType));
+  std::vector<std::string> types = {kFloatType};
+  for (const CodecLine& codec : list_codecs())
+    types.push_back(codec.name == "raw" ? kRawType : codec.name);
   return types;
 }
 
@@ -246,7 +249,8 @@ void MethodFlags::add_without_method_to(po::options_description* group) {
   add("method-set", value(&settings, "NAME=VALUE"),
       "over the method's file, as in select.share=0.05; may be repeated");
   const std::string types =
-      "how sealed keys are held, over the method's file: " + list(cache_types());
+      "how sealed keys are held, over the method's file: " + list(cache_types()) +
+      "; f32 is taken as f16, and 'thermocline methods' says what each is";
   add("cache-type-k", value(&keys_type, "TYPE"), types.c_str());
   add("cache-type-v", value(&values_type, "TYPE"), "the same of values");
   add("method-dir", value(&directory, "DIR"), "where methods are looked up (the installed ones)");
@@ -264,7 +268,7 @@ Status MethodFlags::check_type(const char* flag, const std::string& type,
                                const std::string& key) const {
   if (type.empty()) return {};
   const std::vector<std::string> known = cache_types();
-  if (type != kFloatType && std::count(known.begin(), known.end(), type) == 0)
+  if (std::count(known.begin(), known.end(), type) == 0)
     return fail(ErrorCode::invalid_argument, flag, " '", type, "' is not known",
                 suggestion(type, known), " (known: ", list(known), ")");
   for (const std::string& setting : settings)
@@ -289,16 +293,34 @@ std::vector<std::string> MethodFlags::overrides() const {
 std::vector<std::string> MethodFlags::notes() const {
   std::vector<std::string> notes;
   for (const auto& [flag, type] :
-       {std::pair("--cache-type-k", keys_type), std::pair("--cache-type-v", values_type)})
+       {std::pair(kKeysFlag, keys_type), std::pair(kValuesFlag, values_type)})
     if (type == kFloatType)
       notes.push_back(std::string(flag) + " " + type + " is taken as " + kRawType +
                       ": keys and values are rounded to it as they are appended");
   return notes;
 }
 
-Status MethodFlags::check(const std::string& name) const {
-  TL_TRY(check_type("--cache-type-k", keys_type, kKeysCompress));
-  TL_TRY(check_type("--cache-type-v", values_type, kValuesCompress));
+Status MethodFlags::check(const std::string& name, std::span<const std::string> more) const {
+  TL_TRY(check_type(kKeysFlag, keys_type, kKeysCompress));
+  TL_TRY(check_type(kValuesFlag, values_type, kValuesCompress));
+  TL_TRY(check_name(name));
+  std::vector<std::string> all = overrides();
+  all.insert(all.end(), more.begin(), more.end());
+  const std::string folder = method_directory(directory);
+  const Status made = check_method(name, folder, all);
+  if (made) return {};
+  // A message of the library's names what the flag stands for.
+  std::string flags;
+  for (const auto& [flag, type, key] : {std::tuple(kKeysFlag, keys_type, kKeysCompress),
+                                        std::tuple(kValuesFlag, values_type, kValuesCompress)})
+    if (!type.empty() && made.error().message.find(key) != std::string::npos)
+      flags += std::string(flag) + " " + type + " (" + key + "): ";
+  const bool was_whole = !all.empty() && check_method(name, folder, {});
+  return fail(was_whole ? ErrorCode::invalid_argument : made.error().code, flags,
+              made.error().message);
+}
+
+Status MethodFlags::check_name(const std::string& name) const {
   const auto refuse = [&](const auto&... what) {
     return fail(ErrorCode::invalid_argument, "--method '", name, "'", what...);
   };

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -53,14 +54,16 @@ struct MethodFlags {
   void add_without_method_to(boost::program_options::options_description* group);
   // All that is said over the method's file, a "section.name=value" each.
   std::vector<std::string> overrides() const;
-  // invalid_argument: a method that is misspelt, or a file that is none; a type that is not known.
-  Status check(const std::string& name) const;
+  // invalid_argument: a method that is misspelt, or a file that is none; a type that is not known;
+  // what is said over the file, `more` last, and does not go with it. Any other fault of the file.
+  Status check(const std::string& name, std::span<const std::string> more = {}) const;
   // What was asked for and has no effect, a line each.
   std::vector<std::string> notes() const;
   // Everything but the tiers and the positions.
   CacheOptions cache_options() const;
 
  private:
+  Status check_name(const std::string& name) const;
   Status check_type(const char* flag, const std::string& type, const std::string& key) const;
 };
 

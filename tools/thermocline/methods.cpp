@@ -21,7 +21,8 @@ Result<Exit> run_methods(const std::vector<std::string>& arguments) {
       "methods", "[options]",
       "Lists the methods that can be named with --method, and three facts that say how "
       "each composes: the order in which it stores rows, what it watches, and whether "
-      "it needs keys in memory.");
+      "it needs keys in memory. Then the codecs that keys.compress and values.compress of a method "
+      "can name, and -ctk and -ctv, which call raw f16.");
   auto add = line.group("Options").add_options();
   add("method-dir", po::value(&directory)->value_name("DIR"),
       "where they are (the installed ones)");
@@ -45,7 +46,18 @@ Result<Exit> run_methods(const std::vector<std::string>& arguments) {
                 printable(m.name).c_str(), printable(m.summary).c_str(), "", m.order.c_str(),
                 m.watches.c_str(), m.keys_in_memory ? "yes" : "no", "", printable(m.path).c_str());
   }
-  TL_TRY(output.write(json_text(Json{{"schema", "thermocline/methods/2"}, {"methods", list}})));
+  Json codecs = Json::array();
+  if (json != "-") std::printf("\ncodecs, for -ctk and -ctv (keys.compress, values.compress)\n");
+  for (const CodecLine& codec : list_codecs()) {
+    codecs.push_back(
+        Json{{"name", codec.name}, {"summary", codec.summary}, {"parameters", codec.parameters}});
+    if (json == "-") continue;
+    std::string more;
+    for (const std::string& name : codec.parameters) more += (more.empty() ? "; " : ", ") + name;
+    std::printf("%-19s %s%s\n", codec.name.c_str(), codec.summary.c_str(), more.c_str());
+  }
+  TL_TRY(output.write(
+      json_text(Json{{"schema", "thermocline/methods/2"}, {"methods", list}, {"codecs", codecs}})));
   return Exit::success;
 }
 

@@ -201,7 +201,12 @@ TEST_P(CodedRows, AttendNearWhatF16RowsGive) {
 }
 
 // All that there are: one that is not in the table above fails.
-INSTANTIATE_TEST_SUITE_P(Codecs, CodedRows, ::testing::ValuesIn(codec_names()),
+std::vector<std::string> codecs() {
+  std::vector<std::string> names;
+  for (const CodecLine& codec : list_codecs()) names.push_back(codec.name);
+  return names;
+}
+INSTANTIATE_TEST_SUITE_P(Codecs, CodedRows, ::testing::ValuesIn(codecs()),
                          [](const auto& suite) { return suite.param; });
 
 }  // namespace

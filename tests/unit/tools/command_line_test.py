@@ -67,9 +67,9 @@ class CommandLine(unittest.TestCase):
                 (["--kv-device", "1G"], "--device host"), (["--device", "host"], "--kv-device"),
                 (["--device", "gpu", "--kv-device", "1G"], "known: none, host, cuda, cuda:N"),
                 (["--device", "cuda"], "--kv-device SIZE"),
-                (["-ngl", "most"], "number of layers"), (["-ngl", "-2"], "number of layers"),
-                (["-mg", "x"], "--main-gpu"),
-                (["-ctv", "q9_9"], "known: f16, int8, bf16"),
+                 (["-ngl", "most"], "number of layers"), (["-ngl", "-2"], "number of layers"),
+                 (["-mg", "x"], "--main-gpu"),
+                 (["-ctv", "q9_9"], "known: f32, f16, int8, bf16"),
                 (["-ctv", "q4_0", "--method-set", "values.compress=raw"], "twice"),
                 (["-fa", "off"], "tiles"),
                 (["--io-backend", "aio"], "uring"), (["--rope-scaling", "dynamic"], "yarn"),
@@ -228,15 +228,30 @@ class CommandLine(unittest.TestCase):
         floats = self.notes("-p", "x", "-ctk", "f32", "-ctv", "f32")
         self.assertEqual(halves, [note for note in floats if "taken as f16" not in note])
         self.assertEqual(len(floats), len(halves) + 2)
-        for flag in ("--cache-type-k f32", "--cache-type-v f32"):
+        for flag in ("-ctk f32", "-ctv f32"):
             self.assertIn(flag, " ".join(floats))
 
     def test_a_type_that_a_method_cannot_take_is_named_with_what_stands_against_it(self):
-        done = run("generate", "-m", TINY, "-p", "x", "--method", "shadowkv", "-ctk", "q8_0")
-        self.assertNotEqual(done.returncode, 0)
-        for part in (b"shadowkv.conf: keys.rank has no meaning for keys.compress = q8_0",
-                     b"leave out 'keys.compress=q8_0'"):
-            self.assertIn(part, done.stderr)
+        words = ["-m", TINY, "--method"]
+        both = ["-ctk", "lowrank", "-ctv", "lowrank"]
+        for command in (["generate", "-p", "x"], ["chat"], ["sweep"],
+                        ["eval", "--text", SOURCE / "LICENSE"]):
+            self.refused([*command, *words, "shadowkv", "-ctk", "q8_0"],
+                         "-ctk q8_0 (keys.compress): ", "leave out 'keys.compress=q8_0'",
+                         "shadowkv.conf: keys.rank has no meaning for keys.compress = q8_0")
+            # Of what goes with nothing: a method that is whole without it is not at fault.
+            self.refused([*command, *words, "exact", *both], "leaves no bytes of a row",
+                         "-ctk lowrank (keys.compress): -ctv lowrank (values.compress): ")
+            self.refused([*command, *words, "h2o", "--method-set", "keys.compress=lowrank"],
+                         "h2o.conf: retain.keep = h2o", "not keys.compress = lowrank")
+        self.refused(["eval", *words, "exact:keys.compress=lowrank:values.compress=lowrank",
+                      "--text", SOURCE / "LICENSE"], "leaves no bytes of a row")
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "never.conf")
+            with open(path, "w", encoding="utf-8") as file:
+                file.write("[retain]\nkeep = steady\n")
+            self.refused(["generate", *words, path, "-p", "x", "--method-set", "steady.sink=8"],
+                         "retain.keep", code=1)
 
     def test_a_dry_run_has_the_notes_of_a_run(self):
         with tempfile.NamedTemporaryFile() as prompt, tempfile.TemporaryDirectory() as folder:
@@ -348,7 +363,20 @@ class CommandLine(unittest.TestCase):
             for fact in ("summary", "order", "watches"):
                 self.assertTrue(method[fact], f"{method['name']} does not say its {fact}")
             self.assertIsInstance(method["keys_in_memory"], bool)
-        self.assertIn("exact", run("methods").stdout.decode())
+        plain = run("methods").stdout.decode()
+        self.assertIn("exact", plain)
+        for codec in answer["codecs"]:
+            self.assertTrue(codec["summary"], codec)
+            self.assertRegex(plain, rf"(?m)^{codec['name']} +{re.escape(codec['summary'])}")
+        self.assertIn("; rank, energy\n", plain)
+
+    def test_every_codec_is_a_type(self):
+        codecs = [c["name"] for c in json.loads(run("methods", "--json", "-").stdout)["codecs"]]
+        refused = run("generate", "-m", "m", "-p", "x", "-ctk", "q9_9").stderr.decode()
+        known = re.search(r"\(known: ([^)]+)\)", refused).group(1).split(", ")
+        self.assertEqual(known, ["f32", *("f16" if name == "raw" else name for name in codecs)])
+        text = " ".join(run("generate", "--help").stdout.decode().split())
+        self.assertIn(": " + ", ".join(known) + ";", text)
 
     def test_a_json_file_that_cannot_be_written_costs_no_run(self):
         with tempfile.TemporaryDirectory() as folder:
