@@ -2,6 +2,7 @@
 """The command as a user meets it with a real model: streams, signals, refusals, JSON, tables."""
 import json
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -210,6 +211,38 @@ class Json(unittest.TestCase):
         most = sum(memory["total_bytes"].values()) + memory["allowance_bytes"]
         print(f"planned {most}, resident {resident}")
         self.assertLess(resident, most)
+
+    def test_ranks_are_said_by_layer(self):
+        text = LICENSE_TEXT.read_bytes()[:4000]
+        shadowkv = ["--method", "shadowkv", "--method-set", "keys.rank=auto"]
+        for words, layers in ((shadowkv, 1), (["--method", "xkv"], 4)):
+            with tempfile.TemporaryDirectory() as folder:
+                path = pathlib.Path(folder) / "run.json"
+                done = generate("-f", "-", *GREEDY, *words, "--verbose", "--json", path, stdin=text)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                ranks = json.loads(path.read_text())["ranks"]
+            said = done.stderr.decode()
+            self.assertEqual([one["layer"] for one in ranks], list(range(0, 30, layers)))
+            for one in ranks:
+                self.assertTrue(typed(one, {"side": str, "rank": int, "bases": int,
+                                            "segments": int, "captured": float}), one)
+                self.assertEqual((one["side"], one["layers"], one["channels"]),
+                                 ("keys", min(layers, 30 - one["layer"]), 192 * one["layers"]))
+                self.assertGreaterEqual(one["segments"], one["bases"])
+                if layers == 1:  # what `auto` asks for, or half of the channels
+                    self.assertTrue(one["captured"] >= 0.989 or one["rank"] == 96, one)
+            by_layer = re.search(r"by layer +(.*)", said).group(1).split(" ")
+            self.assertEqual(by_layer, [
+                f"{one['layer']}{'x%d' % one['layers'] if one['layers'] > 1 else ''}:"
+                f"{one['rank']}/{one['captured']:.4f}" for one in ranks])
+            mean = sum(one["rank"] for one in ranks) / len(ranks)
+            self.assertRegex(said, rf"rank +keys in {mean:.1f} of \d+ numbers, which hold \d")
+            self.assertGreater(len({one["rank"] for one in ranks}), 1 if layers == 1 else 0)
+        brief = generate("-f", "-", *GREEDY, *shadowkv, stdin=text).stderr.decode()
+        self.assertIn("keys in ", brief)
+        self.assertNotIn("by layer", brief)
+        self.assertNotIn("numbers, which hold", generate("-p", "Hello", *GREEDY,
+                                                         "-v").stderr.decode())
 
     def test_inspect(self):
         done = run("inspect", MODEL, "--json", "-")
