@@ -54,13 +54,14 @@ def main():
                 check(falls and at["logits"][0] <= at["log_sum_exp"] + 1e-4,
                       f"{path.name}: {name}: {at['position']}")
     rows = json.loads((HERE / "rows" / "about.json").read_text())
-    check(set(rows) == {p.name for p in (HERE / "rows").glob("*.f16")}, "rows: other files")
+    check(set(rows) == {p.name for p in (HERE / "rows").glob("*.rows")}, "rows: other files")
     for name, of in rows.items():
         recorded = json.loads((HERE / f"greedy_{name.split('_')[0]}.json").read_text())
         check(of["model_sha256"] == recorded["model_sha256"], f"rows/{name}: model")
         check(of["prompt"] in recorded["prompts"], f"rows/{name}: prompt")
-        bytes_of_both = 2 * of["heads"] * of["rows"] * of["size"] * 2
-        check((HERE / "rows" / name).stat().st_size == bytes_of_both, f"rows/{name}: length")
+        both_sides = 2 * of["heads"] * of["rows"] * of["size"] * 2
+        squares = of["heads"] * of["size"] * 4
+        check((HERE / "rows" / name).stat().st_size == both_sides + squares, f"rows/{name}: length")
     for name in ("nll.json", "logit_error.json"):
         models = json.loads((HERE / name).read_text())["models"]
         for model in models.values():

@@ -63,7 +63,8 @@ def rotate(x, base, scale, factors, interleaved):
 def forward(model, tokens, positions=None, rows=None):
     """Logits [len(positions), vocab]; positions defaults to the last one.
 
-    `rows`, if it is given, gets each layer's keys, rotated, and values: [tokens, KV heads, size].
+    `rows`, if it is given, gets each layer's keys, values and queries, keys and queries rotated:
+    [tokens, heads, size], KV heads or query heads.
     """
     n = len(tokens)
     positions = [n - 1] if positions is None else positions
@@ -97,7 +98,7 @@ def forward(model, tokens, positions=None, rows=None):
         rope = ((10000.0, 1.0) if local else (get("rope.freq_base", 10000.0), scale))
         q, k = (rotate(t, *rope, factors, arch in INTERLEAVED) for t in (q, k))
         if rows is not None:
-            rows.append((k, v))
+            rows.append((k, v, q))
         mixed = np.empty((n, heads, size))
         for head in range(heads):
             kv = head * kv_heads // heads

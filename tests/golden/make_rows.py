@@ -3,8 +3,9 @@
 
     make_rows.py SmolLM2.gguf gemma-3.gguf      (needs numpy and gguf, PyPI)
 
-By forward.py, over recorded prompts and their continuations. A file is f16, little-endian: keys,
-rotated, then values, each [KV heads][rows][size]. rows/about.json says what is in which.
+By forward.py, over recorded prompts and their continuations. A file is little-endian: f16, keys,
+rotated, then values, each [KV heads][rows][size]; then f32 [KV heads][size], the mean square of
+each channel of the last 32 rows' queries, rotated. rows/about.json says what is in which.
 """
 import hashlib
 import json
@@ -16,6 +17,7 @@ from forward import INTERLEAVED, Model, forward
 
 HERE = pathlib.Path(__file__).resolve().parent
 FIRST, MOST = 4, 160  # positions: behind the sinks, which no method codes
+ASKED = 32  # positions whose queries a fitter goes by
 CHOSEN = [("smollm2", "json", (0, 15)), ("gemma3", "keys_short", (5,))]
 
 
@@ -33,10 +35,14 @@ def main():
         model, rows = Model(path), []
         forward(model, (entry["tokens"] + entry["greedy"])[:FIRST + MOST], rows=rows)
         for layer in layers:
-            sides = [side[FIRST:].transpose(1, 0, 2).astype("<f2") for side in rows[layer]]
-            file = f"{name}_{layer}.f16"
-            (HERE / "rows" / file).write_bytes(b"".join(side.tobytes() for side in sides))
+            keys, values, queries = rows[layer]
+            sides = [side[FIRST:].transpose(1, 0, 2).astype("<f2") for side in (keys, values)]
             heads, count, size = sides[0].shape
+            by_head = queries[-ASKED:].transpose(1, 0, 2).reshape(heads, -1, size)
+            squares = np.mean(by_head**2, axis=1).astype("<f4")
+            file = f"{name}_{layer}.rows"
+            (HERE / "rows" / file).write_bytes(b"".join(part.tobytes()
+                                                        for part in (*sides, squares)))
             about[file] = {
                 "model_sha256": recorded["model_sha256"], "prompt": prompt, "layer": layer,
                 "heads": heads, "rows": count, "size": size, "first_position": FIRST,

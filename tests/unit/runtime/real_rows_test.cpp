@@ -1,6 +1,6 @@
 // What every codec makes of keys and values of real models (tests/golden/make_rows.py), sinks
 // apart: read back within the bound that its file states, each bound computed here from the rows
-// alone.
+// and, of codecs that ask for them, the queries' squares.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -38,6 +38,7 @@ struct RealRows {
   std::vector<std::byte> records;
   RawRows view;
   Rotation rotation;
+  std::vector<float> query_squares;  // [heads][dim]; of values none
 
   const Rotation* turn() const { return side == Side::keys ? &rotation : nullptr; }
   std::vector<float> row(std::uint32_t head, std::uint32_t r) const {
@@ -65,8 +66,12 @@ std::vector<RealRows> real_rows() {
     rows.dim = of.at("size");
     const std::size_t row_bytes = rows.dim * sizeof(f16), count = rows.heads * rows.rows;
     std::vector<char> bytes(2 * count * row_bytes);
-    std::ifstream(folder + file, std::ios::binary)
-        .read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+    std::vector<float> squares(std::size_t{rows.heads} * rows.dim);
+    std::ifstream from(folder + file, std::ios::binary);
+    from.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+    from.read(reinterpret_cast<char*>(squares.data()),
+              static_cast<std::streamsize>(squares.size() * sizeof(float)));
+    EXPECT_TRUE(from) << file;
     rows.records.resize(bytes.size());
     for (std::size_t r = 0; r < count; ++r)  // keys, then values; to records of both
       for (const std::size_t value : {0, 1})
@@ -81,6 +86,7 @@ std::vector<RealRows> real_rows() {
     for (const Side side : kSides) {
       RealRows& made = all.emplace_back(rows);
       made.side = side;
+      if (side == Side::keys) made.query_squares = squares;
       made.name = file + (side == Side::keys ? ", keys" : ", values");
       made.view = {raw_layout(rows.dim, rows.dim),
                    rows.heads,
@@ -103,11 +109,12 @@ struct RoundTrip {
   FitFacts facts;
   std::vector<std::vector<Row>> got;  // [head][row]
 
-  RoundTrip(const RealRows& from, const Codec& codec) : rows(from) {
+  RoundTrip(const RealRows& from, const Codec& codec, std::span<const float> queries) : rows(from) {
     const FitShape shape{rows.heads, rows.dim};
     if (const Fitter* fitter = codec.fitter()) {
       Fitting fitting{rows.side, rows.view};
       fitting.rotation = rows.turn();
+      if (fitter->asks_for_queries()) fitting.query_squares = queries;
       Result<Fit> fit = fitter->fit(fitting, Workers(2));
       EXPECT_TRUE(fit) << (fit ? "" : fit.error().message);
       common = std::move(fit->common);
@@ -145,14 +152,17 @@ struct RoundTrip {
     return out;
   }
   // Of all rows, the share of the squares that is lost.
-  double lost() const {
+  double lost() const { return lost(std::vector<float>(std::size_t{rows.heads} * rows.dim, 1.0f)); }
+  // The same with each channel's by the weight that it has in its head: [heads][dim].
+  double lost(const std::vector<float>& weight) const {
     double missed = 0, all = 0;
     for (std::uint32_t h = 0; h < rows.heads; ++h)
       for (std::uint32_t r = 0; r < rows.rows; ++r) {
         const Row was = rows.row(h, r);
         for (std::uint32_t i = 0; i < rows.dim; ++i) {
-          missed += std::pow(double{got[h][r][i]} - was[i], 2);
-          all += std::pow(double{was[i]}, 2);
+          const double by = weight[std::size_t{h} * rows.dim + i];
+          missed += by * std::pow(double{got[h][r][i]} - was[i], 2);
+          all += by * std::pow(double{was[i]}, 2);
         }
       }
     return missed / all;
@@ -333,7 +343,8 @@ void uncaptured(const RoundTrip& trip) {
   EXPECT_NEAR(trip.lost(), 1.0 - trip.facts.captured, 1e-4);
 }
 
-// tiers/codec/pruned.h: the same channels of every row, and they are the largest.
+// tiers/codec/pruned.h: the same channels of every row, and they are the largest, by what queries
+// ask for.
 Bound largest_channels(std::uint32_t eighths) {
   return [=](const RoundTrip& trip) {
     const std::uint32_t dim = trip.rows.dim, kept = dim / 8 * eighths;
@@ -342,6 +353,8 @@ Bound largest_channels(std::uint32_t eighths) {
       for (std::uint32_t r = 0; r < trip.rows.rows; ++r)
         for (std::uint32_t i = 0; i < dim; ++i)
           squares[i] += std::pow(double{trip.rows.row(h, r)[i]}, 2);
+      for (std::uint32_t i = 0; i < dim && !trip.rows.query_squares.empty(); ++i)
+        squares[i] *= double{trip.rows.query_squares[std::size_t{h} * dim + i]};
       std::vector<double> sorted = squares;
       std::sort(sorted.rbegin(), sorted.rend());
       for (std::uint32_t r = 0; r < trip.rows.rows; ++r)
@@ -387,6 +400,16 @@ const std::map<std::string, Bound>& bounds() {
   return all;
 }
 
+// What scores are made of is told better by who was shown queries than by who was not.
+void expect_nearer_where_queries_look(const RoundTrip& trip, const Codec& codec) {
+  const std::vector<float>& queries = trip.rows.query_squares;
+  const double shown = trip.lost(queries);
+  const double not_shown = RoundTrip(trip.rows, codec, {}).lost(queries);
+  EXPECT_LT(shown, not_shown * 0.9);
+  std::printf("%s: %.4f of what is asked for is lost, %.4f without queries\n",
+              std::string(codec.name()).c_str(), shown, not_shown);
+}
+
 TEST(RealRows, AreReadBackWithinTheBoundOfEveryCodec) {
   const auto cpu = choose_cpu_table("auto");
   ASSERT_TRUE(cpu);
@@ -401,8 +424,12 @@ TEST(RealRows, AreReadBackWithinTheBoundOfEveryCodec) {
           const auto method = load_method("exact", "", {&setting, 1}, **cpu);
           ASSERT_TRUE(method) << method.error().message;
           ASSERT_TRUE(bounds().contains(name)) << "a codec without a bound";
-          const RoundTrip trip(rows, method->compress.of(rows.side));
+          const Codec& codec = method->compress.of(rows.side);
+          const RoundTrip trip(rows, codec, rows.query_squares);
           bounds().at(name)(trip);
+          if (const Fitter* fitter = codec.fitter();
+              rows.side == Side::keys && fitter && fitter->asks_for_queries())
+            expect_nearer_where_queries_look(trip, codec);
           RecordProperty("lost by " + name + ", " + rows.name, std::to_string(trip.lost()));
           ++trips;
         }
