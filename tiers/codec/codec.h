@@ -1,5 +1,14 @@
 // compress: what keys and values are at rest. A codec writes rows; how coded rows are read is the
-// kernels' business (kernels/format/row.h).
+// kernels' business (kernels/format/row.h), which a codec names by its format.
+//
+// One that codes each row by itself is a PlainCodec, and says name(), format() and encode().
+//
+// One whose rows share something (scales of a channel, an order of channels, a basis) is a Codec
+// and a Fitter (fitter.h), which fitter() gives. When a segment is sealed, the fitter first sees
+// all raw rows of the side, and leaves what they share: a fit, bytes that stay with the segment
+// (tiers/fit.h) and never change. Then write() codes the rows one by one, each by the finished fit,
+// and with it any of them is read again, as long as the segment lives. Of layers that are fitted
+// together (Fitter::layers) rows are written before there is a fit: they have no bytes.
 #pragma once
 
 #include <cstddef>
@@ -14,20 +23,20 @@
 
 namespace thermocline {
 
-// Of one side, a row of one KV head at a time. Any thread may use it. What becomes of an infinity
-// or a NaN, the codec's file says.
+// Of one side, a row of one KV head at a time. Any thread may use it. How near a row is read back,
+// and what becomes of an infinity or a NaN, the codec's file says.
 class Codec {
  public:
   virtual ~Codec() = default;
-  virtual std::string_view name() const = 0;
+  virtual std::string_view name() const = 0;  // as a method's file has it
   virtual RowFormat format() const = 0;
-  // Null: rows share nothing.
+  // Null: rows share nothing. Otherwise the format is one of rows that are rebuilt (kFitted).
   virtual const Fitter* fitter() const { return nullptr; }
   // One raw row of `dim` channels to row_bytes(format(), dim) bytes, all of which are written: as
-  // row `number` of the head of its segment that `fit` is of.
+  // row `number` of the head of its segment that `fit`, what fitter() made of the segment, is of.
   virtual void write(const f16* row, std::uint32_t dim, const SideFit& fit, std::uint32_t number,
                      std::byte* out) const = 0;
-  // And back to f16: what attention reads, rounded. How near that is, the codec's file says.
+  // And back to f16: what attention reads, rounded.
   void read(const std::byte* row, std::uint32_t dim, const SideFit& fit, std::uint32_t number,
             f16* out) const;
 };
