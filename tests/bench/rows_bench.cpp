@@ -1,5 +1,6 @@
 // Attention over coded rows: GB/s of their bytes and rows/s of every codec, beside f16, in turn.
-// More rows than the caches hold, so that memory is part of it, as in a decode step.
+// More rows than the caches hold, so that memory is part of it, as in a decode step. And what
+// sealing a segment takes, once, on one thread: what is fitted and what is written.
 //
 //   rows_bench [rows] [head size] [query heads] [rounds] [instruction set]
 //
@@ -40,6 +41,7 @@ struct CodedSide {
   Buffer common;                            // of all segments
   std::vector<std::vector<std::byte>> own;  // [segment]
   const Rotation* rotation = nullptr;
+  double fit_seconds = 0;  // a segment, of all heads
 
   SideFit fit(std::size_t segment, std::uint32_t rows) const {
     if (own.empty()) return {};
@@ -64,6 +66,7 @@ struct Subject {
   std::size_t count = 0;        // rows of all segments
   CodedSide keys = {}, values = {};
   std::vector<double> rates = {};  // rows/s
+  double write_seconds = 0;        // a segment, of one head
 
   // As the page table lays them out: blocks of 64 rows.
   Fold fold(std::size_t first, HeadShape shape, std::vector<BlockView>* views) const {
@@ -77,6 +80,10 @@ struct Subject {
     fold.key_fit = keys.fit(first / segment, segment);
     fold.value_fit = values.fit(first / segment, segment);
     return fold;
+  }
+  double sealing_us_a_row() const {
+    const double fits = (keys.fit_seconds + values.fit_seconds) / kKvHeads;
+    return (fits + write_seconds) / segment * 1e6;
   }
   // Of one KV head.
   double bytes_a_row() const {
@@ -99,7 +106,9 @@ const Rotation& rotation_of(std::uint32_t dim) {
 CodedSide prepare(const Codec& codec, const Fitting& of, std::size_t segments) {
   CodedSide side;
   if (!codec.fitter()) return side;
+  const double start = seconds();
   auto fit = codec.fitter()->fit(of, Workers(1));
+  side.fit_seconds = seconds() - start;
   if (!fit) {
     std::fprintf(stderr, "rows_bench: %s\n", fit.error().message.c_str());
     std::exit(1);
@@ -139,12 +148,14 @@ Subject prepare(const std::string& name, std::size_t rows, HeadShape shape, cons
   subject.keys = prepare(codec, {Side::keys, raw, {}, {}, &rotation_of(shape.key_dim)}, segments);
   subject.values = prepare(codec, {Side::values, raw}, segments);
   subject.rows.resize(subject.count * subject.record);
+  const double start = seconds();
   for (std::uint32_t r = 0; r < subject.segment; ++r) {
     std::byte* out = subject.rows.data() + std::size_t{r} * subject.record;
     codec.write(raw.key(0, r), shape.key_dim, subject.keys.fit(0, subject.segment), r, out);
     codec.write(raw.value(0, r), shape.value_dim, subject.values.fit(0, subject.segment), r,
                 out + key_bytes);
   }
+  subject.write_seconds = seconds() - start;
   const std::size_t once = std::size_t{subject.segment} * subject.record;
   for (std::size_t s = 1; s < segments && once > 0; ++s)
     std::memcpy(subject.rows.data() + s * once, subject.rows.data(), once);
@@ -213,9 +224,11 @@ int run(std::size_t rows, std::uint32_t dim, std::uint32_t heads, int rounds,
     for (std::size_t r = 0; r < subject.rates.size(); ++r)
       ratios.push_back(subject.rates[r] / subjects[0].rates[r]);
     const double rate = median(subject.rates);
-    std::printf("%-14s %5.1f bytes a row, %6.2f GB/s, %7.2f million rows/s, %.2f of %s\n",
-                subject.name.c_str(), subject.bytes_a_row(), rate * subject.bytes_a_row() * 1e-9,
-                rate * 1e-6, median(ratios), subjects[0].name.c_str());
+    std::printf(
+        "%-14s %5.1f bytes a row, %6.2f GB/s, %7.2f million rows/s, %.2f of %s; sealed in %.2f us "
+        "a row\n",
+        subject.name.c_str(), subject.bytes_a_row(), rate * subject.bytes_a_row() * 1e-9,
+        rate * 1e-6, median(ratios), subjects[0].name.c_str(), subject.sealing_us_a_row());
   }
   return 0;
 }
