@@ -11,6 +11,7 @@
 #include "tiers/io/attempt.h"
 #include "tiers/io/errno_text.h"
 #include "tiers/io/file_lock.h"
+#include "tiers/io/name_claim.h"
 #include "tiers/store/filesystem.h"
 
 namespace thermocline {
@@ -97,11 +98,7 @@ Result<SessionFile> SessionFile::open(const std::string& path, std::uint64_t bud
   session.path_ = path;
   session.name_ = "--session " + path;
   TL_TRY_ASSIGN(session.directory_, open_folder(path, session.name_));
-  do {  // while another process had it, its name may have gone, or to another file
-    TL_TRY_ASSIGN(session.file_, open_existing(session.directory_.number(), path, session.name_));
-    session.named_ = session.file_.open();
-    if (session.named_) TL_TRY(session.lock());
-  } while (session.named_ && !session.has_its_name());
+  TL_TRY(session.find());
   if (session.named_) {
     TL_TRY(session.take_publication(budget_bytes));
     TL_TRY(check_planned(session.descriptor(), session.name_, planned));
@@ -115,6 +112,29 @@ Result<SessionFile> SessionFile::open(const std::string& path, std::uint64_t bud
   session.note_ =
       note_on_filesystem(session.descriptor(), session.name_, is_direct(session.descriptor()));
   return session;
+}
+
+Status SessionFile::find() {
+  for (bool claimed = false;;) {
+    TL_TRY_ASSIGN(file_, open_existing(directory_.number(), path_, name_));
+    named_ = file_.open();
+    if (named_) {
+      TL_TRY(lock());
+      // While another process had it, its name may have gone, or to another file.
+      if (!has_its_name()) continue;
+      claim_ = Descriptor();
+      return {};
+    } else if (claimed) {
+      return {};
+    } else {  // looked for once more: it may have been made until now
+      auto claim = claim_name(directory_.number(), file_of(path_));
+      if (!claim)
+        return fail(ErrorCode::io, name_,
+                    " is being made by another process: wait for it, or name another");
+      claim_ = std::move(*claim);
+      claimed = true;
+    }
+  }
 }
 
 Status SessionFile::take_publication(std::uint64_t budget_bytes) {
@@ -174,6 +194,7 @@ Status SessionFile::stop_keeping() {
   TL_TRY_ASSIGN(scratch_file_, open_new(directory_.number(), name_));
   scratch_ =
       Extents(scratch_file_.number(), name_, 0, extents_.budget_bytes() - extents_.held_bytes());
+  claim_ = Descriptor();
   return {};
 }
 
@@ -301,6 +322,7 @@ Status SessionFile::publish(const WriteRecord& manifest, std::span<const Extent>
   take_effect(extents, {place.offset, record.size()});
   if (named_) return {};
   named_ = true;
+  claim_ = Descriptor();
   return sync(directory_.number());
 }
 

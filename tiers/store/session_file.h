@@ -17,9 +17,10 @@
 namespace thermocline {
 
 // A new one has no name until it is first published, so that a process which is killed leaves
-// nothing; one that is there is opened in place, for one process at a time. 0600; a symbolic link,
-// another user's file or one that others may write to is refused. O_DIRECT where the filesystem
-// allows it for whole pages.
+// nothing; one that is there is opened in place. Either is one process's at a time: another that
+// asks for it is refused at once, or, where it could not be seen (tiers/io/name_claim.h), when it
+// publishes, and what is there stays. 0600; a symbolic link, another user's file or one that others
+// may write to is refused. O_DIRECT where the filesystem allows it for whole pages.
 // Space is taken as of a ScratchFile. What was taken and not published is given back to the
 // filesystem when it is given back here, or when the file is next opened.
 class SessionFile final : public Store, public Keeper {
@@ -58,6 +59,8 @@ class SessionFile final : public Store, public Keeper {
 
  private:
   using Places = std::map<std::uint64_t, std::uint64_t>;  // offset -> bytes, whole pages
+  // The file, locked, or the claim to its name.
+  Status find();
   Status take_publication(std::uint64_t budget_bytes);
   Status lock() const;
   Status allocate_headers() const;
@@ -75,6 +78,7 @@ class SessionFile final : public Store, public Keeper {
 
   std::string path_, name_, note_;
   Descriptor directory_, file_;
+  Descriptor claim_;  // to its name, until it has it
   Extents extents_;
   Descriptor scratch_file_;  // beside it, once nothing is kept any more
   Extents scratch_;          // of that

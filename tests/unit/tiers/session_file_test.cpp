@@ -136,10 +136,36 @@ TEST_F(SessionFileTest, OnlyWhatWasKeptCanBeClaimedAndOnce) {
   EXPECT_FALSE(file->claim(kept));
 }
 
-TEST_F(SessionFileTest, ANameThatAnotherTookMeanwhileStaysTheirs) {
-  auto first = SessionFile::open(path_, kMiB), second = SessionFile::open(path_, kMiB);
-  ASSERT_TRUE(first && second);
+TEST_F(SessionFileTest, ANewOneIsMadeByOneAtATime) {
+  auto first = SessionFile::open(path_, kMiB);
+  ASSERT_TRUE(first);
+  const auto said = [&] {
+    const auto opened = SessionFile::open(path_, kMiB);
+    return opened ? "opened" : opened.error().message;
+  };
+  EXPECT_EQ(said(), "--session " + path_ +
+                        " is being made by another process: wait for it, or name another");
+  EXPECT_TRUE(SessionFile::open(path_ + "2", kMiB)) << "another name";
   ASSERT_TRUE(publish(&*first));
+  EXPECT_EQ(said(),
+            "--session " + path_ + " is in use by another process: wait for it, or copy the file");
+  // Once it has gone, the one that had it is in nobody's way.
+  fs::remove(path_);
+  auto second = SessionFile::open(path_, kMiB);
+  ASSERT_TRUE(second) << second.error().message;
+  ASSERT_TRUE(second->stop_keeping());
+  EXPECT_TRUE(SessionFile::open(path_, kMiB)) << "it will never have its name";
+  EXPECT_TRUE(SessionFile::open(path_, kMiB)) << "nor that one, which is gone";
+}
+
+// As by a process that could not be seen.
+TEST_F(SessionFileTest, ANameThatAnotherTookMeanwhileStaysTheirs) {
+  auto second = SessionFile::open(path_, kMiB);
+  ASSERT_TRUE(second);
+  auto first = SessionFile::open(path_ + "1", kMiB);
+  ASSERT_TRUE(first);
+  ASSERT_TRUE(publish(&*first));
+  fs::rename(path_ + "1", path_);
   const auto before = fs::file_size(path_);
   for (int i = 0; i < 2; ++i) {
     const Status refused = publish(&*second);
@@ -149,7 +175,8 @@ TEST_F(SessionFileTest, ANameThatAnotherTookMeanwhileStaysTheirs) {
         << refused.error().message;
   }
   EXPECT_EQ(fs::file_size(path_), before);
-  EXPECT_TRUE(publish(&*first));
+  first = Result<SessionFile>(SessionFile());
+  EXPECT_TRUE(SessionFile::open(path_, kMiB));
 }
 
 // Whoever cuts it while it is in use takes what a save would refer to; and what is written behind

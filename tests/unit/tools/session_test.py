@@ -121,6 +121,35 @@ class Session(unittest.TestCase):
         again = self.generate("-n", "8", "--session", self.file, "-c", "4000")
         self.assertEqual((again["text"], again["seed"]), (whole["text"], 7))
 
+    def test_two_that_begin_one_file_are_not_both_let_in(self):
+        words = ["-p", TEXT, "-n", "4", "--temp", "0", "--session", self.file]
+        with start("generate", "-m", MODEL, *words, "--progress", "json", "-t", "1") as first:
+            for line in first.stderr:
+                if b'"processed"' in line:
+                    break
+            # The file is nowhere yet, and nothing is read to find that it is to be another's.
+            self.assertFalse(os.path.exists(self.file))
+            for command in (["generate", *words[:4]], ["chat"]):
+                done = run(command[0], "-m", MODEL, *command[1:], "--session", self.file,
+                           stdin=b"Hello\n")
+                self.assertEqual(done.returncode, 1, done.stderr)
+                self.assertIn(f"{self.file} is being made by another process: wait for it, or name "
+                              "another".encode(), done.stderr)
+                self.assertEqual(done.stdout, b"")
+            self.assertIsNone(first.poll(), "it still reads")
+            text = first.stdout.read().decode()
+        self.assertEqual(first.returncode, 0)
+        self.assertEqual(text, self.generate(*words[:-2])["text"])
+        self.generate("-n", "2", "--session", self.file)
+        # A killed one is in nobody's way.
+        other = self.file + "2"
+        with start("generate", "-m", MODEL, *words[:-1], other, "--progress", "json") as killed:
+            for line in killed.stderr:
+                if b'"processed"' in line:
+                    break
+            killed.kill()
+        self.generate(*words[:-1], other)
+
     def test_a_full_context_is_refused_and_nothing_of_the_text_is_lost(self):
         prompt = self.generate("-p", TEXT, "-n", "0")["prompt_tokens"]
         context = str(prompt + 4)
@@ -390,7 +419,7 @@ class Session(unittest.TestCase):
         self.assertFalse(folder.exists())
 
     def test_equal_prompts_are_read_at_once(self):
-        # The later one's save finds the name taken.
+        # Whichever comes later reads its prompt by itself.
         results, folder = self.keep_prompt(at_once=3)
         self.assertEqual(len({result["text"] for result in results}), 1)
         self.assertEqual(len(list(folder.iterdir())), 1)
