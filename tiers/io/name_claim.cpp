@@ -20,9 +20,9 @@ std::optional<Descriptor> claim_name(int folder, const std::string& file) {
   Descriptor claim(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   if (!claim.open() || ::fstat(folder, &found) != 0) return Descriptor();
   // A file's name may be longer than a socket's.
-  const std::string name =
-      "thermocline session " + std::to_string(found.st_dev) + " " + std::to_string(found.st_ino) +
-      " " + std::to_string(page_checksum(std::as_bytes(std::span(file)), 0));
+  const std::string name = "thermocline session " + std::to_string(found.st_dev) + " " +
+                           std::to_string(found.st_ino) + " " +
+                           std::to_string(page_checksum(std::as_bytes(std::span(file)), 0));
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   std::copy(name.begin(), name.end(), address.sun_path + 1);

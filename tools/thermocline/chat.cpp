@@ -1,4 +1,4 @@
-// thermocline chat: a conversation, whose text so far stays in one timeline.
+// thermocline chat: a conversation.
 #include <unistd.h>
 #include <algorithm>
 #include <array>
@@ -7,7 +7,7 @@
 #include <optional>
 
 #include "tools/thermocline/command.h"
-#include "tools/thermocline/common_tokens.h"
+#include "tools/thermocline/conversation.h"
 #include "tools/thermocline/flags.h"
 #include "tools/thermocline/generation.h"
 #include "tools/thermocline/input.h"
@@ -23,7 +23,6 @@ namespace thermocline {
 namespace {
 
 namespace po = boost::program_options;
-using Json = nlohmann::ordered_json;
 
 struct ChatFlags {
   ModelFlags model;
@@ -76,119 +75,6 @@ class LineReader {
   }
 
   std::string pending_;
-};
-
-class Conversation {
- public:
-  Conversation(Engine& engine, KvCache& cache, const ChatFlags& flags, GenerationOptions options)
-      : engine_(engine), cache_(cache), flags_(flags), options_(std::move(options)) {}
-
-  Status reset() {
-    messages_.clear();
-    if (!flags_.system.empty()) messages_.push_back({"system", flags_.system});
-    return start_over();
-  }
-
-  // Answers a message. A failed one leaves the conversation as it was.
-  Status answer(const std::string& message, Generation* out) {
-    messages_.push_back({"user", message});
-    const Status status = generate(out);
-    if (!status) {
-      messages_.pop_back();
-      return status;
-    }
-    messages_.push_back({"assistant", out->text});
-    return save();
-  }
-
-  // Goes on where the session's file ends, or begins anew. Says which, in a line; "": no session.
-  Result<std::string> resume() {
-    TL_TRY(reset());
-    if (!cache_.saved()) return std::string();
-    const SessionText saved = *cache_.saved();
-    TL_TRY(read_messages(saved.note));
-    timeline_ = Timeline();
-    TL_TRY_ASSIGN(timeline_, cache_.resume());
-    text_.tokens = saved.tokens;
-    text_.tokens.resize(std::min<std::size_t>(saved.tokens.size(), timeline_.length()));
-    return "goes on after " + format_counted(messages_.size(), "message") + ", " +
-           format_counted(timeline_.length(), "token");
-  }
-
- private:
-  Status start_over() {
-    text_ = {};
-    timeline_ = Timeline();
-    TL_TRY_ASSIGN(timeline_, cache_.start());
-    return {};
-  }
-
-  Status generate(Generation* out) {
-    TL_TRY_ASSIGN(
-        const std::vector<int> prompt,
-        engine_.encode_chat(messages_, flags_.chat_template, Engine::Start::add, interrupted));
-    const Status fits =
-        check_fits(prompt.size(), options_.context, engine_.model(), flags_.model.rope_freq_scale);
-    if (!fits)
-      return fail(fits.error().code, fits.error().message, "; /reset forgets the conversation");
-    // The timeline holds the last prompt and answer: what still agrees is not read again.
-    const std::uint32_t known = std::min(common_tokens(text_.tokens, prompt),
-                                         static_cast<std::uint32_t>(prompt.size() - 1));
-    const Result<std::uint32_t> kept = keep_or_start_over(cache_, &timeline_, known);
-    // A cut that failed left the timeline as it was, longer perhaps than this prompt; or there is
-    // none any more.
-    text_.tokens.resize(std::min<std::size_t>(text_.tokens.size(), timeline_.length()));
-    TL_TRY(kept);
-    text_ = {};
-    text_.tokens = prompt;
-    text_.sampled_from = static_cast<std::uint32_t>(prompt.size());
-    const Status status = generate_text(engine_, cache_, timeline_, options_, &text_, out);
-    text_.tokens.resize(std::min<std::size_t>(text_.tokens.size(), timeline_.length()));
-    return status;
-  }
-
-  Status save() {
-    if (flags_.session.path.empty()) return {};
-    Json messages = Json::array();
-    for (const ChatMessage& message : messages_)
-      messages.push_back(Json{{"role", message.role}, {"content", message.content}});
-    const std::string note =
-        Json{{"messages", messages}}.dump(-1, ' ', false, Json::error_handler_t::replace);
-    return save_session(cache_, timeline_, text_, options_.sampling.seed, note);
-  }
-
-  // What save() wrote.
-  Status read_messages(const std::string& note) {
-    if (note.empty())
-      return fail(ErrorCode::unsupported, "--session ", flags_.session.path,
-                  " holds a text and no conversation: 'thermocline generate' goes on with it");
-    const Json json = Json::parse(note, nullptr, false);
-    std::vector<ChatMessage> found;
-    if (json.is_object() && json.contains("messages") && json["messages"].is_array())
-      for (const Json& message : json["messages"]) {
-        if (!message.is_object() || !message.value("role", Json()).is_string() ||
-            !message.value("content", Json()).is_string())
-          return fail(ErrorCode::corrupt, "--session ", flags_.session.path,
-                      ": field note holds a message that is none");
-        found.push_back({message["role"], message["content"]});
-      }
-    const std::string system =
-        !found.empty() && found.front().role == "system" ? found.front().content : "";
-    if (!found.empty() && !flags_.system.empty() && system != flags_.system)
-      return fail(ErrorCode::invalid_argument, "--session ", flags_.session.path,
-                  " began with another system message or document: leave --system-prompt and -f "
-                  "out, or name another file");
-    if (!found.empty()) messages_ = std::move(found);
-    return {};
-  }
-
-  Engine& engine_;
-  KvCache& cache_;
-  const ChatFlags& flags_;
-  GenerationOptions options_;
-  Timeline timeline_;
-  std::vector<ChatMessage> messages_;
-  WrittenText text_;  // its tokens are the timeline's
 };
 
 void print_turn(const Generation& g) {
@@ -278,7 +164,9 @@ Result<Exit> chat(ChatFlags& flags, const CommandLine& line) {
   record.notes.insert(record.notes.end(), cache->notes().begin(), cache->notes().end());
   // Those first: an answer may be long in coming.
   if (!flags.output.quiet && !flags.output.verbose) print_notes(record.notes);
-  Conversation conversation(*engine, *cache, flags, run);
+  Conversation conversation(
+      *engine, *cache,
+      {flags.system, flags.chat_template, flags.session.path, flags.model.rope_freq_scale, run});
   TL_TRY_ASSIGN(const std::string resumed, conversation.resume());
   if (!resumed.empty() && !flags.output.quiet)
     print_notes(std::array{"--session " + flags.session.path + ": " + resumed});
@@ -298,7 +186,8 @@ Result<Exit> run_chat(const std::vector<std::string>& arguments) {
       "chat", "-m FILE.gguf [options]",
       "A conversation: a line of stdin is a message, the answer goes to stdout. The "
       "text so far stays in the cache, and only what is new is read. /help, /reset and "
-      "/exit are commands. The statistics are those of the last answer.");
+      "/exit are commands. With --session it is saved as a message is read, once a minute as it is "
+      "answered, and when it has been. The statistics are those of the last answer.");
   auto add = line.group("Conversation").add_options();
   add("system-prompt", po::value(&flags.system)->value_name("TEXT"),
       "what the model is told first");

@@ -556,6 +556,43 @@ class Session(unittest.TestCase):
         self.assertNotIn(b"left out of this run", done.stderr)
         self.assertEqual(len(list(folder.iterdir())), 1)
 
+    def test_an_answer_that_is_cut_off_leaves_a_conversation_that_goes_on(self):
+        words = ["chat", "-m", MODEL, "--temp", "0", "--session", self.file]
+
+        def ask(message, *more):
+            done = run(*words, *more, stdin=message)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            return done.stdout.decode(), done.stderr.decode()
+
+        def cut_off(message, by):
+            with subprocess.Popen([COMMAND, *words, "-n", "4000", "--ignore-eos"],
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE) as process:
+                process.stdin.write(message)
+                process.stdin.flush()
+                self.assertTrue(process.stdout.read(1))  # what was read is saved by then
+                process.send_signal(by)
+                process.stdout.read()
+            self.assertEqual(process.returncode, -by if by == signal.SIGKILL else 128 + by)
+
+        first, question = b"Name a colour.\n", (TEXT[:1500].replace("\n", " ") + "\n").encode()
+        ask(first, "-n", "8")
+        copy = self.file + ".copy"
+        shutil.copy(self.file, copy)
+        whole, _ = ask(question, "-n", "8")
+        os.rename(copy, self.file)
+        cut_off(question, signal.SIGKILL)
+        self.assertEqual(run("session", "verify", self.file).returncode, 0)
+        again, said = ask(question, "-n", "8")
+        self.assertIn("goes on after 2 messages", said)
+        self.assertEqual(again, whole)
+        known, read = map(int, re.search(r"\[(\d+) tokens known, (\d+) read", said).groups())
+        self.assertGreater(known, 20 * read, "it was read before")
+        # One that is stopped is as long as it has become.
+        cut_off(b"And another?\n", signal.SIGTERM)
+        _, said = ask(b"Why?\n", "-n", "4")
+        self.assertIn("goes on after 6 messages", said)
+
     def test_a_conversation_goes_on(self):
         def chat(message, *words):
             done = run("chat", "-m", MODEL, "-n", "8", "--temp", "0", "--session", self.file,
