@@ -47,8 +47,7 @@ struct PageTableOptions {
   std::uint64_t staging_bytes = std::uint64_t{16} << 20;
   // Pages on their way to the disk: beyond that many, a segment waits for those before it.
   std::uint64_t writing_bytes = std::uint64_t{16} << 20;
-  // No disk takes this long for one request; a wait beyond it is reported, never endless.
-  std::chrono::milliseconds disk_deadline{60'000};
+  std::chrono::milliseconds disk_deadline = kDiskPatience;
 };
 
 // One thread drives it (the step). `budget` outlives it.

@@ -42,7 +42,6 @@ constexpr std::array kAll = {KernelFault::again, KernelFault::interrupted, Kerne
                              KernelFault::late,  KernelFault::io_error,    KernelFault::flipped,
                              KernelFault::stale, KernelFault::misdirected, KernelFault::write_error,
                              KernelFault::full,  KernelFault::lost};
-constexpr std::chrono::microseconds kLate{500};
 
 // Whether reading once more makes it good, as opposed to trying the same transfer again.
 bool is_hard(KernelFault fault) {
@@ -67,6 +66,7 @@ struct Verdict {
   std::optional<KernelFault> fault;
   std::vector<std::byte> content;
   std::uint64_t bit = 0;
+  std::chrono::microseconds late{};
 };
 
 // All that is known of the file, and what has befallen it. Every member with `mutex` held.
@@ -97,6 +97,7 @@ class Disaster {
     if (!verdict.fault) return verdict;
     ++counts.injected[static_cast<std::size_t>(*verdict.fault)];
     if (is_hard(*verdict.fault)) hurt_ = call.offset, quiet_ = kLongQuiet;
+    if (verdict.fault == KernelFault::late) verdict.late = plan_.late;
     verdict.bit = random_() % (call.bytes.size() * 8);
     return verdict;
   }
@@ -218,7 +219,7 @@ ssize_t call_of_thread(const Call& call, Carry carry_out) {
     errno = refusal_of(*fault);
     return -1;
   }
-  if (fault == KernelFault::late) std::this_thread::sleep_for(kLate);
+  if (fault == KernelFault::late) std::this_thread::sleep_for(verdict.late);
   if (fault == KernelFault::lost) return static_cast<ssize_t>(call.bytes.size());
   const ssize_t count =
       carry_out(fault == KernelFault::partial ? part_of(call.bytes.size()) : call.bytes.size());
@@ -254,7 +255,7 @@ void strike_submissions(io_uring* ring) {
 }
 
 void strike_completions(io_uring* ring) {
-  bool late = false;
+  std::chrono::microseconds late{};
   {
     std::lock_guard lock(mutex);
     io_uring_cqe* cqe = nullptr;
@@ -268,12 +269,12 @@ void strike_completions(io_uring* ring) {
         if (fault == KernelFault::lost) cqe->res = static_cast<int>(call.bytes.size());
         if (call.read && cqe->res > 0) lie(call, verdict);
         if (fault == KernelFault::partial && !call.read && disaster) disaster->written(call);
-        late = late || fault == KernelFault::late;
+        late = std::max(late, verdict.late);
       }
       in_ring.erase(found);
     }
   }
-  if (late) std::this_thread::sleep_for(kLate);
+  if (late.count() > 0) std::this_thread::sleep_for(late);
 }
 
 int refused(int error, int* times) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <optional>
 
@@ -13,7 +14,7 @@ enum class KernelFault : std::uint8_t {
   again,        // EAGAIN
   interrupted,  // EINTR
   partial,      // half of the bytes, or fewer
-  late,         // whole, half a millisecond later
+  late,         // whole, KernelFaultPlan::late later
   io_error,     // EIO; nothing was read
   flipped,      // one bit of what was read is wrong
   misdirected,  // what was read lies elsewhere in the file, and differs
@@ -35,6 +36,7 @@ struct KernelFaultPlan {
   // All transfers that can suffer this, from the `first`-th of them on.
   std::optional<KernelFault> always{};
   std::uint64_t first = 0;
+  std::chrono::microseconds late{500};
 
   KernelFaultPlan& with(KernelFault fault, double probability) {
     rate[static_cast<std::size_t>(fault)] = probability;

@@ -1,19 +1,24 @@
 // A session's file over a system that refuses to look at it, to lock it or to read it: what is
 // said, and that the file is as good as before.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <string>
+#include <thread>
 
 #include "tests/faults/kernel_faults.h"
 #include "tests/support/temporary_folder.h"
 #include "tiers/io/descriptor.h"
+#include "tiers/io/read_fully.h"
 #include "tiers/store/session_file.h"
 
 namespace thermocline {
 namespace {
 
+using namespace std::chrono_literals;
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 
 class SessionFaults : public ::testing::Test {
@@ -77,6 +82,30 @@ TEST_F(SessionFaults, AFileThatCannotBeReadIsNotOpened) {
     EXPECT_EQ(faults.counts()[KernelFault::io_error], 1u);
   }
   expect_as_before();
+}
+
+TEST_F(SessionFaults, AFileThatIsNotAnsweredForIsNotWaitedForLong) {
+  const Descriptor file(::open(path_.c_str(), O_RDONLY | O_CLOEXEC));
+  std::array<std::byte, kPageBytes> page{};
+  const auto start = std::chrono::steady_clock::now();
+  {
+    KernelFaultPlan plan;
+    plan.always = KernelFault::late;
+    plan.late = 400ms;
+    const KernelFaults faults(plan);
+    const Status hung = read_fully(file.number(), "it", kPageBytes, page, 20ms);
+    ASSERT_FALSE(hung);
+    EXPECT_EQ(hung.error().code, ErrorCode::io);
+    EXPECT_EQ(hung.error().message,
+              "it: a read of 4096 bytes at 4096 did not finish within 20 ms: the disk does not "
+              "answer");
+    EXPECT_LT(std::chrono::steady_clock::now() - start, 400ms);
+    // What it answers in the end is nobody's.
+    std::this_thread::sleep_for(start + 600ms - std::chrono::steady_clock::now());
+    EXPECT_EQ(page, (std::array<std::byte, kPageBytes>{}));
+  }
+  EXPECT_TRUE(read_fully(file.number(), "it", kPageBytes, page, 20s));
+  EXPECT_NE(page, (std::array<std::byte, kPageBytes>{})) << "the first generation's header";
 }
 
 }  // namespace

@@ -1,25 +1,58 @@
 #include "tiers/io/read_fully.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <memory>
+#include <utility>
 
+#include "kernels/base/buffer.h"
 #include "tiers/io/errno_text.h"
+#include "tiers/io/left_to_kernel.h"
+#include "tiers/io/thread_sink.h"
 
 namespace thermocline {
 
+namespace {
+
+tl::unexpected<Error> why_not(int file, const std::string& name, int refusal, std::uint64_t end) {
+  struct stat found {};
+  if (refusal != ENODATA || ::fstat(file, &found) != 0)
+    return fail(ErrorCode::io, name, ": reading it failed: ", errno_text(refusal));
+  return fail(ErrorCode::corrupt, name, ": it ends at ", found.st_size, ", and ", end,
+              " was to be read: it was cut short");
+}
+
+}  // namespace
+
+// By a thread of its own: no signal ends a read that a disk, or a server, does not answer, and
+// whoever waits for it here can be interrupted. The memory is neither's alone then.
 Status read_fully(int file, const std::string& name, std::uint64_t offset,
-                  std::span<std::byte> into) {
-  for (std::size_t done = 0; done < into.size();) {
-    const ssize_t n =
-        ::pread(file, into.data() + done, into.size() - done, static_cast<off_t>(offset + done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail(ErrorCode::io, name, ": reading it failed: ", errno_text(errno));
-    if (n == 0)
-      return fail(ErrorCode::corrupt, name, ": it ends at ", offset + done, ", and ",
-                  offset + into.size(), " was to be read: it was cut short");
-    done += static_cast<std::size_t>(n);
+                  std::span<std::byte> into, std::chrono::milliseconds patience) {
+  SinkOptions one;
+  one.threads = 1;
+  TL_TRY_ASSIGN(std::unique_ptr<Sink> sink, open_thread_sink(one));
+  TL_TRY_ASSIGN(Buffer memory, Buffer::create(std::min(into.size(), kPieceBytes)));
+  for (std::size_t done = 0, bytes = 0; done < into.size(); done += bytes) {
+    bytes = std::min(memory.size(), into.size() - done);
+    Transfer piece;
+    piece.file = file;
+    piece.offset = offset + done;
+    piece.bytes = memory.bytes().first(bytes);
+    TL_TRY(sink->submit({&piece, 1}));
+    Completion completion;
+    TL_TRY_ASSIGN(const std::size_t arrived,
+                  sink->poll({&completion, 1}, std::chrono::steady_clock::now() + patience));
+    if (arrived == 0) {
+      leave_to_kernel(std::move(memory));
+      leave_to_kernel(std::move(sink));
+      return fail(ErrorCode::io, name, ": a read of ", bytes, " bytes at ", piece.offset,
+                  " did not finish within ", patience.count(), " ms: the disk does not answer");
+    }
+    if (completion.error != 0) return why_not(file, name, completion.error, offset + into.size());
+    std::ranges::copy(piece.bytes, into.begin() + static_cast<std::ptrdiff_t>(done));
   }
   return {};
 }

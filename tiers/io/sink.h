@@ -37,6 +37,8 @@ struct Completion {
 };
 
 using Deadline = std::chrono::steady_clock::time_point;
+// No disk takes this long for one request: a wait beyond it is reported, never endless.
+inline constexpr std::chrono::milliseconds kDiskPatience{60'000};
 
 // Belongs to one thread at a time: between threads it changes hands only while nothing is in
 // flight. Short transfers, EINTR and EAGAIN are retried inside (a bounded number of times).

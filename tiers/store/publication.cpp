@@ -1,7 +1,6 @@
 #include "tiers/store/publication.h"
 
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -128,10 +127,9 @@ Result<Publication> read_publication(int file, const std::string& name) {
 Status check_is_session(int file, const std::string& name) {
   for (const std::uint64_t at : {std::uint64_t{0}, std::uint64_t{kPageBytes}}) {
     std::array<char, kMagic.size()> magic{};
-    if (::pread(file, magic.data(), magic.size(), static_cast<off_t>(at)) ==
-            static_cast<ssize_t>(magic.size()) &&
-        magic == kMagic)
-      return {};
+    const Status read = read_fully(file, name, at, std::as_writable_bytes(std::span(magic)));
+    if (!read && read.error().code == ErrorCode::io) return read;
+    if (read && magic == kMagic) return {};
   }
   return fail(ErrorCode::corrupt, name, ": it is not a session file: it stays");
 }

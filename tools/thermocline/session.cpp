@@ -42,6 +42,10 @@ std::string time_text(std::time_t at) {
   return text;
 }
 
+void say(const Error& error) {
+  std::fprintf(stderr, "thermocline session: %s\n", printable(error.message).c_str());
+}
+
 Json session_json(const std::string& path, const SavedSession& session) {
   Json facts = Json::object();
   for (const SessionFact& one : session.facts) facts[one.name] = one.value;
@@ -59,7 +63,8 @@ Json session_json(const std::string& path, const SavedSession& session) {
               {"saved_at", session.saved_at}};
 }
 
-// Session files of a folder, by name; what else is there is passed over.
+// Session files of a folder, by name; what else is there is passed over, and what cannot be read
+// named.
 Result<std::vector<std::pair<std::string, SavedSession>>> sessions_in(const std::string& folder) {
   std::error_code error;
   std::vector<std::pair<std::string, SavedSession>> found;
@@ -67,8 +72,12 @@ Result<std::vector<std::pair<std::string, SavedSession>>> sessions_in(const std:
        entry.increment(error)) {
     std::error_code ignored;
     if (entry->is_symlink(ignored) || !entry->is_regular_file(ignored)) continue;
+    if (interrupted()) return fail(ErrorCode::cancelled, folder, ": listing was stopped");
     Result<SavedSession> session = read_session(entry->path().string());
-    if (session) found.emplace_back(entry->path().string(), std::move(*session));
+    if (session)
+      found.emplace_back(entry->path().string(), std::move(*session));
+    else if (session.error().code == ErrorCode::io)
+      say(session.error());
   }
   if (error) return fail(ErrorCode::not_found, folder, ": could not be listed: ", error.message());
   std::sort(found.begin(), found.end(),
@@ -127,7 +136,7 @@ Result<Exit> verify(const std::vector<std::string>& files) {
     const Result<SessionCheck> checked = verify_session(path, interrupted);
     if (!checked) {
       if (checked.error().code == ErrorCode::cancelled) return tl::unexpected(checked.error());
-      std::fprintf(stderr, "thermocline session: %s\n", printable(checked.error().message).c_str());
+      say(checked.error());
       exit = Exit::failure;
       continue;
     }
