@@ -28,6 +28,7 @@ int __real_io_uring_queue_init_params(unsigned, io_uring*, io_uring_params*);
 int __real_memfd_create(const char*, unsigned);
 int __real_flock(int, int);
 int __real_fstat(int, struct stat*);
+int __real_statx(int, const char*, int, unsigned, struct statx*);
 int __real_io_uring_register_buffers(io_uring*, const iovec*, unsigned);
 int __real_io_uring_submit_and_get_events(io_uring*);
 int __real_io_uring_submit_and_wait_timeout(io_uring*, io_uring_cqe**, unsigned, __kernel_timespec*,
@@ -378,6 +379,19 @@ int __wrap_fstat(int file, struct stat* found) {
     }
   }
   return __real_fstat(file, found);
+}
+
+int __wrap_statx(int file, const char* name, int flags, unsigned mask, struct statx* found) {
+  const int result = __real_statx(file, name, flags, mask, found);
+#ifdef STATX_DIOALIGN
+  std::lock_guard lock(mutex);
+  if (result != 0 || !(mask & STATX_DIOALIGN) || refusals.asks == 0) return result;
+  --refusals.asks;
+  found->stx_mask |= STATX_DIOALIGN;
+  found->stx_dio_mem_align = refusals.direct_memory;
+  found->stx_dio_offset_align = refusals.direct_offset;
+#endif
+  return result;
 }
 
 int __wrap_io_uring_register_buffers(io_uring* ring, const iovec* areas, unsigned count) {

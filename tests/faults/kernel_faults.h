@@ -74,6 +74,10 @@ struct RingRefusals {
   int lock = 0, locks = 0;       // flock, of a session's file
   int look = 0, looks = 0;       // fstat, after so many that are answered
   int looks_before = 0;
+  // statx, asked for the alignment of direct transfers, which it then says are these; 0: there are
+  // none.
+  int asks = 0;
+  std::uint32_t direct_memory = 0, direct_offset = 0;
   bool old_kernel = false;  // rings can neither wait with a deadline nor keep completions
   bool other_file = false;  // memfd_create gives a file that does not keep what is written
 };

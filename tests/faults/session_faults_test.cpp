@@ -13,6 +13,7 @@
 #include "tests/support/temporary_folder.h"
 #include "tiers/io/descriptor.h"
 #include "tiers/io/read_fully.h"
+#include "tiers/store/scratch_file.h"
 #include "tiers/store/session_file.h"
 
 namespace thermocline {
@@ -79,7 +80,46 @@ TEST_F(SessionFaults, AFileThatCannotBeReadIsNotOpened) {
     const std::string said = refusal();
     EXPECT_NE(said.find("--session " + path_ + ": reading it failed: EIO"), std::string::npos)
         << said;
-    EXPECT_EQ(faults.counts()[KernelFault::io_error], 1u);
+    // Past the page cache, and through it.
+    EXPECT_EQ(faults.counts()[KernelFault::io_error], 2u);
+  }
+  expect_as_before();
+}
+
+// Of a filesystem whose pieces are not pages: what it says of them, and a note where they are not
+// to be had.
+TEST_F(SessionFaults, OnlyWholePagesAreReadPastThePageCache) {
+  const auto is_direct = [&](const std::string& path, std::string* note) {
+    const auto opened = SessionFile::open(path, kMiB);
+    EXPECT_TRUE(opened) << opened.error().message;
+    *note = opened->note();
+    return (::fcntl(opened->descriptor(), F_GETFL) & O_DIRECT) != 0;
+  };
+  std::string note;
+  if (!is_direct(path_, &note)) GTEST_SKIP() << note;
+  const std::string other = folder_.path() + "/other.tls";
+  struct Case {
+    std::uint32_t memory, offset;
+    bool direct;
+  };
+  for (const Case& c :
+       {Case{512, 512, true}, Case{4, 512, true}, Case{4096, 4096, true}, Case{512, 16384, false},
+        Case{65536, 512, false}, Case{512, 3072, false}, Case{0, 0, false}, Case{0, 512, false}}) {
+    SCOPED_TRACE(std::to_string(c.memory) + " " + std::to_string(c.offset));
+    RingRefusals refusals;
+    refusals.direct_memory = c.memory;
+    refusals.direct_offset = c.offset;
+    refusals.asks = 1 << 20;
+    set_ring_refusals(refusals);
+    for (const std::string& path : {path_, other}) {  // one that is there, and a new one
+      EXPECT_EQ(is_direct(path, &note), c.direct) << path;
+      EXPECT_EQ(note.find("cannot be read past the page cache") != std::string::npos, !c.direct)
+          << note;
+    }
+    const auto scratch = ScratchFile::create(folder_.path(), kMiB);
+    ASSERT_TRUE(scratch) << scratch.error().message;
+    EXPECT_EQ(scratch->direct(), c.direct);
+    EXPECT_EQ(scratch->note().empty(), c.direct) << scratch->note();
   }
   expect_as_before();
 }

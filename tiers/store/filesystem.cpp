@@ -11,6 +11,7 @@
 #include <algorithm>
 
 #include "kernels/base/buffer.h"
+#include "tiers/io/read_fully.h"
 #include "tiers/size_text.h"
 
 namespace thermocline {
@@ -26,17 +27,27 @@ Status check_file_limit(const std::string& where, const PlannedUse& planned) {
               ": raise it (ulimit -f), or lower -c");
 }
 
+// As far as the filesystem says.
+bool direct_pages_allowed(int file) {
+#ifdef STATX_DIOALIGN
+  struct statx found {};
+  if (::statx(file, "", AT_EMPTY_PATH, STATX_DIOALIGN, &found) != 0 ||
+      !(found.stx_mask & STATX_DIOALIGN))
+    return true;
+  const auto divides_a_page = [](std::uint32_t alignment) {
+    return alignment > 0 && kPageBytes % alignment == 0;
+  };
+  return divides_a_page(found.stx_dio_offset_align) && divides_a_page(found.stx_dio_mem_align);
+#else
+  (void)file;
+  return true;
+#endif
+}
+
 }  // namespace
 
 bool direct_pages_work(int file) {
-#ifdef STATX_DIOALIGN
-  struct statx found {};
-  if (::statx(file, "", AT_EMPTY_PATH, STATX_DIOALIGN, &found) == 0 &&
-      (found.stx_mask & STATX_DIOALIGN) &&
-      (found.stx_dio_offset_align == 0 || kPageBytes % found.stx_dio_offset_align != 0 ||
-       kPageBytes % found.stx_dio_mem_align != 0))
-    return false;
-#endif
+  if (!direct_pages_allowed(file)) return false;
   const auto page = Buffer::create(kPageBytes);
   if (!page) return false;
   std::fill(page->bytes().begin(), page->bytes().end(), std::byte{0});
@@ -44,6 +55,13 @@ bool direct_pages_work(int file) {
   const bool works = ::pwrite(file, page->data(), kPageBytes, 0) == whole &&
                      ::pread(file, page->data(), kPageBytes, 0) == whole;
   return ::ftruncate(file, 0) == 0 && works;
+}
+
+bool direct_pages_can_be_read(int file) {
+  if (!direct_pages_allowed(file)) return false;
+  const auto page = Buffer::create(kPageBytes);
+  // Whatever else may be the reason will be met again, and said then.
+  return page && read_fully(file, "", 0, page->bytes());
 }
 
 bool in_memory(int file) {

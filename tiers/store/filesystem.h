@@ -10,9 +10,12 @@
 
 namespace thermocline {
 
-// Whether whole pages can be read and written past the page cache. It asks, and then tries, since
-// FUSE and older kernels cannot be asked: `file` is open for both, with O_DIRECT, and is emptied.
+// Whether whole pages can be read and written past the page cache: some filesystems allow larger
+// pieces alone, or none, whatever they said when `file` was opened with O_DIRECT. Both ask, and
+// then try, since FUSE and older kernels cannot be asked: the first on a file without content,
+// which it leaves without any, the second by reading a page of one that has some.
 bool direct_pages_work(int file);
+bool direct_pages_can_be_read(int file);
 // A filesystem whose files are memory.
 bool in_memory(int file);
 // Nothing: it does not say, as a tmpfs without a limit.

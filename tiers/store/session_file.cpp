@@ -52,7 +52,7 @@ Result<Descriptor> open_existing(int directory, const std::string& path, const s
     return fail(ErrorCode::invalid_argument, name, " is a symbolic link: name the file itself");
   constexpr int kFlags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
   Descriptor opened(::openat(directory, file.c_str(), kFlags | O_DIRECT));
-  if (!opened.open() && errno == EINVAL)
+  if (opened.open() ? !direct_pages_can_be_read(opened.number()) : errno == EINVAL)
     opened = Descriptor(::openat(directory, file.c_str(), kFlags));
   if (!opened.open() && (errno == EACCES || errno == EROFS))
     return fail(ErrorCode::io, name, ": a session is written to, and this process may not: ",
