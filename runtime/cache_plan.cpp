@@ -132,7 +132,7 @@ Segment segment_of(const LayerSpec& spec, const CachePlan::Layer& layer, std::ui
 
 // Of a layer's sealed rows, at most.
 std::uint64_t sealed_bytes(const LayerSpec& spec, const CachePlan::Layer& layer) {
-  return std::uint64_t{layer.rows} * spec.kv_heads * layer.sealed.bytes();
+  return (std::uint64_t{layer.rows} + layer.joint_rows) * spec.kv_heads * layer.sealed.bytes();
 }
 
 // Where a layer's sealed rows are at home, `bytes` at most, of what is planned for none before it.
@@ -188,16 +188,33 @@ Status check_attended(const Method& method, const LayerSpec& spec, const CachePl
               coded.error().message, ": change those, or leave --device out");
 }
 
-// What a session keeps of segments, in each timeline, beside them; each with a record of whole
-// pages.
+// Of a segment's record in a session's file, in whole pages.
+std::uint64_t record_bytes_of(const Method& method, const LayerSpec& spec,
+                              const CachePlan::Layer& layer, const Segment& segment) {
+  const bool ordered = method.select->facts().order == RowOrder::own;
+  // And of each side's fit its kind and the lengths of its parts.
+  const std::uint64_t more = index_bytes_of(method, spec, layer, segment.rows) +
+                             2 * (sizeof(std::uint32_t) + 2 * sizeof(std::uint64_t));
+  return SegmentRecord::bytes_for(segment, ordered, more);
+}
+
+// One layer's turn after the other, or all of them together.
+void add_joint(const CachePlan::Joint& of_layer, bool together, CachePlan::Joint* joint) {
+  const auto add = [together](std::uint64_t bytes, std::uint64_t* to) {
+    *to = together ? *to + bytes : std::max(*to, bytes);
+  };
+  for (std::size_t tier = 0; tier < kTiers; ++tier)
+    add(of_layer.rows_bytes[tier], &joint->rows_bytes[tier]);
+  add(of_layer.index_bytes, &joint->index_bytes);
+  add(of_layer.tables_bytes, &joint->tables_bytes);
+  add(of_layer.records_bytes, &joint->records_bytes);
+}
+
+// What a session keeps of segments, in each timeline, beside them.
 void plan_records(const CacheOptions& options, const Method& method, const LayerSpec& spec,
                   const CachePlan::Layer& layer, const TextCuts& cuts, CachePlan* plan) {
   const auto record_of = [&](const Segment& segment) {
-    const bool ordered = method.select->facts().order == RowOrder::own;
-    // And of each side's fit its kind and the lengths of its parts.
-    const std::uint64_t more = index_bytes_of(method, spec, layer, segment.rows) +
-                               2 * (sizeof(std::uint32_t) + 2 * sizeof(std::uint64_t));
-    return SegmentRecord::bytes_for(segment, ordered, more);
+    return record_bytes_of(method, spec, layer, segment);
   };
   for (const auto& [rows, count] : cuts.segments())
     plan->records_bytes += options.max_timelines * count * record_of(segment_of(spec, layer, rows));
@@ -226,6 +243,7 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
   plan->fitting_bytes =
       std::max(plan->fitting_bytes, fitting_bytes_of(method, spec, *layer, longest.rows));
   layer->rows = static_cast<std::uint32_t>(options.max_timelines * sealed);
+  layer->joint_rows = static_cast<std::uint32_t>(plan->step_rows * cuts.longest_joint());
   if (method.select->facts().remembers) {
     layer->selection_runs = cuts.segment_count();
     layer->selection_blocks = sealed / kBlockRows;
@@ -252,6 +270,27 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
   if (pages) plan->tables_bytes += rows_bytes / kPageBytes * sizeof(std::uint64_t);
   if (method.select->facts().order == RowOrder::own || method.drops())
     plan->tables_bytes += std::uint64_t{spec.kv_heads} * layer->rows * sizeof(Segment::offset[0]);
+  if (const std::uint32_t rows = cuts.longest_joint()) {
+    const Segment joint = segment_of(spec, *layer, rows);
+    CachePlan::Joint of_layer;
+    of_layer.rows_bytes[static_cast<std::size_t>(layer->home.tier)] = home_bytes_of(joint);
+    of_layer.index_bytes = index_bytes_of(method, spec, *layer, rows);
+    if (pages) of_layer.tables_bytes += home_bytes_of(joint) / kPageBytes * sizeof(std::uint64_t);
+    if (method.select->facts().order == RowOrder::own)
+      of_layer.tables_bytes += std::uint64_t{spec.kv_heads} * rows * sizeof(Segment::offset[0]);
+    if (!options.session.path.empty()) {
+      of_layer.records_bytes = record_bytes_of(method, spec, *layer, joint);
+      // And what is left of the last save, which is one timeline's, in every layer.
+      const std::uint64_t short_ones =
+          (cuts.replaced_rows() + method.seal_rows() - 1) / method.seal_rows();
+      const Segment short_one = segment_of(spec, *layer, method.seal_rows());
+      plan->replaced_bytes += short_ones * (home_bytes_of(short_one) +
+                                            record_bytes_of(method, spec, *layer, short_one));
+    }
+    add_joint(of_layer, method.select->facts().shares, &plan->joint);
+    plan->coding_bytes = std::max(plan->coding_bytes,
+                                  std::uint64_t{joint.heads} * joint.rows * joint.layout.bytes());
+  }
   // While one is formed, those after it are not there yet. Of layers that are fitted together rows
   // wait meanwhile, from its own on; and so they do when the longest of those that leave the tail
   // with it is formed in the layer before.
@@ -353,10 +392,11 @@ Status plan_layer(const CacheOptions& options, const Method& method, const Layer
       options.max_timelines *
       RawStore::bytes_for(layer.raw, spec.kv_heads, layer.tail_capacity + layer.sinks);
   plan->spare_tail_bytes += RawStore::bytes_for(layer.raw, spec.kv_heads, layer.tail_capacity);
-  plan->span_bytes =
-      std::max(plan->span_bytes,
-               RawStore::bytes_for(layer.raw, spec.kv_heads,
-                                   cuts.raw_rows(spec, plan->layers.size(), layer.tail_rows)));
+  plan->span_bytes = std::max(
+      plan->span_bytes,
+      RawStore::bytes_for(layer.raw, spec.kv_heads,
+                          std::max(cuts.raw_rows(spec, plan->layers.size(), layer.tail_rows),
+                                   layer.seals ? cuts.longest_joint() : 0)));
   plan_workspace(method, spec, cuts, layer, threads, plan);
   if (layer.seals && !cuts.segments().empty())
     TL_TRY(plan_sealed(options, method, spec, cuts, &layer, plan));
@@ -382,7 +422,7 @@ void plan_publication(const CacheOptions& options, const TextCuts& cuts, CachePl
     save = round_up(save, kPageBytes);
     beside = std::max(beside, std::exchange(before, save) + save);
   }
-  plan->published_bytes = kSessionHeaderBytes + beside;
+  plan->published_bytes = kSessionHeaderBytes + beside + plan->replaced_bytes;
   // The first one may be an earlier process's.
   const bool is_held = !options.course || options.course->resumed.positions > 0;
   if (is_held) plan->restoring_bytes += saves.front();
@@ -449,6 +489,12 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
     TL_TRY(check_layer(options.layers[l], l));
     TL_TRY(plan_layer(options, method, options.layers[l], cuts, threads, placed[l], &plan));
   }
+  // A step adds a row to each of its timelines.
+  for (std::size_t tier = 0; tier < kTiers; ++tier)
+    plan.rows_bytes[tier] += plan.step_rows * plan.joint.rows_bytes[tier];
+  plan.index_bytes += plan.step_rows * plan.joint.index_bytes;
+  plan.tables_bytes += plan.step_rows * plan.joint.tables_bytes;
+  plan.records_bytes += plan.step_rows * plan.joint.records_bytes;
   if (plan.home_bytes(Tier::device) == 0) {
     TL_TRY(check_device_rows(options, method, plan));
     plan.device_work_bytes = 0;
@@ -625,9 +671,10 @@ void plan_row_cache(const CacheOptions& options, const Method& method, std::uint
     const CachePlan::Layer& layer = plan->layers[l];
     if (!layer.in_pages()) continue;
     const std::uint64_t heads = options.layers[l].kv_heads;
-    const std::uint64_t one = RowCache::table_bytes(1, layer.rows);
-    of_row += heads * (layer.sealed.bytes() + RowCache::table_bytes(2, layer.rows) - one);
-    fixed += heads * (one - (RowCache::table_bytes(2, layer.rows) - one));
+    const std::uint64_t numbers = std::uint64_t{layer.rows} + layer.joint_rows;
+    const std::uint64_t one = RowCache::table_bytes(1, numbers);
+    of_row += heads * (layer.sealed.bytes() + RowCache::table_bytes(2, numbers) - one);
+    fixed += heads * (one - (RowCache::table_bytes(2, numbers) - one));
   }
   if (of_row == 0) return;
   const std::uint64_t without = plan->sealing_bytes();

@@ -26,7 +26,9 @@ struct CachePlan {
     // Among the layers that are fitted together, and how many those are.
     std::uint32_t place = 0, together = 1;
     std::uint32_t rows = 0;  // sealed rows a KV head, at most, all timelines together
-    StoreFacts home;         // of those
+    // Beside them, of segments that others are formed into, until those go.
+    std::uint32_t joint_rows = 0;
+    StoreFacts home;  // of those
     // Of a selector that remembers: where a selection may be, in a timeline's longest text, and
     // what its two of each KV head take.
     std::uint64_t selection_runs = 0, selection_blocks = 0, selections_bytes = 0;
@@ -36,6 +38,12 @@ struct CachePlan {
   std::vector<std::vector<LayerId>> groups;  // all layers: those that are fitted together, or one
   std::uint64_t tail_bytes = 0, index_bytes = 0, staging_bytes = 0, tables_bytes = 0;
   std::uint64_t selections_bytes = 0;  // of all layers and timelines
+  // What the segment that others are formed into takes beside them, of a timeline: in one layer, or
+  // in all that take their turn together.
+  struct Joint {
+    std::array<std::uint64_t, kTiers> rows_bytes{};
+    std::uint64_t index_bytes = 0, tables_bytes = 0, records_bytes = 0;
+  } joint;
   std::uint64_t spare_tail_bytes = 0;  // a second tail for one timeline, of every layer
   std::uint64_t span_bytes = 0;        // raw rows of the layer in hand
   // Of one segment, beside all that is sealed: the queries that are seen of it, then its coded
@@ -50,6 +58,8 @@ struct CachePlan {
   // and a head's rows where there is a row cache to begin with them.
   std::uint64_t records_bytes = 0, published_bytes = 0, saving_bytes = 0, restoring_bytes = 0,
                 warming_bytes = 0;
+  std::uint64_t replaced_bytes =
+      0;  // of the former: of segments that the last save alone refers to
   std::uint32_t row_cache_rows = 0;  // a layer and KV head
   std::uint64_t row_cache_bytes = 0;
   // Where rows are attended by a device: what it works in there, and as much on the host, pinned.

@@ -9,8 +9,10 @@ namespace thermocline {
 // What a session's file has of a text.
 struct HeldText {
   std::uint32_t positions = 0;
-  // Rows of each segment, in order, of a layer that seals; and of each layer's tail.
+  // Rows of each segment, in order, of the layer that seals and has most of them; and of each
+  // layer's tail.
   std::vector<std::uint32_t> segments = {}, tails = {};
+  std::uint32_t longest_segment = 0;  // of all layers
 };
 
 // As far as the caller of a cache knows it beforehand. A session of such a text is saved where a

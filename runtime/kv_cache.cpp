@@ -187,11 +187,17 @@ Status KvCache::Impl::open() {
     budget = std::make_unique<Budget>(plan.stores.bytes);
   }
 
+  for (std::uint32_t l = 0; l < options.layers.size(); ++l) {
+    if (!plan.layers[l].seals) continue;
+    if (joining.empty() || !method.select->facts().shares) joining.emplace_back();
+    joining.back().push_back(l);
+  }
+
   PageTableOptions pages;
   for (std::size_t l = 0; l < options.layers.size(); ++l)
     pages.layers.push_back({plan.layers[l].sealed, options.layers[l].kv_heads,
                             plan.layers[l].in_pages() ? plan.row_cache_rows : 0,
-                            plan.layers[l].rows});
+                            plan.layers[l].rows + plan.layers[l].joint_rows});
   pages.stores = plan.stores;
   pages.io_backend = options.tiers.io_backend;
   if (plan.staging_bytes > 0) pages.staging_bytes = plan.staging_bytes;
@@ -335,6 +341,10 @@ Status KvCache::Impl::commit() {
           return settled;
         }
       }
+      if (Status joined = join_runs(t); !joined) {
+        rollback();
+        return joined;
+      }
     }
   }
   if (Status sealed = await_sealed(); !sealed) {
@@ -366,7 +376,12 @@ void KvCache::Impl::take_over(std::uint32_t timeline, std::uint32_t layer_index,
                               std::uint32_t length) noexcept {
   Pending& p = pending_of(timeline, layer_index);
   LayerState& layer = timelines[timeline]->layers[layer_index];
-  take_over_selections(&layer, !p.new_runs.empty());
+  take_over_selections(&layer, !p.new_runs.empty() || p.joined);
+  if (p.joined) {
+    const auto first = layer.runs.begin() + static_cast<std::ptrdiff_t>(p.joined->of.first);
+    *first = std::move(p.joined->run);
+    layer.runs.erase(first + 1, first + static_cast<std::ptrdiff_t>(p.joined->of.count));
+  }
   std::move(p.new_runs.begin(), p.new_runs.end(), std::back_inserter(layer.runs));
   if (p.tail == Pending::Tail::behind) {
     const std::uint32_t gone = p.tail_first - layer.tail_first;

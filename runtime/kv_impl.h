@@ -1,8 +1,9 @@
-// What a KvCache is made of. Its work is in fourteen files: kv_cache.cpp (the face, and the life of
+// What a KvCache is made of. Its work is in fifteen files: kv_cache.cpp (the face, and the life of
 // a step), kv_timeline.cpp (the life of a timeline), kv_session.cpp (its life beyond the
 // process's), kv_copy.cpp (from one cache to another), kv_observe.cpp (what a study is shown),
 // kv_order.cpp (what of a step may come when), kv_attend.cpp (decode), kv_device.cpp (what of it a
-// device does), kv_prefill.cpp (many rows at once), kv_seal.cpp (tail to segments), kv_fit.cpp
+// device does), kv_prefill.cpp (many rows at once), kv_seal.cpp (tail to segments), kv_join.cpp
+// (short segments to one), kv_fit.cpp
 // (what their rows share), kv_gather.cpp (and those of several layers), kv_retain.cpp (which of
 // those rows stay) and kv_warm.cpp (what is in front of a disk then).
 #pragma once
@@ -19,6 +20,7 @@
 #include "kernels/cpu/table.h"
 #include "kernels/device.h"
 #include "runtime/cache_plan.h"
+#include "runtime/joint.h"
 #include "runtime/kv_cache.h"
 #include "runtime/method.h"
 #include "runtime/query_sample.h"
@@ -73,6 +75,10 @@ class StopSign {
 };
 
 struct KvCache::Impl {
+  struct Joined {
+    Joint of;
+    Run run;
+  };
   // What of one layer the step in progress will change when it ends, beside its new rows.
   struct Pending {
     // Where the rows are that stay raw: in the tail, which stays as it is; behind those that leave
@@ -81,6 +87,7 @@ struct KvCache::Impl {
     Tail tail = Tail::as_it_is;
     std::uint32_t tail_first = 0;  // of the tail to be, unless it stays as it is
     std::vector<Run> new_runs;     // after the timeline's
+    std::optional<Joined> joined;  // in place of some of the timeline's
   };
   // How far a layer is in the step. One whose attend() failed has to be rolled back.
   enum class Stage : std::uint8_t { due, appended, attended, failed };
@@ -127,6 +134,7 @@ struct KvCache::Impl {
   Reservation saved_memory;
   CacheReport counted;
   AttendObserver* observer = nullptr;
+  std::vector<std::vector<std::uint32_t>> joining;        // layers that seal, as they take turns
   std::vector<std::unique_ptr<TimelineState>> timelines;  // by id; null: free
 
   // The step in progress.
@@ -342,6 +350,11 @@ struct KvCache::Impl {
   // is left `where` it says. `before`: the runs that stay the timeline's.
   Status settle(LayerId l, const RawRows& raw, std::span<const Run> before, Pending::Tail where,
                 Pending* into, const StopSign& stop = {}, MatView<const float> queries = {});
+
+  // kv_join.cpp
+  // Of a timeline that the step in progress advances: forms what is due in one layer's turn.
+  Status join_runs(std::uint32_t timeline);
+  Status join(std::uint32_t timeline, std::uint32_t layer, const Joint& joint);
 
   // kv_fit.cpp
   std::uint32_t side_dim(LayerId l, Side side) const;

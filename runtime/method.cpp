@@ -54,7 +54,8 @@ std::vector<std::string_view> names_of(std::span<const Parameter<Options>> param
 
 constexpr Parameter<Method> kSteady[] = {{"sink", &Method::sink, 0, 1024},
                                          {"recent", &Method::recent, 1, 65536},
-                                         {"seal", &Method::seal, kBlockRows, kSegmentRows}};
+                                         {"seal", &Method::seal, kBlockRows, kSegmentRows},
+                                         {"join", &Method::join, 0, kSegmentRows / kBlockRows}};
 
 // A shelf: the choices that can be named for one of the four questions, and what each may be given
 // beside its name. A new codec, retainer, selector or placer is its file and a line here.

@@ -1,6 +1,7 @@
 // Four choices by name: what a file of configs/methods/ says, made into the objects of the rooms.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -27,6 +28,8 @@ struct Method {
   // Always read, always raw: the first `sink` positions and at least the last `recent` ones. Rows
   // leave the tail for segments `seal` at a time, rounded up to whole blocks.
   std::uint32_t sink = 4, recent = 32, seal = 512;
+  // What steps seal is short: so many of those become one (runtime/joint.h); 0 or 1: none do.
+  std::uint32_t join = 16;
 
   // Whether some rows are neither raw nor sealed: it depends on what attended them.
   bool drops() const { return retain->voters() != Voters::none; }
@@ -42,6 +45,22 @@ struct Method {
   std::uint32_t seal_rows() const { return (seal + kBlockRows - 1) / kBlockRows * kBlockRows; }
   // And no segment crosses a line of this one.
   std::uint32_t cell_rows() const { return kSegmentRows / seal_rows() * seal_rows(); }
+  // Short segments are formed into one once they fill a cell of so many rows.
+  std::uint32_t joint_rows() const {
+    return std::min(std::max(join, 1u) * seal_rows(), cell_rows());
+  }
+  // Where the one that holds a row ends, both in rows from the sinks on.
+  std::uint32_t joint_line(std::uint32_t row) const {
+    const std::uint32_t in_cell = row % cell_rows();
+    const std::uint32_t end = (in_cell / joint_rows() + 1) * joint_rows();
+    return row - in_cell + std::min(end, cell_rows());
+  }
+  // Only where a selector has to visit each segment, and rows come back as they were: what a prompt
+  // alone can tell of them is not there any more, and codes of codes lose once more.
+  bool joins() const {
+    return join > 1 && !select->facts().everything && select->facts().watches == Watched::nothing &&
+           !drops() && compress.keys->exact() && compress.values->exact();
+  }
   // Where the tail of a timeline of `length` positions begins.
   std::uint32_t tail_begin(std::uint32_t length) const {
     if (length < sink + recent) return sink;

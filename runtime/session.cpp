@@ -139,9 +139,12 @@ Result<SavedSession> read_session(const std::string& path) {
     saved.segments += layer.runs.size();
     saved.held.tails.push_back(saved.held.positions -
                                std::min(saved.held.positions, layer.tail_first));
-    if (!saved.held.segments.empty()) continue;
-    for (const PageTable::Record& record : layer.runs)
-      saved.held.segments.push_back(static_cast<std::uint32_t>(record.rows));
+    std::vector<std::uint32_t> segments;
+    for (const PageTable::Record& record : layer.runs) {
+      segments.push_back(static_cast<std::uint32_t>(record.rows));
+      saved.held.longest_segment = std::max(saved.held.longest_segment, segments.back());
+    }
+    if (segments.size() > saved.held.segments.size()) saved.held.segments = std::move(segments);
   }
   saved.layers = session.manifest.layers.size();
   return saved;

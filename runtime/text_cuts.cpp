@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "runtime/joint.h"
+
 namespace thermocline {
 
 std::vector<ReadSpan> read_spans(const CacheOptions& options) {
@@ -45,19 +47,46 @@ void TextCuts::take_worst() {
   // A tail before it and a span that leaves none of its own.
   const std::uint32_t at_once = (kSpanRows - 1) / method_.seal_rows() + 1;
   formed_ = {{longest_, 1, std::min(sealed, at_once * method_.seal_rows())}, {last, 1, last}};
+  if (!method_.joins() || sealed < method_.joint_rows()) return;
+  // Saved now and then: when a cell was nearly full.
+  joint_ = method_.joint_rows();
+  replaced_ = joint_;
 }
 
 void TextCuts::walk(const Course& course) {
   resumed_ = course.resumed;
   std::uint32_t begin = method_.tail_begin(course.resumed.positions);
   take_held(begin);
-  longest_held_ = std::exchange(longest_, 0);
-  formed_.clear();
+  longest_held_ = std::max(std::exchange(longest_, 0), course.resumed.longest_segment);
+  std::vector<Alike> all = std::exchange(formed_, {});
   for (const ReadSpan& span : spans_) {
     seal_read(begin, method_.tail_begin(span.end));
     begin = method_.tail_begin(span.end);
   }
   seal_steps(begin, method_.tail_begin(positions_));
+  all.insert(all.end(), formed_.begin(), formed_.end());
+  const std::uint32_t read_to = spans_.empty() ? resumed_->positions : spans_.back().end;
+  if (method_.joins() && positions_ > read_to) join(all, begin - method_.sink);
+}
+
+// Steps that follow `read` sealed rows join what is short, of those as well.
+void TextCuts::join(std::span<const Alike> all, std::uint32_t read) {
+  std::vector<std::uint32_t> rows;
+  for (const Alike& alike : all) rows.insert(rows.end(), alike.count, alike.rows);
+  std::uint32_t at = 0, replaced = 0;
+  std::size_t i = 0;
+  const auto rows_of = [&](std::size_t number) { return rows[number]; };
+  while (const auto joint = next_joint(method_, rows.size(), rows_of, i)) {
+    while (i < joint->first) at += rows[i++];
+    joint_ = std::max(joint_, joint->rows);
+    // A save among the steps may come when a cell is nearly full.
+    replaced_ = std::max(replaced_, at + joint->rows > read ? joint->rows : 0);
+    replaced += std::min(joint->rows, read - std::min(read, at));
+    at += joint->rows;
+    i += joint->count;
+  }
+  replaced_ = std::max(replaced_, replaced);
+  longest_ = std::max(longest_, joint_);
 }
 
 // Cut as they are, unless that is not what this method cuts: then opening the file refuses it.

@@ -45,6 +45,10 @@ class TextCuts {
   // Of a layer that seals: rows of a segment -> how many of those there are at the end.
   const std::map<std::uint32_t, std::uint64_t>& segments() const { return segments_; }
   std::uint64_t segment_count() const;
+  // That others are formed into (runtime/joint.h); 0: none are.
+  std::uint32_t longest_joint() const { return joint_; }
+  // Of those others what the last save may refer to, when nobody holds them any more.
+  std::uint32_t replaced_rows() const { return replaced_; }
   // That is formed; that is read back from a session's file.
   std::uint32_t longest_segment() const { return longest_; }
   std::uint32_t longest_held() const { return longest_held_; }
@@ -65,6 +69,7 @@ class TextCuts {
   void seal_read(std::uint32_t begin, std::uint32_t end);
   void seal_steps(std::uint32_t begin, std::uint32_t end);
   void add(const Alike& segments);
+  void join(std::span<const Alike> all, std::uint32_t read);
   std::uint32_t full_tail(std::uint32_t length) const;
   std::vector<std::uint32_t> tails(const LayerSpec& spec, std::size_t layer,
                                    std::uint32_t tail_rows) const;
@@ -76,6 +81,7 @@ class TextCuts {
   std::map<std::uint32_t, std::uint64_t> segments_;
   std::vector<Alike> formed_;
   std::uint32_t longest_ = 0, longest_held_ = 0;
+  std::uint32_t joint_ = 0, replaced_ = 0;
 };
 
 }  // namespace thermocline

@@ -87,6 +87,9 @@ CacheOptions random_cache(Chance& chance, const std::string& method) {
   // Queries are unrelated: half of them are to be near those before.
   if (method == "tokenselect" || method == "louiskv")
     options.method_overrides.push_back("select.similarity=0");
+  // Often enough for short texts.
+  const std::uint32_t join[] = {0, 2, 5};
+  options.method_overrides.push_back("steady.join=" + std::to_string(join[chance.below(3)]));
   if (method == "duoattention")  // and attend much of what is far
     options.method_overrides.push_back("select.far=0.6");
   if (method == "tidaldecode") {  // one layer reads what the other chose

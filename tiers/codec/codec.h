@@ -30,6 +30,8 @@ class Codec {
   virtual ~Codec() = default;
   virtual std::string_view name() const = 0;  // as a method's file has it
   virtual RowFormat format() const = 0;
+  // Whether coding what read() gives changes nothing.
+  virtual bool exact() const { return false; }
   // Null: rows share nothing. Otherwise the format is one of rows that are rebuilt (kFitted).
   virtual const Fitter* fitter() const { return nullptr; }
   // One raw row of `dim` channels to row_bytes(format(), dim) bytes, all of which are written: as

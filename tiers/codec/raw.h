@@ -9,6 +9,7 @@ class RawCodec final : public PlainCodec {
  public:
   std::string_view name() const override { return "raw"; }
   RowFormat format() const override { return RowFormat::f16; }
+  bool exact() const override { return true; }
   void encode(const f16* row, std::uint32_t dim, std::byte* out) const override;
 };
 
