@@ -74,8 +74,8 @@ class Plot(unittest.TestCase):
     def test_what_eval_and_sweep_print(self):
         need_command()
         kept = self.folder / "eval.jsonl"
-        done = run("eval", "-m", TINY, "--text", TEXT, "--steps", 4, "--method",
-                   "streaming:steady.recent=16/32:steady.seal=64,int8:steady.seal=64", "--resume", kept)
+        done = run("eval", "-m", TINY, "--text", TEXT, "--steps", 4, "--resume", kept, "--method",
+                   "streaming:steady.recent=16/32:steady.seal=64,int8:steady.seal=64")
         self.assertEqual(done.returncode, 0, done.stderr)
         lines = lines_of(plot(kept).stdout)
         self.assertEqual({name: len(line) for name, line in lines.items()},
