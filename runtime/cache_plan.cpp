@@ -671,7 +671,7 @@ void plan_row_cache(const CacheOptions& options, const Method& method, std::uint
     const CachePlan::Layer& layer = plan->layers[l];
     if (!layer.in_pages()) continue;
     const std::uint64_t heads = options.layers[l].kv_heads;
-    const std::uint64_t numbers = std::uint64_t{layer.rows} + layer.joint_rows;
+    const std::uint64_t numbers = layer.row_numbers();
     const std::uint64_t one = RowCache::table_bytes(1, numbers);
     of_row += heads * (layer.sealed.bytes() + RowCache::table_bytes(2, numbers) - one);
     fixed += heads * (one - (RowCache::table_bytes(2, numbers) - one));

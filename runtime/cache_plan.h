@@ -32,6 +32,9 @@ struct CachePlan {
     // Of a selector that remembers: where a selection may be, in a timeline's longest text, and
     // what its two of each KV head take.
     std::uint64_t selection_runs = 0, selection_blocks = 0, selections_bytes = 0;
+    // A row is found by a number, those of a segment side by side: what short ones give back may
+    // not be, when the next joint wants its own.
+    std::uint32_t row_numbers() const { return rows + 2 * joint_rows; }
     bool in_pages() const { return rows > 0 && home.reach == Reach::pages; }
   };
   std::vector<Layer> layers;

@@ -3,6 +3,7 @@
 // rows of a cell of Method::joint_rows() are sealed, what is short in it becomes one segment.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -16,6 +17,24 @@ struct Joint {
   std::size_t first = 0, count = 0;
   std::uint32_t rows = 0;  // of all of them
 };
+
+// The first row of the newest full cell, of so many rows that are sealed. Cells before it stay as
+// they are: so what steps after a save join, of what that save refers to, is two cells at most, and
+// can be planned.
+inline std::uint32_t newest_cell(const Method& method, std::uint32_t sealed) {
+  const std::uint32_t rows = method.joint_rows(), in_cell = sealed % method.cell_rows();
+  if (in_cell >= rows) return sealed - in_cell + (in_cell / rows - 1) * rows;
+  const std::uint32_t before = std::min(sealed - in_cell, method.cell_rows());
+  return before == 0 ? 0 : sealed - in_cell - before + (before - 1) / rows * rows;
+}
+
+// The first segment that begins at this row or later.
+template <typename RowsOf>
+std::size_t segment_from(std::uint32_t row, std::size_t count, const RowsOf& rows_of) {
+  std::size_t i = 0;
+  for (std::uint32_t at = 0; i < count && at < row; ++i) at += rows_of(i);
+  return i;
+}
 
 // The first one that is due from the `from`-th segment on, of `count` that follow each other from
 // the sinks to the tail, the i-th of rows_of(i) rows. Segments of half a cell and more stay as they

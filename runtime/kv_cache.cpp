@@ -197,7 +197,7 @@ Status KvCache::Impl::open() {
   for (std::size_t l = 0; l < options.layers.size(); ++l)
     pages.layers.push_back({plan.layers[l].sealed, options.layers[l].kv_heads,
                             plan.layers[l].in_pages() ? plan.row_cache_rows : 0,
-                            plan.layers[l].rows + plan.layers[l].joint_rows});
+                            plan.layers[l].row_numbers()});
   pages.stores = plan.stores;
   pages.io_backend = options.tiers.io_backend;
   if (plan.staging_bytes > 0) pages.staging_bytes = plan.staging_bytes;

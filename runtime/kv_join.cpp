@@ -12,8 +12,11 @@ Status KvCache::Impl::join_runs(std::uint32_t t) {
   for (std::uint32_t n = 0; n < advanced[t]; ++n) {
     const std::size_t turn = (state.length + n) % joining.size();
     const std::vector<Run>& runs = state.layers[joining[turn].front()].runs;
-    const auto joint =
-        next_joint(method, runs.size(), [&](std::size_t i) { return runs[i].rows->rows; });
+    const auto rows_of = [&](std::size_t i) { return runs[i].rows->rows; };
+    std::uint32_t sealed = 0;
+    for (const Run& run : runs) sealed += run.rows->rows;
+    const auto joint = next_joint(method, runs.size(), rows_of,
+                                  segment_from(newest_cell(method, sealed), runs.size(), rows_of));
     if (!joint) continue;
     for (const std::uint32_t l : joining[turn]) TL_TRY(join(t, l, *joint));
     return {};

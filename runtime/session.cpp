@@ -44,7 +44,7 @@ Result<OpenSession> open_session(const std::string& path) {
   TL_TRY_ASSIGN(session.file, open_file(path));
   // A process that saves meanwhile may have freed what the header of a moment ago referred to.
   Result<Publication> read = read_publication(session.file.number(), path);
-  for (int more = 0; !read && more < 3; ++more)
+  for (int more = 0; !read && read.error().code == ErrorCode::corrupt && more < 3; ++more)
     read = read_publication(session.file.number(), path);
   TL_TRY_ASSIGN(session.published, std::move(read));
   TL_TRY_ASSIGN(session.manifest, SessionManifest::decode(session.published.manifest, path));

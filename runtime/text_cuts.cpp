@@ -48,9 +48,9 @@ void TextCuts::take_worst() {
   const std::uint32_t at_once = (kSpanRows - 1) / method_.seal_rows() + 1;
   formed_ = {{longest_, 1, std::min(sealed, at_once * method_.seal_rows())}, {last, 1, last}};
   if (!method_.joins() || sealed < method_.joint_rows()) return;
-  // Saved now and then: when a cell was nearly full.
   joint_ = method_.joint_rows();
-  replaced_ = joint_;
+  // Saved when short texts had filled a cell, and the next one nearly.
+  replaced_ = std::min(sealed, 2 * joint_);
 }
 
 void TextCuts::walk(const Course& course) {
@@ -76,7 +76,8 @@ void TextCuts::join(std::span<const Alike> all, std::uint32_t read) {
   std::uint32_t at = 0, replaced = 0;
   std::size_t i = 0;
   const auto rows_of = [&](std::size_t number) { return rows[number]; };
-  while (const auto joint = next_joint(method_, rows.size(), rows_of, i)) {
+  const std::size_t first = segment_from(newest_cell(method_, read), rows.size(), rows_of);
+  while (const auto joint = next_joint(method_, rows.size(), rows_of, std::max(i, first))) {
     while (i < joint->first) at += rows[i++];
     joint_ = std::max(joint_, joint->rows);
     // A save among the steps may come when a cell is nearly full.

@@ -28,7 +28,7 @@ tl::unexpected<Error> why_not(int file, const std::string& name, int refusal, st
 }  // namespace
 
 // By a thread of its own: no signal ends a read that a disk, or a server, does not answer, and
-// whoever waits for it here can be interrupted. The memory is neither's alone then.
+// whoever waits for it here can be ended. The memory is neither's alone then.
 Status read_fully(int file, const std::string& name, std::uint64_t offset,
                   std::span<std::byte> into, std::chrono::milliseconds patience) {
   SinkOptions one;

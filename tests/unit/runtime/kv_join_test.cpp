@@ -192,6 +192,24 @@ TEST_F(KvJoin, ItsMemoryIsPlanned) {
   }
 }
 
+TEST_F(KvJoin, ItsMemoryIsPlannedOfManyShortPrompts) {
+  CacheOptions made = options("sketch", "s.tls");
+  made.max_positions = kSteady + 24 * kSeal + 300;
+  const auto plan = KvCache::plan(made, 2);
+  ASSERT_TRUE(plan) << plan.error().message;
+  std::uint64_t host = 0;
+  for (const MemoryLine& line : plan->lines)
+    if (line.tier == "host" && line.purpose != "row_cache") host += line.bytes;
+  made.tiers.host_bytes = host;
+  made.tiers.disk_bytes = plan->total("disk");
+  const auto cache = open(made);
+  const Timeline timeline = std::move(*cache->start());
+  for (int i = 0; i < 23; ++i) go(cache.get(), timeline, kSeal, Pass::prefill);
+  segments(cache.get(), timeline, "s.tls");
+  while (timeline.length() < made.max_positions)
+    ASSERT_FALSE(go(cache.get(), timeline, 1, Pass::decode).empty());
+}
+
 TEST(NextJoint, IsTheFirstStretchOfShortOnesInAFullCell) {
   Method method = std::move(*load_method("sketch", kMethods, {}, **choose_cpu_table("auto")));
   method.seal = 64;
@@ -219,6 +237,19 @@ TEST(NextJoint, IsTheFirstStretchOfShortOnesInAFullCell) {
   EXPECT_EQ(method.joint_line(7680), 8064u);
   EXPECT_EQ(method.joint_line(8064), 8064u + 1536);
   EXPECT_EQ(due({7680, 192, 192}), (Is{1, 2, 384}));
+  // 0, 1536 ... 7680, 8064, 9600
+  for (const auto& [sealed, first] :
+       std::vector<std::pair<std::uint32_t, std::uint32_t>>{{0, 0},
+                                                            {1535, 0},
+                                                            {1536, 0},
+                                                            {3071, 0},
+                                                            {3072, 1536},
+                                                            {7680, 6144},
+                                                            {8063, 6144},
+                                                            {8064, 7680},
+                                                            {9599, 7680},
+                                                            {9600, 8064}})
+    EXPECT_EQ(newest_cell(method, sealed), first) << sealed;
 }
 
 }  // namespace

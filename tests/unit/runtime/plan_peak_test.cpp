@@ -183,12 +183,20 @@ TEST_P(PlanPeakJoined, IsWhatTheFileHoldsAtMost) {
   const auto cache = KvCache::create(made, 1, "auto");
   ASSERT_TRUE(cache) << cache.error().message;
   const Timeline timeline = std::move(*(*cache)->start());
+  // Short texts fill a cell and nearly a next one before the steps that join both.
+  const std::uint32_t joined = length - kLayers;
   const Status written =
-      write_text(cache->get(), timeline, length, true, 1, method.cell + kLayers, kLayers);
+      write_text(cache->get(), timeline, joined - 2 * method.cell, true, 1, method.cell, kLayers);
   ASSERT_TRUE(written) << written.error().message;
+  while (timeline.length() < joined - method.seal)
+    ASSERT_TRUE(advance(cache->get(), timeline, method.seal, Pass::prefill, 1));
+  ASSERT_TRUE((*cache)->save(timeline, session_text(timeline.length())));
+  while (timeline.length() < length)
+    ASSERT_TRUE(advance(cache->get(), timeline, 1, Pass::decode, 1));
   const MemoryPlan usage = (*cache)->usage();
   auto planned = by_purpose(*plan);
-  for (const auto& [purpose, bytes] : by_purpose(usage)) EXPECT_LE(bytes, planned[purpose]);
+  for (const auto& [purpose, bytes] : by_purpose(usage))
+    EXPECT_LE(bytes, planned[purpose]) << purpose;
   EXPECT_GE(usage.peak_bytes.at("disk"), plan->total("disk") * 95 / 100);
 }
 
