@@ -38,8 +38,9 @@ Result<LayersOnDevice> LayersOnDevice::create(std::unique_ptr<Device> device,
   }
   const LayersShape shape = model.shape();
   const std::uint64_t work_bytes = layers_work_bytes(shape, rows);
+  const std::string name = device->name();
   const auto too_few = [&](const auto&... what) {
-    return fail(ErrorCode::exhausted, device->name(), ": ", count, " of ", all, " layers need ",
+    return fail(ErrorCode::exhausted, name, ": ", count, " of ", all, " layers need ",
                 size_text(bytes), " of its memory and ", size_text(work_bytes), " to compute in, ",
                 what...);
   };
@@ -54,8 +55,15 @@ Result<LayersOnDevice> LayersOnDevice::create(std::unique_ptr<Device> device,
   TL_TRY_ASSIGN(made.activation_bytes_,
                 ledger->reserve(Tier::device, Purpose::activations, work_bytes));
   made.device_ = std::move(device);
-  TL_TRY_ASSIGN(made.layers_, made.device_->open_layers(shape, rows));
-  for (const LayerWeights& layer : copied) TL_TRY(made.layers_->add(layer));
+  // Memory is given out in pieces larger than what is asked for.
+  const auto said = [&](const Status& status) -> Status {
+    if (status || status.error().code != ErrorCode::exhausted) return status;
+    return too_few("more than its ", size_text(free), " free give: lower --gpu-layers");
+  };
+  Result<std::unique_ptr<DeviceLayers>> layers = made.device_->open_layers(shape, rows);
+  if (!layers) TL_TRY(said(tl::unexpected(layers.error())));
+  made.layers_ = *std::move(layers);
+  for (const LayerWeights& layer : copied) TL_TRY(said(made.layers_->add(layer)));
   return made;
 }
 

@@ -476,8 +476,13 @@ Result<std::vector<MethodLine>> list_methods(const std::string& asked) {
     TL_TRY(loaded);
     const Method& method = *loaded;
     const SelectorFacts facts = method.select->facts();
+    const Fitter* const of_keys = method.compress.of(Side::keys).fitter();
+    const bool shown =
+        method.retain->voters() != Voters::none || (of_keys && of_keys->asks_for_queries());
+    const Watched watches =
+        facts.watches == Watched::nothing && shown ? Watched::queries : facts.watches;
     lines.push_back({name, method.summary, directory + "/" + name + ".conf",
-                     std::string(name_of(facts.order)), std::string(name_of(facts.watches)),
+                     std::string(name_of(facts.order)), std::string(name_of(watches)),
                      facts.keys_in_memory});
   }
   return lines;

@@ -68,7 +68,8 @@ Result<MethodValues::Values> MethodValues::read_base(const std::string& path,
   std::error_code ignored;
   if (base.empty() || base.find('/') != std::string::npos ||
       !std::filesystem::is_regular_file(file, ignored))
-    return refuse("is no method of the same folder");
+    return refuse("is no method of the same folder: there is no file '", file.string(),
+                  "'; a base of another folder is copied beside this file");
   TL_TRY_ASSIGN(Values values, read_file(file, known));
   if (const auto further = values.find(kBase); further != values.end())
     return refuse("has itself a base, '", further->second.text, "': name one that has none");

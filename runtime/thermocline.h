@@ -196,8 +196,8 @@ class Engine {
 // The methods that can be named, with a line each: configs/methods/*.conf.
 struct MethodLine {
   std::string name, summary, path;
-  // The three facts that decide how its selector composes: in which order rows are stored, what it
-  // watches of attention, and whether it needs exact keys in memory.
+  // The three facts that decide how it composes: in which order rows are stored, what it watches of
+  // a prefill, and whether its selector needs exact keys in memory.
   std::string order, watches;
   bool keys_in_memory = false;
 };

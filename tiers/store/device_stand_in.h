@@ -26,7 +26,8 @@ class DeviceStandIn final : public Store {
   std::string note() const override { return kNote; }
 
   static constexpr char kNote[] =
-      "the device tier is host memory that stands in for a GPU's: its speed is not a GPU's";
+      "rows of the device tier are in host memory that stands in for a GPU's: its speed is not a "
+      "GPU's";
 
  private:
   HostMemory memory_;

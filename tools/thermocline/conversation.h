@@ -29,10 +29,11 @@ class Conversation {
   // invalid_argument: it began with another system message; unsupported, corrupt: it holds no
   // conversation.
   Result<std::string> resume();
-  // Answers a message. A failed one leaves the conversation as it was, and one that is interrupted
-  // is as long as it has become. The file holds it when it is over, and before that what was there
-  // as of a moment ago: once the message has been read all that it comes after, and now and then,
-  // while it is answered, it and the answer so far.
+  // Answers a message. One that fails before it is whole is forgotten here, though the file may
+  // hold what was last saved of it; of one that could only not be saved both messages stay. One
+  // that is interrupted is as long as it has become. The file holds it when it is over, and before
+  // that what was there as of a moment ago: once the message has been read all that it comes after,
+  // and now and then, while it is answered, it and the answer so far.
   Status answer(const std::string& message, Generation* out);
 
   std::span<const ChatMessage> messages() const { return messages_; }

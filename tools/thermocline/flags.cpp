@@ -142,6 +142,7 @@ Result<EngineOptions> ModelFlags::engine_options() const {
   options.threads = threads;
   options.isa = isa;
   TL_TRY_ASSIGN(options.device_layers, parse_layers(gpu_layers));
+  TL_TRY(refuse_unless(main_gpu <= 1023, "--main-gpu", std::to_string(main_gpu), "say 0 to 1023"));
   options.device = "cuda:" + std::to_string(main_gpu);
   options.rope_freq_scale = rope_freq_scale;
   options.rope_freq_base = rope_freq_base;

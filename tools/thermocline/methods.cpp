@@ -47,7 +47,10 @@ Result<Exit> run_methods(const std::vector<std::string>& arguments) {
                 m.watches.c_str(), m.keys_in_memory ? "yes" : "no", "", printable(m.path).c_str());
   }
   Json codecs = Json::array();
-  if (json != "-") std::printf("\ncodecs, for -ctk and -ctv (keys.compress, values.compress)\n");
+  if (json != "-")
+    std::printf(
+        "\ncodecs, for keys.compress and values.compress, and for -ctk and -ctv, which call "
+        "raw f16\n");
   for (const CodecLine& codec : list_codecs()) {
     codecs.push_back(
         Json{{"name", codec.name}, {"summary", codec.summary}, {"parameters", codec.parameters}});

@@ -86,7 +86,9 @@ class CommandLine(unittest.TestCase):
                 (["--progress", "loud"], "--progress")]:
             with self.subTest(words=words):
                 self.refused([*base, *words], said)
-        self.refused([*base, "-ngl", "1", "-mg", "999"], "no device for --gpu-layers: ", code=1)
+        for layers in ("1", "all"):
+            self.refused([*base, "-ngl", layers, "-mg", "999"], "no device for --gpu-layers: ",
+                         code=1)
         self.refused(["sweep", "-m", "m", "-d", "8-4"], "--depth")
         self.refused(["sweep", "-m", "m", "-p", "0", "-n", "0"], "nothing to measure")
         self.refused(["sweep", "-m", "m", "-o", "xml"], "jsonl")
@@ -363,6 +365,11 @@ class CommandLine(unittest.TestCase):
             for fact in ("summary", "order", "watches"):
                 self.assertTrue(method[fact], f"{method['name']} does not say its {fact}")
             self.assertIsInstance(method["keys_in_memory"], bool)
+        watches = {method["name"]: method["watches"] for method in answer["methods"]}
+        for name in ("think", "allot3", "snapkv", "h2o", "retrieval_attention"):
+            self.assertEqual(watches[name], "queries", name)
+        for name in ("exact", "kivi4", "sketch"):
+            self.assertEqual(watches[name], "nothing", name)
         plain = run("methods").stdout.decode()
         self.assertIn("exact", plain)
         for codec in answer["codecs"]:
