@@ -9,8 +9,8 @@ namespace thermocline {
 // What a session's file has of a text.
 struct HeldText {
   std::uint32_t positions = 0;
-  // Rows of each segment, in order, of the layer that seals and has most of them; and of each
-  // layer's tail.
+  // Rows of each segment, in order, as all layers' cuts together would leave them: no layer has
+  // more. And rows of each layer's tail.
   std::vector<std::uint32_t> segments = {}, tails = {};
   std::uint32_t longest_segment = 0;  // of all layers
 };

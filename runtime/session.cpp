@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <set>
 #include <utility>
 
 #include "kernels/base/buffer.h"
@@ -135,17 +136,21 @@ Result<SavedSession> read_session(const std::string& path) {
   saved.facts = std::move(session.manifest.facts);
   saved.method = std::move(session.manifest.method);
   saved.text = std::move(session.manifest.text);
+  std::set<std::uint32_t> ends;  // a layer may have joined what another has not
   for (const SessionManifest::Layer& layer : session.manifest.layers) {
     saved.segments += layer.runs.size();
     saved.held.tails.push_back(saved.held.positions -
                                std::min(saved.held.positions, layer.tail_first));
-    std::vector<std::uint32_t> segments;
+    std::uint32_t end = 0;
     for (const PageTable::Record& record : layer.runs) {
-      segments.push_back(static_cast<std::uint32_t>(record.rows));
-      saved.held.longest_segment = std::max(saved.held.longest_segment, segments.back());
+      const auto rows = static_cast<std::uint32_t>(record.rows);
+      saved.held.longest_segment = std::max(saved.held.longest_segment, rows);
+      ends.insert(end += rows);
     }
-    if (segments.size() > saved.held.segments.size()) saved.held.segments = std::move(segments);
   }
+  std::uint32_t from = 0;
+  for (const std::uint32_t end : ends)
+    saved.held.segments.push_back(end - std::exchange(from, end));
   saved.layers = session.manifest.layers.size();
   return saved;
 }

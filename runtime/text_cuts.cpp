@@ -79,6 +79,7 @@ void TextCuts::join(std::span<const Alike> all, std::uint32_t read) {
   const std::size_t first = segment_from(newest_cell(method_, read), rows.size(), rows_of);
   while (const auto joint = next_joint(method_, rows.size(), rows_of, std::max(i, first))) {
     while (i < joint->first) at += rows[i++];
+    if (at >= read + method_.cell_rows()) break;  // as those before it
     joint_ = std::max(joint_, joint->rows);
     // A save among the steps may come when a cell is nearly full.
     replaced_ = std::max(replaced_, at + joint->rows > read ? joint->rows : 0);

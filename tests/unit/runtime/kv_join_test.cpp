@@ -2,6 +2,7 @@
 // then what it would be if its rows had been sealed at once.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -87,7 +88,8 @@ TEST_F(KvJoin, WhatIsHalfACellStaysAndWhatFollowsItIsJoined) {
   go(cache.get(), timeline, kSteady + kCell / 2, Pass::prefill);  // one segment
   go(cache.get(), timeline, kCell / 2 + kLayers, Pass::decode);
   EXPECT_EQ(segments(cache.get(), timeline, "s.tls"), 2 * kLayers);
-  // A prompt that fills the cell and more leaves what is before it to the next steps.
+  // A prompt that fills the cell, and less than another, leaves what is before it to the next
+  // steps.
   go(cache.get(), timeline, kSeal, Pass::decode);
   go(cache.get(), timeline, kSeal, Pass::decode);
   go(cache.get(), timeline, kCell + kSeal, Pass::prefill);
@@ -204,10 +206,53 @@ TEST_F(KvJoin, ItsMemoryIsPlannedOfManyShortPrompts) {
   made.tiers.disk_bytes = plan->total("disk");
   const auto cache = open(made);
   const Timeline timeline = std::move(*cache->start());
-  for (int i = 0; i < 23; ++i) go(cache.get(), timeline, kSeal, Pass::prefill);
+  for (int i = 0; i < 24; ++i) go(cache.get(), timeline, kSeal, Pass::prefill);
   segments(cache.get(), timeline, "s.tls");
   while (timeline.length() < made.max_positions)
     ASSERT_FALSE(go(cache.get(), timeline, 1, Pass::decode).empty());
+}
+
+// Layers that have joined different cells: none of them is cut as finely as all are together.
+TEST_F(KvJoin, WhatIsResumedIsPlannedOfEveryLayer) {
+  {
+    const auto cache = open(options("sketch", "s.tls"));
+    const Timeline timeline = std::move(*cache->start());
+    go(cache.get(), timeline, kSteady + kSeal + 2, Pass::prefill);
+    for (int i = 1; i < 4; ++i) go(cache.get(), timeline, kSeal, Pass::prefill);
+    go(cache.get(), timeline, 1, Pass::decode);  // the last layer joins the first cell
+    for (int i = 1; i < 4; ++i) go(cache.get(), timeline, kSeal, Pass::prefill);
+    go(cache.get(), timeline, kSeal + 2, Pass::prefill);
+    go(cache.get(), timeline, 2, Pass::decode);  // and the other two the second one
+    EXPECT_EQ(segments(cache.get(), timeline, "s.tls"), kLayers * (kJoin + 1));
+  }
+  CacheOptions held = options("sketch", "s.tls");
+  held.course.emplace().resumed = read_session(held.session.path)->held;
+  held.max_positions = held.course->resumed.positions + 3;
+  held.session.text_bytes = 1024;
+  const auto plan = KvCache::plan(held, 2);
+  ASSERT_TRUE(plan) << plan.error().message;
+  std::uint64_t host = 0;
+  for (const MemoryLine& line : plan->lines)
+    if (line.tier == "host" && line.purpose != "row_cache") host += line.bytes;
+  held.tiers.host_bytes = host;
+  held.tiers.disk_bytes = plan->total("disk");
+  const auto cache = open(held);
+  const auto resumed = cache->resume();
+  ASSERT_TRUE(resumed) << resumed.error().message;
+  while (resumed->length() < held.max_positions)
+    ASSERT_FALSE(go(cache.get(), *resumed, 1, Pass::decode).empty());
+  segments(cache.get(), *resumed, "s.tls");
+}
+
+// A plan of a long text is asked for before anything is done.
+TEST_F(KvJoin, ALongTextIsPlannedAtOnce) {
+  CacheOptions made = options("sketch");
+  made.max_positions = 1u << 28;
+  made.course.emplace().reads = {100};
+  made.tiers.disk_bytes = std::uint64_t{1} << 50;
+  const auto begun = std::chrono::steady_clock::now();
+  (void)KvCache::plan(made, 2);  // fits or is refused
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(20));
 }
 
 TEST(NextJoint, IsTheFirstStretchOfShortOnesInAFullCell) {
