@@ -61,8 +61,8 @@ struct CachePlan {
   // and a head's rows where there is a row cache to begin with them.
   std::uint64_t records_bytes = 0, published_bytes = 0, saving_bytes = 0, restoring_bytes = 0,
                 warming_bytes = 0;
-  std::uint64_t replaced_bytes =
-      0;  // of the former: of segments that the last save alone refers to
+  // Of the former: of segments that the last save alone refers to.
+  std::uint64_t replaced_bytes = 0;
   std::uint32_t row_cache_rows = 0;  // a layer and KV head
   std::uint64_t row_cache_bytes = 0;
   // Where rows are attended by a device: what it works in there, and as much on the host, pinned.

@@ -3,9 +3,9 @@
 // process's), kv_copy.cpp (from one cache to another), kv_observe.cpp (what a study is shown),
 // kv_order.cpp (what of a step may come when), kv_attend.cpp (decode), kv_device.cpp (what of it a
 // device does), kv_prefill.cpp (many rows at once), kv_seal.cpp (tail to segments), kv_join.cpp
-// (short segments to one), kv_fit.cpp
-// (what their rows share), kv_gather.cpp (and those of several layers), kv_retain.cpp (which of
-// those rows stay) and kv_warm.cpp (what is in front of a disk then).
+// (short segments to one), kv_fit.cpp (what their rows share), kv_gather.cpp (and those of several
+// layers), kv_retain.cpp (which of those rows stay) and kv_warm.cpp (what is in front of a disk
+// then).
 #pragma once
 
 #include <algorithm>

@@ -43,6 +43,17 @@ class KvJoin : public ::testing::Test {
     EXPECT_TRUE(cache) << cache.error().message;
     return std::move(*cache);
   }
+  // As much in each tier as is planned, and no copies of rows.
+  static std::unique_ptr<KvCache> open_with_nothing_to_spare(CacheOptions options) {
+    const auto plan = KvCache::plan(options, 2);
+    EXPECT_TRUE(plan) << plan.error().message;
+    options.tiers.host_bytes = 0;
+    for (const MemoryLine& line : plan->lines)
+      if (line.tier == "host" && line.purpose != "row_cache")
+        options.tiers.host_bytes += line.bytes;
+    options.tiers.disk_bytes = plan->total("disk");
+    return open(options);
+  }
   static std::vector<float> go(KvCache* cache, const Timeline& timeline, std::uint32_t rows,
                                Pass pass) {
     std::vector<float> all;
@@ -174,14 +185,7 @@ TEST_F(KvJoin, ItsMemoryIsPlanned) {
       course.reads = {100};
       if (is_known) made.course = course;
       if (file.empty()) made.tiers.disk_bytes = std::uint64_t{1} << 30;
-      const auto plan = KvCache::plan(made, 2);
-      ASSERT_TRUE(plan) << plan.error().message;
-      std::uint64_t host = 0;
-      for (const MemoryLine& line : plan->lines)
-        if (line.tier == "host" && line.purpose != "row_cache") host += line.bytes;
-      made.tiers.host_bytes = host;
-      made.tiers.disk_bytes = plan->total("disk");
-      const auto cache = open(made);
+      const auto cache = open_with_nothing_to_spare(made);
       const Timeline timeline = std::move(*cache->start());
       go(cache.get(), timeline, 100, Pass::prefill);
       while (timeline.length() < made.max_positions) {
@@ -197,14 +201,7 @@ TEST_F(KvJoin, ItsMemoryIsPlanned) {
 TEST_F(KvJoin, ItsMemoryIsPlannedOfManyShortPrompts) {
   CacheOptions made = options("sketch", "s.tls");
   made.max_positions = kSteady + 24 * kSeal + 300;
-  const auto plan = KvCache::plan(made, 2);
-  ASSERT_TRUE(plan) << plan.error().message;
-  std::uint64_t host = 0;
-  for (const MemoryLine& line : plan->lines)
-    if (line.tier == "host" && line.purpose != "row_cache") host += line.bytes;
-  made.tiers.host_bytes = host;
-  made.tiers.disk_bytes = plan->total("disk");
-  const auto cache = open(made);
+  const auto cache = open_with_nothing_to_spare(made);
   const Timeline timeline = std::move(*cache->start());
   for (int i = 0; i < 24; ++i) go(cache.get(), timeline, kSeal, Pass::prefill);
   segments(cache.get(), timeline, "s.tls");
@@ -229,14 +226,7 @@ TEST_F(KvJoin, WhatIsResumedIsPlannedOfEveryLayer) {
   held.course.emplace().resumed = read_session(held.session.path)->held;
   held.max_positions = held.course->resumed.positions + 3;
   held.session.text_bytes = 1024;
-  const auto plan = KvCache::plan(held, 2);
-  ASSERT_TRUE(plan) << plan.error().message;
-  std::uint64_t host = 0;
-  for (const MemoryLine& line : plan->lines)
-    if (line.tier == "host" && line.purpose != "row_cache") host += line.bytes;
-  held.tiers.host_bytes = host;
-  held.tiers.disk_bytes = plan->total("disk");
-  const auto cache = open(held);
+  const auto cache = open_with_nothing_to_spare(held);
   const auto resumed = cache->resume();
   ASSERT_TRUE(resumed) << resumed.error().message;
   while (resumed->length() < held.max_positions)
