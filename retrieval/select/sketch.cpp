@@ -6,6 +6,7 @@
 
 #include "kernels/format/row.h"
 #include "retrieval/index/key_clusters.h"
+#include "retrieval/index/sketch_index.h"
 #include "retrieval/over_segments.h"
 #include "tiers/codec/int8.h"
 
@@ -209,9 +210,6 @@ Result<std::unique_ptr<SketchSelector>> SketchSelector::create(const SketchOptio
     return fail(ErrorCode::invalid_argument, "sketch: value_bits = 3 is not 2 or 4");
   return std::unique_ptr<SketchSelector>(new SketchSelector(options, cpu));
 }
-
-SketchSelector::SketchSelector(const SketchOptions& options, const CpuTable& cpu)
-    : options_(options), cpu_(cpu), boards_(static_cast<std::size_t>(Workers::usable(0))) {}
 
 std::uint64_t SketchSelector::summary_bytes(HeadShape shape, std::uint64_t rows) const {
   return over_segments(rows, [&](std::uint32_t n) -> std::uint64_t { return summaries(n); }) *

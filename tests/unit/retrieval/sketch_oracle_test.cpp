@@ -1,5 +1,5 @@
 // The whole selection of a list against plain loops in double precision, written from what
-// retrieval/select/sketch.h, sketch_choose.cpp and kernels/sketch.h say of the method. What form()
+// retrieval/select/sketch*.h and kernels/sketch.h say of the method. What form()
 // made is taken as it is.
 #include <gtest/gtest.h>
 
@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "retrieval/index/sketch_index.h"
 #include "retrieval/select/sketch.h"
 #include "tests/unit/retrieval/sealed_keys.h"
 
@@ -23,7 +24,7 @@ namespace {
 // whose masses differ by less are a near tie.
 constexpr double kNearTie = 2e-3;
 constexpr double kScoreError = 2e-3;
-// As in sketch_choose.cpp: what has less mass is not estimated.
+// As in sketch_reads.cpp: what has less mass is not estimated.
 constexpr double kNegligible = 5e-5;
 
 // x [n] by the Hadamard matrix of the largest power of two that divides n, block by block.

@@ -8,6 +8,7 @@
 #include <numeric>
 #include <utility>
 
+#include "retrieval/index/sketch_index.h"
 #include "retrieval/rows_read.h"
 #include "retrieval/select/everything.h"
 #include "retrieval/select/nothing.h"

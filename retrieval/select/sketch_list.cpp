@@ -1,0 +1,54 @@
+#include "retrieval/select/sketch_list.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "retrieval/select/sketch_units.h"
+
+namespace thermocline {
+
+void SketchList::begin(HeadShape of, const ListQuery& list, const Workers& with) {
+  shape = of;
+  query = &list;
+  workers = &with;
+  indexes.clear();
+  rows = 0;
+  blocks = clusters = groups = 0;
+  for (const Run& run : list.runs) {
+    const auto* index = dynamic_cast<const SketchIndex*>(run.index.get());
+    indexes.push_back(index);
+    if (!index) continue;
+    TL_CHECK(run.summaries && index->rows() == run.rows->rows &&
+             index->clusters() + index->groups() == run.summaries->rows);
+    rows += index->rows();
+    blocks += run.rows->blocks();
+    clusters += index->clusters();
+    groups += index->groups();
+  }
+  double wanted = options.share * list.length;
+  if (options.most_rows > 0) wanted = std::min<double>(wanted, options.most_rows);
+  const double selected = std::max(0.0, wanted - list.steady_rows);
+  budget = std::max(options.min_rows, static_cast<std::uint32_t>(selected));
+  const double coded = std::max(0.0, options.coded * list.length - list.steady_rows);
+  coded_budget = std::max(budget, static_cast<std::uint32_t>(coded));
+  everything = budget >= rows;
+}
+
+void SketchList::prepare_queries() {
+  grow(&rotated_, shape.key_dim);
+  grow(&codes_, std::size_t{shape.heads} * shape.key_dim);
+  grow(&queries, shape.heads);
+  grow(&reach, shape.heads);
+  for (std::uint32_t h = 0; h < shape.heads; ++h) {
+    const float* of = query->query + std::size_t{h} * shape.key_dim;
+    queries[h] =
+        cpu.sketch.prepare(of, shape.key_dim, rotated_.data(), codes_.data() + h * shape.key_dim);
+    reach[h] = static_cast<float>(options.reach) * std::sqrt(dot(of, of, shape.key_dim));
+  }
+}
+
+double SketchList::candidates() const {
+  return std::max<double>(options.candidates * budget, options.least_candidates);
+}
+
+}  // namespace thermocline

@@ -1,0 +1,33 @@
+// What a method's file may say of the sketch (retrieval/select/sketch.h).
+#pragma once
+
+#include <cstdint>
+
+#include "retrieval/index/kmeans.h"
+
+namespace thermocline {
+
+// Ranges: SketchSelector::parameters().
+struct SketchOptions {
+  double share = 0.02;          // of a timeline's length that is read in each KV head, sinks and
+                                // tail included
+  std::uint32_t min_rows = 64;  // and at least so many sealed rows
+  std::uint32_t most_rows = 0;  // of the share, at most so many rows, however long the text: what a
+                                // step asks for does not grow with it; 0: no bound
+  std::uint32_t cluster = 16;   // rows a cluster, on average
+  std::uint32_t bits = 2;       // 1, 2 or 4, a channel of a key's code
+  double coded = 0;  // of the timeline's length: so many rows, less those that are read, are
+                     // attended from their codes. 0: none, and values are not coded
+  std::uint32_t value_bits = 2;  // 2 or 4, a channel of a value's code
+  double candidates = 16;  // rows that are looked at, as a multiple of the budget; all of them,
+                           // where those would be a third of all
+  std::uint32_t least_candidates = 4096;  // and at least so many
+  double reach = 1;  // their clusters are those best if a row's score may be so many deviations
+                     // above its mean's
+  std::uint32_t means = 8192;  // of clusters, that are scored; where a text has more than twice as
+                               // many, those of the best groups of clusters. But at least twice as
+                               // many as the candidates have
+  KmeansOptions kmeans = {};
+};
+
+}  // namespace thermocline
