@@ -284,17 +284,27 @@ Json row_of(const Setting& at, const Test& test, const Samples& samples, const M
   return row;
 }
 
+// Of a table for people. What a device has is in it where one was asked for.
+std::vector<std::string> columns_of(const SweepFlags& flags) {
+  std::vector<std::string> columns{"test",    "depth",        "method", "kv_host", "kv_disk",
+                                   "threads", "tokens_per_s", "spread", "ttft_ms", "rows_read"};
+  if (flags.model.gpu_layers != "0" && flags.model.gpu_layers != "auto")
+    columns.push_back("device_layers");
+  if (flags.tiers.device != "none") columns.push_back("device_bytes_per_token");
+  for (const char* column :
+       {"host_bytes_per_token", "disk_bytes_per_token", "index_bytes_per_token", "hit_share",
+        "stall_ms_per_token", "bandwidth_share", "peak_MiB", "commit"})
+    columns.push_back(column);
+  return columns;
+}
+
 class Sweep {
  public:
   Sweep(const SweepFlags& flags, const Plan& plan)
       : flags_(flags),
         plan_(plan),
         tests_(tests_of(plan)),
-        table_(stdout, plan.format,
-               {"test", "depth", "method", "kv_host", "kv_disk", "threads", "tokens_per_s",
-                "spread", "ttft_ms", "rows_read", "host_bytes_per_token", "disk_bytes_per_token",
-                "index_bytes_per_token", "hit_share", "stall_ms_per_token", "bandwidth_share",
-                "peak_MiB", "commit"}) {}
+        table_(stdout, plan.format, columns_of(flags)) {}
 
   Status run() {
     for (const std::uint32_t threads : plan_.threads) {

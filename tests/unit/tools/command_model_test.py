@@ -289,6 +289,16 @@ class Tables(unittest.TestCase):
             self.assertTrue(row["cpu"] and row["commit"] and row["model"])
         self.assertGreater(rows[3]["host_bytes_per_token"], rows[1]["host_bytes_per_token"])
 
+    def test_a_sweep_shows_what_is_read_of_a_device_where_there_is_one(self):
+        words = ["sweep", "-m", MODEL, "-p", "0", "-n", "2", "-d", "700", "-r", "1", "--no-warmup"]
+        column = "device_bytes_per_token"
+        self.assertNotIn(column, run(*words).stdout.decode())
+        done = run(*words, "--device", "host", "--kv-device", "64MiB")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        header, _, row = (line.split("|") for line in done.stdout.decode().splitlines())
+        named = dict(zip((cell.strip() for cell in header), (cell.strip() for cell in row)))
+        self.assertGreater(float(named[column].split()[0].replace(",", "")), 0, named)
+
     def test_eval_of_exact_beside_itself_is_no_difference(self):
         done = run("eval", "-m", MODEL, "--method", "exact", "--text", LICENSE_TEXT, "--steps", "4",
                    "--depth", "128", "-o", "jsonl")
