@@ -2,6 +2,7 @@
 // done again they give the same.
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <filesystem>
 #include <memory>
 #include <random>
@@ -126,6 +127,13 @@ TEST_P(JoinFaults, AreRefusedAndTheStepCanBeDoneAgain) {
   const Timeline timeline = std::move(*cache->start());
   while (timeline.length() < kFull) ASSERT_TRUE(step(cache.get(), timeline, &out));
 
+  const auto expect_as_before = [&](std::uint64_t held) {
+    EXPECT_EQ(timeline.length(), kFull);
+    EXPECT_EQ(held_bytes(*cache), held);
+    if (keeps()) {
+      EXPECT_EQ(saved_segments(cache.get(), timeline), kLayers * kJoin);
+    }
+  };
   struct Case {
     KernelFault fault;
     std::uint64_t first;  // the rows of four segments are read; rows and a record are written
@@ -158,11 +166,24 @@ TEST_P(JoinFaults, AreRefusedAndTheStepCanBeDoneAgain) {
       EXPECT_EQ(done.error().code, c.code) << done.error().message;
       EXPECT_NE(done.error().message.find(c.said), std::string::npos) << done.error().message;
     }
-    EXPECT_EQ(timeline.length(), kFull);
-    EXPECT_EQ(held_bytes(*cache), before);
-    if (keeps()) {
-      EXPECT_EQ(saved_segments(cache.get(), timeline), kLayers * kJoin);
-    }
+    expect_as_before(before);
+  }
+  // No room for the rows, or for the record.
+  for (int first = 0; first < (keeps() ? 2 : 1); ++first) {
+    SCOPED_TRACE("no room from " + std::to_string(first));
+    const std::uint64_t before = held_bytes(*cache);
+    ASSERT_TRUE(attend_row(cache.get(), timeline, &out));
+    EXPECT_EQ(out, right.front());
+    RingRefusals full;
+    full.room = ENOSPC, full.rooms = 1, full.rooms_before = first;
+    set_ring_refusals(full);
+    const Status done = cache->commit();
+    EXPECT_EQ(ring_refusals_left().rooms, 0);
+    set_ring_refusals({});
+    ASSERT_FALSE(done);
+    EXPECT_EQ(done.error().code, ErrorCode::exhausted) << done.error().message;
+    EXPECT_NE(done.error().message.find("ENOSPC"), std::string::npos) << done.error().message;
+    expect_as_before(before);
   }
   if (keeps()) {  // and what was saved then goes on as if nothing had been
     std::filesystem::copy_file(path("s.tls"), path("copy.tls"));

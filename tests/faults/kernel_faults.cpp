@@ -28,6 +28,7 @@ int __real_io_uring_queue_init_params(unsigned, io_uring*, io_uring_params*);
 int __real_memfd_create(const char*, unsigned);
 int __real_flock(int, int);
 int __real_fstat(int, struct stat*);
+int __real_fallocate(int, int, off_t, off_t);
 int __real_statx(int, const char*, int, unsigned, struct statx*);
 int __real_io_uring_register_buffers(io_uring*, const iovec*, unsigned);
 int __real_io_uring_submit_and_get_events(io_uring*);
@@ -278,9 +279,9 @@ void strike_completions(io_uring* ring) {
   if (late.count() > 0) std::this_thread::sleep_for(late);
 }
 
-int refused(int error, int* times) {
+int refused(int error, int* times, int* before = nullptr) {
   std::lock_guard lock(mutex);
-  if (*times == 0) return 0;
+  if (*times == 0 || (before && (*before)-- > 0)) return 0;
   --*times;
   return -error;
 }
@@ -370,15 +371,18 @@ int __wrap_flock(int file, int operation) {
 }
 
 int __wrap_fstat(int file, struct stat* found) {
-  {
-    std::lock_guard lock(mutex);
-    if (refusals.looks > 0 && refusals.looks_before-- <= 0) {
-      --refusals.looks;
-      errno = refusals.look;
-      return -1;
-    }
+  if (const int error = refused(refusals.look, &refusals.looks, &refusals.looks_before)) {
+    errno = -error;
+    return -1;
   }
   return __real_fstat(file, found);
+}
+
+int __wrap_fallocate(int file, int mode, off_t offset, off_t bytes) {
+  const int error = mode == 0 ? refused(refusals.room, &refusals.rooms, &refusals.rooms_before) : 0;
+  if (error == 0) return __real_fallocate(file, mode, offset, bytes);
+  errno = -error;
+  return -1;
 }
 
 int __wrap_statx(int file, const char* name, int flags, unsigned mask, struct statx* found) {

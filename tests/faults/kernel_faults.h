@@ -74,6 +74,8 @@ struct RingRefusals {
   int lock = 0, locks = 0;       // flock, of a session's file
   int look = 0, looks = 0;       // fstat, after so many that are answered
   int looks_before = 0;
+  int room = 0, rooms = 0;  // fallocate, of what is to be written, after so many that are answered
+  int rooms_before = 0;
   // statx, asked for the alignment of direct transfers, which it then says are these; 0: there are
   // none.
   int asks = 0;
