@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Session files as a user meets them: what goes on, what is reused and why not more, and what is
 refused."""
+import contextlib
 import fcntl
 import json
 import os
@@ -35,6 +36,13 @@ class Session(unittest.TestCase):
             return done.stderr.decode()
         self.assertEqual(done.returncode, 0, done.stderr)
         return json.loads(done.stdout)
+
+    @contextlib.contextmanager
+    def soon(self):
+        """Of what is started after a process was killed: what that has left costs no time."""
+        began = time.monotonic()
+        yield
+        self.assertLess(time.monotonic() - began, 5)
 
     def note(self, result):
         notes = [note for note in result["notes"] if "reused" in note]
@@ -118,7 +126,8 @@ class Session(unittest.TestCase):
                    self.file) as process:
             self.assertTrue(process.stdout.read(1))  # the prompt is saved by then
             process.kill()
-        again = self.generate("-n", "8", "--session", self.file, "-c", "4000")
+        with self.soon():
+            again = self.generate("-n", "8", "--session", self.file, "-c", "4000")
         self.assertEqual((again["text"], again["seed"]), (whole["text"], 7))
 
     def test_two_that_begin_one_file_are_not_both_let_in(self):
@@ -583,7 +592,8 @@ class Session(unittest.TestCase):
         os.rename(copy, self.file)
         cut_off(question, signal.SIGKILL)
         self.assertEqual(run("session", "verify", self.file).returncode, 0)
-        again, said = ask(question, "-n", "8")
+        with self.soon():
+            again, said = ask(question, "-n", "8")
         self.assertIn("goes on after 2 messages", said)
         self.assertEqual(again, whole)
         known, read = map(int, re.search(r"\[(\d+) tokens known, (\d+) read", said).groups())
