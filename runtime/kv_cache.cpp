@@ -378,6 +378,7 @@ void KvCache::Impl::take_over(std::uint32_t timeline, std::uint32_t layer_index,
   LayerState& layer = timelines[timeline]->layers[layer_index];
   take_over_selections(&layer, !p.new_runs.empty() || p.joined);
   if (p.joined) {
+    counted.rows_joined += p.joined->of.rows;
     const auto first = layer.runs.begin() + static_cast<std::ptrdiff_t>(p.joined->of.first);
     *first = std::move(p.joined->run);
     layer.runs.erase(first + 1, first + static_cast<std::ptrdiff_t>(p.joined->of.count));

@@ -26,6 +26,7 @@ constexpr CacheCounter kCounters[] = {
     {"select_ms", &CacheReport::select_ms},
     {"seal_ms", &CacheReport::seal_ms},
     {"rows_sealed", &CacheReport::rows_sealed},
+    {"rows_joined", &CacheReport::rows_joined},
 };
 static_assert(sizeof(CacheReport) == std::size(kCounters) * sizeof(std::uint64_t),
               "a counter without a line here");

@@ -26,6 +26,7 @@ struct CacheReport : TierCounters {
   double select_ms = 0;                // selecting, of all threads together
   double seal_ms = 0;
   std::uint64_t rows_sealed = 0;
+  std::uint64_t rows_joined = 0;  // of segments that became one
 };
 
 // All of them by the names that programs read, in the order in which they are shown.

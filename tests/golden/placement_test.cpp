@@ -20,8 +20,11 @@ namespace {
 
 constexpr const char* kModel = "SmolLM2-135M-Instruct.Q4_1.gguf";
 constexpr std::size_t kGenerated = 32;
-// Read by a call of their own, so that a prefill too reads what was sealed before it.
-constexpr std::size_t kLastPart = 64;
+// The last ones are read by calls of their own, so that a prefill too reads what was sealed before
+// it. Each leaves a short segment, as does the first token that is written after the first prompt:
+// with those a cell of three is full, and in the next steps each layer has its turn to join them.
+constexpr std::size_t kPart = 64, kLastParts = 2;
+constexpr const char* kJoin = "steady.join=3";
 
 struct Prompt {
   const char* name;
@@ -31,7 +34,7 @@ struct Prompt {
 constexpr const char* kEvery = "THERMOCLINE_EVERY_PROMPT";
 constexpr std::size_t kFew = 2;
 constexpr Prompt kPrompts[] = {
-    {"code_7k", 1024}, {"prose_2k"},     {"keys_7k", 1536}, {"chat_4k", 2048}, {"license_7k", 3000},
+    {"code_7k", 1171}, {"prose_2k"},     {"keys_7k", 1536}, {"chat_4k", 2048}, {"license_7k", 3000},
     {"chat_4k"},       {"code_heap_4k"}, {"code_shell_4k"}, {"copy_4k"},       {"keys_4k"},
     {"languages_4k"},  {"license_4k"},   {"log_4k"},        {"manual_4k"},     {"table_4k"},
     {"copy_7k", 5500}, {"code_7k"},      {"copy_7k"},       {"keys_7k"},       {"license_7k"}};
@@ -76,6 +79,7 @@ std::uint64_t device_bytes(const Engine& engine, CacheOptions options, std::uint
 struct Answer {
   std::vector<std::size_t> tokens;
   std::vector<float> last_logits;
+  std::uint64_t rows_joined = 0;
 };
 
 class PlacementOfAModel : public testing::TestWithParam<const char*> {
@@ -94,6 +98,7 @@ Answer PlacementOfAModel::generate(const std::string& model, const Prompt& text,
   CacheOptions options;
   options.method = GetParam();
   options.method_directory = THERMOCLINE_SOURCE_DIR "/configs/methods";
+  options.method_overrides = {kJoin};
   options.max_positions = static_cast<std::uint32_t>(prompt->size() + kGenerated);
   options.tiers.disk_bytes = placement.disk_bytes;
   options.tiers.directory = THERMOCLINE_BINARY_DIR "/tests";
@@ -112,10 +117,11 @@ Answer PlacementOfAModel::generate(const std::string& model, const Prompt& text,
   std::vector<float>& logits = answer.last_logits;
   logits.resize((*engine)->model().vocabulary);
   const std::span<const int> all(*prompt);
-  const std::size_t first = all.size() - kLastPart;
+  const std::size_t first = all.size() - kLastParts * kPart;
   EXPECT_TRUE((*engine)->prefill(*timeline, all.first(first), {}, {}));
   const CacheReport sealed = (*cache)->report();
-  EXPECT_TRUE((*engine)->prefill(*timeline, all.subspan(first), logits, {}));
+  for (std::size_t at = first; at < all.size(); at += kPart)
+    EXPECT_TRUE((*engine)->prefill(*timeline, all.subspan(at, kPart), logits, {}));
   const CacheReport read = (*cache)->report();
   for (std::size_t i = 0; i < kGenerated; ++i) {
     answer.tokens.push_back(test::best_of(logits));
@@ -123,6 +129,7 @@ Answer PlacementOfAModel::generate(const std::string& model, const Prompt& text,
     EXPECT_TRUE((*engine)->step({&feed, 1}, {logits.data(), 1, logits.size()}));
   }
   const CacheReport end = (*cache)->report();
+  answer.rows_joined = end.rows_joined;
 
   const bool disk = placement.disk_bytes > 0, copies = placement.cached != Cached::none;
   const CacheReport last_part = difference(read, sealed), decoded = difference(end, read);
@@ -157,6 +164,10 @@ TEST_P(PlacementOfAModel, NeverChangesAToken) {
       if (!first) first = answer;
       EXPECT_EQ(answer.tokens, first->tokens);
       EXPECT_EQ(answer.last_logits, first->last_logits);
+      EXPECT_EQ(answer.rows_joined, first->rows_joined);
+    }
+    if (&prompt == kPrompts && GetParam() == std::string("sketch")) {
+      EXPECT_EQ(first->rows_joined, 30u * 3 * kPart);  // in each layer
     }
   }
   std::printf("%zu of %zu prompts, each in %zu placements (%s=1: all)\n", prompts,
