@@ -2,6 +2,7 @@
 option(THERMOCLINE_TESTS "Build the tests" ON)
 option(THERMOCLINE_WERROR "Treat warnings as errors" ON)
 set(THERMOCLINE_SANITIZE "" CACHE STRING "Sanitizers, for example address,undefined or thread")
+option(THERMOCLINE_COVERAGE "Count what of the tiers runs; tools/coverage asks for it" OFF)
 option(THERMOCLINE_FUZZ "Build the fuzzers; needs clang and its libFuzzer" OFF)
 set(THERMOCLINE_CUDA AUTO CACHE STRING "CUDA kernels: AUTO, ON or OFF")
 set_property(CACHE THERMOCLINE_CUDA PROPERTY STRINGS AUTO ON OFF)
@@ -18,6 +19,9 @@ if(THERMOCLINE_SANITIZE)
                       $<$<COMPILE_LANGUAGE:CXX>:-fno-sanitize-recover=all>
                       $<$<COMPILE_LANGUAGE:CXX>:-fno-omit-frame-pointer>)
   add_link_options(-fsanitize=${THERMOCLINE_SANITIZE})
+endif()
+if(THERMOCLINE_COVERAGE)
+  add_link_options(--coverage)
 endif()
 # The answer is part of the contract: no reassociation beyond what the kernels write themselves.
 # (nvcc takes no such flags; cmake/cuda.cmake has its own.)
