@@ -164,7 +164,17 @@ TEST(KeptSegmentsOfOthers, DoNotFitATableOfOtherLayers) {
       EXPECT_EQ(budget.usage(Tier::disk).held_bytes, before);
     }
   }
-  EXPECT_TRUE(open(kHeads)->restore(record));
+  const auto table = open(kHeads);
+  PageTable::Record longer = record;
+  ++longer.rows;
+  const auto refused = table->restore(longer);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::corrupt);
+  EXPECT_NE(refused.error().message.find("field rows is " + std::to_string(kRows) + ", and " +
+                                         std::to_string(kRows + 1) + " were due"),
+            std::string::npos)
+      << refused.error().message;
+  EXPECT_TRUE(table->restore(record));
   budget.check_conservation();
 }
 
