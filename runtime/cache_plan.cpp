@@ -268,7 +268,8 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
   }
   plan->rows_bytes[static_cast<std::size_t>(layer->home.tier)] += rows_bytes;
   if (pages) plan->tables_bytes += rows_bytes / kPageBytes * sizeof(std::uint64_t);
-  if (method.select->facts().order == RowOrder::own || method.drops())
+  const bool has_order = method.select->facts().order == RowOrder::own || method.drops();
+  if (has_order)
     plan->tables_bytes += std::uint64_t{spec.kv_heads} * layer->rows * sizeof(Segment::offset[0]);
   if (const std::uint32_t rows = cuts.longest_joint()) {
     const Segment joint = segment_of(spec, *layer, rows);
@@ -276,7 +277,7 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
     of_layer.rows_bytes[static_cast<std::size_t>(layer->home.tier)] = home_bytes_of(joint);
     of_layer.index_bytes = index_bytes_of(method, spec, *layer, rows);
     if (pages) of_layer.tables_bytes += home_bytes_of(joint) / kPageBytes * sizeof(std::uint64_t);
-    if (method.select->facts().order == RowOrder::own)
+    if (has_order)
       of_layer.tables_bytes += std::uint64_t{spec.kv_heads} * rows * sizeof(Segment::offset[0]);
     if (!options.session.path.empty()) {
       of_layer.records_bytes = record_bytes_of(method, spec, *layer, joint);
@@ -388,9 +389,15 @@ Status plan_layer(const CacheOptions& options, const Method& method, const Layer
                                options.max_positions);
   }
   layer.tail_capacity = layer.tail_rows + kMaxStepRows;
+  if (layer.seals && method.drops_in_steps()) {
+    layer.votes_bytes = 2 * sizeof(float) * std::uint64_t{spec.kv_heads} * layer.tail_capacity;
+    plan->decode_score_floats =
+        std::max(plan->decode_score_floats, std::uint64_t{spec.q_heads} * layer.tail_capacity);
+  }
   plan->tail_bytes +=
       options.max_timelines *
-      RawStore::bytes_for(layer.raw, spec.kv_heads, layer.tail_capacity + layer.sinks);
+      (RawStore::bytes_for(layer.raw, spec.kv_heads, layer.tail_capacity + layer.sinks) +
+       layer.votes_bytes);
   plan->spare_tail_bytes += RawStore::bytes_for(layer.raw, spec.kv_heads, layer.tail_capacity);
   plan->span_bytes = std::max(
       plan->span_bytes,
@@ -647,7 +654,7 @@ Status check_kept(const Method& method, const CachePlan& plan) {
                 " makes an index that is not kept in files: leave --session out");
   if (method.drops())
     return fail(ErrorCode::unsupported, "retain.keep = ", method.retain->name(),
-                " drops rows of a prompt, and a session's file holds all: leave --session out");
+                " drops rows, and a session's file holds all: leave --session out");
   if (method.select->facts().remembers)
     return fail(ErrorCode::unsupported,
                 "select.reuse = similar reads what steps before chose, which a session's file does "
@@ -699,7 +706,7 @@ std::uint64_t CachePlan::workspace_bytes() const {
   const std::uint64_t of_a_row = (decode_query_floats + decode_state_floats) * sizeof(float) +
                                  decode_states * sizeof(AttnState);
   return tile_query_bytes + tile_state_bytes + tile_scratch_bytes + tile_position_bytes +
-         angle_bytes + step_rows * of_a_row;
+         angle_bytes + step_rows * of_a_row + decode_score_floats * sizeof(float);
 }
 
 MemoryPlan CachePlan::lines() const {

@@ -21,8 +21,9 @@ struct CachePlan {
   struct Layer {
     RowLayout raw, sealed;  // in tail and sinks; in segments
     std::uint32_t sinks = 0, tail_capacity = 0;
-    std::uint32_t tail_rows = 0;  // that stay in it from one step to the next, at most
-    bool seals = false;           // full attention, and the method keeps what leaves the tail
+    std::uint32_t tail_rows = 0;    // that stay in it from one step to the next, at most
+    std::uint64_t votes_bytes = 0;  // of a timeline: its TailVotes, where steps vote
+    bool seals = false;             // full attention, and the method keeps what leaves the tail
     // Among the layers that are fitted together, and how many those are.
     std::uint32_t place = 0, together = 1;
     std::uint32_t rows = 0;  // sealed rows a KV head, at most, all timelines together
@@ -70,12 +71,14 @@ struct CachePlan {
   StoreOptions stores;  // what the ledger will allow in each tier
   // Attention's workspace, beside the budget. Of a prefill's longest span: the tiles' queries and
   // states, and what each thread computes in. Of each row of a decode step: its rotated queries,
-  // and a state for every list and every fold that may be read. All in the layer that takes most.
+  // and a state for every list and every fold that may be read; and scores where it votes. All in
+  // the layer that takes most.
   std::uint64_t tile_query_bytes = 0, tile_state_bytes = 0, tile_scratch_bytes = 0;
   std::uint64_t tile_position_bytes = 0;
   std::uint64_t angle_bytes = 0;  // of a step's positions under every rotary embedding
   std::uint64_t decode_query_floats = 0, decode_states = 0, decode_state_floats = 0;
-  std::uint64_t step_rows = 0;  // rows of a decode step: one for each timeline, at most
+  std::uint64_t decode_score_floats = 0;  // of whichever step: a tail's, of each query head
+  std::uint64_t step_rows = 0;            // rows of a decode step: one for each timeline, at most
 
   std::uint64_t bytes_of(Tier tier) const { return stores.bytes[static_cast<std::size_t>(tier)]; }
   // A segment is formed or a session saved, both beside the span of a prefill; or one is resumed,

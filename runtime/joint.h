@@ -15,12 +15,12 @@ namespace thermocline {
 // Neighbours: `count` of them, from number `first` on.
 struct Joint {
   std::size_t first = 0, count = 0;
-  std::uint32_t rows = 0;  // of all of them
+  std::uint32_t rows = 0;  // of all of them, those that are kept no more included
 };
 
-// The first row of the newest full cell, of so many rows that are sealed. Cells before it stay as
-// they are: so what steps after a save join, of what that save refers to, is two cells at most
-// (and what a cut has left), and can be planned.
+// The first row of the newest full cell, of so many rows that have left the tail. Cells before it
+// stay as they are: so what steps after a save join, of what that save refers to, is two cells at
+// most (and what a cut has left), and can be planned.
 inline std::uint32_t newest_cell(const Method& method, std::uint32_t sealed) {
   const std::uint32_t rows = method.joint_rows(), in_cell = sealed % method.cell_rows();
   if (in_cell >= rows) return sealed - in_cell + (in_cell / rows - 1) * rows;

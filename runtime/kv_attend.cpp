@@ -22,6 +22,7 @@ Status KvCache::Impl::attend(LayerId l, MatView<const float> queries, MatView<fl
   list_steady(l);
   TL_TRY(attend_steady(l, rotated));
   if (plan.layers[index(l)].seals) TL_TRY(attend_runs(l, rotated));
+  if (plan.layers[index(l)].votes_bytes > 0) vote_on_tails(l, rotated);
   if (observer) tell_observer(l, rotated);
 
   const HeadShape heads = shape(l);

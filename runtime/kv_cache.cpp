@@ -169,8 +169,8 @@ std::uint64_t KvCache::Impl::workspace_bytes() const {
   std::uint64_t bytes = (steady_states.capacity() + partials.capacity()) * sizeof(AttnState) +
                         tile_positions.capacity() * sizeof(tile_positions[0]);
   for (const Angles& a : angles) bytes += a.tables.bytes();
-  for (const Scratch* one :
-       {&query_scratch, &partial_scratch, &tile_scratch, &tile_query_scratch, &tile_state_scratch})
+  for (const Scratch* one : {&query_scratch, &partial_scratch, &score_scratch, &tile_scratch,
+                             &tile_query_scratch, &tile_state_scratch})
     bytes += one->bytes();
   return bytes;
 }
@@ -334,8 +334,8 @@ Status KvCache::Impl::commit() {
         if (length <= layer.tail_first) continue;
         if (rows_to_leave(LayerId{i}, layer.tail_first, length) == 0) continue;
         const RawRows raw = layer.tail.view(layer.tail_first, length - layer.tail_first);
-        Status settled =
-            settle(LayerId{i}, raw, layer.runs, Pending::Tail::behind, &pending_of(t, i));
+        Status settled = settle(LayerId{i}, raw, layer.runs, Pending::Tail::behind,
+                                &pending_of(t, i), tail_votes(layer));
         if (!settled) {
           rollback();
           return settled;
@@ -377,6 +377,10 @@ void KvCache::Impl::take_over(std::uint32_t timeline, std::uint32_t layer_index,
   Pending& p = pending_of(timeline, layer_index);
   LayerState& layer = timelines[timeline]->layers[layer_index];
   take_over_selections(&layer, !p.new_runs.empty() || p.joined);
+  if (layer.votes.made) {
+    std::swap(layer.votes.now, layer.votes.next);
+    layer.votes.made = false;
+  }
   if (p.joined) {
     counted.rows_joined += p.joined->of.rows;
     const auto first = layer.runs.begin() + static_cast<std::ptrdiff_t>(p.joined->of.first);
@@ -388,6 +392,7 @@ void KvCache::Impl::take_over(std::uint32_t timeline, std::uint32_t layer_index,
     const std::uint32_t gone = p.tail_first - layer.tail_first;
     const std::uint32_t rows_held = length - layer.tail_first;
     layer.tail.copy(layer.tail.view(layer.tail_first, rows_held), gone, rows_held - gone, 0);
+    layer.forget_votes(gone);
   } else if (p.tail == Pending::Tail::spare) {
     std::swap(layer.tail, spare_tails[layer_index]);
   }
@@ -408,8 +413,10 @@ void KvCache::Impl::rollback() {
   gathered.clear();
   for (const auto& timeline : timelines) {
     if (!timeline) continue;
-    for (LayerState& layer : timeline->layers)
+    for (LayerState& layer : timeline->layers) {
       for (SelectionMemory& of_head : layer.selections) of_head.next.forget();
+      layer.votes.made = false;
+    }
   }
   rows.clear();
   (void)await_sealed();  // of what is gone nobody is told, but another thread may come next

@@ -105,8 +105,10 @@ class Timeline {
   // sealing them did. They are what their codec kept: with raw rows, a timeline that was read in
   // one prefill and cut goes on, to the bit, as one that was only ever read so far; with coded
   // ones, as near as the codec is. What a selector learned of a prefill's queries
-  // (SelectorFacts::watches) it no longer knows of segments that are cut. unsupported: rows that
-  // the next query would need are gone (a sliding window's, or a method's that drops rows).
+  // (SelectorFacts::watches) it no longer knows of segments that are cut; and what a method counts
+  // that drops rows while it decodes (h2o), rows that stay keep of those that are cut. unsupported:
+  // rows that the next query would need are gone (a sliding window's, or a method's that drops
+  // rows).
   // exhausted: what is left of cut segments is formed anew in all layers before the old ones go,
   // and the plan does not count both; 0 takes no room. On any error the timeline stays as it was.
   Status truncate(std::uint32_t length);

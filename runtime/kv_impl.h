@@ -4,8 +4,8 @@
 // kv_order.cpp (what of a step may come when), kv_attend.cpp (decode), kv_device.cpp (what of it a
 // device does), kv_prefill.cpp (many rows at once), kv_seal.cpp (tail to segments), kv_join.cpp
 // (short segments to one), kv_fit.cpp (what their rows share), kv_gather.cpp (and those of several
-// layers), kv_retain.cpp (which of those rows stay) and kv_warm.cpp (what is in front of a disk
-// then).
+// layers), kv_retain.cpp (what attended rows of the tail, and which of them stay then) and
+// kv_warm.cpp (what is in front of a disk then).
 #pragma once
 
 #include <algorithm>
@@ -156,7 +156,8 @@ struct KvCache::Impl {
 
   // Scratch of attend(), of a decode for `decode_rows` rows.
   std::size_t decode_rows = 0;
-  Scratch query_scratch, partial_scratch, tile_scratch, tile_query_scratch, tile_state_scratch;
+  Scratch query_scratch, partial_scratch, score_scratch;
+  Scratch tile_scratch, tile_query_scratch, tile_state_scratch;
   std::vector<SteadyFold> steady_folds;
   std::vector<AttnState> partials, steady_states;
   std::vector<std::uint32_t> first_partial;  // of each list
@@ -251,8 +252,9 @@ struct KvCache::Impl {
 
   // kv_retain.cpp
   struct Votes {
-    std::uint32_t leave = 0;  // rows that were voted on; 0: all are kept
-    Buffer of_head;           // [KV head][leave] floats
+    const float* of_head = nullptr;  // [KV head][stride], from the first raw row on; null: none
+    std::size_t stride = 0;
+    Buffer counted;  // of a prefill
     Reservation memory;
   };
   struct KeptRows {
@@ -261,11 +263,15 @@ struct KvCache::Impl {
     RawStore store;                    // of `rows`, where some are dropped
     Reservation memory;
   };
-  // Of the rows that a prefill has just attended, on the first `leave`.
-  Result<Votes> count_votes(LayerId l, const RawRows& seen, std::uint32_t leave,
-                            MatView<const float> queries);
+  // Of the rows that a prefill has just attended: on those that leave the tail, and where steps
+  // vote as well also on those that stay, as what was given to them so far.
+  Result<Votes> count_votes(LayerId l, const RawRows& seen, MatView<const float> queries);
+  // What each row of a decode step gives to those of its tail, once all that it attended is known.
+  void vote_on_tails(LayerId l, const float* rotated);
+  static Votes tail_votes(const LayerState& layer);  // with those of the step in progress
+  // `from` is the first of the cell's rows among the `leave` that leave together.
   Result<KeptRows> keep_rows(LayerId l, const RawRows& cell, std::uint32_t from,
-                             const Votes& votes);
+                             std::uint32_t leave, const Votes& votes);
 
   // kv_warm.cpp
   // After a prefill has attended: rows that its last queries would pick enter the row cache.
@@ -333,7 +339,8 @@ struct KvCache::Impl {
   // them to `runs`. `before`: the timeline's run before those; null: there is none. `queries`: of a
   // prefill, those of the step, as attend() got them.
   Status seal(LayerId l, const RawRows& raw, std::uint32_t leave, const Run* before,
-              std::vector<Run>* runs, const StopSign& stop, MatView<const float> queries);
+              std::vector<Run>* runs, const Votes& votes, const StopSign& stop,
+              MatView<const float> queries);
   // `which` [head][row]: position of a row less that of the first; empty: they follow each other.
   Result<Run> form(LayerId l, const RawRows& rows, const Run* before,
                    std::span<const std::uint32_t> which = {}, MatView<const float> queries = {});
@@ -347,14 +354,18 @@ struct KvCache::Impl {
   // did.
   Status await_sealed();
   // Decides what becomes of raw rows at the end of a step: sealed, dropped, or the new tail, which
-  // is left `where` it says. `before`: the runs that stay the timeline's.
+  // is left `where` it says. `before`: the runs that stay the timeline's. `votes`: on the raw rows.
   Status settle(LayerId l, const RawRows& raw, std::span<const Run> before, Pending::Tail where,
-                Pending* into, const StopSign& stop = {}, MatView<const float> queries = {});
+                Pending* into, const Votes& votes, const StopSign& stop = {},
+                MatView<const float> queries = {});
 
   // kv_join.cpp
   // Of a timeline that the step in progress advances: forms what is due in one layer's turn.
   Status join_runs(std::uint32_t timeline);
   Status join(std::uint32_t timeline, std::uint32_t layer, const Joint& joint);
+  // Where runs lack some rows, those that are there lie in `span` with room between them: puts each
+  // head's together. Returns which they are, as form() takes it; none where nothing lacks.
+  std::vector<std::uint32_t> close_up(LayerId l, std::span<const Run> runs, const Joint& joint);
 
   // kv_fit.cpp
   std::uint32_t side_dim(LayerId l, Side side) const;

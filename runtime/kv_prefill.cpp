@@ -158,8 +158,11 @@ Status KvCache::Impl::prefill_attend(LayerId l, MatView<const float> queries, Ma
   TL_TRY(tiles_read_span(l, raw, tiles, stop));
   finish_tiles(tiles, out);
   Pending& settled = pending_of(index(rows[0].timeline), index(l));
-  TL_TRY(settle(l, raw, layer_state(rows[0].timeline, l).runs, Pending::Tail::spare, &settled, stop,
-                queries));
+  {
+    TL_TRY_ASSIGN(const Votes votes, count_votes(l, raw, queries));
+    TL_TRY(settle(l, raw, layer_state(rows[0].timeline, l).runs, Pending::Tail::spare, &settled,
+                  votes, stop, queries));
+  }
   // A text of its own says nothing of what will be read of those before it.
   return sees_from > 0 ? Status() : warm_row_cache(l, queries, raw, settled.new_runs);
 }

@@ -37,13 +37,13 @@ std::uint32_t KvCache::Impl::rows_to_leave(LayerId l, std::uint32_t first,
 }
 
 Status KvCache::Impl::settle(LayerId l, const RawRows& raw, std::span<const Run> before,
-                             Pending::Tail where, Pending* into, const StopSign& stop,
-                             MatView<const float> queries) {
+                             Pending::Tail where, Pending* into, const Votes& votes,
+                             const StopSign& stop, MatView<const float> queries) {
   const Stopwatch watch(&counted.seal_ms);
   const std::uint32_t gone = rows_to_leave(l, raw.first_position, raw.first_position + raw.rows);
   if (gone > 0 && plan.layers[index(l)].seals)
-    TL_TRY(seal(l, raw, gone, before.empty() ? nullptr : &before.back(), &into->new_runs, stop,
-                queries));
+    TL_TRY(seal(l, raw, gone, before.empty() ? nullptr : &before.back(), &into->new_runs, votes,
+                stop, queries));
   if (where == Pending::Tail::spare) spare_tails[index(l)].copy(raw, gone, raw.rows - gone, 0);
   into->tail = where;
   into->tail_first = raw.first_position + gone;
@@ -57,14 +57,13 @@ Status KvCache::Impl::await_sealed() {
 }
 
 Status KvCache::Impl::seal(LayerId l, const RawRows& raw, std::uint32_t leave, const Run* before,
-                           std::vector<Run>* runs, const StopSign& stop,
+                           std::vector<Run>* runs, const Votes& votes, const StopSign& stop,
                            MatView<const float> queries) {
-  TL_TRY_ASSIGN(const Votes votes, count_votes(l, raw, leave, queries));
   for (std::uint32_t first = 0, count = 0; first < leave; first += count) {
     const std::uint32_t in_cell = (raw.first_position + first - method.sink) % method.cell_rows();
     count = std::min(method.cell_rows() - in_cell, leave - first);
     TL_TRY(stop.check());
-    TL_TRY_ASSIGN(const KeptRows kept, keep_rows(l, raw.part(first, count), first, votes));
+    TL_TRY_ASSIGN(const KeptRows kept, keep_rows(l, raw.part(first, count), first, leave, votes));
     const Run* const last = runs->empty() ? before : &runs->back();
     TL_TRY_ASSIGN(Run run, form(l, kept.rows, last, kept.which, queries));
     counted.rows_sealed += kept.rows.rows;

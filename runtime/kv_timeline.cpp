@@ -16,7 +16,8 @@ Result<TimelineId> KvCache::Impl::new_timeline() {
   std::uint64_t bytes = 0;
   for (std::size_t l = 0; l < options.layers.size(); ++l)
     bytes += RawStore::bytes_for(plan.layers[l].raw, options.layers[l].kv_heads,
-                                 plan.layers[l].tail_capacity + plan.layers[l].sinks);
+                                 plan.layers[l].tail_capacity + plan.layers[l].sinks) +
+             plan.layers[l].votes_bytes;
   TL_TRY_ASSIGN(state->memory, budget->reserve(Tier::host, Purpose::tail, bytes));
   for (std::size_t l = 0; l < options.layers.size(); ++l) {
     const CachePlan::Layer& planned = plan.layers[l];
@@ -24,6 +25,8 @@ Result<TimelineId> KvCache::Impl::new_timeline() {
     const std::uint32_t heads = options.layers[l].kv_heads;
     TL_TRY_ASSIGN(layer.sinks, RawStore::create(planned.raw, heads, planned.sinks));
     TL_TRY_ASSIGN(layer.tail, RawStore::create(planned.raw, heads, planned.tail_capacity));
+    TL_TRY_ASSIGN(layer.votes.now, Buffer::create(planned.votes_bytes / 2));
+    TL_TRY_ASSIGN(layer.votes.next, Buffer::create(planned.votes_bytes / 2));
     layer.tail_first = planned.sinks;
   }
   TL_TRY(open_selections(state.get()));
@@ -56,6 +59,7 @@ Status KvCache::Impl::open_decode(std::size_t step_rows) {
   if (step_rows <= decode_rows) return {};
   TL_TRY(query_scratch.floats(step_rows * plan.decode_query_floats));
   TL_TRY(partial_scratch.floats(step_rows * plan.decode_state_floats));
+  TL_TRY(score_scratch.floats(plan.decode_score_floats));
   std::size_t heads = 0;
   for (const LayerSpec& layer : options.layers)
     heads = std::max<std::size_t>(heads, step_rows * layer.q_heads);
@@ -87,6 +91,7 @@ Result<TimelineId> KvCache::Impl::fork(TimelineId from) {
     copy.layers[l].tail.copy(layer.tail.view(0, tail), 0, tail, 0);
     copy.layers[l].tail_first = layer.tail_first;
     copy.layers[l].runs = layer.runs;
+    std::ranges::copy(layer.votes.now.bytes(), copy.layers[l].votes.now.data());
     for (std::size_t h = 0; h < layer.selections.size(); ++h)
       copy.layers[l].selections[h].now = layer.selections[h].now;
   }
@@ -208,7 +213,7 @@ Status KvCache::Impl::truncate(TimelineId id, std::uint32_t length) {
     TL_TRY(restore(LayerId{i}, layer, kept[i], length));
     TL_TRY(settle(LayerId{i}, span.view(first, std::max(length, first) - first),
                   std::span(layer.runs).first(kept[i]), Pending::Tail::spare,
-                  &pending_of(index(id), i)));
+                  &pending_of(index(id), i), {}));
   }
   TL_TRY(await_sealed());
   for (std::uint32_t i = 0; i < options.layers.size(); ++i) make_room(index(id), i, kept[i]);

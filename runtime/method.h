@@ -33,6 +33,8 @@ struct Method {
 
   // Whether some rows are neither raw nor sealed: it depends on what attended them.
   bool drops() const { return retain->voters() != Voters::none; }
+  // Whether steps drop some, too, and so have to count what attends the rows of a tail.
+  bool drops_in_steps() const { return retain->voters() == Voters::all; }
   // The side whose rows are fitted in several layers together. There is one at most, since the
   // other's have bytes of their own.
   std::optional<Side> side_of_layers() const {
@@ -55,11 +57,13 @@ struct Method {
     const std::uint32_t end = (in_cell / joint_rows() + 1) * joint_rows();
     return row - in_cell + std::min(end, cell_rows());
   }
-  // Only where a selector has to visit each segment, and rows come back as they were: what a prompt
-  // alone can tell of them is not there any more, and codes of codes lose once more.
+  // Only where a selector has to visit each segment, or each has a few rows left, and those come
+  // back as they were: what a prompt alone can tell of them is not there any more, and codes of
+  // codes lose once more.
   bool joins() const {
-    return join > 1 && !select->facts().everything && select->facts().watches == Watched::nothing &&
-           !drops() && compress.keys->exact() && compress.values->exact();
+    return join > 1 && (!select->facts().everything || drops_in_steps()) &&
+           select->facts().watches == Watched::nothing && compress.keys->exact() &&
+           compress.values->exact();
   }
   // Where the tail of a timeline of `length` positions begins.
   std::uint32_t tail_begin(std::uint32_t length) const {

@@ -23,7 +23,7 @@ inline QuerySample voting_queries(const Method& method, std::uint32_t first,
 }
 
 // Memory of a vote on no more than `rows` rows, sinks included, by a prefill of so many positions:
-// the queries, the votes, and scores of each query head.
+// the queries, the votes, and scores of each query head. Steps vote in what a timeline has for it.
 inline std::uint64_t voting_bytes(const Method& method, const LayerSpec& spec,
                                   std::uint32_t positions, std::uint32_t rows) {
   const std::uint32_t queries = method.retain->voters() == Voters::all

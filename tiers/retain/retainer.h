@@ -9,17 +9,21 @@
 
 namespace thermocline {
 
-// Which of a prefill's queries a retainer is shown of: none, the last ones, or some of all of them.
+// Which queries a retainer is shown: none; a prefill's last ones; or of every prefill some of all,
+// and each step's. What those give a row is added up as long as it is raw.
 enum class Voters : std::uint8_t { none, last, all };
 
-// One KV head of one layer, as a prefill leaves it: `seen` begins with the rows that are to leave.
+// One KV head of one layer, once a prefill or a row of a step has attended.
 struct Ballot {
-  HeadShape shape;          // heads: query heads a KV head
-  std::uint32_t head = 0;   // KV head
-  RawRows sinks, seen;      // keys rotated; what the queries attended, of this prefill and the tail
-  std::uint32_t leave = 0;  // so many of `seen`
+  HeadShape shape;         // heads: query heads a KV head
+  std::uint32_t head = 0;  // KV head
+  RawRows sinks, seen;     // keys rotated; of what the queries attended
+  std::uint32_t rows = 0;  // of `seen`, from its first on, that are voted on
   std::uint32_t queries = 0, first_query = 0, stride = 1;  // how many, and at which positions
   const float* query = nullptr;  // [queries][heads][key_dim], rotated and scaled
+  // [queries][heads]: all that each attended, wherever it is; null: sinks and `seen`.
+  const AttnState* attended = nullptr;
+  float* scores = nullptr;  // [heads][rows of sinks and seen] to compute in
 };
 
 // Any thread may use it.
@@ -30,16 +34,18 @@ class Retainer {
   // Whether rows that leave the tail are sealed (true) or dropped (false).
   virtual bool keeps() const = 0;
 
-  // Who votes on which of a prefill's rows are sealed. What a decode leaves is sealed whole.
+  // Who votes on which of the rows that leave are sealed.
   virtual Voters voters() const { return Voters::none; }
   // Of the last queries, so many at most.
   virtual std::uint32_t last() const { return 0; }
-  // votes[r] of each row that leaves, none negative: those with most are kept, of equals the lower.
-  // A function of the ballot alone.
+  // Adds to votes[r] of each row that is voted on, nothing negative: of those that leave the ones
+  // with most are kept, of equals the lower. What is added is a function of the ballot alone. Takes
+  // no memory where every step votes.
   virtual void vote(const Ballot&, float* /*votes*/) const {}
-  // How many are kept, in each KV head, of `rows` rows that become one segment, 1 at least, where
-  // `leave` leave together.
+  // How many are kept, in each KV head, of `rows` rows that become one segment, 1 at least, where a
+  // prefill has `leave` leave together; and of those that steps leave.
   virtual std::uint32_t kept(std::uint32_t rows, std::uint32_t /*leave*/) const { return rows; }
+  virtual std::uint32_t kept_of_steps(std::uint32_t rows) const { return rows; }
 };
 
 class KeepAll final : public Retainer {

@@ -1,6 +1,7 @@
 #include "tiers/retain/voted.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 namespace thermocline {
@@ -35,62 +36,75 @@ Result<std::unique_ptr<VotedRetainer>> VotedRetainer::h2o(const VotedOptions& op
   return std::unique_ptr<VotedRetainer>(new VotedRetainer(Voters::all, options, cpu));
 }
 
-std::uint32_t VotedRetainer::kept(std::uint32_t rows, std::uint32_t leave) const {
-  const double share =
-      options_.rows > 0 ? static_cast<double>(options_.rows) / leave : options_.share;
+namespace {
+
+std::uint32_t part_of(std::uint32_t rows, double share) {
   const double wanted = std::min<double>(rows, share * rows);
   return std::max<std::uint32_t>(1, static_cast<std::uint32_t>(wanted));
 }
 
-// To the votes of the rows that leave, the shares of what one position's query heads attended.
-// `scores`: room for every row of the ballot, for each query head.
-void VotedRetainer::add_attention(const Ballot& ballot, std::uint32_t query, float* scores,
-                                  float* votes) const {
+}  // namespace
+
+std::uint32_t VotedRetainer::kept(std::uint32_t rows, std::uint32_t leave) const {
+  return part_of(rows,
+                 options_.rows > 0 ? static_cast<double>(options_.rows) / leave : options_.share);
+}
+
+std::uint32_t VotedRetainer::kept_of_steps(std::uint32_t rows) const {
+  return voters_ == Voters::all ? part_of(rows, options_.share) : rows;
+}
+
+// To the votes of the rows, the shares of what one position's query heads attended, as often as
+// there are positions that it stands for.
+void VotedRetainer::add_attention(const Ballot& ballot, std::uint32_t query, float* votes) const {
   const HeadShape shape = ballot.shape;
   const std::uint32_t position = ballot.first_query + query * ballot.stride;
   const RawRows &sinks = ballot.sinks, &seen = ballot.seen;
   if (position < seen.first_position) return;
   const std::size_t visible = std::min(seen.rows, position + 1 - seen.first_position);
   const std::size_t stride = sinks.rows + visible;
-  const float* heads = ballot.query + std::size_t{query} * shape.heads * shape.key_dim;
+  const std::size_t first_head = std::size_t{query} * shape.heads;
   const auto score = [&](const RawRows& rows, std::size_t count, float* to) {
     if (count == 0) return;
     cpu_.sketch.dot_rows(RowFormat::f16, rows.row(ballot.head, 0), rows.layout.bytes(), count,
-                         shape.key_dim, heads, static_cast<int>(shape.heads), to, stride);
+                         shape.key_dim, ballot.query + first_head * shape.key_dim,
+                         static_cast<int>(shape.heads), to, stride);
   };
-  score(sinks, sinks.rows, scores);
-  score(seen, visible, scores + sinks.rows);
-  const std::size_t voted = std::min<std::size_t>(ballot.leave, visible);
+  score(sinks, sinks.rows, ballot.scores);
+  score(seen, visible, ballot.scores + sinks.rows);
+  const std::size_t voted = std::min<std::size_t>(ballot.rows, visible);
   for (std::size_t h = 0; h < shape.heads; ++h) {
-    float* weight = scores + h * stride;
-    float max = 0, sum = 0;
-    cpu_.sketch.weigh(weight, stride, &max, &sum);
-    const float share = sum > 0.0f ? 1.0f / sum : 0.0f;
+    float* weight = ballot.scores + h * stride;
+    AttnState whole;
+    cpu_.sketch.weigh(weight, stride, &whole.max, &whole.sum);
+    const float max = whole.max;
+    if (ballot.attended) whole = ballot.attended[first_head + h];
+    if (!(whole.sum > 0.0f)) continue;  // of what is not a number neither
+    const float share = static_cast<float>(ballot.stride) * std::exp(max - whole.max) / whole.sum;
     for (std::size_t r = 0; r < voted; ++r) votes[r] += weight[sinks.rows + r] * share;
   }
 }
 
-// Each row's votes become those of the positions around it; of those that leave, so the outermost
-// have fewer neighbours.
-void VotedRetainer::pool(std::uint32_t rows, float* votes) const {
-  const std::vector<float> given(votes, votes + rows);
-  const std::uint32_t beside = options_.pool / 2;
-  for (std::uint32_t r = 0; r < rows; ++r) {
-    const auto first = given.begin() + (r - std::min(r, beside));
-    const auto last = given.begin() + std::min(rows, r + beside + 1);
+// As votes those of the positions around a row; of those that are voted on, so the outermost have
+// fewer neighbours.
+void VotedRetainer::add_pooled(std::span<const float> given, float* votes) const {
+  const std::size_t beside = options_.pool / 2;
+  for (std::size_t r = 0; r < given.size(); ++r) {
+    const std::size_t first = r - std::min(r, beside);
+    const std::size_t last = std::min(given.size(), r + beside + 1);
     float pooled = 0;
-    for (auto vote = first; vote != last; ++vote)
-      pooled = options_.by_largest ? std::max(pooled, *vote) : pooled + *vote;
-    votes[r] = options_.by_largest ? pooled : pooled / static_cast<float>(options_.pool);
+    for (const float vote : given.subspan(first, last - first))
+      pooled = options_.by_largest ? std::max(pooled, vote) : pooled + vote;
+    votes[r] += options_.by_largest ? pooled : pooled / static_cast<float>(options_.pool);
   }
 }
 
 void VotedRetainer::vote(const Ballot& ballot, float* votes) const {
-  std::fill_n(votes, ballot.leave, 0.0f);
-  std::vector<float> scores(std::size_t{ballot.shape.heads} *
-                            (ballot.sinks.rows + ballot.seen.rows));
-  for (std::uint32_t q = 0; q < ballot.queries; ++q) add_attention(ballot, q, scores.data(), votes);
-  if (voters_ == Voters::last && options_.pool > 1) pool(ballot.leave, votes);
+  const bool pools = voters_ == Voters::last && options_.pool > 1;
+  std::vector<float> given(pools ? ballot.rows : 0);
+  for (std::uint32_t q = 0; q < ballot.queries; ++q)
+    add_attention(ballot, q, pools ? given.data() : votes);
+  if (pools) add_pooled(given, votes);
 }
 
 }  // namespace thermocline

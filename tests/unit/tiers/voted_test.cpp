@@ -44,11 +44,12 @@ class Voted : public ::testing::Test {
     ballot.head = 1;
     ballot.sinks = sinks_;
     ballot.seen = seen_;
-    ballot.leave = kLeave;
+    ballot.rows = kLeave;
     ballot.queries = queries;
     ballot.first_query = first_query;
     ballot.stride = stride;
     ballot.query = query_.data();
+    ballot.scores = scores_.data();
     return ballot;
   }
   std::vector<double> oracle(const Ballot& b) const {
@@ -66,7 +67,7 @@ class Voted : public ::testing::Test {
       for (std::uint32_t r = 0; r < kSeen && kFirst + r <= position; ++r)
         sum += weight(seen_.key(b.head, r));
       for (std::uint32_t r = 0; r < kLeave && kFirst + r <= position; ++r)
-        votes[r] += weight(seen_.key(b.head, r)) / sum;
+        votes[r] += b.stride * weight(seen_.key(b.head, r)) / sum;
     }
     return votes;
   }
@@ -77,13 +78,14 @@ class Voted : public ::testing::Test {
   static std::vector<float> vote(const Result<std::unique_ptr<VotedRetainer>>& retainer,
                                  const Ballot& ballot) {
     EXPECT_TRUE(retainer) << retainer.error().message;
-    std::vector<float> votes(kLeave, -1.0f);
+    std::vector<float> votes(kLeave);
     (*retainer)->vote(ballot, votes.data());
     return votes;
   }
 
   std::vector<f16> data_;
   std::vector<float> query_;
+  mutable std::vector<float> scores_ = std::vector<float>(kShape.heads * (kSinks + kSeen));
   RawRows sinks_, seen_;
 };
 
@@ -108,6 +110,46 @@ TEST_F(Voted, AQueryHasNoVoteOnWhatCameAfterIt) {
 TEST_F(Voted, AQueryBeforeTheRowsThatAreSeenIsPassedOver) {
   const auto votes = vote(VotedRetainer::h2o({}, table()), ballot(kFirst - 60, 1, 60));
   for (const float v : votes) EXPECT_EQ(v, 0.0f);
+}
+
+// Half as much of twice as much; and what was given before stays.
+TEST_F(Voted, AShareIsOfAllThatWasAttended) {
+  const Ballot one = ballot(kFirst + kSeen - 1, 1, 1);
+  const auto alone = oracle(one);
+  for (const float beside : {0.5f, 1.0f, 3.0f}) {
+    std::vector<AttnState> attended;
+    for (std::uint32_t h = 0; h < kShape.heads; ++h) {
+      double sum = 0;
+      const auto add = [&](const RawRows& rows) {
+        for (std::uint32_t r = 0; r < rows.rows; ++r) {
+          double dot = 0;
+          for (std::uint32_t d = 0; d < kShape.key_dim; ++d)
+            dot += double{to_float(rows.key(one.head, r)[d])} * query_[h * kShape.key_dim + d];
+          sum += std::exp(dot);
+        }
+      };
+      add(sinks_);
+      add(seen_);
+      // In parts of some larger weight.
+      attended.push_back({3.0f, static_cast<float>((1 + beside) * sum / std::exp(3.0)), nullptr});
+    }
+    Ballot of_all = one;
+    of_all.attended = attended.data();
+    for (const bool with_sinks : {true, false}) {
+      if (!with_sinks) of_all.sinks = {};
+      const auto retainer = VotedRetainer::h2o({}, table());
+      std::vector<float> votes(kLeave, 0.25f);
+      (*retainer)->vote(of_all, votes.data());
+      for (std::uint32_t r = 0; r < kLeave; ++r)
+        ASSERT_NEAR(votes[r] - 0.25f, alone[r] / (1 + beside), 1e-4) << r;
+    }
+  }
+}
+
+TEST_F(Voted, WhatIsNotANumberHasNoVote) {
+  query_.assign(query_.size(), std::nanf(""));
+  for (const float v : vote(VotedRetainer::h2o({}, table()), ballot(kFirst, 16, 9)))
+    EXPECT_EQ(v, 0.0f);
 }
 
 TEST_F(Voted, VotesArePooledOverPositions) {
@@ -137,6 +179,11 @@ TEST_F(Voted, SoManyAreKept) {
   ASSERT_TRUE(rows);
   EXPECT_EQ((*rows)->kept(2000, 10000), 200u);  // a segment's part
   EXPECT_EQ((*rows)->kept(500, 500), 500u);
+  for (const auto* retainer : {&share, &rows}) {  // a number is a prompt's
+    EXPECT_EQ((**retainer)->kept_of_steps(64), 6u);
+    EXPECT_EQ((**retainer)->kept_of_steps(5), 1u);
+  }
+  EXPECT_EQ((*VotedRetainer::snapkv({}, table()))->kept_of_steps(64), 64u);
 }
 
 TEST_F(Voted, OptionsThatCannotBeAreRefused) {
