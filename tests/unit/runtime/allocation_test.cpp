@@ -152,7 +152,7 @@ TEST(Allocation, AStepThatSealsNothingAllocatesNothing) {
 
 // Not in any step from the first one on, to the last position.
 TEST(Allocation, TheWorkspaceOfDecodeIsThereWhenATimelineStarts) {
-  for (const char* method : {"exact", "sketch", "ladder4"}) {
+  for (const char* method : {"exact", "sketch", "ladder4", "h2o"}) {
     SCOPED_TRACE(method);
     auto cache = open(method, false, 3);
     ASSERT_TRUE(cache) << cache.error().message;
