@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -458,6 +459,54 @@ TEST(KvRetainInSteps, AForkGoesOnFromTheSumsAndTeachesNobody) {
   const auto right = go(cache.get(), timeline, 200);
   EXPECT_EQ(go(cache.get(), fork, 200), right);
   EXPECT_NE(go(cache.get(), other_text, 140, 2), right);
+}
+
+// Steps of two rows of each timeline: what the last of them attended, of each.
+std::vector<std::vector<float>> go_together(KvCache* cache, std::span<const Timeline> timelines,
+                                            std::uint32_t steps) {
+  const LayerSpec& s = cache->layers()[0];
+  const std::size_t k = s.kv_heads * s.key_dim, v = s.kv_heads * s.value_dim;
+  const std::size_t q = s.q_heads * s.key_dim, o = s.q_heads * s.value_dim;
+  std::mt19937 random(8);
+  std::vector<float> out;
+  for (std::uint32_t i = 0; i < steps; ++i) {
+    const auto of_one_k = random_rows(random, 2 * k), of_one_v = random_rows(random, 2 * v),
+               of_one_q = random_rows(random, 2 * q, 2.0f);
+    std::vector<Token> at;
+    std::vector<float> keys, values, queries;
+    for (const Timeline& timeline : timelines) {
+      for (std::uint32_t r : {0, 1}) at.push_back({timeline.id(), timeline.length() + r});
+      keys.insert(keys.end(), of_one_k.begin(), of_one_k.end());
+      values.insert(values.end(), of_one_v.begin(), of_one_v.end());
+      queries.insert(queries.end(), of_one_q.begin(), of_one_q.end());
+    }
+    out.resize(at.size() * o);
+    EXPECT_TRUE(cache->begin(at, Pass::decode));
+    EXPECT_TRUE(
+        cache->append(LayerId{0}, {keys.data(), at.size(), k}, {values.data(), at.size(), v}));
+    EXPECT_TRUE(
+        cache->attend(LayerId{0}, {queries.data(), at.size(), q}, {out.data(), at.size(), o}));
+    EXPECT_TRUE(cache->commit());
+  }
+  std::vector<std::vector<float>> of_each;
+  for (auto row = out.begin(); row != out.end(); row += static_cast<std::ptrdiff_t>(2 * o))
+    of_each.emplace_back(row, row + static_cast<std::ptrdiff_t>(2 * o));
+  return of_each;
+}
+
+TEST(KvRetainInSteps, TimelinesOfAStepAreAsEachAlone) {
+  const auto cache = std::move(*KvCache::create(options_for("h2o"), 2, "auto"));
+  std::vector<Timeline> timelines;
+  for (const std::uint32_t rows : {150u, 200u}) {
+    timelines.push_back(std::move(*cache->start()));
+    ASSERT_TRUE(advance(cache.get(), timelines.back(), rows, Pass::prefill));
+  }
+  std::vector<std::vector<float>> alone;
+  for (const Timeline& timeline : timelines) {
+    const Timeline fork = std::move(*timeline.fork());
+    alone.push_back(go_together(cache.get(), {&fork, 1}, 80)[0]);
+  }
+  EXPECT_EQ(go_together(cache.get(), timelines, 80), alone);
 }
 
 TEST(KvRetainInSteps, NoHomeOrNumberOfThreadsChangesABit) {
