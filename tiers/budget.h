@@ -19,7 +19,7 @@ namespace thermocline {
 
 // What bytes are for. The names are printed in reports and errors.
 enum class Purpose : std::uint8_t {
-  tail,        // raw rows that are not sealed yet
+  tail,        // raw rows that are not sealed yet, and what attention those got if it is counted
   rows,        // sealed rows at home in the tier
   row_cache,   // copies of rows whose home is lower, and where each is
   index,       // what retrieval searches
