@@ -17,17 +17,24 @@
 
 namespace thermocline {
 
-// Attention by a device over rows that lie in its memory, in working memory that is taken once: as
-// many bytes there, and as many on the host, pinned.
+// Attention by a device over rows that lie in its memory, or that it is sent, in working memory
+// that is taken once: as many bytes there, and as many on the host, pinned.
 class DeviceAttention {
  public:
   virtual ~DeviceAttention() = default;
 
+  // Pinned memory of the host, aligned to kWorkApartBytes, for rows that begin() is to send. Not to
+  // be written to between that and finish().
+  virtual std::span<std::byte> outbox() = 0;
+
   // Queues as many of `folds`, from the first on, as there is working memory for, in one launch,
-  // and returns how many: one at least. Rows are where the device has them and stay there until
-  // finish(); blocks and queries are in host memory and may go when this returns. No fold is scored
-  // or weighted. What was queued before is waited for, if finish() was not.
-  virtual Result<std::size_t> begin(HeadShape shape, std::span<const HeadFold> folds) = 0;
+  // and returns how many: one at least. Rows stay as they are until finish(); blocks and queries
+  // are in host memory and may go when this returns. No fold is scored or weighted. What was queued
+  // before is waited for, if finish() was not.
+  // `sent` is 0: rows are where the device has them. Else they all lie in the first `sent` bytes of
+  // outbox(), which are copied to the device before.
+  virtual Result<std::size_t> begin(HeadShape shape, std::span<const HeadFold> folds,
+                                    std::uint64_t sent) = 0;
 
   // Of fold i and query head h, max and sum are at [i][h], acc at [i][h][value_dim], as AttendOps
   // would leave them but for rounding: a fold's bits depend on its rows by rank alone.
@@ -110,8 +117,10 @@ class Device {
   // Only queued: `to` is filled once wait() has returned.
   virtual Status read(std::span<std::byte> to, const std::byte* from) = 0;
   virtual Status wait() = 0;
-  // The device outlives it. `bytes`: attention_bytes() of one fold at least.
-  virtual Result<std::unique_ptr<DeviceAttention>> open_attention(std::uint64_t bytes) = 0;
+  // The device outlives it. `bytes`: attention_bytes() of one fold at least; `outbox_bytes`, a
+  // multiple of kWorkApartBytes, are taken beside them.
+  virtual Result<std::unique_ptr<DeviceAttention>> open_attention(std::uint64_t bytes,
+                                                                  std::uint64_t outbox_bytes) = 0;
   // For at most `rows` rows at a time, of no layer yet. The device outlives it.
   virtual Result<std::unique_ptr<DeviceLayers>> open_layers(const LayersShape& shape,
                                                             std::size_t rows) = 0;

@@ -22,6 +22,10 @@ namespace thermocline {
 namespace {
 
 constexpr std::uint64_t kStagingBytes = std::uint64_t{8} << 20;
+// Of what a launch fetches: a wave of rows from a disk is about as much (tiers/reader.cpp), and
+// more at a time would be later at the device without being there faster.
+constexpr std::uint64_t kMostFetchedFolds = 256;
+constexpr std::uint64_t kMostFetchedBytes = std::uint64_t{4} << 20;
 
 // Of the process itself, beside all that is planned: a layer's scratch, stacks, the text.
 constexpr std::uint64_t kOwnBytes = std::uint64_t{48} << 20;
@@ -170,6 +174,33 @@ std::uint64_t device_work_of(const LayerSpec& spec, const TextCuts& cuts, std::u
                          lists * folds, lists * blocks);
 }
 
+// What launches of rows at home elsewhere take: of layers that may be so, all that a step may read,
+// or so much at a time.
+CachePlan::Fetch fetch_of(const Method& method, std::span<const LayerSpec* const> layers,
+                          const TextCuts& cuts, std::uint64_t step_rows) {
+  CachePlan::Fetch fetch;
+  std::uint64_t folds = 0, rows = 0;  // of a list
+  for (const auto& [of_one, count] : cuts.segments()) {
+    folds += count * ((of_one + kFoldRows - 1) / kFoldRows);
+    rows += count * of_one;
+  }
+  for (const LayerSpec* const spec : layers) {
+    const std::uint64_t lists = step_rows * spec->kv_heads;
+    const std::uint64_t row_bytes = method.compress.layout(spec->key_dim, spec->value_dim).bytes();
+    fetch.folds = std::max(fetch.folds, std::min(kMostFetchedFolds, lists * folds));
+    fetch.rows_bytes = std::max(
+        fetch.rows_bytes,
+        round_up(std::min(kMostFetchedBytes, lists * (rows * row_bytes + folds * kWorkApartBytes)),
+                 kWorkApartBytes));
+  }
+  for (const LayerSpec* const spec : layers)
+    fetch.work_bytes =
+        std::max(fetch.work_bytes,
+                 attention_bytes({spec->q_heads / spec->kv_heads, spec->key_dim, spec->value_dim},
+                                 fetch.folds, fetch.folds, fetch.folds * (kFoldRows / kBlockRows)));
+  return fetch;
+}
+
 // unsupported: a device does not attend such heads, or rows as this method codes them.
 Status check_attended(const Method& method, const LayerSpec& spec, const CachePlan::Layer& layer,
                       const std::string& device) {
@@ -253,7 +284,8 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
     plan->selections_bytes += options.max_timelines * layer->selections_bytes;
   }
   TL_TRY_ASSIGN(layer->home, home_of(method, *plan, sealed_bytes(spec, *layer)));
-  if (layer->home.reach == Reach::device)
+  layer->fetched = plan->fetch.folds > 0 && layer->home.reach != Reach::device;
+  if (layer->home.reach == Reach::device || layer->fetched)
     TL_TRY(check_attended(method, spec, *layer, options.tiers.device));
   const bool pages = layer->in_pages();
   const auto home_bytes_of = [&](const Segment& segment) {  // each head begins a page
@@ -459,7 +491,7 @@ Status check_device_rows(const CacheOptions& options, const Method& method, cons
     const std::uint64_t bytes = sealed_bytes(options.layers[l], plan.layers[l]);
     if (bytes > 0 && (least == 0 || bytes < least)) least = bytes;
   }
-  if (given == 0 || least == 0) return {};
+  if (given == 0 || least == 0 || plan.fetch.folds > 0) return {};
   if (method.place->home({.device_bytes = Budget::kUnlimited}, least) != Tier::device)
     return fail(ErrorCode::invalid_argument, "place.rows = ", method.place->name(),
                 " puts no rows on a device, and --kv-device gives it ", size_text(given),
@@ -472,19 +504,29 @@ Status check_device_rows(const CacheOptions& options, const Method& method, cons
               "K, or leave --device and --kv-device out");
 }
 
+// Before it is known which layers are at home on the device.
+void plan_device_work(const CacheOptions& options, const Method& method, const TextCuts& cuts,
+                      CachePlan* plan) {
+  std::vector<const LayerSpec*> sealing;
+  for (const LayerSpec& spec : options.layers)
+    if (seals(method, spec)) sealing.push_back(&spec);
+  for (const LayerSpec* const spec : sealing)
+    plan->device_work_bytes =
+        std::max(plan->device_work_bytes, device_work_of(*spec, cuts, plan->step_rows));
+  if (method.fetches()) plan->fetch = fetch_of(method, sealing, cuts, plan->step_rows);
+}
+
 // What does not depend on how much host memory or disk there is.
 Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method, int threads,
                               const StoreOptions& stores) {
   CachePlan plan;
   plan.stores = stores;
+  for (std::size_t l = 0; l < options.layers.size(); ++l) TL_TRY(check_layer(options.layers[l], l));
   if (any_staged(stores)) plan.staging_bytes = kStagingBytes;
   const TextCuts cuts = TextCuts::of(options, method);
   plan.step_rows = std::min<std::uint64_t>(options.max_timelines, kMaxStepRows);
   if (reach_of(stores, Tier::device) == Reach::device && method.retain->keeps())
-    for (const LayerSpec& spec : options.layers)
-      if (spec.window == 0 && spec.kv_heads > 0)
-        plan.device_work_bytes =
-            std::max(plan.device_work_bytes, device_work_of(spec, cuts, plan.step_rows));
+    plan_device_work(options, method, cuts, &plan);
   plan.groups = groups_of(options, method);
   std::vector<CachePlan::Layer> placed(options.layers.size());
   for (const std::vector<LayerId>& group : plan.groups)
@@ -492,10 +534,8 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
       placed[index(group[place])].place = place;
       placed[index(group[place])].together = static_cast<std::uint32_t>(group.size());
     }
-  for (std::size_t l = 0; l < options.layers.size(); ++l) {
-    TL_TRY(check_layer(options.layers[l], l));
+  for (std::size_t l = 0; l < options.layers.size(); ++l)
     TL_TRY(plan_layer(options, method, options.layers[l], cuts, threads, placed[l], &plan));
-  }
   // A step adds a row to each of its timelines.
   for (std::size_t tier = 0; tier < kTiers; ++tier)
     plan.rows_bytes[tier] += plan.step_rows * plan.joint.rows_bytes[tier];
@@ -506,6 +546,7 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
     TL_TRY(check_device_rows(options, method, plan));
     plan.device_work_bytes = 0;
   }
+  if (std::ranges::none_of(plan.layers, &CachePlan::Layer::fetched)) plan.fetch = {};
   plan_angles(options, cuts, &plan);
   if (!options.session.path.empty()) plan_publication(options, cuts, &plan);
   return plan;
@@ -699,7 +740,7 @@ void plan_row_cache(const CacheOptions& options, const Method& method, std::uint
 
 std::uint64_t CachePlan::host_bytes() const {
   return tail_bytes + index_bytes + sealing_bytes() + staging_bytes + tables_bytes +
-         selections_bytes + row_cache_bytes + home_bytes(Tier::host) + device_work_bytes;
+         selections_bytes + row_cache_bytes + home_bytes(Tier::host) + device_staging_bytes();
 }
 
 std::uint64_t CachePlan::workspace_bytes() const {
@@ -718,7 +759,7 @@ MemoryPlan CachePlan::lines() const {
   };
   for (const Tier tier : kAllTiers) {
     add(tier, Purpose::rows, rows_bytes[static_cast<std::size_t>(tier)]);
-    if (tier == Tier::device) add(tier, Purpose::staging, device_work_bytes);
+    if (tier == Tier::device) add(tier, Purpose::staging, device_staging_bytes());
     if (tier == Tier::disk) {
       add(tier, Purpose::index, records_bytes);
       add(tier, Purpose::saved, published_bytes);
@@ -727,7 +768,7 @@ MemoryPlan CachePlan::lines() const {
     add(tier, Purpose::index, index_bytes);
     add(tier, Purpose::tail, tail_bytes);
     add(tier, Purpose::row_cache, row_cache_bytes);
-    add(tier, Purpose::staging, staging_bytes + device_work_bytes);
+    add(tier, Purpose::staging, staging_bytes + device_staging_bytes());
     add(tier, Purpose::sealing, sealing_bytes());
     add(tier, Purpose::tables, tables_bytes);
     add(tier, Purpose::selections, selections_bytes);
@@ -741,7 +782,7 @@ MemoryPlan CachePlan::lines() const {
 std::uint64_t CachePlan::allowance_bytes() const { return kOwnBytes + fitting_bytes; }
 
 std::vector<std::string> CachePlan::notes() const {
-  if (bytes_of(Tier::device) == 0 || home_bytes(Tier::device) > 0) return {};
+  if (bytes_of(Tier::device) == 0 || device_bytes() > 0) return {};
   if (std::ranges::none_of(layers, [](const Layer& layer) { return layer.rows > 0; }))
     return {"--kv-device has no effect: the whole text stays in the tail, which is in host memory"};
   return {"--kv-device auto has no effect: the device has " + size_text(bytes_of(Tier::device)) +

@@ -29,7 +29,8 @@ struct CachePlan {
     std::uint32_t rows = 0;  // sealed rows a KV head, at most, all timelines together
     // Beside them, of segments that others are formed into, until those go.
     std::uint32_t joint_rows = 0;
-    StoreFacts home;  // of those
+    StoreFacts home;       // of those
+    bool fetched = false;  // to be attended by a device in a decode step, which is not their home
     // Of a selector that remembers: where a selection may be, in a timeline's longest text, and
     // what its two of each KV head take.
     std::uint64_t selection_runs = 0, selection_blocks = 0, selections_bytes = 0;
@@ -68,6 +69,14 @@ struct CachePlan {
   std::uint64_t row_cache_bytes = 0;
   // Where rows are attended by a device: what it works in there, and as much on the host, pinned.
   std::uint64_t device_work_bytes = 0;
+  // Where a device attends rows that are at home elsewhere (Method::run): what a launch takes at
+  // most of folds and their rows, and what it works in beside those, there and on the host, pinned;
+  // of each of kFetchLaunches.
+  static constexpr std::uint64_t kFetchLaunches = 2;
+  struct Fetch {
+    std::uint64_t folds = 0, rows_bytes = 0, work_bytes = 0;
+    std::uint64_t bytes() const { return kFetchLaunches * (rows_bytes + work_bytes); }
+  } fetch;
   StoreOptions stores;  // what the ledger will allow in each tier
   // Attention's workspace, beside the budget. Of a prefill's longest span: the tiles' queries and
   // states, and what each thread computes in. Of each row of a decode step: its rotated queries,
@@ -94,7 +103,9 @@ struct CachePlan {
     return rows_bytes[static_cast<std::size_t>(tier)] +
            (tier == Tier::disk ? records_bytes + published_bytes : 0);
   }
-  std::uint64_t device_bytes() const { return home_bytes(Tier::device) + device_work_bytes; }
+  std::uint64_t device_bytes() const { return home_bytes(Tier::device) + device_staging_bytes(); }
+  // Of either end of what a device works with.
+  std::uint64_t device_staging_bytes() const { return device_work_bytes + fetch.bytes(); }
   std::uint64_t host_bytes() const;
   // All of it, by tier.
   std::array<std::uint64_t, kTiers> needed_bytes() const {

@@ -110,6 +110,7 @@ Status KvCache::Impl::attend_steady(LayerId l, const float* rotated) {
 Status KvCache::Impl::attend_runs(LayerId l, const float* rotated) {
   if (!list_queries_of(l, rotated)) return {};
   const std::size_t lists = list_queries.size();
+  TL_TRY(drop_fetched());
   TL_TRY(reader->start(index(l), FoldOrder::any, DeviceRows::stay));
   first_partial.assign(1, 0);
   partials.clear();
@@ -133,6 +134,7 @@ Status KvCache::Impl::attend_runs(LayerId l, const float* rotated) {
     TL_TRY(choose_and_attend(l, lists, lists, wave));
   }
   TL_TRY(finish_on_device(l, begun));
+  TL_TRY(finish_fetched(l));
   merge_partials(l);
   count_reads();
   return {};
@@ -195,14 +197,33 @@ void KvCache::Impl::choose(LayerId l, std::size_t list) {
   choices[list].cost = method.select->choose(query, *workers, {&read_lists[list], 1});
 }
 
-// Chooses for the lists [first, last), and attends a wave of folds, each on some thread, its pages
-// verified there first. Damaged ones are read once more.
+// Chooses for the lists [first, last), and attends a wave of folds, or has a device do so: as many
+// at a time as a launch takes, the lists with the first of them.
 Status KvCache::Impl::choose_and_attend(LayerId l, std::size_t first, std::size_t last,
                                         std::span<const ReadyFold> wave) {
+  if (!plan.layers[index(l)].fetched || wave.empty())
+    return choose_and_take(l, first, last, wave, nullptr);
+  while (!wave.empty()) {
+    TL_TRY_ASSIGN(FetchLaunch* const launch, free_launch(l));
+    const std::size_t folds = address(l, wave, launch);
+    TL_TRY(choose_and_take(l, first, last, wave.first(folds), launch));
+    TL_TRY(begin_launch(l, launch));
+    wave = wave.subspan(folds);
+    first = last;
+  }
+  return {};
+}
+
+// Of the wave each fold is taken by some thread, its pages verified there first: attended, or
+// gathered for the launch that it is addressed to. Damaged ones are read once more.
+Status KvCache::Impl::choose_and_take(LayerId l, std::size_t first, std::size_t last,
+                                      std::span<const ReadyFold> wave, const FetchLaunch* launch) {
   const HeadShape heads = shape(l);
-  const auto attend_fold = [&](const ReadyFold& ready, const ReadyFold* next) {
+  const auto take = [&](std::size_t f, std::size_t next) {
+    const ReadyFold& ready = wave[f];
+    if (std::byte* const to = launch ? launch->destination(f) : nullptr) return pack_rows(ready, to);
     cpu->attend.attend(list_queries[ready.list].query, heads, ready.fold,
-                       next ? &next->fold : nullptr,
+                       next < wave.size() ? &wave[next].fold : nullptr,
                        partials.data() + (first_partial[ready.list] + ready.ordinal) * heads.heads);
   };
   damaged.assign(wave.size(), 0);
@@ -214,8 +235,7 @@ Status KvCache::Impl::choose_and_attend(LayerId l, std::size_t first, std::size_
       if (i < lists) {
         choose(l, first + i);
       } else if (verify(wave[i - lists])) {
-        const std::size_t f = i - lists, next = f + ahead;
-        attend_fold(wave[f], next < wave.size() ? &wave[next] : nullptr);
+        take(i - lists, i - lists + ahead);
       } else {
         damaged[i - lists] = 1;
       }
@@ -225,7 +245,7 @@ Status KvCache::Impl::choose_and_attend(LayerId l, std::size_t first, std::size_
   for (std::size_t f = 0; f < wave.size(); ++f) {
     if (!damaged[f]) continue;
     TL_TRY(reader->read_again(wave[f]));
-    attend_fold(wave[f], nullptr);
+    take(f, wave.size());
   }
   return {};
 }
@@ -242,6 +262,7 @@ Status KvCache::Impl::plan_reads(LayerId l, std::size_t first, std::size_t last)
     first_partial.push_back(first_partial.back() + reader->folds(static_cast<std::uint32_t>(list)));
   partials.resize(std::size_t{first_partial.back()} * heads.heads);
   damaged.reserve(first_partial.back());
+  for (FetchLaunch& launch : fetch_launches) launch.reserve(first_partial.back());
   const std::size_t states = steady_states.size() + partials.size();
   // It may lie elsewhere now, and the states' vectors with it.
   TL_TRY_ASSIGN(float* acc,

@@ -1,6 +1,8 @@
-// Decode over rows at home on a device, which attends them where they lie, in one launch a layer,
-// while the host attends what lies elsewhere. Which folds those are is planned with the cache: it
-// depends on a layer's home, never on what a step found where.
+// Decode by a device: over rows at home there, which it attends where they lie, in one launch a
+// layer, while the host attends what lies elsewhere; and, where a method has it fetch, over rows at
+// home elsewhere, in launches that take turns: one's rows are gathered while another's are
+// attended. Which folds those are is planned with the cache: it depends on the method and on a
+// layer's home, never on what a step found where.
 #include <algorithm>
 
 #include "runtime/kv_impl.h"
@@ -8,11 +10,17 @@
 namespace thermocline {
 
 Status KvCache::Impl::open_device_attention() {
-  const std::uint64_t bytes = plan.device_work_bytes;
+  const std::uint64_t bytes = plan.device_staging_bytes();
   if (bytes == 0) return {};
   TL_TRY_ASSIGN(device_memory, budget->reserve(Tier::device, Purpose::staging, bytes));
   TL_TRY_ASSIGN(pinned_memory, budget->reserve(Tier::host, Purpose::staging, bytes));
-  TL_TRY_ASSIGN(device_attention, table->device()->open_attention(bytes));
+  if (plan.device_work_bytes > 0) {
+    TL_TRY_ASSIGN(device_attention, table->device()->open_attention(plan.device_work_bytes, 0));
+  }
+  for (std::uint64_t i = 0; plan.fetch.folds > 0 && i < CachePlan::kFetchLaunches; ++i) {
+    TL_TRY_ASSIGN(FetchLaunch launch, FetchLaunch::open(table->device(), plan.fetch));
+    fetch_launches.push_back(std::move(launch));
+  }
   return {};
 }
 
@@ -25,7 +33,7 @@ Result<std::size_t> KvCache::Impl::begin_on_device(LayerId l) {
     device_partial.push_back((first_partial[ready.list] + ready.ordinal) * heads.heads);
   }
   if (device_folds.empty()) return 0;
-  return device_attention->begin(heads, device_folds);
+  return device_attention->begin(heads, device_folds, 0);
 }
 
 // A step of more rows than there are timelines, which none was planned for, takes several launches.
@@ -33,20 +41,73 @@ Status KvCache::Impl::finish_on_device(LayerId l, std::size_t begun) {
   const HeadShape heads = shape(l);
   for (std::size_t first = 0; first < device_folds.size();) {
     TL_TRY_ASSIGN(const DeviceAttention::States states, device_attention->finish());
-    workers->parallel(begun, 16, [&](std::size_t from, std::size_t to) {
-      for (std::size_t f = from; f < to; ++f)
-        for (std::uint32_t h = 0; h < heads.heads; ++h) {
-          const std::size_t at = f * heads.heads + h;
-          AttnState& state = partials[device_partial[first + f] + h];
-          state.max = states.max[at];
-          state.sum = states.sum[at];
-          std::copy_n(states.acc + at * heads.value_dim, heads.value_dim, state.acc);
-        }
-    });
+    take_states(l, states, std::span(device_partial).subspan(first, begun));
     first += begun;
     if (first == device_folds.size()) break;
-    TL_TRY_ASSIGN(begun, device_attention->begin(heads, std::span(device_folds).subspan(first)));
+    TL_TRY_ASSIGN(begun, device_attention->begin(heads, std::span(device_folds).subspan(first), 0));
   }
+  return {};
+}
+
+void KvCache::Impl::take_states(LayerId l, const DeviceAttention::States& states,
+                                std::span<const std::uint32_t> into) {
+  const HeadShape heads = shape(l);
+  workers->parallel(into.size(), 16, [&](std::size_t first, std::size_t last) {
+    for (std::size_t f = first; f < last; ++f)
+      for (std::uint32_t h = 0; h < heads.heads; ++h) {
+        const std::size_t at = f * heads.heads + h;
+        AttnState& state = partials[into[f] + h];
+        state.max = states.max[at];
+        state.sum = states.sum[at];
+        std::copy_n(states.acc + at * heads.value_dim, heads.value_dim, state.acc);
+      }
+  });
+}
+
+Status KvCache::Impl::drop_fetched() {
+  for (FetchLaunch& launch : fetch_launches) {
+    if (!launch.empty()) TL_TRY(launch.finish());
+    launch.clear();
+  }
+  return {};
+}
+
+Result<FetchLaunch*> KvCache::Impl::free_launch(LayerId l) {
+  FetchLaunch* const launch = &fetch_launches[next_launch];
+  next_launch = (next_launch + 1) % fetch_launches.size();
+  TL_TRY(finish_launch(l, launch));
+  return launch;
+}
+
+std::size_t KvCache::Impl::address(LayerId l, std::span<const ReadyFold> wave,
+                                   FetchLaunch* launch) const {
+  const std::uint32_t heads = shape(l).heads;
+  std::size_t folds = 0;
+  while (folds < wave.size() &&
+         launch->add(wave[folds], list_queries[wave[folds].list].query,
+                     (first_partial[wave[folds].list] + wave[folds].ordinal) * heads))
+    ++folds;
+  TL_CHECK(folds > 0);  // there is room for the largest
+  return folds;
+}
+
+Status KvCache::Impl::begin_launch(LayerId l, FetchLaunch* launch) {
+  if (launch->empty()) return {};
+  counted.device_bytes_fetched += launch->row_bytes();
+  return launch->begin(shape(l));
+}
+
+Status KvCache::Impl::finish_launch(LayerId l, FetchLaunch* launch) {
+  if (!launch->empty()) {
+    TL_TRY_ASSIGN(const DeviceAttention::States states, launch->finish());
+    take_states(l, states, launch->partials());
+  }
+  launch->clear();
+  return {};
+}
+
+Status KvCache::Impl::finish_fetched(LayerId l) {
+  for (std::size_t i = 0; i < fetch_launches.size(); ++i) TL_TRY(free_launch(l));
   return {};
 }
 

@@ -20,6 +20,7 @@
 #include "kernels/cpu/table.h"
 #include "kernels/device.h"
 #include "runtime/cache_plan.h"
+#include "runtime/fetch_launch.h"
 #include "runtime/joint.h"
 #include "runtime/kv_cache.h"
 #include "runtime/method.h"
@@ -129,8 +130,10 @@ struct KvCache::Impl {
   std::unique_ptr<PageTable> table;
   std::unique_ptr<Reader> reader;
   std::unique_ptr<DeviceAttention> device_attention;  // where rows are at home on a device
-  Reservation device_memory, pinned_memory;           // that it works in
-  std::optional<SessionManifest> saved;               // in the session's file, until it is resumed
+  std::vector<FetchLaunch> fetch_launches;            // where it attends others
+  std::size_t next_launch = 0;
+  Reservation device_memory, pinned_memory;  // that all of these work in
+  std::optional<SessionManifest> saved;      // in the session's file, until it is resumed
   Reservation saved_memory;
   CacheReport counted;
   AttendObserver* observer = nullptr;
@@ -221,6 +224,9 @@ struct KvCache::Impl {
   void choose(LayerId l, std::size_t list);
   Status choose_and_attend(LayerId l, std::size_t first, std::size_t last,
                            std::span<const ReadyFold> wave);
+  // `launch`: that the wave is addressed to; null: all of it is the host's.
+  Status choose_and_take(LayerId l, std::size_t first, std::size_t last,
+                         std::span<const ReadyFold> wave, const FetchLaunch* launch);
   Status plan_reads(LayerId l, std::size_t first, std::size_t last);
   void expect_next(LayerId l);
   void merge_partials(LayerId l);
@@ -233,6 +239,19 @@ struct KvCache::Impl {
   Result<std::size_t> begin_on_device(LayerId l);
   // Leaves the states of those in `partials`, and of what there was no room to begin.
   Status finish_on_device(LayerId l, std::size_t begun);
+  // `into`: of each fold, which of `partials` is the first.
+  void take_states(LayerId l, const DeviceAttention::States& states,
+                   std::span<const std::uint32_t> into);
+  // What a step that was given up has left in launches.
+  Status drop_fetched();
+  // The one whose turn it is, when what it had is finished.
+  Result<FetchLaunch*> free_launch(LayerId l);
+  // Gives the launch as many folds of the wave, from its first on, as it takes: how many.
+  std::size_t address(LayerId l, std::span<const ReadyFold> wave, FetchLaunch* launch) const;
+  Status begin_launch(LayerId l, FetchLaunch* launch);
+  // Leaves the states of what it has, if anything, in `partials`.
+  Status finish_launch(LayerId l, FetchLaunch* launch);
+  Status finish_fetched(LayerId l);  // all of them
 
   // kv_prefill.cpp
   Status prefill_attend(LayerId l, MatView<const float> queries, MatView<float> out,

@@ -18,6 +18,8 @@
 
 namespace thermocline {
 
+inline constexpr std::uint32_t kRunNear = 0, kRunFetch = 1;
+
 struct Method {
   std::string name, summary;
   std::string choices;  // what was given for it, in one order: the same for the same method
@@ -30,6 +32,11 @@ struct Method {
   std::uint32_t sink = 4, recent = 32, seal = 512;
   // What steps seal is short: so many of those become one (runtime/joint.h); 0 or 1: none do.
   std::uint32_t join = 16;
+  // Who attends sealed rows in a decode step, where there is a device (a GPU): kRunNear, it those
+  // that are at home in its memory and the host all others; kRunFetch, it all of them, and those
+  // that are at home elsewhere are copied there, as many as the step reads. Without a device there
+  // is the host alone, and both are the same.
+  std::uint32_t run = kRunNear;
 
   // Whether some rows are neither raw nor sealed: it depends on what attended them.
   bool drops() const { return retain->voters() != Voters::none; }
@@ -43,6 +50,7 @@ struct Method {
         return side;
     return std::nullopt;
   }
+  bool fetches() const { return run == kRunFetch; }
   // Rows leave the tail on this grid of positions, which begins after the sinks.
   std::uint32_t seal_rows() const { return (seal + kBlockRows - 1) / kBlockRows * kBlockRows; }
   // And no segment crosses a line of this one.

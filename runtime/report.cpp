@@ -12,6 +12,7 @@ constexpr CacheCounter kCounters[] = {
     {"device_bytes_read", &CacheReport::device_bytes_read},
     {"device_bytes_copied", &CacheReport::device_bytes_copied},
     {"device_bytes_written", &CacheReport::device_bytes_written},
+    {"device_bytes_fetched", &CacheReport::device_bytes_fetched},
     {"host_bytes_read", &CacheReport::host_bytes_read},
     {"index_bytes_read", &CacheReport::index_bytes_read},
     {"disk_bytes_read", &CacheReport::disk_bytes_read},

@@ -312,7 +312,7 @@ void Reader::collect_any() {
   const std::uint32_t most = disk_waits ? kWaveRows : std::numeric_limits<std::uint32_t>::max();
   std::uint32_t rows = 0;
   const auto take = [&](std::uint32_t id) {
-    rows += now_->planned_[id].rows;
+    rows += now_->planned_[id].ready.rows;
     wave_.push_back(now_->planned_[id].ready);
   };
   std::vector<std::uint32_t>& arrived = now_->arrived_ids_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <limits>
 
 #include "tiers/io/checksum.h"
@@ -19,6 +20,19 @@ bool verify(const ReadyFold& fold) {
   for (const PageCheck& check : fold.pages)
     if (page_checksum({check.page, kPageBytes}, check.identity) != check.checksum) return false;
   return true;
+}
+
+void pack_rows(const ReadyFold& fold, std::byte* to) {
+  const std::size_t row_bytes = fold.fold.key_stride;
+  for (const BlockView& block : fold.fold.blocks) {
+    for (RowSet left = block.rows; left != 0;) {
+      const int first = std::countr_zero(left), n = std::countr_one(left >> first);
+      const std::size_t bytes = static_cast<std::size_t>(n) * row_bytes;
+      std::memcpy(to, block.key + static_cast<std::size_t>(first) * row_bytes, bytes);
+      to += bytes;
+      left &= ~(first_rows(n) << first);
+    }
+  }
 }
 
 void Reading::begin(std::uint32_t layer, FoldOrder order, DeviceRows device_rows) {
@@ -116,9 +130,9 @@ void Reading::plan_rows(const Segment& segment, std::uint32_t list, std::uint32_
                         std::uint32_t block, RowSet rows, Weights weights, Misses misses) {
   count_fits(segment, rows);
   while (rows != 0) {
-    if (!open_ || planned_.back().rows == kFoldRows) open_fold(segment, list, head, weights);
+    if (!open_ || planned_.back().ready.rows == kFoldRows) open_fold(segment, list, head, weights);
     Planned* fold = &planned_.back();
-    const int room = kFoldRows - static_cast<int>(fold->rows);
+    const int room = kFoldRows - static_cast<int>(fold->ready.rows);
     RowSet taken = rows;
     int n = count(taken);  // a call where the processor's instruction may not be used
     for (; n > room; --n) taken &= ~(RowSet{1} << (63 - std::countl_zero(taken)));
@@ -129,7 +143,7 @@ void Reading::plan_rows(const Segment& segment, std::uint32_t list, std::uint32_
       add_rows_to_copy(fold, block, taken, weights);
     else
       add_rows_by_address(fold, block, taken, n, weights.next);
-    fold->rows += static_cast<std::uint32_t>(n);
+    fold->ready.rows += static_cast<std::uint32_t>(n);
     fold->last_view = static_cast<std::uint32_t>(views_.size());
     fold->last_patch = static_cast<std::uint32_t>(patches_.size());
     fold->last_check = static_cast<std::uint32_t>(checks_.size());

@@ -30,9 +30,13 @@ struct ReadyFold {
   std::uint32_t list = 0, ordinal = 0;  // which list, which fold of it
   Fold fold;
   std::span<const PageCheck> pages;
-  std::uint32_t id = 0;  // of the reader
+  std::uint32_t id = 0;    // of the reader
+  std::uint32_t rows = 0;  // kFoldRows at most
 };
 bool verify(const ReadyFold& fold);
+// Copies a fold's rows to one after the other, by rank, each as it is at home: its key, then its
+// value. fold.rows times fold.fold.key_stride bytes.
+void pack_rows(const ReadyFold& fold, std::byte* to);
 
 // Whose folds are those of rows that lie on a device.
 enum class DeviceRows : std::uint8_t {
@@ -77,7 +81,6 @@ class Reading {
     std::uint32_t first_extent = 0, last_extent = 0;
     std::uint32_t first_copy = 0, last_copy = 0;
     std::uint32_t first_miss = 0, last_miss = 0;
-    std::uint32_t rows = 0;
     std::uint32_t waiting = 0;  // reads that have not arrived
     std::uint64_t staging_bytes = 0, staging_at = 0;
     bool is_ready = false;

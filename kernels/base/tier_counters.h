@@ -9,6 +9,7 @@ struct TierCounters {
   std::uint64_t device_bytes_read = 0;     // rows read where they are at home on the device
   std::uint64_t device_bytes_copied = 0;   // of them, from a GPU for the host to read
   std::uint64_t device_bytes_written = 0;  // rows sealed there, to a GPU
+  std::uint64_t device_bytes_fetched = 0;  // rows at home elsewhere, to a GPU that attends them
   std::uint64_t host_bytes_read = 0;       // rows read from host memory, row cache hits included
   std::uint64_t disk_bytes_read = 0;       // as read, whole pages, once it is asked for
   std::uint64_t disk_reads = 0;            // read operations
@@ -25,6 +26,7 @@ inline TierCounters& TierCounters::operator+=(const TierCounters& more) {
   device_bytes_read += more.device_bytes_read;
   device_bytes_copied += more.device_bytes_copied;
   device_bytes_written += more.device_bytes_written;
+  device_bytes_fetched += more.device_bytes_fetched;
   host_bytes_read += more.host_bytes_read;
   disk_bytes_read += more.disk_bytes_read;
   disk_reads += more.disk_reads;
@@ -36,6 +38,6 @@ inline TierCounters& TierCounters::operator+=(const TierCounters& more) {
   stall_ms += more.stall_ms;
   return *this;
 }
-static_assert(sizeof(TierCounters) == 12 * sizeof(std::uint64_t), "a counter without a line here");
+static_assert(sizeof(TierCounters) == 13 * sizeof(std::uint64_t), "a counter without a line here");
 
 }  // namespace thermocline

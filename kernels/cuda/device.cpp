@@ -51,8 +51,9 @@ class CudaDevice final : public Device {
 
   Status wait() override { return copies_.wait(); }
 
-  Result<std::unique_ptr<DeviceAttention>> open_attention(std::uint64_t bytes) override {
-    return cuda::FoldAttention::create(number_, bytes);
+  Result<std::unique_ptr<DeviceAttention>> open_attention(std::uint64_t bytes,
+                                                          std::uint64_t outbox_bytes) override {
+    return cuda::FoldAttention::create(number_, bytes, outbox_bytes);
   }
 
   Result<std::unique_ptr<DeviceLayers>> open_layers(const LayersShape& shape,

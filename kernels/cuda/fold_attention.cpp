@@ -27,13 +27,17 @@ void FoldAttention::FreePinned::operator()(std::byte* memory) const {
 }
 
 Result<std::unique_ptr<FoldAttention>> FoldAttention::create(std::uint32_t number,
-                                                             std::uint64_t bytes) {
+                                                             std::uint64_t bytes,
+                                                             std::uint64_t outbox_bytes) {
+  TL_CHECK(outbox_bytes % kWorkApartBytes == 0);
+  const std::uint64_t all = outbox_bytes + bytes;
   TL_TRY(make_current(number));
   TL_TRY_ASSIGN(Stream stream, Stream::create());
-  std::unique_ptr<FoldAttention> made(new FoldAttention(number, bytes, std::move(stream)));
-  TL_TRY_ASSIGN(made->device_, take_device_bytes(bytes, "taking device memory to attend in"));
+  std::unique_ptr<FoldAttention> made(
+      new FoldAttention(number, bytes, outbox_bytes, std::move(stream)));
+  TL_TRY_ASSIGN(made->device_, take_device_bytes(all, "taking device memory to attend in"));
   void* memory = nullptr;
-  TL_TRY(check(cudaHostAlloc(&memory, bytes, cudaHostAllocDefault), "taking pinned memory"));
+  TL_TRY(check(cudaHostAlloc(&memory, all, cudaHostAllocDefault), "taking pinned memory"));
   made->pinned_.reset(static_cast<std::byte*>(memory));
   return made;
 }
@@ -44,16 +48,20 @@ FoldAttention::~FoldAttention() {
 }
 
 FoldAttention::Parts FoldAttention::pack(HeadShape shape, std::span<const HeadFold> folds,
-                                         std::size_t queries, std::size_t blocks) {
+                                         std::uint64_t sent, std::size_t queries,
+                                         std::size_t blocks) {
   Parts parts;
-  parts.folds_at = round_up(queries * query_floats(shape) * sizeof(float), kWorkApartBytes);
+  parts.queries_at = outbox_bytes_;
+  parts.folds_at =
+      parts.queries_at + round_up(queries * query_floats(shape) * sizeof(float), kWorkApartBytes);
   parts.blocks_at = parts.folds_at + round_up(folds.size() * sizeof(HeadFold), kWorkApartBytes);
   parts.states_at = parts.blocks_at + round_up(blocks * sizeof(BlockView), kWorkApartBytes);
   parts.end = parts.states_at +
               folds.size() * shape.heads * (2 + std::size_t{shape.value_dim}) * sizeof(float);
-  TL_CHECK(parts.end <= bytes_);
+  TL_CHECK(parts.end - parts.queries_at <= bytes_);
   std::byte *const here = pinned_.get(), *const there = device_.get();
-  std::size_t query_at = 0, block_at = parts.blocks_at;
+  const auto is_sent = [&](const std::byte* row) { return row >= here && row < here + sent; };
+  std::size_t query_at = parts.queries_at, block_at = parts.blocks_at;
   const float* last = nullptr;
   for (std::size_t i = 0; i < folds.size(); ++i) {
     HeadFold fold = folds[i];
@@ -63,19 +71,34 @@ FoldAttention::Parts FoldAttention::pack(HeadShape shape, std::span<const HeadFo
       query_at += query_floats(shape) * sizeof(float);
     }
     fold.query = reinterpret_cast<const float*>(there + query_at) - query_floats(shape);
-    const std::span<const BlockView> of_fold = fold.fold.blocks;
     TL_CHECK(!fold.fold.scored);
-    for (const BlockView& block : of_fold) TL_CHECK(block.log_weight == nullptr);
-    std::memcpy(here + block_at, of_fold.data(), of_fold.size_bytes());
-    fold.fold.blocks = {reinterpret_cast<const BlockView*>(there + block_at), of_fold.size()};
-    block_at += of_fold.size_bytes();
+    const std::byte* const blocks_there = there + block_at;
+    for (BlockView block : fold.fold.blocks) {
+      TL_CHECK(block.log_weight == nullptr);
+      if (sent > 0) {
+        TL_CHECK(is_sent(block.key) && is_sent(block.value));
+        block.key = there + (block.key - here);
+        block.value = there + (block.value - here);
+      }
+      std::memcpy(here + block_at, &block, sizeof block);
+      block_at += sizeof block;
+    }
+    fold.fold.blocks = {reinterpret_cast<const BlockView*>(blocks_there), fold.fold.blocks.size()};
     std::memcpy(here + parts.folds_at + i * sizeof(HeadFold), &fold, sizeof(HeadFold));
   }
   return parts;
 }
 
-Result<std::size_t> FoldAttention::begin(HeadShape shape, std::span<const HeadFold> folds) {
+Status FoldAttention::copy_over(std::size_t first, std::size_t last, const char* call) {
+  return check(cudaMemcpyAsync(device_.get() + first, pinned_.get() + first, last - first,
+                               cudaMemcpyHostToDevice, stream_.handle()),
+               call);
+}
+
+Result<std::size_t> FoldAttention::begin(HeadShape shape, std::span<const HeadFold> folds,
+                                         std::uint64_t sent) {
   TL_CHECK(!folds.empty());
+  TL_CHECK(sent <= outbox_bytes_);
   if (queued_) TL_TRY(finish());
   std::size_t count = 0, queries = 0, blocks = 0;
   while (count < folds.size()) {
@@ -87,13 +110,12 @@ Result<std::size_t> FoldAttention::begin(HeadShape shape, std::span<const HeadFo
     ++count;
   }
   TL_CHECK(count > 0);
-  const Parts parts = pack(shape, folds.first(count), queries, blocks);
+  const Parts parts = pack(shape, folds.first(count), sent, queries, blocks);
   TL_TRY(make_current(number_));
   queued_ = true;  // also where only a part of it comes to be
   std::byte *const here = pinned_.get(), *const there = device_.get();
-  TL_TRY(
-      check(cudaMemcpyAsync(there, here, parts.states_at, cudaMemcpyHostToDevice, stream_.handle()),
-            "copying queries to a device"));
+  if (sent > 0) TL_TRY(copy_over(0, sent, "copying rows to a device"));
+  TL_TRY(copy_over(parts.queries_at, parts.states_at, "copying queries to a device"));
   TL_TRY(attend(stream_, shape, {reinterpret_cast<const HeadFold*>(there + parts.folds_at), count},
                 states_at(there + parts.states_at, shape, count)));
   TL_TRY(

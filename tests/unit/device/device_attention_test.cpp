@@ -103,12 +103,12 @@ TEST_F(DeviceAttentionTest, IsThatOfPlainLoops) {
   // All at once; and with room for no more than three or so: what was left of an earlier launch,
   // and was not waited for, shows nowhere.
   for (const std::uint64_t bytes : {bytes_of(20, 80), bytes_of(3, 10), bytes_of(1, 4)}) {
-    const auto attention = device_->open_attention(bytes);
+    const auto attention = device_->open_attention(bytes, 0);
     ASSERT_TRUE(attention) << attention.error().message;
-    ASSERT_TRUE((*attention)->begin(kShape, folds().last(1)));
+    ASSERT_TRUE((*attention)->begin(kShape, folds().last(1), 0));
     std::size_t launches = 0;
     for (std::size_t first = 0; first < folds_.size(); ++launches) {
-      const auto begun = (*attention)->begin(kShape, folds().subspan(first));
+      const auto begun = (*attention)->begin(kShape, folds().subspan(first), 0);
       ASSERT_TRUE(begun) << begun.error().message;
       ASSERT_GT(*begun, 0u);
       const auto states = (*attention)->finish();
