@@ -176,27 +176,30 @@ std::uint64_t device_work_of(const LayerSpec& spec, const TextCuts& cuts, std::u
 
 // What launches of rows at home elsewhere take: of layers that may be so, all that a step may read,
 // or so much at a time.
-CachePlan::Fetch fetch_of(const Method& method, std::span<const LayerSpec* const> layers,
-                          const TextCuts& cuts, std::uint64_t step_rows) {
+CachePlan::Fetch fetch_of(const CacheOptions& options, const Method& method,
+                          std::uint64_t step_rows) {
+  const TextCuts cuts = TextCuts::of(options, method);
+  std::vector<LayerSpec> layers = options.layers;
+  std::erase_if(layers, [&](const LayerSpec& spec) { return !seals(method, spec); });
   CachePlan::Fetch fetch;
   std::uint64_t folds = 0, rows = 0;  // of a list
   for (const auto& [of_one, count] : cuts.segments()) {
     folds += count * ((of_one + kFoldRows - 1) / kFoldRows);
     rows += count * of_one;
   }
-  for (const LayerSpec* const spec : layers) {
-    const std::uint64_t lists = step_rows * spec->kv_heads;
-    const std::uint64_t row_bytes = method.compress.layout(spec->key_dim, spec->value_dim).bytes();
+  for (const LayerSpec& spec : layers) {
+    const std::uint64_t lists = step_rows * spec.kv_heads;
+    const std::uint64_t row_bytes = method.compress.layout(spec.key_dim, spec.value_dim).bytes();
     fetch.folds = std::max(fetch.folds, std::min(kMostFetchedFolds, lists * folds));
     fetch.rows_bytes = std::max(
         fetch.rows_bytes,
         round_up(std::min(kMostFetchedBytes, lists * (rows * row_bytes + folds * kWorkApartBytes)),
                  kWorkApartBytes));
   }
-  for (const LayerSpec* const spec : layers)
+  for (const LayerSpec& spec : layers)
     fetch.work_bytes =
         std::max(fetch.work_bytes,
-                 attention_bytes({spec->q_heads / spec->kv_heads, spec->key_dim, spec->value_dim},
+                 attention_bytes({spec.q_heads / spec.kv_heads, spec.key_dim, spec.value_dim},
                                  fetch.folds, fetch.folds, fetch.folds * (kFoldRows / kBlockRows)));
   return fetch;
 }
@@ -284,7 +287,8 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
     plan->selections_bytes += options.max_timelines * layer->selections_bytes;
   }
   TL_TRY_ASSIGN(layer->home, home_of(method, *plan, sealed_bytes(spec, *layer)));
-  layer->fetched = plan->fetch.folds > 0 && layer->home.reach != Reach::device;
+  layer->fetched = method.fetches() && layer->home.reach != Reach::device &&
+                   reach_of(plan->stores, Tier::device) == Reach::device;
   if (layer->home.reach == Reach::device || layer->fetched)
     TL_TRY(check_attended(method, spec, *layer, options.tiers.device));
   const bool pages = layer->in_pages();
@@ -491,7 +495,7 @@ Status check_device_rows(const CacheOptions& options, const Method& method, cons
     const std::uint64_t bytes = sealed_bytes(options.layers[l], plan.layers[l]);
     if (bytes > 0 && (least == 0 || bytes < least)) least = bytes;
   }
-  if (given == 0 || least == 0 || plan.fetch.folds > 0) return {};
+  if (given == 0 || least == 0 || plan.fetches()) return {};
   if (method.place->home({.device_bytes = Budget::kUnlimited}, least) != Tier::device)
     return fail(ErrorCode::invalid_argument, "place.rows = ", method.place->name(),
                 " puts no rows on a device, and --kv-device gives it ", size_text(given),
@@ -504,29 +508,20 @@ Status check_device_rows(const CacheOptions& options, const Method& method, cons
               "K, or leave --device and --kv-device out");
 }
 
-// Before it is known which layers are at home on the device.
-void plan_device_work(const CacheOptions& options, const Method& method, const TextCuts& cuts,
-                      CachePlan* plan) {
-  std::vector<const LayerSpec*> sealing;
-  for (const LayerSpec& spec : options.layers)
-    if (seals(method, spec)) sealing.push_back(&spec);
-  for (const LayerSpec* const spec : sealing)
-    plan->device_work_bytes =
-        std::max(plan->device_work_bytes, device_work_of(*spec, cuts, plan->step_rows));
-  if (method.fetches()) plan->fetch = fetch_of(method, sealing, cuts, plan->step_rows);
-}
-
-// What does not depend on how much host memory or disk there is.
+// `fetch`: what rows are sent to a device in, if any layer's are.
 Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method, int threads,
-                              const StoreOptions& stores) {
+                              const StoreOptions& stores, const CachePlan::Fetch& fetch) {
   CachePlan plan;
   plan.stores = stores;
-  for (std::size_t l = 0; l < options.layers.size(); ++l) TL_TRY(check_layer(options.layers[l], l));
+  plan.fetch = fetch;
   if (any_staged(stores)) plan.staging_bytes = kStagingBytes;
   const TextCuts cuts = TextCuts::of(options, method);
   plan.step_rows = std::min<std::uint64_t>(options.max_timelines, kMaxStepRows);
   if (reach_of(stores, Tier::device) == Reach::device && method.retain->keeps())
-    plan_device_work(options, method, cuts, &plan);
+    for (const LayerSpec& spec : options.layers)
+      if (spec.window == 0)
+        plan.device_work_bytes =
+            std::max(plan.device_work_bytes, device_work_of(spec, cuts, plan.step_rows));
   plan.groups = groups_of(options, method);
   std::vector<CachePlan::Layer> placed(options.layers.size());
   for (const std::vector<LayerId>& group : plan.groups)
@@ -546,10 +541,19 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
     TL_TRY(check_device_rows(options, method, plan));
     plan.device_work_bytes = 0;
   }
-  if (std::ranges::none_of(plan.layers, &CachePlan::Layer::fetched)) plan.fetch = {};
   plan_angles(options, cuts, &plan);
   if (!options.session.path.empty()) plan_publication(options, cuts, &plan);
   return plan;
+}
+
+// What does not depend on how much host memory or disk there is.
+Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method, int threads,
+                              const StoreOptions& stores) {
+  for (std::size_t l = 0; l < options.layers.size(); ++l) TL_TRY(check_layer(options.layers[l], l));
+  TL_TRY_ASSIGN(CachePlan plan, plan_layers(options, method, threads, stores, {}));
+  if (!plan.fetches()) return plan;
+  // Not all layers fit on the device, and fewer may, beside what the rows of others are sent in.
+  return plan_layers(options, method, threads, stores, fetch_of(options, method, plan.step_rows));
 }
 
 // Of memory for a cache of rows, unasked: half of what the machine has free, and not so much that

@@ -77,6 +77,7 @@ struct CachePlan {
     std::uint64_t folds = 0, rows_bytes = 0, work_bytes = 0;
     std::uint64_t bytes() const { return kFetchLaunches * (rows_bytes + work_bytes); }
   } fetch;
+  bool fetches() const { return std::ranges::any_of(layers, &Layer::fetched); }
   StoreOptions stores;  // what the ledger will allow in each tier
   // Attention's workspace, beside the budget. Of a prefill's longest span: the tiles' queries and
   // states, and what each thread computes in. Of each row of a decode step: its rotated queries,

@@ -225,7 +225,11 @@ Result<std::vector<ListRead>> read_all(Reader* reader, std::uint32_t layer,
         EXPECT_EQ(ready.ordinal, next[ready.list]++);
       }
       const RowLayout layout = wanted[ready.list].runs[0].rows->layout;
-      lists[ready.list].at(ready.ordinal) = content(ready.fold, layout);
+      FoldRead& fold = lists[ready.list].at(ready.ordinal);
+      fold = content(ready.fold, layout);
+      std::vector<std::byte> packed(std::size_t{ready.rows} * layout.bytes());
+      pack_rows(ready, packed.data());
+      EXPECT_EQ(packed, fold.rows);
     }
     return {};
   };

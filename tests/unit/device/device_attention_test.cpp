@@ -120,6 +120,60 @@ TEST_F(DeviceAttentionTest, IsThatOfPlainLoops) {
   }
 }
 
+// A fold's rows by rank are the same fold, where they lie scattered on the device or are sent there
+// one after the other.
+TEST_F(DeviceAttentionTest, SentRowsHaveTheBitsOfRowsThatLieThere) {
+  constexpr std::size_t kFolds = 7;
+  for (std::size_t i = 0; i < kFolds; ++i) {
+    const std::size_t first = random_() % (kBlocks - 4);
+    add_fold(i / 2, first, first + 1 + i % 4, i % 3 == 0);
+  }
+  constexpr std::uint64_t kOutbox =
+      round_up(kFolds * kFoldRows * kRowBytes + kFolds * 64, kWorkApartBytes);
+  const auto attention = device_->open_attention(bytes_of(kFolds, 4 * kFolds), kOutbox);
+  ASSERT_TRUE(attention) << attention.error().message;
+  ASSERT_EQ(*(*attention)->begin(kShape, folds(), 0), kFolds);
+  const auto there = (*attention)->finish();
+  ASSERT_TRUE(there) << there.error().message;
+  const std::size_t states = kFolds * kShape.heads;
+  const auto copied = [&](const DeviceAttention::States& from) {
+    std::vector<float> all(from.max, from.max + states);
+    all.insert(all.end(), from.sum, from.sum + states);
+    all.insert(all.end(), from.acc, from.acc + states * kShape.value_dim);
+    return all;
+  };
+  const std::vector<float> wanted = copied(*there);
+
+  const std::span<std::byte> outbox = (*attention)->outbox();
+  ASSERT_EQ(outbox.size(), kOutbox);
+  std::size_t sent = 0;
+  std::vector<std::vector<BlockView>> packed(kFolds);
+  std::vector<HeadFold> sent_folds(folds().begin(), folds().end());
+  for (std::size_t i = 0; i < kFolds; ++i) {
+    const std::size_t first = sent;
+    for (const BlockView& block : folds()[i].fold.blocks)
+      for (int row = 0; row < kBlockRows; ++row) {
+        if ((block.rows >> row & 1) == 0) continue;
+        std::memcpy(outbox.data() + sent, rows_.data() + (block.key - there_) + row * kRowBytes,
+                    kRowBytes);
+        sent += kRowBytes;
+      }
+    for (std::size_t at = first; at < sent; at += kBlockRows * kRowBytes) {
+      const auto rows =
+          static_cast<int>(std::min<std::size_t>(kBlockRows, (sent - at) / kRowBytes));
+      const std::byte* const key = outbox.data() + at;
+      packed[i].push_back({key, key + kShape.key_dim * sizeof(f16), first_rows(rows)});
+    }
+    sent_folds[i].fold.blocks = packed[i];
+    sent = round_up(sent, 64);
+  }
+  ASSERT_TRUE(device_->write(there_, std::vector<std::byte>(rows_.size())));  // no longer there
+  ASSERT_EQ(*(*attention)->begin(kShape, sent_folds, sent), kFolds);
+  const auto of_sent = (*attention)->finish();
+  ASSERT_TRUE(of_sent) << of_sent.error().message;
+  EXPECT_EQ(copied(*of_sent), wanted);
+}
+
 TEST(DeviceAttends, FormatsThatItsKernelsRead) {
   if (const auto device = open_device(0); !device) GTEST_SKIP() << device.error().message;
   const auto attends = [](RowFormat key, RowFormat value, std::uint32_t dim) {

@@ -1,0 +1,252 @@
+// A device that attends all sealed rows of a decode step, wherever they are at home: the same bits
+// for every home, budget and number of threads, and as many bytes sent to it as were picked.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "runtime/kv_cache.h"
+#include "tests/support/temporary_folder.h"
+#include "tests/unit/device/each_device.h"
+#include "tests/unit/device/fed_caches.h"
+
+namespace thermocline {
+namespace {
+
+namespace fs = std::filesystem;
+
+CacheOptions fetching(CacheOptions options) {
+  options.method_overrides.push_back("place.run=fetch");
+  return options;
+}
+
+CacheOptions in_host_memory(CacheOptions options) {
+  options.method_overrides.push_back("place.rows=host");
+  return options;
+}
+
+// Without a row cache, or with one for some `cached` bytes.
+CacheOptions on_disk(CacheOptions options, const std::string& folder, std::uint64_t cached) {
+  options.method_overrides.push_back("place.rows=lowest");
+  options.tiers.directory = folder;
+  options.tiers.disk_bytes = std::uint64_t{256} << 20;
+  const auto plan = KvCache::plan(options);
+  EXPECT_TRUE(plan) << plan.error().message;
+  if (!plan) return options;
+  options.tiers.host_bytes = cached;
+  for (const MemoryLine& line : plan->lines)
+    if (line.tier == "host" && line.purpose != "row_cache") options.tiers.host_bytes += line.bytes;
+  return options;
+}
+
+std::uint64_t staging(const MemoryPlan& of, const char* tier) {
+  std::uint64_t bytes = 0;
+  for (const MemoryLine& one : of.lines)
+    if (one.tier == tier && one.purpose == "staging") bytes += one.peak_bytes;
+  return bytes;
+}
+
+class DeviceFetch : public EachDevice {
+ protected:
+  const test::TemporaryFolder folder_{"device-fetch"};
+};
+
+TEST_P(DeviceFetch, AnswersTheSameWhereverRowsAre) {
+  if (!is_gpu()) GTEST_SKIP() << "host memory that stands in for a device attends nothing";
+  const std::vector<std::string> int8 = {"keys.compress=int8", "values.compress=int8"};
+  const std::pair<const char*, std::vector<std::string>> methods[] = {
+      {"exact", {}}, {"exact", int8}, {"sketch", {}}, {"sketch", int8}, {"ladder2", {}}};
+  for (const auto& [method, overrides] : methods) {
+    SCOPED_TRACE(std::string(method) + (overrides.empty() ? "" : ", int8"));
+    CacheOptions host = options_for(method, 1200);
+    host.method_overrides = overrides;
+    const CacheOptions there = fetching(on_device(host, GetParam()));
+    Fed fed({host, there});
+    fed.add(in_host_memory(there), 4);
+    fed.add(on_disk(there, folder_.path(), 0), 1);
+    fed.add(on_disk(there, folder_.path(), 100 << 10), 4);
+    CacheOptions wide = in_host_memory(there);  // whose launches take more
+    wide.max_timelines = 4;
+    fed.add(wide, 1);
+    const auto prompt = fed.advance(1090, Pass::prefill);
+    std::vector<CacheReport> sealed;
+    for (const auto& cache : fed.caches) sealed.push_back(cache->report());
+    std::size_t other_bits = 0;
+    for (int step = 0; step < 4; ++step) {
+      const auto out = fed.advance(1 + step % 3, Pass::decode);
+      EXPECT_LE(farthest(out[0], out[1]), fed.bound());
+      other_bits += !same_bits(out[0], out[1]);
+      for (std::size_t c = 2; c < out.size(); ++c)
+        EXPECT_TRUE(same_bits(out[1], out[c])) << "cache " << c << ", step " << step;
+    }
+    EXPECT_GT(other_bits, 0u);  // it was the device that attended
+    std::vector<CacheReport> moved;
+    for (std::size_t c = 0; c < fed.caches.size(); ++c) {
+      EXPECT_TRUE(same_bits(prompt[0], prompt[c])) << "cache " << c;
+      moved.push_back(difference(fed.caches[c]->report(), sealed[c]));
+      EXPECT_EQ(moved[c].rows_read, moved[0].rows_read);
+      EXPECT_EQ(moved[c].device_bytes_copied, 0u);
+    }
+    // What a step picks crosses, and nothing else.
+    const std::uint64_t picked = moved[1].device_bytes_read;
+    EXPECT_GT(picked, 0u);
+    EXPECT_EQ(moved[0].device_bytes_fetched, 0u);
+    EXPECT_EQ(moved[1].device_bytes_fetched, 0u);
+    for (const std::size_t c : {2, 3, 4, 5}) {
+      EXPECT_EQ(moved[c].device_bytes_fetched, picked) << "cache " << c;
+      EXPECT_EQ(moved[c].device_bytes_read, 0u);
+      EXPECT_EQ(fed.caches[c]->report().device_bytes_written, 0u);
+      EXPECT_EQ(moved[c].disk_bytes_read > 0, c == 3 || c == 4) << "cache " << c;
+    }
+    EXPECT_EQ(moved[2].host_bytes_read, moved[0].host_bytes_read);
+    EXPECT_EQ(moved[3].row_cache_hits, 0u);
+    EXPECT_GT(moved[4].row_cache_hits, 0u);
+  }
+}
+
+// Some layers are at home on the device, the rows of others are sent.
+TEST_P(DeviceFetch, AnswersTheSameWhicheverLayersFit) {
+  if (!is_gpu()) GTEST_SKIP() << "host memory that stands in for a device attends nothing";
+  CacheOptions options = options_for("exact", 1100);
+  options.layers.assign(6, plain_layer(2, 2, 32, 32));
+  const CacheOptions all = fetching(on_device(options, GetParam()));
+  const auto home = KvCache::plan(all);
+  ASSERT_TRUE(home) << home.error().message;
+  CacheOptions some = all;
+  some.tiers.device_bytes = home->total("device") - 1;
+  Fed fed({all, some});
+  fed.advance(1090, Pass::prefill);
+  const CacheReport sealed[] = {fed.caches[0]->report(), fed.caches[1]->report()};
+  for (int step = 0; step < 2; ++step) {
+    const auto out = fed.advance(1, Pass::decode);
+    EXPECT_TRUE(same_bits(out[0], out[1]));
+  }
+  const CacheReport one = difference(fed.caches[0]->report(), sealed[0]);
+  const CacheReport other = difference(fed.caches[1]->report(), sealed[1]);
+  EXPECT_GT(other.device_bytes_read, 0u);
+  EXPECT_GT(other.device_bytes_fetched, 0u);
+  EXPECT_EQ(other.device_bytes_read + other.device_bytes_fetched, one.device_bytes_read);
+}
+
+// Without a device that attends, a method that has it fetch is as one that does not.
+TEST_P(DeviceFetch, IsTheHostsWhereThereIsNoDevice) {
+  const CacheOptions host = options_for("sketch", 1600);
+  Fed fed({host, fetching(host)});
+  if (!is_gpu()) fed.add(fetching(on_device(host, GetParam())), 2);
+  fed.advance(1200, Pass::prefill);
+  for (int step = 0; step < 3; ++step) {
+    const auto out = fed.advance(2, Pass::decode);
+    for (const auto& one : out) EXPECT_TRUE(same_bits(out[0], one));
+  }
+  for (const auto& cache : fed.caches) EXPECT_EQ(cache->report().device_bytes_fetched, 0u);
+}
+
+// More rows than are sent at a time: of one position of the step as much as two launches hold, of
+// four as much as each of the two takes several times.
+TEST_P(DeviceFetch, SendsInSeveralLaunchesWhatNoneHolds) {
+  if (!is_gpu()) GTEST_SKIP() << "host memory that stands in for a device attends nothing";
+  CacheOptions options = options_for("exact", 1600);
+  options.layers = {plain_layer(8, 1, 128, 128)};
+  const CacheOptions there = fetching(on_device(options, GetParam()));
+  Fed fed({there, in_host_memory(there), on_disk(there, folder_.path(), 0)});
+  fed.advance(1590, Pass::prefill);
+  for (const std::uint32_t rows : {1u, 4u}) {
+    const CacheReport before = fed.caches[1]->report();
+    const auto out = fed.advance(rows, Pass::decode);
+    EXPECT_TRUE(same_bits(out[0], out[1]));
+    EXPECT_TRUE(same_bits(out[0], out[2]));
+    const CacheReport moved = difference(fed.caches[1]->report(), before);
+    const std::uint64_t of_launch = staging(fed.caches[1]->usage(), "device") / 2;
+    EXPECT_GT(moved.device_bytes_fetched, rows * of_launch);
+  }
+}
+
+// What crosses is staged in memory that was planned, in each tier, and taken before the first step.
+TEST_P(DeviceFetch, TakesWhatIsPlanned) {
+  if (!is_gpu()) GTEST_SKIP() << "host memory that stands in for a device attends nothing";
+  CacheOptions options =
+      in_host_memory(fetching(on_device(options_for("exact", 1600), GetParam())));
+  const auto plan = KvCache::plan(options);
+  ASSERT_TRUE(plan) << plan.error().message;
+  EXPECT_GT(staging(*plan, "device"), 0u);
+  EXPECT_EQ(plan->total("device"), staging(*plan, "device"));
+  EXPECT_TRUE(plan->notes.empty());
+  options.tiers.device_bytes = plan->total("device");
+  Fed fed({options});
+  fed.advance(1590, Pass::prefill);
+  for (int step = 0; step < 3; ++step) {
+    fed.advance(2, Pass::decode);
+    for (const char* tier : {"device", "host"})
+      EXPECT_EQ(staging(fed.caches[0]->usage(), tier), staging(*plan, tier));
+    EXPECT_EQ(fed.caches[0]->usage().total("device"), plan->total("device"));
+  }
+  options.tiers.device_bytes -= 1;
+  const auto refused = KvCache::plan(options);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
+  EXPECT_NE(refused.error().message.find("--kv-device"), std::string::npos);
+  // Where all layers are at home there nothing is to be sent, and no room is kept for it.
+  CacheOptions near = on_device(options_for("exact", 1600), GetParam());
+  near.tiers.device_bytes = KvCache::plan(near)->total("device");
+  const auto whole = KvCache::plan(fetching(near));
+  ASSERT_TRUE(whole) << whole.error().message;
+  EXPECT_EQ(staging(*whole, "device"), staging(*KvCache::plan(near), "device"));
+}
+
+TEST_P(DeviceFetch, RefusesRowsThatADeviceDoesNotAttend) {
+  if (!is_gpu()) GTEST_SKIP() << "host memory that stands in for a device attends nothing";
+  CacheOptions options =
+      in_host_memory(fetching(on_device(options_for("exact", 1600), GetParam())));
+  EXPECT_TRUE(KvCache::plan(options));
+  options.method_overrides.push_back("values.compress=q8_0");
+  const auto refused = KvCache::plan(options);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::unsupported);
+  EXPECT_NE(refused.error().message.find("values.compress = q8_0"), std::string::npos)
+      << refused.error().message;
+}
+
+// What the disk gives back that was not written there ends the step, which leaves no trace, also
+// not of what was on its way already.
+TEST_P(DeviceFetch, ADamagedReadIsRefusedAndTheStepCanBeDoneAgain) {
+  if (!is_gpu()) GTEST_SKIP() << "host memory that stands in for a device attends nothing";
+  CacheOptions options = options_for("exact", 1600);
+  options.layers = {plain_layer(2, 2, 32, 32), plain_layer(8, 1, 128, 128)};
+  const CacheOptions there = fetching(on_device(options, GetParam()));
+  Fed fed({on_disk(there, folder_.path(), 0), there});
+  fed.advance(1590, Pass::prefill);
+  const auto before = fed.advance(1, Pass::decode);
+  EXPECT_TRUE(same_bits(before[0], before[1]));
+
+  int file = -1;
+  for (const auto& one : fs::directory_iterator("/proc/self/fd")) {
+    std::error_code gone;
+    if (fs::read_symlink(one, gone).string().starts_with(folder_.path() + "/"))
+      file = ::open(one.path().c_str(), O_RDWR);
+  }
+  ASSERT_GE(file, 0);
+  // Far in the last layer, of which others have been sent by then: of the first one reads are done
+  // ahead.
+  constexpr off_t kAt = 2 * 1536 * 128 + (5 << 20);
+  std::vector<char> right(4096), wrong(4096, 'x');
+  ASSERT_EQ(::pread(file, right.data(), right.size(), kAt), 4096);
+  ASSERT_EQ(::pwrite(file, wrong.data(), wrong.size(), kAt), 4096);
+  ASSERT_EQ(::fsync(file), 0);
+  const std::uint32_t length = fed.texts[0].length();
+  EXPECT_THROW(fed.advance(1, Pass::decode), std::runtime_error);
+  fed.caches[0]->rollback();
+  EXPECT_EQ(fed.texts[0].length(), length);
+  ASSERT_EQ(::pwrite(file, right.data(), right.size(), kAt), 4096);
+  ASSERT_EQ(::fsync(file), 0);
+  ::close(file);
+  const auto after = fed.advance(1, Pass::decode);
+  EXPECT_TRUE(same_bits(after[0], after[1]));
+}
+THERMOCLINE_EACH_DEVICE(DeviceFetch);
+
+}  // namespace
+}  // namespace thermocline

@@ -1,0 +1,132 @@
+// Caches that are fed the same random rows, and how near their answers are to each other: what a
+// device attends, against the host, or against itself with rows elsewhere.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "runtime/kv_cache.h"
+#include "tests/support/float_table.h"
+#include "tests/support/written_rows.h"
+
+namespace thermocline {
+
+inline CacheOptions options_for(const std::string& method, std::uint32_t positions) {
+  CacheOptions options;
+  options.layers = {plain_layer(2, 3, 64, 64), plain_layer(1, 2, 32, 32, 100),
+                    plain_layer(2, 2, 32, 32)};
+  options.method = method;
+  options.method_directory = "configs/methods";
+  options.max_positions = positions;
+  return options;
+}
+
+inline CacheOptions on_device(CacheOptions options, const char* device) {
+  options.tiers.device = device;
+  options.tiers.device_bytes = std::uint64_t{64} << 20;
+  return options;
+}
+
+// How far two ways to attend in floats may be apart, by the roundings that either makes: scores of
+// `dim` products whose sum is at most `score`, weights that are as far off as their scores, and
+// sums of `rows` weighted values, none larger than `value`.
+inline double bound_of(double score, double value, double dim, double rows) {
+  const double u = std::ldexp(1.0, -24);
+  const double weight = 2 * (dim + 8) * u * score + 8 * u;
+  return 2 * value * (2 * weight + 2 * (rows + 16) * u);
+}
+
+// Several caches, each with a text, that are fed the same random rows.
+class Fed {
+ public:
+  explicit Fed(const std::vector<CacheOptions>& options) {
+    for (const CacheOptions& one : options) add(one, 2);
+  }
+  void add(const CacheOptions& options, int threads) {
+    auto made = KvCache::create(options, threads, test::float_isa());
+    if (!made) throw std::runtime_error(made.error().message);
+    caches.push_back(std::move(*made));
+    texts.push_back(std::move(*caches.back()->start()));
+  }
+
+  // The outputs of all layers, cache by cache, of so many rows.
+  std::vector<std::vector<float>> advance(std::uint32_t count, Pass pass) {
+    std::vector<std::vector<float>> outputs(caches.size());
+    const std::uint32_t seed = random_();
+    for (std::size_t c = 0; c < caches.size(); ++c) {
+      std::mt19937 same(seed);
+      std::vector<Token> at;
+      for (std::uint32_t r = 0; r < count; ++r)
+        at.push_back({texts[c].id(), texts[c].length() + r});
+      check(caches[c]->begin(at, pass));
+      for (std::uint32_t l = 0; l < caches[c]->layers().size(); ++l) {
+        const LayerSpec& spec = caches[c]->layers()[l];
+        const std::size_t n = at.size();
+        const auto k = random_floats(same, n * spec.kv_heads * spec.key_dim);
+        const auto v = random_floats(same, n * spec.kv_heads * spec.value_dim);
+        const auto q = random_floats(same, n * spec.q_heads * spec.key_dim);
+        std::vector<float> out(n * spec.q_heads * spec.value_dim);
+        check(caches[c]->append(LayerId{l}, {k.data(), n, k.size() / n},
+                                {v.data(), n, v.size() / n}));
+        check(caches[c]->attend(LayerId{l}, {q.data(), n, q.size() / n},
+                                {out.data(), n, out.size() / n}));
+        outputs[c].insert(outputs[c].end(), out.begin(), out.end());
+        for (std::size_t r = 0; r < q.size() / spec.key_dim; ++r)
+          longest_query_ = std::max(
+              longest_query_, spec.scale * length_of(q.data() + r * spec.key_dim, spec.key_dim));
+        for (std::size_t r = 0; r < k.size() / spec.key_dim; ++r)
+          longest_key_ =
+              std::max(longest_key_, length_of(k.data() + r * spec.key_dim, spec.key_dim));
+        for (const float x : v) largest_value_ = std::max(largest_value_, std::abs(double{x}));
+      }
+      check(caches[c]->commit());
+    }
+    return outputs;
+  }
+
+  double bound() const {
+    return bound_of(longest_query_ * longest_key_, largest_value_, 64, texts.front().length());
+  }
+  static void check(const Status& status) {
+    if (!status) throw std::runtime_error(status.error().message);
+  }
+
+  std::vector<std::unique_ptr<KvCache>> caches;
+  std::vector<Timeline> texts;  // one a cache
+
+ private:
+  // Between -2 and 2: without outliers, which would make the bound as wide as they are.
+  static std::vector<float> random_floats(std::mt19937& random, std::size_t count) {
+    std::vector<float> floats(count);
+    for (float& x : floats) x = static_cast<float>(random() % 4001) / 1000.0f - 2.0f;
+    return floats;
+  }
+  static double length_of(const float* x, std::size_t n) {
+    double squares = 0;
+    for (std::size_t i = 0; i < n; ++i) squares += double{x[i]} * double{x[i]};
+    return std::sqrt(squares);
+  }
+
+  std::mt19937 random_{7};
+  double longest_query_ = 0, longest_key_ = 0, largest_value_ = 0;
+};
+
+inline double farthest(const std::vector<float>& one, const std::vector<float>& other) {
+  double most = one.size() == other.size() ? 0 : std::numeric_limits<double>::infinity();
+  for (std::size_t i = 0; most < 1e30 && i < one.size(); ++i)
+    most = std::max(most, std::abs(double{one[i]} - double{other[i]}));
+  return most;
+}
+
+inline bool same_bits(const std::vector<float>& one, const std::vector<float>& other) {
+  return one.size() == other.size() &&
+         std::memcmp(one.data(), other.data(), one.size() * sizeof(float)) == 0;
+}
+
+}  // namespace thermocline
