@@ -42,7 +42,7 @@ bool FetchLaunch::add(const ReadyFold& ready, const float* query, std::uint32_t 
   fold.fold.blocks = std::span(blocks_).subspan(first_block);
   partials_.push_back(partial);
   destinations_.push_back(to);
-  sent_ = std::min<std::uint64_t>(outbox.size(), sent_ + round_up(bytes, kWorkApartBytes));
+  sent_ += round_up(bytes, kWorkApartBytes);
   row_bytes_ += bytes;
   return true;
 }

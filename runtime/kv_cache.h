@@ -41,9 +41,10 @@ inline constexpr std::uint64_t kAutoBytes = ~std::uint64_t{0};
 
 struct TierOptions {
   // On a device: sealed rows of as many layers as fit whole live there, the others below; a size
-  // that none fits is refused. 0: none; auto: what is free, less a sixteenth. `device` says which
-  // it is: "none", "cuda" or "cuda:N", or "host", host memory that stands in for a GPU's and takes
-  // a size.
+  // that none fits is refused, unless the method has a device attend the others too, in room of
+  // this that is planned first (Method::run). 0: none; auto: what is free, less a sixteenth.
+  // `device` says which it is: "none", "cuda" or "cuda:N", or "host", host memory that stands in
+  // for a GPU's and takes a size.
   std::uint64_t device_bytes = 0;
   std::string device = "none";
   // KV and its index in host memory; auto: what is free. With a disk: the index, the tail and

@@ -28,6 +28,7 @@ struct Weather {
   int threads;
   const char* backend;
   bool device = false;  // with room for half of the rows, or for those of the layer there is
+  bool fetch = false;   // which it does not, since it does not attend
 };
 constexpr Weather kWeathers[] = {{"host, 1 thread", false, 0, 1, "auto"},
                                  {"host, 2 threads", false, 0, 2, "auto"},
@@ -35,7 +36,8 @@ constexpr Weather kWeathers[] = {{"host, 1 thread", false, 0, 1, "auto"},
                                  {"disk, 1 thread, pread", true, 0, 1, "threads"},
                                  {"half on disk, 2 threads", true, 500, 2, "auto"},
                                  {"device and host", false, 0, 2, "auto", true},
-                                 {"three tiers", true, 300, 2, "auto", true}};
+                                 {"three tiers", true, 300, 2, "auto", true},
+                                 {"three tiers, to fetch", true, 300, 2, "auto", true, true}};
 
 class Chance {
  public:
@@ -105,6 +107,7 @@ void set_weather(const Weather& weather, CacheOptions* options) {
   options->tiers.disk_bytes = weather.disk ? std::uint64_t{1} << 30 : 0;
   options->tiers.io_backend = weather.backend;
   options->tiers.host_bytes = kAutoBytes;
+  if (weather.fetch) options->method_overrides.push_back("place.run=fetch");
   if (weather.device) {
     options->tiers.device = "host";
     options->tiers.device_bytes = std::uint64_t{1} << 28;

@@ -69,6 +69,7 @@ void print_reads(const CacheReport& decode) {
   };
   if (decode.device_bytes_read > 0) add("device", decode.device_bytes_read);
   add("host", decode.host_bytes_read);
+  if (decode.device_bytes_fetched > 0) add("host to device", decode.device_bytes_fetched);
   add("disk", decode.disk_bytes_read);
   add("index", decode.index_bytes_read);
   line("read", all + "; a token: " + of_token);

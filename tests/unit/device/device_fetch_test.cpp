@@ -145,6 +145,23 @@ TEST_P(DeviceFetch, IsTheHostsWhereThereIsNoDevice) {
   for (const auto& cache : fed.caches) EXPECT_EQ(cache->report().device_bytes_fetched, 0u);
 }
 
+// A session has its rows in its file, and a device attends them.
+TEST_P(DeviceFetch, AttendsTheRowsOfASession) {
+  if (!is_gpu()) GTEST_SKIP() << "host memory that stands in for a device attends nothing";
+  const CacheOptions there = fetching(on_device(options_for("sketch", 1200), GetParam()));
+  CacheOptions session = there;
+  session.method_overrides.push_back("place.rows=lowest");
+  session.session.path = folder_.path() + "/s.tls";
+  Fed fed({there, session});
+  fed.advance(1090, Pass::prefill);
+  for (int step = 0; step < 2; ++step) {
+    const auto out = fed.advance(1, Pass::decode);
+    EXPECT_TRUE(same_bits(out[0], out[1]));
+  }
+  EXPECT_EQ(fed.caches[0]->report().device_bytes_read,
+            fed.caches[1]->report().device_bytes_fetched);
+}
+
 // More rows than are sent at a time: of one position of the step as much as two launches hold, of
 // four as much as each of the two takes several times.
 TEST_P(DeviceFetch, SendsInSeveralLaunchesWhatNoneHolds) {

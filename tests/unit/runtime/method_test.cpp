@@ -159,6 +159,11 @@ TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
            {"exact", {"values.compress=int3"}, bad, {"values.compress", "int3", "raw, int8"}},
            {"exact", {"retain.keep=some"}, bad, {"retain.keep", "all, steady"}},
            {"exact", {"place.rows=moon"}, bad, {"place.rows", "spill, lowest, host"}},
+           {"exact", {"place.run=far"}, bad, {"place.run", "far", "near, fetch"}},
+           {"streaming",
+            {"place.run=fetch"},
+            ErrorCode::unsupported,
+            {"retain.keep = steady", "place.run = near", "place.run = fetch"}},
            {"snapkv", {"retain.pool=6"}, bad, {"snapkv", "pool = 6", "odd"}},
            {"h2o", {"retain.window=6"}, bad, {"retain.window", "h2o", "snapkv"}},
            {"exact", {"retain.share=0.1"}, bad, {"retain.share", "all", "snapkv"}},
@@ -207,6 +212,15 @@ class DeclaredSelector final : public Selector {
  private:
   SelectorFacts facts_;
 };
+
+TEST(Methods, AreAttendedWhereRowsAreUnlessTheySayThatTheyAreFetched) {
+  for (const std::string& name : method_names(kMethods))
+    if (const auto method = load(name)) {
+      EXPECT_FALSE(method->fetches()) << name;
+    }
+  EXPECT_FALSE(load("sketch", {"place.run=near"})->fetches());
+  EXPECT_TRUE(load("sketch", {"place.run=fetch"})->fetches());
+}
 
 TEST(Methods, FactsOfASelectorDecideWhatItGoesWith) {
   const auto refusal = [](const std::string& rows, SelectorFacts facts) {
