@@ -201,11 +201,17 @@ TEST_P(DeviceFetch, TakesWhatIsPlanned) {
       EXPECT_EQ(staging(fed.caches[0]->usage(), tier), staging(*plan, tier));
     EXPECT_EQ(fed.caches[0]->usage().total("device"), plan->total("device"));
   }
-  options.tiers.device_bytes -= 1;
-  const auto refused = KvCache::plan(options);
-  ASSERT_FALSE(refused);
-  EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
-  EXPECT_NE(refused.error().message.find("--kv-device"), std::string::npos);
+  options.tiers.host_bytes = plan->total("host");
+  EXPECT_TRUE(KvCache::plan(options));
+  for (const std::string tier : {"device", "host"}) {
+    CacheOptions less = options;
+    (tier == "host" ? less.tiers.host_bytes : less.tiers.device_bytes) -= 1;
+    const auto refused = KvCache::plan(less);
+    ASSERT_FALSE(refused) << tier;
+    EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
+    EXPECT_NE(refused.error().message.find("--kv-" + tier), std::string::npos)
+        << refused.error().message;
+  }
   // Where all layers are at home there nothing is to be sent, and no room is kept for it.
   CacheOptions near = on_device(options_for("exact", 1600), GetParam());
   near.tiers.device_bytes = KvCache::plan(near)->total("device");
