@@ -56,7 +56,6 @@ class DeviceFetch : public EachDevice {
 };
 
 TEST_P(DeviceFetch, AnswersTheSameWhereverRowsAre) {
-  if (!is_gpu()) GTEST_SKIP() << "host memory that stands in for a device attends nothing";
   const std::vector<std::string> int8 = {"keys.compress=int8", "values.compress=int8"};
   const std::pair<const char*, std::vector<std::string>> methods[] = {
       {"exact", {}}, {"exact", int8}, {"sketch", {}}, {"sketch", int8}, {"ladder2", {}}};
@@ -110,7 +109,6 @@ TEST_P(DeviceFetch, AnswersTheSameWhereverRowsAre) {
 
 // Some layers are at home on the device, the rows of others are sent.
 TEST_P(DeviceFetch, AnswersTheSameWhicheverLayersFit) {
-  if (!is_gpu()) GTEST_SKIP() << "host memory that stands in for a device attends nothing";
   CacheOptions options = options_for("exact", 1100);
   options.layers.assign(6, plain_layer(2, 2, 32, 32));
   const CacheOptions all = fetching(on_device(options, GetParam()));
@@ -132,22 +130,8 @@ TEST_P(DeviceFetch, AnswersTheSameWhicheverLayersFit) {
   EXPECT_EQ(other.device_bytes_read + other.device_bytes_fetched, one.device_bytes_read);
 }
 
-// Without a device that attends, a method that has it fetch is as one that does not.
-TEST_P(DeviceFetch, IsTheHostsWhereThereIsNoDevice) {
-  const CacheOptions host = options_for("sketch", 1600);
-  Fed fed({host, fetching(host)});
-  if (!is_gpu()) fed.add(fetching(on_device(host, GetParam())), 2);
-  fed.advance(1200, Pass::prefill);
-  for (int step = 0; step < 3; ++step) {
-    const auto out = fed.advance(2, Pass::decode);
-    for (const auto& one : out) EXPECT_TRUE(same_bits(out[0], one));
-  }
-  for (const auto& cache : fed.caches) EXPECT_EQ(cache->report().device_bytes_fetched, 0u);
-}
-
 // A session has its rows in its file, and a device attends them.
 TEST_P(DeviceFetch, AttendsTheRowsOfASession) {
-  if (!is_gpu()) GTEST_SKIP() << "host memory that stands in for a device attends nothing";
   const CacheOptions there = fetching(on_device(options_for("sketch", 1200), GetParam()));
   CacheOptions session = there;
   session.method_overrides.push_back("place.rows=lowest");
@@ -165,7 +149,6 @@ TEST_P(DeviceFetch, AttendsTheRowsOfASession) {
 // More rows than are sent at a time: of one position of the step as much as two launches hold, of
 // four as much as each of the two takes several times.
 TEST_P(DeviceFetch, SendsInSeveralLaunchesWhatNoneHolds) {
-  if (!is_gpu()) GTEST_SKIP() << "host memory that stands in for a device attends nothing";
   CacheOptions options = options_for("exact", 1600);
   options.layers = {plain_layer(8, 1, 128, 128)};
   const CacheOptions there = fetching(on_device(options, GetParam()));
@@ -184,7 +167,6 @@ TEST_P(DeviceFetch, SendsInSeveralLaunchesWhatNoneHolds) {
 
 // What crosses is staged in memory that was planned, in each tier, and taken before the first step.
 TEST_P(DeviceFetch, TakesWhatIsPlanned) {
-  if (!is_gpu()) GTEST_SKIP() << "host memory that stands in for a device attends nothing";
   CacheOptions options =
       in_host_memory(fetching(on_device(options_for("exact", 1600), GetParam())));
   const auto plan = KvCache::plan(options);
@@ -221,7 +203,6 @@ TEST_P(DeviceFetch, TakesWhatIsPlanned) {
 }
 
 TEST_P(DeviceFetch, RefusesRowsThatADeviceDoesNotAttend) {
-  if (!is_gpu()) GTEST_SKIP() << "host memory that stands in for a device attends nothing";
   CacheOptions options =
       in_host_memory(fetching(on_device(options_for("exact", 1600), GetParam())));
   EXPECT_TRUE(KvCache::plan(options));
@@ -236,7 +217,6 @@ TEST_P(DeviceFetch, RefusesRowsThatADeviceDoesNotAttend) {
 // What the disk gives back that was not written there ends the step, which leaves no trace, also
 // not of what was on its way already.
 TEST_P(DeviceFetch, ADamagedReadIsRefusedAndTheStepCanBeDoneAgain) {
-  if (!is_gpu()) GTEST_SKIP() << "host memory that stands in for a device attends nothing";
   CacheOptions options = options_for("exact", 1600);
   options.layers = {plain_layer(2, 2, 32, 32), plain_layer(8, 1, 128, 128)};
   const CacheOptions there = fetching(on_device(options, GetParam()));
@@ -269,7 +249,20 @@ TEST_P(DeviceFetch, ADamagedReadIsRefusedAndTheStepCanBeDoneAgain) {
   const auto after = fed.advance(1, Pass::decode);
   EXPECT_TRUE(same_bits(after[0], after[1]));
 }
-THERMOCLINE_EACH_DEVICE(DeviceFetch);
+INSTANTIATE_TEST_SUITE_P(Each, DeviceFetch, testing::Values("cuda"), name_of_device);
+
+// Where nobody else attends, a method that has a device fetch is as one that does not.
+TEST(DeviceFetchWithoutOne, IsTheHosts) {
+  const CacheOptions none = options_for("sketch", 1200);
+  Fed fed({none, fetching(none), fetching(on_device(none, "host"))});
+  fed.advance(1090, Pass::prefill);
+  for (int step = 0; step < 3; ++step) {
+    const auto out = fed.advance(2, Pass::decode);
+    EXPECT_TRUE(same_bits(out[0], out[1]));
+    EXPECT_TRUE(same_bits(out[0], out[2]));
+  }
+  for (const auto& cache : fed.caches) EXPECT_EQ(cache->report().device_bytes_fetched, 0u);
+}
 
 }  // namespace
 }  // namespace thermocline
