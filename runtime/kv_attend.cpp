@@ -221,7 +221,8 @@ Status KvCache::Impl::choose_and_take(LayerId l, std::size_t first, std::size_t 
   const HeadShape heads = shape(l);
   const auto take = [&](std::size_t f, std::size_t next) {
     const ReadyFold& ready = wave[f];
-    if (std::byte* const to = launch ? launch->destination(f) : nullptr) return pack_rows(ready, to);
+    std::byte* const to = launch ? launch->destination(f) : nullptr;
+    if (to) return pack_rows(ready, to);
     cpu->attend.attend(list_queries[ready.list].query, heads, ready.fold,
                        next < wave.size() ? &wave[next].fold : nullptr,
                        partials.data() + (first_partial[ready.list] + ready.ordinal) * heads.heads);
