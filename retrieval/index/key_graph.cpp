@@ -4,16 +4,13 @@
 #include <cmath>
 #include <limits>
 
+#include "retrieval/scratch.h"
+
 namespace thermocline {
 namespace {
 
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 constexpr std::size_t kLine = 64;
-
-template <typename T>
-void grow(std::vector<T>* to, std::size_t size) {
-  if (to->size() < size) to->resize(size);
-}
 
 void prefetch(const void* first, std::size_t bytes) {
   for (std::size_t at = 0; at < bytes; at += kLine)

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <limits>
 
+#include "retrieval/scratch.h"
+
 namespace thermocline {
 namespace {
 
@@ -13,11 +15,6 @@ constexpr float kNone = -std::numeric_limits<float>::infinity();
 constexpr float kAlways = std::numeric_limits<float>::infinity();
 constexpr float kFirst = std::numeric_limits<float>::max();  // the rank of what is always read
 constexpr float kNever = -1.0f;                              // of what was not looked at
-
-template <typename T>
-void grow(std::vector<T>* to, std::size_t size) {
-  if (to->size() < size) to->resize(size);
-}
 
 // Collects rows that ascend to picks of one run.
 class PickWriter {

@@ -3,13 +3,20 @@
 #include <algorithm>
 #include <cmath>
 
-#include "retrieval/select/sketch_units.h"
-
 namespace thermocline {
+
+float dot(const float* a, const float* b, std::size_t n) {
+  float lane[4] = {};
+  std::size_t i = 0;
+  for (; i + 4 <= n; i += 4)
+    for (std::size_t j = 0; j < 4; ++j) lane[j] += a[i + j] * b[i + j];
+  for (; i < n; ++i) lane[0] += a[i] * b[i];
+  return lane[0] + lane[1] + (lane[2] + lane[3]);
+}
 
 void SketchList::begin(HeadShape of, const ListQuery& list, const Workers& with) {
   shape = of;
-  query = &list;
+  asked = &list;
   workers = &with;
   indexes.clear();
   rows = 0;
@@ -40,7 +47,7 @@ void SketchList::prepare_queries() {
   grow(&queries, shape.heads);
   grow(&reach, shape.heads);
   for (std::uint32_t h = 0; h < shape.heads; ++h) {
-    const float* of = query->query + std::size_t{h} * shape.key_dim;
+    const float* of = asked->query + std::size_t{h} * shape.key_dim;
     queries[h] =
         cpu.sketch.prepare(of, shape.key_dim, rotated_.data(), codes_.data() + h * shape.key_dim);
     reach[h] = static_cast<float>(options.reach) * std::sqrt(dot(of, of, shape.key_dim));

@@ -10,30 +10,19 @@
 
 #include "kernels/sketch.h"
 #include "retrieval/index/sketch_index.h"
+#include "retrieval/scratch.h"
 #include "retrieval/select/selector.h"
 #include "retrieval/select/sketch_options.h"
 
 namespace thermocline {
 
-// Groups of kSketchGroup rows that hold so many.
-constexpr std::uint32_t sketch_groups(std::uint32_t rows) {
+// Of rows, in groups of kSketchGroup, so many of which hold them.
+constexpr std::uint32_t sixteens(std::uint32_t rows) {
   return (rows + kSketchGroup - 1) / kSketchGroup;
 }
 
-// Sets of clusters, groups and rows, a bit each.
-constexpr std::size_t words_of(std::size_t bits) { return (bits + kBlockRows - 1) / kBlockRows; }
-inline bool has(std::span<const RowSet> set, std::size_t i) {
-  return set[i / kBlockRows] >> i % kBlockRows & 1;
-}
-inline void add(std::size_t i, std::span<RowSet> set) {
-  set[i / kBlockRows] |= RowSet{1} << i % kBlockRows;
-}
-
-// Scratch is never made smaller, and keeps what is in it.
-template <typename T>
-void grow(std::vector<T>* to, std::size_t size) {
-  if (to->size() < size) to->resize(size);
-}
+// Sums of products, in four lanes.
+float dot(const float* a, const float* b, std::size_t n);
 
 // Taken up for one list after the other by one thread; its memory grows with the timeline.
 struct SketchList {
@@ -47,10 +36,10 @@ struct SketchList {
 
   // Of a run with a sketch, this list's KV head.
   std::span<const std::uint16_t> starts(std::uint32_t run) const {
-    return indexes[run]->starts(query->head);
+    return indexes[run]->starts(asked->head);
   }
   std::span<const std::uint16_t> group_starts(std::uint32_t run) const {
-    return indexes[run]->group_starts(query->head);
+    return indexes[run]->group_starts(asked->head);
   }
   // Rows that are worth a look at their codes.
   double candidates() const;
@@ -70,7 +59,7 @@ struct SketchList {
   const SketchOptions& options;
   const CpuTable& cpu;
   HeadShape shape;
-  const ListQuery* query = nullptr;
+  const ListQuery* asked = nullptr;
   const Workers* workers = nullptr;
   std::vector<const SketchIndex*> indexes;  // by run; null: another method formed it
   std::uint64_t rows = 0;                   // of all runs with a sketch, as the next three

@@ -48,7 +48,7 @@ void SketchMeans::find_patches(const SketchList& list) {
   if (grouped_) {
     rate_groups(list);
     const double share = wanted / static_cast<double>(list.clusters);
-    taken_groups_.resize(words_of(list.groups));
+    taken_groups_.resize(set_words(list.groups));
     top_rows(list.cpu.topk, {groups_.rating.data(), list.groups},
              static_cast<std::size_t>(std::ceil(share * static_cast<double>(list.groups))), &top_,
              taken_groups_);
@@ -86,7 +86,7 @@ void SketchMeans::rate_groups(const SketchList& list) {
   at = 0;
   for (const SketchIndex* index : list.indexes) {
     if (!index) continue;
-    groups_.rate(list, index->spreads(list.query->head).data() + index->clusters(), index->groups(),
+    groups_.rate(list, index->spreads(list.asked->head).data() + index->clusters(), index->groups(),
                  at);
     at += index->groups();
   }
@@ -99,10 +99,10 @@ void SketchMeans::add_patches(const SketchList& list, std::uint32_t run, std::si
   const SketchIndex& index = *list.indexes[run];
   const std::span<const std::uint16_t> starts = list.starts(run), groups = list.group_starts(run);
   for (std::uint32_t g = 0; g < index.groups(); ++g) {
-    if (!has(taken_groups_, first_group + g) || groups[g] == groups[g + 1]) continue;
+    if (!set_has(taken_groups_, first_group + g) || groups[g] == groups[g + 1]) continue;
     std::uint32_t first = groups[g], last = groups[g + 1];
     const std::uint32_t begin = starts[first] / kSketchGroup * kSketchGroup;
-    const std::uint32_t end = std::min(sketch_groups(starts[last]) * kSketchGroup, index.rows());
+    const std::uint32_t end = std::min(sixteens(starts[last]) * kSketchGroup, index.rows());
     while (starts[first] > begin) --first;
     while (starts[last] < end) ++last;
     if (!patches_.empty() && patches_.back().run == run && first <= patches_.back().last)
@@ -130,7 +130,7 @@ void SketchMeans::leave_groups(const SketchList& list) {
         const SketchPatch& patch = patches_[q];
         const std::uint32_t first = std::max(begin, patch.first), last = std::min(end, patch.last);
         rows -= starts[last] - starts[first];
-        if (has(taken_groups_, at)) continue;
+        if (set_has(taken_groups_, at)) continue;
         for (std::uint32_t c = first; c < last; ++c)
           lent_.push_back(static_cast<std::uint32_t>(patch.at + (c - patch.first)));
       }
@@ -142,7 +142,7 @@ void SketchMeans::leave_groups(const SketchList& list) {
 
 void SketchMeans::rate(const SketchList& list) {
   for (const SketchPatch& patch : patches_)
-    units_.rate(list, list.indexes[patch.run]->spreads(list.query->head).data() + patch.first,
+    units_.rate(list, list.indexes[patch.run]->spreads(list.asked->head).data() + patch.first,
                 patch.clusters(), patch.at);
   units_.add_ratings(list, clusters_);
   for (const std::uint32_t cluster : lent_) units_.rating[cluster] = kNever;

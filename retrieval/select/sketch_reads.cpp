@@ -85,7 +85,7 @@ void SketchReads::write_rows(const SketchList& list, ReadList* out) const {
       continue;
     }
     const Read read{.run = r, .first = static_cast<std::uint32_t>(out->picks.size())};
-    const std::uint32_t blocks = list.query->runs[r].rows->blocks();
+    const std::uint32_t blocks = list.asked->runs[r].rows->blocks();
     add_picks(sets, blocks, out);
     end_read(read, out);
     sets += blocks;
@@ -100,14 +100,14 @@ std::uint64_t SketchReads::write_codes(const SketchList& list, const SketchMeans
   const std::size_t units = means.units().count;
   const std::uint32_t heads = list.shape.heads;
   coded_weight_.assign(units * heads, 0.0f);
-  has_coded_.assign(words_of(units), 0);
+  has_coded_.assign(set_words(units), 0);
   for (std::size_t b = 0; b < coded_.size(); ++b) coded_[b] &= ~sets_[b];
   std::uint64_t bytes = 0;
   const RowSet* coded = coded_.data();
   std::size_t s = 0;
   for (std::uint32_t r = 0; r < list.indexes.size(); ++r) {
     if (!list.indexes[r]) continue;
-    const Run& run = list.query->runs[r];
+    const Run& run = list.asked->runs[r];
     const Read read = begin_read(r, Form::codes, heads, true, *out);
     const std::size_t found = add_picks(coded, run.rows->blocks(), out);
     float* to = grow_by(found * heads, &out->log_weight);
@@ -124,7 +124,7 @@ std::uint64_t SketchReads::write_codes(const SketchList& list, const SketchMeans
           const auto in_group = static_cast<std::uint32_t>(std::countr_zero(left));
           while (starts[cluster + 1] <= row + in_group) ++cluster;
           const std::size_t unit = patch.at + cluster;
-          add(unit, has_coded_);
+          set_add(has_coded_, unit);
           const float* weight = rows.weight(stretch.at + i + in_group);
           float* of_cluster = coded_weight_.data() + unit;
           for (std::uint32_t h = 0; h < heads; ++h) {
@@ -159,7 +159,7 @@ std::uint64_t SketchReads::write_summaries(const SketchList& list, const SketchM
   for (std::uint32_t r = 0; r < list.indexes.size(); ++r) {
     const SketchIndex* index = list.indexes[r];
     if (!index) continue;
-    const Run& run = list.query->runs[r];
+    const Run& run = list.asked->runs[r];
     find_estimated(list, means, r, sets, patch, group);
     const Read read = begin_read(r, Form::summaries, heads, false, *out);
     const std::size_t summaries = add_picks(estimated_.data(), estimated_.size(), out);
@@ -194,10 +194,10 @@ void SketchReads::find_estimated(const SketchList& list, const SketchMeans& mean
                                  std::size_t group) {
   const SketchUnits& units = means.units();
   const SketchIndex& index = *list.indexes[run];
-  estimated_.assign(words_of(index.clusters() + index.groups()), 0);
+  estimated_.assign(set_words(index.clusters() + index.groups()), 0);
   for (; patch < means.patches().size() && means.patches()[patch].run == run; ++patch) {
     const SketchPatch& of = means.patches()[patch];
-    grow(&found_, words_of(of.clusters()));
+    grow(&found_, set_words(of.clusters()));
     list.cpu.sketch.find_unread(sets, list.starts(run).data() + of.first, units.mass.data() + of.at,
                                 of.clusters(), kNegligible, unread_.data() + of.at, found_.data());
     add_bits(found_.data(), 0, of.clusters(), estimated_.data(), of.first);
@@ -208,7 +208,7 @@ void SketchReads::find_estimated(const SketchList& list, const SketchMeans& mean
     const float left = units.size[group + g];
     unread_[group + g] = static_cast<std::uint16_t>(left);
     if (left > 0.0f && units.mass[group + g] * left >= kNegligible)
-      add(index.clusters() + g, estimated_);
+      set_add(estimated_, index.clusters() + g);
   }
 }
 

@@ -40,7 +40,7 @@ void SketchRows::look_at_best(const SketchList& list, const SketchMeans& means) 
   const double wanted = list.candidates() / list.options.cluster;
   const auto most = static_cast<std::size_t>(
       std::min<double>(std::ceil(wanted), static_cast<double>(means.clusters())));
-  best_.resize(words_of(means.clusters()));
+  best_.resize(set_words(means.clusters()));
   top_rows(list.cpu.topk, {means.units().rating.data(), means.clusters()}, most, &top_, best_);
   for (std::uint32_t p = 0; p < means.patches().size(); ++p) {
     const SketchPatch& patch = means.patches()[p];
@@ -50,7 +50,7 @@ void SketchRows::look_at_best(const SketchList& list, const SketchMeans& means) 
       look_at(list, means, p, from * kSketchGroup, to * kSketchGroup, from_cluster);
     };
     const std::size_t end = patch.at + patch.clusters();
-    for (std::size_t word = patch.at / kBlockRows; word < words_of(end); ++word) {
+    for (std::size_t word = patch.at / kBlockRows; word < set_words(end); ++word) {
       const std::size_t begin = word * kBlockRows;
       RowSet left = best_[word];
       if (begin < patch.at) left &= ~first_rows(static_cast<int>(patch.at - begin));
@@ -66,7 +66,7 @@ void SketchRows::look_at_best(const SketchList& list, const SketchMeans& means) 
           from_cluster = c;
           while (starts[from_cluster] > first * kSketchGroup) --from_cluster;
         }
-        to = sketch_groups(starts[c + 1]);
+        to = sixteens(starts[c + 1]);
       }
     }
     close();
@@ -79,7 +79,7 @@ void SketchRows::look_at(const SketchList& list, const SketchMeans& means, std::
   const SketchPatch& of = means.patches()[patch];
   const std::uint32_t rows = list.indexes[of.run]->rows();
   const std::uint16_t* starts = list.starts(of.run).data() + of.first;
-  end = sketch_groups(end) * kSketchGroup;
+  end = sixteens(end) * kSketchGroup;
   for (; first < end; first += kJobRows) {
     while (starts[cluster + 1] <= first) ++cluster;
     const std::uint32_t last = std::min(end, first + kJobRows);
@@ -130,8 +130,8 @@ void SketchRows::fetch(const SketchList& list, const SketchMeans& means,
   const SketchStretch& of = stretches_[stretch];
   const SketchIndex& index = *list.indexes[means.patches()[of.patch].run];
   const std::size_t row_bytes = sketch_row_bytes(index.bits(), list.shape.key_dim);
-  const std::uint8_t* codes = index.codes(list.query->head) + of.first * row_bytes;
-  const f16* scales = index.scales(list.query->head) + of.first;
+  const std::uint8_t* codes = index.codes(list.asked->head) + of.first * row_bytes;
+  const f16* scales = index.scales(list.asked->head) + of.first;
   const std::size_t bytes = std::min<std::size_t>(of.count * row_bytes, kMost);
   for (std::size_t i = 0; i < bytes; i += kLine) __builtin_prefetch(codes + i);
   __builtin_prefetch(scales);
@@ -149,8 +149,8 @@ void SketchRows::weigh(const SketchList& list, const SketchMeans& means, std::si
     const SketchPatch& patch = means.patches()[stretch.patch];
     const SketchIndex& index = *list.indexes[patch.run];
     const SketchScan scan{.bits = index.bits(),
-                          .codes = index.codes(list.query->head),
-                          .scales = index.scales(list.query->head),
+                          .codes = index.codes(list.asked->head),
+                          .scales = index.scales(list.asked->head),
                           .starts = list.starts(patch.run).data() + patch.first,
                           .key_dim = list.shape.key_dim,
                           .heads = static_cast<int>(list.shape.heads),
@@ -178,18 +178,18 @@ void SketchRows::add_heads(const SketchList& list, SketchMeans* means) {
                             static_cast<int>(heads), mass_.data());
   for (const SketchStretch& stretch : stretches_)
     std::fill(mass_.data() + stretch.at + stretch.count,
-              mass_.data() + stretch.at + sketch_groups(stretch.count) * kSketchGroup, kNoRow);
+              mass_.data() + stretch.at + sixteens(stretch.count) * kSketchGroup, kNoRow);
 }
 
 void SketchRows::take(const SketchList& list, const SketchMeans& means, std::uint32_t most,
                       RowSet* sets) {
-  best_.resize(words_of(rows_));
+  best_.resize(set_words(rows_));
   top_rows(list.cpu.topk, {mass_.data(), rows_}, std::min(most, real_rows_), &top_, best_);
   std::uint32_t run = 0;
   for (const SketchStretch& stretch : stretches_) {
     for (; run < means.patches()[stretch.patch].run; ++run)
-      if (list.indexes[run]) sets += list.query->runs[run].rows->blocks();
-    for (std::uint32_t g = 0; g < sketch_groups(stretch.count); ++g) {
+      if (list.indexes[run]) sets += list.asked->runs[run].rows->blocks();
+    for (std::uint32_t g = 0; g < sixteens(stretch.count); ++g) {
       const std::uint32_t from = stretch.at + g * kSketchGroup;
       const std::uint32_t row = stretch.first + g * kSketchGroup;
       const RowSet group = best_[from / kBlockRows] >> from % kBlockRows & first_rows(kSketchGroup);

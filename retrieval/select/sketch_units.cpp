@@ -16,15 +16,6 @@ AttnState steady_of(const ListQuery& list, std::uint32_t head) {
 
 }  // namespace
 
-float dot(const float* a, const float* b, std::size_t n) {
-  float lane[4] = {};
-  std::size_t i = 0;
-  for (; i + 4 <= n; i += 4)
-    for (std::size_t j = 0; j < 4; ++j) lane[j] += a[i + j] * b[i + j];
-  for (; i < n; ++i) lane[0] += a[i] * b[i];
-  return lane[0] + lane[1] + (lane[2] + lane[3]);
-}
-
 void SketchUnits::begin(std::size_t units, std::uint32_t heads) {
   count = units;
   for (std::vector<float>* of : {&score, &weight, &rating}) grow(of, count * heads);
@@ -37,8 +28,8 @@ void SketchUnits::score_means(const SketchList& list, const SketchIndex& index, 
                               std::uint32_t means, std::size_t at) {
   const std::size_t mean_bytes = index.mean_bytes();
   list.cpu.sketch.dot_rows(SketchIndex::kMeanFormat,
-                           index.means(list.query->head) + first * mean_bytes, mean_bytes, means,
-                           list.shape.key_dim, list.query->query,
+                           index.means(list.asked->head) + first * mean_bytes, mean_bytes, means,
+                           list.shape.key_dim, list.asked->query,
                            static_cast<int>(list.shape.heads), score.data() + at, count);
 }
 
@@ -51,7 +42,7 @@ void SketchUnits::weigh(const SketchList& list) {
   for (std::uint32_t h = 0; h < heads; ++h) {
     float ignored = 0;
     list.cpu.sketch.weigh(weight.data() + h * count, count, &shift[h], &ignored);
-    const AttnState steady = steady_of(*list.query, h);
+    const AttnState steady = steady_of(*list.asked, h);
     beside[h] = steady.sum > 0.0f
                     ? steady.sum * std::exp(std::min(steady.max - shift[h], kSketchMostAbove))
                     : 0.0f;

@@ -9,9 +9,6 @@
 
 namespace thermocline {
 
-// Sums of products, in four lanes.
-float dot(const float* a, const float* b, std::size_t n);
-
 // Filled for one list after the other: begin, then sizes and scores of all, then weigh.
 struct SketchUnits {
   // Room for so many units; what is in them is what was left there.

@@ -1,0 +1,29 @@
+// What those who choose rows compute in: scratch of a thread, and sets with a bit for each member.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "kernels/attend.h"
+
+namespace thermocline {
+
+// Scratch is never made smaller, and keeps what is in it.
+template <typename T>
+void grow(std::vector<T>* to, std::size_t size) {
+  if (to->size() < size) to->resize(size);
+}
+
+// Words of a set of no more than `members`.
+constexpr std::size_t set_words(std::size_t members) {
+  return (members + kBlockRows - 1) / kBlockRows;
+}
+inline bool set_has(std::span<const RowSet> set, std::size_t member) {
+  return set[member / kBlockRows] >> member % kBlockRows & 1;
+}
+inline void set_add(std::span<RowSet> set, std::size_t member) {
+  set[member / kBlockRows] |= RowSet{1} << member % kBlockRows;
+}
+
+}  // namespace thermocline
