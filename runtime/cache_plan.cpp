@@ -219,7 +219,8 @@ Status check_attended(const Method& method, const LayerSpec& spec, const CachePl
   return fail(coded.error().code, "--device ", device,
               " with keys.compress = ", method.compress.of(Side::keys).name(),
               ", values.compress = ", method.compress.of(Side::values).name(), ": ",
-              coded.error().message, ": change those, or leave --device out");
+              coded.error().message, ": change those, ",
+              layer.fetched ? "say --method-set place.run=near, " : "", "or leave --device out");
 }
 
 // Of a segment's record in a session's file, in whole pages.
@@ -355,16 +356,23 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
         std::max(plan->coding_bytes, sampled * spec.q_heads * spec.key_dim * sizeof(float) +
                                          gathered_bytes(method, spec, *layer, cuts.most_at_once()));
   }
-  if (method.drops()) {
-    const std::uint32_t positions = cuts.longest_span();
-    const std::uint32_t seen = positions + layer->tail_capacity + layer->sinks;
-    plan->voting_bytes = std::max(plan->voting_bytes,
-                                  voting_bytes(method, spec, positions, seen) +
-                                      RawStore::bytes_for(layer->raw, spec.kv_heads, longest.rows));
-  }
   if (pages) plan->writing_bytes = std::max(plan->writing_bytes, home_bytes_of(longest));
   if (!options.session.path.empty()) plan_records(options, method, spec, *layer, cuts, plan);
   return {};
+}
+
+// What a vote takes, and the rows that it leaves of a segment. Where steps vote, a prefill of which
+// no row leaves the tail counts as well.
+void plan_votes(const Method& method, const LayerSpec& spec, const TextCuts& cuts,
+                const CachePlan::Layer& layer, CachePlan* plan) {
+  if (!layer.seals || !method.drops()) return;
+  if (cuts.segments().empty() && !method.drops_in_steps()) return;
+  const std::uint32_t positions = cuts.longest_span();
+  const std::uint32_t seen = positions + layer.tail_capacity + layer.sinks;
+  plan->voting_bytes =
+      std::max(plan->voting_bytes,
+               voting_bytes(method, spec, positions, seen) +
+                   RawStore::bytes_for(layer.raw, spec.kv_heads, cuts.longest_segment()));
 }
 
 // Memory that attention computes in, in the layer that takes most of it.
@@ -441,6 +449,7 @@ Status plan_layer(const CacheOptions& options, const Method& method, const Layer
                           std::max(cuts.raw_rows(spec, plan->layers.size(), layer.tail_rows),
                                    layer.seals ? cuts.longest_joint() : 0)));
   plan_workspace(method, spec, cuts, layer, threads, plan);
+  plan_votes(method, spec, cuts, layer, plan);
   if (layer.seals && !cuts.segments().empty())
     TL_TRY(plan_sealed(options, method, spec, cuts, &layer, plan));
   plan->layers.push_back(layer);

@@ -382,7 +382,7 @@ void KvCache::Impl::take_over(std::uint32_t timeline, std::uint32_t layer_index,
     layer.votes.made = false;
   }
   if (p.joined) {
-    counted.rows_joined += p.joined->of.rows;
+    counted.rows_joined += p.joined->run.rows->rows;
     const auto first = layer.runs.begin() + static_cast<std::ptrdiff_t>(p.joined->of.first);
     *first = std::move(p.joined->run);
     layer.runs.erase(first + 1, first + static_cast<std::ptrdiff_t>(p.joined->of.count));

@@ -81,7 +81,10 @@ void VotedRetainer::add_attention(const Ballot& ballot, std::uint32_t query, flo
     if (ballot.attended) whole = ballot.attended[first_head + h];
     if (!(whole.sum > 0.0f)) continue;  // of what is not a number neither
     const float share = static_cast<float>(ballot.stride) * std::exp(max - whole.max) / whole.sum;
-    for (std::size_t r = 0; r < voted; ++r) votes[r] += weight[sinks.rows + r] * share;
+    for (std::size_t r = 0; r < voted; ++r) {  // no more than all, whatever rounding makes of it
+      const float vote = weight[sinks.rows + r] * share;
+      votes[r] += vote > 0.0f ? std::min(vote, static_cast<float>(ballot.stride)) : 0.0f;
+    }
   }
 }
 

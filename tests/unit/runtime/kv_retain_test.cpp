@@ -329,6 +329,22 @@ TEST_P(KvRetain, NoMoreIsHeldThanWasPlanned) {
   }
 }
 
+// Steps to come will judge what stays raw, so its votes are counted although nothing leaves yet.
+TEST(KvRetainInSteps, APromptOfWhichNothingLeavesTakesWhatIsPlanned) {
+  CacheOptions options = options_for("h2o");
+  options.layers = {plain_layer(kKvHeads, 8, 128, 64)};
+  options.max_positions = kSink + kRecent;
+  options.max_timelines = 1;
+  const auto plan = KvCache::plan(options, 2);
+  ASSERT_TRUE(plan) << plan.error().message;
+  options.tiers.host_bytes = plan->total("host");
+  const auto cache = KvCache::create(options, 2, "auto");
+  ASSERT_TRUE(cache) << cache.error().message;
+  const Timeline timeline = std::move(*(*cache)->start());
+  const auto out = advance(cache->get(), timeline, options.max_positions, Pass::prefill);
+  EXPECT_TRUE(out) << out.error().message;
+}
+
 // What steps give, and the prompt's sampled queries, beside sums in double: of what leaves the tail
 // together what was given most is kept. Prompts between steps, and several rows a step.
 TEST(KvRetainInSteps, WhatWasGivenMostStays) {

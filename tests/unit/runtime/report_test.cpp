@@ -29,7 +29,7 @@ TEST(CacheReport, EveryCounterIsNamedSubtractedAndSummed) {
           },
           other.member);
   }
-  EXPECT_EQ(names.size(), 23u);
+  EXPECT_EQ(names.size(), 24u);
 }
 
 }  // namespace
