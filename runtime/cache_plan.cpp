@@ -445,9 +445,10 @@ Status plan_layer(const CacheOptions& options, const Method& method, const Layer
   plan->spare_tail_bytes += RawStore::bytes_for(layer.raw, spec.kv_heads, layer.tail_capacity);
   plan->span_bytes = std::max(
       plan->span_bytes,
-      RawStore::bytes_for(layer.raw, spec.kv_heads,
-                          std::max(cuts.raw_rows(spec, plan->layers.size(), layer.tail_rows),
-                                   layer.seals ? cuts.longest_joint() : 0)));
+      RawStore::bytes_for(
+          layer.raw, spec.kv_heads,
+          std::max(cuts.raw_rows(spec, plan->layers.size(), layer.tail_rows),
+                   layer.seals ? std::max(cuts.longest_joint(), cuts.longest_copied()) : 0)));
   plan_workspace(method, spec, cuts, layer, threads, plan);
   plan_votes(method, spec, cuts, layer, plan);
   if (layer.seals && !cuts.segments().empty())

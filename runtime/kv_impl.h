@@ -341,6 +341,7 @@ struct KvCache::Impl {
   Status open_session();
   Result<TimelineId> resume();
   bool tail_may_begin(LayerId l, std::uint32_t tail_first, std::uint32_t length) const;
+  Status check_cut_alike(const TimelineState& state) const;
   Status restore_layer(LayerId l, const SessionManifest::Layer& from, std::uint32_t length,
                        LayerState* layer, std::vector<Gathered>* waiting);
   // `before`: the run before it in the timeline; null: there is none. `waiting` as in load_fits().

@@ -149,6 +149,19 @@ Status KvCache::Impl::restore_layer(LayerId l, const SessionManifest::Layer& fro
   return {};
 }
 
+// Layers that share a selection, which names segments by number, have to be cut alike.
+Status KvCache::Impl::check_cut_alike(const TimelineState& state) const {
+  const auto rows_of = [](const Run& run) { return run.rows->rows; };
+  for (const std::vector<std::uint32_t>& together : joining)
+    for (const std::uint32_t l : together)
+      if (!std::ranges::equal(state.layers[l].runs, state.layers[together.front()].runs, {},
+                              rows_of, rows_of))
+        return fail(ErrorCode::corrupt, session_name(), ": layer ", l,
+                    " is cut into other segments than layer ", together.front(),
+                    ", whose selection it shares");
+  return {};
+}
+
 Result<TimelineId> KvCache::Impl::resume() {
   if (!saved)
     return fail(ErrorCode::not_found, options.session.path.empty()
@@ -176,6 +189,10 @@ Result<TimelineId> KvCache::Impl::resume() {
       end(id);
       return tl::unexpected(std::move(restored).error());
     }
+  }
+  if (Status alike = check_cut_alike(timeline(id)); !alike) {
+    end(id);
+    return tl::unexpected(std::move(alike).error());
   }
   TL_CHECK(waiting.empty());  // runs from sinks to tail in each layer, alike where they share a fit
   timeline(id).length = from.length;

@@ -52,6 +52,10 @@ class TextCuts {
   // That is formed; that is read back from a session's file.
   std::uint32_t longest_segment() const { return longest_; }
   std::uint32_t longest_held() const { return longest_held_; }
+  // Of a text that goes nowhere: of a segment that is read back for another cache to take.
+  std::uint32_t longest_copied() const {
+    return resumed_ && resumed_->positions == positions_ ? longest_held_ : 0;
+  }
   // Rows that leave a tail together, at most.
   std::uint32_t most_at_once() const;
   // Segments as they are formed: each is there while those after it are.

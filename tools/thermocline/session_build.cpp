@@ -267,6 +267,11 @@ Result<Exit> run_session_build(const std::vector<std::string>& arguments) {
   if (!flags.output.quiet) {
     print_notes(flags.tiers.notes(flags.session.path));
     print_notes(flags.method.notes());
+    if (!flags.from.empty())
+      for (const char* option : {"tokens", "chunk"})
+        if (line.given(option))
+          print_notes(std::array{"--" + std::string(option) +
+                                 " has no effect: --from takes all rows of a session"});
   }
   return flags.from.empty() ? build(flags, *engine, std::move(options))
                             : seal_anew(flags, *engine, std::move(options));

@@ -586,5 +586,50 @@ TEST_P(KvSession, RemovingWaitsALittleForAnother) {
 INSTANTIATE_TEST_SUITE_P(Methods, KvSession, ::testing::Values("exact", "sketch", "ladder2", "xkv"),
                          [](const auto& method) { return std::string(method.param); });
 
+// Layers that share a selection, which names segments by number: a file whose layers are cut apart
+// is of no use to them, whatever it says of its method.
+TEST(KvSessionShared, LayersThatAreCutApartAreRefused) {
+  const test::TemporaryFolder temporary("session");
+  const auto options = [&](const std::string& file, bool share) {
+    CacheOptions made;
+    made.layers.assign(3, plain_layer(2, 3, 32, 48));
+    made.method = "tidaldecode";
+    made.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
+    made.method_overrides = {"steady.sink=4",         "steady.recent=16",
+                             "steady.seal=64",        "steady.join=4",
+                             "select.choose_in=0",    "select.choose_again_in=0",
+                             "select.dense_layers=0", "select.min_rows=20"};
+    if (!share) made.method_overrides.push_back("select.layers=each");
+    made.max_positions = 600;
+    made.session.path = temporary.path() + "/" + file;
+    return made;
+  };
+  // Each layer by itself: the first has its turn at joining before the others do.
+  for (const bool share : {true, false}) {
+    const auto cache = KvCache::create(options(share ? "shared" : "apart", share), 2, "auto");
+    ASSERT_TRUE(cache) << cache.error().message;
+    const auto timeline = (*cache)->start();
+    ASSERT_TRUE(timeline);
+    constexpr std::uint32_t kLength = 4 + 16 + 4 * 64 + 1;
+    for (std::uint32_t i = 0; i < kLength; ++i)
+      ASSERT_TRUE(advance(cache->get(), *timeline, 1, Pass::decode));
+    ASSERT_TRUE((*cache)->save(*timeline, session_text(kLength)));
+  }
+  const auto shared = test::SessionParts::read(temporary.path() + "/shared");
+  auto apart = test::SessionParts::read(temporary.path() + "/apart");
+  ASSERT_NE(apart.manifest.layers[0].runs.size(), apart.manifest.layers[1].runs.size());
+  apart.manifest.facts = shared.manifest.facts;
+  apart.manifest.method = shared.manifest.method;
+  apart.write(temporary.path() + "/mixed");
+  const auto cache = KvCache::create(options("mixed", true), 2, "auto");
+  ASSERT_TRUE(cache) << cache.error().message;
+  const auto resumed = (*cache)->resume();
+  ASSERT_FALSE(resumed);
+  EXPECT_EQ(resumed.error().code, ErrorCode::corrupt);
+  EXPECT_NE(resumed.error().message.find("is cut into other segments than layer 0"),
+            std::string::npos)
+      << resumed.error().message;
+}
+
 }  // namespace
 }  // namespace thermocline

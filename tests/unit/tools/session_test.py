@@ -282,6 +282,12 @@ class Session(unittest.TestCase):
         self.assertEqual(goes_on["method"], "sketch")
         self.assertEqual(goes_on["cached_tokens"], 2048)
         self.assertLess(goes_on["decode"]["rows_read_share"], 0.2)
+        # Of which a segment is longer than what the raw rows' own cache would ever form.
+        longest = self.folder.name + "/longest"
+        self.build("--session", longest, "--tokens", "3110", "--chunk", "4k", "--text", LICENSE_TEXT)
+        said = self.build("--session", longest + ".sketch", "--from", longest, "--method", "sketch",
+                          "--tokens", "7")
+        self.assertIn("--tokens has no effect", said)
         self.assertIn("name more of them", self.build("--session", raw, "--tokens", "1M", *text,
                                                       fails=2))
         self.assertIn("say what it is made of", self.build("--session", raw, fails=2))
