@@ -284,7 +284,8 @@ class Session(unittest.TestCase):
         self.assertLess(goes_on["decode"]["rows_read_share"], 0.2)
         # Of which a segment is longer than what the raw rows' own cache would ever form.
         longest = self.folder.name + "/longest"
-        self.build("--session", longest, "--tokens", "3110", "--chunk", "4k", "--text", LICENSE_TEXT)
+        self.build("--session", longest, "--tokens", "3110", "--chunk", "4k",
+                   "--text", LICENSE_TEXT)
         said = self.build("--session", longest + ".sketch", "--from", longest, "--method", "sketch",
                           "--tokens", "7")
         self.assertIn("--tokens has no effect", said)
