@@ -15,6 +15,9 @@ void grow(std::vector<T>* to, std::size_t size) {
   if (to->size() < size) to->resize(size);
 }
 
+// The value of what is not to be taken: top_rows (kernels/topk.h) passes over it.
+inline constexpr float kNever = -1.0f;
+
 // Words of a set of no more than `members`.
 constexpr std::size_t set_words(std::size_t members) {
   return (members + kBlockRows - 1) / kBlockRows;

@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <bit>
 
+#include "retrieval/scratch.h"
 #include "runtime/kv_impl.h"
 
 namespace thermocline {
 
 Result<KvCache::Impl::Votes> KvCache::Impl::count_votes(LayerId l, const RawRows& seen,
                                                         MatView<const float> queries) {
+  const Stopwatch watch(&counted.seal_ms);
   Votes votes;
   const CachePlan::Layer& planned = plan.layers[index(l)];
   const std::uint32_t leave =
@@ -122,7 +124,7 @@ Result<KvCache::Impl::KeptRows> KvCache::Impl::keep_rows(LayerId l, const RawRow
                                              RawStore::bytes_for(cell.layout, heads, count)));
   TL_TRY(kept.store.reshape(cell.layout, heads, count));
   kept.which.resize(std::size_t{heads} * count);
-  std::vector<RowSet> taken((cell.rows + kBlockRows - 1) / kBlockRows);
+  std::vector<RowSet> taken(set_words(cell.rows));
   TopRowsScratch scratch;
   for (std::uint32_t h = 0; h < heads; ++h) {
     const float* of_head = votes.of_head + h * votes.stride + from;

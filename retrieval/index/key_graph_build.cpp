@@ -9,6 +9,7 @@
 #include "kernels/topk.h"
 #include "retrieval/index/grouped.h"
 #include "retrieval/index/near_keys.h"
+#include "retrieval/scratch.h"
 
 namespace thermocline {
 namespace {
@@ -42,7 +43,7 @@ class Linking {
     parallel(count, kTaskQueries, [&](std::size_t first, std::size_t last) {
       const std::size_t n = last - first;
       std::vector<float> score(n * keys_);
-      std::vector<RowSet> best((keys_ + kBlockRows - 1) / kBlockRows);
+      std::vector<RowSet> best(set_words(keys_));
       TopRowsScratch scratch;
       cpu_.sketch.dot_rows(RowFormat::f16, reinterpret_cast<const std::byte*>(graph_.key(0)),
                            dim_ * sizeof(f16), keys_, dim_, queries + first * dim_,

@@ -14,7 +14,6 @@ namespace {
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 constexpr float kAlways = std::numeric_limits<float>::infinity();
 constexpr float kFirst = std::numeric_limits<float>::max();  // the rank of what is always read
-constexpr float kNever = -1.0f;                              // of what was not looked at
 
 // Collects rows that ascend to picks of one run.
 class PickWriter {
@@ -177,7 +176,7 @@ void RankedSelector::order(Board* board) const {
   const std::size_t units = board->size.size();
   const auto estimated =
       static_cast<std::uint64_t>(options_.estimate * static_cast<double>(board->sealed_rows));
-  board->taken.resize((units + kBlockRows - 1) / kBlockRows);
+  board->taken.resize(set_words(units));
   top_rows(cpu_.topk, {board->rank.data(), units}, board->budget + estimated, &board->top,
            board->taken);
   board->order.clear();

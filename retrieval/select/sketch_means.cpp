@@ -9,8 +9,6 @@ namespace {
 constexpr std::size_t kJobPatches = 4;
 // Shorter loops than this are over before another thread has begun to help.
 constexpr std::size_t kSharedClusters = 2048;
-// What top-k passes over.
-constexpr float kNever = -1.0f;
 
 }  // namespace
 

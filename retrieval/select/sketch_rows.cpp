@@ -11,7 +11,6 @@ namespace {
 constexpr std::uint32_t kJobRows = 256;
 // A shorter loop than this is over before another thread has begun to help.
 constexpr std::size_t kSharedRows = 8192;
-constexpr float kNoRow = -1.0f;
 
 }  // namespace
 
@@ -178,7 +177,7 @@ void SketchRows::add_heads(const SketchList& list, SketchMeans* means) {
                             static_cast<int>(heads), mass_.data());
   for (const SketchStretch& stretch : stretches_)
     std::fill(mass_.data() + stretch.at + stretch.count,
-              mass_.data() + stretch.at + sixteens(stretch.count) * kSketchGroup, kNoRow);
+              mass_.data() + stretch.at + sixteens(stretch.count) * kSketchGroup, kNever);
 }
 
 void SketchRows::take(const SketchList& list, const SketchMeans& means, std::uint32_t most,

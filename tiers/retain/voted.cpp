@@ -5,6 +5,14 @@
 #include <vector>
 
 namespace thermocline {
+namespace {
+
+std::uint32_t part_of(std::uint32_t rows, double share) {
+  const double wanted = std::min<double>(rows, share * rows);
+  return std::max<std::uint32_t>(1, static_cast<std::uint32_t>(wanted));
+}
+
+}  // namespace
 
 std::span<const Parameter<VotedOptions>> VotedRetainer::snapkv_parameters() {
   static constexpr std::string_view kPooled[] = {"mean", "largest"};
@@ -35,15 +43,6 @@ Result<std::unique_ptr<VotedRetainer>> VotedRetainer::h2o(const VotedOptions& op
   TL_TRY(check("h2o", h2o_parameters(), options));
   return std::unique_ptr<VotedRetainer>(new VotedRetainer(Voters::all, options, cpu));
 }
-
-namespace {
-
-std::uint32_t part_of(std::uint32_t rows, double share) {
-  const double wanted = std::min<double>(rows, share * rows);
-  return std::max<std::uint32_t>(1, static_cast<std::uint32_t>(wanted));
-}
-
-}  // namespace
 
 std::uint32_t VotedRetainer::kept(std::uint32_t rows, std::uint32_t leave) const {
   return part_of(rows,
