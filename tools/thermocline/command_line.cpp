@@ -50,9 +50,9 @@ std::string names_of(const po::option_description& option) {
 
 const std::vector<std::pair<std::string, std::string>>& two_letter_options() {
   static const std::vector<std::pair<std::string, std::string>> names{
-      {"-ub", "--ubatch-size"},   {"-ngl", "--gpu-layers"},   {"-ctk", "--cache-type-k"},
-      {"-ctv", "--cache-type-v"}, {"-fa", "--flash-attn"},    {"-nkvo", "--no-kv-offload"},
-      {"-mg", "--main-gpu"},      {"-sys", "--system-prompt"}};
+      {"-ub", "--ubatch-size"},   {"-ngl", "--gpu-layers"},    {"-ctk", "--cache-type-k"},
+      {"-ctv", "--cache-type-v"}, {"-fa", "--flash-attn"},     {"-nkvo", "--no-kv-offload"},
+      {"-mg", "--main-gpu"},      {"-sys", "--system-prompt"}, {"-npl", "--parallel"}};
   return names;
 }
 

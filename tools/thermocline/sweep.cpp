@@ -1,19 +1,17 @@
 // thermocline sweep: speed along contexts, methods and tier sizes, a row each.
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cstdio>
-#include <optional>
 
 #include "tools/thermocline/command.h"
 #include "tools/thermocline/flags.h"
-#include "tools/thermocline/generation.h"
 #include "tools/thermocline/interruption.h"
 #include "tools/thermocline/machine.h"
 #include "tools/thermocline/printable.h"
 #include "tools/thermocline/prompt.h"
 #include "tools/thermocline/range.h"
 #include "tools/thermocline/size.h"
+#include "tools/thermocline/speed_test.h"
 #include "tools/thermocline/spread.h"
 #include "tools/thermocline/statistics.h"
 #include "tools/thermocline/table.h"
@@ -23,7 +21,6 @@ namespace {
 
 namespace po = boost::program_options;
 using Json = nlohmann::ordered_json;
-using Clock = std::chrono::steady_clock;
 using Numbers = std::vector<std::uint32_t>;
 
 struct SweepFlags {
@@ -31,7 +28,7 @@ struct SweepFlags {
   TierFlags tiers;
   MethodFlags method;
   std::string prompts = "512", generations = "128", depths = "0", threads = "0";
-  std::string methods = "exact", hosts = "auto", disks = "0";
+  std::string methods = "exact", hosts = "auto", disks = "0", parallel = "1";
   std::string text, format = "md", progress = "auto";
   std::uint32_t repeats = 5;
   bool no_warmup = false;
@@ -42,28 +39,29 @@ struct Plan {
   Numbers prompts, generations, depths, threads;  // the threads that compute
   std::vector<std::string> thread_notes;
   std::vector<std::string> methods, hosts, disks;
+  Numbers parallel;  // kAsManyAsFit among them
   TableFormat format{};
   ProgressStyle progress{};
 };
 
-struct Test {
-  std::uint32_t prompt = 0, generated = 0;  // one of them is 0
-  std::string name() const {
-    return prompt > 0 ? "pp" + std::to_string(prompt) : "tg" + std::to_string(generated);
+constexpr std::uint32_t kAsManyAsFit = 0;
+
+Result<Numbers> parse_parallel(const std::string& text) {
+  TL_TRY_ASSIGN(const std::vector<std::string> parts, parse_list(text, "--parallel"));
+  Numbers counts;
+  for (const std::string& part : parts) {
+    if (part == "auto") {
+      counts.push_back(kAsManyAsFit);
+      continue;
+    }
+    TL_TRY_ASSIGN(const Numbers some, parse_range_list(part, "--parallel"));
+    for (const std::uint32_t count : some)
+      if (count == 0 || count > kMaxStepRows)
+        return fail(ErrorCode::invalid_argument, "--parallel ", std::to_string(count),
+                    ": a step has 1 to ", std::to_string(kMaxStepRows), " sequences; or say auto");
+    counts.insert(counts.end(), some.begin(), some.end());
   }
-};
-
-// What a test measured: a value a repetition.
-struct Samples {
-  std::vector<double> rates, first_token_ms;
-  CacheReport cost;          // of all repetitions
-  std::uint64_t tokens = 0;  // of all repetitions
-  std::optional<std::uint64_t> answer;
-  bool same_answers = true;
-};
-
-double milliseconds(Clock::time_point from, Clock::time_point to) {
-  return std::chrono::duration<double, std::milli>(to - from).count();
+  return counts;
 }
 
 // How many threads compute, in the order asked for and each once: more than may be used are those
@@ -102,6 +100,7 @@ Result<Plan> parse_plan(const SweepFlags& flags) {
   for (const std::string& method : plan.methods) TL_TRY(flags.method.check(method));
   TL_TRY_ASSIGN(plan.hosts, parse_list(flags.hosts, "--kv-host"));
   TL_TRY_ASSIGN(plan.disks, parse_list(flags.disks, "--kv-disk"));
+  TL_TRY_ASSIGN(plan.parallel, parse_parallel(flags.parallel));
   TL_TRY_ASSIGN(plan.format, parse_table_format(flags.format));
   TL_TRY_ASSIGN(plan.progress, parse_progress_style(flags.progress));
   if (flags.repeats == 0 || flags.repeats > 1000)
@@ -110,8 +109,8 @@ Result<Plan> parse_plan(const SweepFlags& flags) {
 }
 
 // The tests of a plan; a 0 in -p or -n means none of that kind, as in llama-bench.
-std::vector<Test> tests_of(const Plan& plan) {
-  std::vector<Test> tests;
+std::vector<SpeedTest> tests_of(const Plan& plan) {
+  std::vector<SpeedTest> tests;
   for (const std::uint32_t p : plan.prompts)
     if (p > 0) tests.push_back({p, 0});
   for (const std::uint32_t n : plan.generations)
@@ -146,100 +145,23 @@ Result<std::vector<int>> filling(const Engine& engine, const std::string& path, 
   return tokens;
 }
 
-// FNV-1a of the likeliest token after each step: two runs that agree took the same way.
-std::uint64_t add_answer(std::uint64_t hash, std::span<const float> logits) {
-  const auto best =
-      static_cast<std::uint64_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-  return (hash ^ best) * 1099511628211u;
-}
-
-// One configuration: a model, a cache and the context that the tests start from.
-class Bench {
- public:
-  Bench(Engine& engine, KvCache& cache, std::span<const int> tokens, ProgressStyle style)
-      : engine_(engine),
-        cache_(cache),
-        tokens_(tokens),
-        style_(style),
-        logits_(engine.model().vocabulary) {}
-
-  Status fill(std::uint32_t depth) {
-    depth_ = depth;
-    timeline_ = Timeline();
-    TL_TRY_ASSIGN(timeline_, cache_.start());
-    const Clock::time_point start = Clock::now();
-    if (depth > 0) TL_TRY(prefill(depth, "filling " + format_count(depth)));
-    depth_ms_ = milliseconds(start, Clock::now());
-    return {};
-  }
-
-  // One repetition, from the depth and back to it. Not measured: its cost is not kept.
-  Status repeat(const Test& test, Samples* samples) {
-    const CacheReport before = cache_.report();
-    const Clock::time_point start = Clock::now();
-    double first_ms = 0;
-    std::uint64_t hash = 14695981039346656037u;
-    if (test.prompt > 0) {
-      TL_TRY(prefill(test.prompt, test.name()));
-      first_ms = milliseconds(start, Clock::now());
-      hash = add_answer(hash, logits_);
-    }
-    for (std::uint32_t i = 0; i < test.generated; ++i) {
-      if (interrupted()) return fail(ErrorCode::cancelled, "interrupted");
-      const Feed feed{&timeline_, tokens_[depth_ + i]};
-      TL_TRY(engine_.step({&feed, 1}, MatView<float>(logits_.data(), 1, logits_.size())));
-      if (i == 0) first_ms = milliseconds(start, Clock::now());
-      hash = add_answer(hash, logits_);
-    }
-    const double ms = milliseconds(start, Clock::now());
-    const CacheReport cost = difference(cache_.report(), before);
-    TL_TRY(timeline_.truncate(depth_));
-    if (samples == nullptr) return {};
-    const std::uint32_t count = test.prompt + test.generated;
-    samples->rates.push_back(static_cast<double>(count) / ms * 1e3);
-    samples->first_token_ms.push_back(depth_ms_ + first_ms);
-    samples->tokens += count;
-    samples->cost = sum(samples->cost, cost);
-    samples->same_answers = samples->same_answers && samples->answer.value_or(hash) == hash;
-    if (!samples->answer) samples->answer = hash;
-    return {};
-  }
-
- private:
-  Status prefill(std::uint32_t count, const std::string& label) {
-    Progress progress(style_, label, count);
-    PrefillOptions options;
-    options.progress = [&](const PrefillProgress& at) { progress.update(at.done); };
-    options.stop = interrupted;
-    return engine_.prefill(timeline_, tokens_.subspan(timeline_.length(), count), logits_, options);
-  }
-
-  Engine& engine_;
-  KvCache& cache_;
-  std::span<const int> tokens_;
-  ProgressStyle style_;
-  std::vector<float> logits_;
-  Timeline timeline_;
-  std::uint32_t depth_ = 0;
-  double depth_ms_ = 0;
-};
-
 // What a row is about, and what its numbers are held against.
 struct Setting {
-  std::uint32_t threads = 0, depth = 0;
+  std::uint32_t threads = 0, depth = 0, parallel = 1;
   std::string method, host, disk;
   double bandwidth = 0;
 };
 
-Json row_of(const Setting& at, const Test& test, const Samples& samples, const ModelInfo& model,
-            const Json& build) {
+Json row_of(const Setting& at, const SpeedTest& test, const SpeedSamples& samples,
+            const ModelInfo& model, const Json& build) {
   const double tokens = static_cast<double>(std::max<std::uint64_t>(samples.tokens, 1));
   const auto per_token = [&](std::uint64_t n) { return static_cast<double>(n) / tokens; };
   const CacheReport& cost = samples.cost;
   const Spread rate = spread_of(samples.rates), first = spread_of(samples.first_token_ms);
-  // Decode reads every weight once a token; a prefill shares them among its rows.
-  const double moved = static_cast<double>(model.weight_bytes) + per_token(cost.host_bytes_read) +
-                       per_token(cost.device_bytes_read) + per_token(cost.index_bytes_read);
+  // A step of decode reads every weight once; a prefill shares them among its rows.
+  const double moved = per_token(samples.weight_reads * model.weight_bytes) +
+                       per_token(cost.host_bytes_read) + per_token(cost.device_bytes_read) +
+                       per_token(cost.index_bytes_read);
   char answer[17] = "";
   std::snprintf(answer, sizeof answer, "%016llx",
                 static_cast<unsigned long long>(samples.answer.value_or(0)));
@@ -250,6 +172,7 @@ Json row_of(const Setting& at, const Test& test, const Samples& samples, const M
       {"kv_host", at.host},
       {"kv_disk", at.disk},
       {"threads", at.threads},
+      {"parallel", at.parallel},
       {"tokens_per_s", rate.median},
       {"tokens_per_s_low", rate.lowest},
       {"tokens_per_s_high", rate.highest},
@@ -288,6 +211,7 @@ Json row_of(const Setting& at, const Test& test, const Samples& samples, const M
 std::vector<std::string> columns_of(const SweepFlags& flags) {
   std::vector<std::string> columns{"test",    "depth",        "method", "kv_host", "kv_disk",
                                    "threads", "tokens_per_s", "spread", "ttft_ms", "rows_read"};
+  if (flags.parallel != "1") columns.insert(columns.begin() + 6, "parallel");
   if (flags.model.gpu_layers != "0" && flags.model.gpu_layers != "auto")
     columns.push_back("device_layers");
   if (flags.tiers.device != "none") columns.push_back("device_bytes_per_token");
@@ -322,7 +246,7 @@ class Sweep {
             at.method = method;
             at.host = host;
             at.disk = disk;
-            TL_TRY(run_cache(*engine, tokens, at));
+            TL_TRY(run_caches(*engine, tokens, at));
           }
     }
     return {};
@@ -332,7 +256,7 @@ class Sweep {
   // Positions that the longest test reaches.
   std::uint32_t longest() const {
     std::uint32_t test = 0;
-    for (const Test& one : tests_) test = std::max({test, one.prompt, one.generated});
+    for (const SpeedTest& one : tests_) test = std::max({test, one.prompt, one.generated});
     return test + *std::max_element(plan_.depths.begin(), plan_.depths.end());
   }
 
@@ -345,7 +269,7 @@ class Sweep {
         format_count(longest()).c_str(), format_count(model.context).c_str());
   }
 
-  Status run_cache(Engine& engine, std::span<const int> tokens, Setting at) {
+  Status run_caches(Engine& engine, std::span<const int> tokens, Setting at) {
     CacheOptions options = flags_.method.cache_options();
     TierFlags tiers = flags_.tiers;
     tiers.host = at.host;
@@ -353,25 +277,44 @@ class Sweep {
     TL_TRY_ASSIGN(options.tiers, tiers.tier_options());
     options.method = at.method;
     options.max_positions = longest();
-    forget_peak();
-    TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine.open_cache(options));
-    for (const std::string& note : cache->notes())
-      std::fprintf(stderr, "note: %s: %s\n", printable(at.method).c_str(), printable(note).c_str());
-    Bench bench(engine, *cache, tokens, plan_.progress);
-    for (const std::uint32_t depth : plan_.depths) {
-      at.depth = depth;
-      TL_TRY(bench.fill(depth));
-      for (const Test& test : tests_) TL_TRY(measure(engine, bench, at, test));
+    for (const std::uint32_t count : plan_.parallel) {
+      at.parallel = count == kAsManyAsFit ? most_that_fit(engine, options) : count;
+      options.max_timelines = at.parallel;
+      TL_TRY(run_cache(engine, options, tokens, at));
     }
     return {};
   }
 
-  Status measure(const Engine& engine, Bench& bench, const Setting& at, const Test& test) {
+  // By the plan. One where none does: what is short is said when its cache is opened.
+  static std::uint32_t most_that_fit(const Engine& engine, CacheOptions options) {
+    for (options.max_timelines = kMaxStepRows; options.max_timelines > 1; --options.max_timelines)
+      if (engine.plan(options)) break;
+    return options.max_timelines;
+  }
+
+  Status run_cache(Engine& engine, const CacheOptions& options, std::span<const int> tokens,
+                   Setting at) {
+    forget_peak();
+    TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine.open_cache(options));
+    for (const std::string& note : cache->notes())
+      std::fprintf(stderr, "note: %s: %s\n", printable(at.method).c_str(), printable(note).c_str());
+    TL_TRY_ASSIGN(SpeedBench bench,
+                  SpeedBench::open(engine, *cache, tokens, at.parallel, plan_.progress));
+    for (const std::uint32_t depth : plan_.depths) {
+      at.depth = depth;
+      TL_TRY(bench.fill(depth));
+      for (const SpeedTest& test : tests_) TL_TRY(measure(engine, bench, at, test));
+    }
+    return {};
+  }
+
+  Status measure(const Engine& engine, SpeedBench& bench, const Setting& at,
+                 const SpeedTest& test) {
     if (!flags_.no_warmup) {
-      const Test warmup{std::min(test.prompt, 64u), std::min(test.generated, 4u)};
+      const SpeedTest warmup{std::min(test.prompt, 64u), std::min(test.generated, 4u)};
       TL_TRY(bench.repeat(warmup, nullptr));
     }
-    Samples samples;
+    SpeedSamples samples;
     for (std::uint32_t r = 0; r < flags_.repeats; ++r) TL_TRY(bench.repeat(test, &samples));
     if (!samples.same_answers)
       std::fprintf(stderr, "note: %s at depth %s: repetitions did not give the same tokens\n",
@@ -381,7 +324,7 @@ class Sweep {
 
   const SweepFlags& flags_;
   const Plan& plan_;
-  std::vector<Test> tests_;
+  std::vector<SpeedTest> tests_;
   Table table_;
   Json build_ = build_json();
 };
@@ -414,9 +357,10 @@ Result<Exit> run_sweep(const std::vector<std::string>& arguments) {
       "sweep", "-m FILE.gguf [options]",
       "Measures speed: prompts of -p tokens and generations of -n tokens, at each depth -d, for "
       "each method and tier size, a row each. LIST is a,b,c; a number may be a range: first-last, "
-      "first-last+step or first-last*factor. ttft_ms counts from an empty timeline, the depth "
-      "included. bandwidth_share holds the bytes that a token reads (all weights, rows and index) "
-      "against a streaming read of memory, measured first.");
+      "first-last+step or first-last*factor. With --parallel tokens/s are of all sequences "
+      "together. ttft_ms counts from empty timelines, the depth included. bandwidth_share holds "
+      "the bytes that a token reads (its share of all weights, rows and index) against a "
+      "streaming read of memory, measured first.");
   auto add = line.group("What is measured").add_options();
   const auto value = [](std::string* into, const char* name) {
     return po::value(into)->value_name(name);
@@ -430,6 +374,9 @@ Result<Exit> run_sweep(const std::vector<std::string>& arguments) {
   add("kv-host", value(&flags.hosts, "LIST"),
       "host memory for KV; with a disk for the index, the tail and copies: sizes or auto (auto)");
   add("kv-disk", value(&flags.disks, "LIST"), "disk where KV rows then live: sizes, auto or 0 (0)");
+  add("parallel", value(&flags.parallel, "LIST"),
+      "sequences that decode together, each with a context of its own; auto: as many as the plan "
+      "has room for, at most 16 (1)");
   add("text", value(&flags.text, "FILE"), "fill contexts with this text (a fixed mix of tokens)");
   add("no-warmup", po::bool_switch(&flags.no_warmup), "no short run before each test");
   add("output,o", value(&flags.format, "FORMAT"), "md, csv, json or jsonl (md)");

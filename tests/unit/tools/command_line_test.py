@@ -92,6 +92,8 @@ class CommandLine(unittest.TestCase):
         self.refused(["sweep", "-m", "m", "-d", "8-4"], "--depth")
         self.refused(["sweep", "-m", "m", "-p", "0", "-n", "0"], "nothing to measure")
         self.refused(["sweep", "-m", "m", "-o", "xml"], "jsonl")
+        for count in ("0", "17", "2-32*2", "many"):
+            self.refused(["sweep", "-m", "m", "-npl", count], "--parallel")
 
     def test_a_misspelt_method_is_a_wrong_command_line(self):
         for words in (["chat", "-m", "m"], ["sweep", "-m", "m"],

@@ -289,6 +289,30 @@ class Tables(unittest.TestCase):
             self.assertTrue(row["cpu"] and row["commit"] and row["model"])
         self.assertGreater(rows[3]["host_bytes_per_token"], rows[1]["host_bytes_per_token"])
 
+    def test_sequences_of_a_sweep_decode_together(self):
+        def sweep(*words):
+            return run("sweep", "-m", MODEL, "-p", "4", "-n", "3", "-d", "600", "-r", "1",
+                       "--no-warmup", "--method", "sketch", "-o", "json", *words)
+        rows = json.loads(sweep("--parallel", "1,3").stdout)
+        self.assertEqual([(row["test"], row["parallel"]) for row in rows],
+                         [("pp4", 1), ("tg3", 1), ("pp4", 3), ("tg3", 3)])
+        alone, together = rows[1], rows[3]
+        # Each reads rows of its own, and all of them the weights once a step.
+        for column in ("host_bytes_per_token", "index_bytes_per_token"):
+            self.assertAlmostEqual(together[column] / alone[column], 1, delta=0.05)
+        moved = [row["bandwidth_share"] * row["memory_bandwidth"] / row["tokens_per_s"] -
+                 row["host_bytes_per_token"] - row["index_bytes_per_token"]
+                 for row in (alone, together)]
+        self.assertAlmostEqual(moved[0] / moved[1], 3, places=6)
+        # As many as there is room for, and not one more.
+        room = ["--kv-host", "60MiB"]
+        fit = json.loads(sweep("--parallel", "auto", *room).stdout)[0]["parallel"]
+        self.assertIn(fit, range(2, 16))
+        self.assertEqual(sweep("--parallel", str(fit), *room).returncode, 0)
+        refused = sweep("--parallel", str(fit + 1), *room)
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn(b"--kv-host", refused.stderr)
+
     def test_a_sweep_shows_what_is_read_of_a_device_where_there_is_one(self):
         words = ["sweep", "-m", MODEL, "-p", "0", "-n", "2", "-d", "700", "-r", "1", "--no-warmup"]
         column = "device_bytes_per_token"

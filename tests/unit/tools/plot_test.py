@@ -81,17 +81,17 @@ class Plot(unittest.TestCase):
         self.assertEqual({name: len(line) for name, line in lines.items()},
                          {"streaming": 2, "int8": 1})
         done = run("sweep", "-m", TINY, "-p", 8, "-n", 4, "-d", "16,32,64", "-r", 1, "--method",
-                   "exact,sketch", "-o", "jsonl")
+                   "exact,sketch", "--parallel", "1,2", "-o", "jsonl")
         self.assertEqual(done.returncode, 0, done.stderr)
         rows = self.folder / "sweep.jsonl"
         rows.write_bytes(done.stdout)
         lines = lines_of(plot(rows).stdout)
-        self.assertEqual(set(lines), {"exact", "sketch"})
+        self.assertEqual(set(lines), {"exact", "sketch", "exact x 2", "sketch x 2"})
         for line in lines.values():
             xs = [x for x, _ in line]
             self.assertAlmostEqual(xs[1] - xs[0], xs[2] - xs[1], delta=0.2)
         only = lines_of(plot(rows, "--only", "sketch").stdout)
-        self.assertEqual(set(only), {"sketch"})
+        self.assertEqual(set(only), {"sketch", "sketch x 2"})
         both = plot(kept, rows)
         self.assertEqual((both.returncode, both.stdout), (1, ""))
         self.assertIn("some rows are of eval and some of sweep", both.stderr)
