@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <span>
 #include <string>
 #include <vector>
@@ -89,11 +88,9 @@ TEST_P(OnAPassage, SketchStaysNearFullAttention) {
 }
 
 std::string name_of(const testing::TestParamInfo<const char*>& info) { return info.param; }
-// Those that go wrong first in every run; all of them where every prompt is asked for.
 std::vector<const char*> passages() {
-  std::vector<const char*> passages = {"keys_7k", "copy_7k"};
-  if (std::getenv("THERMOCLINE_EVERY_PROMPT"))
-    passages.insert(passages.end(), {"code_7k", "license_7k"});
+  std::vector<const char*> passages = {"copy_7k"};
+  if (test::every_prompt()) passages.insert(passages.end(), {"keys_7k", "code_7k", "license_7k"});
   return passages;
 }
 INSTANTIATE_TEST_SUITE_P(Fidelity, OnAPassage, testing::ValuesIn(passages()), name_of);

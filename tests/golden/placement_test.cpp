@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
-#include <cstdlib>
 #include <iterator>
 #include <optional>
 #include <span>
@@ -30,8 +29,7 @@ struct Prompt {
   const char* name;
   std::size_t tokens = 0;  // its first; 0: all of them
 };
-// The first few in every run; all of them take half an hour (kEvery set to anything).
-constexpr const char* kEvery = "THERMOCLINE_EVERY_PROMPT";
+// The first few in every run; all of them take half an hour.
 constexpr std::size_t kFew = 2;
 constexpr Prompt kPrompts[] = {
     {"code_7k", 1171}, {"prose_2k"},     {"keys_7k", 1536}, {"chat_4k", 2048}, {"license_7k", 3000},
@@ -155,7 +153,7 @@ Answer PlacementOfAModel::generate(const std::string& model, const Prompt& text,
 TEST_P(PlacementOfAModel, NeverChangesAToken) {
   const auto path = test::find_model(kModel);
   if (!path) GTEST_SKIP() << test::model_missing(kModel);
-  const std::size_t prompts = std::getenv(kEvery) ? std::size(kPrompts) : kFew;
+  const std::size_t prompts = test::every_prompt() ? std::size(kPrompts) : kFew;
   for (const Prompt& prompt : std::span(kPrompts).first(prompts)) {
     std::optional<Answer> first;
     for (const Placement& placement : kPlacements) {
@@ -171,7 +169,7 @@ TEST_P(PlacementOfAModel, NeverChangesAToken) {
     }
   }
   std::printf("%zu of %zu prompts, each in %zu placements (%s=1: all)\n", prompts,
-              std::size(kPrompts), std::size(kPlacements), kEvery);
+              std::size(kPrompts), std::size(kPlacements), test::kEveryPrompt);
 }
 
 std::string name_of(const testing::TestParamInfo<const char*>& info) { return info.param; }

@@ -46,4 +46,6 @@ std::string vocabs_missing() {
          ": run tools/fetch_vocabs, or set THERMOCLINE_PEER_VOCABS";
 }
 
+bool every_prompt() { return !environment(kEveryPrompt).empty(); }
+
 }  // namespace thermocline::test

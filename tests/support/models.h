@@ -17,4 +17,9 @@ std::string model_missing(std::string_view name);
 std::optional<std::string> find_vocabs();
 std::string vocabs_missing();
 
+// What takes longest with real models is done with a few of the recorded texts, those that go wrong
+// first, and with all of them where kEveryPrompt is in the environment.
+inline constexpr const char* kEveryPrompt = "THERMOCLINE_EVERY_PROMPT";
+bool every_prompt();
+
 }  // namespace thermocline::test

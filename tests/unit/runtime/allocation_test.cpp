@@ -136,13 +136,13 @@ TEST(Allocation, AStepThatSealsNothingAllocatesNothing) {
       auto cache = open(method, disk, 1);
       ASSERT_TRUE(cache) << cache.error().message;
       Timeline timeline = std::move(*(*cache)->start());
-      Steps steps(cache->get(), 3000);
-      steps.advance({&timeline, 1}, 2150, Pass::prefill);
+      Steps steps(cache->get(), 1126);
+      steps.advance({&timeline, 1}, 1126, Pass::prefill);
       std::uint64_t counted = 0;
       for (int time = 0; time < 3; ++time) {
-        ASSERT_TRUE(timeline.truncate(2150));
+        ASSERT_TRUE(timeline.truncate(1126));
         const std::uint64_t before = allocations, sealed = (*cache)->report().rows_sealed;
-        for (int i = 0; i < 200; ++i) steps.advance({&timeline, 1}, 1, Pass::decode);
+        for (int i = 0; i < 120; ++i) steps.advance({&timeline, 1}, 1, Pass::decode);
         counted = allocations - before;
         EXPECT_EQ((*cache)->report().rows_sealed, sealed);
       }

@@ -140,8 +140,8 @@ CacheOptions options_for(const Combination& combination, bool disk) {
     if (spanning(combination, side).ends_with("layers")) options.layers = {spec, spec, spec};
   options.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
   options.method_overrides = combination;
-  options.method_overrides.push_back("steady.seal=128");
-  options.max_positions = 1000;
+  options.method_overrides.push_back("steady.seal=64");
+  options.max_positions = 500;
   options.tiers.directory = ::testing::TempDir() + "thermocline-composition";
   options.tiers.disk_bytes = disk ? std::uint64_t{16} << 20 : 0;
   return options;
@@ -182,11 +182,11 @@ std::vector<float> answers(const CacheOptions& options) {
     }
     EXPECT_TRUE((*cache)->commit());
   };
-  advance(500);
+  advance(300);
   go_on_from_file();
-  for (int i = 0; i < 140; ++i) advance(1);
+  for (int i = 0; i < 76; ++i) advance(1);
   go_on_from_file();
-  EXPECT_TRUE(timeline.truncate(620));
+  EXPECT_TRUE(timeline.truncate(364));
   for (int i = 0; i < 10; ++i) advance(1);
   return all;
 }
