@@ -24,8 +24,11 @@ struct Change {
 // Sessions of a few kilobytes, one a method, made when they are first asked for.
 class Sessions {
  public:
-  static constexpr std::array kMethods = {"exact", "sketch",  "streaming", "xkv",   "shadowkv",
-                                          "kivi2", "kvquant", "rotatekv2", "think", "allot2"};
+  // Inputs name them by number: new ones come last.
+  static constexpr std::array kMethods = {
+      "exact",   "sketch",      "streaming",          "xkv",   "shadowkv",
+      "kivi2",   "kvquant",     "rotatekv2",          "think", "allot2",
+      "ladder2", "tidaldecode", "retrieval_attention"};
 
   CacheOptions options(std::size_t method, const std::string& file) const {
     CacheOptions made;
@@ -38,6 +41,9 @@ class Sessions {
       made.method_overrides.emplace_back("select.min_rows=20");
       made.method_overrides.emplace_back("values.compress=int8");
     }
+    if (made.method == "tidaldecode")  // the last of three layers reads what the first has chosen
+      for (const char* more : {"dense_layers=0", "choose_in=0", "choose_again_in=0", "min_rows=20"})
+        made.method_overrides.push_back(std::string("select.") + more);
     made.max_positions = 600;
     made.max_timelines = 1;
     made.session.path = folder_.path() + "/" + file;

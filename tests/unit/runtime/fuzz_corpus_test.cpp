@@ -34,7 +34,7 @@ TEST(FuzzCorpus, Resume) { EXPECT_GE(replay("resume", test::fuzz_resume), 10u); 
 TEST(FuzzCorpus, ResumeFromRecordsOfEveryMethod) {
   std::mt19937 random(7);
   constexpr std::uint32_t kValues[] = {0, 1, 0x10001, 0x7f800000, 0x80000000, 0xffffffff};
-  for (std::uint32_t i = 0; i < 600; ++i) {
+  for (std::uint32_t i = 0; i < 780; ++i) {
     std::vector<std::uint8_t> input = {static_cast<std::uint8_t>(i)};
     for (std::uint32_t changes = 1 + i % 3; changes > 0; --changes) {
       const std::uint32_t value = random() % 4 ? kValues[random() % std::size(kValues)]
