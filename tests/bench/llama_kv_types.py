@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What llama.cpp's own KV types cost on a text: the other side of docs/methods.md's coded rows.
+"""What llama.cpp's own KV types cost on a text: the other side of docs/codecs.md's coded rows.
 
     llama_kv_types.py MODEL.gguf STEPS TEXT...
 
