@@ -10,7 +10,10 @@ set(THERMOCLINE_FAISS AUTO CACHE STRING "FAISS, to measure its indexes beside ou
 set_property(CACHE THERMOCLINE_FAISS PROPERTY STRINGS AUTO ON OFF)
 
 # g++ 12 reports string and vector operations that it inlined itself (GCC bugs 105329, 105762).
-set(THERMOCLINE_WARNINGS -Wno-restrict -Wno-stringop-overflow -Wall -Wextra -Wpedantic -Wshadow)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  set(THERMOCLINE_WARNINGS -Wno-restrict -Wno-stringop-overflow)
+endif()
+list(APPEND THERMOCLINE_WARNINGS -Wall -Wextra -Wpedantic -Wshadow)
 if(THERMOCLINE_WERROR)
   list(APPEND THERMOCLINE_WARNINGS -Werror)
 endif()
