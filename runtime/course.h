@@ -21,6 +21,7 @@ struct Course {
   HeldText resumed = {};
   // Where prefills end that come after those, ascending; single rows follow the last one.
   std::vector<std::uint32_t> reads = {};
+  bool is_copied = false;  // it goes nowhere: another cache takes its rows (KvCache::copy)
 };
 
 }  // namespace thermocline

@@ -58,6 +58,7 @@ void TextCuts::walk(const Course& course) {
   std::uint32_t begin = method_.tail_begin(course.resumed.positions);
   take_held(begin);
   longest_held_ = std::max(std::exchange(longest_, 0), course.resumed.longest_segment);
+  if (course.is_copied) copied_ = longest_held_;
   std::vector<Alike> all = std::exchange(formed_, {});
   for (const ReadSpan& span : spans_) {
     seal_read(begin, method_.tail_begin(span.end));

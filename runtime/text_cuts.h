@@ -52,10 +52,8 @@ class TextCuts {
   // That is formed; that is read back from a session's file.
   std::uint32_t longest_segment() const { return longest_; }
   std::uint32_t longest_held() const { return longest_held_; }
-  // Of a text that goes nowhere: of a segment that is read back for another cache to take.
-  std::uint32_t longest_copied() const {
-    return resumed_ && resumed_->positions == positions_ ? longest_held_ : 0;
-  }
+  // That is read back for another cache to take; 0: none takes any.
+  std::uint32_t longest_copied() const { return copied_; }
   // Rows that leave a tail together, at most.
   std::uint32_t most_at_once() const;
   // Segments as they are formed: each is there while those after it are.
@@ -84,7 +82,7 @@ class TextCuts {
   std::vector<ReadSpan> spans_;
   std::map<std::uint32_t, std::uint64_t> segments_;
   std::vector<Alike> formed_;
-  std::uint32_t longest_ = 0, longest_held_ = 0;
+  std::uint32_t longest_ = 0, longest_held_ = 0, copied_ = 0;
   std::uint32_t joint_ = 0, replaced_ = 0;
 };
 

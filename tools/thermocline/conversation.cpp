@@ -61,8 +61,9 @@ Status Conversation::generate(Generation* out) {
   TL_TRY_ASSIGN(
       const std::vector<int> prompt,
       engine_.encode_chat(messages_, options_.chat_template, Engine::Start::add, interrupted));
-  const Status fits = check_fits(prompt.size(), options_.writing.context, engine_.model(),
-                                 options_.rope_freq_scale);
+  const Status fits =
+      check_fits(prompt.size(), options_.writing.context, engine_.model(),
+                 options_.session.empty() ? options_.rope_freq_scale : Stretch(), "the prompt");
   if (!fits)
     return fail(fits.error().code, fits.error().message, "; /reset forgets the conversation");
   // The timeline holds the last prompt and answer: what still agrees is not read again.

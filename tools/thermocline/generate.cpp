@@ -359,7 +359,7 @@ Result<Exit> generate(GenerateFlags& flags, const CommandLine& line) {
   if (const auto note = note_on_context(record.context, model)) record.notes.push_back(*note);
   const bool goes_on = prompt.empty() && saved;
   const std::size_t to_read = goes_on ? saved->text.tokens.size() : prompt.size();
-  TL_TRY(check_fits(to_read, record.context, model, flags.model.rope_freq_scale,
+  TL_TRY(check_fits(to_read, record.context, model, saved ? Stretch() : flags.model.rope_freq_scale,
                     goes_on ? "--session " + flags.session.path : "the prompt"));
   cache_options.max_positions = positions_needed(to_read, flags.sampling.length, record.context);
   if (saved)  // what it holds is resumed whole, and cut then

@@ -93,14 +93,14 @@ const char* name_of(StopReason reason) {
 }
 
 Status check_fits(std::size_t prompt_tokens, std::uint32_t context, const ModelInfo& model,
-                  float freq_scale, const std::string& text) {
+                  Stretch in_force, const std::string& text) {
   if (prompt_tokens < context) return {};
   const std::uint64_t needed = prompt_tokens + 1;
-  if (context < model.context && needed <= model.context)
+  if (!in_force || (context < model.context && needed <= model.context))
     return fail(ErrorCode::exhausted, text, " has ", format_count(prompt_tokens),
                 " tokens and -c allows ", format_count(context), ": say -c ", needed,
                 " or more (the model was trained for ", format_count(model.context), ")");
-  const double now = freq_scale > 0 ? static_cast<double>(freq_scale) : 1.0;
+  const double now = *in_force > 0 ? static_cast<double>(*in_force) : 1.0;
   const double scale = now * static_cast<double>(model.context) / static_cast<double>(needed);
   constexpr double kLeast = 0.01;  // beyond it no model makes sense of a text
   if (scale < kLeast)

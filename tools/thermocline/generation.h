@@ -81,11 +81,13 @@ Result<std::uint32_t> keep_or_start_over(KvCache& cache, Timeline* timeline, std
 Status generate_text(Engine& engine, KvCache& cache, Timeline& timeline,
                      const GenerationOptions& options, WrittenText* text, Generation* out);
 
-// Refuses a prompt that the context has no room for, with the numbers and the flags.
-// `freq_scale` is the --rope-freq-scale in force, 0 for none;
-// `text` is what messages call it.
+// The --rope-freq-scale in force, 0 for none; nothing where rows are kept that hold it to what it
+// is.
+using Stretch = std::optional<float>;
+// Refuses a text that the context has no room for, with the numbers and the flags. `text` is what
+// messages call it.
 Status check_fits(std::size_t prompt_tokens, std::uint32_t context, const ModelInfo& model,
-                  float freq_scale, const std::string& text = "the prompt");
+                  Stretch in_force, const std::string& text);
 // Where a context is beyond what the model was trained for.
 std::optional<std::string> note_on_context(std::uint32_t context, const ModelInfo& model);
 

@@ -136,6 +136,11 @@ Result<Exit> build(const BuildFlags& flags, Engine& engine, CacheOptions options
   TL_TRY_ASSIGN(const ProgressStyle style, parse_progress_style(flags.output.progress));
   TL_TRY_ASSIGN(const std::optional<SavedSession> there, flags.session.look());
   options.max_positions = std::max(total, there ? there->held.positions : 0);
+  if (!there) {
+    options.course.emplace();
+    for (std::uint32_t end = 0; end < total;)
+      options.course->reads.push_back(end += std::min(chunk, total - end));
+  }
   TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine.open_cache(options));
   TL_TRY_ASSIGN(Timeline timeline, begin_timeline(flags, *cache, tokens, chunk));
   const std::uint32_t reused = timeline.length();
@@ -212,7 +217,8 @@ Result<Exit> seal_anew(const BuildFlags& flags, Engine& engine, CacheOptions opt
   from.method = saved.method.name;
   from.method_overrides = saved.method.overrides;
   from.max_positions = options.max_positions = saved.held.positions;
-  from.course = Course{saved.held, {}};
+  from.course = Course{.resumed = saved.held, .is_copied = true};
+  options.course = Course{.reads = {saved.held.positions}};  // cut no finer than a prefill is
   TL_TRY(share_memory(engine, &from, &options));
   TL_TRY_ASSIGN(const std::unique_ptr<KvCache> source, engine.open_cache(from));
   TL_TRY_ASSIGN(const Timeline read, source->resume());
@@ -267,6 +273,8 @@ Result<Exit> run_session_build(const std::vector<std::string>& arguments) {
   if (!flags.output.quiet) {
     print_notes(flags.tiers.notes(flags.session.path));
     print_notes(flags.method.notes());
+    if (line.given("ctx-size"))
+      print_notes(std::array{std::string("-c has no effect: a session is as long as its text")});
     if (!flags.from.empty())
       for (const char* option : {"tokens", "chunk"})
         if (line.given(option))

@@ -583,6 +583,33 @@ TEST_P(KvSession, RemovingWaitsALittleForAnother) {
   EXPECT_FALSE(fs::exists(path));
 }
 
+// Only what another cache takes is read back: a text that is resumed alone needs no room for that.
+TEST_P(KvSession, ATextThatGoesNowhereIsPlannedNoLargerThanOneThatGoesOn) {
+  const CacheOptions written = options("s.tls");
+  {
+    const auto cache = open(written);
+    ASSERT_TRUE(cache);
+    const Timeline timeline = std::move(*cache->start());
+    ASSERT_TRUE(advance(cache.get(), timeline, 2000, Pass::prefill));
+    ASSERT_TRUE(cache->save(timeline, session_text(2000)));
+  }
+  const auto saved = read_session(written.session.path);
+  ASSERT_TRUE(saved) << saved.error().message;
+  const auto sealing = [&](std::uint32_t positions, bool is_copied) {
+    CacheOptions again = written;
+    again.max_positions = positions;
+    again.course = Course{.resumed = saved->held, .is_copied = is_copied};
+    const auto plan = KvCache::plan(again, 2);
+    EXPECT_TRUE(plan) << plan.error().message;
+    std::uint64_t bytes = 0;
+    for (const MemoryLine& line : plan->lines)
+      if (line.purpose == "sealing") bytes += line.bytes;
+    return bytes;
+  };
+  EXPECT_LE(sealing(2000, false), sealing(2001, false));
+  EXPECT_GT(sealing(2000, true), sealing(2000, false));
+}
+
 INSTANTIATE_TEST_SUITE_P(Methods, KvSession, ::testing::Values("exact", "sketch", "ladder2", "xkv"),
                          [](const auto& method) { return std::string(method.param); });
 

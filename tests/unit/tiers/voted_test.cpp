@@ -152,6 +152,20 @@ TEST_F(Voted, WhatIsNotANumberHasNoVote) {
     EXPECT_EQ(v, 0.0f);
 }
 
+// Whatever rounding, or another processor, made of all that was attended.
+TEST_F(Voted, NoVoteIsMoreThanAllOrNotANumber) {
+  Ballot one = ballot(kFirst + kSeen - 1, 1, 1);
+  for (const AttnState all : {AttnState{0.0f, 1e-30f, nullptr}, AttnState{-1e4f, 1.0f, nullptr},
+                              AttnState{0.0f, std::nanf(""), nullptr}}) {
+    const std::vector<AttnState> attended(kShape.heads, all);
+    one.attended = attended.data();
+    for (const float v : vote(VotedRetainer::h2o({}, table()), one)) {
+      EXPECT_GE(v, 0.0f);
+      EXPECT_LE(v, static_cast<float>(kShape.heads));
+    }
+  }
+}
+
 TEST_F(Voted, VotesArePooledOverPositions) {
   const Ballot last = ballot(kFirst + kSeen - 20, 1, 20);
   const auto single = oracle(last);

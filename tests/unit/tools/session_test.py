@@ -167,6 +167,13 @@ class Session(unittest.TestCase):
         self.assertEqual(full["stop_reason"], "length")
         said = self.generate("-n", "2", "-c", context, "--session", self.file, fails=1)
         self.assertIn("--session " + self.file + " has ", said)
+        # Stretched now, its rows would be another text's: what is said to be enough is.
+        held = self.generate("-n", "0", "-c", str(prompt + 50), "--session", self.file)
+        stretch = ["-c", str(held["prompt_tokens"]), "--session", self.file]
+        said = self.generate("-n", "1", *stretch, fails=1)
+        self.assertNotIn("--rope-scaling", said)
+        enough = re.search(r"say -c (\d+) or more", said)[1]
+        self.generate("-n", "0", "-c", enough, "--session", self.file)
         more = self.generate("-n", "2", "-c", str(prompt + 50), "--session", self.file)
         self.assertEqual(more["prompt_tokens"], prompt + full["generated_tokens"])
 
@@ -289,8 +296,9 @@ class Session(unittest.TestCase):
         said = self.build("--session", longest + ".sketch", "--from", longest, "--method", "sketch",
                           "--tokens", "7")
         self.assertIn("--tokens has no effect", said)
-        self.assertIn("name more of them", self.build("--session", raw, "--tokens", "1M", *text,
-                                                      fails=2))
+        said = self.build("--session", raw, "--tokens", "1M", "-c", "10", *text, fails=2)
+        self.assertIn("name more of them", said)
+        self.assertIn("-c has no effect", said)
         self.assertIn("say what it is made of", self.build("--session", raw, fails=2))
         self.assertIn("there already", self.build("--session", sealed, "--from", raw,
                                                   "--method", "sketch", fails=2))
