@@ -1,6 +1,7 @@
 // A GPU, as rooms that know nothing of CUDA see it: its memory, copies to and from it, attention
-// over rows that lie there, and the dense work of layers whose weights do. kernels/cuda/device.cpp
-// has one; a build without CUDA links kernels/no_cuda/device.cpp in its place, which refuses.
+// over rows that lie there, choosing among them (kernels/device_choice.h), and the dense work of
+// layers whose weights do. kernels/cuda/device.cpp has one; a build without CUDA links
+// kernels/no_cuda/device.cpp in its place, which refuses.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +14,7 @@
 #include "kernels/base/buffer.h"
 #include "kernels/base/error.h"
 #include "kernels/base/view.h"
+#include "kernels/device_choice.h"
 #include "kernels/layer_weights.h"
 
 namespace thermocline {
@@ -101,8 +103,8 @@ constexpr std::uint64_t layers_work_bytes(const LayersShape& shape, std::size_t 
          rows_bytes(rows, shape.mixed);
 }
 
-// One thread at a time; its attention and layers are of the same thread. Errors: exhausted, where
-// it has no more memory; io, where it failed, as it then does from then on.
+// One thread at a time; its attention, choices and layers are of the same thread. Errors:
+// exhausted, where it has no more memory; io, where it failed, as it then does from then on.
 class Device {
  public:
   virtual ~Device() = default;
@@ -121,6 +123,8 @@ class Device {
   // multiple of kWorkApartBytes, are taken beside them.
   virtual Result<std::unique_ptr<DeviceAttention>> open_attention(std::uint64_t bytes,
                                                                   std::uint64_t outbox_bytes) = 0;
+  // `bytes`: choice_bytes() of one list at least. The device outlives it.
+  virtual Result<std::unique_ptr<DeviceChoice>> open_choice(const ChoiceBytes& bytes) = 0;
   // For at most `rows` rows at a time, of no layer yet. The device outlives it.
   virtual Result<std::unique_ptr<DeviceLayers>> open_layers(const LayersShape& shape,
                                                             std::size_t rows) = 0;
@@ -133,5 +137,10 @@ Result<std::unique_ptr<Device>> open_device(std::uint32_t number);
 // Whether a device attends folds like this one, of which only its formats matter, for heads of this
 // shape: to be asked before rows go there. unsupported names the limit.
 Status device_attends(HeadShape shape, const Fold& fold);
+
+// What a device chooses in, among rows of this format, for so many such lists at a time.
+// unsupported names what it does not take: to be asked before a sketch goes there.
+Result<ChoiceBytes> choice_bytes(const SketchFormat& format, const SketchBounds& bounds,
+                                 std::uint32_t lists);
 
 }  // namespace thermocline

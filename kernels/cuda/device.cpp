@@ -8,6 +8,7 @@
 #include "kernels/cuda/dense_layers.h"
 #include "kernels/cuda/fold_attention.h"
 #include "kernels/cuda/make_current.h"
+#include "kernels/cuda/sketch_choice.h"
 #include "kernels/cuda/stream.h"
 
 namespace thermocline {
@@ -56,6 +57,10 @@ class CudaDevice final : public Device {
     return cuda::FoldAttention::create(number_, bytes, outbox_bytes);
   }
 
+  Result<std::unique_ptr<DeviceChoice>> open_choice(const ChoiceBytes& bytes) override {
+    return cuda::SketchChoice::create(number_, bytes);
+  }
+
   Result<std::unique_ptr<DeviceLayers>> open_layers(const LayersShape& shape,
                                                     std::size_t rows) override {
     return cuda::DenseLayers::create(number_, shape, rows);
@@ -90,5 +95,18 @@ Result<std::unique_ptr<Device>> open_device(std::uint32_t number) {
 }
 
 Status device_attends(HeadShape shape, const Fold& fold) { return cuda::can_attend(shape, fold); }
+
+Result<ChoiceBytes> choice_bytes(const SketchFormat& format, const SketchBounds& bounds,
+                                 std::uint32_t lists) {
+  cuda::SketchShape shape{format};
+  shape.lists = lists;
+  shape.most_runs = bounds.runs;
+  shape.most_rows = bounds.rows;
+  shape.most_clusters = bounds.clusters;
+  shape.most_budget = bounds.read;
+  shape.most_coded = bounds.coded;
+  TL_TRY(cuda::can_choose(shape));
+  return cuda::SketchChoice::bytes(shape);
+}
 
 }  // namespace thermocline

@@ -22,10 +22,6 @@ States states_at(std::byte* memory, HeadShape shape, std::size_t folds) {
 
 }  // namespace
 
-void FoldAttention::FreePinned::operator()(std::byte* memory) const {
-  static_cast<void>(check(cudaFreeHost(memory), "giving pinned memory back"));
-}
-
 Result<std::unique_ptr<FoldAttention>> FoldAttention::create(std::uint32_t number,
                                                              std::uint64_t bytes,
                                                              std::uint64_t outbox_bytes) {
@@ -36,9 +32,7 @@ Result<std::unique_ptr<FoldAttention>> FoldAttention::create(std::uint32_t numbe
   std::unique_ptr<FoldAttention> made(
       new FoldAttention(number, bytes, outbox_bytes, std::move(stream)));
   TL_TRY_ASSIGN(made->device_, take_device_bytes(all, "taking device memory to attend in"));
-  void* memory = nullptr;
-  TL_TRY(check(cudaHostAlloc(&memory, all, cudaHostAllocDefault), "taking pinned memory"));
-  made->pinned_.reset(static_cast<std::byte*>(memory));
+  TL_TRY_ASSIGN(made->pinned_, take_pinned_bytes(all));
   return made;
 }
 

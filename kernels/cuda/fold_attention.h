@@ -8,6 +8,7 @@
 #include <span>
 
 #include "kernels/cuda/device_bytes.h"
+#include "kernels/cuda/pinned_bytes.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/device.h"
 
@@ -26,9 +27,6 @@ class FoldAttention final : public DeviceAttention {
   Result<States> finish() override;
 
  private:
-  struct FreePinned {
-    void operator()(std::byte* memory) const;
-  };
   struct Parts {  // of either memory, behind the outbox: where what begins
     std::size_t queries_at = 0, folds_at = 0, blocks_at = 0, states_at = 0, end = 0;
   };
@@ -45,7 +43,7 @@ class FoldAttention final : public DeviceAttention {
   std::uint64_t bytes_, outbox_bytes_;
   Stream stream_;
   DeviceBytes device_;
-  std::unique_ptr<std::byte, FreePinned> pinned_;
+  PinnedBytes pinned_;
   bool queued_ = false;
   States states_;
 };

@@ -5,6 +5,7 @@
 #include "kernels/cuda/board.h"
 #include "kernels/cuda/fetch.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/pieces.h"
 #include "kernels/cuda/score_rows.h"
 
 namespace thermocline::cuda {
@@ -39,6 +40,7 @@ __host__ __device__ SketchBoard board_of(const SketchShape& shape, SketchBoard b
   board.coded += list * blocks_of(shape.most_rows);
   board.ties += list * blocks_of(shape.most_rows);
   board.estimated += list * blocks_of(shape.most_clusters);
+  board.summaries += list;
   board.unread += list * shape.most_clusters;
   board.log_weight += list * shape.most_clusters * heads;
   board.cluster_coded += list * heads * shape.most_clusters;
@@ -445,9 +447,10 @@ __device__ std::uint32_t cut_folds(const Cut& cut, std::uint32_t runs,
   return views;
 }
 
-// body(row, its rank) for all rows of `sets`; every thread of the block comes along.
+// body(row, its rank) for all rows of `sets`; every thread of the block comes along. Returns how
+// many those are.
 template <typename Body>
-__device__ void for_ranks(const RowSet* sets, std::uint32_t blocks, const Body& body) {
+__device__ std::uint32_t for_ranks(const RowSet* sets, std::uint32_t blocks, const Body& body) {
   std::uint32_t before = 0;
   for (std::uint32_t first = 0; first < blocks; first += kListThreads) {
     const std::uint32_t b = first + threadIdx.x;
@@ -458,6 +461,7 @@ __device__ void for_ranks(const RowSet* sets, std::uint32_t blocks, const Body& 
     for (; set != 0; set &= set - 1, ++rank)
       body(b * kBlockRows + __ffsll(static_cast<long long>(set)) - 1, rank);
   }
+  return before;
 }
 
 // Of rows that have values alone, and scores that are given.
@@ -548,7 +552,7 @@ __global__ void __launch_bounds__(kListThreads)
       scored_fold(list.query, shape.summary_format, shape.summary_bytes));
   // Their scores: the cluster's, and the log of how many rows it stands for; where rows are coded,
   // the log of all weight that it has.
-  for_ranks(board.estimated, blocks_of(list.clusters), [&](std::uint32_t c, std::uint32_t rank) {
+  const auto weigh = [&](std::uint32_t c, std::uint32_t rank) {
     const float unread = board.unread[c];
     for (std::uint32_t h = 0; h < heads; ++h) {
       const std::size_t at = std::size_t(h) * shape.most_clusters + c;
@@ -557,7 +561,9 @@ __global__ void __launch_bounds__(kListThreads)
           coded > 0.0f ? board.shift[h] + logf(coded + unread * expf(score - board.shift[h]))
                        : score + logf(unread);
     }
-  });
+  };
+  const std::uint32_t summaries = for_ranks(board.estimated, blocks_of(list.clusters), weigh);
+  if (threadIdx.x == 0) *board.summaries = summaries;
 }
 
 using Kernel = void (*)(SketchShape, const SketchList*, SketchBoard);
@@ -572,23 +578,6 @@ Kernel weigher(int bits) {
   if (bits == 1) return weigh_rows<1>;
   return bits == 4 ? weigh_rows<4> : weigh_rows<2>;
 }
-
-// Cuts a piece of memory, or only counts its bytes.
-class Pieces {
- public:
-  explicit Pieces(std::byte* memory) : memory_(memory) {}
-  template <typename T>
-  void take(std::size_t count, T** piece) {
-    constexpr std::size_t kAlignment = 256;
-    if (memory_ != nullptr) *piece = reinterpret_cast<T*>(memory_ + bytes_);
-    bytes_ += (count * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
-  }
-  std::size_t bytes() const { return bytes_; }
-
- private:
-  std::byte* memory_;
-  std::size_t bytes_ = 0;
-};
 
 std::size_t cut_board(const SketchShape& shape, std::byte* memory, SketchBoard* board) {
   const std::size_t lists = shape.lists, heads = lists * shape.head.heads;
@@ -607,6 +596,7 @@ std::size_t cut_board(const SketchShape& shape, std::byte* memory, SketchBoard* 
   pieces.take(lists * blocks_of(shape.most_rows), &board->coded);
   pieces.take(lists * blocks_of(shape.most_rows), &board->ties);
   pieces.take(lists * blocks_of(shape.most_clusters), &board->estimated);
+  pieces.take(lists, &board->summaries);
   pieces.take(lists * shape.most_clusters, &board->unread);
   pieces.take(heads * shape.most_clusters, &board->log_weight);
   pieces.take(heads * shape.most_clusters, &board->cluster_coded);

@@ -10,6 +10,7 @@
 #include <span>
 
 #include "kernels/cuda/attend.h"
+#include "kernels/device_choice.h"
 #include "kernels/sketch.h"
 
 namespace thermocline::cuda {
@@ -18,20 +19,9 @@ constexpr std::uint32_t blocks_of(std::uint32_t rows) {
   return (rows + kBlockRows - 1) / kBlockRows;
 }
 
-// One KV head of a sealed segment: its rows, their sketch and their clusters' summaries, as
-// SketchIndex and the page table lay them out. All pointers are to memory that the device reaches.
-struct SketchRun {
-  std::uint32_t rows = 0, clusters = 0;
-  std::uint32_t first_row = 0, first_cluster = 0;  // of the list's
-  const std::uint8_t* codes = nullptr;             // whole groups of kSketchGroup
-  const f16* scales = nullptr;                     // likewise
-  const std::byte* means = nullptr;                // [clusters] int8 rows
-  std::uint32_t mean_bytes = 0;                    // apart
-  const std::uint16_t* starts = nullptr;           // [clusters + 1]
-  // Kept rows and summary rows: where row 0's value is. Of rows, keys precede values.
-  const std::byte* row = nullptr;
-  const std::byte* summary = nullptr;
-  const std::byte* residual = nullptr;  // of a ladder: codes of what values lack, row by row
+// And where in the list its rows and clusters are.
+struct SketchRun : SketchedRows {
+  std::uint32_t first_row = 0, first_cluster = 0;
 };
 
 // Copies of a list's rows in device memory, in front of rows that lie elsewhere: the caller's, from
@@ -61,9 +51,7 @@ struct SketchList {
 };
 
 // What lists of a layer have in common.
-struct SketchShape {
-  HeadShape head;
-  int bits = 2;  // a channel of a code: 1, 2 or 4
+struct SketchShape : SketchFormat {
   std::uint32_t lists = 0;
   std::uint32_t most_runs = 0;  // of a list
   std::uint32_t most_rows = 0;  // of a list: whole blocks
@@ -71,12 +59,6 @@ struct SketchShape {
   std::uint32_t most_budget = 0;
   std::uint32_t most_coded = 0;  // of a ladder; 0: none attends by codes
   bool cached = false;           // whether every list has a cache
-  RowFormat key_format = RowFormat::f16, value_format = RowFormat::f16;
-  std::uint32_t key_bytes = 0, row_bytes = 0;  // of a kept record
-  RowFormat summary_format = RowFormat::int8;  // values; keys are not read
-  std::uint32_t summary_bytes = 0;             // of a summary record
-  RowFormat residual_format = RowFormat::rotated2;
-  std::uint32_t residual_bytes = 0;  // of a record
 
   // Of rows, then of codes, then of summaries, that a list may have: its folds are numbered so,
   // some of them empty.
@@ -110,6 +92,7 @@ struct SketchBoard {
   RowSet* coded = nullptr;              // [most_rows / 64]: attended by codes alone
   RowSet* ties = nullptr;               // [most_rows / 64]: scratch
   RowSet* estimated = nullptr;          // [most_clusters / 64]: of which a summary is read
+  std::uint32_t* summaries = nullptr;   // [1]: how many those are
   std::uint16_t* unread = nullptr;      // [most_clusters]: rows, neither read nor coded
   float* log_weight = nullptr;          // [most_clusters][heads], of the estimated by rank
   float* cluster_coded = nullptr;       // [heads][most_clusters]: weight of its coded rows

@@ -12,4 +12,8 @@ Status device_attends(HeadShape, const Fold&) {
   return fail(ErrorCode::unsupported, "this build has no CUDA");
 }
 
+Result<ChoiceBytes> choice_bytes(const SketchFormat&, const SketchBounds&, std::uint32_t) {
+  return fail(ErrorCode::unsupported, "this build has no CUDA");
+}
+
 }  // namespace thermocline

@@ -1,0 +1,225 @@
+#include "kernels/cuda/sketch_choice.h"
+
+#include <algorithm>
+
+#include "kernels/cuda/check.h"
+#include "kernels/cuda/make_current.h"
+#include "kernels/cuda/pieces.h"
+
+namespace thermocline::cuda {
+namespace {
+
+// What goes over. Of either memory, as the next two.
+struct Asked {
+  float* query = nullptr;                              // [list][heads][key_dim]
+  float *steady_max = nullptr, *steady_sum = nullptr;  // [list][heads]
+  SketchList* lists = nullptr;
+  SketchRun* runs = nullptr;       // of a list after the other
+  std::uint32_t* first = nullptr;  // [lists + 1]: which fold is the first of each
+
+  void cut(const SketchShape& shape, Pieces* from) {
+    const std::size_t heads = std::size_t{shape.lists} * shape.head.heads;
+    from->take(heads * shape.head.key_dim, &query);
+    from->take(heads, &steady_max);
+    from->take(heads, &steady_sum);
+    from->take(shape.lists, &lists);
+    from->take(std::size_t{shape.lists} * shape.most_runs, &runs);
+    from->take(shape.lists + std::size_t{1}, &first);
+  }
+};
+
+void cut_states(HeadShape shape, std::size_t states, Pieces* from, States* of) {
+  from->take(states * shape.heads, &of->max);
+  from->take(states * shape.heads, &of->sum);
+  from->take(states * shape.heads * shape.value_dim, &of->acc);
+}
+
+// What comes back.
+struct Answered {
+  States states;  // of lists
+  std::uint32_t* summaries = nullptr;
+
+  void cut(const SketchShape& shape, Pieces* from) {
+    cut_states(shape.head, shape.lists, from, &states);
+    from->take(shape.lists, &summaries);
+  }
+};
+
+// What is in either memory, or how much that is.
+struct Crossing {
+  Asked asked;
+  Answered answered;
+  std::size_t asked_bytes = 0, bytes = 0;
+
+  Crossing(const SketchShape& shape, std::byte* memory) {
+    Pieces pieces(memory);
+    asked.cut(shape, &pieces);
+    asked_bytes = pieces.bytes();
+    answered.cut(shape, &pieces);
+    bytes = pieces.bytes();
+  }
+};
+
+// And what is on the device alone.
+struct Work {
+  States partial;  // of folds
+  SketchBoard board;
+  std::size_t bytes = 0;
+
+  Work(const SketchShape& shape, std::byte* memory) {
+    Pieces pieces(memory);
+    cut_states(shape.head, std::size_t{shape.lists} * shape.folds(), &pieces, &partial);
+    if (memory != nullptr) board = SketchBoard::cut(shape, memory + pieces.bytes());
+    bytes = pieces.bytes() + SketchBoard::bytes(shape);
+  }
+};
+
+std::uint32_t whole_blocks(std::uint32_t rows) { return blocks_of(rows) * kBlockRows; }
+
+// With room for one more list.
+SketchShape with(SketchShape shape, const SketchQuestion& list) {
+  std::uint32_t rows = 0, clusters = 0;
+  for (const SketchedRows& run : list.runs) {
+    rows += whole_blocks(run.rows);
+    clusters += whole_blocks(run.clusters);
+  }
+  ++shape.lists;
+  shape.most_runs = std::max(shape.most_runs, static_cast<std::uint32_t>(list.runs.size()));
+  shape.most_rows = std::max(shape.most_rows, rows);
+  shape.most_clusters = std::max(shape.most_clusters, clusters);
+  shape.most_budget = std::max(shape.most_budget, list.read);
+  shape.most_coded = std::max(shape.most_coded, list.coded);
+  return shape;
+}
+
+bool holds(const ChoiceBytes& has, const ChoiceBytes& needed) {
+  return needed.device <= has.device && needed.host <= has.host;
+}
+
+}  // namespace
+
+ChoiceBytes SketchChoice::bytes(const SketchShape& shape) {
+  const std::size_t crossing = Crossing(shape, nullptr).bytes;
+  return {crossing + Work(shape, nullptr).bytes, crossing};
+}
+
+Result<std::unique_ptr<SketchChoice>> SketchChoice::create(std::uint32_t number,
+                                                           const ChoiceBytes& bytes) {
+  TL_TRY(make_current(number));
+  TL_TRY_ASSIGN(Stream stream, Stream::create());
+  std::unique_ptr<SketchChoice> made(new SketchChoice(number, bytes, std::move(stream)));
+  TL_TRY_ASSIGN(made->device_,
+                take_device_bytes(bytes.device, "taking device memory to choose in"));
+  TL_TRY_ASSIGN(made->pinned_, take_pinned_bytes(bytes.host));
+  return made;
+}
+
+// What is queued reads and writes memory that goes now.
+SketchChoice::~SketchChoice() {
+  if (queued_) static_cast<void>(stream_.wait());
+}
+
+void SketchChoice::pack(std::span<const SketchQuestion> lists) {
+  const HeadShape head = shape_.head;
+  const Crossing here(shape_, pinned_.get()), there(shape_, device_.get());
+  SketchRun* run = here.asked.runs;
+  rows_.clear();
+  for (std::size_t i = 0; i < lists.size(); ++i) {
+    const SketchQuestion& asked = lists[i];
+    TL_CHECK(!asked.runs.empty() && asked.read > 0 && asked.steady.size() == head.heads);
+    const std::size_t at = i * head.heads;
+    std::copy_n(asked.query, std::size_t{head.heads} * head.key_dim,
+                here.asked.query + at * head.key_dim);
+    for (std::uint32_t h = 0; h < head.heads; ++h) {
+      here.asked.steady_max[at + h] = asked.steady[h].max;
+      here.asked.steady_sum[at + h] = asked.steady[h].sum;
+    }
+    SketchList list;
+    list.runs = {there.asked.runs + (run - here.asked.runs), asked.runs.size()};
+    for (const SketchedRows& rows : asked.runs) {
+      *run++ = {rows, list.rows, list.clusters};
+      list.rows += whole_blocks(rows.rows);
+      list.clusters += whole_blocks(rows.clusters);
+    }
+    list.budget = asked.read;
+    list.coded_budget = asked.coded;
+    list.query = there.asked.query + at * head.key_dim;
+    list.steady_max = there.asked.steady_max + at;
+    list.steady_sum = there.asked.steady_sum + at;
+    here.asked.lists[i] = list;
+    here.asked.first[i] = static_cast<std::uint32_t>(i * shape_.folds());
+    rows_.push_back(list.rows);
+  }
+  here.asked.first[lists.size()] = shape_.lists * shape_.folds();
+}
+
+Status SketchChoice::queue() {
+  const Crossing there(shape_, device_.get());
+  const Work work(shape_, device_.get() + there.bytes);
+  const std::size_t lists = shape_.lists;
+  board_ = work.board;
+  board_.summaries = there.answered.summaries;
+  TL_TRY(check(cudaMemcpyAsync(device_.get(), pinned_.get(), there.asked_bytes,
+                               cudaMemcpyHostToDevice, stream_.handle()),
+               "copying queries to a device"));
+  TL_TRY(choose(stream_, shape_, {there.asked.lists, lists}, board_));
+  TL_TRY(attend(stream_, shape_.head, {board_.folds, lists * shape_.folds()}, work.partial));
+  TL_TRY(merge(stream_, shape_.head, work.partial, {there.asked.first, lists + 1},
+               there.answered.states));
+  return check(
+      cudaMemcpyAsync(pinned_.get() + there.asked_bytes, device_.get() + there.asked_bytes,
+                      there.bytes - there.asked_bytes, cudaMemcpyDeviceToHost, stream_.handle()),
+      "copying states from a device");
+}
+
+void SketchChoice::name_states() {
+  const Crossing here(shape_, pinned_.get());
+  const States& of = here.answered.states;
+  states_.resize(std::size_t{shape_.lists} * shape_.head.heads);
+  for (std::size_t i = 0; i < states_.size(); ++i)
+    states_[i] = {of.max[i], of.sum[i], of.acc + i * shape_.head.value_dim};
+}
+
+Result<std::size_t> SketchChoice::begin(const SketchFormat& format,
+                                        std::span<const SketchQuestion> lists) {
+  TL_CHECK(!lists.empty());
+  if (queued_) TL_TRY(finish());
+  SketchShape shape{format};
+  for (const SketchQuestion& list : lists) {
+    const SketchShape more = with(shape, list);
+    if (!holds(bytes_, bytes(more))) break;
+    shape = more;
+  }
+  if (shape.lists == 0)
+    return fail(ErrorCode::exhausted, "choosing on a device among ", lists[0].runs.size(),
+                " segments takes more of its memory than was planned: open the cache for a longer "
+                "text");
+  shape_ = shape;
+  pack(lists.first(shape.lists));
+  TL_TRY(make_current(number_));
+  queued_ = true;  // also where only a part of it comes to be
+  TL_TRY(queue());
+  return shape.lists;
+}
+
+Result<DeviceChoice::Answer> SketchChoice::finish() {
+  TL_TRY(stream_.wait());
+  queued_ = false;
+  name_states();
+  const Crossing here(shape_, pinned_.get());
+  return Answer{states_, {here.answered.summaries, shape_.lists}, here.bytes};
+}
+
+Result<std::vector<RowSet>> SketchChoice::chosen(std::size_t i) {
+  TL_CHECK(!queued_ && i < rows_.size());
+  std::vector<RowSet> sets(blocks_of(rows_[i]));
+  TL_TRY(make_current(number_));
+  TL_TRY(
+      check(cudaMemcpyAsync(sets.data(), board_.sets + i * blocks_of(shape_.most_rows),
+                            sets.size() * sizeof(RowSet), cudaMemcpyDeviceToHost, stream_.handle()),
+            "copying a selection from a device"));
+  TL_TRY(stream_.wait());
+  return sets;
+}
+
+}  // namespace thermocline::cuda

@@ -1,0 +1,93 @@
+// Choosing by a device among rows that lie in its memory beside their sketch (kernels/sketch.h),
+// and attending what it chose there: queries go over, and a state for each list comes back. What is
+// chosen, and what stands for the rest: retrieval/select/sketch.h, with the codes of all rows
+// looked at and all clusters' means scored, however long a text is.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/attend.h"
+#include "kernels/base/error.h"
+#include "kernels/sketch.h"
+
+namespace thermocline {
+
+// How the rows of a layer are kept, with what they are chosen by. Bytes are from a row to the next.
+struct SketchFormat {
+  HeadShape head;
+  int bits = 2;  // a channel of a code: 1, 2 or 4
+  RowFormat key_format = RowFormat::f16, value_format = RowFormat::f16;
+  std::uint32_t key_bytes = 0, row_bytes = 0;  // of a kept record; its key alone
+  RowFormat summary_format = RowFormat::int8;  // values; keys are not read
+  std::uint32_t summary_bytes = 0;
+  RowFormat residual_format = RowFormat::rotated2;
+  std::uint32_t residual_bytes = 0;
+};
+
+// One KV head of a sealed segment: its rows, their sketch and their clusters' summaries. All
+// pointers are to memory that the device reaches.
+struct SketchedRows {
+  std::uint32_t rows = 0, clusters = 0;
+  const std::uint8_t* codes = nullptr;    // whole groups of kSketchGroup
+  const f16* scales = nullptr;            // likewise
+  const std::byte* means = nullptr;       // [clusters] int8 rows
+  std::uint32_t mean_bytes = 0;           // apart
+  const std::uint16_t* starts = nullptr;  // [clusters + 1]
+  // Kept rows and summary rows: where row 0's value is. Of rows, keys precede values.
+  const std::byte* row = nullptr;
+  const std::byte* summary = nullptr;
+  const std::byte* residual = nullptr;  // of a ladder: codes of what values lack, row by row
+};
+
+// What one list asks. All of it is in host memory.
+struct SketchQuestion {
+  std::span<const SketchedRows> runs;  // of its KV head: one at least
+  const float* query = nullptr;        // [heads][key_dim], rotated and scaled
+  std::span<const AttnState> steady;   // [heads]: attended already, of which acc is not read
+  std::uint32_t read = 0;              // of the rows, to be read: 1 to all of them
+  std::uint32_t coded = 0;             // and to be attended at least by their codes, read ones
+                                       // included; 0: none is
+};
+
+// What a list may have at most; rows and clusters are those of all runs, each run's in whole
+// blocks.
+struct SketchBounds {
+  std::uint32_t runs = 0, rows = 0, clusters = 0, read = 0, coded = 0;
+};
+
+// What choosing works in: memory of the device, and of the host, pinned.
+struct ChoiceBytes {
+  std::uint64_t device = 0, host = 0;
+};
+
+// One thread at a time, in working memory that is taken once.
+class DeviceChoice {
+ public:
+  virtual ~DeviceChoice() = default;
+
+  // Queues as many of `lists`, from the first on, as there is working memory for, and returns how
+  // many: one at least. Rows and sketches stay as they are until finish(); what is asked may go
+  // when this returns. What was queued before is waited for, if finish() was not. exhausted: the
+  // first is larger than this was opened for.
+  virtual Result<std::size_t> begin(const SketchFormat& format,
+                                    std::span<const SketchQuestion> lists) = 0;
+
+  // Of list i and query head h the state of all that it was attended for is at [i * heads + h], but
+  // for what it attended before. A list's bits depend on the list alone. On the host, until
+  // begin().
+  struct Answer {
+    std::span<const AttnState> states;
+    std::span<const std::uint32_t> summaries;  // of list i: how many it read
+    std::uint64_t crossed_bytes = 0;           // to the device and from it
+  };
+  // Waits for what begin() queued.
+  virtual Result<Answer> finish() = 0;
+
+  // After finish(), for studies: which rows list i read, a word a block, run after run.
+  virtual Result<std::vector<RowSet>> chosen(std::size_t i) = 0;
+};
+
+}  // namespace thermocline
