@@ -5,6 +5,7 @@
 
 #include "kernels/base/buffer.h"
 #include "kernels/device.h"
+#include "retrieval/select/sketch_options.h"
 #include "runtime/query_sample.h"
 #include "runtime/query_tiles.h"
 #include "runtime/timeline_state.h"
@@ -134,12 +135,15 @@ Segment segment_of(const LayerSpec& spec, const CachePlan::Layer& layer, std::ui
   return segment;
 }
 
-// Of a layer's sealed rows, at most.
-std::uint64_t sealed_bytes(const LayerSpec& spec, const CachePlan::Layer& layer) {
-  return (std::uint64_t{layer.rows} + layer.joint_rows) * spec.kv_heads * layer.sealed.bytes();
+// Of a layer's sealed rows where they are at home on a device, at most, and of what lies there
+// beside them.
+std::uint64_t bytes_there(const LayerSpec& spec, const CachePlan::Layer& layer) {
+  return (std::uint64_t{layer.rows} + layer.joint_rows) * spec.kv_heads * layer.sealed.bytes() +
+         layer.sketch_bytes;
 }
 
-// Where a layer's sealed rows are at home, `bytes` at most, of what is planned for none before it.
+// Where a layer's sealed rows are at home, of which a device would hold `bytes` at most, beside
+// what is planned for those before it.
 Result<StoreFacts> home_of(const Method& method, const CachePlan& plan, std::uint64_t bytes) {
   Homes homes;
   std::string served;
@@ -174,6 +178,48 @@ std::uint64_t device_work_of(const LayerSpec& spec, const TextCuts& cuts, std::u
                          lists * folds, lists * blocks);
 }
 
+HeadShape shape_of(const LayerSpec& spec) {
+  return {spec.q_heads / spec.kv_heads, spec.key_dim, spec.value_dim};
+}
+
+// What a device works in while it chooses among a layer's rows, and attends what it chose; none:
+// the host chooses. Under place.run = fetch it always does, so that who chooses depends on no home.
+Result<ChoiceBytes> choice_of(const CacheOptions& options, const Method& method,
+                              const LayerSpec& spec, const TextCuts& cuts, const CachePlan& plan) {
+  const SketchOptions* const sketch = method.select->sketch();
+  if (!sketch || method.fetches() || cuts.segments().empty()) return ChoiceBytes{};
+  if (reach_of(plan.stores, Tier::device) != Reach::device) return ChoiceBytes{};
+  std::uint64_t rows = 0;
+  SketchBounds bounds;
+  for (const auto& [of_one, count] : cuts.segments()) {
+    rows += count * of_one;
+    bounds.runs += static_cast<std::uint32_t>(count);
+    bounds.rows += static_cast<std::uint32_t>(count * blocks_of(of_one) * kBlockRows);
+    bounds.clusters +=
+        static_cast<std::uint32_t>(count * blocks_of(sketch->clusters(of_one)) * kBlockRows);
+  }
+  const auto most = [&](std::uint64_t wanted) {
+    return static_cast<std::uint32_t>(std::min(wanted, rows));
+  };
+  const SketchOptions::Budget budget = sketch->budget(options.max_positions, 0);
+  bounds.read = most(budget.read);
+  bounds.coded = most(budget.coded);
+  const RowLayout layout = method.compress.layout(spec.key_dim, spec.value_dim);
+  return choice_bytes(sketch->format(shape_of(spec), layout), bounds,
+                      static_cast<std::uint32_t>(plan.step_rows * spec.kv_heads));
+}
+
+// What a device that chooses has beside a layer's rows: of all timelines, and of what a step's join
+// makes of them.
+std::uint64_t sketch_bytes_of(const CacheOptions& options, const Method& method,
+                              const LayerSpec& spec, const CachePlan::Layer& layer,
+                              const TextCuts& cuts, std::uint64_t step_rows) {
+  std::uint64_t bytes = step_rows * index_bytes_of(method, spec, layer, cuts.longest_joint());
+  for (const auto& [rows, count] : cuts.segments())
+    bytes += options.max_timelines * count * index_bytes_of(method, spec, layer, rows);
+  return bytes;
+}
+
 // What launches of rows at home elsewhere take: of layers that may be so, all that a step may read,
 // or so much at a time.
 CachePlan::Fetch fetch_of(const CacheOptions& options, const Method& method,
@@ -198,16 +244,15 @@ CachePlan::Fetch fetch_of(const CacheOptions& options, const Method& method,
   }
   for (const LayerSpec& spec : layers)
     fetch.work_bytes =
-        std::max(fetch.work_bytes,
-                 attention_bytes({spec.q_heads / spec.kv_heads, spec.key_dim, spec.value_dim},
-                                 fetch.folds, fetch.folds, fetch.folds * (kFoldRows / kBlockRows)));
+        std::max(fetch.work_bytes, attention_bytes(shape_of(spec), fetch.folds, fetch.folds,
+                                                   fetch.folds * (kFoldRows / kBlockRows)));
   return fetch;
 }
 
 // unsupported: a device does not attend such heads, or rows as this method codes them.
 Status check_attended(const Method& method, const LayerSpec& spec, const CachePlan::Layer& layer,
                       const std::string& device) {
-  const HeadShape shape{spec.q_heads / spec.kv_heads, spec.key_dim, spec.value_dim};
+  const HeadShape shape = shape_of(spec);
   Fold fold;
   if (const Status raw = device_attends(shape, fold); !raw)
     return fail(raw.error().code, "--device ", device, ": ", raw.error().message,
@@ -241,6 +286,7 @@ void add_joint(const CachePlan::Joint& of_layer, bool together, CachePlan::Joint
   for (std::size_t tier = 0; tier < kTiers; ++tier)
     add(of_layer.rows_bytes[tier], &joint->rows_bytes[tier]);
   add(of_layer.index_bytes, &joint->index_bytes);
+  add(of_layer.device_index_bytes, &joint->device_index_bytes);
   add(of_layer.tables_bytes, &joint->tables_bytes);
   add(of_layer.records_bytes, &joint->records_bytes);
 }
@@ -272,7 +318,7 @@ void plan_records(const CacheOptions& options, const Method& method, const Layer
 // What full attention under a method that keeps rows takes, beside sinks and tail.
 Status plan_sealed(const CacheOptions& options, const Method& method, const LayerSpec& spec,
                    const TextCuts& cuts, CachePlan::Layer* layer, CachePlan* plan) {
-  const HeadShape shape{spec.q_heads / spec.kv_heads, spec.key_dim, spec.value_dim};
+  const HeadShape shape = shape_of(spec);
   const std::uint64_t sealed = method.tail_begin(options.max_positions) - method.sink;
   const Segment longest = segment_of(spec, *layer, cuts.longest_segment());
   plan->fitting_bytes =
@@ -287,7 +333,11 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
         KeptSelection::bytes_for(shape, layer->selection_runs, layer->selection_blocks);
     plan->selections_bytes += options.max_timelines * layer->selections_bytes;
   }
-  TL_TRY_ASSIGN(layer->home, home_of(method, *plan, sealed_bytes(spec, *layer)));
+  const Result<ChoiceBytes> choice = choice_of(options, method, spec, cuts, *plan);
+  if (choice && choice->device > 0)
+    layer->sketch_bytes = sketch_bytes_of(options, method, spec, *layer, cuts, plan->step_rows);
+  TL_TRY_ASSIGN(layer->home, home_of(method, *plan, bytes_there(spec, *layer)));
+  if (!choice && layer->home.reach == Reach::device) plan->no_choice = choice.error().message;
   layer->fetched = method.fetches() && layer->home.reach != Reach::device &&
                    reach_of(plan->stores, Tier::device) == Reach::device;
   if (layer->home.reach == Reach::device || layer->fetched)
@@ -297,11 +347,19 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
     const std::uint64_t head_bytes = std::uint64_t{segment.rows} * segment.layout.bytes();
     return segment.heads * (pages ? round_up(head_bytes, kPageBytes) : head_bytes);
   };
+  const bool there = layer->chosen_there();
+  // Coded rows on their way home, and what goes with them to a device.
+  const auto coded_bytes = [&](const Segment& segment) {
+    return std::uint64_t{segment.heads} *
+           (std::uint64_t{segment.rows} * segment.layout.bytes() +
+            (there ? method.select->index_bytes(shape, segment.rows) : 0));
+  };
   std::uint64_t rows_bytes = 0;
   for (const auto& [rows, count] : cuts.segments()) {
     const std::uint64_t alike = options.max_timelines * count;
     rows_bytes += alike * home_bytes_of(segment_of(spec, *layer, rows));
-    plan->index_bytes += alike * index_bytes_of(method, spec, *layer, rows);
+    (there ? plan->device_index_bytes : plan->index_bytes) +=
+        alike * index_bytes_of(method, spec, *layer, rows);
   }
   plan->rows_bytes[static_cast<std::size_t>(layer->home.tier)] += rows_bytes;
   if (pages) plan->tables_bytes += rows_bytes / kPageBytes * sizeof(std::uint64_t);
@@ -312,7 +370,8 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
     const Segment joint = segment_of(spec, *layer, rows);
     CachePlan::Joint of_layer;
     of_layer.rows_bytes[static_cast<std::size_t>(layer->home.tier)] = home_bytes_of(joint);
-    of_layer.index_bytes = index_bytes_of(method, spec, *layer, rows);
+    (there ? of_layer.device_index_bytes : of_layer.index_bytes) =
+        index_bytes_of(method, spec, *layer, rows);
     if (pages) of_layer.tables_bytes += home_bytes_of(joint) / kPageBytes * sizeof(std::uint64_t);
     if (has_order)
       of_layer.tables_bytes += std::uint64_t{spec.kv_heads} * rows * sizeof(Segment::offset[0]);
@@ -326,8 +385,7 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
                                             record_bytes_of(method, spec, *layer, short_one));
     }
     add_joint(of_layer, method.select->facts().shares, &plan->joint);
-    plan->coding_bytes = std::max(plan->coding_bytes,
-                                  std::uint64_t{joint.heads} * joint.rows * joint.layout.bytes());
+    plan->coding_bytes = std::max(plan->coding_bytes, coded_bytes(joint));
   }
   // While one is formed, those after it are not there yet. Of layers that are fitted together rows
   // wait meanwhile, from its own on; and so they do when the longest of those that leave the tail
@@ -336,13 +394,13 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
   for (std::size_t i = cuts.formed().size(); i-- > 0;) {
     const TextCuts::Alike& alike = cuts.formed()[i];
     const Segment formed = segment_of(spec, *layer, alike.rows);
-    const std::uint64_t coded = std::uint64_t{formed.heads} * formed.rows * formed.layout.bytes();
+    const std::uint64_t coded = coded_bytes(formed);
     const std::uint64_t gathered = gathered_bytes(method, spec, *layer, alike.at_once);
     most_coded = std::max(most_coded, coded);
     const std::uint64_t held = gathered > 0 ? gathered + most_coded : coded;
     plan->coding_bytes = std::max(plan->coding_bytes, held - std::min(held, not_yet));
-    not_yet += alike.count * ((pages ? 0 : home_bytes_of(formed)) +
-                              index_bytes_of(method, spec, *layer, formed.rows));
+    not_yet += alike.count * ((layer->home.tier == Tier::host ? home_bytes_of(formed) : 0) +
+                              (there ? 0 : index_bytes_of(method, spec, *layer, formed.rows)));
   }
   const Fitter* const of_keys = method.compress.of(Side::keys).fitter();
   const bool fit_asks = of_keys && of_keys->asks_for_queries();
@@ -502,7 +560,7 @@ Status check_device_rows(const CacheOptions& options, const Method& method, cons
   const std::uint64_t given = plan.bytes_of(Tier::device);
   std::uint64_t least = 0;  // that rows of a layer take; 0: no layer has any
   for (std::size_t l = 0; l < plan.layers.size(); ++l) {
-    const std::uint64_t bytes = sealed_bytes(options.layers[l], plan.layers[l]);
+    const std::uint64_t bytes = bytes_there(options.layers[l], plan.layers[l]);
     if (bytes > 0 && (least == 0 || bytes < least)) least = bytes;
   }
   if (given == 0 || least == 0 || plan.fetches()) return {};
@@ -513,9 +571,35 @@ Status check_device_rows(const CacheOptions& options, const Method& method, cons
   if (options.tiers.device_bytes == kAutoBytes) return {};
   return fail(ErrorCode::exhausted, "the device is given ", size_text(given),
               ", and the rows of one layer with what it works in need ",
-              size_text(least + plan.device_work_bytes), ": raise --kv-device to ",
-              (least + plan.device_work_bytes + 1023) / 1024,
+              size_text(least + plan.device_staging_bytes()), ": raise --kv-device to ",
+              (least + plan.device_staging_bytes() + 1023) / 1024,
               "K, or leave --device and --kv-device out");
+}
+
+// What a device works in, of whichever layers will be at home there.
+void plan_device_work(const CacheOptions& options, const Method& method, const TextCuts& cuts,
+                      CachePlan* plan) {
+  for (const LayerSpec& spec : options.layers) {
+    if (!seals(method, spec)) continue;
+    const ChoiceBytes choice =
+        choice_of(options, method, spec, cuts, *plan).value_or(ChoiceBytes{});
+    plan->choice = {std::max(plan->choice.device, choice.device),
+                    std::max(plan->choice.host, choice.host)};
+    if (choice.device == 0)
+      plan->device_work_bytes =
+          std::max(plan->device_work_bytes, device_work_of(spec, cuts, plan->step_rows));
+  }
+}
+
+// And not of those that are not.
+void drop_device_work(CachePlan* plan) {
+  const auto any = [&](bool chosen) {
+    return std::ranges::any_of(plan->layers, [&](const CachePlan::Layer& layer) {
+      return layer.rows > 0 && layer.home.reach == Reach::device && layer.chosen_there() == chosen;
+    });
+  };
+  if (!any(false)) plan->device_work_bytes = 0;
+  if (!any(true)) plan->choice = {};
 }
 
 // `fetch`: what rows are sent to a device in, if any layer's are.
@@ -527,11 +611,8 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
   if (any_staged(stores)) plan.staging_bytes = kStagingBytes;
   const TextCuts cuts = TextCuts::of(options, method);
   plan.step_rows = std::min<std::uint64_t>(options.max_timelines, kMaxStepRows);
-  if (reach_of(stores, Tier::device) == Reach::device && method.retain->keeps())
-    for (const LayerSpec& spec : options.layers)
-      if (spec.window == 0)
-        plan.device_work_bytes =
-            std::max(plan.device_work_bytes, device_work_of(spec, cuts, plan.step_rows));
+  if (reach_of(stores, Tier::device) == Reach::device)
+    plan_device_work(options, method, cuts, &plan);
   plan.groups = groups_of(options, method);
   std::vector<CachePlan::Layer> placed(options.layers.size());
   for (const std::vector<LayerId>& group : plan.groups)
@@ -545,12 +626,11 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
   for (std::size_t tier = 0; tier < kTiers; ++tier)
     plan.rows_bytes[tier] += plan.step_rows * plan.joint.rows_bytes[tier];
   plan.index_bytes += plan.step_rows * plan.joint.index_bytes;
+  plan.device_index_bytes += plan.step_rows * plan.joint.device_index_bytes;
   plan.tables_bytes += plan.step_rows * plan.joint.tables_bytes;
   plan.records_bytes += plan.step_rows * plan.joint.records_bytes;
-  if (plan.home_bytes(Tier::device) == 0) {
-    TL_TRY(check_device_rows(options, method, plan));
-    plan.device_work_bytes = 0;
-  }
+  if (plan.home_bytes(Tier::device) == 0) TL_TRY(check_device_rows(options, method, plan));
+  drop_device_work(&plan);
   plan_angles(options, cuts, &plan);
   if (!options.session.path.empty()) plan_publication(options, cuts, &plan);
   return plan;
@@ -754,7 +834,7 @@ void plan_row_cache(const CacheOptions& options, const Method& method, std::uint
 
 std::uint64_t CachePlan::host_bytes() const {
   return tail_bytes + index_bytes + sealing_bytes() + staging_bytes + tables_bytes +
-         selections_bytes + row_cache_bytes + home_bytes(Tier::host) + device_staging_bytes();
+         selections_bytes + row_cache_bytes + home_bytes(Tier::host) + pinned_bytes();
 }
 
 std::uint64_t CachePlan::workspace_bytes() const {
@@ -773,7 +853,10 @@ MemoryPlan CachePlan::lines() const {
   };
   for (const Tier tier : kAllTiers) {
     add(tier, Purpose::rows, rows_bytes[static_cast<std::size_t>(tier)]);
-    if (tier == Tier::device) add(tier, Purpose::staging, device_staging_bytes());
+    if (tier == Tier::device) {
+      add(tier, Purpose::index, device_index_bytes);
+      add(tier, Purpose::staging, device_staging_bytes());
+    }
     if (tier == Tier::disk) {
       add(tier, Purpose::index, records_bytes);
       add(tier, Purpose::saved, published_bytes);
@@ -782,7 +865,7 @@ MemoryPlan CachePlan::lines() const {
     add(tier, Purpose::index, index_bytes);
     add(tier, Purpose::tail, tail_bytes);
     add(tier, Purpose::row_cache, row_cache_bytes);
-    add(tier, Purpose::staging, staging_bytes + device_staging_bytes());
+    add(tier, Purpose::staging, staging_bytes + pinned_bytes());
     add(tier, Purpose::sealing, sealing_bytes());
     add(tier, Purpose::tables, tables_bytes);
     add(tier, Purpose::selections, selections_bytes);
@@ -796,6 +879,9 @@ MemoryPlan CachePlan::lines() const {
 std::uint64_t CachePlan::allowance_bytes() const { return kOwnBytes + fitting_bytes; }
 
 std::vector<std::string> CachePlan::notes() const {
+  if (!no_choice.empty())
+    return {"the host chooses among rows on the device, and keeps what it chooses by: " +
+            no_choice};
   if (bytes_of(Tier::device) == 0 || device_bytes() > 0) return {};
   if (std::ranges::none_of(layers, [](const Layer& layer) { return layer.rows > 0; }))
     return {"--kv-device has no effect: the whole text stays in the tail, which is in host memory"};

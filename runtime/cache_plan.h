@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/base/error.h"
+#include "kernels/device_choice.h"
 #include "runtime/kv_cache.h"
 #include "runtime/method.h"
 #include "runtime/text_cuts.h"
@@ -31,6 +32,10 @@ struct CachePlan {
     std::uint32_t joint_rows = 0;
     StoreFacts home;       // of those
     bool fetched = false;  // to be attended by a device in a decode step, which is not their home
+    // What a device that is their home has beside them, by which it chooses among them in a decode
+    // step; 0: the host chooses wherever they are.
+    std::uint64_t sketch_bytes = 0;
+    bool chosen_there() const { return sketch_bytes > 0 && home.reach == Reach::device; }
     // Of a selector that remembers: where a selection may be, in a timeline's longest text, and
     // what its two of each KV head take.
     std::uint64_t selection_runs = 0, selection_blocks = 0, selections_bytes = 0;
@@ -42,12 +47,13 @@ struct CachePlan {
   std::vector<Layer> layers;
   std::vector<std::vector<LayerId>> groups;  // all layers: those that are fitted together, or one
   std::uint64_t tail_bytes = 0, index_bytes = 0, staging_bytes = 0, tables_bytes = 0;
-  std::uint64_t selections_bytes = 0;  // of all layers and timelines
+  std::uint64_t device_index_bytes = 0;  // of layers whose rows a device chooses among
+  std::uint64_t selections_bytes = 0;    // of all layers and timelines
   // What the segment that others are formed into takes beside them, of a timeline: in one layer, or
   // in all that take their turn together.
   struct Joint {
     std::array<std::uint64_t, kTiers> rows_bytes{};
-    std::uint64_t index_bytes = 0, tables_bytes = 0, records_bytes = 0;
+    std::uint64_t index_bytes = 0, tables_bytes = 0, records_bytes = 0, device_index_bytes = 0;
   } joint;
   std::uint64_t spare_tail_bytes = 0;  // a second tail for one timeline, of every layer
   std::uint64_t span_bytes = 0;        // raw rows of the layer in hand
@@ -67,8 +73,11 @@ struct CachePlan {
   std::uint64_t replaced_bytes = 0;
   std::uint32_t row_cache_rows = 0;  // a layer and KV head
   std::uint64_t row_cache_bytes = 0;
-  // Where rows are attended by a device: what it works in there, and as much on the host, pinned.
+  // Where a device attends what the host chooses: what it works in there, and as much on the host,
+  // pinned. And what it works in where it chooses itself.
   std::uint64_t device_work_bytes = 0;
+  ChoiceBytes choice;
+  std::string no_choice;  // why the host chooses among rows of a device, where it might have
   // Where a device attends rows that are at home elsewhere (Method::run): what a launch takes at
   // most of folds and their rows, and what it works in beside those, there and on the host, pinned;
   // of each of kFetchLaunches.
@@ -99,14 +108,19 @@ struct CachePlan {
                span_bytes + std::max(coding_bytes + voting_bytes + writing_bytes, saving_bytes),
                restoring_bytes + (row_cache_rows > 0 ? warming_bytes : 0));
   }
-  // What rows take in a tier, and on the disk what a session keeps beside them.
+  // What rows take in a tier, and beside them on a device what it chooses by, on the disk what a
+  // session keeps.
   std::uint64_t home_bytes(Tier tier) const {
     return rows_bytes[static_cast<std::size_t>(tier)] +
+           (tier == Tier::device ? device_index_bytes : 0) +
            (tier == Tier::disk ? records_bytes + published_bytes : 0);
   }
   std::uint64_t device_bytes() const { return home_bytes(Tier::device) + device_staging_bytes(); }
-  // Of either end of what a device works with.
-  std::uint64_t device_staging_bytes() const { return device_work_bytes + fetch.bytes(); }
+  // What a device works in: of its memory, and of the host's.
+  std::uint64_t device_staging_bytes() const {
+    return device_work_bytes + fetch.bytes() + choice.device;
+  }
+  std::uint64_t pinned_bytes() const { return device_work_bytes + fetch.bytes() + choice.host; }
   std::uint64_t host_bytes() const;
   // All of it, by tier.
   std::array<std::uint64_t, kTiers> needed_bytes() const {

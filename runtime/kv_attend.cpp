@@ -109,6 +109,7 @@ Status KvCache::Impl::attend_steady(LayerId l, const float* rotated) {
 // are chosen in batches: while one is, what those before it ask for is attended, or on its way.
 Status KvCache::Impl::attend_runs(LayerId l, const float* rotated) {
   if (!list_queries_of(l, rotated)) return {};
+  if (plan.layers[index(l)].chosen_there()) return attend_chosen_there(l);
   const std::size_t lists = list_queries.size();
   TL_TRY(drop_fetched());
   TL_TRY(reader->start(index(l), FoldOrder::any, DeviceRows::stay));

@@ -1,25 +1,130 @@
-// Decode by a device: over rows at home there, which it attends where they lie, in one launch a
-// layer, while the host attends what lies elsewhere; and, where a method has it fetch, over rows at
+// Decode by a device. Over rows at home there: it chooses among them, where it can, and attends
+// what it chose and what stands for the rest; else it attends what the host chose, in one launch a
+// layer, while the host attends what lies elsewhere. And, where a method has it fetch, over rows at
 // home elsewhere, in launches that take turns: one's rows are gathered while another's are
-// attended. Which folds those are is planned with the cache: it depends on the method and on a
-// layer's home, never on what a step found where.
+// attended. Who does what is planned with the cache: it depends on the method and on a layer's
+// home, never on what a step found where.
 #include <algorithm>
 
+#include "retrieval/index/sketch_index.h"
+#include "retrieval/select/sketch_options.h"
 #include "runtime/kv_impl.h"
 
 namespace thermocline {
 
 Status KvCache::Impl::open_device_attention() {
-  const std::uint64_t bytes = plan.device_staging_bytes();
-  if (bytes == 0) return {};
-  TL_TRY_ASSIGN(device_memory, budget->reserve(Tier::device, Purpose::staging, bytes));
-  TL_TRY_ASSIGN(pinned_memory, budget->reserve(Tier::host, Purpose::staging, bytes));
+  if (plan.device_staging_bytes() == 0) return {};
+  TL_TRY_ASSIGN(device_memory,
+                budget->reserve(Tier::device, Purpose::staging, plan.device_staging_bytes()));
+  TL_TRY_ASSIGN(pinned_memory, budget->reserve(Tier::host, Purpose::staging, plan.pinned_bytes()));
+  if (plan.choice.device > 0) {
+    TL_TRY_ASSIGN(device_choice, table->device()->open_choice(plan.choice));
+  }
   if (plan.device_work_bytes > 0) {
     TL_TRY_ASSIGN(device_attention, table->device()->open_attention(plan.device_work_bytes, 0));
   }
   for (std::uint64_t i = 0; plan.fetch.folds > 0 && i < CachePlan::kFetchLaunches; ++i) {
     TL_TRY_ASSIGN(FetchLaunch launch, FetchLaunch::open(table->device(), plan.fetch));
     fetch_launches.push_back(std::move(launch));
+  }
+  return {};
+}
+
+// A step of more rows than there are timelines, which none was planned for, is asked in parts.
+Status KvCache::Impl::attend_chosen_there(LayerId l) {
+  ask_device();
+  const SketchFormat format =
+      method.select->sketch()->format(shape(l), plan.layers[index(l)].sealed);
+  for (std::size_t first = 0; first < questions.size();) {
+    TL_TRY_ASSIGN(const std::size_t begun,
+                  device_choice->begin(format, std::span(questions).subspan(first)));
+    TL_TRY_ASSIGN(const DeviceChoice::Answer answer, device_choice->finish());
+    TL_TRY(take_answer(l, first, answer));
+    first += begun;
+  }
+  return {};
+}
+
+void KvCache::Impl::ask_device() {
+  const auto where = [&](const Run& run, std::uint32_t head) {
+    const auto& index = static_cast<const SketchIndex&>(*run.index);
+    return SketchedRows{
+        .rows = index.rows(),
+        .clusters = index.clusters(),
+        .codes = index.codes(head),
+        .scales = index.scales(head),
+        .means = index.means(head),
+        .mean_bytes = index.mean_bytes(),
+        .starts = index.starts(head).data(),
+        .row = table->rows_at(*run.rows, head) + run.rows->layout.key_bytes,
+        .summary = table->rows_at(*run.summaries, head),
+        .residual = run.codes ? table->rows_at(*run.codes, head) : nullptr,
+    };
+  };
+  std::size_t runs = 0;
+  for (const ListQuery& list : list_queries) runs += list.runs.size();
+  sketched_rows.clear();
+  sketched_rows.reserve(runs);  // questions refer to them
+  questions.clear();
+  question_lists.clear();
+  for (std::size_t i = 0; i < list_queries.size(); ++i) {
+    const ListQuery& list = list_queries[i];
+    if (list.runs.empty()) continue;
+    std::uint32_t sealed = 0;
+    for (const Run& run : list.runs) {
+      sealed += run.rows->rows;
+      sketched_rows.push_back(where(run, list.head));
+    }
+    const SketchOptions::Budget wanted =
+        method.select->sketch()->budget(list.length, list.steady_rows);
+    questions.push_back({std::span(sketched_rows).last(list.runs.size()), list.query, list.steady,
+                         std::min(wanted.read, sealed), std::min(wanted.coded, sealed)});
+    question_lists.push_back(static_cast<std::uint32_t>(i));
+  }
+}
+
+Status KvCache::Impl::take_answer(LayerId l, std::size_t first,
+                                  const DeviceChoice::Answer& answer) {
+  const HeadShape heads = shape(l);
+  for (std::size_t i = 0; i < answer.summaries.size(); ++i) {
+    const std::uint32_t list = question_lists[first + i];
+    for (std::uint32_t g = 0; g < heads.heads; ++g)
+      cpu->attend.merge(answer.states[i * heads.heads + g], heads.value_dim,
+                        &steady_states[list * heads.heads + g]);
+    count_answer(l, questions[first + i], answer.summaries[i]);
+    if (observer) TL_TRY(note_chosen(list, i));
+  }
+  return {};
+}
+
+void KvCache::Impl::count_answer(LayerId l, const SketchQuestion& question,
+                                 std::uint32_t summaries) {
+  const SketchFormat format =
+      method.select->sketch()->format(shape(l), plan.layers[index(l)].sealed);
+  const std::uint64_t codes = question.coded - std::min(question.coded, question.read);
+  const std::uint64_t standing =
+      std::uint64_t{summaries} * format.summary_bytes + codes * format.residual_bytes;
+  counted.rows_read += question.read;
+  counted.summaries_read += summaries;
+  counted.codes_read += codes;
+  counted.device_bytes_read += std::uint64_t{question.read} * format.row_bytes;
+  counted.index_bytes_read += standing;
+  const std::size_t row = sketch_row_bytes(format.bits, format.head.key_dim) + sizeof(f16);
+  for (const SketchedRows& run : question.runs)
+    counted.index_bytes_read += run.rows * row + std::uint64_t{run.clusters} * run.mean_bytes;
+}
+
+Status KvCache::Impl::note_chosen(std::size_t list, std::size_t answered) {
+  TL_TRY_ASSIGN(const std::vector<RowSet> sets, device_choice->chosen(answered));
+  const RowSet* set = sets.data();
+  ReadList& out = read_lists[list];
+  const std::span<const Run> runs = list_queries[list].runs;
+  for (std::uint32_t r = 0; r < runs.size(); ++r) {
+    Read read{.run = r, .first = static_cast<std::uint32_t>(out.picks.size())};
+    for (std::uint32_t b = 0; b < runs[r].rows->blocks(); ++b, ++set)
+      if (*set != 0) out.picks.push_back({b, *set});
+    read.last = static_cast<std::uint32_t>(out.picks.size());
+    if (read.first != read.last) out.reads.push_back(read);
   }
   return {};
 }

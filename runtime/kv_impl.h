@@ -129,8 +129,10 @@ struct KvCache::Impl {
   std::vector<std::string> notes;
   std::unique_ptr<PageTable> table;
   std::unique_ptr<Reader> reader;
-  std::unique_ptr<DeviceAttention> device_attention;  // where rows are at home on a device
-  std::vector<FetchLaunch> fetch_launches;            // where it attends others
+  // Where rows are at home on a device: of layers in which the host chooses, and it does.
+  std::unique_ptr<DeviceAttention> device_attention;
+  std::unique_ptr<DeviceChoice> device_choice;
+  std::vector<FetchLaunch> fetch_launches;  // where it attends others
   std::size_t next_launch = 0;
   Reservation device_memory, pinned_memory;  // that all of these work in
   std::optional<SessionManifest> saved;      // in the session's file, until it is resumed
@@ -173,6 +175,9 @@ struct KvCache::Impl {
   std::vector<std::uint8_t> damaged;
   std::vector<HeadFold> device_folds;         // of the layer in hand
   std::vector<std::uint32_t> device_partial;  // which of `partials` is the first of each
+  std::vector<SketchedRows> sketched_rows;    // where a device chooses in the layer in hand
+  std::vector<SketchQuestion> questions;      // of those; and whose they are
+  std::vector<std::uint32_t> question_lists;
   std::vector<std::uint32_t> tile_positions;
 
   Status open();
@@ -234,6 +239,14 @@ struct KvCache::Impl {
 
   // kv_device.cpp
   Status open_device_attention();
+  // What attend_runs() does, of a layer in which a device chooses.
+  Status attend_chosen_there(LayerId l);
+  void ask_device();
+  // Merges what came back for the questions from `first` on, and counts what was read for it.
+  Status take_answer(LayerId l, std::size_t first, const DeviceChoice::Answer& answer);
+  void count_answer(LayerId l, const SketchQuestion& question, std::uint32_t summaries);
+  // To an observer: what a list read, as if it had been chosen here.
+  Status note_chosen(std::size_t list, std::size_t answered);
   // Queues the layer's folds that lie on a device, all of which are planned: what was begun of
   // them.
   Result<std::size_t> begin_on_device(LayerId l);

@@ -1,6 +1,7 @@
 // Sealing: rows that leave the tail become segments, once.
 #include <algorithm>
 
+#include "retrieval/index/sketch_index.h"
 #include "runtime/kv_impl.h"
 
 namespace thermocline {
@@ -74,10 +75,12 @@ Status KvCache::Impl::seal(LayerId l, const RawRows& raw, std::uint32_t leave, c
 
 namespace {
 
-// Keeps an index and its place in the ledger together.
+// Keeps an index and its place in the ledger together: of the host's, or the device's with its
+// bytes there.
 struct HeldIndex {
   std::shared_ptr<const SegmentIndex> index;
   Reservation memory;
+  Slot there;
 };
 
 }  // namespace
@@ -173,11 +176,14 @@ Result<Run> KvCache::Impl::form(LayerId l, const RawRows& raw, const Run* before
 }
 
 Result<Reservation> KvCache::Impl::reserve_index(LayerId l, std::uint32_t sealed_rows) {
-  return budget->reserve(Tier::host, Purpose::index,
+  const bool leaves = plan.layers[index(l)].chosen_there();
+  return budget->reserve(Tier::host, leaves ? Purpose::sealing : Purpose::index,
                          spec(l).kv_heads * method.select->index_bytes(shape(l), sealed_rows));
 }
 
 Status KvCache::Impl::attach(LayerId l, Formation formation, Reservation memory, Run* run) {
+  const bool there = plan.layers[index(l)].chosen_there();
+  const Tier tier = there ? Tier::device : Tier::host;
   const auto adopt = [&](std::uint32_t rows_a_head, const RowLayout& layout,
                          std::span<const std::byte> records) {
     Segment segment;
@@ -185,7 +191,7 @@ Status KvCache::Impl::attach(LayerId l, Formation formation, Reservation memory,
     segment.layout = layout;
     segment.heads = spec(l).kv_heads;
     segment.rows = rows_a_head;
-    return table->adopt(std::move(segment), records, Tier::host, Purpose::index);
+    return table->adopt(std::move(segment), records, tier, Purpose::index);
   };
   if (formation.summaries > 0) {
     TL_TRY_ASSIGN(run->summaries,
@@ -196,9 +202,15 @@ Status KvCache::Impl::attach(LayerId l, Formation formation, Reservation memory,
   }
   if (formation.index) {
     auto held = std::make_shared<HeldIndex>();
-    held->memory = std::move(memory);
-    TL_TRY(held->memory.resize(formation.index->bytes()));
-    held->index = std::move(formation.index);
+    if (there) {
+      const auto& sketch = static_cast<const SketchIndex&>(*formation.index);
+      TL_TRY_ASSIGN(held->there, table->put(sketch.whole(), tier, Purpose::index));
+      held->index = sketch.copied_to(held->there.space().address);
+    } else {
+      held->memory = std::move(memory);
+      TL_TRY(held->memory.resize(formation.index->bytes()));
+      held->index = std::move(formation.index);
+    }
     const SegmentIndex* plain = held->index.get();
     run->index = std::shared_ptr<const SegmentIndex>(std::move(held), plain);
   }

@@ -161,7 +161,9 @@ Result<std::shared_ptr<Segment>> PageTable::adopt(Segment segment,
   place.rows = segment.rows;
   place.head_bytes = row_bytes * segment.rows;
   if (place.home.reach != Reach::pages) {
-    TL_TRY(settle_by_address(segment, records, store, &place));
+    TL_TRY_ASSIGN(place.tables,
+                  budget_->reserve(Tier::host, Purpose::tables, offset_bytes(segment)));
+    TL_TRY_ASSIGN(place.slot, put(records, home, purpose));
     return take_in(std::move(segment), std::move(place));
   }
   TL_TRY_ASSIGN(Pages pages, settle_in_pages(segment, records, store, &place));
@@ -190,19 +192,17 @@ std::shared_ptr<Segment> PageTable::take_in(Segment segment, Place place) {
   });
 }
 
-Status PageTable::settle_by_address(const Segment& segment, std::span<const std::byte> records,
-                                    Store* store, Place* place) {
-  TL_TRY_ASSIGN(place->tables,
-                budget_->reserve(Tier::host, Purpose::tables, offset_bytes(segment)));
-  TL_TRY_ASSIGN(place->slot, Slot::take(store, budget_, place->purpose, records.size()));
-  std::byte* const home = place->slot.space().address;
+Result<Slot> PageTable::put(std::span<const std::byte> bytes, Tier tier, Purpose purpose) {
+  Store* const store = stores_[static_cast<std::size_t>(tier)].get();
+  TL_CHECK(store && store->facts().reach != Reach::pages);
+  TL_TRY_ASSIGN(Slot slot, Slot::take(store, budget_, purpose, bytes.size()));
   if (Device* const device = store->device()) {
-    TL_TRY(device->write(home, records));
-    counters_.device_bytes_written += records.size();
+    TL_TRY(device->write(slot.space().address, bytes));
+    counters_.device_bytes_written += bytes.size();
   } else {
-    std::memcpy(home, records.data(), records.size());
+    std::memcpy(slot.space().address, bytes.data(), bytes.size());
   }
-  return {};
+  return slot;
 }
 
 Result<PageTable::Pages> PageTable::settle_in_pages(const Segment& segment,
@@ -406,9 +406,9 @@ const std::string& PageTable::paged_name() const {
   return kNone;
 }
 
-const std::byte* PageTable::host_rows(const Segment& segment, std::uint32_t head) const {
+const std::byte* PageTable::rows_at(const Segment& segment, std::uint32_t head) const {
   const Place& place = places_[segment.id];
-  TL_CHECK(place.home.tier == Tier::host);
+  TL_CHECK(place.home.reach != Reach::pages);
   return place.slot.space().address + head * place.head_bytes;
 }
 

@@ -71,6 +71,9 @@ class PageTable {
   // its rows share (Segment::fits).
   Result<std::shared_ptr<Segment>> adopt(Segment segment, std::span<const std::byte> records,
                                          Tier home, Purpose purpose);
+  // Puts what belongs to a segment and is no rows of one into a tier whose memory has addresses:
+  // it is there when this returns, and until the slot goes, before the table.
+  Result<Slot> put(std::span<const std::byte> bytes, Tier tier, Purpose purpose);
   // Waits until all that was adopted is where it is at home; before that a session does not hold
   // it. The first error of a write since the last call, unless its segment is gone.
   Status written();
@@ -90,8 +93,8 @@ class PageTable {
   std::byte* cache_row(const Segment& segment, std::uint32_t head, std::uint32_t row,
                        Absent absent);
 
-  // Where a head's rows begin; only for segments whose home is host memory.
-  const std::byte* host_rows(const Segment& segment, std::uint32_t head) const;
+  // Where a head's rows begin, in memory that is the host's or a device's own; not in pages.
+  const std::byte* rows_at(const Segment& segment, std::uint32_t head) const;
   Tier home(const Segment& segment) const;
   // Whose memory rows of Reach::device are at home in; null: there are none.
   Device* device() const;
@@ -169,14 +172,12 @@ class PageTable {
   // about to be another transfer's, and gives back what abandoned writes held. Everything that
   // takes space or submits asks for this first.
   Status quiesce();
-  // Both fill the rest of a segment's place. Its rows lie in the store then, or in the pages that
-  // are returned, to be written once the segment is taken in.
-  Status settle_by_address(const Segment& segment, std::span<const std::byte> records, Store* store,
-                           Place* place);
   struct Pages {
     Buffer bytes;
     Reservation memory;
   };
+  // Fills the rest of a segment's place; its rows lie in the pages that are returned, to be written
+  // once the segment is taken in.
   Result<Pages> settle_in_pages(const Segment& segment, std::span<const std::byte> records,
                                 Store* store, Place* place);
   std::shared_ptr<Segment> take_in(Segment segment, Place place);

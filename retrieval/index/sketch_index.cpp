@@ -47,8 +47,25 @@ Result<std::shared_ptr<SketchIndex>> SketchIndex::create(int bits, std::uint32_t
   index->head_stride_ = head_bytes(bits, rows, key_dim, clusters);
   TL_TRY_ASSIGN(index->buffer_, Buffer::create(heads * index->head_stride_));
   (void)NumaNodes::of_process().spread(index->buffer_.bytes());
-  std::memset(index->buffer_.data(), 0, index->buffer_.size());
+  index->bytes_ = {index->buffer_.data(), index->buffer_.size()};
+  std::memset(index->bytes_.data(), 0, index->bytes_.size());
   return index;
+}
+
+std::shared_ptr<const SketchIndex> SketchIndex::copied_to(std::byte* at) const {
+  std::shared_ptr<SketchIndex> copy(new SketchIndex);
+  copy->bytes_ = {at, bytes_.size()};
+  copy->head_stride_ = head_stride_;
+  copy->scales_at_ = scales_at_;
+  copy->means_at_ = means_at_;
+  copy->spreads_at_ = spreads_at_;
+  copy->starts_at_ = starts_at_;
+  copy->bits_ = bits_;
+  copy->rows_ = rows_;
+  copy->clusters_ = clusters_;
+  copy->groups_ = groups_;
+  copy->mean_bytes_ = mean_bytes_;
+  return copy;
 }
 
 Result<std::shared_ptr<SketchIndex>> SketchIndex::load(int bits, std::uint32_t heads,
@@ -57,7 +74,7 @@ Result<std::shared_ptr<SketchIndex>> SketchIndex::load(int bits, std::uint32_t h
   TL_TRY_ASSIGN(const auto bytes,
                 in->raw("index", heads * head_bytes(bits, rows, key_dim, clusters)));
   TL_TRY_ASSIGN(std::shared_ptr<SketchIndex> index, create(bits, heads, rows, key_dim, clusters));
-  std::memcpy(index->buffer_.data(), bytes.data(), bytes.size());
+  std::memcpy(index->bytes_.data(), bytes.data(), bytes.size());
   for (std::uint32_t h = 0; h < heads; ++h) {
     const std::span<const std::uint16_t> starts = index->starts(h);
     if (starts.front() != 0 || starts.back() != rows ||

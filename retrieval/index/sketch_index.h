@@ -33,8 +33,12 @@ class SketchIndex final : public SegmentIndex {
                                                    std::uint32_t rows, std::uint32_t key_dim,
                                                    std::uint32_t clusters, RecordReader* in);
 
-  std::uint64_t bytes() const override { return buffer_.size(); }
-  void save(RecordWriter* out) const { out->raw(buffer_.bytes()); }
+  std::uint64_t bytes() const override { return bytes_.size(); }
+  std::span<const std::byte> whole() const { return bytes_; }
+  // The same index as a copy of whole() has it, at `at`: which this memory need not reach, and then
+  // where its parts are is all that may be asked. `at` is aligned to 64 bytes and outlives it.
+  std::shared_ptr<const SketchIndex> copied_to(std::byte* at) const;
+  void save(RecordWriter* out) const { out->raw(bytes_); }
   int bits() const { return bits_; }
   std::uint32_t rows() const { return rows_; }
   std::uint32_t clusters() const { return clusters_; }
@@ -60,9 +64,10 @@ class SketchIndex final : public SegmentIndex {
 
  private:
   SketchIndex() = default;
-  std::byte* head(std::uint32_t h) const { return buffer_.data() + h * head_stride_; }
+  std::byte* head(std::uint32_t h) const { return bytes_.data() + h * head_stride_; }
 
-  Buffer buffer_;  // [heads] codes, scales, means, spreads, starts of clusters, of groups
+  Buffer buffer_;               // none of a copy
+  std::span<std::byte> bytes_;  // [heads] codes, scales, means, spreads, starts of clusters, groups
   std::uint64_t head_stride_ = 0, scales_at_ = 0, means_at_ = 0, spreads_at_ = 0, starts_at_ = 0;
   int bits_ = 0;  // a channel
   std::uint32_t rows_ = 0, clusters_ = 0, groups_ = 0, mean_bytes_ = 0;

@@ -17,13 +17,7 @@ constexpr std::size_t kTaskRows = 256;  // whole groups of the sketch's layout
 constexpr std::size_t kTaskClusters = 32;
 // A mean's rounding is nothing beside its rows' spread.
 using MeanKeyCodec = Int8Codec;
-constexpr int kMeanValueBits = 4;
-constexpr RowFormat kMeanValueFormat = RowFormat::rotated4;
-
-// Values alone: a summary's key is in the index, and its score comes with the read.
-RowLayout summary_layout(HeadShape shape) {
-  return {kMeanValueFormat, kMeanValueFormat, 0, row_bytes(kMeanValueFormat, shape.value_dim)};
-}
+constexpr int kMeanValueBits = 4;  // of SketchOptions::summary_layout()
 
 // One KV head at sealing. Every sum is taken in an order that the rows alone decide.
 static_assert(SketchIndex::kMeanFormat == RowFormat::int8);  // what MeanKeyCodec writes
@@ -213,24 +207,16 @@ Result<std::unique_ptr<SketchSelector>> SketchSelector::create(const SketchOptio
 
 std::uint64_t SketchSelector::summary_bytes(HeadShape shape, std::uint64_t rows) const {
   return over_segments(rows, [&](std::uint32_t n) -> std::uint64_t { return summaries(n); }) *
-         summary_layout(shape).bytes();
+         SketchOptions::summary_layout(shape).bytes();
 }
 
 std::uint64_t SketchSelector::code_bytes(HeadShape shape, std::uint64_t rows) const {
-  return codes_values() ? rows * code_layout(shape).bytes() : 0;
-}
-
-RowLayout SketchSelector::code_layout(HeadShape shape) const {
-  const RowFormat format = options_.value_bits == 2 ? RowFormat::rotated2 : RowFormat::rotated4;
-  return {format, format, 0, row_bytes(format, shape.value_dim)};
-}
-
-std::uint32_t SketchSelector::clusters(std::uint32_t rows) const {
-  return (rows + options_.cluster - 1) / options_.cluster;
+  return options_.codes_values() ? rows * options_.code_layout(shape).bytes() : 0;
 }
 
 std::uint32_t SketchSelector::summaries(std::uint32_t rows) const {
-  return clusters(rows) + SketchIndex::groups_of(rows, clusters(rows));
+  const std::uint32_t clusters = options_.clusters(rows);
+  return clusters + SketchIndex::groups_of(rows, clusters);
 }
 
 void SketchSelector::save(const Formation& formation, RecordWriter* out) const {
@@ -243,23 +229,24 @@ Result<Formation> SketchSelector::load(HeadShape shape, std::uint32_t heads, std
                                        RecordReader* in) const {
   Formation formation;
   formation.summaries = summaries(rows);
-  formation.summary_layout = summary_layout(shape);
+  formation.summary_layout = SketchOptions::summary_layout(shape);
   TL_TRY_ASSIGN(const auto summary_rows,
                 in->raw("summaries", std::uint64_t{formation.summaries} *
                                          formation.summary_layout.bytes() * heads));
   formation.summary_rows.assign(summary_rows.begin(), summary_rows.end());
-  formation.code_layout = code_layout(shape);
+  formation.code_layout = options_.code_layout(shape);
   TL_TRY_ASSIGN(const auto code_rows, in->raw("codes", heads * code_bytes(shape, rows)));
   formation.code_rows.assign(code_rows.begin(), code_rows.end());
   TL_TRY_ASSIGN(formation.index, SketchIndex::load(static_cast<int>(options_.bits), heads, rows,
-                                                   shape.key_dim, clusters(rows), in));
+                                                   shape.key_dim, options_.clusters(rows), in));
   return formation;
 }
 
 std::uint64_t SketchSelector::index_bytes(HeadShape shape, std::uint64_t rows) const {
   return over_segments(rows, [&](std::uint32_t n) {
     if (n == 0) return std::uint64_t{0};
-    return SketchIndex::head_bytes(static_cast<int>(options_.bits), n, shape.key_dim, clusters(n));
+    return SketchIndex::head_bytes(static_cast<int>(options_.bits), n, shape.key_dim,
+                                   options_.clusters(n));
   });
 }
 
@@ -274,17 +261,17 @@ Result<Formation> SketchSelector::form(const Sealing& sealing, const Workers& wo
     return fail(ErrorCode::unsupported, "sketch: heads of ", shape.key_dim,
                 " key channels: only multiples of ", std::max(16, 32 / bits), " can be coded with ",
                 bits, " bits each; select by another method");
-  const std::uint32_t count = clusters(rows.rows);
+  const std::uint32_t count = options_.clusters(rows.rows);
   TL_TRY_ASSIGN(const std::shared_ptr<SketchIndex> index,
                 SketchIndex::create(bits, rows.heads, rows.rows, shape.key_dim, count));
   Formation formation;
   formation.order.reserve(std::size_t{rows.heads} * rows.rows);
   formation.summaries = summaries(rows.rows);
-  formation.summary_layout = summary_layout(shape);
+  formation.summary_layout = SketchOptions::summary_layout(shape);
   const std::size_t head_bytes =
       std::size_t{formation.summaries} * formation.summary_layout.bytes();
   formation.summary_rows.resize(rows.heads * head_bytes);
-  formation.code_layout = code_layout(shape);
+  formation.code_layout = options_.code_layout(shape);
   const std::uint64_t head_codes = code_bytes(shape, rows.rows);
   formation.code_rows.resize(rows.heads * head_codes);
   for (std::uint32_t head = 0; head < rows.heads; ++head) {
@@ -297,7 +284,7 @@ Result<Formation> SketchSelector::form(const Sealing& sealing, const Workers& wo
     std::byte* summaries = formation.summary_rows.data() + head * head_bytes;
     forming.average(*index, formation.summary_layout, summaries);
     forming.encode(*index);
-    if (codes_values())
+    if (options_.codes_values())
       forming.encode_values(static_cast<int>(options_.value_bits), formation.summary_layout,
                             summaries, formation.code_layout,
                             formation.code_rows.data() + head * head_codes);

@@ -36,6 +36,7 @@ class SketchSelector final : public Selector {
 
   std::string_view name() const override { return "sketch"; }
   SelectorFacts facts() const override { return {.order = RowOrder::own}; }
+  const SketchOptions* sketch() const override { return &options_; }
   Result<Formation> form(const Sealing& sealing, const Workers& workers) const override;
   void save(const Formation& formation, RecordWriter* out) const override;
   Result<Formation> load(HeadShape shape, std::uint32_t heads, std::uint32_t rows,
@@ -51,10 +52,7 @@ class SketchSelector final : public Selector {
   struct Board;  // what one list is chosen with: sketch_choose.cpp
 
   SketchSelector(const SketchOptions& options, const CpuTable& cpu);
-  std::uint32_t clusters(std::uint32_t rows) const;   // of a segment
-  std::uint32_t summaries(std::uint32_t rows) const;  // and its groups
-  bool codes_values() const { return options_.coded > 0; }
-  RowLayout code_layout(HeadShape shape) const;
+  std::uint32_t summaries(std::uint32_t rows) const;  // clusters of a segment, and groups of those
 
   SketchOptions options_;
   const CpuTable& cpu_;

@@ -32,12 +32,9 @@ void SketchList::begin(HeadShape of, const ListQuery& list, const Workers& with)
     clusters += index->clusters();
     groups += index->groups();
   }
-  double wanted = options.share * list.length;
-  if (options.most_rows > 0) wanted = std::min<double>(wanted, options.most_rows);
-  const double selected = std::max(0.0, wanted - list.steady_rows);
-  budget = std::max(options.min_rows, static_cast<std::uint32_t>(selected));
-  const double coded = std::max(0.0, options.coded * list.length - list.steady_rows);
-  coded_budget = std::max(budget, static_cast<std::uint32_t>(coded));
+  const SketchOptions::Budget budgets = options.budget(list.length, list.steady_rows);
+  budget = budgets.read;
+  coded_budget = budgets.coded;
   everything = budget >= rows;
 }
 

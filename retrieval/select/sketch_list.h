@@ -46,7 +46,7 @@ struct SketchList {
   // Clusters lie anywhere in the sixteens of rows that a look takes whole: those that hold a third
   // of the rows touch most sixteens, and one look at everything in order costs less.
   bool looks_at_all() const { return 3 * candidates() >= static_cast<double>(rows); }
-  bool codes_values() const { return options.coded > 0; }
+  bool codes_values() const { return options.codes_values(); }
   // body(first, last) over [0, jobs), with other threads' help if `shared`.
   template <typename Body>
   void spread(std::size_t jobs, bool shared, const Body& body) const {

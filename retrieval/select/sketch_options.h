@@ -1,9 +1,12 @@
-// What a method's file may say of the sketch (retrieval/select/sketch.h).
+// What a method's file may say of the sketch (retrieval/select/sketch.h), and what follows from it
+// alone: so much a device is told that chooses in the selector's place (kernels/device_choice.h).
 #pragma once
 
 #include <cstdint>
 
+#include "kernels/device_choice.h"
 #include "retrieval/index/kmeans.h"
+#include "tiers/block.h"
 
 namespace thermocline {
 
@@ -28,6 +31,22 @@ struct SketchOptions {
                                // many, those of the best groups of clusters. But at least twice as
                                // many as the candidates have
   KmeansOptions kmeans = {};
+
+  // Of sealed rows, for a list of a timeline of `length` positions that reads `steady_rows` beside
+  // them: how many are read, though there may be fewer; and how many are attended at least by their
+  // codes, read ones included, or 0 where values are not coded.
+  struct Budget {
+    std::uint32_t read = 0, coded = 0;
+  };
+  Budget budget(std::uint32_t length, std::uint32_t steady_rows) const;
+  bool codes_values() const { return coded > 0; }
+  std::uint32_t clusters(std::uint32_t rows) const { return (rows + cluster - 1) / cluster; }
+  // Values alone: a summary's key is in the index, a code's is its row's, and scores come with the
+  // read.
+  static RowLayout summary_layout(HeadShape shape);
+  RowLayout code_layout(HeadShape shape) const;
+  // Of rows that are kept as `layout` says.
+  SketchFormat format(HeadShape shape, const RowLayout& layout) const;
 };
 
 }  // namespace thermocline

@@ -49,7 +49,7 @@ TEST(PageTable, KeepsSegmentsOfEveryShape) {
         }
         const Stored& host = kept[static_cast<std::size_t>(Tier::host)];
         const auto last = host.row(heads - 1, n - 1);
-        EXPECT_EQ(std::memcmp(stored.table->host_rows(*host.segment, heads - 1) +
+        EXPECT_EQ(std::memcmp(stored.table->rows_at(*host.segment, heads - 1) +
                                   std::size_t{n - 1} * rows.bytes(),
                               last.data(), last.size()),
                   0);

@@ -1,0 +1,43 @@
+#include "retrieval/select/sketch_options.h"
+
+#include <algorithm>
+
+namespace thermocline {
+
+SketchOptions::Budget SketchOptions::budget(std::uint32_t length, std::uint32_t steady_rows) const {
+  double wanted = share * length;
+  if (most_rows > 0) wanted = std::min<double>(wanted, most_rows);
+  const double selected = std::max(0.0, wanted - steady_rows);
+  Budget budget;
+  budget.read = std::max(min_rows, static_cast<std::uint32_t>(selected));
+  if (!codes_values()) return budget;
+  const double by_codes = std::max(0.0, coded * length - steady_rows);
+  budget.coded = std::max(budget.read, static_cast<std::uint32_t>(by_codes));
+  return budget;
+}
+
+RowLayout SketchOptions::summary_layout(HeadShape shape) {
+  constexpr RowFormat kFormat = RowFormat::rotated4;
+  return {kFormat, kFormat, 0, row_bytes(kFormat, shape.value_dim)};
+}
+
+RowLayout SketchOptions::code_layout(HeadShape shape) const {
+  const RowFormat format = value_bits == 2 ? RowFormat::rotated2 : RowFormat::rotated4;
+  return {format, format, 0, row_bytes(format, shape.value_dim)};
+}
+
+SketchFormat SketchOptions::format(HeadShape shape, const RowLayout& layout) const {
+  const RowLayout summary = summary_layout(shape), code = code_layout(shape);
+  return {.head = shape,
+          .bits = static_cast<int>(bits),
+          .key_format = layout.key_format,
+          .value_format = layout.value_format,
+          .key_bytes = layout.key_bytes,
+          .row_bytes = layout.bytes(),
+          .summary_format = summary.value_format,
+          .summary_bytes = summary.value_bytes,
+          .residual_format = code.value_format,
+          .residual_bytes = code.value_bytes};
+}
+
+}  // namespace thermocline
