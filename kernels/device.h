@@ -42,6 +42,7 @@ class DeviceAttention {
   // would leave them but for rounding: a fold's bits depend on its rows by rank alone.
   struct States {
     const float *max = nullptr, *sum = nullptr, *acc = nullptr;  // on the host, until begin()
+    std::uint64_t crossed_bytes = 0;  // beside what was sent: queries and lists, and these back
   };
   // Waits for what begin() queued.
   virtual Result<States> finish() = 0;

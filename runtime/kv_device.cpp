@@ -86,6 +86,7 @@ void KvCache::Impl::ask_device() {
 Status KvCache::Impl::take_answer(LayerId l, std::size_t first,
                                   const DeviceChoice::Answer& answer) {
   const HeadShape heads = shape(l);
+  counted.device_bytes_exchanged += answer.crossed_bytes;
   for (std::size_t i = 0; i < answer.summaries.size(); ++i) {
     const std::uint32_t list = question_lists[first + i];
     for (std::uint32_t g = 0; g < heads.heads; ++g)
@@ -157,6 +158,7 @@ Status KvCache::Impl::finish_on_device(LayerId l, std::size_t begun) {
 void KvCache::Impl::take_states(LayerId l, const DeviceAttention::States& states,
                                 std::span<const std::uint32_t> into) {
   const HeadShape heads = shape(l);
+  counted.device_bytes_exchanged += states.crossed_bytes;
   workers->parallel(into.size(), 16, [&](std::size_t first, std::size_t last) {
     for (std::size_t f = first; f < last; ++f)
       for (std::uint32_t h = 0; h < heads.heads; ++h) {

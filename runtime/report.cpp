@@ -13,6 +13,7 @@ constexpr CacheCounter kCounters[] = {
     {"device_bytes_copied", &CacheReport::device_bytes_copied},
     {"device_bytes_written", &CacheReport::device_bytes_written},
     {"device_bytes_fetched", &CacheReport::device_bytes_fetched},
+    {"device_bytes_exchanged", &CacheReport::device_bytes_exchanged},
     {"host_bytes_read", &CacheReport::host_bytes_read},
     {"index_bytes_read", &CacheReport::index_bytes_read},
     {"disk_bytes_read", &CacheReport::disk_bytes_read},

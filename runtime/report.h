@@ -22,8 +22,10 @@ struct CacheReport : TierCounters {
   std::uint64_t summaries_read = 0;    // estimate rows read
   std::uint64_t codes_read = 0;        // rows attended from their codes
   std::uint64_t index_bytes_read = 0;  // codes and summaries scanned
-  double attend_ms = 0;                // of attend(), selecting included
-  double select_ms = 0;                // selecting, of all threads together
+  // With a GPU that attends, beside rows: what it is asked, and the states that it gives back.
+  std::uint64_t device_bytes_exchanged = 0;
+  double attend_ms = 0;  // of attend(), selecting included
+  double select_ms = 0;  // selecting by the host, of all threads together
   double seal_ms = 0;
   std::uint64_t rows_sealed = 0;
   std::uint64_t rows_joined = 0;  // of segments that became one

@@ -117,7 +117,7 @@ Result<std::size_t> FoldAttention::begin(HeadShape shape, std::span<const HeadFo
                             parts.end - parts.states_at, cudaMemcpyDeviceToHost, stream_.handle()),
             "copying states from a device"));
   const cuda::States states = states_at(here + parts.states_at, shape, count);
-  states_ = {states.max, states.sum, states.acc};
+  states_ = {states.max, states.sum, states.acc, parts.end - parts.queries_at};
   return count;
 }
 

@@ -93,6 +93,7 @@ class Fed {
   double bound() const {
     return bound_of(longest_query_ * longest_key_, largest_value_, 64, texts.front().length());
   }
+  double largest_value() const { return largest_value_; }
   static void check(const Status& status) {
     if (!status) throw std::runtime_error(status.error().message);
   }

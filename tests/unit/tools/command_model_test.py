@@ -164,8 +164,8 @@ def typed(value, shape):
 NUMBER = (int, float)
 COST = {"steps": int, "rows_read": int, "rows_held": int, "rows_read_share": NUMBER,
         "device_bytes_read": int, "device_bytes_copied": int, "device_bytes_written": int,
-        "device_bytes_fetched": int, "host_bytes_read": int, "index_bytes_read": int,
-        "disk_bytes_read": int, "disk_reads": int,
+        "device_bytes_fetched": int, "device_bytes_exchanged": int, "host_bytes_read": int,
+        "index_bytes_read": int, "disk_bytes_read": int, "disk_reads": int,
         "row_cache_hits": int, "pages_verified": int, "stall_ms": NUMBER}
 STATISTICS = {
     "schema": str, "build": {"version": str, "commit": str, "cpu": str}, "method": str,
