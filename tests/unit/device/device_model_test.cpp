@@ -58,7 +58,7 @@ class DeviceModel : public EachDevice {};
 
 TEST_P(DeviceModel, GeneratesTheSameTokens) {
   for (const char* model : {"llama_f32", "gemma3_f16"})
-    for (const char* method : {"exact", "sketch"}) {
+    for (const char* method : {"exact", "sketch", "ladder2"}) {
       SCOPED_TRACE(std::string(model) + ", " + method);
       const Answer here = generate(model, method, "none");
       const Answer there = generate(model, method, GetParam());
