@@ -433,7 +433,8 @@ void plan_votes(const Method& method, const LayerSpec& spec, const TextCuts& cut
                    RawStore::bytes_for(layer.raw, spec.kv_heads, cuts.longest_segment()));
 }
 
-// Memory that attention computes in, in the layer that takes most of it.
+// Memory that attention computes in, in the layer that takes most of it. Of what a device chooses
+// it gets a state a list, which needs no place here.
 void plan_workspace(const Method& method, const LayerSpec& spec, const TextCuts& cuts,
                     const CachePlan::Layer& layer, int threads, CachePlan* plan) {
   const QueryTiles tiles = QueryTiles::cut(spec, 0, cuts.longest_span());
@@ -449,7 +450,7 @@ void plan_workspace(const Method& method, const LayerSpec& spec, const TextCuts&
 
   const auto folds_of = [](std::uint64_t rows) { return (rows + kFoldRows - 1) / kFoldRows; };
   std::uint64_t folds = folds_of(layer.sinks) + folds_of(layer.tail_capacity);
-  if (layer.seals) {
+  if (layer.seals && !layer.chosen_there()) {
     // A selector may read all, and all of their summaries and codes: no more rows than they stand
     // for.
     std::uint64_t of_rows = 0;
@@ -507,10 +508,10 @@ Status plan_layer(const CacheOptions& options, const Method& method, const Layer
           layer.raw, spec.kv_heads,
           std::max(cuts.raw_rows(spec, plan->layers.size(), layer.tail_rows),
                    layer.seals ? std::max(cuts.longest_joint(), cuts.longest_copied()) : 0)));
-  plan_workspace(method, spec, cuts, layer, threads, plan);
   plan_votes(method, spec, cuts, layer, plan);
   if (layer.seals && !cuts.segments().empty())
     TL_TRY(plan_sealed(options, method, spec, cuts, &layer, plan));
+  plan_workspace(method, spec, cuts, layer, threads, plan);
   plan->layers.push_back(layer);
   return {};
 }

@@ -112,7 +112,8 @@ void KvCache::Impl::count_answer(LayerId l, const SketchQuestion& question,
   counted.index_bytes_read += standing;
   const std::size_t row = sketch_row_bytes(format.bits, format.head.key_dim) + sizeof(f16);
   for (const SketchedRows& run : question.runs)
-    counted.index_bytes_read += run.rows * row + std::uint64_t{run.clusters} * run.mean_bytes;
+    counted.index_bytes_read +=
+        round_up(run.rows, kSketchGroup) * row + std::uint64_t{run.clusters} * run.mean_bytes;
 }
 
 Status KvCache::Impl::note_chosen(std::size_t list, std::size_t answered) {

@@ -112,7 +112,8 @@ TEST_F(DeviceChoiceTest, ReadsAndAnswersWhatTheHostDoes) {
       {"sketch", {"select.min_rows=5000"}},  // more than there are
       {"ladder2", {}},
       {"ladder4", {"values.compress=raw"}},
-      {"sketch", {"retain.keep=snapkv", "retain.share=0.5"}}};
+      {"sketch", {"retain.keep=snapkv", "retain.share=0.5"}},
+      {"sketch", {"retain.keep=h2o"}}};
   for (const auto& [method, overrides] : methods) {
     SCOPED_TRACE(std::string(method) + (overrides.empty() ? "" : ", " + overrides[0]));
     CacheOptions options = options_of(method, 1200, overrides);
@@ -278,8 +279,7 @@ TEST_F(DeviceChoiceTest, TakesWhatIsPlanned) {
   options.tiers.device_bytes = plan->total("device");  // it is enough, and no byte less
   Fed fed({options});
   fed.advance(kRead, Pass::prefill);
-  for (std::uint32_t left = kLength - kRead; left > 0; left -= std::min(left, 16u))
-    fed.advance(std::min(left, 16u), Pass::decode);
+  while (fed.texts[0].length() < kLength) fed.advance(1, Pass::decode);
   const MemoryPlan usage = fed.caches[0]->usage();
   const auto peak = [](const MemoryPlan& of, const std::string& tier, const std::string& what) {
     std::uint64_t bytes = 0;
@@ -297,6 +297,10 @@ TEST_F(DeviceChoiceTest, TakesWhatIsPlanned) {
     EXPECT_LE(peak(usage, "host", what), peak(*plan, "host", what)) << what;
     EXPECT_GE(20 * peak(usage, "host", what), 19 * peak(*plan, "host", what)) << what;
   }
+  // And of what it is computed in: no state for each fold.
+  const std::uint64_t workspace = peak(usage, "workspace", "attention");
+  EXPECT_LE(workspace, peak(*plan, "workspace", "attention"));
+  EXPECT_GE(20 * workspace, 19 * peak(*plan, "workspace", "attention"));
   options.tiers.device_bytes -= 1;
   const auto fewer = KvCache::plan(options);
   ASSERT_TRUE(fewer) << fewer.error().message;
