@@ -12,6 +12,7 @@
 
 #include "kernels/device.h"
 #include "runtime/kv_cache.h"
+#include "runtime/method.h"
 #include "runtime/observer.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/written_rows.h"
@@ -139,6 +140,28 @@ TEST_F(DeviceChoiceTest, ReadsAndAnswersWhatTheHostDoes) {
     EXPECT_EQ(on.device_bytes_copied + on.device_bytes_fetched, 0u);
     EXPECT_GT(on.device_bytes_exchanged, 0u);
     EXPECT_EQ(on.select_ms, 0.0);  // nobody here chose
+  }
+}
+
+// Whatever is in the folder of methods is attended there, by whoever chooses, or refused.
+TEST_F(DeviceChoiceTest, EveryMethodIsNearTheHostsOrRefused) {
+  for (const std::string& method : method_names("configs/methods")) {
+    SCOPED_TRACE(method);
+    const CacheOptions host = options_of(method, 700);
+    const auto plan = KvCache::plan(there(host));
+    if (!plan) {
+      EXPECT_TRUE(plan.error().code == ErrorCode::unsupported ||
+                  plan.error().code == ErrorCode::invalid_argument)
+          << plan.error().message;
+      continue;
+    }
+    Pair pair(host);
+    pair.fed.advance(600, Pass::prefill);
+    for (int step = 0; step < 2; ++step) pair.step(1);
+    const bool chosen = std::ranges::any_of(plan->lines, [](const MemoryLine& line) {
+      return line.tier == "device" && line.purpose == "index";
+    });
+    EXPECT_EQ(chosen, method.starts_with("sketch") || method.starts_with("ladder"));
   }
 }
 
