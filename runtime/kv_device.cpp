@@ -39,7 +39,7 @@ Status KvCache::Impl::attend_chosen_there(LayerId l) {
     TL_TRY_ASSIGN(const std::size_t begun,
                   device_choice->begin(format, std::span(questions).subspan(first)));
     TL_TRY_ASSIGN(const DeviceChoice::Answer answer, device_choice->finish());
-    TL_TRY(take_answer(l, first, answer));
+    TL_TRY(take_answer(format, first, answer));
     first += begun;
   }
   return {};
@@ -83,25 +83,23 @@ void KvCache::Impl::ask_device() {
   }
 }
 
-Status KvCache::Impl::take_answer(LayerId l, std::size_t first,
+Status KvCache::Impl::take_answer(const SketchFormat& format, std::size_t first,
                                   const DeviceChoice::Answer& answer) {
-  const HeadShape heads = shape(l);
+  const HeadShape heads = format.head;
   counted.device_bytes_exchanged += answer.crossed_bytes;
   for (std::size_t i = 0; i < answer.summaries.size(); ++i) {
     const std::uint32_t list = question_lists[first + i];
     for (std::uint32_t g = 0; g < heads.heads; ++g)
       cpu->attend.merge(answer.states[i * heads.heads + g], heads.value_dim,
                         &steady_states[list * heads.heads + g]);
-    count_answer(l, questions[first + i], answer.summaries[i]);
+    count_answer(format, questions[first + i], answer.summaries[i]);
     if (observer) TL_TRY(note_chosen(list, i));
   }
   return {};
 }
 
-void KvCache::Impl::count_answer(LayerId l, const SketchQuestion& question,
+void KvCache::Impl::count_answer(const SketchFormat& format, const SketchQuestion& question,
                                  std::uint32_t summaries) {
-  const SketchFormat format =
-      method.select->sketch()->format(shape(l), plan.layers[index(l)].sealed);
   const std::uint64_t codes = question.coded - std::min(question.coded, question.read);
   const std::uint64_t standing =
       std::uint64_t{summaries} * format.summary_bytes + codes * format.residual_bytes;

@@ -243,8 +243,10 @@ struct KvCache::Impl {
   Status attend_chosen_there(LayerId l);
   void ask_device();
   // Merges what came back for the questions from `first` on, and counts what was read for it.
-  Status take_answer(LayerId l, std::size_t first, const DeviceChoice::Answer& answer);
-  void count_answer(LayerId l, const SketchQuestion& question, std::uint32_t summaries);
+  Status take_answer(const SketchFormat& format, std::size_t first,
+                     const DeviceChoice::Answer& answer);
+  void count_answer(const SketchFormat& format, const SketchQuestion& question,
+                    std::uint32_t summaries);
   // To an observer: what a list read, as if it had been chosen here.
   Status note_chosen(std::size_t list, std::size_t answered);
   // Queues the layer's folds that lie on a device, all of which are planned: what was begun of

@@ -34,18 +34,19 @@ Result<std::shared_ptr<SketchIndex>> SketchIndex::create(int bits, std::uint32_t
                                                          std::uint32_t clusters) {
   TL_CHECK(rows <= kSegmentRows && sketch_takes(bits, key_dim));
   std::shared_ptr<SketchIndex> index(new SketchIndex);
-  index->bits_ = bits;
-  index->rows_ = rows;
-  index->clusters_ = clusters;
-  index->groups_ = groups_of(rows, clusters);
-  const std::uint64_t units = std::uint64_t{clusters} + index->groups_;
-  index->scales_at_ = sketch_bytes(bits, rows, key_dim);
-  index->mean_bytes_ = row_bytes(kMeanFormat, key_dim);
-  index->means_at_ = index->scales_at_ + scale_bytes(rows);
-  index->spreads_at_ = index->means_at_ + units * index->mean_bytes_;
-  index->starts_at_ = index->spreads_at_ + units * sizeof(float);
-  index->head_stride_ = head_bytes(bits, rows, key_dim, clusters);
-  TL_TRY_ASSIGN(index->buffer_, Buffer::create(heads * index->head_stride_));
+  Layout& at = index->layout_;
+  at.bits = bits;
+  at.rows = rows;
+  at.clusters = clusters;
+  at.groups = groups_of(rows, clusters);
+  const std::uint64_t units = std::uint64_t{clusters} + at.groups;
+  at.scales_at = sketch_bytes(bits, rows, key_dim);
+  at.mean_bytes = row_bytes(kMeanFormat, key_dim);
+  at.means_at = at.scales_at + scale_bytes(rows);
+  at.spreads_at = at.means_at + units * at.mean_bytes;
+  at.starts_at = at.spreads_at + units * sizeof(float);
+  at.head_stride = head_bytes(bits, rows, key_dim, clusters);
+  TL_TRY_ASSIGN(index->buffer_, Buffer::create(heads * at.head_stride));
   (void)NumaNodes::of_process().spread(index->buffer_.bytes());
   index->bytes_ = {index->buffer_.data(), index->buffer_.size()};
   std::memset(index->bytes_.data(), 0, index->bytes_.size());
@@ -55,16 +56,7 @@ Result<std::shared_ptr<SketchIndex>> SketchIndex::create(int bits, std::uint32_t
 std::shared_ptr<const SketchIndex> SketchIndex::copied_to(std::byte* at) const {
   std::shared_ptr<SketchIndex> copy(new SketchIndex);
   copy->bytes_ = {at, bytes_.size()};
-  copy->head_stride_ = head_stride_;
-  copy->scales_at_ = scales_at_;
-  copy->means_at_ = means_at_;
-  copy->spreads_at_ = spreads_at_;
-  copy->starts_at_ = starts_at_;
-  copy->bits_ = bits_;
-  copy->rows_ = rows_;
-  copy->clusters_ = clusters_;
-  copy->groups_ = groups_;
-  copy->mean_bytes_ = mean_bytes_;
+  copy->layout_ = layout_;
   return copy;
 }
 
@@ -93,21 +85,22 @@ std::uint8_t* SketchIndex::codes(std::uint32_t h) const {
 }
 
 f16* SketchIndex::scales(std::uint32_t h) const {
-  return reinterpret_cast<f16*>(head(h) + scales_at_);
+  return reinterpret_cast<f16*>(head(h) + layout_.scales_at);
 }
 
-std::byte* SketchIndex::means(std::uint32_t h) const { return head(h) + means_at_; }
+std::byte* SketchIndex::means(std::uint32_t h) const { return head(h) + layout_.means_at; }
 
 std::span<float> SketchIndex::spreads(std::uint32_t h) const {
-  return {reinterpret_cast<float*>(head(h) + spreads_at_), clusters_ + groups_};
+  return {reinterpret_cast<float*>(head(h) + layout_.spreads_at),
+          layout_.clusters + layout_.groups};
 }
 
 std::span<std::uint16_t> SketchIndex::starts(std::uint32_t h) const {
-  return {reinterpret_cast<std::uint16_t*>(head(h) + starts_at_), clusters_ + 1};
+  return {reinterpret_cast<std::uint16_t*>(head(h) + layout_.starts_at), layout_.clusters + 1};
 }
 
 std::span<std::uint16_t> SketchIndex::group_starts(std::uint32_t h) const {
-  return {starts(h).data() + clusters_ + 1, groups_ + 1};
+  return {starts(h).data() + layout_.clusters + 1, layout_.groups + 1};
 }
 
 }  // namespace thermocline

@@ -39,17 +39,17 @@ class SketchIndex final : public SegmentIndex {
   // where its parts are is all that may be asked. `at` is aligned to 64 bytes and outlives it.
   std::shared_ptr<const SketchIndex> copied_to(std::byte* at) const;
   void save(RecordWriter* out) const { out->raw(bytes_); }
-  int bits() const { return bits_; }
-  std::uint32_t rows() const { return rows_; }
-  std::uint32_t clusters() const { return clusters_; }
+  int bits() const { return layout_.bits; }
+  std::uint32_t rows() const { return layout_.rows; }
+  std::uint32_t clusters() const { return layout_.clusters; }
   // About the square root of the clusters, which a step asks first where clusters are many.
-  std::uint32_t groups() const { return groups_; }
+  std::uint32_t groups() const { return layout_.groups; }
   static std::uint32_t groups_of(std::uint32_t rows, std::uint32_t clusters);
 
   // The mean keys of the clusters, then of the groups, mean_bytes() apart: beside nothing else,
   // since a step reads all of those of a level.
   std::byte* means(std::uint32_t head) const;
-  std::uint32_t mean_bytes() const { return mean_bytes_; }
+  std::uint32_t mean_bytes() const { return layout_.mean_bytes; }
   // Whole groups of kSketchGroup rows, as kernels/sketch.h lays them out.
   std::uint8_t* codes(std::uint32_t head) const;
   // [rows, in whole groups]: the scale of each row's codes.
@@ -64,13 +64,17 @@ class SketchIndex final : public SegmentIndex {
 
  private:
   SketchIndex() = default;
-  std::byte* head(std::uint32_t h) const { return bytes_.data() + h * head_stride_; }
+  std::byte* head(std::uint32_t h) const { return bytes_.data() + h * layout_.head_stride; }
+
+  struct Layout {  // of a head
+    std::uint64_t head_stride = 0, scales_at = 0, means_at = 0, spreads_at = 0, starts_at = 0;
+    int bits = 0;  // a channel
+    std::uint32_t rows = 0, clusters = 0, groups = 0, mean_bytes = 0;
+  };
 
   Buffer buffer_;               // none of a copy
   std::span<std::byte> bytes_;  // [heads] codes, scales, means, spreads, starts of clusters, groups
-  std::uint64_t head_stride_ = 0, scales_at_ = 0, means_at_ = 0, spreads_at_ = 0, starts_at_ = 0;
-  int bits_ = 0;  // a channel
-  std::uint32_t rows_ = 0, clusters_ = 0, groups_ = 0, mean_bytes_ = 0;
+  Layout layout_;
 };
 
 }  // namespace thermocline
