@@ -342,6 +342,26 @@ TEST_F(DeviceChoiceTest, TakesWhatIsPlanned) {
   EXPECT_FALSE(KvCache::plan(options));
 }
 
+// Who chooses in a layer is said by its home: each has the bits of a cache that has all of them so.
+TEST_F(DeviceChoiceTest, LayersThatDoNotFitAreTheHosts) {
+  const CacheOptions host = options_of("ladder2", 1200);
+  CacheOptions some = there(host);
+  const auto all = KvCache::plan(some);
+  ASSERT_TRUE(all) << all.error().message;
+  some.tiers.device_bytes = all->total("device") - 1;
+  Fed fed({host, there(host), some});
+  for (const std::uint32_t rows : {500u, 300u}) fed.advance(rows, Pass::prefill);
+  for (int step = 0; step < 3; ++step) {
+    const auto out = fed.advance(1, Pass::decode);
+    const std::size_t first =
+        std::size_t{host.layers[0].q_heads} * host.layers[0].value_dim;  // floats of that layer
+    ASSERT_FALSE(same_bits(out[0], out[1]));
+    std::vector<float> wanted(out[1].begin(), out[1].begin() + static_cast<std::ptrdiff_t>(first));
+    wanted.insert(wanted.end(), out[0].begin() + static_cast<std::ptrdiff_t>(first), out[0].end());
+    EXPECT_TRUE(same_bits(out[2], wanted));
+  }
+}
+
 // Whatever ends a prefill leaves no trace: the same text read afterwards has the same bits, and the
 // ledger as much.
 TEST_F(DeviceChoiceTest, APrefillThatIsStoppedLeavesNothing) {
