@@ -179,6 +179,8 @@ Json row_of(const Setting& at, const SpeedTest& test, const SpeedSamples& sample
       {"repetitions", samples.rates.size()},
       {"ttft_ms", first.median},
       {"device_bytes_per_token", per_token(cost.device_bytes_read)},
+      {"device_bytes_fetched_per_token", per_token(cost.device_bytes_fetched)},
+      {"device_bytes_exchanged_per_token", per_token(cost.device_bytes_exchanged)},
       {"host_bytes_per_token", per_token(cost.host_bytes_read)},
       {"disk_bytes_per_token", per_token(cost.disk_bytes_read)},
       {"index_bytes_per_token", per_token(cost.index_bytes_read)},
@@ -214,7 +216,10 @@ std::vector<std::string> columns_of(const SweepFlags& flags) {
   if (flags.parallel != "1") columns.insert(columns.begin() + 6, "parallel");
   if (flags.model.gpu_layers != "0" && flags.model.gpu_layers != "auto")
     columns.push_back("device_layers");
-  if (flags.tiers.device != "none") columns.push_back("device_bytes_per_token");
+  if (flags.tiers.device != "none")
+    for (const char* column : {"device_bytes_per_token", "device_bytes_fetched_per_token",
+                               "device_bytes_exchanged_per_token"})
+      columns.push_back(column);
   for (const char* column :
        {"host_bytes_per_token", "disk_bytes_per_token", "index_bytes_per_token", "hit_share",
         "stall_ms_per_token", "bandwidth_share", "peak_MiB", "commit"})

@@ -130,6 +130,22 @@ TEST_P(DeviceFetch, AnswersTheSameWhicheverLayersFit) {
   EXPECT_EQ(other.device_bytes_read + other.device_bytes_fetched, one.device_bytes_read);
 }
 
+// Rows are kept by what queries gave them: of those that a device attended, by what it says.
+TEST_P(DeviceFetch, KeepsTheSameRowsWhereverTheyAre) {
+  const CacheOptions there = fetching(on_device(options_for("h2o", 1300), GetParam()));
+  Fed fed({there, in_host_memory(there), on_disk(there, folder_.path(), 0)});
+  fed.advance(1090, Pass::prefill);
+  const CacheReport before = fed.caches[1]->report();
+  for (int step = 0; step < 150; ++step) {
+    const auto out = fed.advance(1, Pass::decode);
+    EXPECT_TRUE(same_bits(out[0], out[1])) << "step " << step;
+    EXPECT_TRUE(same_bits(out[0], out[2])) << "step " << step;
+  }
+  const CacheReport decoded = difference(fed.caches[1]->report(), before);
+  EXPECT_GT(decoded.rows_sealed, 0u);
+  EXPECT_GT(decoded.device_bytes_fetched, 0u);
+}
+
 // A session has its rows in its file, and a device attends them.
 TEST_P(DeviceFetch, AttendsTheRowsOfASession) {
   const CacheOptions there = fetching(on_device(options_for("sketch", 1200), GetParam()));
