@@ -132,11 +132,11 @@ TEST_P(DeviceFetch, AnswersTheSameWhicheverLayersFit) {
 
 // Rows are kept by what queries gave them: of those that a device attended, by what it says.
 TEST_P(DeviceFetch, KeepsTheSameRowsWhereverTheyAre) {
-  const CacheOptions there = fetching(on_device(options_for("h2o", 1300), GetParam()));
+  const CacheOptions there = fetching(on_device(options_for("h2o", 700), GetParam()));
   Fed fed({there, in_host_memory(there), on_disk(there, folder_.path(), 0)});
-  fed.advance(1090, Pass::prefill);
+  fed.advance(600, Pass::prefill);
   const CacheReport before = fed.caches[1]->report();
-  for (int step = 0; step < 150; ++step) {
+  for (int step = 0; step < 70; ++step) {
     const auto out = fed.advance(1, Pass::decode);
     EXPECT_TRUE(same_bits(out[0], out[1])) << "step " << step;
     EXPECT_TRUE(same_bits(out[0], out[2])) << "step " << step;
