@@ -193,7 +193,7 @@ Result<std::size_t> SketchChoice::begin(const SketchFormat& format,
   if (shape.lists == 0)
     return fail(ErrorCode::exhausted, "choosing on a device among ", lists[0].runs.size(),
                 " segments takes more of its memory than was planned: open the cache for a longer "
-                "text");
+                "text, or with the course that this one takes");
   shape_ = shape;
   pack(lists.first(shape.lists));
   TL_TRY(make_current(number_));

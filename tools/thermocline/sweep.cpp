@@ -150,6 +150,7 @@ struct Setting {
   std::uint32_t threads = 0, depth = 0, parallel = 1;
   std::string method, host, disk;
   double bandwidth = 0;
+  bool by_host = true;  // all of it is computed there
 };
 
 Json row_of(const Setting& at, const SpeedTest& test, const SpeedSamples& samples,
@@ -200,9 +201,7 @@ Json row_of(const Setting& at, const SpeedTest& test, const SpeedSamples& sample
       {"device_layers", model.device_layers},
       {"device", model.device},
       {"weight_bytes", model.weight_bytes}};
-  // Of the host's, which reads all of it only without a device.
-  if (test.generated > 0 && model.device_layers == 0)
-    row["bandwidth_share"] = moved * rate.median / at.bandwidth;
+  if (test.generated > 0 && at.by_host) row["bandwidth_share"] = moved * rate.median / at.bandwidth;
   row["peak_MiB"] = peak_resident_bytes() >> 20;
   row["spread"] = rate.median > 0 ? (rate.highest - rate.lowest) / rate.median : 0;
   row.update(build);
@@ -243,6 +242,7 @@ class Sweep {
       TL_TRY_ASSIGN(const std::vector<int> tokens, filling(*engine, flags_.text, longest()));
       Setting at;
       at.threads = threads;
+      at.by_host = engine->model().device_layers == 0 && !flags_.tiers.device.starts_with("cuda");
       TL_TRY_ASSIGN(at.bandwidth, measure_memory_bandwidth(model.threads));
       note_context(engine->model());
       for (const std::string& method : plan_.methods)

@@ -78,6 +78,10 @@ class DeviceMemory {
   void give(void* memory) {
     const auto found = taken_.find(static_cast<std::size_t>(static_cast<char*>(memory) - base_));
     if (found == taken_.end()) std::abort();  // cudaMalloc() did not return it
+    {
+      const Reached reached;
+      std::memset(memory, 0xff, found->second);  // whoever still reads it sees no number
+    }
     held_ -= found->second;
     taken_.erase(found);
   }

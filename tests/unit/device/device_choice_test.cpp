@@ -61,8 +61,9 @@ class DeviceChoiceTest : public testing::Test {
 // That may happen now and then, to one row.
 class Pair {
  public:
-  explicit Pair(const CacheOptions& options)
-      : fed({options, there(options)}), codes_(options.method.starts_with("ladder")) {
+  explicit Pair(const CacheOptions& options) : Pair(options, options) {}
+  Pair(const CacheOptions& options, const CacheOptions& of_device)
+      : fed({options, there(of_device)}), codes_(options.method.starts_with("ladder")) {
     for (const std::size_t c : {0, 1}) fed.caches[c]->observe(&noted_[c]);
   }
   ~Pair() { EXPECT_LE(20 * swapped_, compared_); }
@@ -141,6 +142,16 @@ TEST_F(DeviceChoiceTest, ReadsAndAnswersWhatTheHostDoes) {
     EXPECT_GT(on.device_bytes_exchanged, 0u);
     EXPECT_EQ(on.select_ms, 0.0);  // nobody here chose
   }
+}
+
+// Of a text of which the host looks at a part a device looks at all: the host's without bounds.
+TEST_F(DeviceChoiceTest, LooksAtAllOfAnyText) {
+  CacheOptions device = options_of("sketch2", 4000), all = device;
+  device.layers = all.layers = {plain_layer(1, 2, 32, 32)};
+  all.method_overrides = {"select.least_candidates=100000"};
+  Pair pair(all, device);
+  pair.fed.advance(3900, Pass::prefill);
+  for (int step = 0; step < 3; ++step) pair.step(4);
 }
 
 // Whatever is in the folder of methods is attended there, by whoever chooses, or refused.
