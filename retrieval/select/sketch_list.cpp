@@ -5,7 +5,7 @@
 
 namespace thermocline {
 
-float dot(const float* a, const float* b, std::size_t n) {
+float sum_of_products(const float* a, const float* b, std::size_t n) {
   float lane[4] = {};
   std::size_t i = 0;
   for (; i + 4 <= n; i += 4)
@@ -47,7 +47,8 @@ void SketchList::prepare_queries() {
     const float* of = asked->query + std::size_t{h} * shape.key_dim;
     queries[h] =
         cpu.sketch.prepare(of, shape.key_dim, rotated_.data(), codes_.data() + h * shape.key_dim);
-    reach[h] = static_cast<float>(options.reach) * std::sqrt(dot(of, of, shape.key_dim));
+    reach[h] =
+        static_cast<float>(options.reach) * std::sqrt(sum_of_products(of, of, shape.key_dim));
   }
 }
 

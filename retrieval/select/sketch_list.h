@@ -21,8 +21,8 @@ constexpr std::uint32_t sixteens(std::uint32_t rows) {
   return (rows + kSketchGroup - 1) / kSketchGroup;
 }
 
-// Sums of products, in four lanes.
-float dot(const float* a, const float* b, std::size_t n);
+// Of two vectors, in four lanes.
+float sum_of_products(const float* a, const float* b, std::size_t n);
 
 // Taken up for one list after the other by one thread; its memory grows with the timeline.
 struct SketchList {

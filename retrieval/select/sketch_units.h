@@ -21,7 +21,7 @@ struct SketchUnits {
   void weigh(const SketchList& list);
   // All weight of a query head: of its steady rows, and of each unit's `size` rows.
   float all(std::uint32_t head) const {
-    return beside[head] + dot(weight.data() + head * count, size.data(), count);
+    return beside[head] + sum_of_products(weight.data() + head * count, size.data(), count);
   }
 
   // How much mass a unit's best row may have, summed over the query heads: a row's score strays
