@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,42 +27,55 @@ struct Fidelity {
   std::size_t near = 0;             // steps whose first token full attention rates within 0.1 nats
 };
 
-// A passage of 7K tokens, read by full attention once.
+// A passage of 7K tokens, read by full attention once, whose rows each method takes.
 class Passage {
  public:
-  Passage(const std::string& model, const std::string& name) : model_(model) {
-    test::Reader full(model, kPositions);
-    tokens_ = full.tokens(test::read_prompt(name));
-    full.prefill(std::span(tokens_).first(before()));
-    full.decode(steps(), [&](std::size_t, std::span<const float> logits) {
-      expected_.emplace_back(logits.begin(), logits.end());
-    });
+  Passage(const std::string& model, const std::string& name)
+      : engine_(std::move(*Engine::open({.model_path = model, .threads = 2}))),
+        tokens_(
+            *engine_->encode(test::read_prompt(name), Engine::Special::parse, Engine::Start::add)),
+        full_(open("exact", {})) {
+    EXPECT_TRUE(full_.read(std::span(tokens_).first(before())));
+    MeasuredRun ahead = std::move(*full_.fork());
+    for (const int token : steps()) {
+      EXPECT_TRUE(ahead.step(token));
+      expected_.emplace_back(ahead.logits().begin(), ahead.logits().end());
+    }
   }
 
   Fidelity of(const std::string& method, const std::vector<std::string>& overrides) const {
-    test::Reader reader(model_, kPositions, method, overrides);
-    reader.prefill(std::span(tokens_).first(before()));
-    const CacheReport start = reader.report();
+    MeasuredRun run = open(method, overrides);
+    EXPECT_TRUE(run.take(full_));
+    const CacheReport start = run.cache().report();
     Fidelity fidelity;
-    reader.decode(steps(), [&](std::size_t position, std::span<const float> logits) {
+    for (std::size_t i = 0; i < kSteps; ++i) {
+      EXPECT_TRUE(run.step(steps()[i]));
       const StepFidelity step =
-          compare_logits(expected_[position - before()], logits, tokens_[position + 1]);
+          compare_logits(expected_[i], run.logits(), tokens_[before() + i + 1]);
       fidelity.divergence += step.divergence / kSteps;
       fidelity.near += step.regret <= 0.1;
-    });
-    const CacheReport end = reader.report();
-    fidelity.read = static_cast<double>(end.rows_read - start.rows_read) /
-                    static_cast<double>(end.rows_held - start.rows_held);
+    }
+    const CacheReport cost = difference(run.cache().report(), start);
+    fidelity.read = static_cast<double>(cost.rows_read) / static_cast<double>(cost.rows_held);
     return fidelity;
   }
 
  private:
-  static constexpr std::uint32_t kPositions = 8192;
+  MeasuredRun open(const std::string& method, const std::vector<std::string>& overrides) const {
+    CacheOptions options;
+    options.method = method;
+    options.method_overrides = overrides;
+    options.method_directory = THERMOCLINE_SOURCE_DIR "/configs/methods";
+    options.max_positions = 8192;
+    options.max_timelines = 2;
+    return std::move(*MeasuredRun::open(*engine_, options, method, ProgressStyle::none));
+  }
   std::size_t before() const { return tokens_.size() - 1 - kSteps; }
   std::span<const int> steps() const { return std::span(tokens_).subspan(before(), kSteps); }
 
-  std::string model_;
+  std::unique_ptr<Engine> engine_;
   std::vector<int> tokens_;
+  MeasuredRun full_;
   std::vector<std::vector<float>> expected_;
 };
 
