@@ -8,7 +8,7 @@ namespace thermocline {
 struct TierCounters {
   std::uint64_t device_bytes_read = 0;     // rows read where they are at home on the device
   std::uint64_t device_bytes_copied = 0;   // of them, from a GPU for the host to read
-  std::uint64_t device_bytes_written = 0;  // rows sealed there, to a GPU
+  std::uint64_t device_bytes_written = 0;  // what was sealed there, to a GPU
   std::uint64_t device_bytes_fetched = 0;  // rows at home elsewhere, to a GPU that attends them
   std::uint64_t host_bytes_read = 0;       // rows read from host memory, row cache hits included
   std::uint64_t disk_bytes_read = 0;       // as read, whole pages, once it is asked for

@@ -29,7 +29,7 @@ struct Prompt {
   const char* name;
   std::size_t tokens = 0;  // its first; 0: all of them
 };
-// The first few in every run; all of them take half an hour.
+// The first few in every run; all of them take an hour.
 constexpr std::size_t kFew = 2;
 constexpr Prompt kPrompts[] = {
     {"code_7k", 1171}, {"prose_2k"},     {"keys_7k", 1536}, {"chat_4k", 2048}, {"license_7k", 3000},

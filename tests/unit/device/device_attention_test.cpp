@@ -9,6 +9,7 @@
 
 #include "kernels/attend_reference.h"
 #include "kernels/device.h"
+#include "tests/unit/device/each_device.h"
 
 namespace thermocline {
 namespace {
@@ -18,12 +19,11 @@ constexpr std::uint32_t kRowBytes = (32 + 48) * 2;
 constexpr std::size_t kBlocks = 12;
 
 // Rows in a device's memory and, at the same distances, in the host's.
-class DeviceAttentionTest : public testing::Test {
+class DeviceAttentionTest : public OnAGpu {
  protected:
   void SetUp() override {
-    auto opened = open_device(0);
-    if (!opened) GTEST_SKIP() << opened.error().message;
-    device_ = std::move(*opened);
+    OnAGpu::SetUp();
+    if (!device_) return;
     std::vector<f16> values(kBlocks * kBlockRows * kRowBytes / sizeof(f16));
     for (f16& x : values) x = to_f16(static_cast<float>(random_() % 2001) / 500.0f - 2.0f);
     rows_.resize(values.size() * sizeof(f16));
@@ -86,7 +86,6 @@ class DeviceAttentionTest : public testing::Test {
   }
 
   std::mt19937 random_{5};
-  std::unique_ptr<Device> device_;
   std::vector<std::byte> rows_;
   std::byte* there_ = nullptr;
   std::vector<float> queries_;

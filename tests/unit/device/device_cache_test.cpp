@@ -62,18 +62,12 @@ TEST_P(DeviceCache, TakesWhatIsPlanned) {
   fed.advance(1590, Pass::prefill);
   fed.advance(1, Pass::decode);
   const MemoryPlan usage = fed.caches[0]->usage();
-  const auto line = [](const MemoryPlan& of, const char* tier, const char* purpose) {
-    std::uint64_t bytes = 0;
-    for (const MemoryLine& one : of.lines)
-      if (one.tier == tier && one.purpose == purpose) bytes += one.peak_bytes;
-    return bytes;
-  };
-  EXPECT_EQ(line(usage, "device", "staging"), line(*plan, "device", "staging"));
-  EXPECT_EQ(line(usage, "host", "staging"), line(*plan, "host", "staging"));
-  EXPECT_EQ(line(usage, "device", "staging") > 0, is_gpu());
-  EXPECT_EQ(line(usage, "host", "staging") > 0, is_gpu());
-  EXPECT_GT(line(usage, "device", "rows"), 0u);
-  EXPECT_LE(line(usage, "device", "rows"), line(*plan, "device", "rows"));
+  EXPECT_EQ(peak_of(usage, "device", "staging"), peak_of(*plan, "device", "staging"));
+  EXPECT_EQ(peak_of(usage, "host", "staging"), peak_of(*plan, "host", "staging"));
+  EXPECT_EQ(peak_of(usage, "device", "staging") > 0, is_gpu());
+  EXPECT_EQ(peak_of(usage, "host", "staging") > 0, is_gpu());
+  EXPECT_GT(peak_of(usage, "device", "rows"), 0u);
+  EXPECT_LE(peak_of(usage, "device", "rows"), peak_of(*plan, "device", "rows"));
 }
 
 // Only whole layers fit, and what a device works in has to as well.
@@ -92,19 +86,7 @@ TEST_P(DeviceCache, HasTheLayersThatFit) {
   const auto out = fed.advance(1, Pass::decode);
   EXPECT_LE(farthest(out[0], out[1]), fed.bound());
   EXPECT_GT(fed.caches[1]->report().device_bytes_read, 0u);
-  // With less than any layer takes it is refused, and says how much one does.
-  options.tiers.device_bytes = 1;
-  const auto none = KvCache::plan(options);
-  ASSERT_FALSE(none);
-  const std::string said = none.error().message, raise = "raise --kv-device to ";
-  ASSERT_NE(said.find(raise), std::string::npos) << said;
-  const std::uint64_t least = std::stoull(said.substr(said.find(raise) + raise.size())) << 10;
-  options.tiers.device_bytes = least;
-  const auto one = KvCache::plan(options);
-  ASSERT_TRUE(one) << one.error().message;
-  EXPECT_GT(one->total("device"), 0u);
-  options.tiers.device_bytes = least - 1024;
-  EXPECT_FALSE(KvCache::plan(options));
+  expect_the_least_is_said(options);
 }
 
 // A fold has the same bits whatever is attended with it: a step of more rows than there are

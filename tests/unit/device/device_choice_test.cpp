@@ -44,15 +44,7 @@ class Noted final : public AttendObserver {
   std::vector<std::vector<std::uint32_t>> lists;
 };
 
-class DeviceChoiceTest : public testing::Test {
- protected:
-  void SetUp() override {
-    auto opened = open_device(0);
-    if (!opened) GTEST_SKIP() << opened.error().message;
-    device_ = std::move(*opened);
-  }
-  std::unique_ptr<Device> device_;
-};
+class DeviceChoiceTest : public OnAGpu {};
 
 // A cache of the host's and one of the device's, fed the same, step by step.
 //
@@ -315,42 +307,26 @@ TEST_F(DeviceChoiceTest, TakesWhatIsPlanned) {
   fed.advance(kRead, Pass::prefill);
   while (fed.texts[0].length() < kLength) fed.advance(1, Pass::decode);
   const MemoryPlan usage = fed.caches[0]->usage();
-  const auto peak = [](const MemoryPlan& of, const std::string& tier, const std::string& what) {
-    std::uint64_t bytes = 0;
-    for (const MemoryLine& line : of.lines)
-      if (line.tier == tier && line.purpose == what) bytes += line.peak_bytes;
-    return bytes;
-  };
   for (const char* what : {"rows", "index", "staging"}) {
-    EXPECT_GT(peak(*plan, "device", what), 0u) << what;
-    EXPECT_LE(peak(usage, "device", what), peak(*plan, "device", what)) << what;
-    EXPECT_GE(20 * peak(usage, "device", what), 19 * peak(*plan, "device", what)) << what;
+    EXPECT_GT(peak_of(*plan, "device", what), 0u) << what;
+    EXPECT_LE(peak_of(usage, "device", what), peak_of(*plan, "device", what)) << what;
+    EXPECT_GE(20 * peak_of(usage, "device", what), 19 * peak_of(*plan, "device", what)) << what;
   }
-  EXPECT_EQ(peak(*plan, "host", "index") + peak(usage, "host", "index"), 0u);
+  EXPECT_EQ(peak_of(*plan, "host", "index") + peak_of(usage, "host", "index"), 0u);
   for (const char* what : {"sealing", "staging", "tail", "tables"}) {
-    EXPECT_LE(peak(usage, "host", what), peak(*plan, "host", what)) << what;
-    EXPECT_GE(20 * peak(usage, "host", what), 19 * peak(*plan, "host", what)) << what;
+    EXPECT_LE(peak_of(usage, "host", what), peak_of(*plan, "host", what)) << what;
+    EXPECT_GE(20 * peak_of(usage, "host", what), 19 * peak_of(*plan, "host", what)) << what;
   }
   // And of what it is computed in: no state for each fold.
-  const std::uint64_t workspace = peak(usage, "workspace", "attention");
-  EXPECT_LE(workspace, peak(*plan, "workspace", "attention"));
-  EXPECT_GE(20 * workspace, 19 * peak(*plan, "workspace", "attention"));
+  const std::uint64_t workspace = peak_of(usage, "workspace", "attention");
+  EXPECT_LE(workspace, peak_of(*plan, "workspace", "attention"));
+  EXPECT_GE(20 * workspace, 19 * peak_of(*plan, "workspace", "attention"));
   options.tiers.device_bytes -= 1;
   const auto fewer = KvCache::plan(options);
   ASSERT_TRUE(fewer) << fewer.error().message;
-  EXPECT_LT(peak(*fewer, "device", "rows"), peak(*plan, "device", "rows"));
-  EXPECT_GT(peak(*fewer, "host", "index"), 0u);
-  // With less than any layer takes it is refused, and says how much one does.
-  options.tiers.device_bytes = 1;
-  const auto none = KvCache::plan(options);
-  ASSERT_FALSE(none);
-  const std::string said = none.error().message, raise = "raise --kv-device to ";
-  ASSERT_NE(said.find(raise), std::string::npos) << said;
-  const std::uint64_t least = std::stoull(said.substr(said.find(raise) + raise.size())) << 10;
-  options.tiers.device_bytes = least;
-  EXPECT_TRUE(KvCache::plan(options));
-  options.tiers.device_bytes = least - 1024;
-  EXPECT_FALSE(KvCache::plan(options));
+  EXPECT_LT(peak_of(*fewer, "device", "rows"), peak_of(*plan, "device", "rows"));
+  EXPECT_GT(peak_of(*fewer, "host", "index"), 0u);
+  expect_the_least_is_said(options);
 }
 
 // Who chooses in a layer is said by its home: each has the bits of a cache that has all of them so.

@@ -44,10 +44,7 @@ CacheOptions on_disk(CacheOptions options, const std::string& folder, std::uint6
 }
 
 std::uint64_t staging(const MemoryPlan& of, const char* tier) {
-  std::uint64_t bytes = 0;
-  for (const MemoryLine& one : of.lines)
-    if (one.tier == tier && one.purpose == "staging") bytes += one.peak_bytes;
-  return bytes;
+  return peak_of(of, tier, "staging");
 }
 
 class DeviceFetch : public EachDevice {

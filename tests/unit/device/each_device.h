@@ -1,10 +1,12 @@
 // What every device is held to alike: host memory that stands in for one, and a GPU where there is
-// one. Elsewhere that is skipped, with what is missing.
+// one; and what a GPU alone is. Without one that is skipped, with what is missing.
 #pragma once
 
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <string>
+#include <utility>
 
 #include "kernels/device.h"
 #include "tiers/store/device_memory.h"
@@ -20,6 +22,16 @@ class EachDevice : public testing::TestWithParam<const char*> {
   }
   // Whether its memory is out of the host's reach.
   static bool is_gpu() { return device_number(GetParam()).has_value(); }
+};
+
+class OnAGpu : public testing::Test {
+ protected:
+  void SetUp() override {
+    auto opened = open_device(0);
+    if (!opened) GTEST_SKIP() << opened.error().message;
+    device_ = std::move(*opened);
+  }
+  std::unique_ptr<Device> device_;
 };
 
 inline std::string name_of_device(const testing::TestParamInfo<const char*>& info) {

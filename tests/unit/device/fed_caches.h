@@ -2,6 +2,8 @@
 // device attends, against the host, or against itself with rows elsewhere.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -31,6 +33,31 @@ inline CacheOptions on_device(CacheOptions options, const char* device) {
   options.tiers.device = device;
   options.tiers.device_bytes = std::uint64_t{64} << 20;
   return options;
+}
+
+// What a plan's lines of a purpose come to in a tier, or a cache has held of them at most.
+inline std::uint64_t peak_of(const MemoryPlan& plan, const std::string& tier,
+                             const std::string& purpose) {
+  std::uint64_t bytes = 0;
+  for (const MemoryLine& line : plan.lines)
+    if (line.tier == tier && line.purpose == purpose) bytes += line.peak_bytes;
+  return bytes;
+}
+
+// With less device memory than any layer takes a plan is refused, and says how much one does.
+inline void expect_the_least_is_said(CacheOptions options) {
+  options.tiers.device_bytes = 1;
+  const auto none = KvCache::plan(options);
+  ASSERT_FALSE(none);
+  const std::string said = none.error().message, raise = "raise --kv-device to ";
+  ASSERT_NE(said.find(raise), std::string::npos) << said;
+  const std::uint64_t least = std::stoull(said.substr(said.find(raise) + raise.size())) << 10;
+  options.tiers.device_bytes = least;
+  const auto one = KvCache::plan(options);
+  ASSERT_TRUE(one) << one.error().message;
+  EXPECT_GT(one->total("device"), 0u);
+  options.tiers.device_bytes = least - 1024;
+  EXPECT_FALSE(KvCache::plan(options));
 }
 
 // How far two ways to attend in floats may be apart, by the roundings that either makes: scores of

@@ -19,6 +19,7 @@
 #include "runtime/prefill.h"
 #include "runtime/thermocline.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/unit/device/each_device.h"
 
 namespace thermocline {
 namespace {
@@ -87,13 +88,7 @@ double root_mean_square(const std::vector<double>& values) {
   return std::sqrt(sum / static_cast<double>(values.size()));
 }
 
-class LayersOnDeviceTest : public testing::Test {
- protected:
-  void SetUp() override {
-    const auto device = open_device(0);
-    if (!device) GTEST_SKIP() << device.error().message;
-  }
-};
+class LayersOnDeviceTest : public OnAGpu {};
 
 // Against double precision. f16 keys and values move the logits of these random networks, whose
 // attention is sharp, by up to 0.7 % of their size (logits_test.cpp); of more than 16 tokens that
