@@ -81,8 +81,7 @@ Result<std::uint32_t> keep_or_start_over(KvCache& cache, Timeline* timeline, std
 Status generate_text(Engine& engine, KvCache& cache, Timeline& timeline,
                      const GenerationOptions& options, WrittenText* text, Generation* out);
 
-// The --rope-freq-scale in force, 0 for none; nothing where rows are kept that hold it to what it
-// is.
+// The --rope-freq-scale in force, 0 for none; nothing where rows that are kept hold it.
 using Stretch = std::optional<float>;
 // Refuses a text that the context has no room for, with the numbers and the flags. `text` is what
 // messages call it.

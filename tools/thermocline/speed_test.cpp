@@ -29,26 +29,27 @@ std::uint64_t add_answers(std::uint64_t hash, MatView<const float> logits) {
 
 }  // namespace
 
-Result<SpeedBench> SpeedBench::open(Engine& engine, KvCache& cache, std::span<const int> tokens,
-                                    std::uint32_t sequences, ProgressStyle style) {
-  SpeedBench bench(engine, cache, style);
-  bench.sequences_.resize(sequences);
-  bench.feeds_.resize(sequences);
-  bench.logits_.resize(sequences * bench.vocabulary());
+SpeedBench::SpeedBench(Engine& engine, KvCache& cache, std::span<const int> tokens,
+                       std::uint32_t sequences, ProgressStyle style)
+    : engine_(engine),
+      cache_(cache),
+      style_(style),
+      sequences_(sequences),
+      feeds_(sequences),
+      logits_(std::size_t{sequences} * engine.model().vocabulary) {
   for (std::uint32_t s = 0; s < sequences; ++s) {
-    auto& own = bench.sequences_[s].tokens;
+    auto& own = sequences_[s].tokens;
     own.assign(tokens.begin(), tokens.end());
     std::rotate(own.begin(), own.begin() + static_cast<std::ptrdiff_t>(own.size() * s / sequences),
                 own.end());
   }
-  return bench;
 }
 
 Status SpeedBench::fill(std::uint32_t depth) {
   depth_ = depth;
   for (Sequence& sequence : sequences_) sequence.timeline = Timeline();
   for (Sequence& sequence : sequences_) {
-    TL_TRY_ASSIGN(sequence.timeline, cache_->start());
+    TL_TRY_ASSIGN(sequence.timeline, cache_.start());
   }
   const Clock::time_point start = Clock::now();
   if (depth > 0) TL_TRY(prefill(depth, "filling " + format_count(depth)));
@@ -57,7 +58,7 @@ Status SpeedBench::fill(std::uint32_t depth) {
 }
 
 Status SpeedBench::repeat(const SpeedTest& test, SpeedSamples* samples) {
-  const CacheReport before = cache_->report();
+  const CacheReport before = cache_.report();
   const Clock::time_point start = Clock::now();
   double first_ms = 0;
   std::uint64_t hash = 14695981039346656037u;
@@ -72,7 +73,7 @@ Status SpeedBench::repeat(const SpeedTest& test, SpeedSamples* samples) {
     hash = add_answers(hash, logits());
   }
   const double ms = milliseconds(start, Clock::now());
-  const CacheReport cost = difference(cache_->report(), before);
+  const CacheReport cost = difference(cache_.report(), before);
   for (Sequence& sequence : sequences_) TL_TRY(sequence.timeline.truncate(depth_));
   if (samples == nullptr) return {};
   const std::uint64_t count = (test.prompt + test.generated) * sequences_.size();
@@ -96,8 +97,8 @@ Status SpeedBench::prefill(std::uint32_t count, const std::string& label) {
     options.stop = interrupted;
     Sequence& to = sequences_[s];
     const std::span<const int> text(to.tokens);
-    TL_TRY(engine_->prefill(to.timeline, text.subspan(to.timeline.length(), count), logits()[s],
-                            options));
+    TL_TRY(engine_.prefill(to.timeline, text.subspan(to.timeline.length(), count), logits()[s],
+                           options));
   }
   return {};
 }
@@ -106,7 +107,7 @@ Status SpeedBench::step(std::uint32_t position) {
   if (interrupted()) return fail(ErrorCode::cancelled, "interrupted");
   for (std::size_t s = 0; s < sequences_.size(); ++s)
     feeds_[s] = {&sequences_[s].timeline, sequences_[s].tokens[position]};
-  return engine_->step(feeds_, logits());
+  return engine_.step(feeds_, logits());
 }
 
 }  // namespace thermocline

@@ -35,8 +35,8 @@ struct SpeedSamples {
 class SpeedBench {
  public:
   // Each sequence reads `tokens`, from another place on and round to there.
-  static Result<SpeedBench> open(Engine& engine, KvCache& cache, std::span<const int> tokens,
-                                 std::uint32_t sequences, ProgressStyle style);
+  SpeedBench(Engine& engine, KvCache& cache, std::span<const int> tokens, std::uint32_t sequences,
+             ProgressStyle style);
 
   // Forgets what there is, and reads `depth` tokens in each sequence.
   Status fill(std::uint32_t depth);
@@ -49,15 +49,14 @@ class SpeedBench {
     Timeline timeline;
   };
 
-  SpeedBench(Engine& engine, KvCache& cache, ProgressStyle style)
-      : engine_(&engine), cache_(&cache), style_(style) {}
   Status prefill(std::uint32_t count, const std::string& label);
   Status step(std::uint32_t position);
-  MatView<float> logits() { return {logits_.data(), sequences_.size(), vocabulary()}; }
-  std::size_t vocabulary() const { return engine_->model().vocabulary; }
+  MatView<float> logits() {
+    return {logits_.data(), sequences_.size(), engine_.model().vocabulary};
+  }
 
-  Engine* engine_;
-  KvCache* cache_;
+  Engine& engine_;
+  KvCache& cache_;
   ProgressStyle style_;
   std::vector<Sequence> sequences_;
   std::vector<Feed> feeds_;

@@ -303,8 +303,7 @@ class Sweep {
     TL_TRY_ASSIGN(const std::unique_ptr<KvCache> cache, engine.open_cache(options));
     for (const std::string& note : cache->notes())
       std::fprintf(stderr, "note: %s: %s\n", printable(at.method).c_str(), printable(note).c_str());
-    TL_TRY_ASSIGN(SpeedBench bench,
-                  SpeedBench::open(engine, *cache, tokens, at.parallel, plan_.progress));
+    SpeedBench bench(engine, *cache, tokens, at.parallel, plan_.progress);
     for (const std::uint32_t depth : plan_.depths) {
       at.depth = depth;
       TL_TRY(bench.fill(depth));
