@@ -24,7 +24,7 @@ struct Rows {
 // Rows attended as they are; or with scores that are given, and then as codes too.
 __host__ __device__ bool takes(const Fold& fold) {
   const auto plain = [](RowFormat format) {
-    return format == RowFormat::f16 || format == RowFormat::int8;
+    return format == RowFormat::f16 || format == RowFormat::int8 || format == RowFormat::q8_0;
   };
   const auto coded = [](RowFormat format) {
     return format == RowFormat::rotated2 || format == RowFormat::rotated4;
@@ -192,6 +192,8 @@ __global__ void __launch_bounds__(kThreads)
     take_scores<kHeads>(rows, count, first_head, heads, weight);
   else if (task.fold.key_format == RowFormat::int8)
     score<kHeads, PartInt8>(query, heads, shape.key_dim, rows, count, weight);
+  else if (task.fold.key_format == RowFormat::q8_0)
+    score<kHeads, PartQ8_0>(query, heads, shape.key_dim, rows, count, weight);
   else
     score<kHeads, PartF16>(query, heads, shape.key_dim, rows, count, weight);
 
@@ -205,6 +207,9 @@ __global__ void __launch_bounds__(kThreads)
   switch (task.fold.value_format) {
     case RowFormat::int8:
       add(PartInt8(), std::false_type());
+      break;
+    case RowFormat::q8_0:
+      add(PartQ8_0(), std::false_type());
       break;
     case RowFormat::rotated2:
       add(PartRotated<2>(), std::true_type());
@@ -283,8 +288,8 @@ Status can_attend(HeadShape shape, const Fold& fold) {
   TL_TRY(check_shape(shape));
   if (!takes(fold))
     return fail(ErrorCode::unsupported,
-                "CUDA attention takes rows in f16 or int8, and as rotated codes only values whose "
-                "scores are given");
+                "CUDA attention takes rows in f16, int8 or q8_0, and as rotated codes only values "
+                "whose scores are given");
   return {};
 }
 

@@ -35,9 +35,9 @@ Status can_attend(HeadShape shape, const Fold& fold);
 //
 // Fold i becomes state i of `partial`, which is overwritten. All pointers of a fold, those in its
 // blocks included, are to memory that the device reaches: its own, or pinned. Rows and their
-// strides are aligned to 4 bytes in f16 (at 16 they take a quarter of the loads) and as int8, to 2
-// as codes. A fold of more than kFoldRows rows, or that can_attend() refuses, stops the kernel, and
-// with it the device's context.
+// strides are aligned to 2 bytes (in f16, at 16 they take a quarter of the loads). A fold of more
+// than kFoldRows rows, or that can_attend() refuses, stops the kernel, and with it the device's
+// context.
 Status attend(Stream& stream, HeadShape shape, std::span<const HeadFold> folds, States partial);
 
 // List i is partials [first[i], first[i + 1]), merged left to right into state i of `merged`, which

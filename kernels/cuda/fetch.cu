@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kListThreads)
   if (threadIdx.x == 0) cache.missed[0] = given;
 }
 
-// Block (rows, list): a warp copies a row, 16 bytes a lane where it lies so, else 4.
+// Block (rows, list): a warp copies a row, 16 or 4 bytes a lane where it lies so, else 2.
 __global__ void __launch_bounds__(kThreads) copy_rows(SketchShape shape, const SketchList* lists) {
   const SketchList& list = lists[blockIdx.y];
   const RowSlots& cache = list.cache;
@@ -78,15 +78,17 @@ __global__ void __launch_bounds__(kThreads) copy_rows(SketchShape shape, const S
   const auto places = reinterpret_cast<std::uintptr_t>(from) | reinterpret_cast<std::uintptr_t>(to);
   if ((places | shape.row_bytes) % sizeof(uint4) == 0)
     copy(uint4());
-  else
+  else if ((places | shape.row_bytes) % sizeof(unsigned) == 0)
     copy(0u);
+  else
+    copy(std::uint16_t());
 }
 
 }  // namespace
 
 Status fetch(Stream& stream, const SketchShape& shape, std::span<const SketchList> lists,
              const SketchBoard& board) {
-  TL_CHECK(shape.row_bytes % sizeof(unsigned) == 0);
+  TL_CHECK(shape.row_bytes % sizeof(std::uint16_t) == 0);
   const auto count = static_cast<unsigned>(lists.size());
   TL_TRY(launch(stream, "find slots", dim3(count), dim3(kListThreads), find_slots, lists.data(),
                 board.sets, std::size_t{blocks_of(shape.most_rows)}));

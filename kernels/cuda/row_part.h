@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/format/q8_0.h"
 #include "kernels/format/row_int8.h"
 #include "kernels/format/row_rotated.h"
 
@@ -30,14 +31,19 @@ __device__ T read_as(const std::byte* at) {
   return *reinterpret_cast<const T*>(at);
 }
 
-// Rows at 4 bytes; at 16 they take a quarter of the loads. (Beside bytes f16 lies at 4.)
+// Rows lie at 2 bytes, nearly all at 4.
+__device__ inline unsigned read_word(const std::byte* at) {
+  if (reinterpret_cast<std::uintptr_t>(at) % sizeof(unsigned) == 0) return read_as<unsigned>(at);
+  return read_as<std::uint16_t>(at) | unsigned{read_as<std::uint16_t>(at + 2)} << 16;
+}
+
+// At 16 bytes they take a quarter of the loads. (Beside bytes f16 lies at 2 or 4.)
 struct PartF16 {
   using Raw = uint4;
   __device__ static Raw load(const std::byte* row, std::uint32_t, int part) {
     const std::byte* at = row + part * kPart * 2;
     if (reinterpret_cast<std::uintptr_t>(at) % sizeof(uint4) == 0) return read_as<uint4>(at);
-    return {read_as<unsigned>(at), read_as<unsigned>(at + 4), read_as<unsigned>(at + 8),
-            read_as<unsigned>(at + 12)};
+    return {read_word(at), read_word(at + 4), read_word(at + 8), read_word(at + 12)};
   }
   __device__ static void unpack(const Raw& raw, float* out) {
     const unsigned pairs[] = {raw.x, raw.y, raw.z, raw.w};
@@ -49,7 +55,6 @@ struct PartF16 {
   }
 };
 
-// Rows at 4 bytes.
 struct PartInt8 {
   struct Raw {
     unsigned codes[2];
@@ -57,7 +62,7 @@ struct PartInt8 {
   };
   __device__ static Raw load(const std::byte* row, std::uint32_t dim, int part) {
     const std::byte* at = row + part * kPart;
-    return {{read_as<unsigned>(at), read_as<unsigned>(at + 4)}, read_as<std::uint16_t>(row + dim)};
+    return {{read_word(at), read_word(at + 4)}, read_as<std::uint16_t>(row + dim)};
   }
   __device__ static void unpack(const Raw& raw, float* out) {
     const float scale = half_bits_to_float(raw.scale);
@@ -68,7 +73,30 @@ struct PartInt8 {
   }
 };
 
-// Rows at 2 bytes; of the rotated row.
+// Codes lie at 2 bytes, every other group's: each is read by halves, so that lanes do the same.
+struct PartQ8_0 {
+  static constexpr int kParts = kRowGroup / kPart;  // of a group
+  struct Raw {
+    std::uint16_t pairs[kPart / 2];
+    std::uint16_t scale;
+  };
+  __device__ static Raw load(const std::byte* row, std::uint32_t, int part) {
+    const std::byte* group = row + part / kParts * sizeof(Q8_0::Block);
+    const std::byte* at = group + offsetof(Q8_0::Block, word) + part % kParts * kPart;
+    return {{read_as<std::uint16_t>(at), read_as<std::uint16_t>(at + 2),
+             read_as<std::uint16_t>(at + 4), read_as<std::uint16_t>(at + 6)},
+            read_as<std::uint16_t>(group)};
+  }
+  __device__ static void unpack(const Raw& raw, float* out) {
+    const float scale = half_bits_to_float(raw.scale);
+#pragma unroll
+    for (int i = 0; i < kPart; ++i)
+      out[i] =
+          static_cast<float>(static_cast<std::int8_t>(raw.pairs[i / 2] >> 8 * (i % 2))) * scale;
+  }
+};
+
+// Of the rotated row.
 template <int kBits>
 struct PartRotated {
   using Row = RowRotated<kBits>;

@@ -168,6 +168,9 @@ class AttendTest : public StreamTest {
     for (std::byte& byte : row) byte = static_cast<std::byte>(random_());
     if (format == RowFormat::int8)
       put(dim, scale / 64.0f);
+    else if (format == RowFormat::q8_0)
+      for (std::size_t group = 0; group < row.size(); group += sizeof(f16) + kRowGroup)
+        put(group, (normal() + 2.0f) * scale / 128.0f);
     else
       put(row.size() - sizeof(f16), scale);
   }
@@ -312,8 +315,13 @@ TEST_F(AttendTest, CodedRowsMatchTheOracle) {
   const Kind kinds[] = {{int8, int8},
                         {int8, f16},
                         {f16, int8},
+                        {q8_0, q8_0},
+                        {q8_0, f16},
+                        {q8_0, int8},
+                        {f16, q8_0},
                         {f16, f16, true},
                         {f16, int8, true},
+                        {f16, q8_0, true},
                         {f16, rotated2, true, true},
                         {f16, rotated4, true, true}};
   const HeadShape shapes[] = {{1, 64, 64}, {3, 16, 96}, {4, 128, 128}, {9, 256, 256}};

@@ -183,7 +183,8 @@ TEST(DeviceAttends, FormatsThatItsKernelsRead) {
   };
   EXPECT_TRUE(attends(RowFormat::f16, RowFormat::int8, 128));
   EXPECT_TRUE(attends(RowFormat::int8, RowFormat::f16, 256));
-  EXPECT_FALSE(attends(RowFormat::f16, RowFormat::q8_0, 128));
+  EXPECT_TRUE(attends(RowFormat::q8_0, RowFormat::q8_0, 96));
+  EXPECT_FALSE(attends(RowFormat::f16, RowFormat::q4_0, 128));
   EXPECT_FALSE(attends(RowFormat::bf16, RowFormat::f16, 128));
   EXPECT_FALSE(attends(RowFormat::lowrank, RowFormat::f16, 128));
   EXPECT_FALSE(attends(RowFormat::f16, RowFormat::f16, 512));

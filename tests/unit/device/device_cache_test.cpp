@@ -19,7 +19,11 @@ class DeviceCache : public EachDevice {};
 TEST_P(DeviceCache, AttendsWithinTheBoundOfTheHosts) {
   const std::vector<std::string> int8 = {"keys.compress=int8", "values.compress=int8"};
   const std::pair<const char*, std::vector<std::string>> methods[] = {
-      {"exact", {}}, {"exact", int8}, {"sketch", {}}, {"sketch", {"keys.compress=int8"}}};
+      {"exact", {}},
+      {"exact", int8},
+      {"exact", {"keys.compress=q8_0", "values.compress=q8_0"}},
+      {"sketch", {}},
+      {"sketch", {"keys.compress=int8"}}};
   for (const auto& [method, overrides] : methods) {
     SCOPED_TRACE(std::string(method) + (overrides.empty() ? "" : ", " + overrides[0]));
     CacheOptions host = options_for(method, 1600);
@@ -150,17 +154,17 @@ TEST_P(DeviceCache, RefusesWhatADeviceDoesNotAttend) {
     const auto plan = KvCache::plan(options);
     return plan ? std::string() : plan.error().message;
   };
-  EXPECT_EQ(refusal({"keys.compress=int8"}), "");
-  const std::string said = refusal({"keys.compress=q8_0", "values.compress=kivi2"});
+  EXPECT_EQ(refusal({"keys.compress=int8", "values.compress=q8_0"}), "");
+  const std::string said = refusal({"keys.compress=q4_0", "values.compress=kivi2"});
   if (!is_gpu()) {
     EXPECT_EQ(said, "");
     return;
   }
   EXPECT_EQ(
       said,
-      "--device cuda with keys.compress = q8_0, values.compress = kivi2: CUDA attention takes "
-      "rows in f16 or int8, and as rotated codes only values whose scores are given: change "
-      "those, or leave --device out");
+      "--device cuda with keys.compress = q4_0, values.compress = kivi2: CUDA attention takes "
+      "rows in f16, int8 or q8_0, and as rotated codes only values whose scores are given: "
+      "change those, or leave --device out");
   EXPECT_NE(refusal({"values.compress=bf16"}), "");
   EXPECT_NE(refusal({"place.rows=host"}).find("place.rows=spill"), std::string::npos);
 }

@@ -219,11 +219,11 @@ TEST_P(DeviceFetch, RefusesRowsThatADeviceDoesNotAttend) {
   CacheOptions options =
       in_host_memory(fetching(on_device(options_for("exact", 1600), GetParam())));
   EXPECT_TRUE(KvCache::plan(options));
-  options.method_overrides.push_back("values.compress=q8_0");
+  options.method_overrides.push_back("values.compress=q4_0");
   const auto refused = KvCache::plan(options);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, ErrorCode::unsupported);
-  EXPECT_NE(refused.error().message.find("values.compress = q8_0"), std::string::npos)
+  EXPECT_NE(refused.error().message.find("values.compress = q4_0"), std::string::npos)
       << refused.error().message;
 }
 
