@@ -26,17 +26,21 @@ void plan_angles(const CacheOptions& options, const TextCuts& cuts, CachePlan* p
       plan->angle_bytes += 2 * rows * layer->rope.inverse_frequency.size() * sizeof(float);
 }
 
-// `fetch`: what rows are sent to a device in, if any layer's are.
+// `fetch`: what rows are sent to a device in, if any layer's are; `slots`: the least that it has
+// for those that it fetches itself.
 Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method, int threads,
-                              const StoreOptions& stores, const CachePlan::Fetch& fetch) {
+                              const StoreOptions& stores, const CachePlan::Fetch& fetch,
+                              const CachePlan::Slots& slots) {
   CachePlan plan;
   plan.stores = stores;
   plan.fetch = fetch;
+  plan.slots = slots;
   if (any_staged(stores)) plan.staging_bytes = kStagingBytes;
   const TextCuts cuts = TextCuts::of(options, method);
   plan.step_rows = std::min<std::uint64_t>(options.max_timelines, kMaxStepRows);
   if (reach_of(stores, Tier::device) == Reach::device)
     plan_device_work(options, method, cuts, &plan);
+  take_useful_slots(options, method, cuts, &plan);
   plan.groups = groups_of(options, method);
   std::vector<CachePlan::Layer> placed(options.layers.size());
   for (const std::vector<LayerId>& group : plan.groups)
@@ -55,6 +59,8 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
   plan.records_bytes += plan.step_rows * plan.joint.records_bytes;
   if (plan.home_bytes(Tier::device) == 0) TL_TRY(check_device_rows(options, method, plan));
   drop_device_work(&plan);
+  fill_with_slots(options, &plan);
+  plan.stores.pinned = plan.slots_bytes > 0;
   plan_angles(options, cuts, &plan);
   if (!options.session.path.empty()) plan_publication(options, cuts, &plan);
   return plan;
@@ -64,10 +70,11 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
 Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method, int threads,
                               const StoreOptions& stores) {
   for (std::size_t l = 0; l < options.layers.size(); ++l) TL_TRY(check_layer(options.layers[l], l));
-  TL_TRY_ASSIGN(CachePlan plan, plan_layers(options, method, threads, stores, {}));
+  TL_TRY_ASSIGN(CachePlan plan, plan_layers(options, method, threads, stores, {}, {}));
   if (!plan.fetches()) return plan;
-  // Not all layers fit on the device, and fewer may, beside what the rows of others are sent in.
-  return plan_layers(options, method, threads, stores, fetch_of(options, method, plan.step_rows));
+  // Not all layers fit on the device, and fewer may, beside what the others take there.
+  return plan_layers(options, method, threads, stores, fetch_of(options, method, plan),
+                     slots_of(options, method, plan));
 }
 
 // Of memory for a cache of rows, unasked: half of what the machine has free, and not so much that
@@ -131,6 +138,7 @@ MemoryPlan CachePlan::lines() const {
     add(tier, Purpose::rows, rows_bytes[static_cast<std::size_t>(tier)]);
     if (tier == Tier::device) {
       add(tier, Purpose::index, device_index_bytes);
+      add(tier, Purpose::row_cache, slots_bytes);
       add(tier, Purpose::staging, device_staging_bytes());
     }
     if (tier == Tier::disk) {
@@ -156,7 +164,7 @@ std::uint64_t CachePlan::allowance_bytes() const { return kOwnBytes + fitting_by
 
 std::vector<std::string> CachePlan::notes() const {
   if (!no_choice.empty())
-    return {"the host chooses among rows on the device, and keeps what it chooses by: " +
+    return {"the host chooses among rows that the device attends, and keeps what it chooses by: " +
             no_choice};
   if (bytes_of(Tier::device) == 0 || device_bytes() > 0) return {};
   if (std::ranges::none_of(layers, [](const Layer& layer) { return layer.rows > 0; }))

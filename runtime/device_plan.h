@@ -2,6 +2,7 @@
 // by, what it is sent rows in.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -23,7 +24,8 @@ void plan_device_work(const CacheOptions& options, const Method& method, const T
 void drop_device_work(CachePlan* plan);
 
 // What a device works in while it chooses among a layer's rows, and attends what it chose; none:
-// the host chooses. Under place.run = fetch it always does, so that who chooses depends on no home.
+// the host chooses. Under place.run = fetch that does where rows may be at home in pages, whichever
+// layers fit on the device, lest answers depend on it.
 Result<ChoiceBytes> choice_of(const CacheOptions& options, const Method& method,
                               const LayerSpec& spec, const TextCuts& cuts, const CachePlan& plan);
 
@@ -33,14 +35,35 @@ std::uint64_t sketch_bytes_of(const CacheOptions& options, const Method& method,
                               const LayerSpec& spec, const CachePlan::Layer& layer,
                               const TextCuts& cuts, std::uint64_t step_rows);
 
+// The least slots for rows that a device fetches from host memory: a step's choice, so that there
+// is one for each row that it reads. None: it fetches none, or the host chooses. `plan`: of the
+// same layers, without any.
+CachePlan::Slots slots_of(const CacheOptions& options, const Method& method, const CachePlan& plan);
+
+// Of a layer and timeline.
+std::uint64_t slots_bytes_of(const LayerSpec& spec, const CachePlan::Layer& layer,
+                             const CachePlan::Slots& slots);
+
+// What a device has of the layers from number `first` on where it fetches their rows, of every one:
+// what it chooses by, and slots; 0: it fetches none. So much of it is spent before whole layers are
+// at home there.
+std::uint64_t fetching_bytes(const CacheOptions& options, const Method& method,
+                             const TextCuts& cuts, const CachePlan& plan,
+                             const CachePlan::Slots& slots, std::size_t first);
+
+// As many slots as are worth more than a layer that is at home there, before any is; and, once all
+// layers are planned, as many as there is room left for.
+void take_useful_slots(const CacheOptions& options, const Method& method, const TextCuts& cuts,
+                       CachePlan* plan);
+void fill_with_slots(const CacheOptions& options, CachePlan* plan);
+
 // Of a layer's sealed rows where they are at home on a device, at most, and of what lies there
 // beside them.
 std::uint64_t bytes_there(const LayerSpec& spec, const CachePlan::Layer& layer);
 
-// What launches of rows at home elsewhere take: of layers that may be so, all that a step may read,
-// or so much at a time.
-CachePlan::Fetch fetch_of(const CacheOptions& options, const Method& method,
-                          std::uint64_t step_rows);
+// What launches take of rows at home elsewhere that the host chooses: of layers that may be so, all
+// that a step may read, or so much at a time. `plan`: of the same layers, without any.
+CachePlan::Fetch fetch_of(const CacheOptions& options, const Method& method, const CachePlan& plan);
 
 // unsupported: a device does not attend such heads, or rows as this method codes them.
 Status check_attended(const Method& method, const LayerSpec& spec, const CachePlan::Layer& layer,

@@ -14,25 +14,21 @@ namespace thermocline {
 namespace {
 
 // Where a layer's sealed rows are at home, of which a device would hold `bytes` at most, beside
-// what is planned for those before it.
-Result<StoreFacts> home_of(const Method& method, const CachePlan& plan, std::uint64_t bytes) {
-  Homes homes;
+// what is planned for those before it and `kept` for those after it.
+Result<StoreFacts> home_of(const Method& method, const CachePlan& plan, std::uint64_t bytes,
+                           std::uint64_t kept) {
+  const std::uint64_t given = plan.bytes_of(Tier::device);
+  const Tier home = method.place->home(
+      {lowest_of(plan.stores), given - std::min(given, plan.device_bytes() + kept)}, bytes);
+  if (const std::optional<Reach> reach = reach_of(plan.stores, home))
+    return StoreFacts{home, *reach};
   std::string served;
-  for (const Tier tier : kAllTiers) {
-    if (!reach_of(plan.stores, tier)) continue;
-    if (tier != Tier::device) homes.lowest = tier;
-    served += (served.empty() ? "" : ", ") + std::string(name_of(tier));
-  }
-  const std::uint64_t on_device = plan.device_bytes();
-  homes.device_bytes =
-      plan.bytes_of(Tier::device) - std::min(plan.bytes_of(Tier::device), on_device);
-  const Tier home = method.place->home(homes, bytes);
-  const std::optional<Reach> reach = reach_of(plan.stores, home);
-  if (!reach)
-    return fail(ErrorCode::unsupported, "place.rows = ", method.place->name(), " puts rows in the ",
-                name_of(home), " tier, and this cache has stores for ", served,
-                ": name another place.rows");
-  return StoreFacts{home, *reach};
+  for (const Tier tier : kAllTiers)
+    if (reach_of(plan.stores, tier))
+      served += (served.empty() ? "" : ", ") + std::string(name_of(tier));
+  return fail(ErrorCode::unsupported, "place.rows = ", method.place->name(), " puts rows in the ",
+              name_of(home), " tier, and this cache has stores for ", served,
+              ": name another place.rows");
 }
 
 // One layer's turn after the other, or all of them together.
@@ -70,12 +66,18 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
   const Result<ChoiceBytes> choice = choice_of(options, method, spec, cuts, *plan);
   if (choice && choice->device > 0)
     layer->sketch_bytes = sketch_bytes_of(options, method, spec, *layer, cuts, plan->step_rows);
-  TL_TRY_ASSIGN(layer->home, home_of(method, *plan, bytes_there(spec, *layer)));
-  if (!choice && layer->home.reach == Reach::device) plan->no_choice = choice.error().message;
+  const std::uint64_t kept =
+      fetching_bytes(options, method, cuts, *plan, plan->slots, plan->layers.size() + 1);
+  TL_TRY_ASSIGN(layer->home, home_of(method, *plan, bytes_there(spec, *layer), kept));
   layer->fetched = method.fetches() && layer->home.reach != Reach::device &&
                    reach_of(plan->stores, Tier::device) == Reach::device;
-  if (layer->home.reach == Reach::device || layer->fetched)
+  if (layer->home.reach == Reach::device || layer->fetched) {
     TL_TRY(check_attended(method, spec, *layer, options.tiers.device));
+    if (!choice) plan->no_choice = choice.error().message;
+  }
+  if (layer->fetched && layer->chosen_there())
+    layer->slots_bytes = slots_bytes_of(spec, *layer, plan->slots);
+  plan->slots_bytes += options.max_timelines * layer->slots_bytes;
   const bool pages = layer->in_pages();
   const auto home_bytes_of = [&](const Segment& segment) {  // each head begins a page
     const std::uint64_t head_bytes = std::uint64_t{segment.rows} * segment.layout.bytes();
