@@ -17,9 +17,9 @@ namespace {
 // more at a time would be later at the device without being there faster.
 constexpr std::uint64_t kMostFetchedFolds = 256;
 constexpr std::uint64_t kMostFetchedBytes = std::uint64_t{4} << 20;
-// Slots for so many steps' choices before whole layers: the last choice alone has 60 % of the next
-// (docs/performance.md), and a whole layer takes as much as fifty choices of a fiftieth of its rows
-// and spares one layer's misses.
+// Slots for so many steps' choices before whole layers: the last choice alone has 60 % of the next,
+// and a whole layer takes as much as fifty choices of a fiftieth of its rows and spares one layer's
+// misses.
 constexpr std::uint32_t kUsefulChoices = 4;
 
 // What a device works in while it attends a layer's rows of one step, all of which may be read: a
