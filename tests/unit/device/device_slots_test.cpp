@@ -375,6 +375,30 @@ TEST_F(DeviceSlotsTest, AnswersAreTheSameWhicheverLayersFit) {
   EXPECT_FALSE(plan_of(enough).stores.pinned);
 }
 
+// Of a layer with more query heads than it takes the device is sent what the host chose, while it
+// fetches for the other.
+TEST_F(DeviceSlotsTest, IsSentTheRowsAmongWhichItCannotChoose) {
+  CacheOptions there = fetching(options_of("sketch", 1200));
+  there.layers = {plain_layer(1, 9, 32, 32), plain_layer(2, 2, 32, 32)};
+  const CacheOptions least = with_least(in_host_memory(there));
+  const CachePlan plan = plan_of(least);
+  EXPECT_GT(plan.fetch.bytes(), 0u);
+  EXPECT_GT(plan.slots_bytes, 0u);
+  EXPECT_EQ(plan.device_bytes(), least.tiers.device_bytes);
+  Fed fed({there, least});
+  fed.advance(1090, Pass::prefill);
+  const CacheReport sealed[] = {fed.caches[0]->report(), fed.caches[1]->report()};
+  for (const std::uint32_t rows : {1u, 2u}) {
+    const auto out = fed.advance(rows, Pass::decode);
+    EXPECT_TRUE(same_bits(out[0], out[1])) << "rows " << rows;
+  }
+  const CacheReport home = difference(fed.caches[0]->report(), sealed[0]);
+  const CacheReport moved = difference(fed.caches[1]->report(), sealed[1]);
+  EXPECT_GT(moved.row_cache_hits, 0u);
+  EXPECT_EQ(moved.device_bytes_read + moved.device_bytes_fetched, home.device_bytes_read);
+  EXPECT_EQ(moved.rows_read, home.rows_read);
+}
+
 // What came of a step that was refused is not asked: its slots are empty to the next one.
 TEST_F(DeviceSlotsTest, ARefusedStepLeavesNoCopies) {
   CacheOptions options = in_host_memory(options_of("sketch", 1200));
