@@ -31,7 +31,7 @@ constexpr std::uint64_t kPlenty = std::uint64_t{1} << 50;
 CacheOptions options_of(const std::string& method, std::uint32_t positions,
                         std::vector<std::string> overrides = {}) {
   CacheOptions options = options_for(method, positions);
-  options.layers = {plain_layer(2, 3, 64, 64), plain_layer(2, 2, 32, 32)};
+  options.layers = {plain_layer(2, 3, 64, 64), plain_layer(2, 2, 64, 32)};
   options.method_overrides = std::move(overrides);
   return on_device(options, kDevice);
 }
@@ -103,11 +103,12 @@ void attempt(KvCache* cache, const Timeline& text, std::uint32_t rows) {
   for (std::uint32_t l = 0; l < cache->layers().size(); ++l) {
     const LayerSpec& spec = cache->layers()[l];
     const std::vector<float> k(rows * spec.kv_heads * spec.key_dim, 0.25f);
+    const std::vector<float> v(rows * spec.kv_heads * spec.value_dim, 0.25f);
     std::vector<float> q(rows * spec.q_heads * spec.key_dim);
     for (std::size_t i = 0; i < q.size(); ++i) q[i] = std::sin(static_cast<float>(7 * i + l));
     std::vector<float> out(rows * spec.q_heads * spec.value_dim);
     Fed::check(cache->append(LayerId{l}, {k.data(), rows, k.size() / rows},
-                             {k.data(), rows, k.size() / rows}));
+                             {v.data(), rows, v.size() / rows}));
     Fed::check(cache->attend(LayerId{l}, {q.data(), rows, q.size() / rows},
                              {out.data(), rows, out.size() / rows}));
   }
