@@ -51,6 +51,14 @@ class DeviceAttention {
 // In working memory whatever begins is aligned for the widest load.
 inline constexpr std::size_t kWorkApartBytes = 256;
 
+// Memory for so many slots of a list that may come to have so many rows (ListSlots).
+constexpr std::uint64_t slot_bytes(std::uint32_t slots, std::uint32_t rows,
+                                   std::uint32_t row_bytes) {
+  return round_up(std::uint64_t{slots} * row_bytes, kWorkApartBytes) +
+         round_up(rows * sizeof(std::int32_t), kWorkApartBytes) +
+         2 * round_up(slots * sizeof(std::uint32_t), kWorkApartBytes) + kWorkApartBytes;
+}
+
 // Working memory for so many folds in one launch, of which so many different queries and blocks.
 constexpr std::uint64_t attention_bytes(HeadShape shape, std::uint64_t queries, std::uint64_t folds,
                                         std::uint64_t blocks) {
@@ -115,6 +123,9 @@ class Device {
   virtual Result<std::byte*> take(std::uint64_t bytes) = 0;
   // What take() returned; nothing is queued that reads it.
   virtual void give(std::byte* memory) = 0;
+  // Memory of the host, pinned, that the device reads by the same address; and gives back.
+  virtual Result<std::byte*> take_pinned(std::uint64_t bytes) = 0;
+  virtual void give_pinned(std::byte* memory) = 0;
   // Done when it returns.
   virtual Status write(std::byte* to, std::span<const std::byte> from) = 0;
   // Only queued: `to` is filled once wait() has returned.

@@ -1,7 +1,8 @@
-// Choosing by a device among rows that lie in its memory beside their sketch (kernels/sketch.h),
-// and attending what it chose there: queries go over, and a state for each list comes back. What is
-// chosen, and what stands for the rest: retrieval/select/sketch.h, with the codes of all rows
-// looked at and all clusters' means scored, however long a text is.
+// Choosing by a device among rows whose sketch (kernels/sketch.h) lies in its memory, and attending
+// what it chose: queries go over, and a state for each list comes back. The rows are there too, or
+// in pinned memory, from which the device fetches those that it has no copy of. What is chosen, and
+// what stands for the rest: retrieval/select/sketch.h, with the codes of all rows looked at and all
+// clusters' means scored, however long a text is.
 #pragma once
 
 #include <cstddef>
@@ -42,6 +43,18 @@ struct SketchedRows {
   const std::byte* residual = nullptr;  // of a ladder: codes of what values lack, row by row
 };
 
+// Memory of the device for copies of a list's rows, which lie in pinned memory: slot_bytes(), the
+// same list's from step to step, whatever is in it at first.
+struct ListSlots {
+  std::byte* memory = nullptr;  // null: rows are attended where they lie
+  // As many as rows are read at least: of fewer some rows would be fetched and not kept.
+  std::uint32_t slots = 0;
+  std::uint32_t rows = 0;  // that the list may come to have, each run's in whole blocks
+  // Of those the first that are the rows that they were when this memory was last asked with: of
+  // others there is no copy.
+  std::uint32_t kept = 0;
+};
+
 // What one list asks. All of it is in host memory.
 struct SketchQuestion {
   std::span<const SketchedRows> runs;  // of its KV head: one at least
@@ -50,12 +63,14 @@ struct SketchQuestion {
   std::uint32_t read = 0;              // of the rows, to be read: 1 to all of them
   std::uint32_t coded = 0;             // and to be attended at least by their codes, read ones
                                        // included; 0: none is
+  ListSlots slots = {};                // all questions of one begin() have some, or none
 };
 
 // What a list may have at most; rows and clusters are those of all runs, each run's in whole
 // blocks.
 struct SketchBounds {
   std::uint32_t runs = 0, rows = 0, clusters = 0, read = 0, coded = 0;
+  bool cached = false;  // it has slots
 };
 
 // What choosing works in: memory of the device, and of the host, pinned.
@@ -69,9 +84,10 @@ class DeviceChoice {
   virtual ~DeviceChoice() = default;
 
   // Queues as many of `lists`, from the first on, as there is working memory for, and returns how
-  // many: one at least. Rows and sketches stay as they are until finish(); what is asked may go
-  // when this returns. What was queued before is waited for, if finish() was not. exhausted: the
-  // first is larger than this was opened for.
+  // many: one at least. Of those with the same slots only the first, since one's copies are there
+  // for the next. Rows and sketches stay as they are until finish(); what is asked may go when this
+  // returns. What was queued before is waited for, if finish() was not. exhausted: the first is
+  // larger than this, or its slots, were made for. After an error slots hold nothing.
   virtual Result<std::size_t> begin(const SketchFormat& format,
                                     std::span<const SketchQuestion> lists) = 0;
 
@@ -81,7 +97,8 @@ class DeviceChoice {
   struct Answer {
     std::span<const AttnState> states;
     std::span<const std::uint32_t> summaries;  // of list i: how many it read
-    std::uint64_t crossed_bytes = 0;           // to the device and from it
+    std::span<const std::uint32_t> fetched;    // and of its rows, how many; empty: without slots
+    std::uint64_t crossed_bytes = 0;           // to the device and from it, beside those
   };
   // Waits for what begin() queued.
   virtual Result<Answer> finish() = 0;

@@ -32,10 +32,14 @@ struct CachePlan {
     std::uint32_t joint_rows = 0;
     StoreFacts home;       // of those
     bool fetched = false;  // to be attended by a device in a decode step, which is not their home
-    // What a device that is their home has beside them, by which it chooses among them in a decode
-    // step; 0: the host chooses wherever they are.
+    // What a device that attends them has beside them, by which it chooses among them in a decode
+    // step; 0: the host chooses whoever attends.
     std::uint64_t sketch_bytes = 0;
-    bool chosen_there() const { return sketch_bytes > 0 && home.reach == Reach::device; }
+    bool chosen_there() const {
+      return sketch_bytes > 0 && (home.reach == Reach::device || fetched);
+    }
+    // Of a timeline: slots there for those that it fetches, of all KV heads.
+    std::uint64_t slots_bytes = 0;
     // Of a selector that remembers: where a selection may be, in a timeline's longest text, and
     // what its two of each KV head take.
     std::uint64_t selection_runs = 0, selection_blocks = 0, selections_bytes = 0;
@@ -48,7 +52,13 @@ struct CachePlan {
   std::vector<std::vector<LayerId>> groups;  // all layers: those that are fitted together, or one
   std::uint64_t tail_bytes = 0, index_bytes = 0, staging_bytes = 0, tables_bytes = 0;
   std::uint64_t device_index_bytes = 0;  // of layers whose rows a device chooses among
-  std::uint64_t selections_bytes = 0;    // of all layers and timelines
+  // Where it chooses among rows in host memory, and fetches those that it has no copy of: for how
+  // many each KV head of a timeline has slots there, in all such layers alike, and among how many.
+  struct Slots {
+    std::uint32_t of_head = 0, rows = 0;
+  } slots;
+  std::uint64_t slots_bytes = 0;       // of all layers and timelines
+  std::uint64_t selections_bytes = 0;  // of all layers and timelines
   // What the segment that others are formed into takes beside them, of a timeline: in one layer, or
   // in all that take their turn together.
   struct Joint {
@@ -78,7 +88,7 @@ struct CachePlan {
   std::uint64_t device_work_bytes = 0;
   ChoiceBytes choice;
   std::string no_choice;  // why the host chooses among rows of a device, where it might have
-  // Where a device attends rows that are at home elsewhere (Method::run): what a launch takes at
+  // Where a device attends rows at home elsewhere that the host chooses: what a launch takes at
   // most of folds and their rows, and what it works in beside those, there and on the host, pinned;
   // of each of kFetchLaunches.
   static constexpr std::uint64_t kFetchLaunches = 2;
@@ -115,7 +125,9 @@ struct CachePlan {
            (tier == Tier::device ? device_index_bytes : 0) +
            (tier == Tier::disk ? records_bytes + published_bytes : 0);
   }
-  std::uint64_t device_bytes() const { return home_bytes(Tier::device) + device_staging_bytes(); }
+  std::uint64_t device_bytes() const {
+    return home_bytes(Tier::device) + slots_bytes + device_staging_bytes();
+  }
   // What a device works in: of its memory, and of the host's.
   std::uint64_t device_staging_bytes() const {
     return device_work_bytes + fetch.bytes() + choice.device;

@@ -1,8 +1,9 @@
 // Decode by a device. Over rows at home there: it chooses among them, where it can, and attends
 // what it chose and what stands for the rest; else it attends what the host chose, in one launch a
 // layer, while the host attends what lies elsewhere. And, where a method has it fetch, over rows at
-// home elsewhere, in launches that take turns: one's rows are gathered while another's are
-// attended. Who does what is planned with the cache: it depends on the method and on a layer's
+// home elsewhere: it chooses among those in host memory and fetches what it has no copy of; what
+// the host chose it is sent in launches that take turns: one's rows are gathered while another's
+// are attended. Who does what is planned with the cache: it depends on the method and on a layer's
 // home, never on what a step found where.
 #include <algorithm>
 
@@ -30,9 +31,17 @@ Status KvCache::Impl::open_device_attention() {
   return {};
 }
 
-// A step of more rows than there are timelines, which none was planned for, is asked in parts.
+// Slots are as good as empty once it is not known what is in them.
 Status KvCache::Impl::attend_chosen_there(LayerId l) {
-  ask_device();
+  ask_device(l);
+  Status answered = answer_questions(l);
+  if (!answered)
+    for (const Token& row : rows) layer_state(row.timeline, l).slotted.forget();
+  return answered;
+}
+
+// A step of more rows than there are timelines, which none was planned for, is asked in parts.
+Status KvCache::Impl::answer_questions(LayerId l) {
   const SketchFormat format =
       method.select->sketch()->format(shape(l), plan.layers[index(l)].sealed);
   for (std::size_t first = 0; first < questions.size();) {
@@ -45,7 +54,7 @@ Status KvCache::Impl::attend_chosen_there(LayerId l) {
   return {};
 }
 
-void KvCache::Impl::ask_device() {
+void KvCache::Impl::ask_device(LayerId l) {
   const auto where = [&](const Run& run, std::uint32_t head) {
     const auto& index = static_cast<const SketchIndex&>(*run.index);
     return SketchedRows{
@@ -77,9 +86,13 @@ void KvCache::Impl::ask_device() {
     }
     const SketchOptions::Budget wanted =
         method.select->sketch()->budget(list.length, list.steady_rows);
+    SlottedRows& slotted = layer_state(rows[i / spec(l).kv_heads].timeline, l).slotted;
     questions.push_back({std::span(sketched_rows).last(list.runs.size()), list.query, list.steady,
-                         std::min(wanted.read, sealed), std::min(wanted.coded, sealed)});
+                         std::min(wanted.read, sealed), std::min(wanted.coded, sealed),
+                         slotted.of(list.head, list.runs)});
     question_lists.push_back(static_cast<std::uint32_t>(i));
+    // The timeline's next row in this step finds what this one leaves.
+    if (list.head + 1 == spec(l).kv_heads) slotted.remember(list.runs);
   }
 }
 
@@ -93,6 +106,7 @@ Status KvCache::Impl::take_answer(const SketchFormat& format, std::size_t first,
       cpu->attend.merge(answer.states[i * heads.heads + g], heads.value_dim,
                         &steady_states[list * heads.heads + g]);
     count_answer(format, questions[first + i], answer.summaries[i]);
+    count_rows(format, questions[first + i], answer.fetched.empty() ? 0 : answer.fetched[i]);
     if (observer) TL_TRY(note_chosen(list, i));
   }
   return {};
@@ -106,12 +120,22 @@ void KvCache::Impl::count_answer(const SketchFormat& format, const SketchQuestio
   counted.rows_read += question.read;
   counted.summaries_read += summaries;
   counted.codes_read += codes;
-  counted.device_bytes_read += std::uint64_t{question.read} * format.row_bytes;
   counted.index_bytes_read += standing;
   const std::size_t row = sketch_row_bytes(format.bits, format.head.key_dim) + sizeof(f16);
   for (const SketchedRows& run : question.runs)
     counted.index_bytes_read +=
         round_up(run.rows, kSketchGroup) * row + std::uint64_t{run.clusters} * run.mean_bytes;
+}
+
+void KvCache::Impl::count_rows(const SketchFormat& format, const SketchQuestion& question,
+                               std::uint32_t fetched) {
+  const std::uint32_t there = question.read - fetched;
+  counted.device_bytes_read += std::uint64_t{there} * format.row_bytes;
+  if (question.slots.memory == nullptr) return;
+  counted.device_bytes_fetched += std::uint64_t{fetched} * format.row_bytes;
+  counted.host_bytes_read += std::uint64_t{fetched} * format.row_bytes;
+  counted.row_cache_hits += there;
+  counted.row_cache_misses += fetched;
 }
 
 Status KvCache::Impl::note_chosen(std::size_t list, std::size_t answered) {

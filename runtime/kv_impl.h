@@ -241,12 +241,16 @@ struct KvCache::Impl {
   Status open_device_attention();
   // What attend_runs() does, of a layer in which a device chooses.
   Status attend_chosen_there(LayerId l);
-  void ask_device();
+  Status answer_questions(LayerId l);
+  void ask_device(LayerId l);
   // Merges what came back for the questions from `first` on, and counts what was read for it.
   Status take_answer(const SketchFormat& format, std::size_t first,
                      const DeviceChoice::Answer& answer);
   void count_answer(const SketchFormat& format, const SketchQuestion& question,
                     std::uint32_t summaries);
+  // Of rows that were read where the device has them, or brought there first.
+  void count_rows(const SketchFormat& format, const SketchQuestion& question,
+                  std::uint32_t fetched);
   // To an observer: what a list read, as if it had been chosen here.
   Status note_chosen(std::size_t list, std::size_t answered);
   // Queues the layer's folds that lie on a device, all of which are planned: what was begun of
@@ -320,6 +324,8 @@ struct KvCache::Impl {
   Status open_spare_tails();
   // Room for what is to be remembered of a timeline's selections.
   Status open_selections(TimelineState* state);
+  // And for copies of the rows that a device fetches, on it.
+  Status open_slots(TimelineState* state);
   // Room for decode steps of so many rows of the longest timelines: no step grows it.
   Status open_decode(std::size_t step_rows);
   Result<TimelineId> fork(TimelineId id);

@@ -30,6 +30,7 @@ Result<TimelineId> KvCache::Impl::new_timeline() {
     layer.tail_first = planned.sinks;
   }
   TL_TRY(open_selections(state.get()));
+  TL_TRY(open_slots(state.get()));
   const auto free = std::find(timelines.begin(), timelines.end(), nullptr);
   const auto id = static_cast<std::uint32_t>(free - timelines.begin());
   if (free == timelines.end()) timelines.emplace_back();
@@ -51,6 +52,22 @@ Status KvCache::Impl::open_selections(TimelineState* state) {
     for (SelectionMemory& of_head : state->layers[l].selections)
       for (KeptSelection* kept : {&of_head.now, &of_head.next})
         kept->reserve(shape(LayerId{l}), planned.selection_runs, planned.selection_blocks);
+  }
+  return {};
+}
+
+Status KvCache::Impl::open_slots(TimelineState* state) {
+  std::uint64_t bytes = 0;
+  for (const CachePlan::Layer& planned : plan.layers) bytes += planned.slots_bytes;
+  if (bytes == 0) return {};
+  TL_TRY_ASSIGN(state->slots, table->take(bytes, Tier::device, Purpose::row_cache));
+  std::byte* memory = state->slots.space().address;
+  for (std::size_t l = 0; l < options.layers.size(); ++l) {
+    const std::uint64_t of_layer = plan.layers[l].slots_bytes;
+    if (of_layer == 0) continue;
+    state->layers[l].slotted = SlottedRows(memory, of_layer / options.layers[l].kv_heads,
+                                           plan.slots.of_head, plan.slots.rows);
+    memory += of_layer;
   }
   return {};
 }

@@ -8,8 +8,10 @@
 
 #include "kernels/base/buffer.h"
 #include "retrieval/select/kept_selection.h"
+#include "runtime/slotted_rows.h"
 #include "tiers/block.h"
 #include "tiers/budget.h"
+#include "tiers/store/store.h"
 
 namespace thermocline {
 
@@ -77,6 +79,7 @@ struct LayerState {
   TailVotes votes;  // none where nobody asks
   std::vector<Run> runs;
   std::vector<SelectionMemory> selections;  // by KV head; none where nothing is remembered
+  SlottedRows slotted;                      // of `runs`; none where a device fetches none of them
   std::uint32_t tail_first = 0;             // position of the tail's row 0
 
   // Positions whose rows a run holds, or what is kept of them.
@@ -100,6 +103,7 @@ struct TimelineState {
   std::vector<LayerState> layers;
   Reservation memory;             // of sinks and tails
   Reservation selections_memory;  // of what is remembered of selections
+  Slot slots;                     // on a device, of all layers: SlottedRows
 
   std::uint32_t tail_rows(const LayerState& layer) const {
     return length > layer.tail_first ? length - layer.tail_first : 0;

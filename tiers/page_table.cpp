@@ -192,11 +192,15 @@ std::shared_ptr<Segment> PageTable::take_in(Segment segment, Place place) {
   });
 }
 
-Result<Slot> PageTable::put(std::span<const std::byte> bytes, Tier tier, Purpose purpose) {
+Result<Slot> PageTable::take(std::uint64_t bytes, Tier tier, Purpose purpose) {
   Store* const store = stores_[static_cast<std::size_t>(tier)].get();
   TL_CHECK(store && store->facts().reach != Reach::pages);
-  TL_TRY_ASSIGN(Slot slot, Slot::take(store, budget_, purpose, bytes.size()));
-  if (Device* const device = store->device()) {
+  return Slot::take(store, budget_, purpose, bytes);
+}
+
+Result<Slot> PageTable::put(std::span<const std::byte> bytes, Tier tier, Purpose purpose) {
+  TL_TRY_ASSIGN(Slot slot, take(bytes.size(), tier, purpose));
+  if (Device* const device = stores_[static_cast<std::size_t>(tier)]->device()) {
     TL_TRY(device->write(slot.space().address, bytes));
     counters_.device_bytes_written += bytes.size();
   } else {

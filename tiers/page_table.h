@@ -71,8 +71,9 @@ class PageTable {
   // its rows share (Segment::fits).
   Result<std::shared_ptr<Segment>> adopt(Segment segment, std::span<const std::byte> records,
                                          Tier home, Purpose purpose);
-  // Puts what belongs to a segment and is no rows of one into a tier whose memory has addresses:
-  // it is there when this returns, and until the slot goes, before the table.
+  // Room in a tier whose memory has addresses, until the slot goes, before the table: the caller's.
+  Result<Slot> take(std::uint64_t bytes, Tier tier, Purpose purpose);
+  // And what belongs to a segment and is no rows of one put there: it is when this returns.
   Result<Slot> put(std::span<const std::byte> bytes, Tier tier, Purpose purpose);
   // Waits until all that was adopted is where it is at home; before that a session does not hold
   // it. The first error of a write since the last call, unless its segment is gone.

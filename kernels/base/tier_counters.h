@@ -6,18 +6,21 @@
 namespace thermocline {
 
 struct TierCounters {
-  std::uint64_t device_bytes_read = 0;     // rows read where they are at home on the device
+  std::uint64_t device_bytes_read = 0;     // rows read on the device, of which it has all or copies
   std::uint64_t device_bytes_copied = 0;   // of them, from a GPU for the host to read
   std::uint64_t device_bytes_written = 0;  // what was sealed there, to a GPU
   std::uint64_t device_bytes_fetched = 0;  // rows at home elsewhere, to a GPU that attends them
-  std::uint64_t host_bytes_read = 0;       // rows read from host memory, row cache hits included
-  std::uint64_t disk_bytes_read = 0;       // as read, whole pages, once it is asked for
-  std::uint64_t disk_reads = 0;            // read operations
+  // Rows read from host memory, row cache hits and those that a GPU fetched included.
+  std::uint64_t host_bytes_read = 0;
+  std::uint64_t disk_bytes_read = 0;  // as read, whole pages, once it is asked for
+  std::uint64_t disk_reads = 0;       // read operations
   std::uint64_t disk_bytes_written = 0;
-  std::uint64_t row_cache_hits = 0, row_cache_misses = 0;  // rows whose home is the disk
-  std::uint64_t pages_verified = 0;                        // checksums that matched
-  std::uint64_t pages_read_again = 0;                      // that did not match at first
-  double stall_ms = 0;  // waited for a disk, or for copies from a GPU
+  // Of rows that are cached above their home: the disk's in host memory, and host memory's on a GPU
+  // that fetches them.
+  std::uint64_t row_cache_hits = 0, row_cache_misses = 0;
+  std::uint64_t pages_verified = 0;    // checksums that matched
+  std::uint64_t pages_read_again = 0;  // that did not match at first
+  double stall_ms = 0;                 // waited for a disk, or for copies from a GPU
 
   TierCounters& operator+=(const TierCounters& more);
 };

@@ -8,6 +8,7 @@
 #include "kernels/cuda/dense_layers.h"
 #include "kernels/cuda/fold_attention.h"
 #include "kernels/cuda/make_current.h"
+#include "kernels/cuda/pinned_bytes.h"
 #include "kernels/cuda/sketch_choice.h"
 #include "kernels/cuda/stream.h"
 
@@ -39,6 +40,17 @@ class CudaDevice final : public Device {
   void give(std::byte* memory) override {
     static_cast<void>(cuda::make_current(number_));
     static_cast<void>(cuda::check(cudaFree(memory), "giving device memory back"));
+  }
+
+  Result<std::byte*> take_pinned(std::uint64_t bytes) override {
+    TL_TRY(cuda::make_current(number_));
+    TL_TRY_ASSIGN(cuda::PinnedBytes memory, cuda::take_pinned_bytes(bytes));
+    return memory.release();
+  }
+
+  void give_pinned(std::byte* memory) override {
+    static_cast<void>(cuda::make_current(number_));
+    cuda::FreePinned()(memory);
   }
 
   Status write(std::byte* to, std::span<const std::byte> from) override {
@@ -105,6 +117,7 @@ Result<ChoiceBytes> choice_bytes(const SketchFormat& format, const SketchBounds&
   shape.most_clusters = bounds.clusters;
   shape.most_budget = bounds.read;
   shape.most_coded = bounds.coded;
+  shape.cached = bounds.cached;
   TL_TRY(cuda::can_choose(shape));
   return cuda::SketchChoice::bytes(shape);
 }

@@ -41,6 +41,8 @@ __host__ __device__ SketchBoard board_of(const SketchShape& shape, SketchBoard b
   board.ties += list * blocks_of(shape.most_rows);
   board.estimated += list * blocks_of(shape.most_clusters);
   board.summaries += list;
+  board.missed += list * shape.most_budget;
+  board.fetched += list;
   board.unread += list * shape.most_clusters;
   board.log_weight += list * shape.most_clusters * heads;
   board.cluster_coded += list * heads * shape.most_clusters;
@@ -597,6 +599,8 @@ std::size_t cut_board(const SketchShape& shape, std::byte* memory, SketchBoard* 
   pieces.take(lists * blocks_of(shape.most_rows), &board->ties);
   pieces.take(lists * blocks_of(shape.most_clusters), &board->estimated);
   pieces.take(lists, &board->summaries);
+  pieces.take(shape.cached ? lists * shape.most_budget : 0, &board->missed);
+  pieces.take(shape.cached ? lists : 0, &board->fetched);
   pieces.take(lists * shape.most_clusters, &board->unread);
   pieces.take(heads * shape.most_clusters, &board->log_weight);
   pieces.take(heads * shape.most_clusters, &board->cluster_coded);

@@ -25,16 +25,19 @@ struct SketchRun : SketchedRows {
 };
 
 // Copies of a list's rows in device memory, in front of rows that lie elsewhere: the caller's, from
-// step to step. At first `slot_of` is all -1, `row_of` all kNoRow, `used` and `hand` are 0.
+// step to step.
 inline constexpr std::uint32_t kNoRow = ~std::uint32_t{0};
 struct RowSlots {
   std::uint32_t slots = 0;
+  std::uint32_t rows = 0;  // that the list may come to have
+  // Rows of the list, from the first on, that are the same as in the step before: of others there
+  // is no copy. 0: of none, and whatever is in the tables is cleared.
+  std::uint32_t kept = 0;
   std::byte* records = nullptr;     // [slots] of SketchShape::row_bytes
-  std::int32_t* slot_of = nullptr;  // [rows of the list]; -1: none
+  std::int32_t* slot_of = nullptr;  // [rows]; -1: none
   std::uint32_t* row_of = nullptr;  // [slots]
   std::uint32_t* used = nullptr;    // [slots]: the last step that asked for it
   std::uint32_t* hand = nullptr;    // [1]: where the search for a slot begins
-  std::uint32_t* missed = nullptr;  // [1 + most_budget]: how many rows this step fetched, and which
 };
 
 struct SketchList {
@@ -93,6 +96,8 @@ struct SketchBoard {
   RowSet* ties = nullptr;               // [most_rows / 64]: scratch
   RowSet* estimated = nullptr;          // [most_clusters / 64]: of which a summary is read
   std::uint32_t* summaries = nullptr;   // [1]: how many those are
+  std::uint32_t* missed = nullptr;      // [most_budget]: of a cached list, the rows that it fetches
+  std::uint32_t* fetched = nullptr;     // [1]: how many those are
   std::uint16_t* unread = nullptr;      // [most_clusters]: rows, neither read nor coded
   float* log_weight = nullptr;          // [most_clusters][heads], of the estimated by rank
   float* cluster_coded = nullptr;       // [heads][most_clusters]: weight of its coded rows

@@ -5,6 +5,7 @@
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/make_current.h"
 #include "kernels/cuda/pieces.h"
+#include "kernels/device.h"
 
 namespace thermocline::cuda {
 namespace {
@@ -37,11 +38,12 @@ void cut_states(HeadShape shape, std::size_t states, Pieces* from, States* of) {
 // What comes back.
 struct Answered {
   States states;  // of lists
-  std::uint32_t* summaries = nullptr;
+  std::uint32_t *summaries = nullptr, *fetched = nullptr;
 
   void cut(const SketchShape& shape, Pieces* from) {
     cut_states(shape.head, shape.lists, from, &states);
     from->take(shape.lists, &summaries);
+    from->take(shape.cached ? shape.lists : 0, &fetched);
   }
 };
 
@@ -74,6 +76,19 @@ struct Work {
   }
 };
 
+// Whose tables are cut from a list's own memory, which is on the device too.
+RowSlots cut_slots(const ListSlots& slots, std::uint32_t row_bytes) {
+  RowSlots cache{.slots = slots.slots, .rows = slots.rows, .kept = slots.kept};
+  Pieces pieces(slots.memory);
+  pieces.take(std::size_t{slots.slots} * row_bytes, &cache.records);
+  pieces.take(slots.rows, &cache.slot_of);
+  pieces.take(slots.slots, &cache.row_of);
+  pieces.take(slots.slots, &cache.used);
+  pieces.take(1, &cache.hand);
+  TL_CHECK(pieces.bytes() == slot_bytes(slots.slots, slots.rows, row_bytes));
+  return cache;
+}
+
 std::uint32_t whole_blocks(std::uint32_t rows) { return blocks_of(rows) * kBlockRows; }
 
 // With room for one more list.
@@ -89,11 +104,24 @@ SketchShape with(SketchShape shape, const SketchQuestion& list) {
   shape.most_clusters = std::max(shape.most_clusters, clusters);
   shape.most_budget = std::max(shape.most_budget, list.read);
   shape.most_coded = std::max(shape.most_coded, list.coded);
+  shape.cached = list.slots.memory != nullptr;
   return shape;
 }
 
 bool holds(const ChoiceBytes& has, const ChoiceBytes& needed) {
   return needed.device <= has.device && needed.host <= has.host;
+}
+
+// Of one list.
+bool fits_slots(const SketchShape& shape, const ListSlots& slots) {
+  return !shape.cached || shape.most_rows <= slots.rows;
+}
+
+bool has_slots_of(std::span<const SketchQuestion> lists, const SketchQuestion& other) {
+  return other.slots.memory != nullptr &&
+         std::ranges::any_of(lists, [&](const SketchQuestion& list) {
+           return list.slots.memory == other.slots.memory;
+         });
 }
 
 }  // namespace
@@ -143,6 +171,9 @@ void SketchChoice::pack(std::span<const SketchQuestion> lists) {
     }
     list.budget = asked.read;
     list.coded_budget = asked.coded;
+    TL_CHECK((asked.slots.memory != nullptr) == shape_.cached);
+    if (shape_.cached) list.cache = cut_slots(asked.slots, shape_.row_bytes);
+    list.step = step_;
     list.query = there.asked.query + at * head.key_dim;
     list.steady_max = there.asked.steady_max + at;
     list.steady_sum = there.asked.steady_sum + at;
@@ -159,6 +190,7 @@ Status SketchChoice::queue() {
   const std::size_t lists = shape_.lists;
   board_ = work.board;
   board_.summaries = there.answered.summaries;
+  board_.fetched = there.answered.fetched;
   TL_TRY(check(cudaMemcpyAsync(device_.get(), pinned_.get(), there.asked_bytes,
                                cudaMemcpyHostToDevice, stream_.handle()),
                "copying queries to a device"));
@@ -187,7 +219,9 @@ Result<std::size_t> SketchChoice::begin(const SketchFormat& format,
   SketchShape shape{format};
   for (const SketchQuestion& list : lists) {
     const SketchShape more = with(shape, list);
-    if (!holds(bytes_, bytes(more))) break;
+    if (!holds(bytes_, bytes(more)) || !fits_slots(with(SketchShape{format}, list), list.slots) ||
+        has_slots_of(lists.first(shape.lists), list))
+      break;
     shape = more;
   }
   if (shape.lists == 0)
@@ -195,6 +229,7 @@ Result<std::size_t> SketchChoice::begin(const SketchFormat& format,
                 " segments takes more of its memory than was planned: open the cache for a longer "
                 "text, or with the course that this one takes");
   shape_ = shape;
+  ++step_;
   pack(lists.first(shape.lists));
   TL_TRY(make_current(number_));
   queued_ = true;  // also where only a part of it comes to be
@@ -207,7 +242,11 @@ Result<DeviceChoice::Answer> SketchChoice::finish() {
   queued_ = false;
   name_states();
   const Crossing here(shape_, pinned_.get());
-  return Answer{states_, {here.answered.summaries, shape_.lists}, here.bytes};
+  const std::size_t lists = shape_.lists;
+  return Answer{states_,
+                {here.answered.summaries, lists},
+                {here.answered.fetched, shape_.cached ? lists : 0},
+                here.bytes};
 }
 
 Result<std::vector<RowSet>> SketchChoice::chosen(std::size_t i) {

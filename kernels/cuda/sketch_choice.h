@@ -46,7 +46,8 @@ class SketchChoice final : public DeviceChoice {
   DeviceBytes device_;
   PinnedBytes pinned_;
   bool queued_ = false;
-  SketchShape shape_;  // of what was begun last
+  std::uint32_t step_ = 0;  // one more with each begin()
+  SketchShape shape_;       // of what was begun last
   SketchBoard board_;
   std::vector<std::uint32_t> rows_;  // of its lists
   std::vector<AttnState> states_;

@@ -6,6 +6,7 @@
 #include "tiers/store/device_memory.h"
 #include "tiers/store/device_stand_in.h"
 #include "tiers/store/host_memory.h"
+#include "tiers/store/pinned_memory.h"
 #include "tiers/store/scratch_file.h"
 #include "tiers/store/session_file.h"
 
@@ -37,12 +38,22 @@ Result<std::string> probe_stand_in(const StoreOptions&) {
   return std::string(DeviceStandIn::kNote);
 }
 
-// Host memory is always there: what it may hold is the ledger's to refuse.
-bool has_host(const StoreOptions&) { return true; }
+// Host memory is always there, in one of two kinds: what it may hold is the ledger's to refuse.
+bool has_host(const StoreOptions& options) { return !options.pinned; }
 Result<std::unique_ptr<Store>> open_host(const StoreOptions&) {
   return std::make_unique<HostMemory>();
 }
 Result<std::string> probe_host(const StoreOptions&) { return std::string(); }
+
+bool has_pinned(const StoreOptions& options) { return options.pinned; }
+Result<std::unique_ptr<Store>> open_pinned(const StoreOptions& options) {
+  TL_TRY_ASSIGN(PinnedMemory memory, PinnedMemory::open(options.device));
+  return std::make_unique<PinnedMemory>(std::move(memory));
+}
+Result<std::string> probe_pinned(const StoreOptions& options) {
+  TL_TRY(PinnedMemory::open(options.device));
+  return std::string();
+}
 
 bool has_scratch(const StoreOptions& options) {
   return options.bytes[kDisk] > 0 && options.session.empty();
@@ -79,6 +90,7 @@ constexpr Kind kKinds[] = {
     {DeviceMemory::kFacts, has_device, open_device_memory, probe_device_memory},
     {DeviceStandIn::kFacts, has_stand_in, open_stand_in, probe_stand_in},
     {HostMemory::kFacts, has_host, open_host, probe_host},
+    {PinnedMemory::kFacts, has_pinned, open_pinned, probe_pinned},
     {ScratchFile::kFacts, has_scratch, open_scratch, probe_scratch},
     {SessionFile::kFacts, has_session, open_session, probe_session}};
 
@@ -88,6 +100,10 @@ std::optional<Reach> reach_of(const StoreOptions& options, Tier tier) {
   for (const Kind& kind : kKinds)
     if (kind.facts.tier == tier && kind.is_there(options)) return kind.facts.reach;
   return std::nullopt;
+}
+
+Tier lowest_of(const StoreOptions& options) {
+  return reach_of(options, Tier::disk) ? Tier::disk : Tier::host;
 }
 
 bool any_in_pages(const StoreOptions& options) {

@@ -78,12 +78,16 @@ void print_reads(const CacheReport& decode) {
                    format_count(decode.rows_held) + ")");
 }
 
-void print_disk(const CacheReport& whole, const CacheReport& decode) {
-  if (whole.disk_bytes_written == 0 && whole.disk_bytes_read == 0) return;
+// Rows are cached in one place: above a disk, or on a GPU that fetches them.
+void print_cached(const CacheReport& whole, const CacheReport& decode) {
   const std::uint64_t rows = decode.row_cache_hits + decode.row_cache_misses;
+  const std::string hits = format_number("%.1f", share_of(decode.row_cache_hits, rows) * 100);
+  if (whole.disk_bytes_written == 0 && whole.disk_bytes_read == 0) {
+    if (rows > 0) line("fetched", hits + " % of rows already on the device");
+    return;
+  }
   line("disk", format_size(whole.disk_bytes_written) + " written, " +
-                   format_count(decode.disk_reads) + " reads, " +
-                   format_number("%.1f", share_of(decode.row_cache_hits, rows) * 100) +
+                   format_count(decode.disk_reads) + " reads, " + hits +
                    " % of rows already in memory, stalled " + format_time(decode.stall_ms));
   line("checked", format_count(whole.pages_verified) + " pages against their checksums, " +
                       format_count(whole.pages_read_again) + " read again");
@@ -182,7 +186,7 @@ void print_statistics(const RunRecord& record, Detail detail) {
     line("layers", format_count(model.device_layers) + " of " + format_count(model.layers) +
                        " on " + model.device);
   if (g.steps > 0) print_reads(g.decode_cost);
-  print_disk(sum(g.prefill_cost, g.decode_cost), g.decode_cost);
+  print_cached(sum(g.prefill_cost, g.decode_cost), g.decode_cost);
   print_memory_plan(record.memory, detail);
   print_ranks(record.ranks, detail);
   if (detail == Detail::full) {

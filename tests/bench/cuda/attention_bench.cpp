@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <numeric>
 #include <random>
 #include <string>
 
@@ -268,10 +269,11 @@ class Sparse {
   }
   Result<std::uint64_t> rows_fetched() const {
     if (!shape_.cached) return 0;
-    TL_TRY_ASSIGN(const auto missed, missed_.copy());
-    std::uint64_t rows = 0;
-    for (std::size_t l = 0; l < setup_.lists(); ++l) rows += missed[l * (1 + shape_.most_budget)];
-    return rows;
+    std::vector<std::uint32_t> fetched(setup_.lists());
+    TL_TRY(check(cudaMemcpy(fetched.data(), board_.fetched, fetched.size() * sizeof(fetched[0]),
+                            cudaMemcpyDefault),
+                 "counting fetched rows"));
+    return std::accumulate(fetched.begin(), fetched.end(), std::uint64_t{0});
   }
   double rows_chosen() const { return static_cast<double>(setup_.lists()) * shape_.most_budget; }
   // That a step has to read of device memory: codes, means and summaries, chosen rows.
@@ -298,8 +300,6 @@ class Sparse {
                     Memory<std::uint32_t>::of(Where::device, Words(lists * slots_, kNoRow)));
       TL_TRY_ASSIGN(used_, Memory<std::uint32_t>::of(Where::device, Words(lists * slots_, 0)));
       TL_TRY_ASSIGN(hand_, Memory<std::uint32_t>::of(Where::device, Words(lists, 0)));
-      TL_TRY_ASSIGN(missed_, Memory<std::uint32_t>::of(Where::device,
-                                                       Words(lists * (1 + shape_.most_budget), 0)));
     }
     std::vector<SketchRun> all;
     const std::uint32_t clusters = blocks_of(kept_.run_clusters) * kBlockRows;
@@ -335,12 +335,13 @@ class Sparse {
       list.query = kept_.query.data() + l * kHead.heads * kHead.key_dim;
       if (shape_.cached)
         list.cache = {slots_,
+                      setup_.rows,
+                      setup_.rows,  // of which there are no copies yet
                       records_.data() + l * slots_ * setup_.record_bytes(),
                       slot_of_.data() + l * setup_.rows,
                       row_of_.data() + l * slots_,
                       used_.data() + l * slots_,
-                      hand_.data() + l,
-                      missed_.data() + l * (1 + shape_.most_budget)};
+                      hand_.data() + l};
       host_lists_.push_back(list);
     }
     TL_TRY_ASSIGN(lists_, Memory<SketchList>::of(Where::device, host_lists_));
@@ -353,7 +354,7 @@ class Sparse {
   Kept kept_;
   Memory<std::byte> records_, board_memory_;
   Memory<std::int32_t> slot_of_;
-  Memory<std::uint32_t> row_of_, used_, hand_, missed_;
+  Memory<std::uint32_t> row_of_, used_, hand_;
   Memory<SketchRun> runs_;
   std::vector<SketchList> host_lists_;
   Memory<SketchList> lists_;

@@ -444,16 +444,20 @@ TEST_F(DeviceChoiceTest, TheHostChoosesWhereADeviceCannot) {
   const auto plan = KvCache::plan(there(host));
   ASSERT_TRUE(plan) << plan.error().message;
   ASSERT_EQ(plan->notes.size(), 1u);
-  EXPECT_NE(plan->notes[0].find("the host chooses among rows on the device"), std::string::npos);
+  EXPECT_NE(plan->notes[0].find("the host chooses among rows that the device attends"),
+            std::string::npos);
   EXPECT_NE(plan->notes[0].find("not 9"), std::string::npos) << plan->notes[0];
-  // And so it does of all that a method has fetched, lest it depend on where that was at home.
-  const CacheOptions fetched = options_of("sketch", 1200, {"place.run=fetch"});
-  Fed fed({fetched, there(fetched)});
+  // And of rows that are fetched: they are sent.
+  host.method_overrides = {"place.run=fetch", "place.rows=host"};
+  const auto sent = KvCache::plan(there(host));
+  ASSERT_TRUE(sent) << sent.error().message;
+  EXPECT_EQ(sent->notes, plan->notes);
+  Fed fed({host, there(host)});
   fed.advance(1090, Pass::prefill);
   const auto out = fed.advance(1, Pass::decode);
   EXPECT_LE(farthest(out[0], out[1]), fed.bound());
   EXPECT_GT(fed.caches[1]->report().select_ms, 0.0);
-  EXPECT_GT(fed.caches[1]->report().device_bytes_read, 0u);
+  EXPECT_GT(fed.caches[1]->report().device_bytes_fetched, 0u);
 }
 
 // A session's rows are in its file, and at home nowhere else: nothing of one is on a device.

@@ -20,7 +20,8 @@ struct Answer {
   CacheReport decoded;
 };
 
-Answer generate(const std::string& model, const std::string& method, const std::string& device) {
+Answer generate(const std::string& model, const std::string& method, const std::string& device,
+                const std::vector<std::string>& overrides = {}) {
   const auto engine =
       Engine::open({.model_path = "tests/golden/tiny/" + model + ".gguf", .threads = 2});
   if (!engine) throw std::runtime_error(engine.error().message);
@@ -33,6 +34,8 @@ Answer generate(const std::string& model, const std::string& method, const std::
   options.method = method;
   options.method_directory = "configs/methods";
   options.method_overrides = {"steady.recent=64", "steady.seal=64"};
+  options.method_overrides.insert(options.method_overrides.end(), overrides.begin(),
+                                  overrides.end());
   options.max_positions = 600;
   options.tiers.device = device;
   options.tiers.device_bytes = device == "none" ? 0 : std::uint64_t{64} << 20;
@@ -68,6 +71,12 @@ TEST_P(DeviceModel, GeneratesTheSameTokens) {
       EXPECT_EQ(there.decoded.device_bytes_copied, 0u);
       EXPECT_EQ(there.decoded.rows_read, here.decoded.rows_read);
       EXPECT_LT(there.decoded.host_bytes_read, here.decoded.host_bytes_read);
+      if (!is_gpu()) continue;  // which fetches what is at home in host memory
+      const Answer fetched =
+          generate(model, method, GetParam(), {"place.run=fetch", "place.rows=host"});
+      EXPECT_TRUE(fetched.logits == there.logits);
+      EXPECT_GT(fetched.decoded.device_bytes_fetched, 0u);
+      EXPECT_EQ(fetched.decoded.row_cache_hits > 0, std::string(method) != "exact");
     }
 }
 THERMOCLINE_EACH_DEVICE(DeviceModel);
