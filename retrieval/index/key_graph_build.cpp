@@ -19,7 +19,8 @@ constexpr std::size_t kTaskKeys = 256;
 // A key in more lists than this is linked by so many of them, evenly chosen: counts of what it
 // shares are no better for more.
 constexpr std::size_t kCountedLists = 64;
-constexpr std::size_t kCandidates = 200;  // that share most lists with a key
+constexpr std::size_t kCandidates = 200;    // that share most lists with a key
+constexpr std::uint32_t kEntriesAList = 4;  // as far as there are entries: 1 finds less, so do 8
 
 class Linking {
  public:
@@ -122,19 +123,7 @@ class Linking {
       else
         write(key, graph_.links<std::uint32_t>(key));
     }
-    const std::span<std::uint32_t> entries = graph_.entries();
-    if (lists_.empty()) {
-      for (std::size_t e = 0; e < entries.size(); ++e)
-        entries[e] = static_cast<std::uint32_t>((2 * e + 1) * keys_ / (2 * entries.size()));
-      return;
-    }
-    // The keys that are in most lists.
-    std::vector<std::pair<std::size_t, std::uint32_t>> known;
-    for (std::uint32_t k = 0; k < keys_; ++k)
-      known.emplace_back(lists_.size() - lists_of_.of(k).size(), k);
-    std::partial_sort(known.begin(), known.begin() + static_cast<std::ptrdiff_t>(entries.size()),
-                      known.end());
-    for (std::size_t e = 0; e < entries.size(); ++e) entries[e] = known[e].second;
+    choose_entries();
   }
 
  private:
@@ -148,6 +137,33 @@ class Linking {
     workers_.parallel((count + unit - 1) / unit, 1, [&](std::size_t first, std::size_t last) {
       for (std::size_t t = first; t < last; ++t) body(t * unit, std::min((t + 1) * unit, count));
     });
+  }
+
+  // Greedily: the key that is in most lists with too few entries yet, so that whatever is like one
+  // of the sample queries has somewhere to begin. (The keys that are in most lists are in the same
+  // ones.) What is left then is spread over all keys.
+  void choose_entries() const {
+    const std::span<std::uint32_t> entries = graph_.entries();
+    std::size_t chosen = 0;
+    if (!lists_.empty()) {
+      std::vector<std::uint32_t> wanting(keys_);  // of each key's lists
+      for (std::size_t k = 0; k < keys_; ++k)
+        wanting[k] = static_cast<std::uint32_t>(lists_of_.of(k).size());
+      std::vector<std::uint32_t> entries_of(lists_.size() / list_);
+      for (; chosen < entries.size(); ++chosen) {
+        const auto best = std::max_element(wanting.begin(), wanting.end());
+        if (*best == 0) break;
+        entries[chosen] = static_cast<std::uint32_t>(best - wanting.begin());
+        *best = 0;
+        for (const std::uint32_t l : lists_of_.of(entries[chosen])) {
+          if (++entries_of[l] != kEntriesAList) continue;
+          for (const std::uint32_t key : std::span(lists_).subspan(l * list_, list_))
+            if (wanting[key] > 0) --wanting[key];
+        }
+      }
+    }
+    for (std::size_t e = chosen; e < entries.size(); ++e)
+      entries[e] = static_cast<std::uint32_t>((2 * e + 1) * keys_ / (2 * entries.size()));
   }
 
   // One place is kept for the next row.

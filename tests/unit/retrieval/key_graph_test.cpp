@@ -127,6 +127,27 @@ TEST(KeyGraph, FindsTheBestKeysAndTouchesFew) {
   EXPECT_GT(with.recall, without.recall);
 }
 
+// Also of what few have asked: 2,000 keys have 16 entries, and the 16 that are in most lists are
+// those of what all but one ask.
+TEST(KeyGraph, HasAnEntryForEveryKindOfQuery) {
+  const HeadShape shape{1, 64, 16};
+  constexpr std::uint32_t kAsked = 100, kList = 24;
+  Made keys(shape, 2000, kAsked, 3);
+  for (std::uint32_t q = 1; q < kAsked; ++q)
+    for (std::uint32_t d = 0; d < shape.key_dim; ++d)
+      keys.query[std::size_t{q} * shape.key_dim + d] = -keys.query[d];
+  const Graph of(keys, {.neighbours = kList}, true, 2);
+  ASSERT_EQ(of.graph.entries().size(), 16u);
+  for (const std::uint32_t q : {0u, 1u}) {
+    const std::vector<float> score = all_scores(keys, keys.asked(q));
+    const auto in_list = [&](std::uint32_t entry) {
+      return std::count_if(score.begin(), score.end(), [&](float s) { return s > score[entry]; }) <
+             kList;
+    };
+    EXPECT_GE(std::count_if(of.graph.entries().begin(), of.graph.entries().end(), in_list), 4) << q;
+  }
+}
+
 TEST(KeyGraph, ReachesEveryKey) {
   const HeadShape shape{1, 64, 16};
   for (const std::uint32_t n : {1u, 2u, 3u, 63u, 64u, 65u, 700u, 8192u})
