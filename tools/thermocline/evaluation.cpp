@@ -35,11 +35,12 @@ Result<EvalPlan> parse_eval_plan(const EvalFlags& flags) {
 }
 
 Evaluation::Evaluation(const EvalFlags& flags, const EvalPlan& plan, Engine& engine,
-                       MeasuredRows rows, std::vector<std::string> columns)
+                       MeasuredRows rows, std::vector<std::string> columns, RowColumns kept)
     : flags_(flags),
       plan_(plan),
       engine_(engine),
       rows_(std::move(rows)),
+      kept_(std::move(kept)),
       table_(std::make_unique<Table>(stdout, plan.format, std::move(columns))),
       of_all_rows_{{"model", engine.model().name},
                    {"weight_types", engine.model().weight_types},
@@ -52,9 +53,9 @@ Evaluation::Evaluation(const EvalFlags& flags, const EvalPlan& plan, Engine& eng
 }
 
 Result<Evaluation> Evaluation::open(const EvalFlags& flags, const EvalPlan& plan, Engine& engine,
-                                    std::vector<std::string> columns) {
+                                    std::vector<std::string> columns, RowColumns kept) {
   TL_TRY_ASSIGN(MeasuredRows rows, MeasuredRows::open(flags.resume));
-  return Evaluation(flags, plan, engine, std::move(rows), std::move(columns));
+  return Evaluation(flags, plan, engine, std::move(rows), std::move(columns), std::move(kept));
 }
 
 Result<std::vector<EvalText>> Evaluation::read_texts() const {
@@ -118,8 +119,8 @@ Result<MeasurementName> Evaluation::name_of(const ListedMethod& method) const {
       .add(flags_.session.empty() ? "" : "session");
 }
 
-const Json* Evaluation::measured(const MeasurementName& name) const {
-  return rows_.find(name.text());
+Result<const Json*> Evaluation::measured(const MeasurementName& name) const {
+  return rows_.find(name.text(), kept_);
 }
 
 Status Evaluation::keep(const MeasurementName& name, Json* row) {

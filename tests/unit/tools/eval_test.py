@@ -73,6 +73,60 @@ class Eval(unittest.TestCase):
         self.refused([*words[:-1], "100000000"], "100000005 are needed", code=1)
         self.refused([*words, "--method", "exact,exact"], "exact twice")
 
+    def test_says_the_mean_of_what_all_texts_have(self):
+        with tempfile.TemporaryDirectory() as folder:
+            short = os.path.join(folder, "short.txt")
+            with open(short, "w", encoding="utf-8") as file:
+                file.write("Once upon a time there was a king who had a mill and a cat.\n")
+            words = ["eval", "-m", TINY, "-c", "1500", "--steps", "2", "-o", "json"]
+            # What is too short to be sealed has no ranks.
+            for texts in ((SOURCE / "LICENSE", short), (short, SOURCE / "LICENSE")):
+                done = run(*words, *(word for text in texts for word in ("--text", text)),
+                           "--method", "shadowkv")
+                self.assertEqual(done.returncode, 0, done.stderr)
+                one, other, mean = json.loads(done.stdout)
+                self.assertIn("keys_rank_by_layer", {**one, **other})
+                for column in ("captured", "keys_rank_by_layer"):
+                    self.assertNotIn(column, mean)
+                self.assertAlmostEqual(mean["kl_mean"], (one["kl_mean"] + other["kl_mean"]) / 2)
+                self.assertEqual(mean["kl_max"], max(one["kl_max"], other["kl_max"]))
+            # A step that is watched has no speed; what was watched is another measurement.
+            kept = ["--resume", os.path.join(folder, "rows.jsonl")]
+            license, readme = ["--text", SOURCE / "LICENSE"], ["--text", SOURCE / "README.md"]
+            words += ["-d", "200"]
+            dumped = run(*words, *kept, *license, "--dump", os.path.join(folder, "dump"))
+            self.assertEqual(dumped.returncode, 0, dumped.stderr)
+            self.assertIsNone(json.loads(dumped.stdout)[0]["tokens_per_s"])
+            done = run(*words, *kept, *license, *readme)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            for row in json.loads(done.stdout):
+                self.assertGreater(row["tokens_per_s"], 0)
+            done = run(*words, *license, *readme, "--mass")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            one, other, mean = json.loads(done.stdout)
+            self.assertNotIn("tokens_per_s", mean)
+            self.assertAlmostEqual(mean["mass"], (one["mass"] + other["mass"]) / 2)
+
+    def test_refuses_kept_rows_that_are_none(self):
+        with tempfile.TemporaryDirectory() as folder:
+            rows = os.path.join(folder, "rows.jsonl")
+            words = ["eval", "-m", TINY, "--text", SOURCE / "README.md", "-c", "1400", "-d",
+                     "1200", "--resume", rows]
+            for more, columns in ((["--steps", "2"], ["kl_mean", "kl_steps", "nll_full"]),
+                                  (["--free", "4"], ["same", "written", "method"]),
+                                  (["--tasks", "needle", "--samples", "1"], ["score"])):
+                self.assertEqual(run(*words, *more).returncode, 0)
+                with open(rows, encoding="utf-8") as file:
+                    kept = [json.loads(line) for line in file]
+                for column in columns:
+                    for row in ({**kept[0], column: {"a": 1}},
+                                {name: kept[0][name] for name in kept[0] if name != column}):
+                        with open(rows, "w", encoding="utf-8") as file:
+                            for line in kept[1:] + [row]:
+                                file.write(json.dumps(line) + "\n")
+                        self.refused([*words, *more], f"line {len(kept)} is no row", code=1)
+                os.remove(rows)
+
     def test_goes_on_where_a_run_was_stopped(self):
         with tempfile.TemporaryDirectory() as folder:
             rows = os.path.join(folder, "rows.jsonl")
