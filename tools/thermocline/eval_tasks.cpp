@@ -58,6 +58,8 @@ class TaskEvaluation {
         texts_(std::move(texts)) {}
 
   Status run() {
+    for (const Task task : tasks_)
+      evaluation_.make_room("task", std::string(thermocline::name_of(task)));
     // What is wrong with any of it costs no reading.
     for (const Task task : tasks_)
       for (const std::uint32_t depth : evaluation_.plan().depths) {

@@ -55,6 +55,7 @@ class TextEvaluation {
               evaluation_.options_of(method, passage.depth + passage.steps)));
     }
     TL_TRY(check_dump());
+    evaluation_.make_room("text", mean_title(texts_.size()));
     for (const EvalText& text : texts_) TL_TRY(measure(text));
     if (texts_.size() > 1)
       for (const std::vector<Json>& rows : by_setting_) TL_TRY(evaluation_.show(mean_row(rows)));

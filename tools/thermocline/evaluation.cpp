@@ -46,10 +46,8 @@ Evaluation::Evaluation(const EvalFlags& flags, const EvalPlan& plan, Engine& eng
                    {"weight_types", engine.model().weight_types},
                    {"device_layers", engine.model().device_layers}} {
   of_all_rows_.update(build_json());
-  // A later row's method may be longer than the first's.
-  std::size_t widest = 0;
-  for (const ListedMethod& method : plan.methods) widest = std::max(widest, method.label().size());
-  table_->widen("method", widest);
+  // A later row's may be longer than the first's.
+  for (const ListedMethod& method : plan.methods) table_->make_room("method", method.label());
 }
 
 Result<Evaluation> Evaluation::open(const EvalFlags& flags, const EvalPlan& plan, Engine& engine,
@@ -58,7 +56,7 @@ Result<Evaluation> Evaluation::open(const EvalFlags& flags, const EvalPlan& plan
   return Evaluation(flags, plan, engine, std::move(rows), std::move(columns), std::move(kept));
 }
 
-Result<std::vector<EvalText>> Evaluation::read_texts() const {
+Result<std::vector<EvalText>> Evaluation::read_texts() {
   std::vector<EvalText> texts;
   for (const std::string& path : flags_.texts) {
     TL_TRY_ASSIGN(EvalText text, read_eval_text(engine_, path));
@@ -68,6 +66,7 @@ Result<std::vector<EvalText>> Evaluation::read_texts() const {
     TL_TRY_ASSIGN(EvalText text, read_eval_session(engine_, flags_.session));
     texts.push_back(std::move(text));
   }
+  for (const EvalText& text : texts) table_->make_room("text", text.name);
   return texts;
 }
 
@@ -126,13 +125,6 @@ Result<const Json*> Evaluation::measured(const MeasurementName& name) const {
 Status Evaluation::keep(const MeasurementName& name, Json* row) {
   row->update(of_all_rows_);
   return rows_.add(name.text(), *row);
-}
-
-Status Evaluation::show(Json row) {
-  // A cell of csv is a number: lists are for the formats that have them.
-  if (plan_.format == TableFormat::csv)
-    for (const char* list : {"kl_steps", "mass_by_layer", "answers", "written"}) row.erase(list);
-  return table_->add(row);
 }
 
 void Evaluation::note_once(const std::string& note) {

@@ -56,7 +56,7 @@ class Evaluation {
   const EvalPlan& plan() const { return plan_; }
   Engine& engine() const { return engine_; }
   // The texts that are named, or the session's.
-  Result<std::vector<EvalText>> read_texts() const;
+  Result<std::vector<EvalText>> read_texts();
   std::uint32_t context(const EvalText& text) const;
 
   CacheOptions options_of(const ListedMethod& method, std::uint32_t positions) const;
@@ -76,7 +76,11 @@ class Evaluation {
   Result<const nlohmann::ordered_json*> measured(const MeasurementName& name) const;
   // A row that was measured now: kept, and with what is true of all rows.
   Status keep(const MeasurementName& name, nlohmann::ordered_json* row);
-  Status show(nlohmann::ordered_json row);
+  Status show(const nlohmann::ordered_json& row) { return table_->add(row); }
+  // Room for this in a column, where the first row has less in it.
+  void make_room(const std::string& column, const std::string& text) {
+    table_->make_room(column, text);
+  }
 
  private:
   Evaluation(const EvalFlags& flags, const EvalPlan& plan, Engine& engine, MeasuredRows rows,

@@ -22,8 +22,10 @@ void set_divergence(const std::vector<double>& steps, Json* row) {
   (*row)["kl_high"] = interval.high;
 }
 
-// Where keys or values are sums of a few vectors: how many, and what of the squares that holds.
+// Where keys or values are sums of a few vectors: how many, and what of the squares that holds;
+// null of other methods, since all rows have the same numbers.
 void set_ranks(std::span<const RankReport> ranks, Json* row) {
+  (*row)["captured"] = nullptr;
   if (ranks.empty()) return;
   std::vector<double> captured;
   for (const RankReport& of : ranks) captured.push_back(of.captured);
@@ -120,8 +122,10 @@ void set_mass(Json* row) {
   (*row)["lowest_layer"] = lowest;
 }
 
+std::string mean_title(std::size_t rows) { return "mean of " + std::to_string(rows); }
+
 Json mean_row(std::span<const Json> rows) {
-  Json mean{{"text", "mean of " + std::to_string(rows.size())}};
+  Json mean{{"text", mean_title(rows.size())}};
   std::vector<double> divergences, largest;
   for (const auto& [name, value] : rows.front().items()) {
     std::vector<Json> values;

@@ -18,6 +18,8 @@ void set_mass(nlohmann::ordered_json* row);
 // The same method over several texts: the mean of each number that all have, the largest kl_max;
 // the interval is of all steps together. Of at least one row.
 nlohmann::ordered_json mean_row(std::span<const nlohmann::ordered_json> rows);
+// What it has for the text's name.
+std::string mean_title(std::size_t rows);
 
 // What a row has that means and intervals are made of.
 RowColumns fidelity_row_columns();

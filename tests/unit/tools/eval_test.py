@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """thermocline eval with a tiny model: what is measured, kept, dumped and refused."""
 import ast
+import csv
 import json
 import os
 import resource
@@ -106,6 +107,32 @@ class Eval(unittest.TestCase):
             one, other, mean = json.loads(done.stdout)
             self.assertNotIn("tokens_per_s", mean)
             self.assertAlmostEqual(mean["mass"], (one["mass"] + other["mass"]) / 2)
+
+    def test_csv_has_a_cell_a_column_and_md_straight_bars(self):
+        words = ["eval", "-m", TINY, "--text", SOURCE / "LICENSE", "--text",
+                 SOURCE / "tests/unit/tools/command_line_test.py", "-c", "1400", "-d", "1200"]
+        for more, columns in (
+                (["--steps", "2", "--method", "sketch,shadowkv", "--mass"], ["captured", "mass"]),
+                (["--steps", "2", "--method", "shadowkv,sketch"], ["captured"]),
+                (["--free", "4"], ["depth", "same_q1", "ppl_high"]),
+                (["--tasks", "needle,variable-tracking", "--samples", "1"], ["score"])):
+            done = run(*words, *more, "-o", "csv")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            titles, *rows = list(csv.reader(done.stdout.decode().splitlines()))
+            self.assertGreater(len(rows), 1)
+            for row in rows:
+                self.assertEqual(len(row), len(titles), row)
+            for column in columns:
+                self.assertEqual(titles.count(column), 1, titles)
+            lists = ("_by_layer", "kl_steps", "written", "answers")
+            self.assertEqual([title for title in titles if title.endswith(lists)], [])
+            if "captured" in columns:
+                at, method = titles.index("captured"), titles.index("method")
+                for row in rows:
+                    self.assertEqual(row[at] == "", row[method] == "sketch", row)
+            lines = run(*words, *more).stdout.decode().splitlines()
+            self.assertEqual(len(lines), len(rows) + 2)
+            self.assertEqual(len({len(line) for line in lines}), 1, lines)
 
     def test_refuses_kept_rows_that_are_none(self):
         with tempfile.TemporaryDirectory() as folder:
