@@ -113,6 +113,14 @@ Result<MeasurementName> Evaluation::name_of(const ListedMethod& method) const {
   TL_TRY_ASSIGN(const std::vector<SessionFact> facts, engine_.session_facts(options_of(method, 0)));
   MeasurementName name;
   for (const SessionFact& fact : facts) name.add(fact.name).add(fact.value);
+  // What its times depend on.
+  const ModelFlags& model = flags_.model;
+  const TierOptions& tiers = plan_.tiers;
+  name.add(model.isa).add(std::to_string(model.threads));
+  name.add(std::to_string(engine_.model().device_layers)).add(engine_.model().device);
+  name.add(tiers.device).add(std::to_string(tiers.device_bytes));
+  name.add(std::to_string(tiers.host_bytes)).add(std::to_string(tiers.disk_bytes));
+  name.add(tiers.directory).add(tiers.io_backend);
   return name.add(method.label())
       .add(flags_.own_prefill ? "own prefill" : "")
       .add(flags_.session.empty() ? "" : "session");

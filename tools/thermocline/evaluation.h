@@ -70,7 +70,8 @@ class Evaluation {
                                   std::uint32_t positions, const std::string& text,
                                   const MeasuredRun& full);
 
-  // What tells a measurement of this method from others, but for its text.
+  // What tells a measurement of this method from others, but for its text: all that its answers
+  // and its times depend on.
   Result<MeasurementName> name_of(const ListedMethod& method) const;
   // Null where no earlier run has measured it. corrupt: what is kept of it is no row of this kind.
   Result<const nlohmann::ordered_json*> measured(const MeasurementName& name) const;

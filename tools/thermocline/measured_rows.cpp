@@ -14,7 +14,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kName = "measurement";
+constexpr const char* kName = "measurement";  // first in a line: what was cut short is known by it
 
 tl::unexpected<Error> failed(const std::string& path, const char* what) {
   return fail(ErrorCode::io, "--resume ", path, " could not be ", what, ": ", std::strerror(errno));
@@ -23,6 +23,12 @@ tl::unexpected<Error> failed(const std::string& path, const char* what) {
 tl::unexpected<Error> no_row(const std::string& path, std::size_t line) {
   return fail(ErrorCode::corrupt, "--resume ", path, ": line ", line,
               " is no row of a measurement: name another file");
+}
+
+// Whether add() writes lines that begin so.
+bool begins_a_row(std::string_view text) {
+  const std::string begin = std::string("{\"") + kName + "\":\"";
+  return text.substr(0, begin.size()) == std::string_view(begin).substr(0, text.size());
 }
 
 bool is_number(const Json& value) { return value.is_number(); }
@@ -75,9 +81,9 @@ Result<MeasuredRows> MeasuredRows::open(const std::string& path) {
     row.erase(kName);
     rows.rows_[name] = {std::move(row), rows.lines_};
   }
-  // Only what looks like a row that was cut short: any other file stays as it is.
+  // Only a row of ours that was cut short: any other file stays as it is.
   if (at < text.size()) {
-    if (text[at] != '{') return no_row(path, rows.lines_ + 1);
+    if (!begins_a_row(std::string_view(text).substr(at))) return no_row(path, rows.lines_ + 1);
     if (::ftruncate(rows.file_, static_cast<off_t>(at)) != 0) return failed(path, "cut");
   }
   return rows;
@@ -106,8 +112,8 @@ Result<const Json*> MeasuredRows::find(const std::string& measurement,
 Status MeasuredRows::add(const std::string& measurement, const Json& row) {
   rows_[measurement] = {row, ++lines_};
   if (file_ < 0) return {};
-  Json named = row;
-  named[kName] = measurement;
+  Json named{{kName, measurement}};
+  named.update(row);
   const std::string line = named.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
   for (std::string_view left = line; !left.empty();) {
     const ssize_t count = ::write(file_, left.data(), left.size());

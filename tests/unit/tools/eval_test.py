@@ -171,11 +171,15 @@ class Eval(unittest.TestCase):
             self.assertEqual(lines[::2], [json.loads(line) for line in first.stdout.splitlines()])
             # Anything else is another measurement.
             for more in (["--steps", "5"], ["--mass"], ["--method", "sketch:select.share=0.1"],
-                         ["--text", SOURCE / "README.md"]):
+                         ["--text", SOURCE / "README.md"], ["-t", "1"], ["--isa", "scalar"],
+                         ["--kv-host", "256MiB"], ["--kv-disk", "64MiB", "--kv-dir", folder],
+                         ["--kv-disk", "64MiB", "--kv-dir", folder, "--io-backend", "threads"],
+                         ["--device", "host", "--kv-device", "64MiB"]):
                 other = [word for word in words]
                 if more[0] == "--steps":
                     other[other.index("--steps"):other.index("--steps") + 2] = []
                 done = run(*other, *more)
+                self.assertEqual(done.returncode, 0, done.stderr)
                 self.assertIn(b"prompt_progress", done.stderr, more)
             self.refused([*words, "--resume", rows], "more than once")
             with open(rows, "w", encoding="utf-8") as file:

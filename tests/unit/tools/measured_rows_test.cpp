@@ -60,7 +60,8 @@ TEST_F(Rows, OutliveARowThatWasCutShort) {
 }
 
 TEST_F(Rows, LeaveAnotherFileAsItIs) {
-  for (const char* other : {"notes\n", "notes", "[1]\n", "{\"text\": \"a\"}\n"}) {
+  for (const char* other : {"notes\n", "notes", "[1]\n", "{\"text\": \"a\"}\n", "{\"text\": \"a\"}",
+                            "{\"measure\":\"a\"}", "{\"measurement\":1}", "{ "}) {
     std::ofstream(path_) << other;
     const auto rows = MeasuredRows::open(path_);
     ASSERT_FALSE(rows) << other;
