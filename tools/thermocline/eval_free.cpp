@@ -71,7 +71,8 @@ class FreeEvaluation {
           positions > evaluation_.context(text))
         return fail(ErrorCode::exhausted, text.name, ": --free ", flags_.free, " after ",
                     passage.depth, " tokens takes ", positions, " positions, and the context has ",
-                    evaluation_.context(text), " (-c): say a smaller --depth");
+                    evaluation_.context(text), " (-c)",
+                    flags_.session.empty() ? ": say a smaller --depth" : "");
       passages.push_back(passage);
     }
     return passages;

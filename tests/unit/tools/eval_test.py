@@ -283,6 +283,14 @@ class Eval(unittest.TestCase):
             self.refused([*words, "--session", raw, "--method", "snapkv"], "that another has read",
                          code=1)
             self.refused([*words, "--session", folder + "/none"], "--session", "none", code=1)
+            for more in (["--steps", "5000"], ["--free", "5000"]):
+                done = run("eval", "-m", TINY, "--session", raw, *more)
+                self.assertEqual(done.returncode, 1, done.stderr)
+                self.assertNotIn(b"--depth", done.stderr)
+            done = run("eval", "-m", TINY.parent / "llama_f32.gguf", "--session", raw)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn(b"it was made by another model", done.stderr)
+            self.assertNotIn(b"session rm", done.stderr)
             sketch = os.path.join(folder, "sketch.tls")
             self.build(sketch, "--tokens", "200", "--chunk", "200", "--method", "sketch")
             self.refused([*words, "--session", sketch], "was made with sketch", "--method exact",
@@ -329,6 +337,10 @@ class Eval(unittest.TestCase):
         words = ["eval", "-m", TINY, "--text", SOURCE / "LICENSE"]
         self.refused([*words, "--free", "0"], "--free must be between 1")
         self.refused([*words, "--temp", "1"], "--temp goes with --free")
+        for temperature in ("nan", "-1", "inf"):
+            self.refused([*words, "--free", "9", f"--temp={temperature}"], "between 0 and 1000")
+        for name in ("--tasks", "--session", "--dump", "--resume"):
+            self.refused([*words, name, ""], f"{name} '' names nothing")
         self.refused([*words, "--free", "9", "--mass"], "--free writes them")
         self.refused([*words, "--free", "9", "--tasks", "needle"], "one at a time")
         self.refused([*words, "--free", "300", "-d", "300", "-c", "512"],
