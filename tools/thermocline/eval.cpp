@@ -16,9 +16,17 @@ namespace po = boost::program_options;
 // Options of one kind of measurement, given with another, would have no effect: more likely a
 // mistake than meant.
 Status check_kind(const EvalFlags& flags, const CommandLine& line) {
+  for (const auto& [name, given] : {std::pair("tasks", &flags.tasks),
+                                    {"session", &flags.session},
+                                    {"dump", &flags.dump},
+                                    {"resume", &flags.resume}})
+    if (line.given(name) && given->empty())
+      return fail(ErrorCode::invalid_argument, "--", name, " '' names nothing: leave it out");
   const bool tasks = line.given("tasks"), free = line.given("free");
   if (free && (flags.free == 0 || flags.free > 1000000))
     return fail(ErrorCode::invalid_argument, "--free must be between 1 and 1000000");
+  if (!(flags.temperature >= 0 && flags.temperature <= 1000))
+    return fail(ErrorCode::invalid_argument, "--temp must be between 0 and 1000");
   if (tasks && free)
     return fail(ErrorCode::invalid_argument, "--tasks and --free are measured one at a time");
   for (const char* of_texts : {"steps", "mass", "dump"})

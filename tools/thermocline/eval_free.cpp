@@ -71,7 +71,8 @@ class FreeEvaluation {
           positions > evaluation_.context(text))
         return fail(ErrorCode::exhausted, text.name, ": --free ", flags_.free, " after ",
                     passage.depth, " tokens takes ", positions, " positions, and the context has ",
-                    evaluation_.context(text), " (-c): say a smaller --depth");
+                    evaluation_.context(text), " (-c)",
+                    flags_.session.empty() ? ": say a smaller --depth" : "");
       passages.push_back(passage);
     }
     return passages;
@@ -95,8 +96,9 @@ class FreeEvaluation {
       std::vector<int> reference;
       for (std::size_t w = 0; w < writers_.size(); ++w) {
         TL_TRY_ASSIGN(const MeasurementName name, name_of(passage, writers_[w]));
+        TL_TRY_ASSIGN(const Json* const known, evaluation_.measured(name));
         Json row;
-        if (const Json* known = evaluation_.measured(name)) {
+        if (known) {
           row = *known;
         } else {
           if (!full) {
@@ -151,7 +153,8 @@ class FreeEvaluation {
     }
     const auto count = static_cast<double>(written.size());
     const std::vector<int>& beside = reference.empty() ? written : reference;
-    const auto differs = std::mismatch(written.begin(), written.end(), beside.begin()).first;
+    const auto differs =
+        std::mismatch(written.begin(), written.end(), beside.begin(), beside.end()).first;
     return Json{{"text", passage.text->name},
                 {"depth", passage.depth},
                 {"method", writer.label},
@@ -198,10 +201,14 @@ class FreeEvaluation {
 }  // namespace
 
 Status evaluate_free(const EvalFlags& flags, const EvalPlan& plan, Engine& engine) {
-  TL_TRY_ASSIGN(Evaluation evaluation,
-                Evaluation::open(flags, plan, engine,
-                                 {"text", "depth", "method", "tokens", "same", "same_q1", "same_q3",
-                                  "kl_mean", "ppl_full", "ppl_low", "ppl_high", "tokens_per_s"}));
+  TL_TRY_ASSIGN(
+      Evaluation evaluation,
+      Evaluation::open(flags, plan, engine,
+                       {"text", "depth", "method", "tokens", "same", "same_q1", "same_q3",
+                        "kl_mean", "ppl_full", "ppl_low", "ppl_high", "tokens_per_s"},
+                       {{"text", "method"},
+                        {"depth", "tokens", "same", "kl_mean", "nll_full", "tokens_per_s"},
+                        {"written"}}));
   TL_TRY_ASSIGN(std::vector<EvalText> texts, evaluation.read_texts());
   return FreeEvaluation(evaluation, std::move(texts)).run();
 }

@@ -58,6 +58,8 @@ class TaskEvaluation {
         texts_(std::move(texts)) {}
 
   Status run() {
+    for (const Task task : tasks_)
+      evaluation_.make_room("task", std::string(thermocline::name_of(task)));
     // What is wrong with any of it costs no reading.
     for (const Task task : tasks_)
       for (const std::uint32_t depth : evaluation_.plan().depths) {
@@ -124,47 +126,44 @@ class TaskEvaluation {
     methods.insert(methods.end(), evaluation_.plan().methods.begin(),
                    evaluation_.plan().methods.end());
     std::vector<MeasurementName> names;
+    std::vector<const Json*> known;  // of an earlier run
     std::vector<std::optional<Score>> scores;
     bool all_there = true;
     for (const ListedMethod& method : methods) {
       TL_TRY_ASSIGN(const MeasurementName name, name_of(task, depth, method));
       names.push_back(name);
-      const bool there = evaluation_.measured(name) != nullptr;
+      TL_TRY_ASSIGN(const Json* const there, evaluation_.measured(name));
+      known.push_back(there);
       all_there = all_there && there;
       scores.emplace_back();
       if (!there || method.label() == kFull.label()) scores.back().emplace();
     }
-    // Of an earlier run; too weak then: no method was scored.
-    const Json* full = evaluation_.measured(names.front());
+    // Too weak in an earlier run: no method was scored.
+    const Json* full = known.front();
     bool weak = full && full->at("score").get<double>() < kLeastScore;
     if (!all_there && !weak) {
       TL_TRY(answer_all(task, depth, methods, &scores));
       weak = !strong_enough(scores.front()->right);
     }
+    const double score_of_full = full ? full->at("score").get<double>()
+                                      : static_cast<double>(scores.front()->right) / flags_.samples;
     for (std::size_t m = 0; m < methods.size(); ++m) {
       if (m > 0 && weak) continue;
-      const Json* known = evaluation_.measured(names[m]);
       Json row;
-      if (known) {
-        row = *known;
+      if (known[m]) {
+        row = *known[m];
       } else {
-        row = row_of(task, depth, methods[m], *scores[m], score_of_full(names.front(), scores));
+        row = row_of(task, depth, methods[m], *scores[m], score_of_full);
         TL_TRY(evaluation_.keep(names[m], &row));
       }
       TL_TRY(evaluation_.show(row));
     }
-    if (weak) note_weak(task, depth, score_of_full(names.front(), scores));
+    if (weak) note_weak(task, depth, score_of_full);
     return {};
   }
 
   bool strong_enough(std::size_t right) const {
     return static_cast<double>(right) >= kLeastScore * flags_.samples;
-  }
-
-  double score_of_full(const MeasurementName& name,
-                       const std::vector<std::optional<Score>>& scores) const {
-    if (const Json* full = evaluation_.measured(name)) return full->at("score").get<double>();
-    return static_cast<double>(scores.front()->right) / flags_.samples;
   }
 
   static void note_weak(Task task, std::uint32_t depth, double score) {
@@ -263,10 +262,11 @@ Status evaluate_tasks(const EvalFlags& flags, const EvalPlan& plan, Engine& engi
   TL_TRY_ASSIGN(std::vector<double> places, parse_places(flags.needle_depths));
   if (flags.samples == 0 || flags.samples > 10000)
     return fail(ErrorCode::invalid_argument, "--samples must be between 1 and 10000");
-  TL_TRY_ASSIGN(Evaluation evaluation, Evaluation::open(flags, plan, engine,
-                                                        {"task", "depth", "method", "n", "score",
-                                                         "score_low", "score_high", "score_full",
-                                                         "read", "rows_read", "tokens_per_s"}));
+  TL_TRY_ASSIGN(Evaluation evaluation,
+                Evaluation::open(flags, plan, engine,
+                                 {"task", "depth", "method", "n", "score", "score_low",
+                                  "score_high", "score_full", "read", "rows_read", "tokens_per_s"},
+                                 {{"method"}, {"depth", "score"}, {}}));
   TL_TRY_ASSIGN(std::vector<EvalText> texts, evaluation.read_texts());
   return TaskEvaluation(evaluation, std::move(tasks), std::move(places), std::move(texts)).run();
 }

@@ -55,6 +55,7 @@ class TextEvaluation {
               evaluation_.options_of(method, passage.depth + passage.steps)));
     }
     TL_TRY(check_dump());
+    evaluation_.make_room("text", mean_title(texts_.size()));
     for (const EvalText& text : texts_) TL_TRY(measure(text));
     if (texts_.size() > 1)
       for (const std::vector<Json>& rows : by_setting_) TL_TRY(evaluation_.show(mean_row(rows)));
@@ -100,15 +101,16 @@ class TextEvaluation {
     name.add(passage.text->name).add(std::to_string(passage.depth));
     for (std::size_t i = 0; i <= std::size_t{passage.depth} + passage.steps; ++i)
       name.add(std::to_string(passage.text->tokens[i]));
-    return name.add(std::to_string(passage.steps)).add(flags_.mass ? "mass" : "");
+    // A watched step takes longer.
+    return name.add(std::to_string(passage.steps))
+        .add(flags_.mass ? "mass" : "")
+        .add(flags_.dump.empty() ? "" : "dump");
   }
 
-  // Whether an earlier run has left all that is asked for.
-  bool is_done(const Passage& passage, const ListedMethod& method,
-               const MeasurementName& name) const {
+  // Whether an earlier run has left what is to be dumped.
+  bool is_dumped(const Passage& passage, const ListedMethod& method) const {
     std::error_code ignored;
-    return evaluation_.measured(name) != nullptr &&
-           (flags_.dump.empty() || fs::exists(folder_of(passage, method.label()), ignored));
+    return flags_.dump.empty() || fs::exists(folder_of(passage, method.label()), ignored);
   }
 
   // Full attention reads the text once: all depths and methods are held against that.
@@ -123,9 +125,10 @@ class TextEvaluation {
       KeyTable keys(evaluation_.engine().layers());
       for (std::size_t m = 0; m < methods_.size(); ++m) {
         TL_TRY_ASSIGN(const MeasurementName name, name_of(passage, methods_[m]));
+        TL_TRY_ASSIGN(const Json* const known, evaluation_.measured(name));
         Json row;
-        if (is_done(passage, methods_[m], name)) {
-          row = *evaluation_.measured(name);
+        if (known && is_dumped(passage, methods_[m])) {
+          row = *known;
         } else {
           if (!full) {
             TL_TRY_ASSIGN(MeasuredRun opened, evaluation_.open_full(longest, text.name));
@@ -228,7 +231,8 @@ Status evaluate_texts(const EvalFlags& flags, const EvalPlan& plan, Engine& engi
     return fail(ErrorCode::invalid_argument, "--steps must be between 1 and 1000000");
   std::vector<std::string> columns = fidelity_columns();
   if (flags.mass) columns.insert(columns.end(), {"mass", "mass_lowest", "lowest_layer"});
-  TL_TRY_ASSIGN(Evaluation evaluation, Evaluation::open(flags, plan, engine, columns));
+  TL_TRY_ASSIGN(Evaluation evaluation,
+                Evaluation::open(flags, plan, engine, columns, fidelity_row_columns()));
   TL_TRY_ASSIGN(std::vector<EvalText> texts, evaluation.read_texts());
   return TextEvaluation(evaluation, std::move(texts)).run();
 }

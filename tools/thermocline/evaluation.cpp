@@ -35,29 +35,28 @@ Result<EvalPlan> parse_eval_plan(const EvalFlags& flags) {
 }
 
 Evaluation::Evaluation(const EvalFlags& flags, const EvalPlan& plan, Engine& engine,
-                       MeasuredRows rows, std::vector<std::string> columns)
+                       MeasuredRows rows, std::vector<std::string> columns, RowColumns kept)
     : flags_(flags),
       plan_(plan),
       engine_(engine),
       rows_(std::move(rows)),
+      kept_(std::move(kept)),
       table_(std::make_unique<Table>(stdout, plan.format, std::move(columns))),
       of_all_rows_{{"model", engine.model().name},
                    {"weight_types", engine.model().weight_types},
                    {"device_layers", engine.model().device_layers}} {
   of_all_rows_.update(build_json());
-  // A later row's method may be longer than the first's.
-  std::size_t widest = 0;
-  for (const ListedMethod& method : plan.methods) widest = std::max(widest, method.label().size());
-  table_->widen("method", widest);
+  // A later row's may be longer than the first's.
+  for (const ListedMethod& method : plan.methods) table_->make_room("method", method.label());
 }
 
 Result<Evaluation> Evaluation::open(const EvalFlags& flags, const EvalPlan& plan, Engine& engine,
-                                    std::vector<std::string> columns) {
+                                    std::vector<std::string> columns, RowColumns kept) {
   TL_TRY_ASSIGN(MeasuredRows rows, MeasuredRows::open(flags.resume));
-  return Evaluation(flags, plan, engine, std::move(rows), std::move(columns));
+  return Evaluation(flags, plan, engine, std::move(rows), std::move(columns), std::move(kept));
 }
 
-Result<std::vector<EvalText>> Evaluation::read_texts() const {
+Result<std::vector<EvalText>> Evaluation::read_texts() {
   std::vector<EvalText> texts;
   for (const std::string& path : flags_.texts) {
     TL_TRY_ASSIGN(EvalText text, read_eval_text(engine_, path));
@@ -67,6 +66,7 @@ Result<std::vector<EvalText>> Evaluation::read_texts() const {
     TL_TRY_ASSIGN(EvalText text, read_eval_session(engine_, flags_.session));
     texts.push_back(std::move(text));
   }
+  for (const EvalText& text : texts) table_->make_room("text", text.name);
   return texts;
 }
 
@@ -113,25 +113,26 @@ Result<MeasurementName> Evaluation::name_of(const ListedMethod& method) const {
   TL_TRY_ASSIGN(const std::vector<SessionFact> facts, engine_.session_facts(options_of(method, 0)));
   MeasurementName name;
   for (const SessionFact& fact : facts) name.add(fact.name).add(fact.value);
+  // What its times depend on.
+  const ModelFlags& model = flags_.model;
+  const TierOptions& tiers = plan_.tiers;
+  name.add(model.isa).add(std::to_string(model.threads));
+  name.add(std::to_string(engine_.model().device_layers)).add(engine_.model().device);
+  name.add(tiers.device).add(std::to_string(tiers.device_bytes));
+  name.add(std::to_string(tiers.host_bytes)).add(std::to_string(tiers.disk_bytes));
+  name.add(tiers.directory).add(tiers.io_backend);
   return name.add(method.label())
       .add(flags_.own_prefill ? "own prefill" : "")
       .add(flags_.session.empty() ? "" : "session");
 }
 
-const Json* Evaluation::measured(const MeasurementName& name) const {
-  return rows_.find(name.text());
+Result<const Json*> Evaluation::measured(const MeasurementName& name) const {
+  return rows_.find(name.text(), kept_);
 }
 
 Status Evaluation::keep(const MeasurementName& name, Json* row) {
   row->update(of_all_rows_);
   return rows_.add(name.text(), *row);
-}
-
-Status Evaluation::show(Json row) {
-  // A cell of csv is a number: lists are for the formats that have them.
-  if (plan_.format == TableFormat::csv)
-    for (const char* list : {"kl_steps", "mass_by_layer", "answers", "written"}) row.erase(list);
-  return table_->add(row);
 }
 
 void Evaluation::note_once(const std::string& note) {

@@ -48,15 +48,15 @@ Result<EvalPlan> parse_eval_plan(const EvalFlags& flags);
 
 class Evaluation {
  public:
-  // All are borrowed. `columns` of the table that people are shown.
+  // All are borrowed. `columns` of the table that people are shown, `kept` of a row at least.
   static Result<Evaluation> open(const EvalFlags& flags, const EvalPlan& plan, Engine& engine,
-                                 std::vector<std::string> columns);
+                                 std::vector<std::string> columns, RowColumns kept);
 
   const EvalFlags& flags() const { return flags_; }
   const EvalPlan& plan() const { return plan_; }
   Engine& engine() const { return engine_; }
   // The texts that are named, or the session's.
-  Result<std::vector<EvalText>> read_texts() const;
+  Result<std::vector<EvalText>> read_texts();
   std::uint32_t context(const EvalText& text) const;
 
   CacheOptions options_of(const ListedMethod& method, std::uint32_t positions) const;
@@ -70,23 +70,29 @@ class Evaluation {
                                   std::uint32_t positions, const std::string& text,
                                   const MeasuredRun& full);
 
-  // What tells a measurement of this method from others, but for its text.
+  // What tells a measurement of this method from others, but for its text: all that its answers
+  // and its times depend on.
   Result<MeasurementName> name_of(const ListedMethod& method) const;
-  // Null where no earlier run has measured it.
-  const nlohmann::ordered_json* measured(const MeasurementName& name) const;
+  // Null where no earlier run has measured it. corrupt: what is kept of it is no row of this kind.
+  Result<const nlohmann::ordered_json*> measured(const MeasurementName& name) const;
   // A row that was measured now: kept, and with what is true of all rows.
   Status keep(const MeasurementName& name, nlohmann::ordered_json* row);
-  Status show(nlohmann::ordered_json row);
+  Status show(const nlohmann::ordered_json& row) { return table_->add(row); }
+  // Room for this in a column, where the first row has less in it.
+  void make_room(const std::string& column, const std::string& text) {
+    table_->make_room(column, text);
+  }
 
  private:
   Evaluation(const EvalFlags& flags, const EvalPlan& plan, Engine& engine, MeasuredRows rows,
-             std::vector<std::string> columns);
+             std::vector<std::string> columns, RowColumns kept);
   void note_once(const std::string& note);
 
   const EvalFlags& flags_;
   const EvalPlan& plan_;
   Engine& engine_;
   MeasuredRows rows_;
+  RowColumns kept_;
   std::unique_ptr<Table> table_;
   std::vector<std::string> noted_;
   nlohmann::ordered_json of_all_rows_;

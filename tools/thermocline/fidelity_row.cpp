@@ -22,8 +22,10 @@ void set_divergence(const std::vector<double>& steps, Json* row) {
   (*row)["kl_high"] = interval.high;
 }
 
-// Where keys or values are sums of a few vectors: how many, and what of the squares that holds.
+// Where keys or values are sums of a few vectors: how many, and what of the squares that holds;
+// null of other methods, since all rows have the same numbers.
 void set_ranks(std::span<const RankReport> ranks, Json* row) {
+  (*row)["captured"] = nullptr;
   if (ranks.empty()) return;
   std::vector<double> captured;
   for (const RankReport& of : ranks) captured.push_back(of.captured);
@@ -32,6 +34,29 @@ void set_ranks(std::span<const RankReport> ranks, Json* row) {
     (*row)[of.side + "_rank_by_layer"].push_back(of.rank);
     (*row)[of.side + "_captured_by_layer"].push_back(of.captured);
   }
+}
+
+// The mean of numbers, of lists of the same length element by element; else what all say alike.
+// null: they have nothing in common, as where one was watched and has no speed, or is too short a
+// text to have ranks.
+Json mean_of_column(const std::vector<Json>& values) {
+  const auto all = [&](const auto& is) { return std::all_of(values.begin(), values.end(), is); };
+  if (all([](const Json& value) { return value.is_number(); })) {
+    std::vector<double> numbers;
+    for (const Json& value : values) numbers.push_back(value.get<double>());
+    return mean_of(numbers);
+  }
+  const Json& first = values.front();
+  if (all([&](const Json& value) { return value.is_array() && value.size() == first.size(); })) {
+    Json means = Json::array();
+    for (std::size_t i = 0; i < first.size(); ++i) {
+      std::vector<Json> elements;
+      for (const Json& value : values) elements.push_back(value[i]);
+      means.push_back(mean_of_column(elements));
+    }
+    return means;
+  }
+  return all([&](const Json& value) { return value == first; }) ? first : Json();
 }
 
 }  // namespace
@@ -97,34 +122,34 @@ void set_mass(Json* row) {
   (*row)["lowest_layer"] = lowest;
 }
 
+std::string mean_title(std::size_t rows) { return "mean of " + std::to_string(rows); }
+
 Json mean_row(std::span<const Json> rows) {
-  Json mean = rows.front();
-  std::vector<double> divergences;
-  for (auto& [name, value] : mean.items()) {
-    if (!value.is_number()) continue;
-    std::vector<double> values;
-    for (const Json& row : rows) values.push_back(row.at(name).get<double>());
-    value = name == "kl_max" ? percentile(values, 1) : mean_of(values);
+  Json mean{{"text", mean_title(rows.size())}};
+  std::vector<double> divergences, largest;
+  for (const auto& [name, value] : rows.front().items()) {
+    std::vector<Json> values;
+    for (const Json& row : rows) values.push_back(row.value(name, Json()));
+    if (Json of_all = mean_of_column(values); name != "text" && !of_all.is_null())
+      mean[name] = std::move(of_all);
   }
-  for (const Json& row : rows)
-    for (const Json& step : row.at("kl_steps")) divergences.push_back(step.get<double>());
-  mean["text"] = "mean of " + std::to_string(rows.size());
+  for (const Json& row : rows) {
+    const auto steps = row.at("kl_steps").get<std::vector<double>>();
+    divergences.insert(divergences.end(), steps.begin(), steps.end());
+    largest.push_back(row.at("kl_max").get<double>());
+  }
   mean["kl_steps"] = divergences;
-  if (mean.contains("mass_by_layer")) {
-    for (std::size_t l = 0; l < mean["mass_by_layer"].size(); ++l) {
-      std::vector<double> shares;
-      for (const Json& row : rows)
-        if (const Json& share = row.at("mass_by_layer").at(l); !share.is_null())
-          shares.push_back(share.get<double>());
-      if (!shares.empty()) mean["mass_by_layer"][l] = mean_of(shares);
-    }
-    set_mass(&mean);
-  }
+  mean["kl_max"] = percentile(largest, 1);
+  if (mean.contains("mass_by_layer")) set_mass(&mean);
   set_divergence(divergences, &mean);
   // Of all tokens together.
   for (const char* of : {"", "_full"})
     mean["ppl" + std::string(of)] = std::exp(mean.at("nll" + std::string(of)).get<double>());
   return mean;
+}
+
+RowColumns fidelity_row_columns() {
+  return {{"text", "method"}, {"depth", "kl_mean", "kl_max", "nll_full", "nll"}, {"kl_steps"}};
 }
 
 std::vector<std::string> fidelity_columns() {

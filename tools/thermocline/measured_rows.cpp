@@ -4,6 +4,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -13,10 +14,36 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kName = "measurement";
+constexpr const char* kName = "measurement";  // first in a line: what was cut short is known by it
 
 tl::unexpected<Error> failed(const std::string& path, const char* what) {
   return fail(ErrorCode::io, "--resume ", path, " could not be ", what, ": ", std::strerror(errno));
+}
+
+tl::unexpected<Error> no_row(const std::string& path, std::size_t line) {
+  return fail(ErrorCode::corrupt, "--resume ", path, ": line ", line,
+              " is no row of a measurement: name another file");
+}
+
+// Whether add() writes lines that begin so.
+bool begins_a_row(std::string_view text) {
+  const std::string begin = std::string("{\"") + kName + "\":\"";
+  return text.substr(0, begin.size()) == std::string_view(begin).substr(0, text.size());
+}
+
+bool is_number(const Json& value) { return value.is_number(); }
+
+bool has(const Json& row, const RowColumns& columns) {
+  const auto each = [&](const std::vector<std::string>& names, const auto& fits) {
+    return std::all_of(names.begin(), names.end(), [&](const std::string& name) {
+      const auto at = row.find(name);
+      return at != row.end() && fits(*at);
+    });
+  };
+  return each(columns.texts, [](const Json& value) { return value.is_string(); }) &&
+         each(columns.numbers, is_number) && each(columns.lists, [](const Json& value) {
+           return value.is_array() && std::all_of(value.begin(), value.end(), is_number);
+         });
 }
 
 Result<std::string> read_all(int file, const std::string& path) {
@@ -42,23 +69,21 @@ Result<MeasuredRows> MeasuredRows::open(const std::string& path) {
   if (::flock(rows.file_, LOCK_EX | LOCK_NB) != 0)
     return fail(ErrorCode::io, "--resume ", path, ": another run is adding to it");
   TL_TRY_ASSIGN(const std::string text, read_all(rows.file_, path));
-  std::size_t at = 0, number = 1;
+  std::size_t at = 0;
   for (std::size_t end = text.find('\n'); end != std::string::npos;
-       at = end + 1, end = text.find('\n', at), ++number) {
+       at = end + 1, end = text.find('\n', at)) {
+    ++rows.lines_;
     Json row = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(at),
                            text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
     if (!row.is_object() || !row.contains(kName) || !row[kName].is_string())
-      return fail(ErrorCode::corrupt, "--resume ", path, ": line ", number,
-                  " is no row of a measurement: name another file");
+      return no_row(path, rows.lines_);
     const auto name = row[kName].get<std::string>();
     row.erase(kName);
-    rows.rows_[name] = std::move(row);
+    rows.rows_[name] = {std::move(row), rows.lines_};
   }
-  // Only what looks like a row that was cut short: any other file stays as it is.
+  // Only a row of ours that was cut short: any other file stays as it is.
   if (at < text.size()) {
-    if (text[at] != '{')
-      return fail(ErrorCode::corrupt, "--resume ", path, ": line ", number,
-                  " is no row of a measurement: name another file");
+    if (!begins_a_row(std::string_view(text).substr(at))) return no_row(path, rows.lines_ + 1);
     if (::ftruncate(rows.file_, static_cast<off_t>(at)) != 0) return failed(path, "cut");
   }
   return rows;
@@ -67,6 +92,7 @@ Result<MeasuredRows> MeasuredRows::open(const std::string& path) {
 MeasuredRows& MeasuredRows::operator=(MeasuredRows&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(file_, other.file_);
+  std::swap(lines_, other.lines_);
   std::swap(rows_, other.rows_);
   return *this;
 }
@@ -75,16 +101,19 @@ MeasuredRows::~MeasuredRows() {
   if (file_ >= 0) ::close(file_);
 }
 
-const Json* MeasuredRows::find(const std::string& measurement) const {
+Result<const Json*> MeasuredRows::find(const std::string& measurement,
+                                       const RowColumns& columns) const {
   const auto found = rows_.find(measurement);
-  return found == rows_.end() ? nullptr : &found->second;
+  if (found == rows_.end()) return nullptr;
+  if (!has(found->second.columns, columns)) return no_row(path_, found->second.line);
+  return &found->second.columns;
 }
 
 Status MeasuredRows::add(const std::string& measurement, const Json& row) {
-  rows_[measurement] = row;
+  rows_[measurement] = {row, ++lines_};
   if (file_ < 0) return {};
-  Json named = row;
-  named[kName] = measurement;
+  Json named{{kName, measurement}};
+  named.update(row);
   const std::string line = named.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
   for (std::string_view left = line; !left.empty();) {
     const ssize_t count = ::write(file_, left.data(), left.size());

@@ -7,10 +7,16 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "kernels/base/error.h"
 
 namespace thermocline {
+
+// What the rows of one kind of measurement have at least: what is computed of a row that was found.
+struct RowColumns {
+  std::vector<std::string> texts, numbers, lists;  // lists: of numbers
+};
 
 // Moves, does not copy. One process at a time has a file open.
 class MeasuredRows {
@@ -22,17 +28,23 @@ class MeasuredRows {
   MeasuredRows& operator=(MeasuredRows&& other) noexcept;
   ~MeasuredRows();
 
-  // The last row of that measurement; null: there is none.
-  const nlohmann::ordered_json* find(const std::string& measurement) const;
+  // The last row of that measurement; null: there is none. corrupt: it lacks one of the columns.
+  Result<const nlohmann::ordered_json*> find(const std::string& measurement,
+                                             const RowColumns& columns) const;
   // On the disk when it returns, since it may be the work of hours.
   Status add(const std::string& measurement, const nlohmann::ordered_json& row);
 
  private:
+  struct Row {
+    nlohmann::ordered_json columns;
+    std::size_t line = 0;
+  };
   MeasuredRows() = default;
 
   std::string path_;
   int file_ = -1;
-  std::map<std::string, nlohmann::ordered_json> rows_;
+  std::size_t lines_ = 0;
+  std::map<std::string, Row> rows_;
 };
 
 // What measurements are told apart by: everything that decides a row, in a few letters.

@@ -33,14 +33,16 @@ Result<EvalText> read_eval_session(const Engine& engine, const std::string& path
 
 Result<Passage> cut_passage(const EvalText& text, std::uint32_t depth, std::uint32_t steps,
                             std::uint32_t context) {
+  // All of a text, or of a session, which has no --depth.
+  const std::string asked = (depth > 0 ? "--depth " + std::to_string(depth) + " and " : "") +
+                            "--steps " + std::to_string(steps);
   // The last step is held against the token after the one that it is fed.
   const std::uint64_t least = std::uint64_t{std::max(depth, 1u)} + steps + 1;
   if (text.tokens.size() < least)
     return fail(ErrorCode::exhausted, text.name, ": ", text.tokens.size(), " tokens, and ", least,
-                " are needed for --depth ", depth, " and --steps ", steps);
+                " are needed for ", asked);
   if (std::uint64_t{std::max(depth, 1u)} + steps > context)
-    return fail(ErrorCode::exhausted, "--depth ", depth, " and --steps ", steps,
-                " do not fit the context of ", context, " (-c)");
+    return fail(ErrorCode::exhausted, asked, " do not fit the context of ", context, " (-c)");
   const auto room =
       static_cast<std::uint32_t>(std::min<std::size_t>(text.tokens.size() - 1, context) - steps);
   return Passage{&text, depth == 0 ? room : depth, steps};

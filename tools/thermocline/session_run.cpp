@@ -274,11 +274,10 @@ Status check_saved(const Engine& engine, const SessionText& saved) {
   for (const int token : saved.tokens)
     if (token < 0 || static_cast<std::uint32_t>(token) >= vocabulary)
       return fail(ErrorCode::corrupt, "the session has token ", token, " of a vocabulary of ",
-                  vocabulary, ": 'thermocline session rm' removes it");
+                  vocabulary, ": it was made by another model");
   if (!saved.logits.empty() && saved.logits.size() != vocabulary)
     return fail(ErrorCode::corrupt, "the session has ", saved.logits.size(),
-                " logits for a vocabulary of ", vocabulary,
-                ": 'thermocline session rm' removes it");
+                " logits for a vocabulary of ", vocabulary, ": it was made by another model");
   return {};
 }
 

@@ -44,12 +44,19 @@ std::string markdown_cell(const Json& value) {
   return out;
 }
 
+// A list of words is one: "avx2 avx512". Other lists are for the formats that have them.
+bool is_cell(const Json& value) {
+  return !value.is_structured() ||
+         (value.is_array() &&
+          std::all_of(value.begin(), value.end(), [](const Json& one) { return one.is_string(); }));
+}
+
 std::string csv_cell(const Json& value) {
-  if (value.is_null()) return "";
+  if (value.is_null() || !is_cell(value)) return "";
   std::string text = value.is_string() ? printable(value.get<std::string>()) : dump(value);
   if (value.is_array()) {
     text.clear();
-    for (const Json& one : value) text += (text.empty() ? "" : " ") + printable(cell(one));
+    for (const Json& word : value) text += (text.empty() ? "" : " ") + printable(cell(word));
   }
   if (text.find_first_of(",\"") == std::string::npos) return text;
   std::string quoted = "\"";
@@ -71,6 +78,10 @@ Result<TableFormat> parse_table_format(std::string_view text) {
 Table::~Table() {
   if (format_ == TableFormat::json) std::fputs(first_ ? "[]\n" : "\n]\n", to_);
   std::fflush(to_);
+}
+
+void Table::make_room(const std::string& column, const std::string& text) {
+  least_[column] = std::max(least_[column], markdown_cell(text).size());
 }
 
 Status Table::add(const Json& row) {
@@ -114,13 +125,20 @@ void Table::add_markdown(const Json& row) {
 }
 
 void Table::add_csv(const Json& row) {
-  std::string titles, line;
-  for (const auto& [name, value] : row.items()) {
-    titles += (titles.empty() ? "" : ",") + csv_cell(name);
-    line += (&value == &row.front() ? "" : ",") + csv_cell(value);
+  const auto write = [&](const auto& cell_of) {
+    for (const std::string& title : titles_)
+      std::fprintf(to_, "%s%s", &title == &titles_.front() ? "" : ",",
+                   csv_cell(cell_of(title)).c_str());
+    std::fputs("\n", to_);
+  };
+  if (first_) {
+    for (const auto& [name, value] : row.items())
+      if (is_cell(value)) titles_.push_back(name);
+    for (const std::string& name : shown_)
+      if (!row.contains(name)) titles_.push_back(name);
+    write([](const std::string& title) { return Json(title); });
   }
-  if (first_) std::fprintf(to_, "%s\n", titles.c_str());
-  std::fprintf(to_, "%s\n", line.c_str());
+  write([&](const std::string& title) { return row.value(title, Json()); });
 }
 
 }  // namespace thermocline

@@ -1,5 +1,6 @@
 // Rows of measurements in four formats, written as they come: md for people (chosen columns), csv,
-// json and jsonl for programs (all columns). The first row says what the columns are.
+// json and jsonl for programs (all columns). csv has those of the first row that are no lists of
+// numbers, then those of md that it lacks: what a later row has beside them is left out.
 #pragma once
 
 #include <cstdio>
@@ -24,8 +25,8 @@ class Table {
   Table(const Table&) = delete;
   Table& operator=(const Table&) = delete;
 
-  // Room for so many letters in a column of md, where a later row has more than the first one.
-  void widen(const std::string& column, std::size_t letters) { least_[column] = letters; }
+  // Room for this in a column of md, where a later row has more in it than the first one.
+  void make_room(const std::string& column, const std::string& text);
   // At once: a row may be the work of hours, and the next of more. io: it could not be written.
   Status add(const nlohmann::ordered_json& row);
 
@@ -36,6 +37,7 @@ class Table {
   std::FILE* to_;
   TableFormat format_;
   std::vector<std::string> shown_;
+  std::vector<std::string> titles_;  // of csv
   std::vector<std::size_t> widths_;
   std::map<std::string, std::size_t> least_;
   bool first_ = true;

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """thermocline eval with a tiny model: what is measured, kept, dumped and refused."""
 import ast
+import csv
 import json
 import os
 import resource
@@ -73,6 +74,86 @@ class Eval(unittest.TestCase):
         self.refused([*words[:-1], "100000000"], "100000005 are needed", code=1)
         self.refused([*words, "--method", "exact,exact"], "exact twice")
 
+    def test_says_the_mean_of_what_all_texts_have(self):
+        with tempfile.TemporaryDirectory() as folder:
+            short = os.path.join(folder, "short.txt")
+            with open(short, "w", encoding="utf-8") as file:
+                file.write("Once upon a time there was a king who had a mill and a cat.\n")
+            words = ["eval", "-m", TINY, "-c", "1500", "--steps", "2", "-o", "json"]
+            # What is too short to be sealed has no ranks.
+            for texts in ((SOURCE / "LICENSE", short), (short, SOURCE / "LICENSE")):
+                done = run(*words, *(word for text in texts for word in ("--text", text)),
+                           "--method", "shadowkv")
+                self.assertEqual(done.returncode, 0, done.stderr)
+                one, other, mean = json.loads(done.stdout)
+                self.assertIn("keys_rank_by_layer", {**one, **other})
+                for column in ("captured", "keys_rank_by_layer"):
+                    self.assertNotIn(column, mean)
+                self.assertAlmostEqual(mean["kl_mean"], (one["kl_mean"] + other["kl_mean"]) / 2)
+                self.assertEqual(mean["kl_max"], max(one["kl_max"], other["kl_max"]))
+            # A step that is watched has no speed; what was watched is another measurement.
+            kept = ["--resume", os.path.join(folder, "rows.jsonl")]
+            license, readme = ["--text", SOURCE / "LICENSE"], ["--text", SOURCE / "README.md"]
+            words += ["-d", "200"]
+            dumped = run(*words, *kept, *license, "--dump", os.path.join(folder, "dump"))
+            self.assertEqual(dumped.returncode, 0, dumped.stderr)
+            self.assertIsNone(json.loads(dumped.stdout)[0]["tokens_per_s"])
+            done = run(*words, *kept, *license, *readme)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            for row in json.loads(done.stdout):
+                self.assertGreater(row["tokens_per_s"], 0)
+            done = run(*words, *license, *readme, "--mass")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            one, other, mean = json.loads(done.stdout)
+            self.assertNotIn("tokens_per_s", mean)
+            self.assertAlmostEqual(mean["mass"], (one["mass"] + other["mass"]) / 2)
+
+    def test_csv_has_a_cell_a_column_and_md_straight_bars(self):
+        words = ["eval", "-m", TINY, "--text", SOURCE / "LICENSE", "--text",
+                 SOURCE / "tests/unit/tools/command_line_test.py", "-c", "1400", "-d", "1200"]
+        for more, columns in (
+                (["--steps", "2", "--method", "sketch,shadowkv", "--mass"], ["captured", "mass"]),
+                (["--steps", "2", "--method", "shadowkv,sketch"], ["captured"]),
+                (["--free", "4"], ["depth", "same_q1", "ppl_high"]),
+                (["--tasks", "needle,variable-tracking", "--samples", "1"], ["score"])):
+            done = run(*words, *more, "-o", "csv")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            titles, *rows = list(csv.reader(done.stdout.decode().splitlines()))
+            self.assertGreater(len(rows), 1)
+            for row in rows:
+                self.assertEqual(len(row), len(titles), row)
+            for column in columns:
+                self.assertEqual(titles.count(column), 1, titles)
+            lists = ("_by_layer", "kl_steps", "written", "answers")
+            self.assertEqual([title for title in titles if title.endswith(lists)], [])
+            if "captured" in columns:
+                at, method = titles.index("captured"), titles.index("method")
+                for row in rows:
+                    self.assertEqual(row[at] == "", row[method] == "sketch", row)
+            lines = run(*words, *more).stdout.decode().splitlines()
+            self.assertEqual(len(lines), len(rows) + 2)
+            self.assertEqual(len({len(line) for line in lines}), 1, lines)
+
+    def test_refuses_kept_rows_that_are_none(self):
+        with tempfile.TemporaryDirectory() as folder:
+            rows = os.path.join(folder, "rows.jsonl")
+            words = ["eval", "-m", TINY, "--text", SOURCE / "README.md", "-c", "1400", "-d",
+                     "1200", "--resume", rows]
+            for more, columns in ((["--steps", "2"], ["kl_mean", "kl_steps", "nll_full"]),
+                                  (["--free", "4"], ["same", "written", "method"]),
+                                  (["--tasks", "needle", "--samples", "1"], ["score"])):
+                self.assertEqual(run(*words, *more).returncode, 0)
+                with open(rows, encoding="utf-8") as file:
+                    kept = [json.loads(line) for line in file]
+                for column in columns:
+                    for row in ({**kept[0], column: {"a": 1}},
+                                {name: kept[0][name] for name in kept[0] if name != column}):
+                        with open(rows, "w", encoding="utf-8") as file:
+                            for line in kept[1:] + [row]:
+                                file.write(json.dumps(line) + "\n")
+                        self.refused([*words, *more], f"line {len(kept)} is no row", code=1)
+                os.remove(rows)
+
     def test_goes_on_where_a_run_was_stopped(self):
         with tempfile.TemporaryDirectory() as folder:
             rows = os.path.join(folder, "rows.jsonl")
@@ -90,11 +171,15 @@ class Eval(unittest.TestCase):
             self.assertEqual(lines[::2], [json.loads(line) for line in first.stdout.splitlines()])
             # Anything else is another measurement.
             for more in (["--steps", "5"], ["--mass"], ["--method", "sketch:select.share=0.1"],
-                         ["--text", SOURCE / "README.md"]):
+                         ["--text", SOURCE / "README.md"], ["-t", "1"], ["--isa", "scalar"],
+                         ["--kv-host", "256MiB"], ["--kv-disk", "64MiB", "--kv-dir", folder],
+                         ["--kv-disk", "64MiB", "--kv-dir", folder, "--io-backend", "threads"],
+                         ["--device", "host", "--kv-device", "64MiB"]):
                 other = [word for word in words]
                 if more[0] == "--steps":
                     other[other.index("--steps"):other.index("--steps") + 2] = []
                 done = run(*other, *more)
+                self.assertEqual(done.returncode, 0, done.stderr)
                 self.assertIn(b"prompt_progress", done.stderr, more)
             self.refused([*words, "--resume", rows], "more than once")
             with open(rows, "w", encoding="utf-8") as file:
@@ -198,6 +283,14 @@ class Eval(unittest.TestCase):
             self.refused([*words, "--session", raw, "--method", "snapkv"], "that another has read",
                          code=1)
             self.refused([*words, "--session", folder + "/none"], "--session", "none", code=1)
+            for more in (["--steps", "5000"], ["--free", "5000"]):
+                done = run("eval", "-m", TINY, "--session", raw, *more)
+                self.assertEqual(done.returncode, 1, done.stderr)
+                self.assertNotIn(b"--depth", done.stderr)
+            done = run("eval", "-m", TINY.parent / "llama_f32.gguf", "--session", raw)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn(b"it was made by another model", done.stderr)
+            self.assertNotIn(b"session rm", done.stderr)
             sketch = os.path.join(folder, "sketch.tls")
             self.build(sketch, "--tokens", "200", "--chunk", "200", "--method", "sketch")
             self.refused([*words, "--session", sketch], "was made with sketch", "--method exact",
@@ -244,6 +337,10 @@ class Eval(unittest.TestCase):
         words = ["eval", "-m", TINY, "--text", SOURCE / "LICENSE"]
         self.refused([*words, "--free", "0"], "--free must be between 1")
         self.refused([*words, "--temp", "1"], "--temp goes with --free")
+        for temperature in ("nan", "-1", "inf"):
+            self.refused([*words, "--free", "9", f"--temp={temperature}"], "between 0 and 1000")
+        for name in ("--tasks", "--session", "--dump", "--resume"):
+            self.refused([*words, name, ""], f"{name} '' names nothing")
         self.refused([*words, "--free", "9", "--mass"], "--free writes them")
         self.refused([*words, "--free", "9", "--tasks", "needle"], "one at a time")
         self.refused([*words, "--free", "300", "-d", "300", "-c", "512"],

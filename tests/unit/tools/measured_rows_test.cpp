@@ -12,6 +12,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+const RowColumns kColumns{{}, {"kl"}, {}};
+
 class Rows : public testing::Test {
  protected:
   std::string text() const {
@@ -30,7 +32,7 @@ TEST_F(Rows, AreThereForTheNextRun) {
   {
     auto rows = MeasuredRows::open(path_);
     ASSERT_TRUE(rows);
-    EXPECT_EQ(rows->find("a"), nullptr);
+    EXPECT_EQ(rows->find("a", kColumns).value(), nullptr);
     ASSERT_TRUE(rows->add("a", Json{{"kl", 0.5}}));
     ASSERT_TRUE(rows->add("b", Json{{"kl", 1}}));
     ASSERT_TRUE(rows->add("a", Json{{"kl", 0.25}}));
@@ -38,10 +40,10 @@ TEST_F(Rows, AreThereForTheNextRun) {
   }
   const auto rows = MeasuredRows::open(path_);
   ASSERT_TRUE(rows);
-  ASSERT_NE(rows->find("a"), nullptr);
-  EXPECT_EQ(*rows->find("a"), (Json{{"kl", 0.25}}));
-  EXPECT_EQ(*rows->find("b"), (Json{{"kl", 1}}));
-  EXPECT_EQ(rows->find("c"), nullptr);
+  ASSERT_NE(rows->find("a", kColumns).value(), nullptr);
+  EXPECT_EQ(*rows->find("a", kColumns).value(), (Json{{"kl", 0.25}}));
+  EXPECT_EQ(*rows->find("b", kColumns).value(), (Json{{"kl", 1}}));
+  EXPECT_EQ(rows->find("c", kColumns).value(), nullptr);
 }
 
 // Wherever a kill cuts what a run was writing, the rows before it stay, and more can follow.
@@ -52,13 +54,14 @@ TEST_F(Rows, OutliveARowThatWasCutShort) {
     append(whole.substr(0, cut));
     auto rows = MeasuredRows::open(path_);
     ASSERT_TRUE(rows) << rows.error().message;
-    ASSERT_NE(rows->find("a"), nullptr);
+    ASSERT_NE(rows->find("a", kColumns).value(), nullptr);
     EXPECT_EQ(text(), whole);
   }
 }
 
 TEST_F(Rows, LeaveAnotherFileAsItIs) {
-  for (const char* other : {"notes\n", "notes", "[1]\n", "{\"text\": \"a\"}\n"}) {
+  for (const char* other : {"notes\n", "notes", "[1]\n", "{\"text\": \"a\"}\n", "{\"text\": \"a\"}",
+                            "{\"measure\":\"a\"}", "{\"measurement\":1}", "{ "}) {
     std::ofstream(path_) << other;
     const auto rows = MeasuredRows::open(path_);
     ASSERT_FALSE(rows) << other;
@@ -67,10 +70,42 @@ TEST_F(Rows, LeaveAnotherFileAsItIs) {
   }
 }
 
+TEST_F(Rows, AreThoseOfTheirKindOrAnError) {
+  const RowColumns columns{{"text"}, {"kl"}, {"steps"}};
+  const Json whole{{"text", "a"}, {"kl", 0.5}, {"steps", {1, 0.5}}};
+  std::vector<Json> others{Json::object()};
+  for (const char* name : {"text", "kl", "steps"}) {
+    others.push_back(whole);
+    others.back().erase(name);
+    for (const Json& value : {Json(), Json(Json::array({"x"})), Json(Json::array({nullptr}))}) {
+      others.push_back(whole);
+      others.back()[name] = value;
+    }
+  }
+  others.push_back(whole);
+  others.back()["kl"] = "0.5";
+  {
+    auto rows = MeasuredRows::open(path_);
+    ASSERT_TRUE(rows && rows->add("whole", whole));
+    for (const Json& other : others) ASSERT_TRUE(rows->add(other.dump(), other));
+  }
+  const auto rows = MeasuredRows::open(path_);
+  ASSERT_TRUE(rows);
+  ASSERT_TRUE(rows->find("whole", columns));
+  EXPECT_EQ(*rows->find("whole", columns).value(), whole);
+  for (std::size_t i = 0; i < others.size(); ++i) {
+    const auto found = rows->find(others[i].dump(), columns);
+    ASSERT_FALSE(found) << others[i];
+    EXPECT_EQ(found.error().code, ErrorCode::corrupt);
+    const std::string said = "line " + std::to_string(i + 2) + " is no row of a measurement";
+    EXPECT_NE(found.error().message.find(said), std::string::npos) << found.error().message;
+  }
+}
+
 TEST_F(Rows, AreKeptNowhereWithoutAFile) {
   auto rows = MeasuredRows::open("");
   ASSERT_TRUE(rows && rows->add("a", Json{{"kl", 1}}));
-  EXPECT_NE(rows->find("a"), nullptr);
+  EXPECT_NE(rows->find("a", kColumns).value(), nullptr);
   const auto missing = MeasuredRows::open(folder_.path() + "/no/rows.jsonl");
   ASSERT_FALSE(missing);
   EXPECT_NE(missing.error().message.find("--resume"), std::string::npos);

@@ -34,6 +34,10 @@ TEST(Passage, SaysWhatIsTooShort) {
   ASSERT_FALSE(beyond);
   for (const char* part : {"book.txt", "100 tokens", "101", "--depth 90", "--steps 10"})
     EXPECT_NE(beyond.error().message.find(part), std::string::npos) << part;
+  for (const auto& none : {cut_passage(text, 0, 100, 1000), cut_passage(text, 0, 64, 64)}) {
+    ASSERT_FALSE(none);
+    EXPECT_EQ(none.error().message.find("--depth"), std::string::npos) << none.error().message;
+  }
   EXPECT_TRUE(cut_passage(text, 54, 10, 64));
   EXPECT_NE(cut_passage(text, 55, 10, 64).error().message.find("-c"), std::string::npos);
   EXPECT_FALSE(cut_passage(text, 0, 64, 64));

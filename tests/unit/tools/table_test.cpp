@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <sstream>
 
 namespace thermocline {
 namespace {
@@ -29,6 +30,31 @@ const std::vector<Json> kRows{Json{{"name", "a,\"b\""}, {"rate", 12.345}, {"more
 TEST(Table, CsvQuotesWhatItMust) {
   EXPECT_EQ(written(TableFormat::csv, kRows),
             "name,rate,more\n\"a,\"\"b\"\"\",12.345,\nc,0.001,x y\n");
+}
+
+TEST(Table, CsvHasOneSetOfColumns) {
+  const Json wide{{"name", "a"}, {"steps", {1, 2}}, {"words", {"x", "y"}}, {"pairs", {{"x", "y"}}}};
+  const Json other{{"rate", 2}, {"beside", 3}, {"name", "b"}, {"words", {1, 2}}};
+  EXPECT_EQ(written(TableFormat::csv, {wide, other}), "name,words,rate\na,x y,\nb,,2\n");
+}
+
+TEST(Table, MarkdownHasRoomForWhatALaterRowHas) {
+  char* text = nullptr;
+  std::size_t size = 0;
+  std::FILE* file = open_memstream(&text, &size);
+  {
+    Table table(file, TableFormat::md, {"name", "rate"});
+    table.make_room("name", "variable|tracking");
+    table.make_room("name", "key-value");
+    for (const char* name : {"needle", "variable|tracking"})
+      EXPECT_TRUE(table.add(Json{{"name", name}, {"rate", 1}}));
+  }
+  std::fclose(file);
+  std::stringstream lines{std::string(text, size)};
+  std::free(text);
+  std::string first, line;
+  std::getline(lines, first);
+  while (std::getline(lines, line)) EXPECT_EQ(line.size(), first.size()) << line;
 }
 
 TEST(Table, JsonAndJsonLinesComeBackAsTheyWere) {
@@ -64,7 +90,7 @@ TEST(Table, ARowThatCannotBeWrittenIsAnError) {
 
 TEST(Table, ColumnsOfAFirstEmptyCellStayAligned) {
   const std::string text = written(TableFormat::csv, {Json{{"first", nullptr}, {"second", 1}}});
-  EXPECT_EQ(text, "first,second\n,1\n");
+  EXPECT_EQ(text, "first,second,name,rate\n,1,,\n");
 }
 
 }  // namespace
