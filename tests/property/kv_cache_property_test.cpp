@@ -99,6 +99,13 @@ CacheOptions random_cache(Chance& chance, const std::string& method) {
     for (const char* more : {"select.choose_in=0", "select.dense_layers=0"})
       options.method_overrides.push_back(more);
   }
+  // And a sketch that asks few groups' means, and few clusters' rows: as in texts so long that it
+  // looks at no more.
+  if (chance.below(2))
+    for (const std::string more : {"select.least_candidates=64", "select.candidates=1",
+                                   "select.means=64", "select.cluster=4"})
+      if (load_method(method, kMethods, {&more, 1}, **choose_cpu_table("auto")))
+        options.method_overrides.push_back(more);
   return options;
 }
 
