@@ -109,7 +109,7 @@ void set_mass(Json* row) {
   double low = 2;
   const Json& by_layer = row->at("mass_by_layer");
   for (std::size_t l = 0; l < by_layer.size(); ++l) {
-    if (by_layer[l].is_null()) continue;
+    if (!by_layer[l].is_number()) continue;
     shares.push_back(by_layer[l].get<double>());
     if (shares.back() >= low) continue;
     low = shares.back();
@@ -140,7 +140,8 @@ Json mean_row(std::span<const Json> rows) {
   }
   mean["kl_steps"] = divergences;
   mean["kl_max"] = percentile(largest, 1);
-  if (mean.contains("mass_by_layer")) set_mass(&mean);
+  if (const auto mass = mean.find("mass_by_layer"); mass != mean.end() && mass->is_array())
+    set_mass(&mean);
   set_divergence(divergences, &mean);
   // Of all tokens together.
   for (const char* of : {"", "_full"})

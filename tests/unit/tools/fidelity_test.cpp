@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "tools/thermocline/fidelity_row.h"
 #include "tools/thermocline/spread.h"
 
 namespace thermocline {
@@ -42,6 +43,52 @@ TEST(Fidelity, HoldsFarFromZero) {
   const StepFidelity step = compare_logits(full, other, 0);
   EXPECT_NEAR(step.divergence, 1800, 1);
   EXPECT_TRUE(std::isfinite(step.divergence));
+}
+
+TEST(MeanRow, HasWhatAllRowsHave) {
+  using Json = nlohmann::ordered_json;
+  const Json one{{"text", "a"},
+                 {"method", "m"},
+                 {"kl_mean", 1},
+                 {"kl_max", 2},
+                 {"nll_full", 0.5},
+                 {"nll", 1},
+                 {"read", 0.5},
+                 {"speed", nullptr},
+                 {"alone", 1},
+                 {"kl_steps", {0, 2}},
+                 {"sets", {"x"}},
+                 {"ranks", {4, 8}},
+                 {"mass_by_layer", {nullptr, 0.5, 1}}};
+  Json other = one;
+  other["text"] = "b";
+  other["kl_max"] = 3;
+  other["kl_steps"] = {3};
+  other["nll"] = 2;
+  other["speed"] = 7;
+  other["ranks"] = {6, 8};
+  other["mass_by_layer"] = {nullptr, 0.25, 1};
+  other.erase("alone");
+  for (const auto& rows : {std::vector{one, other}, std::vector{other, one}}) {
+    const Json mean = mean_row(rows);
+    EXPECT_EQ(mean.at("text"), "mean of 2");
+    EXPECT_EQ(mean.at("method"), "m");
+    EXPECT_EQ(mean.at("sets"), Json::array({"x"}));
+    EXPECT_EQ(mean.at("read"), 0.5);
+    EXPECT_EQ(mean.at("ranks"), Json::array({5, 8}));
+    EXPECT_EQ(mean.at("kl_max"), 3);
+    EXPECT_NEAR(mean.at("kl_mean").get<double>(), 5.0 / 3, 1e-12) << "of all steps";
+    EXPECT_NEAR(mean.at("ppl").get<double>(), std::exp(1.5), 1e-12);
+    EXPECT_EQ(mean.at("mass_by_layer"), Json::array({nullptr, 0.375, 1}));
+    EXPECT_EQ(mean.at("mass_lowest"), 0.375);
+    for (const char* name : {"speed", "alone"}) EXPECT_FALSE(mean.contains(name)) << name;
+  }
+  for (const Json& odd : {Json("x"), Json{{"a", 1}}, Json{"x", 1}, Json(2)}) {
+    Json row = one;
+    row["mass_by_layer"] = odd;
+    EXPECT_EQ(mean_row(std::vector{row, row}).at("text"), "mean of 2");
+    EXPECT_EQ(mean_row(std::vector{row, one}).at("text"), "mean of 2");
+  }
 }
 
 TEST(Spread, IsTheMedianAndTheEnds) {
