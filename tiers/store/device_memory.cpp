@@ -17,10 +17,14 @@ std::optional<std::uint32_t> device_number(std::string_view name) {
   return number;
 }
 
-Result<DeviceMemory> DeviceMemory::open(const std::string& name, const PlannedUse& planned) {
+Result<std::unique_ptr<Device>> open_named_device(const std::string& name) {
   const std::optional<std::uint32_t> number = device_number(name);
   TL_CHECK(number.has_value());
-  TL_TRY_ASSIGN(std::unique_ptr<Device> device, open_device(*number));
+  return open_device(*number);
+}
+
+Result<DeviceMemory> DeviceMemory::open(const std::string& name, const PlannedUse& planned) {
+  TL_TRY_ASSIGN(std::unique_ptr<Device> device, open_named_device(name));
   TL_TRY_ASSIGN(const std::uint64_t free, device->free_bytes());
   if (planned.bytes > free)
     return fail(ErrorCode::exhausted, device->name(), ": ", planned.positions, " positions need ",

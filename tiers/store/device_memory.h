@@ -17,6 +17,8 @@ namespace thermocline {
 
 // Which device a name means: "cuda" is the first, "cuda:N" one of them; nothing: neither is said.
 std::optional<std::uint32_t> device_number(std::string_view name);
+// Of a name that has one. Errors as open_device() has them.
+Result<std::unique_ptr<Device>> open_named_device(const std::string& name);
 
 class DeviceMemory final : public Store {
  public:

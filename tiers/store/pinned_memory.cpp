@@ -1,16 +1,12 @@
 #include "tiers/store/pinned_memory.h"
 
-#include <optional>
-
 #include "tiers/size_text.h"
 #include "tiers/store/device_memory.h"
 
 namespace thermocline {
 
 Result<PinnedMemory> PinnedMemory::open(const std::string& name) {
-  const std::optional<std::uint32_t> number = device_number(name);
-  TL_CHECK(number.has_value());
-  TL_TRY_ASSIGN(std::unique_ptr<Device> device, open_device(*number));
+  TL_TRY_ASSIGN(std::unique_ptr<Device> device, open_named_device(name));
   return PinnedMemory(std::move(device));
 }
 

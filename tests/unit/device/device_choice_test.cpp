@@ -98,18 +98,8 @@ bool close(std::uint64_t one, std::uint64_t other) {
 }
 
 TEST_F(DeviceChoiceTest, ReadsAndAnswersWhatTheHostDoes) {
-  const std::vector<std::string> int8 = {"keys.compress=int8", "values.compress=int8"};
-  const std::pair<const char*, std::vector<std::string>> methods[] = {
-      {"sketch", {}},
-      {"sketch", int8},
-      {"sketch", {"select.bits=4", "select.share=0.2"}},
-      {"sketch", {"select.min_rows=5000"}},  // more than there are
-      {"ladder2", {}},
-      {"ladder4", {"values.compress=raw"}},
-      {"sketch", {"retain.keep=snapkv", "retain.share=0.5"}},
-      {"sketch", {"retain.keep=h2o"}}};
-  for (const auto& [method, overrides] : methods) {
-    SCOPED_TRACE(std::string(method) + (overrides.empty() ? "" : ", " + overrides[0]));
+  for (const auto& [method, overrides] : methods_that_a_device_chooses_by()) {
+    SCOPED_TRACE(method + (overrides.empty() ? "" : ", " + overrides[0]));
     CacheOptions options = options_of(method, 1200, overrides);
     options.method_overrides.push_back("steady.join=1");  // never
     Pair pair(options);
@@ -123,7 +113,7 @@ TEST_F(DeviceChoiceTest, ReadsAndAnswersWhatTheHostDoes) {
     const CacheReport on = difference(pair.fed.caches[1]->report(), sealed[1]);
     EXPECT_EQ(on.rows_read, here.rows_read);
     EXPECT_EQ(on.codes_read, here.codes_read);
-    EXPECT_EQ(on.codes_read > 0, std::string(method).starts_with("ladder"));
+    EXPECT_EQ(on.codes_read > 0, method.starts_with("ladder"));
     EXPECT_EQ(on.host_bytes_read + on.device_bytes_read, here.host_bytes_read);
     EXPECT_TRUE(close(on.summaries_read, here.summaries_read))
         << on.summaries_read << " and " << here.summaries_read;

@@ -118,17 +118,8 @@ void attempt(KvCache* cache, const Timeline& text, std::uint32_t rows) {
 class DeviceSlotsTest : public OnAGpu {};
 
 TEST_F(DeviceSlotsTest, AnswersAreThoseOfRowsAtHomeThere) {
-  const std::vector<std::string> int8 = {"keys.compress=int8", "values.compress=int8"};
-  const std::pair<const char*, std::vector<std::string>> methods[] = {
-      {"sketch", {}},
-      {"sketch", int8},
-      {"sketch", {"select.bits=4", "select.share=0.2"}},
-      {"sketch", {"select.min_rows=5000"}},  // more than there are
-      {"ladder2", {}},
-      {"ladder4", {"values.compress=raw"}},
-      {"sketch", {"retain.keep=h2o"}}};
-  for (const auto& [method, overrides] : methods) {
-    SCOPED_TRACE(std::string(method) + (overrides.empty() ? "" : ", " + overrides[0]));
+  for (const auto& [method, overrides] : methods_that_a_device_chooses_by()) {
+    SCOPED_TRACE(method + (overrides.empty() ? "" : ", " + overrides[0]));
     const CacheOptions there = options_of(method, 1200, overrides);
     Fed fed({there, with_least(in_host_memory(there))});
     CacheOptions wide = in_host_memory(there);  // whose launches take more, and slots less

@@ -11,6 +11,7 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runtime/kv_cache.h"
@@ -27,6 +28,19 @@ inline CacheOptions options_for(const std::string& method, std::uint32_t positio
   options.method_directory = "configs/methods";
   options.max_positions = positions;
   return options;
+}
+
+// With settings that a device chooses under.
+inline std::vector<std::pair<std::string, std::vector<std::string>>>
+methods_that_a_device_chooses_by() {
+  return {{"sketch", {}},
+          {"sketch", {"keys.compress=int8", "values.compress=int8"}},
+          {"sketch", {"select.bits=4", "select.share=0.2"}},
+          {"sketch", {"select.min_rows=5000"}},  // more than there are
+          {"ladder2", {}},
+          {"ladder4", {"values.compress=raw"}},
+          {"sketch", {"retain.keep=snapkv", "retain.share=0.5"}},
+          {"sketch", {"retain.keep=h2o"}}};
 }
 
 inline CacheOptions on_device(CacheOptions options, const char* device) {
