@@ -12,6 +12,7 @@
 #include "runtime/model/gguf.h"
 #include "runtime/model/layer.h"
 #include "runtime/model/model.h"
+#include "runtime/model/query_powers.h"
 #include "runtime/model/tokenizer.h"
 #include "runtime/model/weights.h"
 #include "runtime/prefill.h"
@@ -36,6 +37,8 @@ Result<OpenModel> OpenModel::open(const EngineOptions& options) {
   TL_TRY_ASSIGN(GgufFile file, GgufFile::open(options.model_path));
   TL_TRY_ASSIGN(ModelSpec spec, ModelSpec::read(file, options));
   TL_TRY_ASSIGN(Weights weights, Weights::read(file, spec));
+  for (std::size_t l = 0; l < spec.layers.size(); ++l)
+    spec.layers[l].query_powers = query_powers(spec.layers[l], weights.layers[l].q_norm);
   TL_TRY_ASSIGN(Tokenizer tokenizer, Tokenizer::create(file));
   if (tokenizer.size() != weights.vocabulary())
     return fail(ErrorCode::corrupt, file.name(), ": the tokenizer has ", tokenizer.size(),

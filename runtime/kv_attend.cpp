@@ -16,8 +16,7 @@ Status KvCache::Impl::attend(LayerId l, MatView<const float> queries, MatView<fl
   for (std::size_t r = 0; r < rows.size(); ++r) {
     float* to = rotated + r * row_floats;
     std::copy_n(queries.row(r), row_floats, to);
-    for (std::uint32_t h = 0; h < s.q_heads; ++h) rotate(l, r, to + h * s.key_dim);
-    cpu->dense.scale(s.scale, row_floats, to);
+    for (std::uint32_t h = 0; h < s.q_heads; ++h) turn_query(l, r, to + h * s.key_dim);
   }
   list_steady(l);
   TL_TRY(attend_steady(l, rotated));

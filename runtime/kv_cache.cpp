@@ -211,6 +211,7 @@ Status KvCache::Impl::open() {
   if (table->keeps()) TL_TRY(open_session());
 
   for (const LayerSpec& layer : options.layers) {
+    balances.push_back(method.balances() ? KeyBalance::of(layer) : KeyBalance());
     std::uint32_t a = 0;
     while (a < angles.size() && !(*angles[a].rope == layer.rope)) ++a;
     if (a == angles.size())
@@ -290,12 +291,23 @@ void KvCache::Impl::rotate(LayerId l, std::size_t row, float* head) const {
   cpu->dense.rope(a.cosine + row * pairs, a.sine + row * pairs, pairs, spec(l).rope.pairs, head);
 }
 
+void KvCache::Impl::turn_key(LayerId l, std::size_t row, float* key) const {
+  rotate(l, row, key);
+  balances[index(l)].keep(key);
+}
+
+void KvCache::Impl::turn_query(LayerId l, std::size_t row, float* query) const {
+  rotate(l, row, query);
+  balances[index(l)].ask(query);
+  cpu->dense.scale(spec(l).scale, spec(l).key_dim, query);
+}
+
 void KvCache::Impl::append_row(LayerId l, std::size_t row, std::uint32_t head, const float* key,
                                const float* value, std::byte* record) const {
   const LayerSpec& s = spec(l);
   alignas(64) float rotated[kMaxHeadSize];
   std::copy_n(key + head * s.key_dim, s.key_dim, rotated);
-  rotate(l, row, rotated);
+  turn_key(l, row, rotated);
   cpu->dense.to_half(rotated, s.key_dim, record);
   cpu->dense.to_half(value + head * s.value_dim, s.value_dim, record + s.key_dim * 2);
 }

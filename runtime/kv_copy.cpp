@@ -25,6 +25,20 @@ Status KvCache::Impl::read_rows(LayerId l, const LayerState& layer, std::uint32_
   return {};
 }
 
+Status KvCache::Impl::take_rows(Impl& other, LayerId l, const LayerState& layer,
+                                std::uint32_t first, std::uint32_t end, RawStore* to) const {
+  TL_TRY(other.read_rows(l, layer, first, end, to));
+  const KeyBalance &theirs = other.balances[index(l)], &ours = balances[index(l)];
+  if (ours == theirs) return {};
+  const LayerSpec& s = spec(l);
+  workers->parallel(end - first, 256, [&](std::size_t from, std::size_t until) {
+    for (auto r = static_cast<std::uint32_t>(from); r < until; ++r)
+      for (std::uint32_t h = 0; h < s.kv_heads; ++h)
+        ours.keep_as_well(theirs, s.key_dim, *cpu, to->row(h, r));
+  });
+  return {};
+}
+
 Status KvCache::Impl::copy_layers(Impl& other, std::span<const LayerId> layers,
                                   const TimelineState& from, const StopSign& stop,
                                   TimelineState* into) {
@@ -48,7 +62,7 @@ Status KvCache::Impl::copy_layers(Impl& other, std::span<const LayerId> layers,
     }
     TL_TRY(cell.reshape(planned.raw, heads, count));
     for (const LayerId l : layers) {
-      TL_TRY(other.read_rows(l, from.layers[index(l)], first, first + count, &cell));
+      TL_TRY(take_rows(other, l, from.layers[index(l)], first, first + count, &cell));
       std::vector<Run>& runs = into->layers[index(l)].runs;
       TL_TRY_ASSIGN(Run run,
                     form(l, cell.view(first, count), runs.empty() ? nullptr : &runs.back()));
@@ -60,10 +74,11 @@ Status KvCache::Impl::copy_layers(Impl& other, std::span<const LayerId> layers,
   for (const LayerId l : layers) {
     LayerState& layer = into->layers[index(l)];
     const std::uint32_t sinks = std::min(from.length, planned.sinks);
-    TL_TRY(other.read_rows(l, from.layers[index(l)], 0, sinks, &layer.sinks));
+    TL_TRY(take_rows(other, l, from.layers[index(l)], 0, sinks, &layer.sinks));
     layer.tail_first = std::max(tail_first, planned.sinks);
     if (from.length > layer.tail_first)
-      TL_TRY(other.read_rows(l, from.layers[index(l)], layer.tail_first, from.length, &layer.tail));
+      TL_TRY(
+          take_rows(other, l, from.layers[index(l)], layer.tail_first, from.length, &layer.tail));
   }
   return {};
 }

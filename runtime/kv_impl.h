@@ -22,6 +22,7 @@
 #include "runtime/cache_plan.h"
 #include "runtime/fetch_launch.h"
 #include "runtime/joint.h"
+#include "runtime/key_balance.h"
 #include "runtime/kv_cache.h"
 #include "runtime/method.h"
 #include "runtime/query_sample.h"
@@ -150,7 +151,8 @@ struct KvCache::Impl {
   std::vector<Stage> stages;            // by layer
   std::vector<Angles> angles;
   std::vector<std::uint32_t> angles_of_layer;
-  std::vector<Pending> pending;  // [timeline][layer]
+  std::vector<KeyBalance> balances;  // by layer
+  std::vector<Pending> pending;      // [timeline][layer]
   // Raw rows of the layer in hand: of a prefill, its tail and new rows; of a cut, what was read
   // back.
   RawStore span;
@@ -196,8 +198,11 @@ struct KvCache::Impl {
 
   Status begin(std::span<const Token> step_rows, Pass step_pass);
   Status compute_angles(std::span<const Token> step_rows);
-  // Rotates a copy of one head's row of the step, for `row` of it.
   void rotate(LayerId l, std::size_t row, float* head) const;
+  // In place, one head's for `row` of the step: a key as it is kept, a query as it asks keys that
+  // are kept so, scaled.
+  void turn_key(LayerId l, std::size_t row, float* key) const;
+  void turn_query(LayerId l, std::size_t row, float* query) const;
   Status append(LayerId l, MatView<const float> keys, MatView<const float> values);
   void append_row(LayerId l, std::size_t row, std::uint32_t head, const float* key,
                   const float* value, std::byte* record) const;
@@ -346,6 +351,10 @@ struct KvCache::Impl {
   // Leaves in `to` a layer's raw rows of the positions [first, end).
   Status read_rows(LayerId l, const LayerState& layer, std::uint32_t first, std::uint32_t end,
                    RawStore* to);
+
+  // The same of another cache's, as this one keeps them.
+  Status take_rows(Impl& other, LayerId l, const LayerState& layer, std::uint32_t first,
+                   std::uint32_t end, RawStore* to) const;
 
   // kv_observe.cpp
   void tell_observer(LayerId l, const float* rotated);

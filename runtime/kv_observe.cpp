@@ -39,8 +39,10 @@ void KvCache::Impl::tell_observer(LayerId l, const float* rotated) {
           add_picks(read_lists[list], read, *list_queries[list].runs[read.run].rows, head,
                     &positions);
     std::sort(positions.begin(), positions.end());
-    observer->attended(
-        {l, rows[list / s.kv_heads], head, {rotated + list * list_floats, list_floats}, positions});
+    std::vector<float> queries(rotated + list * list_floats, rotated + (list + 1) * list_floats);
+    for (std::size_t q = 0; q < list_floats; q += s.key_dim)
+      balances[index(l)].restore_query(queries.data() + q);
+    observer->attended({l, rows[list / s.kv_heads], head, queries, positions});
   }
 }
 
@@ -80,7 +82,9 @@ Status KvCache::Impl::read(TimelineId id, LayerId l, std::uint32_t first, MatVie
     for (std::uint32_t h = 0; h < spec(l).kv_heads; ++h)
       for (std::uint32_t r = 0; r < count; ++r) {
         const std::byte* record = piece.row(h, r);
-        cpu->dense.from_half(record, spec(l).key_dim, keys.row(at + r) + h * spec(l).key_dim);
+        float* key = keys.row(at + r) + h * spec(l).key_dim;
+        cpu->dense.from_half(record, spec(l).key_dim, key);
+        balances[index(l)].restore(key);
         cpu->dense.from_half(record + planned.raw.key_bytes, spec(l).value_dim,
                              values.row(at + r) + h * spec(l).value_dim);
       }

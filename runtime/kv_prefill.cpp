@@ -43,10 +43,9 @@ void KvCache::Impl::load_tiles(LayerId l, MatView<const float> queries, const Qu
       for (std::uint32_t g = 0; g < tiles.heads.heads; ++g) {
         const std::size_t head = std::size_t{tiles.head(t)} * tiles.heads.heads + g;
         std::copy_n(queries.row(i) + head * s.key_dim, s.key_dim, rotated);
-        rotate(l, i, rotated);
+        turn_query(l, i, rotated);
         const std::size_t lane = g * tiles.tokens + (i - tiles.first_token(t));
-        for (std::uint32_t d = 0; d < s.key_dim; ++d)
-          to[d * tiles.lanes + lane] = rotated[d] * s.scale;
+        for (std::uint32_t d = 0; d < s.key_dim; ++d) to[d * tiles.lanes + lane] = rotated[d];
       }
     std::fill_n(tile.max, tiles.lanes, -std::numeric_limits<float>::infinity());
     std::fill_n(tile.sum, tiles.lanes * (1 + s.value_dim), 0.0f);

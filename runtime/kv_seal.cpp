@@ -95,8 +95,7 @@ void KvCache::Impl::sample_queries(LayerId l, MatView<const float> queries,
       const std::size_t row = position - rows[0].position;
       float* to = out + i * group * s.key_dim;
       std::copy_n(queries.row(row) + i / sample.count * group * s.key_dim, group * s.key_dim, to);
-      for (std::size_t g = 0; g < group; ++g) rotate(l, row, to + g * s.key_dim);
-      cpu->dense.scale(s.scale, group * s.key_dim, to);
+      for (std::size_t g = 0; g < group; ++g) turn_query(l, row, to + g * s.key_dim);
     }
   });
 }

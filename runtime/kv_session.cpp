@@ -32,6 +32,13 @@ std::string rotation_fact(std::span<const LayerSpec> layers) {
   return print_of(values);
 }
 
+std::string query_powers_fact(std::span<const LayerSpec> layers) {
+  RecordWriter values;
+  for (const LayerSpec& layer : layers)
+    values.list(std::span<const std::int8_t>(layer.query_powers));
+  return print_of(values);
+}
+
 // [heads][rows] records, to the first rows of a store.
 void put_rows(std::span<const std::byte> bytes, const RowLayout& layout, std::uint32_t heads,
               std::uint32_t rows, const RawStore* store) {
@@ -48,6 +55,7 @@ std::vector<SessionFact> KvCache::Impl::facts_of(const CacheOptions& options,
   facts.push_back({"layers", layers_fact(options.layers)});
   facts.push_back({"rotation", rotation_fact(options.layers)});
   facts.push_back({"method", method.choices});
+  if (method.balances()) facts.push_back({"query powers", query_powers_fact(options.layers)});
   return facts;
 }
 

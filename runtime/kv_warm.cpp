@@ -93,8 +93,7 @@ Result<std::vector<std::uint8_t>> KvCache::Impl::count_last_picks(LayerId l,
   list_queries.clear();
   for (std::size_t r = rows.size() - asked; r < rows.size(); ++r, rotated += row_floats) {
     std::copy_n(queries.row(r), row_floats, rotated);
-    for (std::uint32_t h = 0; h < s.q_heads; ++h) rotate(l, r, rotated + h * s.key_dim);
-    cpu->dense.scale(s.scale, row_floats, rotated);
+    for (std::uint32_t h = 0; h < s.q_heads; ++h) turn_query(l, r, rotated + h * s.key_dim);
     // Without what lies beside sealed rows: that shifts how query heads are weighed, a little.
     for (std::uint32_t h = 0; h < s.kv_heads; ++h)
       list_queries.push_back(

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "runtime/key_balance.h"
 #include "runtime/query_tiles.h"
 #include "runtime/sealed_plan.h"
 #include "runtime/segment_bytes.h"
@@ -77,7 +78,7 @@ Status check_layer(const LayerSpec& spec, std::size_t l) {
     return refuse("head sizes must be multiples of 16, up to ", kMaxHeadSize);
   if (spec.rope.inverse_frequency.size() * 2 > spec.key_dim)
     return refuse("more rotated pairs than the key size holds");
-  return {};
+  return check_query_powers(l, spec);
 }
 
 std::vector<std::vector<LayerId>> groups_of(const CacheOptions& options, const Method& method) {

@@ -60,6 +60,9 @@ constexpr Parameter<Method> kSteady[] = {{"sink", &Method::sink, 0, 1024},
 constexpr std::string_view kRuns[] = {"near", "fetch"};
 constexpr Parameter<Method> kPlace[] = {{"run", &Method::run, 0, 1, kRuns}};
 
+constexpr std::string_view kBalances[] = {"no", "queries"};
+constexpr Parameter<Method> kKeys[] = {{"balance", &Method::balance, 0, 1, kBalances}};
+
 // A shelf: the choices that can be named for one of the four questions, and what each may be given
 // beside its name. A new codec, retainer, selector or placer is its file and a line here.
 template <typename Made>
@@ -331,6 +334,8 @@ std::vector<std::string> known_names() {
     known.push_back("steady." + std::string(parameter.name));
   for (const Parameter<Method>& parameter : kPlace)
     known.push_back("place." + std::string(parameter.name));
+  for (const Parameter<Method>& parameter : kKeys)
+    known.push_back("keys." + std::string(parameter.name));
   for_questions([&](const std::string& section, const char* question, const auto& shelf) {
     std::set<std::string_view> names = {question};  // choices of a shelf may share a parameter
     for (const auto& choice : shelf)
@@ -392,6 +397,7 @@ Result<Method> load_method(const std::string& name_or_path, const std::string& d
     method.choices += ", of which a file is " + more;
   TL_TRY(MethodSection(values, "steady").read<Method>(kSteady, &method));
   TL_TRY(MethodSection(values, "place").read<Method>(kPlace, &method));
+  TL_TRY(MethodSection(values, "keys").read<Method>(kKeys, &method));
   if (Status fits = check_composition(method); !fits)
     return fail(fits.error().code, path, ": ", fits.error().message);
   return method;
@@ -411,7 +417,8 @@ Status check_composition(const Method& method) {
         {"keys.compress", method.compress.keys->name(), "raw"},
         {"values.compress", method.compress.values->name(), "raw"},
         {"place.rows", method.place->name(), "spill"},
-        {"place.run", kRuns[method.run], kRuns[kRunNear]}};
+        {"place.run", kRuns[method.run], kRuns[kRunNear]},
+        {"keys.balance", kBalances[method.balance], kBalances[kBalanceNo]}};
     for (const auto& [key, name, only] : others)
       if (name != only)
         return fail(ErrorCode::unsupported, "retain.keep = ", method.retain->name(),

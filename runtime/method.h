@@ -19,6 +19,7 @@
 namespace thermocline {
 
 inline constexpr std::uint32_t kRunNear = 0, kRunFetch = 1;
+inline constexpr std::uint32_t kBalanceNo = 0, kBalanceQueries = 1;
 
 struct Method {
   std::string name, summary;
@@ -27,6 +28,8 @@ struct Method {
   std::unique_ptr<Retainer> retain;
   std::unique_ptr<Selector> select;
   std::unique_ptr<Placer> place;
+  // Whether keys are kept times how large queries are in each channel (runtime/key_balance.h).
+  std::uint32_t balance = kBalanceNo;
   // Always read, always raw: the first `sink` positions and at least the last `recent` ones. Rows
   // leave the tail for segments `seal` at a time, rounded up to whole blocks.
   std::uint32_t sink = 4, recent = 32, seal = 512;
@@ -51,6 +54,7 @@ struct Method {
     return std::nullopt;
   }
   bool fetches() const { return run == kRunFetch; }
+  bool balances() const { return balance == kBalanceQueries; }
   // Rows leave the tail on this grid of positions, which begins after the sinks.
   std::uint32_t seal_rows() const { return (seal + kBlockRows - 1) / kBlockRows * kBlockRows; }
   // And no segment crosses a line of this one.

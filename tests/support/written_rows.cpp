@@ -17,6 +17,8 @@ LayerSpec plain_layer(std::uint32_t kv_heads, std::uint32_t group, std::uint32_t
   spec.scale = 1.0f / std::sqrt(static_cast<float>(key_dim));
   for (std::uint32_t i = 0; i < key_dim / 2; ++i)
     spec.rope.inverse_frequency.push_back(std::pow(10000.0f, -2.0f * float(i) / float(key_dim)));
+  for (std::uint32_t d = 0; d < key_dim; ++d)
+    spec.query_powers.push_back(static_cast<std::int8_t>(d % (key_dim / 2) * 7 % 4));
   return spec;
 }
 

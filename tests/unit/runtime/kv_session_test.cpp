@@ -238,6 +238,7 @@ TEST_P(KvSession, WhatDoesNotFitIsRefusedWithItsReason) {
   other = options("s.tls");
   other.layers[1].key_dim = 32;
   other.layers[1].rope.inverse_frequency.resize(16);
+  other.layers[1].query_powers.clear();
   expect(other, "is of layers");
   other = options("s.tls");
   other.layers[1].rope.inverse_frequency[3] *= 1.5f;
