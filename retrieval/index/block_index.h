@@ -27,6 +27,7 @@ class BlockCode {
   // Of the index, and of the selector: what a method's file calls it.
   virtual std::string_view name() const = 0;
   virtual std::uint32_t block() const = 0;  // rows a unit; the last one of a segment may have fewer
+  virtual bool keeps_keys() const { return false; }  // whether a record is every key as it is
   // Of the record. No more than its blocks of kBlockRows would take each alone, all together.
   virtual std::uint64_t bytes(HeadShape shape, std::uint32_t rows) const = 0;
   // Writes the record, which is zeroed.
@@ -55,7 +56,7 @@ class BlockIndex final : public KeyIndex {
   explicit BlockIndex(std::unique_ptr<BlockCode> code) : code_(std::move(code)) {}
 
   std::string_view name() const override { return code_->name(); }
-  SelectorFacts facts() const override { return {}; }
+  SelectorFacts facts() const override { return {.keys_in_memory = code_->keeps_keys()}; }
   // unsupported: key channels that are no multiple of 16.
   Result<Formation> form(const Sealing& sealing, const Workers& workers) const override;
   void save(const Formation& formation, RecordWriter* out) const override;
