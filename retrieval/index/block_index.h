@@ -17,6 +17,7 @@ struct BlockQuery {
   const float* query = nullptr;  // [heads][key_dim], rotated and scaled
   const std::byte* kept = nullptr;
   std::uint32_t rows = 0;
+  std::uint32_t wanted_rows = 0;  // of these: their share of KeyQuery's, rounded up
 };
 
 // What is kept of the rows of one KV head, a record of bytes, and what it scores. Immutable: any
@@ -45,8 +46,9 @@ class BlockCode {
     return nullptr;
   }
   // score[h * stride + u] of each unit u of the segment; KeyIndex::score() says what they mean.
-  virtual void score(const BlockQuery& query, KeyScratch* scratch, float* score,
-                     std::size_t stride) const = 0;
+  // Returns the bytes of the record that were looked at.
+  virtual std::uint64_t score(const BlockQuery& query, KeyScratch* scratch, float* score,
+                              std::size_t stride) const = 0;
 
   std::uint32_t units(std::uint32_t rows) const { return (rows + block() - 1) / block(); }
 };
