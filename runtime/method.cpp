@@ -436,10 +436,6 @@ Status check_composition(const Method& method) {
     return fail(ErrorCode::unsupported, "retain.keep = ", method.retain->name(),
                 " keeps other positions in each layer, so it goes with select.layers = each, not "
                 "select.layers = share");
-  if (facts.keys_in_memory && method.place->home({.lowest = Tier::disk}, 1) != Tier::host)
-    return fail(ErrorCode::unsupported, "select.by = ", method.select->name(),
-                " searches keys in memory, so it goes with place.rows = host, not place.rows = ",
-                method.place->name());
   if (facts.watches == Watched::last_window)
     return fail(ErrorCode::unsupported, "select.by = ", method.select->name(), " has to watch ",
                 name_of(facts.watches), " of the attention, which steps do not report");

@@ -197,7 +197,7 @@ class Engine {
 struct MethodLine {
   std::string name, summary, path;
   // The three facts that decide how it composes: in which order rows are stored, what it watches of
-  // a prefill, and whether its selector needs exact keys in memory.
+  // a prefill, and whether its selector keeps a copy of every key in memory, wherever rows live.
   std::string order, watches;
   bool keys_in_memory = false;
 };

@@ -68,13 +68,18 @@ std::uint32_t BlockIndex::first_row(const SegmentIndex& segment, std::uint32_t,
 
 std::uint64_t BlockIndex::score(const KeyQuery& query, KeyScratch* scratch, float* score,
                                 std::size_t stride) const {
+  std::uint64_t rows = 0;
+  for (const SegmentIndex* segment : query.segments)
+    rows += static_cast<const HeadRecords&>(*segment).rows();
   std::uint64_t bytes = 0;
   for (const SegmentIndex* segment : query.segments) {
     const auto& records = static_cast<const HeadRecords&>(*segment);
-    code_->score({query.shape, query.query, records.head(query.head), records.rows()}, scratch,
-                 score, stride);
+    const std::uint64_t wanted =
+        (std::uint64_t{query.wanted_rows} * records.rows() + rows - 1) / rows;
+    bytes += code_->score({query.shape, query.query, records.head(query.head), records.rows(),
+                           static_cast<std::uint32_t>(wanted)},
+                          scratch, score, stride);
     score += code_->units(records.rows());
-    bytes += code_->bytes(query.shape, records.rows());
   }
   return bytes;
 }

@@ -17,6 +17,7 @@ struct BlockQuery {
   const float* query = nullptr;  // [heads][key_dim], rotated and scaled
   const std::byte* kept = nullptr;
   std::uint32_t rows = 0;
+  std::uint32_t wanted_rows = 0;  // of these: their share of KeyQuery's, rounded up
 };
 
 // What is kept of the rows of one KV head, a record of bytes, and what it scores. Immutable: any
@@ -27,6 +28,7 @@ class BlockCode {
   // Of the index, and of the selector: what a method's file calls it.
   virtual std::string_view name() const = 0;
   virtual std::uint32_t block() const = 0;  // rows a unit; the last one of a segment may have fewer
+  virtual bool keeps_keys() const { return false; }  // whether a record is every key as it is
   // Of the record. No more than its blocks of kBlockRows would take each alone, all together.
   virtual std::uint64_t bytes(HeadShape shape, std::uint32_t rows) const = 0;
   // Writes the record, which is zeroed.
@@ -44,8 +46,9 @@ class BlockCode {
     return nullptr;
   }
   // score[h * stride + u] of each unit u of the segment; KeyIndex::score() says what they mean.
-  virtual void score(const BlockQuery& query, KeyScratch* scratch, float* score,
-                     std::size_t stride) const = 0;
+  // Returns the bytes of the record that were looked at.
+  virtual std::uint64_t score(const BlockQuery& query, KeyScratch* scratch, float* score,
+                              std::size_t stride) const = 0;
 
   std::uint32_t units(std::uint32_t rows) const { return (rows + block() - 1) / block(); }
 };
@@ -55,7 +58,7 @@ class BlockIndex final : public KeyIndex {
   explicit BlockIndex(std::unique_ptr<BlockCode> code) : code_(std::move(code)) {}
 
   std::string_view name() const override { return code_->name(); }
-  SelectorFacts facts() const override { return {}; }
+  SelectorFacts facts() const override { return {.keys_in_memory = code_->keeps_keys()}; }
   // unsupported: key channels that are no multiple of 16.
   Result<Formation> form(const Sealing& sealing, const Workers& workers) const override;
   void save(const Formation& formation, RecordWriter* out) const override;

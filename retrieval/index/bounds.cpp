@@ -33,8 +33,8 @@ void BoundsCode::keep(const Sealing& sealing, std::uint32_t head, std::byte* kep
 
 // max(q * least, q * most) is q * most where q is positive, else q * least: two products of rows,
 // with the halves of the query.
-void BoundsCode::score(const BlockQuery& query, KeyScratch* scratch, float* score,
-                       std::size_t stride) const {
+std::uint64_t BoundsCode::score(const BlockQuery& query, KeyScratch* scratch, float* score,
+                                std::size_t stride) const {
   const HeadShape shape = query.shape;
   const std::size_t blocks = units(query.rows), floats = shape.heads * shape.key_dim;
   if (scratch->floats.size() < 2 * floats + shape.heads * blocks)
@@ -54,6 +54,7 @@ void BoundsCode::score(const BlockQuery& query, KeyScratch* scratch, float* scor
                        heads, score, stride);
   for (std::size_t h = 0; h < shape.heads; ++h)
     for (std::size_t u = 0; u < blocks; ++u) score[h * stride + u] += least_score[h * blocks + u];
+  return bytes(query.shape, query.rows);
 }
 
 }  // namespace thermocline

@@ -26,8 +26,8 @@ class BoundsCode final : public BlockCode {
   std::uint32_t block() const override { return options_.block; }
   std::uint64_t bytes(HeadShape shape, std::uint32_t rows) const override;
   void keep(const Sealing& sealing, std::uint32_t head, std::byte* kept) const override;
-  void score(const BlockQuery& query, KeyScratch* scratch, float* score,
-             std::size_t stride) const override;
+  std::uint64_t score(const BlockQuery& query, KeyScratch* scratch, float* score,
+                      std::size_t stride) const override;
 
  private:
   Options options_;

@@ -40,7 +40,9 @@ class FaissIndex final : public KeyIndex {
   FaissIndex(const Options& options, const CpuTable& cpu) : options_(options), cpu_(cpu) {}
 
   std::string_view name() const override;
-  SelectorFacts facts() const override { return {.in_files = false}; }
+  SelectorFacts facts() const override {
+    return {.keys_in_memory = kind != FaissKind::ivfpq, .in_files = false};
+  }
   // unsupported: FAISS does not take these rows, in its words.
   Result<Formation> form(const Sealing& sealing, const Workers& workers) const override;
   void save(const Formation& formation, RecordWriter* out) const override;

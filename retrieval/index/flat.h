@@ -18,10 +18,11 @@ class FlatCode final : public BlockCode {
 
   std::string_view name() const override { return "flat"; }
   std::uint32_t block() const override { return 1; }
+  bool keeps_keys() const override { return true; }
   std::uint64_t bytes(HeadShape shape, std::uint32_t rows) const override;
   void keep(const Sealing& sealing, std::uint32_t head, std::byte* kept) const override;
-  void score(const BlockQuery& query, KeyScratch* scratch, float* score,
-             std::size_t stride) const override;
+  std::uint64_t score(const BlockQuery& query, KeyScratch* scratch, float* score,
+                      std::size_t stride) const override;
 
  private:
   const CpuTable& cpu_;

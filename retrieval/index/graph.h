@@ -33,8 +33,9 @@ class GraphIndex final : public KeyIndex {
   GraphIndex(const Options& options, const CpuTable& cpu) : options_(options), cpu_(cpu) {}
 
   std::string_view name() const override { return "graph"; }
-  // Its own copy of the keys is part of the index: rows may live anywhere.
-  SelectorFacts facts() const override { return {.watches = Watched::queries}; }
+  SelectorFacts facts() const override {
+    return {.watches = Watched::queries, .keys_in_memory = true};
+  }
   // unsupported: key channels that are no multiple of 16.
   Result<Formation> form(const Sealing& sealing, const Workers& workers) const override;
   void save(const Formation& formation, RecordWriter* out) const override;

@@ -69,8 +69,8 @@ const char* LabelsCode::flaw(HeadShape shape, std::uint32_t, const std::byte* ke
   return nullptr;
 }
 
-void LabelsCode::score(const BlockQuery& query, KeyScratch* scratch, float* score,
-                       std::size_t stride) const {
+std::uint64_t LabelsCode::score(const BlockQuery& query, KeyScratch* scratch, float* score,
+                                std::size_t stride) const {
   const std::uint32_t count = channels(query.shape), heads = query.shape.heads;
   const auto* list = reinterpret_cast<const std::uint16_t*>(query.kept);
   if (scratch->queries.size() < std::size_t{heads} * count)
@@ -80,6 +80,7 @@ void LabelsCode::score(const BlockQuery& query, KeyScratch* scratch, float* scor
       scratch->queries[h * count + c] = query.query[h * query.shape.key_dim + list[c]];
   score_planes(query.kept + list_bytes(count), query.rows, count, options_.bits,
                scratch->queries.data(), heads, &scratch->floats, score, stride);
+  return bytes(query.shape, query.rows);
 }
 
 }  // namespace thermocline

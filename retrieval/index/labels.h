@@ -30,8 +30,8 @@ class LabelsCode final : public BlockCode {
   std::uint64_t bytes(HeadShape shape, std::uint32_t rows) const override;
   void keep(const Sealing& sealing, std::uint32_t head, std::byte* kept) const override;
   const char* flaw(HeadShape shape, std::uint32_t rows, const std::byte* kept) const override;
-  void score(const BlockQuery& query, KeyScratch* scratch, float* score,
-             std::size_t stride) const override;
+  std::uint64_t score(const BlockQuery& query, KeyScratch* scratch, float* score,
+                      std::size_t stride) const override;
 
  private:
   std::uint32_t channels(HeadShape shape) const;

@@ -71,8 +71,8 @@ std::uint64_t LandmarksCode::always_rows(std::uint64_t rows) const {
          block();
 }
 
-void LandmarksCode::score(const BlockQuery& query, KeyScratch*, float* score,
-                          std::size_t stride) const {
+std::uint64_t LandmarksCode::score(const BlockQuery& query, KeyScratch*, float* score,
+                                   std::size_t stride) const {
   const HeadShape shape = query.shape;
   const std::size_t chunks = units(query.rows), mean_bytes = shape.key_dim * sizeof(f16);
   cpu_.sketch.dot_rows(RowFormat::f16, query.kept, mean_bytes, chunks, shape.key_dim, query.query,
@@ -81,6 +81,7 @@ void LandmarksCode::score(const BlockQuery& query, KeyScratch*, float* score,
   for (std::size_t u = 0; u < chunks; ++u)
     for (std::size_t h = 0; h < shape.heads && outlier[u] != std::byte{0}; ++h)
       score[h * stride + u] = std::numeric_limits<float>::infinity();
+  return bytes(query.shape, query.rows);
 }
 
 }  // namespace thermocline

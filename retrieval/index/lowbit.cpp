@@ -21,10 +21,11 @@ void LowbitCode::keep(const Sealing& sealing, std::uint32_t head, std::byte* kep
   write_planes(keys.data(), rows, sealing.shape.key_dim, options_.bits, kept);
 }
 
-void LowbitCode::score(const BlockQuery& query, KeyScratch* scratch, float* score,
-                       std::size_t stride) const {
+std::uint64_t LowbitCode::score(const BlockQuery& query, KeyScratch* scratch, float* score,
+                                std::size_t stride) const {
   score_planes(query.kept, query.rows, query.shape.key_dim, options_.bits, query.query,
                query.shape.heads, &scratch->floats, score, stride);
+  return bytes(query.shape, query.rows);
 }
 
 }  // namespace thermocline

@@ -27,8 +27,8 @@ class LowbitCode final : public BlockCode {
   std::uint32_t block() const override { return 1; }
   std::uint64_t bytes(HeadShape shape, std::uint32_t rows) const override;
   void keep(const Sealing& sealing, std::uint32_t head, std::byte* kept) const override;
-  void score(const BlockQuery& query, KeyScratch* scratch, float* score,
-             std::size_t stride) const override;
+  std::uint64_t score(const BlockQuery& query, KeyScratch* scratch, float* score,
+                      std::size_t stride) const override;
 
  private:
   Options options_;

@@ -128,8 +128,8 @@ const char* PqCode::flaw(HeadShape shape, std::uint32_t rows, const std::byte* k
   return named ? nullptr : "has a code of no centroid";
 }
 
-void PqCode::score(const BlockQuery& query, KeyScratch* scratch, float* score,
-                   std::size_t stride) const {
+std::uint64_t PqCode::score(const BlockQuery& query, KeyScratch* scratch, float* score,
+                            std::size_t stride) const {
   const std::uint32_t dim = query.shape.key_dim, parts = this->parts(query.shape);
   const std::uint32_t count = centroids(query.rows);
   const f16* centroid = reinterpret_cast<const f16*>(query.kept);
@@ -161,6 +161,7 @@ void PqCode::score(const BlockQuery& query, KeyScratch* scratch, float* score,
       score[h * stride + r] = sum;
     }
   }
+  return bytes(query.shape, query.rows);
 }
 
 }  // namespace thermocline

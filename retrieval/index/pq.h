@@ -30,8 +30,8 @@ class PqCode final : public BlockCode {
   std::uint64_t bytes(HeadShape shape, std::uint32_t rows) const override;
   void keep(const Sealing& sealing, std::uint32_t head, std::byte* kept) const override;
   const char* flaw(HeadShape shape, std::uint32_t rows, const std::byte* kept) const override;
-  void score(const BlockQuery& query, KeyScratch* scratch, float* score,
-             std::size_t stride) const override;
+  std::uint64_t score(const BlockQuery& query, KeyScratch* scratch, float* score,
+                      std::size_t stride) const override;
 
  private:
   // A segment of few rows has few centroids: they must not take more than the keys do.

@@ -46,7 +46,7 @@ constexpr std::string_view name_of(Watched watched) {
 struct SelectorFacts {
   RowOrder order = RowOrder::position;
   Watched watches = Watched::nothing;
-  bool keys_in_memory = false;  // whether it needs exact keys to search
+  bool keys_in_memory = false;  // it keeps every key, uncoded, in its index beside the rows
   bool in_files = true;         // whether what it forms can be kept in one, as a session is
   bool everything = false;      // it reads every row, so what it will read is known before
   bool remembers = false;       // what it reads depends on what steps before chose

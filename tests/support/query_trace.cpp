@@ -76,7 +76,7 @@ Result<std::unique_ptr<QueryRecorder>> QueryRecorder::open(const QueryTraceOptio
     layer.kv_heads = s.kv_heads;
     layer.rows = static_cast<std::uint32_t>(wanted);
     layer.shape = {s.q_heads / s.kv_heads, s.key_dim, s.value_dim};
-    layer.keys.resize(std::size_t{s.kv_heads} * wanted * s.key_dim);
+    layer.records.resize(std::size_t{s.kv_heads} * wanted * layer.width());
     layer.queries.resize(std::size_t{s.q_heads} * wanted * s.key_dim);
     r.traced_.push_back(std::move(layer));
   }
@@ -105,7 +105,10 @@ void QueryRecorder::record(const Projection& projection, std::uint32_t first,
         const std::size_t row = std::size_t{h} * into->rows + first + p;
         std::copy_n(projection.k.row(p) + std::size_t{h} * dim, dim, key.data());
         rotate(key.data());
-        cpu_->dense.to_half(key.data(), dim, &into->keys[row * dim]);
+        f16* record = &into->records[row * into->width()];
+        cpu_->dense.to_half(key.data(), dim, record);
+        cpu_->dense.to_half(projection.v.row(p) + std::size_t{h} * s.value_dim, s.value_dim,
+                            record + dim);
         float* query = &into->queries[row * group * dim];
         std::copy_n(projection.q.row(p) + std::size_t{h} * group * dim, group * dim, query);
         for (std::uint32_t g = 0; g < group; ++g) rotate(query + g * dim);

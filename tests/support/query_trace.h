@@ -1,5 +1,6 @@
-// Keys and queries as attention sees them, rotated and scaled, of some layers of a model that reads
-// real texts: what the study of indexes searches, since made-up keys flatter or defame every one.
+// Keys and queries as attention sees them, rotated and scaled, and values, of some layers of a
+// model that reads real texts: what studies of indexes search, since made-up keys flatter or defame
+// every one.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +10,7 @@
 #include "kernels/attend.h"
 #include "kernels/base/error.h"
 #include "kernels/base/half.h"
+#include "tiers/block.h"
 
 namespace thermocline::test {
 
@@ -26,12 +28,20 @@ struct QueryTraceOptions {
 struct LayerQueries {
   std::uint32_t layer = 0, kv_heads = 0, rows = 0;
   HeadShape shape;             // heads: query heads a KV head
-  std::vector<f16> keys;       // [kv_heads][rows][key_dim]
+  std::vector<f16> records;    // [kv_heads][rows]: key, then value
   std::vector<float> queries;  // [kv_heads][rows][heads][key_dim]
 
-  const f16* key(std::uint32_t head, std::uint32_t row) const {
-    return &keys[(std::size_t{head} * rows + row) * shape.key_dim];
+  // One KV head's, as a selector is handed them.
+  RawRows rows_of(std::uint32_t head) const {
+    const auto sides = [](std::uint32_t dim) { return dim * std::uint32_t{sizeof(f16)}; };
+    return {{RowFormat::f16, RowFormat::f16, sides(shape.key_dim), sides(shape.value_dim)},
+            1,
+            0,
+            rows,
+            reinterpret_cast<const std::byte*>(&records[std::size_t{head} * rows * width()]),
+            0};
   }
+  std::size_t width() const { return shape.key_dim + shape.value_dim; }
   const float* query(std::uint32_t head, std::uint32_t row) const {  // [heads][key_dim]
     return &queries[(std::size_t{head} * rows + row) * shape.heads * shape.key_dim];
   }

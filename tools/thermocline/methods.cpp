@@ -21,8 +21,8 @@ Result<Exit> run_methods(const std::vector<std::string>& arguments) {
       "methods", "[options]",
       "Lists the methods that can be named with --method, and three facts that say how "
       "each composes: the order in which it stores rows, what it watches, and whether "
-      "it needs keys in memory. Then the codecs that keys.compress and values.compress of a method "
-      "can name, and -ctk and -ctv, which call raw f16.");
+      "it keeps a copy of every key in memory. Then the codecs that keys.compress and "
+      "values.compress of a method can name, and -ctk and -ctv, which call raw f16.");
   auto add = line.group("Options").add_options();
   add("method-dir", po::value(&directory)->value_name("DIR"),
       "where they are (the installed ones)");

@@ -241,6 +241,8 @@ std::vector<Case> cases() {
   for (const double alpha : {0.0, 2.0})
     add("moments " + std::to_string(alpha), index_of<MomentsCode>({16, alpha}),
         std::bind(moments, alpha, _1, _2, _3, _4));
+  add("moments of groups", index_of<MomentsCode>({16, 2.0, 100, 8}),  // of 1,600 rows
+      std::bind(moments, 2.0, _1, _2, _3, _4));
   for (const double share : {0.0, 0.1})
     add("landmarks " + std::to_string(share), index_of<LandmarksCode>({8, share}),
         std::bind(landmarks, share, 8, _1, _2, _3, _4));
@@ -352,13 +354,13 @@ TEST(KeyIndex, TakesTheLongestSegment) {
     const Keys keys(sealing, *formed, 0);
     const auto got = scores(*c.index, shape, 0, query, {formed->index.get()});
     const std::uint32_t units = c.index->units(*formed->index, 0);
-    int always = 0;
+    int always = 0, passed_over = 0;
     for (std::uint32_t u = 0; u < units; u += 97) {  // and what landmarks say costs too much here
       const std::uint32_t first = c.index->first_row(*formed->index, 0, u);
       const std::uint32_t end = c.index->first_row(*formed->index, 0, u + 1);
       if (first == end) continue;
       if (std::isinf(got[u])) {
-        ++always;
+        ++(got[u] > 0 ? always : passed_over);
         continue;
       }
       const Expected e = c.name.starts_with("landmarks")
@@ -367,6 +369,7 @@ TEST(KeyIndex, TakesTheLongestSegment) {
       ASSERT_NEAR(got[u], e.score, e.error) << u;
     }
     EXPECT_EQ(always > 0, c.name == "landmarks " + std::to_string(0.1)) << always;
+    EXPECT_EQ(passed_over > 0, c.name == "moments of groups") << passed_over;
   }
 }
 
@@ -647,6 +650,7 @@ const std::map<std::string, OfLongText> kOfLongText = {
     {"bounds 100", {0.025, true}},
     {"moments 0.000000", {0.39, true}},
     {"moments 2.000000", {0.35, true}},
+    {"moments of groups", {0.17, true}},
     {"landmarks 0.000000", {0.49, true}},
     {"landmarks 0.100000", {0.60, true}},
     {"lowbit 1", {0.56, true}},
@@ -743,6 +747,135 @@ TEST(KeyIndex, FindsTheBestRowsOfManySegments) {
       EXPECT_EQ(std::distance(rows.lower_bound(first), rows.lower_bound(first + LongText::kAlike)),
                 first == LongText::kBeginAlike[2] ? 0 : LongText::kAlike);
   }
+}
+
+// Both levels by plain loops: of each segment the groups that are nearest to the most that a query
+// head scores there, as many as its share of what is wanted asks for, and of them every block; ties
+// go to the lower group.
+TEST(Moments, LookAtTheBlocksOfTheBestGroups) {
+  constexpr std::uint32_t kBlock = 8, kGroup = 5 * kBlock, kSegments[] = {1003, 39, 400, 1};
+  constexpr double kCandidates = 3;
+  const HeadShape shape{3, 64, 32};
+  const SyntheticRows synthetic(shape, 2, 1443, 30, 11);
+  const auto index = index_of<MomentsCode>({kBlock, 2.0, 5, kCandidates});
+  const std::vector<float> query = queries(shape, 9);
+  std::vector<Formation> formed;
+  std::vector<const SegmentIndex*> segments;
+  std::vector<Keys> keys;
+  std::uint32_t from = 0;
+  for (const std::uint32_t rows : kSegments) {
+    const Sealing sealing = synthetic.sealing(from, rows);
+    const auto made = index->form(sealing, Workers(2));
+    const std::vector<std::byte> bytes = saved(*index, *made);
+    RecordReader in(bytes, "a file");
+    auto loaded = index->load(shape, 2, rows, &in);
+    ASSERT_TRUE(loaded) << loaded.error().message;
+    formed.push_back(std::move(*loaded));
+    keys.emplace_back(sealing, formed.back(), 1);
+    from += rows;
+  }
+  for (const Formation& f : formed) segments.push_back(f.index.get());
+  const std::uint32_t units = all_units(*index, segments, 1);
+  for (const std::uint32_t wanted : {0u, 1u, 40u, 150u, 400u, 1443u}) {
+    SCOPED_TRACE(wanted);
+    std::vector<float> score(shape.heads * units, 12345.0f);
+    KeyScratch scratch;
+    const std::uint64_t bytes =
+        index->score({1, shape, query.data(), segments, wanted}, &scratch, score.data(), units);
+    std::uint64_t looked_at = 0;
+    std::uint32_t unit = 0;
+    for (const Keys& of : keys) {
+      const auto score_of = [&](std::size_t h, std::size_t first, std::size_t rows) {
+        return moments(2.0, of, &query[h * shape.key_dim], first, std::min(of.rows, first + rows));
+      };
+      const std::size_t groups = (of.rows + kGroup - 1) / kGroup;
+      const double share = std::ceil(wanted * static_cast<double>(of.rows) / 1443);
+      const auto count = static_cast<std::size_t>(std::max(
+          1.0, std::min(static_cast<double>(groups), std::ceil(kCandidates * share / kGroup))));
+      std::vector<std::pair<double, std::size_t>> best;  // how far from a query head's most
+      for (std::size_t g = 0; g < groups; ++g) best.emplace_back(kAlways, g);
+      for (std::size_t h = 0; h < shape.heads; ++h) {
+        std::vector<double> of_group;
+        for (std::size_t g = 0; g < groups; ++g)
+          of_group.push_back(score_of(h, g * kGroup, kGroup).score);
+        const double most = *std::max_element(of_group.begin(), of_group.end());
+        for (std::size_t g = 0; g < groups; ++g)
+          best[g].first = std::min(best[g].first, most - of_group[g]);
+      }
+      std::sort(best.begin(), best.end());
+      std::vector<bool> looked(groups);
+      for (std::size_t i = 0; i < count; ++i) looked[best[i].second] = true;
+      if (count < groups) looked_at += groups;
+      for (std::size_t first = 0; first < of.rows; first += kBlock, ++unit) {
+        looked_at += looked[first / kGroup];
+        for (std::size_t h = 0; h < shape.heads; ++h) {
+          if (!looked[first / kGroup]) {
+            ASSERT_EQ(score[h * units + unit], -kAlways) << "unit " << unit;
+            continue;
+          }
+          const Expected e = score_of(h, first, kBlock);
+          ASSERT_NEAR(score[h * units + unit], e.score, e.error) << "unit " << unit;
+        }
+      }
+    }
+    EXPECT_EQ(bytes, looked_at * 2 * shape.key_dim * sizeof(f16));
+  }
+}
+
+TEST(Moments, OfEqualGroupsLookAtTheLowerAndPassOverWhatIsNoNumber) {
+  const HeadShape shape{1, 16, 16};
+  SyntheticRows synthetic(shape, 1, 640, 1, 3);
+  for (std::uint32_t r = 1; r < 640; ++r) std::copy_n(synthetic.key(0, 0), 16, synthetic.key(0, r));
+  synthetic.key(0, 70)[3] = {0x7e00};  // NaN, in the second group
+  const auto index = index_of<MomentsCode>({16, 2.0, 4, 1});
+  const auto formed = index->form(synthetic.sealing(), Workers(1));
+  const SegmentIndex* const segment = formed->index.get();
+  std::vector<float> score(40);
+  KeyScratch scratch;
+  index->score({0, shape, queries(shape, 2).data(), {&segment, 1}, 100}, &scratch, score.data(),
+               40);
+  for (std::size_t u = 0; u < 40; ++u)  // two groups: the first and the third
+    EXPECT_EQ(std::isfinite(score[u]), u / 4 == 0 || u / 4 == 2) << u;
+}
+
+// Where all groups are looked at they change nothing and cost nothing; where they are not, bytes
+// fall.
+TEST(Moments, OfGroupsSelectWhatOneLevelDoesWhereAllAreLookedAt) {
+  const HeadShape shape{3, 64, 32};
+  const SyntheticRows synthetic(shape, 1, 4000, 60, 21);
+  const std::vector<float> query = queries(shape, 5);
+  struct Selection {
+    std::vector<std::uint64_t> rows;  // a block and its rows, in turn
+    std::uint64_t bytes = 0;
+    bool operator==(const Selection&) const = default;
+  };
+  const auto select = [&](const MomentsOptions& options) {
+    const auto selector =
+        RankedSelector::create(index_of<MomentsCode>(options), {.rows = 80}, table());
+    EXPECT_TRUE(selector);
+    SealedRuns sealed;
+    for (const std::uint32_t first : {0u, 2500u}) {
+      const Sealing sealing = synthetic.sealing(first, first == 0 ? 2500 : 1500);
+      sealed.add(sealing, *(*selector)->form(sealing, Workers(2)));
+    }
+    const ListQuery list{0, 4000, query.data(), {}, 0, sealed.runs()};
+    std::vector<ReadList> out(1);
+    const auto chosen = (*selector)->choose({{}, shape, {&list, 1}}, Workers(2), out);
+    EXPECT_TRUE(chosen);
+    check_well_formed(out[0], sealed.runs());
+    Selection selection{{}, chosen->index_bytes};
+    for (const Read& read : out[0].reads)
+      for (std::uint32_t p = read.first; p < read.last; ++p) {
+        selection.rows.push_back(read.run * kSegmentRows + out[0].picks[p].block);
+        selection.rows.push_back(out[0].picks[p].rows);
+      }
+    return selection;
+  };
+  const Selection one_level = select({16, 2.0});
+  EXPECT_FALSE(one_level.rows.empty());
+  EXPECT_EQ(select({16, 2.0, 4, 1000}), one_level);
+  EXPECT_EQ(select({16, 2.0, 4, 50}), one_level);  // 80 rows wanted: all of 4,000
+  EXPECT_LT(select({16, 2.0, 4, 8}).bytes, one_level.bytes / 2);
 }
 
 // What their names promise: no row of a block scores above its bounds.

@@ -25,6 +25,8 @@ std::vector<std::vector<std::string>> all_selectors() {
     all.push_back({"select.by=bounds", std::string("select.block=") + block});
     all.push_back({"select.by=landmarks", std::string("select.chunk=") + block});
   }
+  for (const char* blocks : {"1", "3", "16", "8192"})
+    all.push_back({"select.by=moments", std::string("select.group_blocks=") + blocks});
   for (const char* channels : {"0", "0.3", "1"})
     all.push_back({"select.by=labels", std::string("select.channels=") + channels});
   for (const char* bits : {"1", "8"})

@@ -6,7 +6,9 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include "retrieval/index/faiss_index.h"
+#include "runtime/thermocline.h"
 #include "tests/support/temporary_folder.h"
 
 namespace thermocline {
@@ -213,6 +215,20 @@ class DeclaredSelector final : public Selector {
   SelectorFacts facts_;
 };
 
+TEST(Methods, SayWhetherTheirSelectorKeepsEveryKey) {
+  const std::set<std::string> keep = {"faiss_hnsw",          "faiss_ivf",   "oracle",
+                                      "retrieval_attention", "tidaldecode", "tokenselect"};
+  const auto lines = list_methods(kMethods);
+  ASSERT_TRUE(lines) << lines.error().message;
+  std::set<std::string> listed;
+  for (const MethodLine& line : *lines) {
+    listed.insert(line.name);
+    if (line.name.starts_with("faiss_") && !check_faiss()) continue;
+    EXPECT_EQ(line.keys_in_memory, keep.contains(line.name)) << line.name;
+  }
+  for (const std::string& name : keep) EXPECT_TRUE(listed.contains(name)) << name;
+}
+
 TEST(Methods, AreAttendedWhereRowsAreUnlessTheySayThatTheyAreFetched) {
   for (const std::string& name : method_names(kMethods))
     if (const auto method = load(name)) {
@@ -223,18 +239,15 @@ TEST(Methods, AreAttendedWhereRowsAreUnlessTheySayThatTheyAreFetched) {
 }
 
 TEST(Methods, FactsOfASelectorDecideWhatItGoesWith) {
-  const auto refusal = [](const std::string& rows, SelectorFacts facts) {
-    auto method = load("exact", {"place.rows=" + rows});
+  const auto refusal = [](SelectorFacts facts) {
+    auto method = load("exact");
     method->select = std::make_unique<DeclaredSelector>(facts);
     const Status fits = check_composition(*method);
     return fits ? std::string() : fits.error().message;
   };
-  EXPECT_EQ(refusal("lowest", {}), "");
-  EXPECT_EQ(refusal("host", {.keys_in_memory = true}), "");
-  const std::string keys = refusal("lowest", {.keys_in_memory = true});
-  for (const char* part : {"select.by = declared", "place.rows = host", "place.rows = lowest"})
-    EXPECT_NE(keys.find(part), std::string::npos) << keys;
-  const std::string watches = refusal("host", {.watches = Watched::last_window});
+  EXPECT_EQ(refusal({}), "");
+  EXPECT_EQ(refusal({.keys_in_memory = true}), "");
+  const std::string watches = refusal({.watches = Watched::last_window});
   for (const char* part : {"select.by = declared", "last window"})
     EXPECT_NE(watches.find(part), std::string::npos) << watches;
 }

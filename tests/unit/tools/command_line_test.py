@@ -366,13 +366,19 @@ class CommandLine(unittest.TestCase):
         for method in answer["methods"]:
             for fact in ("summary", "order", "watches"):
                 self.assertTrue(method[fact], f"{method['name']} does not say its {fact}")
-            self.assertIsInstance(method["keys_in_memory"], bool)
+        keys = {method["name"]: method["keys_in_memory"] for method in answer["methods"]}
+        for name in ("oracle", "tokenselect", "retrieval_attention"):
+            self.assertIs(keys[name], True, name)
+        for name in ("exact", "sketch", "quest", "pqcache"):
+            self.assertIs(keys[name], False, name)
         watches = {method["name"]: method["watches"] for method in answer["methods"]}
         for name in ("think", "allot3", "snapkv", "h2o", "retrieval_attention"):
             self.assertEqual(watches[name], "queries", name)
         for name in ("exact", "kivi4", "sketch"):
             self.assertEqual(watches[name], "nothing", name)
         plain = run("methods").stdout.decode()
+        self.assertRegex(plain, r"(?m)^oracle .*\n.*keys in memory: yes")
+        self.assertRegex(plain, r"(?m)^sketch .*\n.*keys in memory: no")
         self.assertIn("exact", plain)
         for codec in answer["codecs"]:
             self.assertTrue(codec["summary"], codec)
