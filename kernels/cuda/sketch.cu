@@ -36,6 +36,7 @@ __host__ __device__ SketchBoard board_of(const SketchShape& shape, SketchBoard b
   board.weight += list * heads * shape.most_rows;
   board.part_sum += list * chunks_of(shape.most_rows) * heads;
   board.mass += list * shape.most_rows;
+  if (shape.most_coded > 0) board.loss += list * shape.most_rows;
   board.sets += list * blocks_of(shape.most_rows);
   board.coded += list * blocks_of(shape.most_rows);
   board.ties += list * blocks_of(shape.most_rows);
@@ -211,7 +212,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Block (chunk of rows, list): a row's share of the attention, summed over the query heads.
+// Block (chunk of rows, list): a row's share of the attention, summed over the query heads; and of
+// a ladder what its code would lose, as retrieval/select/sketch_rows.h has it.
 __global__ void __launch_bounds__(kThreads)
     add_heads(SketchShape shape, const SketchList* lists, SketchBoard boards) {
   const SketchList& list = lists[blockIdx.y];
@@ -228,11 +230,21 @@ __global__ void __launch_bounds__(kThreads)
     const float weight = board.weight[std::size_t(h) * shape.most_rows + at];
     mass = weight < 0.0f ? -1.0f : fmaf(weight, 1.0f / all, mass);
   }
-  if (at < list.rows) board.mass[at] = mass;
+  if (at >= list.rows) return;
+  board.mass[at] = mass;
+  if (shape.most_coded == 0) return;
+  float loss = -1.0f;
+  if (mass >= 0.0f) {
+    const SketchRun& run = list.runs.data()[run_of(list, &SketchRun::first_row, at)];
+    const float scale = half_bits_to_float(run.scales[at - run.first_row].bits);
+    loss = scale * (scale * mass);
+  }
+  board.loss[at] = loss;
 }
 
-// Block (list): the rows with most mass, to be read or (kCoded) attended by codes. Masses are not
-// negative, so they have the order of their bits, of which 11, 11 and 10 are found at a time.
+// Block (list): the rows with most mass, to be attended by codes (kCoded) or, where there are none,
+// read; where there are, those whose codes would lose most are read. What they are worth is not
+// negative, so it has the order of its bits, of which 11, 11 and 10 are found at a time.
 template <bool kCoded>
 __global__ void __launch_bounds__(kListThreads)
     take_rows(SketchShape shape, const SketchList* lists, SketchBoard boards) {
@@ -242,7 +254,8 @@ __global__ void __launch_bounds__(kListThreads)
   __shared__ std::uint32_t found_digit, found_above;
   const SketchList& list = lists[blockIdx.x];
   const SketchBoard board = board_of(shape, boards, blockIdx.x);
-  const auto takes_part = [](float mass) { return mass >= 0.0f; };
+  const float* const worths = kCoded || shape.most_coded == 0 ? board.mass : board.loss;
+  const auto takes_part = [](float worth) { return worth >= 0.0f; };
 
   RowSet* const sets = kCoded ? board.coded : board.sets;
   std::uint32_t prefix = 0, needed = kCoded ? list.coded_budget : list.budget;
@@ -255,9 +268,9 @@ __global__ void __launch_bounds__(kListThreads)
     if (threadIdx.x == 0) found_above = ~0u;
     __syncthreads();
     for (std::uint32_t r = threadIdx.x; r < list.rows; r += kListThreads) {
-      const float mass = board.mass[r];
-      const std::uint32_t bits = __float_as_uint(mass);
-      if (!takes_part(mass) || (before < 32 && bits >> before != prefix)) continue;
+      const float worth = worths[r];
+      const std::uint32_t bits = __float_as_uint(worth);
+      if (!takes_part(worth) || (before < 32 && bits >> before != prefix)) continue;
       atomicAdd(&bins[bits >> shift & ((1u << digits) - 1)], 1u);
     }
     __syncthreads();
@@ -288,9 +301,9 @@ __global__ void __launch_bounds__(kListThreads)
     RowSet above = 0, tied = 0;
     for (int half = 0; half < 2; ++half) {
       const std::uint32_t r = b * kBlockRows + half * kWarp + lane;
-      const float mass = r < list.rows ? board.mass[r] : -1.0f;
-      const std::uint32_t bits = __float_as_uint(mass);
-      const bool real = takes_part(mass);
+      const float worth = r < list.rows ? worths[r] : -1.0f;
+      const std::uint32_t bits = __float_as_uint(worth);
+      const bool real = takes_part(worth);
       above |= RowSet{__ballot_sync(kWholeWarp, real && (all || bits > prefix))} << half * kWarp;
       tied |= RowSet{__ballot_sync(kWholeWarp, real && !all && bits == prefix)} << half * kWarp;
     }
@@ -594,6 +607,7 @@ std::size_t cut_board(const SketchShape& shape, std::byte* memory, SketchBoard* 
   pieces.take(heads * shape.most_rows, &board->weight);
   pieces.take(heads * chunks_of(shape.most_rows), &board->part_sum);
   pieces.take(lists * shape.most_rows, &board->mass);
+  pieces.take(shape.most_coded > 0 ? lists * shape.most_rows : 0, &board->loss);
   pieces.take(lists * blocks_of(shape.most_rows), &board->sets);
   pieces.take(lists * blocks_of(shape.most_rows), &board->coded);
   pieces.take(lists * blocks_of(shape.most_rows), &board->ties);

@@ -91,6 +91,7 @@ struct SketchBoard {
   float* weight = nullptr;              // [heads][most_rows]; no row: -1
   float* part_sum = nullptr;            // [most_rows / 256][heads]
   float* mass = nullptr;                // [most_rows]; no row: -1
+  float* loss = nullptr;                // [most_rows] of a ladder, of their codes; no row: -1
   RowSet* sets = nullptr;               // [most_rows / 64]: chosen
   RowSet* coded = nullptr;              // [most_rows / 64]: attended by codes alone
   RowSet* ties = nullptr;               // [most_rows / 64]: scratch

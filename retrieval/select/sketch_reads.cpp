@@ -62,12 +62,12 @@ std::uint64_t SketchReads::write(const SketchList& list, const SketchMeans& mean
                                  ReadList* out) {
   out->clear();
   sets_.assign(list.blocks, 0);
-  rows->take(list, means, list.budget, sets_.data());
+  rows->take_read(list, means, sets_.data());
   write_rows(list, out);
   std::uint64_t bytes = 0;
   if (list.codes_values()) {
     coded_.assign(list.blocks, 0);
-    rows->take(list, means, list.coded_budget, coded_.data());
+    rows->take_coded(list, means, coded_.data());
     bytes += write_codes(list, means, *rows, out);
   }
   bytes += write_summaries(list, means, out);

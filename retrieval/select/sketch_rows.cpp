@@ -180,10 +180,32 @@ void SketchRows::add_heads(const SketchList& list, SketchMeans* means) {
               mass_.data() + stretch.at + sixteens(stretch.count) * kSketchGroup, kNever);
 }
 
-void SketchRows::take(const SketchList& list, const SketchMeans& means, std::uint32_t most,
-                      RowSet* sets) {
+void SketchRows::take_read(const SketchList& list, const SketchMeans& means, RowSet* sets) {
+  if (list.codes_values()) find_losses(list, means);
+  take(list, means, {list.codes_values() ? loss_.data() : mass_.data(), rows_}, list.budget, sets);
+}
+
+void SketchRows::take_coded(const SketchList& list, const SketchMeans& means, RowSet* sets) {
+  take(list, means, {mass_.data(), rows_}, list.coded_budget, sets);
+}
+
+void SketchRows::find_losses(const SketchList& list, const SketchMeans& means) {
+  grow(&loss_, mass_.size());
+  for (const SketchStretch& stretch : stretches_) {
+    const SketchIndex& index = *list.indexes[means.patches()[stretch.patch].run];
+    const std::uint32_t padded = sixteens(stretch.count) * kSketchGroup;
+    float* loss = loss_.data() + stretch.at;
+    list.cpu.dense.from_half(index.scales(list.asked->head) + stretch.first, stretch.count, loss);
+    const float* mass = mass_.data() + stretch.at;
+    for (std::uint32_t i = 0; i < stretch.count; ++i) loss[i] *= loss[i] * mass[i];
+    std::fill(loss + stretch.count, loss + padded, kNever);
+  }
+}
+
+void SketchRows::take(const SketchList& list, const SketchMeans& means,
+                      std::span<const float> worth, std::uint32_t most, RowSet* sets) {
   best_.resize(set_words(rows_));
-  top_rows(list.cpu.topk, {mass_.data(), rows_}, std::min(most, real_rows_), &top_, best_);
+  top_rows(list.cpu.topk, worth, std::min(most, real_rows_), &top_, best_);
   std::uint32_t run = 0;
   for (const SketchStretch& stretch : stretches_) {
     for (; run < means.patches()[stretch.patch].run; ++run)

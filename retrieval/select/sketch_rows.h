@@ -24,8 +24,12 @@ class SketchRows {
   // `means` are rated unless list.looks_at_all(). Their units have the rows that were not looked at
   // afterwards, and `share` of all weight as it is known then.
   void look(const SketchList& list, SketchMeans* means);
-  // ORs the `most` rows with most mass into `sets`: a word a block, of the runs with a sketch.
-  void take(const SketchList& list, const SketchMeans& means, std::uint32_t most, RowSet* sets);
+  // ORs rows into `sets`, a word a block, of the runs with a sketch: those to be read, and those to
+  // be attended at least by their codes. The latter are the rows with most mass. So are the former
+  // where nothing has codes; else those whose codes would lose most: how far a code is off, in its
+  // key as in its value, grows with its scale, so that is the mass times the scale's square.
+  void take_read(const SketchList& list, const SketchMeans& means, RowSet* sets);
+  void take_coded(const SketchList& list, const SketchMeans& means, RowSet* sets);
 
   // By patch, ascending.
   std::span<const SketchStretch> stretches() const { return stretches_; }
@@ -44,6 +48,10 @@ class SketchRows {
   void fetch(const SketchList& list, const SketchMeans& means, std::uint32_t stretch) const;
   void weigh(const SketchList& list, const SketchMeans& means, std::size_t job);
   void add_heads(const SketchList& list, SketchMeans* means);
+  void find_losses(const SketchList& list, const SketchMeans& means);
+  // The `most` rows with most of `worth`.
+  void take(const SketchList& list, const SketchMeans& means, std::span<const float> worth,
+            std::uint32_t most, RowSet* sets);
 
   std::vector<SketchStretch> stretches_;
   std::size_t rows_ = 0;
@@ -52,6 +60,7 @@ class SketchRows {
   std::vector<float> job_sum_;       // [job][heads]
   std::vector<float> weight_;        // [heads][rows]
   std::vector<float> mass_;          // [rows], summed over the query heads
+  std::vector<float> loss_;          // [rows], of their codes; where rows are attended by those
   std::vector<RowSet> best_;         // scratch: of clusters, of rows
   TopRowsScratch top_;
 };

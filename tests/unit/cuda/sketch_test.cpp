@@ -150,7 +150,7 @@ struct List {
 
 // A board's contents for one list.
 struct Seen {
-  std::vector<float> cluster_score, shift, weight, mass, log_weight, coded_weight;
+  std::vector<float> cluster_score, shift, weight, mass, loss, log_weight, coded_weight;
   std::vector<RowSet> sets, coded, estimated;
   std::vector<std::uint16_t> unread;
   std::vector<BlockView> views;
@@ -180,6 +180,7 @@ struct Board {
             copy(board.shift, heads),
             copy(board.weight, heads * shape.most_rows),
             copy(board.mass, shape.most_rows),
+            copy(board.loss, shape.most_coded > 0 ? shape.most_rows : 0),
             copy(board.log_weight, heads * shape.most_clusters),
             copy(board.coded_weight, heads * shape.most_coded),
             copy(board.sets, shape.most_rows / kBlockRows),
@@ -295,22 +296,32 @@ bool holds(const std::vector<RowSet>& sets, std::uint32_t row) {
   return (sets[row / kBlockRows] >> row % kBlockRows & 1) != 0;
 }
 
-// The rows with most mass, by the device's own masses; equal ones from the lowest row on. Those
+// The `most` rows with most of `worth`, equal ones from the lowest row on.
+std::vector<RowSet> best_rows(const std::vector<float>& worth, std::uint32_t all,
+                              std::uint32_t most) {
+  std::vector<std::uint32_t> rows;
+  for (std::uint32_t r = 0; r < all; ++r)
+    if (worth[r] >= 0) rows.push_back(r);
+  std::stable_sort(rows.begin(), rows.end(), [&](auto a, auto b) { return worth[a] > worth[b]; });
+  rows.resize(std::min<std::size_t>(rows.size(), most));
+  std::vector<RowSet> sets(all / kBlockRows);
+  for (const std::uint32_t r : rows) sets[r / kBlockRows] |= RowSet{1} << r % kBlockRows;
+  return sets;
+}
+
+// By the device's own masses. What codes lose is the mass times the square of their scale, and rows
 // that are read are not coded.
 void expect_taken(const List& list, const Seen& seen) {
-  std::vector<std::uint32_t> rows;
-  for (std::uint32_t r = 0; r < list.rows; ++r)
-    if (seen.mass[r] >= 0) rows.push_back(r);
-  std::stable_sort(rows.begin(), rows.end(),
-                   [&](auto a, auto b) { return seen.mass[a] > seen.mass[b]; });
-  std::vector<RowSet> read(list.rows / kBlockRows), coded(list.rows / kBlockRows);
-  for (std::size_t rank = 0; rank < rows.size(); ++rank) {
-    const std::uint32_t r = rows[rank];
-    if (rank < list.budget)
-      read[r / kBlockRows] |= RowSet{1} << r % kBlockRows;
-    else if (rank < list.coded_budget)
-      coded[r / kBlockRows] |= RowSet{1} << r % kBlockRows;
-  }
+  for (std::size_t r = 0; r < list.runs.size() && !seen.loss.empty(); ++r)
+    for (std::uint32_t row = 0; row < list.runs[r].rows; ++row) {
+      const std::uint32_t at = list.host_runs[r].first_row + row;
+      const double scale = to_float(list.runs[r].scales[row]);
+      ASSERT_NEAR(seen.loss[at], scale * scale * seen.mass[at], 1e-6 * std::abs(seen.loss[at]));
+    }
+  const std::vector<RowSet> read =
+      best_rows(seen.loss.empty() ? seen.mass : seen.loss, list.rows, list.budget);
+  std::vector<RowSet> coded = best_rows(seen.mass, list.rows, list.coded_budget);
+  for (std::size_t b = 0; b < coded.size(); ++b) coded[b] &= ~read[b];
   EXPECT_EQ(std::vector<RowSet>(seen.sets.begin(), seen.sets.begin() + read.size()), read);
   if (list.coded_budget > 0) {
     EXPECT_EQ(std::vector<RowSet>(seen.coded.begin(), seen.coded.begin() + coded.size()), coded);
