@@ -32,7 +32,7 @@ std::uint32_t SketchIndex::groups_of(std::uint32_t rows, std::uint32_t clusters)
 Result<std::shared_ptr<SketchIndex>> SketchIndex::create(int bits, std::uint32_t heads,
                                                          std::uint32_t rows, std::uint32_t key_dim,
                                                          std::uint32_t clusters) {
-  TL_CHECK(rows <= kSegmentRows && sketch_takes(bits, key_dim));
+  TL_CHECK(rows <= kSegmentRows && takes(bits, key_dim));
   std::shared_ptr<SketchIndex> index(new SketchIndex);
   Layout& at = index->layout_;
   at.bits = bits;
@@ -83,6 +83,8 @@ Result<std::shared_ptr<SketchIndex>> SketchIndex::load(int bits, std::uint32_t h
 std::uint8_t* SketchIndex::codes(std::uint32_t h) const {
   return reinterpret_cast<std::uint8_t*>(head(h));
 }
+
+std::byte* SketchIndex::keys(std::uint32_t h) const { return head(h); }
 
 f16* SketchIndex::scales(std::uint32_t h) const {
   return reinterpret_cast<f16*>(head(h) + layout_.scales_at);

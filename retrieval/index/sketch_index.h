@@ -1,6 +1,6 @@
 // What the sketch selector keeps of a segment: for each KV head the mean keys of its clusters and
 // of groups of them, where these begin and how far they spread, and the codes and scales of its
-// rows.
+// rows; or in place of the codes the keys themselves.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,18 @@ class SketchIndex final : public SegmentIndex {
  public:
   // How mean keys are coded: their rounding is nothing beside their rows' spread.
   static constexpr RowFormat kMeanFormat = RowFormat::int8;
+  // So many bits a channel are no code: keys are kept as they are.
+  static constexpr int kKeyBits = 16;
+  static constexpr RowFormat kKeyFormat = RowFormat::f16;
+  // Of which codes scales are: beside keys, of those of 2 bits, so that clusters are rated as
+  // there.
+  static constexpr int scale_bits(int bits) { return bits == kKeyBits ? 2 : bits; }
+  // Whether keys of so many channels can be kept in so many bits each.
+  static constexpr bool takes(int bits, std::size_t key_dim) {
+    return sketch_takes(scale_bits(bits), key_dim);
+  }
 
-  // Zeroed. sketch_takes(bits, key_dim); rows at most kSegmentRows.
+  // Zeroed. takes(bits, key_dim); rows at most kSegmentRows.
   static Result<std::shared_ptr<SketchIndex>> create(int bits, std::uint32_t heads,
                                                      std::uint32_t rows, std::uint32_t key_dim,
                                                      std::uint32_t clusters);
@@ -40,6 +50,7 @@ class SketchIndex final : public SegmentIndex {
   std::shared_ptr<const SketchIndex> copied_to(std::byte* at) const;
   void save(RecordWriter* out) const { out->raw(bytes_); }
   int bits() const { return layout_.bits; }
+  bool keeps_keys() const { return bits() == kKeyBits; }
   std::uint32_t rows() const { return layout_.rows; }
   std::uint32_t clusters() const { return layout_.clusters; }
   // About the square root of the clusters, which a step asks first where clusters are many.
@@ -50,8 +61,10 @@ class SketchIndex final : public SegmentIndex {
   // since a step reads all of those of a level.
   std::byte* means(std::uint32_t head) const;
   std::uint32_t mean_bytes() const { return layout_.mean_bytes; }
-  // Whole groups of kSketchGroup rows, as kernels/sketch.h lays them out.
+  // Whole groups of kSketchGroup rows, as kernels/sketch.h lays them out. None if it keeps keys.
   std::uint8_t* codes(std::uint32_t head) const;
+  // If so, in their place: the key of each row, sketch_row_bytes(kKeyBits, key_dim) apart.
+  std::byte* keys(std::uint32_t head) const;
   // [rows, in whole groups]: the scale of each row's codes.
   f16* scales(std::uint32_t head) const;
   // [clusters]: the largest scale of a cluster's rows: how far they stray from its mean, a channel.
@@ -72,8 +85,9 @@ class SketchIndex final : public SegmentIndex {
     std::uint32_t rows = 0, clusters = 0, groups = 0, mean_bytes = 0;
   };
 
-  Buffer buffer_;               // none of a copy
-  std::span<std::byte> bytes_;  // [heads] codes, scales, means, spreads, starts of clusters, groups
+  Buffer buffer_;  // none of a copy
+  // [heads] codes or keys, scales, means, spreads, starts of clusters, groups
+  std::span<std::byte> bytes_;
   Layout layout_;
 };
 

@@ -127,7 +127,8 @@ class Selector {
   // Of what its choices depend on beside the parameters that a method's file gives it: a file of
   // its own. Empty: nothing.
   virtual std::string fingerprint() const { return {}; }
-  // How it chooses, where that is by a sketch alone, as a device can in its place; else null.
+  // How it chooses, where that is by a sketch's codes alone, as a device can in its place; else
+  // null.
   virtual const SketchOptions* sketch() const { return nullptr; }
 
   // Called with at most kSegmentRows rows. Work is spread over `workers`; its cut is fixed, so the

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "kernels/format/row.h"
@@ -64,7 +65,7 @@ class HeadForming {
     });
   }
 
-  // Codes each row's key, less its cluster's mean as the index has it.
+  // Codes each row's key, less its cluster's mean as the index has it; or keeps the key.
   void encode(const SketchIndex& index) const {
     parallel(clusters_.order.size(), kTaskRows, [&](std::size_t first, std::size_t last) {
       std::vector<float> residual((last - first) * dim_), mean(dim_);
@@ -80,6 +81,7 @@ class HeadForming {
             for (std::size_t d = 0; d < dim_; ++d) to[d] = key[d] - mean[d];
             cpu_.dense.hadamard(to, dim_);
           });
+      if (index.keeps_keys()) return keep_keys(index, residual.data(), first, last);
       cpu_.sketch.encode(index.bits(), residual.data(), dim_, first, last - first,
                          index.codes(head_), index.scales(head_));
     });
@@ -137,6 +139,19 @@ class HeadForming {
   }
 
  private:
+  // The keys of the stored rows [first, last), and the scales alone of codes of their residuals.
+  void keep_keys(const SketchIndex& index, const float* residual, std::size_t first,
+                 std::size_t last) const {
+    const std::size_t key_bytes = sketch_row_bytes(index.bits(), dim_);
+    for (std::size_t i = first; i < last; ++i)
+      std::memcpy(index.keys(head_) + i * key_bytes, sealing_.rows.key(head_, clusters_.order[i]),
+                  key_bytes);
+    const int bits = SketchIndex::scale_bits(index.bits());
+    std::vector<std::uint8_t> codes(sketch_bytes(bits, last - first, dim_));
+    cpu_.sketch.encode(bits, residual, dim_, 0, last - first, codes.data(),
+                       index.scales(head_) + first);
+  }
+
   std::pair<std::uint32_t, std::uint32_t> rows_of(std::size_t first, std::size_t last) const {
     return {clusters_.starts[first], clusters_.starts[last]};
   }
@@ -184,7 +199,7 @@ std::span<const Parameter<SketchOptions>> SketchSelector::parameters() {
       {"share", &SketchOptions::share, 0, 1},
       {"min_rows", &SketchOptions::min_rows, 1, 1 << 20},
       {"most_rows", &SketchOptions::most_rows, 0, 1 << 20},
-      {"bits", &SketchOptions::bits, 1, 4},
+      {"bits", &SketchOptions::bits, 1, SketchIndex::kKeyBits},
       {"coded", &SketchOptions::coded, 0, 1},
       {"value_bits", &SketchOptions::value_bits, 2, 4},
       {"cluster", &SketchOptions::cluster, 4, 256},
@@ -198,8 +213,13 @@ std::span<const Parameter<SketchOptions>> SketchSelector::parameters() {
 Result<std::unique_ptr<SketchSelector>> SketchSelector::create(const SketchOptions& options,
                                                                const CpuTable& cpu) {
   TL_TRY(check("sketch", parameters(), options));
-  if (options.bits == 3)
-    return fail(ErrorCode::invalid_argument, "sketch: bits = 3 is not 1, 2 or 4");
+  if (options.bits != 1 && options.bits != 2 && options.bits != 4 && !options.keeps_keys())
+    return fail(ErrorCode::invalid_argument, "sketch: bits = ", options.bits, " is not 1, 2, 4 or ",
+                SketchIndex::kKeyBits);
+  if (options.keeps_keys() && options.codes_values())
+    return fail(ErrorCode::unsupported, "sketch: bits = ", options.bits,
+                " keeps keys, and no codes to attend rows by: it goes with coded = 0, not ",
+                options.coded);
   if (options.value_bits == 3)
     return fail(ErrorCode::invalid_argument, "sketch: value_bits = 3 is not 2 or 4");
   return std::unique_ptr<SketchSelector>(new SketchSelector(options, cpu));
@@ -257,9 +277,9 @@ Result<Formation> SketchSelector::form(const Sealing& sealing, const Workers& wo
   TL_CHECK(rows.layout.key_bytes == shape.key_dim * sizeof(f16) &&
            rows.layout.value_bytes == shape.value_dim * sizeof(f16));
   const auto bits = static_cast<int>(options_.bits);
-  if (!sketch_takes(bits, shape.key_dim))
+  if (!SketchIndex::takes(bits, shape.key_dim))
     return fail(ErrorCode::unsupported, "sketch: heads of ", shape.key_dim,
-                " key channels: only multiples of ", std::max(16, 32 / bits), " can be coded with ",
+                " key channels: only multiples of ", std::max(16, 32 / bits), " can be kept in ",
                 bits, " bits each; select by another method");
   const std::uint32_t count = options_.clusters(rows.rows);
   TL_TRY_ASSIGN(const std::shared_ptr<SketchIndex> index,

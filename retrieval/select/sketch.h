@@ -11,6 +11,9 @@
 // its unread rows, with the score that the cluster has already, and the log of their number as its
 // weight.
 //
+// With bits = 16 the keys themselves rank the rows, and all else is the same: no method to run but
+// one to measure what the codes cost.
+//
 // Ours. Its relatives: RetroInfer (arXiv 2505.02922) estimates what is not read from clusters; FIER
 // (arXiv 2508.08256) ranks tokens by 1-bit keys, Twilight (arXiv 2502.02770) by 4-bit keys.
 #pragma once
@@ -35,8 +38,12 @@ class SketchSelector final : public Selector {
                                                         const CpuTable& cpu);
 
   std::string_view name() const override { return "sketch"; }
-  SelectorFacts facts() const override { return {.order = RowOrder::own}; }
-  const SketchOptions* sketch() const override { return &options_; }
+  SelectorFacts facts() const override {
+    return {.order = RowOrder::own, .keys_in_memory = options_.keeps_keys()};
+  }
+  const SketchOptions* sketch() const override {
+    return options_.keeps_keys() ? nullptr : &options_;
+  }
   Result<Formation> form(const Sealing& sealing, const Workers& workers) const override;
   void save(const Formation& formation, RecordWriter* out) const override;
   Result<Formation> load(HeadShape shape, std::uint32_t heads, std::uint32_t rows,

@@ -9,7 +9,7 @@ namespace thermocline {
 struct alignas(64) SketchSelector::Board {
   Board(const SketchOptions& options, const CpuTable& cpu) : list(options, cpu) {}
 
-  // Returns the bytes of means, codes and summaries that were looked at.
+  // Returns the bytes of means, codes or keys, and summaries that were looked at.
   std::uint64_t choose(HeadShape shape, const ListQuery& query, const Workers& workers,
                        ReadList* out) {
     list.begin(shape, query, workers);
@@ -22,7 +22,8 @@ struct alignas(64) SketchSelector::Board {
     if (!list.looks_at_all()) means.rate(list);
     rows.look(list, &means);
     const std::size_t code_bytes =
-        sketch_row_bytes(static_cast<int>(list.options.bits), shape.key_dim) + sizeof(f16);
+        sketch_row_bytes(static_cast<int>(list.options.bits), shape.key_dim) +
+        (list.options.keeps_keys() ? 0 : sizeof(f16));
     return means.units().count * row_bytes(SketchIndex::kMeanFormat, shape.key_dim) +
            rows.rows() * code_bytes + reads.write(list, means, &rows, out);
   }

@@ -6,6 +6,7 @@
 
 #include "kernels/device_choice.h"
 #include "retrieval/index/kmeans.h"
+#include "retrieval/index/sketch_index.h"
 #include "tiers/block.h"
 
 namespace thermocline {
@@ -18,7 +19,8 @@ struct SketchOptions {
   std::uint32_t most_rows = 0;  // of the share, at most so many rows, however long the text: what a
                                 // step asks for does not grow with it; 0: no bound
   std::uint32_t cluster = 16;   // rows a cluster, on average
-  std::uint32_t bits = 2;       // 1, 2 or 4, a channel of a key's code
+  std::uint32_t bits = 2;       // 1, 2 or 4, a channel of a key's code; 16: the key itself, which
+                                // goes with `coded` = 0
   double coded = 0;  // of the timeline's length: so many rows, less those that are read, are
                      // attended from their codes. 0: none, and values are not coded
   std::uint32_t value_bits = 2;  // 2 or 4, a channel of a value's code
@@ -40,6 +42,7 @@ struct SketchOptions {
   };
   Budget budget(std::uint32_t length, std::uint32_t steady_rows) const;
   bool codes_values() const { return coded > 0; }
+  bool keeps_keys() const { return bits == SketchIndex::kKeyBits; }
   std::uint32_t clusters(std::uint32_t rows) const { return (rows + cluster - 1) / cluster; }
   // Values alone: a summary's key is in the index, a code's is its row's, and scores come with the
   // read.

@@ -128,6 +128,7 @@ void SketchRows::fetch(const SketchList& list, const SketchMeans& means,
   constexpr std::size_t kLine = 64, kMost = 1024;
   const SketchStretch& of = stretches_[stretch];
   const SketchIndex& index = *list.indexes[means.patches()[of.patch].run];
+  if (index.keeps_keys()) return;  // dot_rows asks for them itself
   const std::size_t row_bytes = sketch_row_bytes(index.bits(), list.shape.key_dim);
   const std::uint8_t* codes = index.codes(list.asked->head) + of.first * row_bytes;
   const f16* scales = index.scales(list.asked->head) + of.first;
@@ -147,6 +148,11 @@ void SketchRows::weigh(const SketchList& list, const SketchMeans& means, std::si
     const SketchStretch& stretch = stretches_[s];
     const SketchPatch& patch = means.patches()[stretch.patch];
     const SketchIndex& index = *list.indexes[patch.run];
+    float* const sum = job_sum_.data() + job * list.shape.heads;
+    if (index.keeps_keys()) {
+      weigh_keys(list, means, stretch, sum);
+      continue;
+    }
     const SketchScan scan{.bits = index.bits(),
                           .codes = index.codes(list.asked->head),
                           .scales = index.scales(list.asked->head),
@@ -158,9 +164,25 @@ void SketchRows::weigh(const SketchList& list, const SketchMeans& means, std::si
                           .cluster_stride = units.count,
                           .shift = units.shift.data()};
     list.cpu.sketch.weigh_rows(scan, stretch.first, stretch.count, stretch.cluster,
-                               weight_.data() + stretch.at, rows_,
-                               job_sum_.data() + job * list.shape.heads);
+                               weight_.data() + stretch.at, rows_, sum);
   }
+}
+
+// What SketchOps::weigh_rows does, by exact scores and for real rows alone.
+void SketchRows::weigh_keys(const SketchList& list, const SketchMeans& means,
+                            const SketchStretch& stretch, float* sum) {
+  const SketchIndex& index = *list.indexes[means.patches()[stretch.patch].run];
+  const std::size_t key_bytes = sketch_row_bytes(index.bits(), list.shape.key_dim);
+  float* weight = weight_.data() + stretch.at;
+  list.cpu.sketch.dot_rows(SketchIndex::kKeyFormat,
+                           index.keys(list.asked->head) + stretch.first * key_bytes, key_bytes,
+                           stretch.count, list.shape.key_dim, list.asked->query,
+                           static_cast<int>(list.shape.heads), weight, rows_);
+  for (std::uint32_t h = 0; h < list.shape.heads; ++h, weight += rows_)
+    for (std::uint32_t i = 0; i < stretch.count; ++i) {
+      weight[i] = std::exp(std::min(weight[i] - means.units().shift[h], kSketchMostAbove));
+      sum[h] += weight[i];
+    }
 }
 
 // The mass of each row, summed over the query heads.

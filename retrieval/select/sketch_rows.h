@@ -1,4 +1,5 @@
-// Then, rows: what attention each has by its code, of the most promising clusters or of all.
+// Then, rows: what attention each has by its code or its key, of the most promising clusters or of
+// all.
 #pragma once
 
 #include <cstddef>
@@ -47,6 +48,8 @@ class SketchRows {
   void lay_out_jobs(const SketchList& list);
   void fetch(const SketchList& list, const SketchMeans& means, std::uint32_t stretch) const;
   void weigh(const SketchList& list, const SketchMeans& means, std::size_t job);
+  void weigh_keys(const SketchList& list, const SketchMeans& means, const SketchStretch& stretch,
+                  float* sum);
   void add_heads(const SketchList& list, SketchMeans* means);
   void find_losses(const SketchList& list, const SketchMeans& means);
   // The `most` rows with most of `worth`.

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <limits>
 #include <numeric>
+#include <set>
 #include <utility>
 
 #include "retrieval/index/sketch_index.h"
@@ -148,18 +150,17 @@ TEST(SketchForm, OrdersRowsByClusterAndAveragesThem) {
 
 TEST(SketchForm, SaysWhatItTakes) {
   const HeadShape shape{3, 64, 64};
-  for (const std::uint32_t bits : {1u, 2u, 4u}) {
-    const auto of_bits = sketch({.cluster = 24,
-                                 .bits = bits,
-                                 .coded = bits > 1 ? 0.1 : 0.0,
-                                 .value_bits = std::max(bits, 2u)});
+  for (const std::uint32_t bits : {1u, 2u, 4u, 16u}) {
+    const bool coded = bits == 2 || bits == 4;
+    const auto of_bits = sketch(
+        {.cluster = 24, .bits = bits, .coded = coded ? 0.1 : 0.0, .value_bits = coded ? bits : 2});
     for (const std::uint32_t rows : {1u, 100u, 1024u, 5001u}) {
       SyntheticRows synthetic(shape, 3, rows, 9, 3);
       const Formation formed = *of_bits->form(synthetic.sealing(), Workers(2));
       EXPECT_EQ(formed.index->bytes(), 3 * of_bits->index_bytes(shape, rows));
       EXPECT_EQ(formed.summary_rows.size(), 3 * of_bits->summary_bytes(shape, rows));
       EXPECT_EQ(formed.code_rows.size(), 3 * of_bits->code_bytes(shape, rows));
-      EXPECT_EQ(formed.code_rows.size(), bits > 1 ? 3 * rows * (8 * bits + 2) : 0);
+      EXPECT_EQ(formed.code_rows.size(), coded ? 3 * rows * (8 * bits + 2) : 0);
     }
   }
   const auto selector = sketch({.cluster = 24});
@@ -172,16 +173,45 @@ TEST(SketchForm, SaysWhatItTakes) {
 TEST(SketchForm, IsTheSameOnAnyNumberOfThreads) {
   const HeadShape shape{3, 64, 64};
   SyntheticRows synthetic(shape, 2, 2500, 70, 3);
-  const auto selector = sketch();
-  const Formation a = *selector->form(synthetic.sealing(), Workers(1));
-  const Formation b = *selector->form(synthetic.sealing(), Workers(2));
-  EXPECT_EQ(a.order, b.order);
-  EXPECT_EQ(a.summary_rows, b.summary_rows);
-  const auto codes = [](const Formation& f) {
-    const auto index = std::static_pointer_cast<const SketchIndex>(f.index);
-    return std::vector<std::uint8_t>(index->codes(0), index->codes(0) + index->bytes());
+  for (const std::uint32_t bits : {2u, 16u}) {
+    const auto selector = sketch({.bits = bits});
+    const Formation a = *selector->form(synthetic.sealing(), Workers(1));
+    const Formation b = *selector->form(synthetic.sealing(), Workers(2));
+    EXPECT_EQ(a.order, b.order);
+    EXPECT_EQ(a.summary_rows, b.summary_rows);
+    const auto codes = [](const Formation& f) {
+      const auto index = std::static_pointer_cast<const SketchIndex>(f.index);
+      return std::vector<std::byte>(index->whole().begin(), index->whole().end());
+    };
+    EXPECT_EQ(codes(a), codes(b));
+  }
+}
+
+// So that a method of either differs from one of the other by what ranks its rows alone.
+TEST(SketchForm, KeepsKeysInPlaceOfCodesAndAllElseAsWithTwoBits) {
+  const HeadShape shape{3, 48, 32};
+  SyntheticRows synthetic(shape, 2, 777, 9, 3);
+  const Sealing sealing = synthetic.sealing();
+  const Formation coded = *sketch()->form(sealing, Workers(2));
+  const Formation kept = *sketch({.bits = 16})->form(sealing, Workers(2));
+  EXPECT_EQ(kept.order, coded.order);
+  EXPECT_EQ(kept.summary_rows, coded.summary_rows);
+  const auto codes = std::static_pointer_cast<const SketchIndex>(coded.index);
+  const auto keys = std::static_pointer_cast<const SketchIndex>(kept.index);
+  const auto from_scales_on = [](const SketchIndex& index, std::uint32_t head) {
+    const auto starts = index.group_starts(head);
+    return std::vector<std::byte>(
+        reinterpret_cast<const std::byte*>(index.scales(head)),
+        reinterpret_cast<const std::byte*>(starts.data() + starts.size()));
   };
-  EXPECT_EQ(codes(a), codes(b));
+  constexpr std::size_t kKeyBytes = 48 * sizeof(f16);
+  for (std::uint32_t h = 0; h < 2; ++h) {
+    for (std::uint32_t r = 0; r < 777; ++r) {
+      const f16* key = sealing.rows.key(h, kept.order[h * 777 + r]);
+      EXPECT_EQ(std::memcmp(keys->keys(h) + r * kKeyBytes, key, kKeyBytes), 0) << r;
+    }
+    EXPECT_EQ(from_scales_on(*keys, h), from_scales_on(*codes, h));
+  }
 }
 
 TEST(SketchForm, RefusesWhatItCannotCode) {
@@ -201,15 +231,17 @@ TEST(SketchForm, TakesHostileKeys) {
     synthetic.key(0, 9)[d] = to_f16(65504.0f);
     for (std::uint32_t r = 20; r < 200; ++r) synthetic.key(0, r)[d] = to_f16(1.0f);  // all equal
   }
-  const auto selector = sketch({.min_rows = 10});
-  const Sealing sealing = synthetic.sealing();
-  SealedRuns sealed;
-  sealed.add(sealing, *selector->form(sealing, Workers(2)));
-  const std::vector<float> query(64, 0.1f);
-  const ListQuery list{0, 300, query.data(), {}, 0, sealed.runs()};
-  std::vector<ReadList> out(1);
-  selector->choose({{}, shape, {&list, 1}}, Workers(2), out);
-  check_well_formed(out[0], sealed.runs());
+  for (const std::uint32_t bits : {2u, 16u}) {
+    const auto selector = sketch({.min_rows = 10, .bits = bits});
+    const Sealing sealing = synthetic.sealing();
+    SealedRuns sealed;
+    sealed.add(sealing, *selector->form(sealing, Workers(2)));
+    const std::vector<float> query(64, 0.1f);
+    const ListQuery list{0, 300, query.data(), {}, 0, sealed.runs()};
+    std::vector<ReadList> out(1);
+    selector->choose({{}, shape, {&list, 1}}, Workers(2), out);
+    check_well_formed(out[0], sealed.runs());
+  }
 }
 
 TEST(SketchOptions, AreChecked) {
@@ -236,6 +268,18 @@ TEST(SketchOptions, AreChecked) {
       EXPECT_TRUE(refused(with(parameter.least - 1)));
     }
     EXPECT_TRUE(refused(with(parameter.most + 1)));
+  }
+  for (const std::uint32_t bits : {3u, 5u, 8u, 15u}) EXPECT_TRUE(refused({.bits = bits})) << bits;
+  const auto with_codes = SketchSelector::create({.bits = 16, .coded = 0.1}, table());
+  ASSERT_FALSE(with_codes.has_value());
+  EXPECT_EQ(with_codes.error().code, ErrorCode::unsupported);
+}
+
+TEST(SketchOptions, SayWhatAMethodMayAskOfTheSelector) {
+  for (const std::uint32_t bits : {1u, 2u, 4u, 16u}) {
+    const auto selector = sketch({.bits = bits});
+    EXPECT_EQ(selector->facts().keys_in_memory, bits == 16);
+    EXPECT_EQ(selector->sketch() == nullptr, bits == 16) << "no device chooses by keys";
   }
 }
 
@@ -315,8 +359,9 @@ double left_out_mass(const Scene& scene, std::uint32_t head, const ReadList& lis
 }
 
 TEST(SketchChoose, ReadsItsBudgetAndEstimatesTheRest) {
-  for (const std::uint32_t group : {1u, 3u, 9u}) {
-    const auto selector = sketch({.share = 0.05, .min_rows = 30, .candidates = 1000});
+  for (const auto& [group, bits] : {std::pair{1u, 2u}, {3u, 2u}, {9u, 2u}, {3u, 16u}}) {
+    const auto selector = sketch({.share = 0.05, .min_rows = 30, .bits = bits, .candidates = 1000});
+    const std::uint64_t looked_at = bits == 16 ? 64 * sizeof(f16) : 64 / 4 + sizeof(f16);
     const Workers workers(2);
     // Runs of awkward sizes, one of them longer than a job.
     const Scene scene(*selector, {group, 64, 64}, 2, {1500, 70, 333}, workers);
@@ -335,7 +380,7 @@ TEST(SketchChoose, ReadsItsBudgetAndEstimatesTheRest) {
       EXPECT_LT(rows, 1903 - static_cast<double>(budget) + 1e-2 + 1e-3 * 1903);
       EXPECT_LT(left_out_mass(scene, h, lists[h]), 5e-3);
       for (const auto& run : scene.sealed.runs())
-        bytes += (run.rows->rows + 15) / 16 * 16 * (64 / 4 + 2) + (run.rows->rows + 15) / 16 * 68;
+        bytes += (run.rows->rows + 15) / 16 * (16 * looked_at + 68);
       bytes += lists[h].log_weight.size() / group * 34;
     }
     EXPECT_EQ(cost.index_bytes, bytes);
@@ -397,9 +442,12 @@ TEST(SketchChoose, EmptyClustersDoNotCount) {
 
 // How much of the attention is covered by 2 % of the rows: chosen by the sketch of the clusters
 // with most mass, and by the true mass.
-std::pair<double, double> covered_and_best(double candidates) {
-  const auto selector =
-      sketch({.share = 0.02, .min_rows = 1, .candidates = candidates, .least_candidates = 1});
+std::pair<double, double> covered_and_best(double candidates, std::uint32_t bits = 2) {
+  const auto selector = sketch({.share = 0.02,
+                                .min_rows = 1,
+                                .bits = bits,
+                                .candidates = candidates,
+                                .least_candidates = 1});
   const Workers workers(2);
   double covered = 0, best = 0;
   int lists_seen = 0;
@@ -450,18 +498,48 @@ TEST(SketchChoose, FindsTheTrueMass) {
   const auto [covered_by_few, again] = covered_and_best(2);
   EXPECT_LT(covered_by_few, covered_by_many);
   EXPECT_EQ(again, best);
+  // Keys mix up nothing.
+  EXPECT_NEAR(covered_and_best(1000, 16).first, best, 1e-4 * best);
+}
+
+// Rows in a direction of their own lie together, and one of them is far longer than their mean.
+TEST(SketchChoose, AScoreFarAboveItsClustersIsNoInfinity) {
+  const HeadShape shape{2, 32, 32};
+  const auto selector = sketch({.share = 0.0, .min_rows = 10, .bits = 16});
+  SyntheticRows synthetic(shape, 1, 400, 9, 3);
+  for (std::uint32_t r = 100; r < 116; ++r)
+    std::fill_n(synthetic.key(0, r), 32, to_f16(r == 107 ? 100.0f : 10.0f));
+  const Sealing sealing = synthetic.sealing();
+  const Formation formed = *selector->form(sealing, Workers(1));
+  SealedRuns sealed;
+  sealed.add(sealing, formed);
+  const std::vector<float> query(64, 0.25f);
+  const ListQuery list{0, 400, query.data(), {}, 0, sealed.runs()};
+  std::vector<ReadList> out(1);
+  ASSERT_TRUE(selector->choose({{}, shape, {&list, 1}}, Workers(1), out));
+  std::set<std::uint32_t> read;
+  for (const Read& of : out[0].reads)
+    for (std::uint32_t p = of.first; p < of.last && of.form == Form::rows; ++p)
+      for (RowSet left = out[0].picks[p].rows; left != 0; left &= left - 1)
+        read.insert(formed.order[out[0].picks[p].block * 64 +
+                                 static_cast<std::uint32_t>(std::countr_zero(left))]);
+  EXPECT_EQ(read.size(), 10u);
+  EXPECT_TRUE(read.contains(107));
 }
 
 TEST(SketchChoose, IsTheSameOnAnyNumberOfThreads) {
-  const auto selector = sketch(), other = sketch();
-  const Workers one(1), two(2), many(5);
-  const Scene scene(*selector, {3, 64, 64}, 3, {5000, 3000}, one);
-  const std::vector<ReadList> a = scene.choose(selector.get(), one);
-  for (const Workers* workers : {&two, &many})
-    for (Selector* s : {selector.get(), other.get()}) {
-      const std::vector<ReadList> b = scene.choose(s, *workers);
-      for (std::uint32_t h = 0; h < 3; ++h) EXPECT_TRUE(same_reads(a[h], b[h]));
-    }
+  for (const std::uint32_t bits : {2u, 16u}) {
+    const auto selector = sketch({.bits = bits}), other = sketch({.bits = bits});
+    const Workers one(1), two(2), many(5);
+    // So many rows that threads share a list's.
+    const Scene scene(*selector, {3, 64, 64}, 3, {5000, 6000}, one);
+    const std::vector<ReadList> a = scene.choose(selector.get(), one);
+    for (const Workers* workers : {&two, &many})
+      for (Selector* s : {selector.get(), other.get()}) {
+        const std::vector<ReadList> b = scene.choose(s, *workers);
+        for (std::uint32_t h = 0; h < 3; ++h) EXPECT_TRUE(same_reads(a[h], b[h]));
+      }
+  }
 }
 
 TEST(SketchChoose, IsTheSameInABatch) {

@@ -611,7 +611,8 @@ TEST_P(KvSession, ATextThatGoesNowhereIsPlannedNoLargerThanOneThatGoesOn) {
   EXPECT_GT(sealing(2000, true), sealing(2000, false));
 }
 
-INSTANTIATE_TEST_SUITE_P(Methods, KvSession, ::testing::Values("exact", "sketch", "ladder2", "xkv"),
+INSTANTIATE_TEST_SUITE_P(Methods, KvSession,
+                         ::testing::Values("exact", "sketch", "oracle_estimate", "ladder2", "xkv"),
                          [](const auto& method) { return std::string(method.param); });
 
 // Layers that share a selection, which names segments by number: a file whose layers are cut apart

@@ -133,6 +133,12 @@ TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
            {"sketch", {"select.share="}, bad, {"select.share"}},
            {"sketch", {"select.min_rows=0"}, bad, {"select.min_rows", "0"}},
            {"sketch", {"select.cluster=3"}, bad, {"select.cluster", "4 to 256"}},
+           {"sketch", {"select.bits=3"}, bad, {"bits = 3", "1, 2, 4 or 16"}},
+           {"oracle_estimate", {"select.bits=8"}, bad, {"bits = 8", "1, 2, 4 or 16"}},
+           {"ladder4",
+            {"select.bits=16"},
+            ErrorCode::unsupported,
+            {"bits = 16", "coded = 0, not 0.1"}},
            {"sketch", {"select.share=auto"}, bad, {"select.share = 'auto'", "0 to 1"}},
            {"shadowkv", {"keys.rank=automatic"}, bad, {"keys.rank", "0.001 to 1, nor auto"}},
            {"sketch", {"select.cluster=16.5"}, bad, {"select.cluster", "whole number"}},
@@ -216,8 +222,9 @@ class DeclaredSelector final : public Selector {
 };
 
 TEST(Methods, SayWhetherTheirSelectorKeepsEveryKey) {
-  const std::set<std::string> keep = {"faiss_hnsw",          "faiss_ivf",   "oracle",
-                                      "retrieval_attention", "tidaldecode", "tokenselect"};
+  const std::set<std::string> keep = {"faiss_hnsw",      "faiss_ivf",           "oracle",
+                                      "oracle_estimate", "retrieval_attention", "tidaldecode",
+                                      "tokenselect"};
   const auto lines = list_methods(kMethods);
   ASSERT_TRUE(lines) << lines.error().message;
   std::set<std::string> listed;

@@ -367,7 +367,7 @@ class CommandLine(unittest.TestCase):
             for fact in ("summary", "order", "watches"):
                 self.assertTrue(method[fact], f"{method['name']} does not say its {fact}")
         keys = {method["name"]: method["keys_in_memory"] for method in answer["methods"]}
-        for name in ("oracle", "tokenselect", "retrieval_attention"):
+        for name in ("oracle", "oracle_estimate", "tokenselect", "retrieval_attention"):
             self.assertIs(keys[name], True, name)
         for name in ("exact", "sketch", "quest", "pqcache"):
             self.assertIs(keys[name], False, name)

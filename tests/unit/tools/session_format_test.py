@@ -115,7 +115,7 @@ class SessionFormat(unittest.TestCase):
         key_dim, value_dim = dims
         clusters, sixteens = -(-rows // cluster), -(-rows // 16)
         means = clusters + min(round(math.sqrt(clusters)), rows - clusters)
-        index = sixteens * 16 * key_dim * bits // 8 + sixteens * 16 * 2  # codes, scales
+        index = sixteens * 16 * key_dim * bits // 8 + sixteens * 16 * 2  # codes or keys, scales
         index += means * (key_dim + 4) + means * 4 + (means + 2) * 2
         coded = rows * (value_dim * value_bits // 8 + 2) if value_bits else 0
         return heads * (means * (value_dim // 2 + 2) + coded + -(-index // 64) * 64)
@@ -153,6 +153,7 @@ class SessionFormat(unittest.TestCase):
                 (["exact"], (F16, F16), None),
                 (["exact", "-ctk", "q8_0", "-ctv", "q4_1"], (Q8_0, Q4_1), None),
                 (["sketch", "--method-set", "values.compress=int8"], (F16, INT8), (16, 2, 0)),
+                (["oracle_estimate"], (F16, F16), (16, 16, 0)),
                 (["ladder4"], (Q8_0, Q8_0), (24, 4, 4))):  # exact is first: it says the head sizes
             with tempfile.TemporaryDirectory() as folder:
                 path = pathlib.Path(folder) / "s.tls"
