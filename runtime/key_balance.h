@@ -6,9 +6,12 @@
 // wherever it lies.
 //
 // All of it is by powers of two, and the same for what a rotation turns together: products stay to
-// the bit what they were, but for keys so small that f16 has no exponent for them.
+// the bit what they were, but for keys so small that f16 has no exponent for them, or so large,
+// which are kept as the largest that there is.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -26,7 +29,10 @@ class KeyBalance {
 
   // In place, [key_dim]: a key to how it is kept, and back; a query to what asks keys that are kept
   // so, and back.
-  void keep(float* key) const { multiply(up_, key); }
+  void keep(float* key) const {
+    multiply(up_, key);
+    for (std::size_t d = 0; d < up_.size(); ++d) key[d] = std::clamp(key[d], -kLargest, kLargest);
+  }
   void restore(float* key) const { multiply(down_, key); }
   void ask(float* query) const { multiply(down_, query); }
   void restore_query(float* query) const { multiply(up_, query); }
@@ -37,6 +43,8 @@ class KeyBalance {
   friend bool operator==(const KeyBalance&, const KeyBalance&) = default;
 
  private:
+  static constexpr float kLargest = 65504.0f;  // f16
+
   static void multiply(const std::vector<float>& factors, float* x) {
     for (std::size_t d = 0; d < factors.size(); ++d) x[d] *= factors[d];
   }

@@ -13,7 +13,7 @@ namespace thermocline {
 
 // Layers beyond these are refused: attention keeps a row of one head on its stack.
 inline constexpr std::uint32_t kMaxHeads = 1024;
-// Keys are f16: eight times as large they have room up to 8,188.
+// Keys are f16, and eight times as large have room for up to 8,188: what is more is kept as that.
 inline constexpr int kLeastQueryPower = -8, kMostQueryPower = 3;
 
 // Rotary position embedding. Angle of pair i at position p: p * inverse_frequency[i].
@@ -35,11 +35,11 @@ struct LayerSpec {
   std::uint32_t key_dim = 0, value_dim = 0;  // per head, multiples of 16
   std::uint32_t window = 0;                  // sliding window in positions; 0: attends everything
   float scale = 1.0f;                        // of q . k
-  RopeSpec rope;
+  RopeSpec rope = {};
   // [key_dim]: about how large queries are in each channel, as powers of two, for methods that keep
   // keys so (runtime/key_balance.h). Alike in channels that the rotation turns together,
   // kLeastQueryPower to kMostQueryPower. Empty: not known, or all alike.
-  std::vector<std::int8_t> query_powers;
+  std::vector<std::int8_t> query_powers = {};
   bool operator==(const LayerSpec&) const = default;
 };
 

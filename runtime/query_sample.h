@@ -10,7 +10,7 @@ namespace thermocline {
 
 struct QuerySample {
   // Of every 16th position where that is not too many: a graph of keys finds no more with twice as
-  // many (tests/bench/index_bench.cpp), and the nearest keys of each are most of its forming.
+  // many (tests/bench/graph_bench.cpp), and the nearest keys of each are most of its forming.
   static constexpr std::uint32_t kLeastStride = 16, kMost = 512;
 
   static constexpr std::uint32_t kMostLast = 32;  // that a fitter asks for

@@ -17,6 +17,8 @@ constexpr int kMostHeads = 8;               // query heads a KV head
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 // As the host's: a cluster with a smaller share of the attention is not estimated.
 constexpr float kNegligible = 5e-5f;
+// And of a scale: of rows like their means those with most mass lose most.
+constexpr float kLeastSquare = 1e-9f;
 
 __host__ __device__ std::uint32_t chunks_of(std::uint32_t rows) {
   return (rows + kChunk - 1) / kChunk;
@@ -237,14 +239,14 @@ __global__ void __launch_bounds__(kThreads)
   if (mass >= 0.0f) {
     const SketchRun& run = list.runs.data()[run_of(list, &SketchRun::first_row, at)];
     const float scale = half_bits_to_float(run.scales[at - run.first_row].bits);
-    loss = scale * (scale * mass);
+    loss = mass * fmaxf(scale * scale, kLeastSquare);
   }
   board.loss[at] = loss;
 }
 
-// Block (list): the rows with most mass, to be attended by codes (kCoded) or, where there are none,
-// read; where there are, those whose codes would lose most are read. What they are worth is not
-// negative, so it has the order of its bits, of which 11, 11 and 10 are found at a time.
+// Block (list): the rows with most mass, to be coded (kCoded) or, where none are, read; where some
+// are, the ones of them whose codes would lose most are read. What they are worth is not negative,
+// so it has the order of its bits, of which 11, 11 and 10 are found at a time.
 template <bool kCoded>
 __global__ void __launch_bounds__(kListThreads)
     take_rows(SketchShape shape, const SketchList* lists, SketchBoard boards) {
@@ -254,8 +256,12 @@ __global__ void __launch_bounds__(kListThreads)
   __shared__ std::uint32_t found_digit, found_above;
   const SketchList& list = lists[blockIdx.x];
   const SketchBoard board = board_of(shape, boards, blockIdx.x);
-  const float* const worths = kCoded || shape.most_coded == 0 ? board.mass : board.loss;
-  const auto takes_part = [](float worth) { return worth >= 0.0f; };
+  const bool by_mass = kCoded || shape.most_coded == 0;
+  const float* const worths = by_mass ? board.mass : board.loss;
+  const auto takes_part = [&](std::uint32_t r) {
+    return worths[r] >= 0.0f &&
+           (by_mass || (board.coded[r / kBlockRows] >> r % kBlockRows & 1) != 0);
+  };
 
   RowSet* const sets = kCoded ? board.coded : board.sets;
   std::uint32_t prefix = 0, needed = kCoded ? list.coded_budget : list.budget;
@@ -268,9 +274,8 @@ __global__ void __launch_bounds__(kListThreads)
     if (threadIdx.x == 0) found_above = ~0u;
     __syncthreads();
     for (std::uint32_t r = threadIdx.x; r < list.rows; r += kListThreads) {
-      const float worth = worths[r];
-      const std::uint32_t bits = __float_as_uint(worth);
-      if (!takes_part(worth) || (before < 32 && bits >> before != prefix)) continue;
+      const std::uint32_t bits = __float_as_uint(worths[r]);
+      if (!takes_part(r) || (before < 32 && bits >> before != prefix)) continue;
       atomicAdd(&bins[bits >> shift & ((1u << digits) - 1)], 1u);
     }
     __syncthreads();
@@ -301,9 +306,8 @@ __global__ void __launch_bounds__(kListThreads)
     RowSet above = 0, tied = 0;
     for (int half = 0; half < 2; ++half) {
       const std::uint32_t r = b * kBlockRows + half * kWarp + lane;
-      const float worth = r < list.rows ? worths[r] : -1.0f;
-      const std::uint32_t bits = __float_as_uint(worth);
-      const bool real = takes_part(worth);
+      const bool real = r < list.rows && takes_part(r);
+      const std::uint32_t bits = real ? __float_as_uint(worths[r]) : 0;
       above |= RowSet{__ballot_sync(kWholeWarp, real && (all || bits > prefix))} << half * kWarp;
       tied |= RowSet{__ballot_sync(kWholeWarp, real && !all && bits == prefix)} << half * kWarp;
     }
@@ -673,8 +677,8 @@ Status choose(Stream& stream, const SketchShape& shape, std::span<const SketchLi
   TL_TRY(queue("weigh clusters", dim3(heads, count), kThreads, weigh_clusters));
   TL_TRY(queue("weigh rows", row_chunks, kThreads, weigher(shape.bits)));
   TL_TRY(queue("add heads", row_chunks, kThreads, add_heads));
-  TL_TRY(queue("take rows", dim3(count), kListThreads, take_rows<false>));
   if (shape.most_coded > 0) TL_TRY(queue("take codes", dim3(count), kListThreads, take_rows<true>));
+  TL_TRY(queue("take rows", dim3(count), kListThreads, take_rows<false>));
   if (shape.cached) TL_TRY(fetch(stream, shape, lists, board));
   TL_TRY(queue("find unread", dim3(count), kListThreads, find_unread));
   return queue("write folds", dim3(count), kListThreads, write_folds);

@@ -7,8 +7,9 @@
 // as their cluster's score plus the sketch's (of very many clusters, those of the most promising
 // groups of them, which k-means made beside them; the others' rows are estimated by their groups'
 // means); takes a softmax for each query head together with the exact sinks and tail, adds the
-// group's heads up, and reads the rows with most mass. A cluster's summary row is read in place of
-// its unread rows, with the score that the cluster has already, and the log of their number as its
+// group's heads up, and reads the rows with most mass (a ladder attends those from codes, and reads
+// the ones of them whose codes would lose most). A cluster's summary row is read in place of its
+// unread rows, with the score that the cluster has already, and the log of their number as its
 // weight.
 //
 // With bits = 16 the keys themselves rank the rows, and all else is the same: no method to run but

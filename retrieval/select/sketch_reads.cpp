@@ -62,14 +62,11 @@ std::uint64_t SketchReads::write(const SketchList& list, const SketchMeans& mean
                                  ReadList* out) {
   out->clear();
   sets_.assign(list.blocks, 0);
-  rows->take_read(list, means, sets_.data());
+  coded_.assign(list.codes_values() ? list.blocks : 0, 0);
+  rows->take(list, means, sets_.data(), coded_.data());
   write_rows(list, out);
   std::uint64_t bytes = 0;
-  if (list.codes_values()) {
-    coded_.assign(list.blocks, 0);
-    rows->take_coded(list, means, coded_.data());
-    bytes += write_codes(list, means, *rows, out);
-  }
+  if (list.codes_values()) bytes += write_codes(list, means, *rows, out);
   bytes += write_summaries(list, means, out);
   const std::uint32_t heads = list.shape.heads;
   list.cpu.sketch.log_weights(out->log_weight.data(), out->log_weight.size() / heads,

@@ -1,4 +1,4 @@
-// Last, what is read: the best rows; of the next best, codes; and of all others their clusters'
+// Last, what is read: rows; of a ladder the codes of others; and of all the rest their clusters'
 // summaries.
 #pragma once
 

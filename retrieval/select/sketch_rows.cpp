@@ -202,32 +202,41 @@ void SketchRows::add_heads(const SketchList& list, SketchMeans* means) {
               mass_.data() + stretch.at + sixteens(stretch.count) * kSketchGroup, kNever);
 }
 
-void SketchRows::take_read(const SketchList& list, const SketchMeans& means, RowSet* sets) {
-  if (list.codes_values()) find_losses(list, means);
-  take(list, means, {list.codes_values() ? loss_.data() : mass_.data(), rows_}, list.budget, sets);
-}
-
-void SketchRows::take_coded(const SketchList& list, const SketchMeans& means, RowSet* sets) {
-  take(list, means, {mass_.data(), rows_}, list.coded_budget, sets);
+void SketchRows::take(const SketchList& list, const SketchMeans& means, RowSet* read,
+                      RowSet* coded) {
+  if (list.codes_values()) {
+    find_best(list, mass_, list.coded_budget);
+    add_best(list, means, coded);
+    find_losses(list, means);
+  }
+  find_best(list, list.codes_values() ? loss_ : mass_, list.budget);
+  add_best(list, means, read);
 }
 
 void SketchRows::find_losses(const SketchList& list, const SketchMeans& means) {
+  constexpr float kLeastSquare = 1e-9f;  // of a scale: of rows like their means most mass is lost
   grow(&loss_, mass_.size());
-  for (const SketchStretch& stretch : stretches_) {
-    const SketchIndex& index = *list.indexes[means.patches()[stretch.patch].run];
-    const std::uint32_t padded = sixteens(stretch.count) * kSketchGroup;
-    float* loss = loss_.data() + stretch.at;
-    list.cpu.dense.from_half(index.scales(list.asked->head) + stretch.first, stretch.count, loss);
-    const float* mass = mass_.data() + stretch.at;
-    for (std::uint32_t i = 0; i < stretch.count; ++i) loss[i] *= loss[i] * mass[i];
-    std::fill(loss + stretch.count, loss + padded, kNever);
-  }
+  std::fill_n(loss_.data(), rows_, kNever);
+  std::uint32_t s = 0;
+  for (std::size_t w = 0; w < best_.size(); ++w)
+    for (RowSet left = best_[w]; left != 0; left &= left - 1) {
+      const auto i = static_cast<std::uint32_t>(w * kBlockRows) +
+                     static_cast<std::uint32_t>(std::countr_zero(left));
+      while (s + 1 < stretches_.size() && stretches_[s + 1].at <= i) ++s;
+      const SketchIndex& index = *list.indexes[means.patches()[stretches_[s].patch].run];
+      const std::uint32_t row = stretches_[s].first + (i - stretches_[s].at);
+      const float scale = to_float(index.scales(list.asked->head)[row]);
+      loss_[i] = mass_[i] * std::max(scale * scale, kLeastSquare);
+    }
 }
 
-void SketchRows::take(const SketchList& list, const SketchMeans& means,
-                      std::span<const float> worth, std::uint32_t most, RowSet* sets) {
+void SketchRows::find_best(const SketchList& list, const std::vector<float>& worth,
+                           std::uint32_t most) {
   best_.resize(set_words(rows_));
-  top_rows(list.cpu.topk, worth, std::min(most, real_rows_), &top_, best_);
+  top_rows(list.cpu.topk, {worth.data(), rows_}, std::min(most, real_rows_), &top_, best_);
+}
+
+void SketchRows::add_best(const SketchList& list, const SketchMeans& means, RowSet* sets) const {
   std::uint32_t run = 0;
   for (const SketchStretch& stretch : stretches_) {
     for (; run < means.patches()[stretch.patch].run; ++run)

@@ -25,12 +25,11 @@ class SketchRows {
   // `means` are rated unless list.looks_at_all(). Their units have the rows that were not looked at
   // afterwards, and `share` of all weight as it is known then.
   void look(const SketchList& list, SketchMeans* means);
-  // ORs rows into `sets`, a word a block, of the runs with a sketch: those to be read, and those to
-  // be attended at least by their codes. The latter are the rows with most mass. So are the former
-  // where nothing has codes; else those whose codes would lose most: how far a code is off, in its
-  // key as in its value, grows with its scale, so that is the mass times the scale's square.
-  void take_read(const SketchList& list, const SketchMeans& means, RowSet* sets);
-  void take_coded(const SketchList& list, const SketchMeans& means, RowSet* sets);
+  // ORs rows into `read` and, where rows are attended from codes, into `coded`: a word a block, of
+  // the runs with a sketch. Those with most mass are read. Where there are codes, they are coded,
+  // and of them those are read whose codes would lose most: how far a code is off grows with its
+  // scale, in the key as, by and large, in the value, so that is the mass times the scale's square.
+  void take(const SketchList& list, const SketchMeans& means, RowSet* read, RowSet* coded);
 
   // By patch, ascending.
   std::span<const SketchStretch> stretches() const { return stretches_; }
@@ -51,10 +50,12 @@ class SketchRows {
   void weigh_keys(const SketchList& list, const SketchMeans& means, const SketchStretch& stretch,
                   float* sum);
   void add_heads(const SketchList& list, SketchMeans* means);
+  // Of the rows in best_; of all others kNever.
   void find_losses(const SketchList& list, const SketchMeans& means);
-  // The `most` rows with most of `worth`.
-  void take(const SketchList& list, const SketchMeans& means, std::span<const float> worth,
-            std::uint32_t most, RowSet* sets);
+  // The `most` rows with most of `worth` to best_.
+  void find_best(const SketchList& list, const std::vector<float>& worth, std::uint32_t most);
+  // What is in best_.
+  void add_best(const SketchList& list, const SketchMeans& means, RowSet* sets) const;
 
   std::vector<SketchStretch> stretches_;
   std::size_t rows_ = 0;
@@ -63,7 +64,7 @@ class SketchRows {
   std::vector<float> job_sum_;       // [job][heads]
   std::vector<float> weight_;        // [heads][rows]
   std::vector<float> mass_;          // [rows], summed over the query heads
-  std::vector<float> loss_;          // [rows], of their codes; where rows are attended by those
+  std::vector<float> loss_;          // [rows], of their codes, where rows are attended from those
   std::vector<RowSet> best_;         // scratch: of clusters, of rows
   TopRowsScratch top_;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <numeric>
 
 namespace thermocline {
@@ -29,6 +30,7 @@ std::vector<std::int8_t> query_powers(const LayerSpec& layer, std::span<const fl
   for (const double log : squares)
     powers.push_back(static_cast<std::int8_t>(
         std::clamp<double>(std::round(log - middle), kLeastQueryPower, kMostQueryPower)));
+  if (std::ranges::count(powers, 0) == std::ssize(powers)) return {};
   return powers;
 }
 

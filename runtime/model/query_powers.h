@@ -13,7 +13,7 @@ namespace thermocline {
 
 // LayerSpec::query_powers of a layer whose queries are normed and then weighted by `q_norm`,
 // [key_dim], before they are rotated; over the channels that are rotated together. Empty, where it
-// has none, or one that is not finite.
+// has none, one that is not finite, or one of like weights.
 std::vector<std::int8_t> query_powers(const LayerSpec& layer, std::span<const float> q_norm);
 
 }  // namespace thermocline

@@ -63,6 +63,7 @@ Result<std::vector<Method>> at_budgets(const std::string& named, const CpuTable&
     std::vector<std::string> settings = split(named, ':');
     settings.push_back("select.share=" + std::to_string(budget));
     settings.push_back("select.min_rows=1");
+    settings.push_back("keys.balance=no");  // keys are traced as they are
     TL_TRY_ASSIGN(Method method, load_method(settings[0], "", std::span(settings).subspan(1), cpu));
     methods.push_back(std::move(method));
   }

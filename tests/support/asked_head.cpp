@@ -67,6 +67,8 @@ AskedHeadOptions AskedHeadOptions::of(std::span<const char* const> arguments,
 Result<AskedHeads> ask_heads(const AskedHeadOptions& options, const CpuTable& cpu,
                              const Workers& workers) {
   AskedHeads made;
+  if (options.trace.prompts == 0 || options.queries == 0)
+    return fail(ErrorCode::invalid_argument, "no keys or no queries: ROWS holds a PROMPT or more");
   TL_TRY_ASSIGN(made.layers, trace_queries(options.trace));
   const std::uint32_t prompt = options.trace.prompt;
   std::mt19937 random(1);

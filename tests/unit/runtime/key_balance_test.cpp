@@ -87,6 +87,17 @@ TEST(KeyBalance, ChangesWhatCodesLose) {
   EXPECT_NE(keys_of(plain.get(), one), keys_of(balanced.get(), other));
 }
 
+TEST(KeyBalance, KeepsWhatF16HasNoRoomForAsTheLargest) {
+  LayerSpec layer = layers()[0];
+  layer.query_powers.assign(32, kMostQueryPower);
+  const KeyBalance balance = KeyBalance::of(layer);
+  std::vector<float> key(32, -10000.0f);
+  key[1] = 8000.0f;
+  balance.keep(key.data());
+  EXPECT_EQ(key[0], -65504.0f);
+  EXPECT_EQ(key[1], 64000.0f);
+}
+
 // A cache that balances takes the rows of one that does not as if it had read them, and the other
 // way round.
 TEST(KeyBalance, RowsAreCopiedToHowTheOtherCacheKeepsThem) {
@@ -179,6 +190,7 @@ TEST(QueryPowers, KeepWhatNoQueryHasAndGiveUpWhereNothingIsKnown) {
   EXPECT_EQ(powers[0], 0);
   const LayerSpec layer = rotated_layer(RopePairs::halves);
   EXPECT_TRUE(query_powers(layer, {}).empty());
+  EXPECT_TRUE(query_powers(layer, std::vector<float>(16, 0.7f)).empty()) << "all alike";
   EXPECT_TRUE(query_powers(layer, std::vector<float>(16, 0.0f)).empty());
   norm[3] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_TRUE(query_powers(layer, norm).empty());

@@ -273,6 +273,9 @@ TEST_F(MethodFile, IsRefusedByNameLineAndKnownWords) {
   refuses("[keys]\ncompress = svd\n", bad, {"keys.compress", "svd", "raw"});
   refuses("[values]\ncompress = svd\n", bad, {"svd", "raw"});
   refuses("[retain]\nkeep = steady\n", ErrorCode::unsupported, {"retain.keep", "select.by"});
+  refuses("[keys]\nbalance = keys\n", bad, {"keys.balance", "queries"});
+  refuses("[select]\nby = moments\ngroup_blocks = 16\nmass = 0.9\n", ErrorCode::unsupported,
+          {"select.group_blocks = 16", "select.mass = 0"});
   refuses(std::string("\x00\xff\x7f", 3), bad, {});
 }
 
