@@ -147,7 +147,8 @@ Choice<Selector> ranked_by(std::string_view name) {
     TL_TRY(given.read(Kept::parameters(), &options));
     if constexpr (requires { options.group_blocks; })
       if (options.group_blocks > 0 && ranked.mass > 0)
-        return fail(ErrorCode::unsupported, given.key("group_blocks"), " = ", options.group_blocks,
+        return fail(ErrorCode::unsupported, given.source("group_blocks"), ": ",
+                    given.key("group_blocks"), " = ", options.group_blocks,
                     " leaves blocks without a score, so no share of all attention is known: it "
                     "goes with ",
                     given.key("mass"), " = 0");

@@ -1,6 +1,6 @@
 // Every choice of retainer, selector and place with every other, under codecs that take turns so
-// that each meets each selector on either side: a combination works, in host memory, over a disk
-// and from a session alike, or is refused by name.
+// that each meets each selector on either side, all with balanced keys: a combination works, in
+// host memory, over a disk and from a session alike, or is refused by name.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -135,12 +135,16 @@ CacheOptions options_for(const Combination& combination, bool disk) {
   spec.scale = 0.2f;
   for (std::uint32_t i = 0; i < spec.key_dim / 2; ++i)  // codecs turn keys back, and again
     spec.rope.inverse_frequency.push_back(std::pow(10000.0f, -2.0f * float(i) / 32.0f));
+  for (std::uint32_t d = 0; d < spec.key_dim; ++d)
+    spec.query_powers.push_back(static_cast<std::int8_t>(d % 16 * 7 % 6) - 3);
   options.layers = {spec};
   for (const char* side : {"keys", "values"})
     if (spanning(combination, side).ends_with("layers")) options.layers = {spec, spec, spec};
   options.method_directory = std::string(THERMOCLINE_SOURCE_DIR) + "/configs/methods";
   options.method_overrides = combination;
   options.method_overrides.push_back("steady.seal=64");
+  if (!has(combination, "retain.keep=steady"))
+    options.method_overrides.push_back("keys.balance=queries");
   options.max_positions = 500;
   options.tiers.directory = ::testing::TempDir() + "thermocline-composition";
   options.tiers.disk_bytes = disk ? std::uint64_t{16} << 20 : 0;
