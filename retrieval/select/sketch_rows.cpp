@@ -216,18 +216,20 @@ void SketchRows::take(const SketchList& list, const SketchMeans& means, RowSet* 
 void SketchRows::find_losses(const SketchList& list, const SketchMeans& means) {
   constexpr float kLeastSquare = 1e-9f;  // of a scale: of rows like their means most mass is lost
   grow(&loss_, mass_.size());
-  std::fill_n(loss_.data(), rows_, kNever);
-  std::uint32_t s = 0;
-  for (std::size_t w = 0; w < best_.size(); ++w)
-    for (RowSet left = best_[w]; left != 0; left &= left - 1) {
-      const auto i = static_cast<std::uint32_t>(w * kBlockRows) +
-                     static_cast<std::uint32_t>(std::countr_zero(left));
-      while (s + 1 < stretches_.size() && stretches_[s + 1].at <= i) ++s;
-      const SketchIndex& index = *list.indexes[means.patches()[stretches_[s].patch].run];
-      const std::uint32_t row = stretches_[s].first + (i - stretches_[s].at);
-      const float scale = to_float(index.scales(list.asked->head)[row]);
-      loss_[i] = mass_[i] * std::max(scale * scale, kLeastSquare);
-    }
+  for (const SketchStretch& stretch : stretches_) {
+    const SketchIndex& index = *list.indexes[means.patches()[stretch.patch].run];
+    const float* mass = mass_.data() + stretch.at;
+    float* loss = loss_.data() + stretch.at;
+    list.cpu.dense.from_half(index.scales(list.asked->head) + stretch.first, stretch.count, loss);
+    for (std::uint32_t i = 0; i < stretch.count; ++i)
+      loss[i] = mass[i] * std::max(loss[i] * loss[i], kLeastSquare);
+  }
+  for (std::size_t first = 0; first < rows_; first += kBlockRows) {
+    const RowSet coded = best_[first / kBlockRows];
+    const std::size_t count = std::min<std::size_t>(kBlockRows, rows_ - first);
+    float* loss = loss_.data() + first;
+    for (std::size_t i = 0; i < count; ++i) loss[i] = (coded >> i & 1) != 0 ? loss[i] : kNever;
+  }
 }
 
 void SketchRows::find_best(const SketchList& list, const std::vector<float>& worth,
