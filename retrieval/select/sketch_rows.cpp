@@ -204,38 +204,43 @@ void SketchRows::add_heads(const SketchList& list, SketchMeans* means) {
 
 void SketchRows::take(const SketchList& list, const SketchMeans& means, RowSet* read,
                       RowSet* coded) {
+  const std::uint32_t most = list.codes_values() ? list.coded_budget : list.budget;
+  best_.resize(set_words(rows_));
+  top_rows(list.cpu.topk, {mass_.data(), rows_}, std::min(most, real_rows_), &top_, best_);
   if (list.codes_values()) {
-    find_best(list, mass_, list.coded_budget);
     add_best(list, means, coded);
-    find_losses(list, means);
+    keep_what_codes_lose_most(list, means);
   }
-  find_best(list, list.codes_values() ? loss_ : mass_, list.budget);
   add_best(list, means, read);
 }
 
-void SketchRows::find_losses(const SketchList& list, const SketchMeans& means) {
+void SketchRows::keep_what_codes_lose_most(const SketchList& list, const SketchMeans& means) {
   constexpr float kLeastSquare = 1e-9f;  // of a scale: of rows like their means most mass is lost
-  grow(&loss_, mass_.size());
-  for (const SketchStretch& stretch : stretches_) {
-    const SketchIndex& index = *list.indexes[means.patches()[stretch.patch].run];
-    const float* mass = mass_.data() + stretch.at;
-    float* loss = loss_.data() + stretch.at;
-    list.cpu.dense.from_half(index.scales(list.asked->head) + stretch.first, stretch.count, loss);
-    for (std::uint32_t i = 0; i < stretch.count; ++i)
-      loss[i] = mass[i] * std::max(loss[i] * loss[i], kLeastSquare);
-  }
-  for (std::size_t first = 0; first < rows_; first += kBlockRows) {
-    const RowSet coded = best_[first / kBlockRows];
-    const std::size_t count = std::min<std::size_t>(kBlockRows, rows_ - first);
-    float* loss = loss_.data() + first;
-    for (std::size_t i = 0; i < count; ++i) loss[i] = (coded >> i & 1) != 0 ? loss[i] : kNever;
-  }
-}
-
-void SketchRows::find_best(const SketchList& list, const std::vector<float>& worth,
-                           std::uint32_t most) {
-  best_.resize(set_words(rows_));
-  top_rows(list.cpu.topk, {worth.data(), rows_}, std::min(most, real_rows_), &top_, best_);
+  coded_.clear();
+  halves_.clear();
+  loss_.clear();
+  std::uint32_t s = 0;
+  const f16* scales = nullptr;  // of the stretch's run
+  for (std::size_t w = 0; w < best_.size(); ++w)
+    for (RowSet left = best_[w]; left != 0; left &= left - 1) {
+      const auto i = static_cast<std::uint32_t>(w * kBlockRows + std::countr_zero(left));
+      while (s + 1 < stretches_.size() && stretches_[s + 1].at <= i) ++s, scales = nullptr;
+      if (!scales)
+        scales = list.indexes[means.patches()[stretches_[s].patch].run]->scales(list.asked->head);
+      coded_.push_back(i);
+      halves_.push_back(scales[stretches_[s].first + (i - stretches_[s].at)]);
+      loss_.push_back(mass_[i]);
+    }
+  scale_.resize(loss_.size());
+  list.cpu.dense.from_half(halves_.data(), halves_.size(), scale_.data());
+  for (std::size_t c = 0; c < loss_.size(); ++c)
+    loss_[c] *= std::max(scale_[c] * scale_[c], kLeastSquare);
+  kept_.resize(set_words(loss_.size()));
+  top_rows(list.cpu.topk, loss_, list.budget, &top_, kept_);
+  std::fill(best_.begin(), best_.end(), 0);
+  for (std::size_t w = 0; w < kept_.size(); ++w)
+    for (RowSet left = kept_[w]; left != 0; left &= left - 1)
+      set_add(best_, coded_[w * kBlockRows + static_cast<std::size_t>(std::countr_zero(left))]);
 }
 
 void SketchRows::add_best(const SketchList& list, const SketchMeans& means, RowSet* sets) const {

@@ -50,22 +50,23 @@ class SketchRows {
   void weigh_keys(const SketchList& list, const SketchMeans& means, const SketchStretch& stretch,
                   float* sum);
   void add_heads(const SketchList& list, SketchMeans* means);
-  // Of the rows in best_; of all others kNever.
-  void find_losses(const SketchList& list, const SketchMeans& means);
-  // The `most` rows with most of `worth` to best_.
-  void find_best(const SketchList& list, const std::vector<float>& worth, std::uint32_t most);
+  // Leaves so many rows in best_ as are to be read: of those in it.
+  void keep_what_codes_lose_most(const SketchList& list, const SketchMeans& means);
   // What is in best_.
   void add_best(const SketchList& list, const SketchMeans& means, RowSet* sets) const;
 
   std::vector<SketchStretch> stretches_;
   std::size_t rows_ = 0;
-  std::uint32_t real_rows_ = 0;      // padding not included
-  std::vector<std::uint32_t> jobs_;  // job j is the stretches [jobs[j], jobs[j + 1])
-  std::vector<float> job_sum_;       // [job][heads]
-  std::vector<float> weight_;        // [heads][rows]
-  std::vector<float> mass_;          // [rows], summed over the query heads
-  std::vector<float> loss_;          // [rows], of their codes, where rows are attended from those
-  std::vector<RowSet> best_;         // scratch: of clusters, of rows
+  std::uint32_t real_rows_ = 0;       // padding not included
+  std::vector<std::uint32_t> jobs_;   // job j is the stretches [jobs[j], jobs[j + 1])
+  std::vector<float> job_sum_;        // [job][heads]
+  std::vector<float> weight_;         // [heads][rows]
+  std::vector<float> mass_;           // [rows], summed over the query heads
+  std::vector<std::uint32_t> coded_;  // scratch: the coded rows, and of each its code's scale and
+  std::vector<f16> halves_;           // what that loses
+  std::vector<float> scale_, loss_;
+  std::vector<RowSet> kept_;
+  std::vector<RowSet> best_;  // scratch: of clusters, of rows
   TopRowsScratch top_;
 };
 
