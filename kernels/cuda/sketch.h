@@ -113,10 +113,10 @@ struct SketchBoard {
 // unsupported names what these kernels do not take.
 Status can_choose(const SketchShape& shape);
 
-// Fills the board for `lists`, in memory that the device reaches. Only queues work. Equal masses go
-// to the lower row; the same lists give the same bits, whatever others there are. Where lists have
-// caches, chosen rows that those lack are copied there first, as far as there is room beside the
-// other chosen ones: which copy of a row is attended shows in no answer.
+// Fills the board for `lists`, in memory that the device reaches. Only queues work. Of rows that
+// are worth as much the lower goes first; the same lists give the same bits, whatever others there
+// are. Where lists have caches, chosen rows that those lack are copied there first, as far as there
+// is room beside the other chosen ones: which copy of a row is attended shows in no answer.
 Status choose(Stream& stream, const SketchShape& shape, std::span<const SketchList> lists,
               const SketchBoard& board);
 

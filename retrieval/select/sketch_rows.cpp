@@ -224,7 +224,7 @@ void SketchRows::keep_what_codes_lose_most(const SketchList& list, const SketchM
   for (std::size_t w = 0; w < best_.size(); ++w)
     for (RowSet left = best_[w]; left != 0; left &= left - 1) {
       const auto i = static_cast<std::uint32_t>(w * kBlockRows + std::countr_zero(left));
-      while (s + 1 < stretches_.size() && stretches_[s + 1].at <= i) ++s, scales = nullptr;
+      for (; s + 1 < stretches_.size() && stretches_[s + 1].at <= i; ++s) scales = nullptr;
       if (!scales)
         scales = list.indexes[means.patches()[stretches_[s].patch].run]->scales(list.asked->head);
       coded_.push_back(i);

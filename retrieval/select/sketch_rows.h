@@ -62,11 +62,11 @@ class SketchRows {
   std::vector<float> job_sum_;        // [job][heads]
   std::vector<float> weight_;         // [heads][rows]
   std::vector<float> mass_;           // [rows], summed over the query heads
-  std::vector<std::uint32_t> coded_;  // scratch: the coded rows, and of each its code's scale and
-  std::vector<f16> halves_;           // what that loses
-  std::vector<float> scale_, loss_;
-  std::vector<RowSet> kept_;
-  std::vector<RowSet> best_;  // scratch: of clusters, of rows
+  std::vector<RowSet> best_;          // scratch: of clusters, of rows
+  std::vector<std::uint32_t> coded_;  // scratch: the coded rows,
+  std::vector<f16> halves_;           // of each the scale of its code,
+  std::vector<float> scale_, loss_;   // the same, and what the code loses;
+  std::vector<RowSet> kept_;          // and which of them lose most
   TopRowsScratch top_;
 };
 
