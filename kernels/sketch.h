@@ -14,6 +14,7 @@
 #include "kernels/attend.h"
 #include "kernels/base/half.h"
 #include "kernels/format/row.h"
+#include "kernels/topk.h"
 
 namespace thermocline {
 
@@ -23,6 +24,9 @@ constexpr float sketch_middle(int bits) { return static_cast<float>((1 << bits) 
 // No score is taken as more than this above the reference: its exponential times any number of rows
 // is finite.
 inline constexpr float kSketchMostAbove = 60.0f;
+// What a code loses of its row grows with the square of its scale; of rows that are as good as
+// their means, where it is less than this, most is lost of those with most attention.
+inline constexpr float kSketchLeastSquare = 1e-9f;
 
 // Whether keys of so many channels can be coded with so many bits each.
 constexpr bool sketch_takes(int bits, std::size_t key_dim) {
@@ -80,6 +84,12 @@ struct SketchOps {
   // out[i] = sum over h of weight[h * stride + i] * share[h]; out may be weight.
   void (*add_heads)(const float* weight, std::size_t count, std::size_t stride, const float* share,
                     int heads, float* out);
+  // To loss, one after the other, of the rows r < count whose bit first + r is set in `rows`: what
+  // would be lost by their codes, mass[r] * max(scales[r]^2, kSketchLeastSquare). first is a
+  // multiple of kSketchGroup. Mass and scales are read up to the end of the last group, no row of
+  // which is set beyond count; loss has room for kTopkSlack more. Returns how many.
+  std::size_t (*losses)(const float* mass, const f16* scales, const RowSet* rows, std::size_t first,
+                        std::size_t count, float* loss);
   // Codes rows [first, first + count): residual [count][key_dim] is rotated already. Codes and
   // scale are fitted to each other in turns. A row that is not finite gets a scale of 0 or the
   // largest.

@@ -259,6 +259,23 @@ struct Sketch {
                     rest);
   }
 
+  static std::size_t losses(const float* mass, const f16* scales, const RowSet* rows,
+                            std::size_t first, std::size_t count, float* loss) {
+    const F least = V::set(kSketchLeastSquare);
+    std::size_t kept = 0;
+    for (std::size_t r = 0; r < count; r += kSketchGroup) {
+      const RowSet word = rows[(first + r) / kBlockRows] >> (first + r) % kBlockRows;
+      const auto group = static_cast<std::uint32_t>(word & first_rows(kSketchGroup));
+      if (group == 0) continue;
+      for (int i = 0; i < kSketchGroup; i += L) {
+        const F scale = V::load(scales + r + i);
+        const F lost = V::mul(V::load(mass + r + i), V::max(V::mul(scale, scale), least));
+        kept += V::keep(loss + kept, lost, group >> i & ((1u << L) - 1));
+      }
+    }
+    return kept;
+  }
+
   // `rows` rows at once share the loads of the queries.
   template <typename Format, int heads, int rows>
   static void float_rows(const std::byte* keys, std::size_t row_bytes, std::size_t key_dim,
@@ -581,9 +598,10 @@ struct Sketch {
 
 template <typename V>
 constexpr SketchOps make_sketch() {
-  return {&Sketch<V>::dot_rows,  &Sketch<V>::weigh_rows,  &Sketch<V>::find_unread,
-          &Sketch<V>::add_heads, &Sketch<V>::encode,      &Sketch<V>::encode_row,
-          &Sketch<V>::prepare,   &Sketch<V>::log_weights, &Sketch<V>::weigh};
+  return {&Sketch<V>::dot_rows,   &Sketch<V>::weigh_rows, &Sketch<V>::find_unread,
+          &Sketch<V>::add_heads,  &Sketch<V>::losses,     &Sketch<V>::encode,
+          &Sketch<V>::encode_row, &Sketch<V>::prepare,    &Sketch<V>::log_weights,
+          &Sketch<V>::weigh};
 }
 
 }  // namespace

@@ -18,7 +18,6 @@ constexpr float kNone = -std::numeric_limits<float>::infinity();
 // As the host's: a cluster with a smaller share of the attention is not estimated.
 constexpr float kNegligible = 5e-5f;
 // And of a scale: of rows like their means those with most mass lose most.
-constexpr float kLeastSquare = 1e-9f;
 
 __host__ __device__ std::uint32_t chunks_of(std::uint32_t rows) {
   return (rows + kChunk - 1) / kChunk;
@@ -239,7 +238,7 @@ __global__ void __launch_bounds__(kThreads)
   if (mass >= 0.0f) {
     const SketchRun& run = list.runs.data()[run_of(list, &SketchRun::first_row, at)];
     const float scale = half_bits_to_float(run.scales[at - run.first_row].bits);
-    loss = mass * fmaxf(scale * scale, kLeastSquare);
+    loss = mass * fmaxf(scale * scale, kSketchLeastSquare);
   }
   board.loss[at] = loss;
 }

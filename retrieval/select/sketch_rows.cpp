@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <utility>
 
 namespace thermocline {
 namespace {
@@ -11,6 +12,11 @@ namespace {
 constexpr std::uint32_t kJobRows = 256;
 // A shorter loop than this is over before another thread has begun to help.
 constexpr std::size_t kSharedRows = 8192;
+
+// The bits of `low` from bit `from` on, and after them those of `high`.
+RowSet two_words(RowSet low, RowSet high, std::size_t from) {
+  return from == 0 ? low : low >> from | high << (kBlockRows - from);
+}
 
 }  // namespace
 
@@ -215,32 +221,31 @@ void SketchRows::take(const SketchList& list, const SketchMeans& means, RowSet* 
 }
 
 void SketchRows::keep_what_codes_lose_most(const SketchList& list, const SketchMeans& means) {
-  constexpr float kLeastSquare = 1e-9f;  // of a scale: of rows like their means most mass is lost
-  coded_.clear();
-  halves_.clear();
-  loss_.clear();
-  std::uint32_t s = 0;
-  const f16* scales = nullptr;  // of the stretch's run
-  for (std::size_t w = 0; w < best_.size(); ++w)
-    for (RowSet left = best_[w]; left != 0; left &= left - 1) {
-      const auto i = static_cast<std::uint32_t>(w * kBlockRows + std::countr_zero(left));
-      for (; s + 1 < stretches_.size() && stretches_[s + 1].at <= i; ++s) scales = nullptr;
-      if (!scales)
-        scales = list.indexes[means.patches()[stretches_[s].patch].run]->scales(list.asked->head);
-      coded_.push_back(i);
-      halves_.push_back(scales[stretches_[s].first + (i - stretches_[s].at)]);
-      loss_.push_back(mass_[i]);
+  grow(&loss_, std::size_t{list.coded_budget} + kTopkSlack);
+  std::size_t coded = 0;
+  for (const SketchStretch& stretch : stretches_) {
+    const SketchIndex& index = *list.indexes[means.patches()[stretch.patch].run];
+    coded += list.cpu.sketch.losses(mass_.data() + stretch.at,
+                                    index.scales(list.asked->head) + stretch.first, best_.data(),
+                                    stretch.at, stretch.count, loss_.data() + coded);
+  }
+  const std::size_t words = set_words(coded);
+  kept_.assign(words + 1, 0);  // so that there is a word after each
+  top_rows(list.cpu.topk, {loss_.data(), coded}, list.budget, &top_, {kept_.data(), words});
+
+  std::size_t at = 0;  // how many coded rows there are before the word
+  for (RowSet& word : best_) {
+    if (word == 0) continue;
+    RowSet rows = std::exchange(word, 0);
+    const int in_word = std::popcount(rows);
+    RowSet kept = two_words(kept_[at / kBlockRows], kept_[at / kBlockRows + 1], at % kBlockRows) &
+                  first_rows(in_word);
+    for (int next = 0; kept != 0; kept &= kept - 1) {
+      for (const int number = std::countr_zero(kept); next < number; ++next) rows &= rows - 1;
+      word |= rows & (~rows + 1);
     }
-  scale_.resize(loss_.size());
-  list.cpu.dense.from_half(halves_.data(), halves_.size(), scale_.data());
-  for (std::size_t c = 0; c < loss_.size(); ++c)
-    loss_[c] *= std::max(scale_[c] * scale_[c], kLeastSquare);
-  kept_.resize(set_words(loss_.size()));
-  top_rows(list.cpu.topk, loss_, list.budget, &top_, kept_);
-  std::fill(best_.begin(), best_.end(), 0);
-  for (std::size_t w = 0; w < kept_.size(); ++w)
-    for (RowSet left = kept_[w]; left != 0; left &= left - 1)
-      set_add(best_, coded_[w * kBlockRows + static_cast<std::size_t>(std::countr_zero(left))]);
+    at += static_cast<std::size_t>(in_word);
+  }
 }
 
 void SketchRows::add_best(const SketchList& list, const SketchMeans& means, RowSet* sets) const {

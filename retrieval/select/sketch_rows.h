@@ -57,16 +57,14 @@ class SketchRows {
 
   std::vector<SketchStretch> stretches_;
   std::size_t rows_ = 0;
-  std::uint32_t real_rows_ = 0;       // padding not included
-  std::vector<std::uint32_t> jobs_;   // job j is the stretches [jobs[j], jobs[j + 1])
-  std::vector<float> job_sum_;        // [job][heads]
-  std::vector<float> weight_;         // [heads][rows]
-  std::vector<float> mass_;           // [rows], summed over the query heads
-  std::vector<RowSet> best_;          // scratch: of clusters, of rows
-  std::vector<std::uint32_t> coded_;  // scratch: the coded rows,
-  std::vector<f16> halves_;           // of each the scale of its code,
-  std::vector<float> scale_, loss_;   // the same, and what the code loses;
-  std::vector<RowSet> kept_;          // and which of them lose most
+  std::uint32_t real_rows_ = 0;      // padding not included
+  std::vector<std::uint32_t> jobs_;  // job j is the stretches [jobs[j], jobs[j + 1])
+  std::vector<float> job_sum_;       // [job][heads]
+  std::vector<float> weight_;        // [heads][rows]
+  std::vector<float> mass_;          // [rows], summed over the query heads
+  std::vector<RowSet> best_;         // scratch: of clusters, of rows
+  std::vector<float> loss_;          // scratch: what the codes of those rows lose,
+  std::vector<RowSet> kept_;         // and which of them lose most
   TopRowsScratch top_;
 };
 

@@ -195,6 +195,33 @@ TEST_P(SketchOfEveryTable, AddsHeads) {
     }
 }
 
+TEST_P(SketchOfEveryTable, FindsWhatTheCodesOfRowsLose) {
+  std::mt19937_64 random(3);
+  for (const std::size_t first : {0, 16, 48, 112})
+    for (const std::size_t count : {1, 15, 16, 17, 100, 300}) {
+      const std::size_t whole = (count + kSketchGroup - 1) / kSketchGroup * kSketchGroup;
+      const std::vector<float> mass = normals(whole);
+      std::vector<f16> scales;
+      for (const float scale : normals(whole)) scales.push_back(to_f16(scale));
+      scales[0] = to_f16(1e-6f);  // as good as its mean
+      std::vector<RowSet> rows((first + whole) / 64 + 1);
+      for (RowSet& set : rows) set = random() & random();
+      for (std::size_t r = first + count; r < first + whole; ++r)
+        rows[r / 64] &= ~(RowSet{1} << r % 64);
+      rows[first / 64] |= RowSet{1} << first % 64;
+      std::vector<float> expected;
+      for (std::size_t r = 0; r < count; ++r)
+        if (rows[(first + r) / 64] >> (first + r) % 64 & 1)
+          expected.push_back(
+              mass[r] * std::max(to_float(scales[r]) * to_float(scales[r]), kSketchLeastSquare));
+      std::vector<float> loss(expected.size() + kTopkSlack);
+      const std::size_t lost =
+          ops().losses(mass.data(), scales.data(), rows.data(), first, count, loss.data());
+      loss.resize(lost);
+      EXPECT_EQ(loss, expected) << count << " rows from " << first;
+    }
+}
+
 // A uniform quantiser leaves at best so much of a normal variable's energy.
 double best_error(int bits) { return bits == 1 ? 0.3634 : bits == 2 ? 0.1188 : 0.01154; }
 
