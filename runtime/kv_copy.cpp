@@ -34,7 +34,7 @@ Status KvCache::Impl::take_rows(Impl& other, LayerId l, const LayerState& layer,
   workers->parallel(end - first, 256, [&](std::size_t from, std::size_t until) {
     for (auto r = static_cast<std::uint32_t>(from); r < until; ++r)
       for (std::uint32_t h = 0; h < s.kv_heads; ++h)
-        ours.keep_as_well(theirs, s.key_dim, *cpu, to->row(h, r));
+        ours.adopt(theirs, s.key_dim, *cpu, to->row(h, r));
   });
   return {};
 }

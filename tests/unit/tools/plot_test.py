@@ -47,7 +47,7 @@ class Plot(unittest.TestCase):
             return {"method": method, "text": text, "steps": steps, "read": read, "kl_mean": kl}
         done = plot(self.write([row("a:select.share=0.1", "x", 10, 0.1, 0.4),
                                 row("a:select.share=0.1", "y", 30, 0.1, 0.8),
-                                row("a:select.share=0.1", "mean", 40, 0.9, 9.0),
+                                row("a:select.share=0.1", "mean of 2", 40, 0.9, 9.0),
                                 row("a:select.share=0.2", "x", 10, 0.2, 0.07),
                                 row("b", "x", 10, 0.4, 0.007)]))
         self.assertEqual((done.returncode, done.stderr), (0, ""))
