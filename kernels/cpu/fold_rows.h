@@ -24,21 +24,18 @@ struct FoldRows {
     const bool numbered = fold.key_fit || fold.value_fit;
     for (const BlockView& block : fold.blocks) {
       const int before = n;
-      for (RowSet left = block.rows; left != 0;) {  // a stretch of neighbours at a time
-        const int first = std::countr_zero(left);
-        const int stretch = std::countr_one(left >> first);
-        const std::byte* k = block.key + static_cast<std::size_t>(first) * fold.key_stride;
-        const std::byte* v = block.value + static_cast<std::size_t>(first) * fold.value_stride;
-        for (int i = 0; i < stretch; ++i, ++n) {
-          key[n] = k;
-          value[n] = v;
-          k += fold.key_stride;
-          v += fold.value_stride;
-        }
-        for (int i = 0; i < stretch && numbered; ++i)
-          number[n - stretch + i] = block.first_number + static_cast<std::uint32_t>(first + i);
-        left &= ~(first_rows(stretch) << first);
-      }
+      const auto add = [&](int row) {
+        key[n] = block.key + static_cast<std::size_t>(row) * fold.key_stride;
+        value[n] = block.value + static_cast<std::size_t>(row) * fold.value_stride;
+        if (numbered) number[n] = block.first_number + static_cast<std::uint32_t>(row);
+        ++n;
+      };
+      RowSet left = block.rows;
+      const int first = std::countr_zero(left), rows = std::popcount(left);
+      if (left >> first % kBlockRows == first_rows(rows))  // neighbours: no bit says where one is
+        for (int i = 0; i < rows; ++i) add(first + i);
+      else
+        for (; left != 0; left &= left - 1) add(std::countr_zero(left));
       if (fold.scored) {
         for (int r = before; r < n; ++r)
           scores[r] = block.log_weight + static_cast<std::size_t>(r - before) * heads;

@@ -201,6 +201,7 @@ std::span<const Parameter<SketchOptions>> SketchSelector::parameters() {
       {"most_rows", &SketchOptions::most_rows, 0, 1 << 20},
       {"bits", &SketchOptions::bits, 1, SketchIndex::kKeyBits},
       {"coded", &SketchOptions::coded, 0, 1},
+      {"most_coded", &SketchOptions::most_coded, 0, 1 << 20},
       {"value_bits", &SketchOptions::value_bits, 2, 4},
       {"cluster", &SketchOptions::cluster, 4, 256},
       {"reach", &SketchOptions::reach, 0, 100},

@@ -5,14 +5,14 @@
 namespace thermocline {
 
 SketchOptions::Budget SketchOptions::budget(std::uint32_t length, std::uint32_t steady_rows) const {
-  double wanted = share * length;
-  if (most_rows > 0) wanted = std::min<double>(wanted, most_rows);
-  const double selected = std::max(0.0, wanted - steady_rows);
+  const auto rows = [&](double of, std::uint32_t most) {
+    const double wanted = of * length;
+    const double bounded = most > 0 ? std::min<double>(wanted, most) : wanted;
+    return static_cast<std::uint32_t>(std::max(0.0, bounded - steady_rows));
+  };
   Budget budget;
-  budget.read = std::max(min_rows, static_cast<std::uint32_t>(selected));
-  if (!codes_values()) return budget;
-  const double by_codes = std::max(0.0, coded * length - steady_rows);
-  budget.coded = std::max(budget.read, static_cast<std::uint32_t>(by_codes));
+  budget.read = std::max(min_rows, rows(share, most_rows));
+  if (codes_values()) budget.coded = std::max(budget.read, rows(coded, most_coded));
   return budget;
 }
 

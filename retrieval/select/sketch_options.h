@@ -23,6 +23,7 @@ struct SketchOptions {
                                 // goes with `coded` = 0
   double coded = 0;  // of the timeline's length: so many rows, less those that are read, are
                      // attended from their codes. 0: none, and values are not coded
+  std::uint32_t most_coded = 0;  // of those at most so many, read ones included; 0: no bound
   std::uint32_t value_bits = 2;  // 2 or 4, a channel of a value's code
   double candidates = 16;  // rows that are looked at, as a multiple of the budget; all of them,
                            // where those would be a third of all

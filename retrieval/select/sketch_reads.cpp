@@ -114,15 +114,16 @@ std::uint64_t SketchReads::write_codes(const SketchList& list, const SketchMeans
       if (patch.run != r) break;
       const std::uint16_t* starts = list.starts(r).data() + patch.first;
       std::uint32_t cluster = stretch.cluster;
-      for (std::uint32_t i = 0; i < stretch.count; i += kSketchGroup) {
-        const std::uint32_t row = stretch.first + i;
-        RowSet left = coded[row / kBlockRows] >> row % kBlockRows & first_rows(kSketchGroup);
+      for (std::uint32_t i = 0, bits; i < stretch.count; i += bits) {
+        const std::uint32_t row = stretch.first + i, low = row % kBlockRows;
+        bits = std::min<std::uint32_t>(stretch.count - i, kBlockRows - low);
+        RowSet left = coded[row / kBlockRows] >> low & first_rows(static_cast<int>(bits));
         for (; left != 0; left &= left - 1) {
-          const auto in_group = static_cast<std::uint32_t>(std::countr_zero(left));
-          while (starts[cluster + 1] <= row + in_group) ++cluster;
+          const auto in_word = static_cast<std::uint32_t>(std::countr_zero(left));
+          while (starts[cluster + 1] <= row + in_word) ++cluster;
           const std::size_t unit = patch.at + cluster;
           set_add(has_coded_, unit);
-          const float* weight = rows.weight(stretch.at + i + in_group);
+          const float* weight = rows.weight(stretch.at + i + in_word);
           float* of_cluster = coded_weight_.data() + unit;
           for (std::uint32_t h = 0; h < heads; ++h) {
             *to++ = *weight;

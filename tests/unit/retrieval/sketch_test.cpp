@@ -579,14 +579,21 @@ TEST(SketchChoose, ReadsEverythingBelowTheBudget) {
 
 TEST(SketchChoose, ReadsNoMoreOfALongTextThanItIsTold) {
   const Workers workers(2);
-  const auto read = [&](const SketchOptions& options) {
+  const auto read = [&](const SketchOptions& options, Form form = Form::rows) {
     const auto selector = sketch(options);
     const Scene scene(*selector, {2, 32, 32}, 1, {1500, 500}, workers);
-    return rows_read(scene.sealed.runs(), scene.choose(selector.get(), workers)[0], Form::rows);
+    return rows_read(scene.sealed.runs(), scene.choose(selector.get(), workers)[0], form);
   };
   EXPECT_EQ(read({.share = 0.1, .most_rows = 150}), 150u - Scene::kSteadyRows);
   EXPECT_EQ(read({.share = 0.1, .most_rows = 5000}), read({.share = 0.1}));
   EXPECT_EQ(read({.share = 0.1, .min_rows = 170, .most_rows = 150}), 170u);
+  const auto coded = [&](std::uint32_t most) {
+    const SketchOptions ladder{.share = 0, .min_rows = 30, .coded = 0.1, .most_coded = most};
+    return read(ladder, Form::codes) + read(ladder);
+  };
+  EXPECT_EQ(coded(150), 150u - Scene::kSteadyRows);
+  EXPECT_EQ(coded(5000), coded(0));
+  EXPECT_EQ(coded(Scene::kSteadyRows), 30u);
 }
 
 TEST(SketchChoose, ReadsRunsOfOtherMethodsWhole) {
