@@ -14,7 +14,6 @@
 #include "kernels/attend.h"
 #include "kernels/base/half.h"
 #include "kernels/format/row.h"
-#include "kernels/topk.h"
 
 namespace thermocline {
 
@@ -27,6 +26,9 @@ inline constexpr float kSketchMostAbove = 60.0f;
 // What a code loses of its row grows with the square of its scale; of rows that are as good as
 // their means, where it is less than this, most is lost of those with most attention.
 inline constexpr float kSketchLeastSquare = 1e-9f;
+// A cluster whose unread rows have less than this share of the query heads' attention together is
+// left out of the estimate: those left out have a tenth of a percent together, or little more.
+inline constexpr float kSketchNegligible = 5e-5f;
 
 // Whether keys of so many channels can be coded with so many bits each.
 constexpr bool sketch_takes(int bits, std::size_t key_dim) {
@@ -87,7 +89,7 @@ struct SketchOps {
   // To loss, one after the other, of the rows r < count whose bit first + r is set in `rows`: what
   // would be lost by their codes, mass[r] * max(scales[r]^2, kSketchLeastSquare). first is a
   // multiple of kSketchGroup. Mass and scales are read up to the end of the last group, no row of
-  // which is set beyond count; loss has room for kTopkSlack more. Returns how many.
+  // which is set beyond count; loss has room for kSketchGroup more. Returns how many.
   std::size_t (*losses)(const float* mass, const f16* scales, const RowSet* rows, std::size_t first,
                         std::size_t count, float* loss);
   // Codes rows [first, first + count): residual [count][key_dim] is rotated already. Codes and

@@ -15,8 +15,8 @@ KeyBalance KeyBalance::of(const LayerSpec& layer) {
   return balance;
 }
 
-void KeyBalance::adopt(const KeyBalance& by, std::uint32_t key_dim, const CpuTable& cpu,
-                       std::byte* key) const {
+void KeyBalance::convert_from(const KeyBalance& by, std::uint32_t key_dim, const CpuTable& cpu,
+                              std::byte* key) const {
   alignas(64) float floats[kMaxHeadSize];
   cpu.dense.from_half(key, key_dim, floats);
   by.restore(floats);

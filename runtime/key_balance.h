@@ -37,8 +37,8 @@ class KeyBalance {
   void ask(float* query) const { multiply(down_, query); }
   void restore_query(float* query) const { multiply(up_, query); }
   // A key in f16, [key_dim], that was kept by `by` to how this keeps it.
-  void adopt(const KeyBalance& by, std::uint32_t key_dim, const CpuTable& cpu,
-             std::byte* key) const;
+  void convert_from(const KeyBalance& by, std::uint32_t key_dim, const CpuTable& cpu,
+                    std::byte* key) const;
 
   friend bool operator==(const KeyBalance&, const KeyBalance&) = default;
 

@@ -34,7 +34,7 @@ Status KvCache::Impl::take_rows(Impl& other, LayerId l, const LayerState& layer,
   workers->parallel(end - first, 256, [&](std::size_t from, std::size_t until) {
     for (auto r = static_cast<std::uint32_t>(from); r < until; ++r)
       for (std::uint32_t h = 0; h < s.kv_heads; ++h)
-        ours.adopt(theirs, s.key_dim, *cpu, to->row(h, r));
+        ours.convert_from(theirs, s.key_dim, *cpu, to->row(h, r));
   });
   return {};
 }
@@ -102,9 +102,9 @@ Status KvCache::Impl::copy(Impl& other, TimelineId from, TimelineId into, const 
         source.layers[l].tail_first > other.plan.layers[l].sinks)
       return fail(ErrorCode::unsupported, "method ", other.method.name,
                   " has dropped rows of the timeline: it cannot be sealed by another");
-  if (const Watched watched = method.select->facts().watches; watched != Watched::nothing)
-    return fail(ErrorCode::unsupported, "method ", method.name, " has to watch ", name_of(watched),
-                " of a prefill: it cannot take rows that another has read");
+  if (method.select->facts().watches == Watched::queries)
+    return fail(ErrorCode::unsupported, "method ", method.name, " has to watch queries of a ",
+                "prefill: it cannot take rows that another has read");
   if (method.drops())
     return fail(ErrorCode::unsupported, "method ", method.name, " drops rows by what a prefill's ",
                 "queries attend: it cannot take rows that another has read");

@@ -367,6 +367,44 @@ Result<std::string> find_file(const std::string& name, const std::string& direct
               "; known: ", names.empty() ? "none" : names);
 }
 
+// unsupported: choices that do not go together, by the names of both. A combination that it lets
+// pass works.
+Status check_composition(const Method& method) {
+  const SelectorFacts facts = method.select->facts();
+  if (method.compress.layout(kRowUnit, kRowUnit).bytes() == 0)
+    return fail(ErrorCode::unsupported, "keys.compress = ", method.compress.keys->name(),
+                " leaves no bytes of a row where rows are at home, so it goes with a "
+                "values.compress that does, not values.compress = ",
+                method.compress.values->name());
+  if (!method.retain->keeps()) {
+    // It seals nothing: whatever else is said of sealed rows would be ignored.
+    const std::tuple<std::string_view, std::string_view, std::string_view> others[] = {
+        {"select.by", method.select->name(), "nothing"},
+        {"keys.compress", method.compress.keys->name(), "raw"},
+        {"values.compress", method.compress.values->name(), "raw"},
+        {"place.rows", method.place->name(), "spill"},
+        {"place.run", kRuns[method.run], kRuns[kRunNear]},
+        {"keys.balance", kBalances[method.balance], kBalances[kBalanceNo]}};
+    for (const auto& [key, name, only] : others)
+      if (name != only)
+        return fail(ErrorCode::unsupported, "retain.keep = ", method.retain->name(),
+                    " seals no rows, so it goes with ", key, " = ", only, ", not ", key, " = ",
+                    name);
+  }
+  for (const auto& [key, codec] : {std::pair("keys.compress", method.compress.keys.get()),
+                                   std::pair("values.compress", method.compress.values.get())})
+    if (method.drops() && codec->fitter() && codec->fitter()->spans_heads())
+      return fail(ErrorCode::unsupported, "retain.keep = ", method.retain->name(),
+                  " keeps other positions in each head, so it goes with rows that are a head's "
+                  "own, not ",
+                  key, " = ", codec->name());
+  if (facts.shares && method.drops())
+    return fail(ErrorCode::unsupported, "retain.keep = ", method.retain->name(),
+                " keeps other positions in each layer, so it goes with select.layers = each, not "
+                "select.layers = share");
+  return {};
+}
+
 }  // namespace
 
 std::string find_method_directory() {
@@ -410,44 +448,24 @@ Result<Method> load_method(const std::string& name_or_path, const std::string& d
   return method;
 }
 
-Status check_composition(const Method& method) {
-  const SelectorFacts facts = method.select->facts();
-  if (method.compress.layout(kRowUnit, kRowUnit).bytes() == 0)
-    return fail(ErrorCode::unsupported, "keys.compress = ", method.compress.keys->name(),
-                " leaves no bytes of a row where rows are at home, so it goes with a "
-                "values.compress that does, not values.compress = ",
-                method.compress.values->name());
-  if (!method.retain->keeps()) {
-    // It seals nothing: whatever else is said of sealed rows would be ignored.
-    const std::tuple<std::string_view, std::string_view, std::string_view> others[] = {
-        {"select.by", method.select->name(), "nothing"},
-        {"keys.compress", method.compress.keys->name(), "raw"},
-        {"values.compress", method.compress.values->name(), "raw"},
-        {"place.rows", method.place->name(), "spill"},
-        {"place.run", kRuns[method.run], kRuns[kRunNear]},
-        {"keys.balance", kBalances[method.balance], kBalances[kBalanceNo]}};
-    for (const auto& [key, name, only] : others)
-      if (name != only)
-        return fail(ErrorCode::unsupported, "retain.keep = ", method.retain->name(),
-                    " seals no rows, so it goes with ", key, " = ", only, ", not ", key, " = ",
-                    name);
-  }
-  for (const auto& [key, codec] : {std::pair("keys.compress", method.compress.keys.get()),
-                                   std::pair("values.compress", method.compress.values.get())})
-    if (method.drops() && codec->fitter() && codec->fitter()->spans_heads())
-      return fail(ErrorCode::unsupported, "retain.keep = ", method.retain->name(),
-                  " keeps other positions in each head, so it goes with rows that are a head's "
-                  "own, not ",
-                  key, " = ", codec->name());
-  if (facts.shares && method.drops())
-    return fail(ErrorCode::unsupported, "retain.keep = ", method.retain->name(),
-                " keeps other positions in each layer, so it goes with select.layers = each, not "
-                "select.layers = share");
-  if (facts.watches == Watched::last_window)
-    return fail(ErrorCode::unsupported, "select.by = ", method.select->name(), " has to watch ",
-                name_of(facts.watches), " of the attention, which steps do not report");
-  return {};
+namespace {
+
+// What a method must see of attention beside its rows.
+std::string what_watches(const Method& method) {
+  const Fitter* const of_keys = method.compress.of(Side::keys).fitter();
+  std::string all;
+  const auto add = [&](bool watched, const char* what) {
+    if (watched) all += (all.empty() ? "" : ", ") + std::string(what);
+  };
+  add(method.select->facts().watches == Watched::queries ||
+          (of_keys && of_keys->asks_for_queries()),
+      "queries");
+  add(method.retain->voters() == Voters::last, "last window");
+  add(method.retain->voters() == Voters::all, "rows");
+  return all.empty() ? "nothing" : all;
 }
+
+}  // namespace
 
 std::vector<MethodQuestion> method_questions() {
   std::vector<MethodQuestion> questions;
@@ -493,13 +511,8 @@ Result<std::vector<MethodLine>> list_methods(const std::string& asked) {
     TL_TRY(loaded);
     const Method& method = *loaded;
     const SelectorFacts facts = method.select->facts();
-    const Fitter* const of_keys = method.compress.of(Side::keys).fitter();
-    const bool shown =
-        method.retain->voters() != Voters::none || (of_keys && of_keys->asks_for_queries());
-    const Watched watches =
-        facts.watches == Watched::nothing && shown ? Watched::queries : facts.watches;
     lines.push_back({name, method.summary, directory + "/" + name + ".conf",
-                     std::string(name_of(facts.order)), std::string(name_of(watches)),
+                     std::string(name_of(facts.order)), what_watches(method),
                      facts.keys_in_memory});
   }
   return lines;

@@ -86,13 +86,10 @@ struct Method {
 
 // `name_or_path`: a file, or the name of one in `directory` (empty: find_method_directory()).
 // `overrides`: "select.share=0.05", over the file's values. An unknown name, parameter or value is
-// an error that lists the known ones; a combination that cannot hold is refused by name.
+// an error that lists the known ones; a combination that cannot hold is refused by name, and any
+// other works.
 Result<Method> load_method(const std::string& name_or_path, const std::string& directory,
                            std::span<const std::string> overrides, const CpuTable& cpu);
-
-// unsupported: choices that do not go together, by the names of both. load_method() asks this; a
-// combination that it lets pass works.
-Status check_composition(const Method& method);
 
 // What a method is asked, as its file names it ("keys.compress"), and every choice that there is:
 // for tests, which walk all combinations.

@@ -15,9 +15,6 @@ constexpr int kThreads = 256;
 constexpr std::uint32_t kChunk = kThreads;  // rows, or clusters, a block
 constexpr int kMostHeads = 8;               // query heads a KV head
 constexpr float kNone = -std::numeric_limits<float>::infinity();
-// As the host's: a cluster with a smaller share of the attention is not estimated.
-constexpr float kNegligible = 5e-5f;
-// And of a scale: of rows like their means those with most mass lose most.
 
 __host__ __device__ std::uint32_t chunks_of(std::uint32_t rows) {
   return (rows + kChunk - 1) / kChunk;
@@ -381,7 +378,7 @@ __global__ void __launch_bounds__(kListThreads)
           mass +=
               expf(board.cluster_score[std::size_t(h) * shape.most_clusters + c] - board.shift[h]) *
               board.cluster_share[h];
-        matters = any_coded || (unread > 0 && mass * static_cast<float>(unread) >= kNegligible);
+        matters = any_coded || (unread > 0 && mass * static_cast<float>(unread) >= kSketchNegligible);
       }
       set |= RowSet{__ballot_sync(kWholeWarp, matters)} << half * kWarp;
     }

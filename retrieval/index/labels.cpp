@@ -13,21 +13,14 @@ std::size_t list_bytes(std::uint32_t channels) {
   return round_up(channels, 2) * sizeof(std::uint16_t);
 }
 
-// How much of scores comes from each channel.
+// How large keys are in each channel, of those that are finite.
 std::vector<double> strength(const Sealing& sealing, std::uint32_t head) {
-  const std::size_t dim = sealing.shape.key_dim;
-  std::vector<double> of_keys(dim), of_queries(dim, sealing.queries == 0 ? 1.0 : 0.0);
-  const auto add = [](float value, double* sum) {
-    if (std::isfinite(value)) *sum += std::abs(value);
-  };
+  std::vector<double> sum(sealing.shape.key_dim);
   for (std::uint32_t r = 0; r < sealing.rows.rows; ++r)
-    for (std::size_t d = 0; d < dim; ++d) add(to_float(sealing.rows.key(head, r)[d]), &of_keys[d]);
-  const std::size_t asked = std::size_t{sealing.queries} * sealing.shape.heads;
-  const float* query = sealing.query + head * asked * dim;
-  for (std::size_t q = 0; q < asked; ++q)
-    for (std::size_t d = 0; d < dim; ++d) add(query[q * dim + d], &of_queries[d]);
-  for (std::size_t d = 0; d < dim; ++d) of_keys[d] *= of_queries[d];
-  return of_keys;
+    for (std::size_t d = 0; d < sum.size(); ++d)
+      if (const float key = to_float(sealing.rows.key(head, r)[d]); std::isfinite(key))
+        sum[d] += std::abs(key);
+  return sum;
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
-// labels: a few channels of every key, those that scores come from most, in a few bits.
+// labels: a few channels of every key, those that keys are largest in, in a few bits.
 //
 // Double Sparsity (arXiv 2408.07092): a quarter of the channels in 4 bits. There the channels are
 // found beforehand, on a text to calibrate with; here by the segment's own keys when it is sealed:
-// those with the largest sum of |key|, times that of |query| where sealing brings queries.
+// those with the largest sum of |key|.
 //
 // Kept: the channels, ascending, u16, their number made even; then the planes (bit_planes.h) of
 // [rows][channels].

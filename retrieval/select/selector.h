@@ -29,18 +29,7 @@ constexpr std::string_view name_of(RowOrder order) {
 }
 
 // What a selector must see of attention.
-enum class Watched : std::uint8_t { nothing, queries, last_window };
-constexpr std::string_view name_of(Watched watched) {
-  switch (watched) {
-    case Watched::queries:
-      return "queries";
-    case Watched::last_window:
-      return "last window";
-    case Watched::nothing:
-      break;
-  }
-  return "nothing";
-}
+enum class Watched : std::uint8_t { nothing, queries };
 
 // Facts about a selector that decide how it composes with the other choices.
 struct SelectorFacts {

@@ -21,9 +21,10 @@ struct SketchOptions {
   std::uint32_t cluster = 16;   // rows a cluster, on average
   std::uint32_t bits = 2;       // 1, 2 or 4, a channel of a key's code; 16: the key itself, which
                                 // goes with `coded` = 0
-  double coded = 0;  // of the timeline's length: so many rows, less those that are read, are
-                     // attended from their codes. 0: none, and values are not coded
-  std::uint32_t most_coded = 0;  // of those at most so many, read ones included; 0: no bound
+  double coded = 0;  // of the timeline's length: so many rows, sinks, tail and what is read of
+                     // them included, are attended at least from their codes. 0: none, and values
+                     // are not coded
+  std::uint32_t most_coded = 0;  // at most so many rows of `coded`, as most_rows; 0: no bound
   std::uint32_t value_bits = 2;  // 2 or 4, a channel of a value's code
   double candidates = 16;  // rows that are looked at, as a multiple of the budget; all of them,
                            // where those would be a third of all

@@ -6,10 +6,6 @@
 namespace thermocline {
 namespace {
 
-// A cluster whose unread rows have less than this share of the query heads' attention together is
-// left out of the estimate: those left out have a tenth of a percent together, or little more.
-constexpr float kNegligible = 5e-5f;
-
 // Where the new ones begin.
 float* grow_by(std::size_t count, std::vector<float>* to) {
   to->resize(to->size() + count);
@@ -197,7 +193,8 @@ void SketchReads::find_estimated(const SketchList& list, const SketchMeans& mean
     const SketchPatch& of = means.patches()[patch];
     grow(&found_, set_words(of.clusters()));
     list.cpu.sketch.find_unread(sets, list.starts(run).data() + of.first, units.mass.data() + of.at,
-                                of.clusters(), kNegligible, unread_.data() + of.at, found_.data());
+                                of.clusters(), kSketchNegligible, unread_.data() + of.at,
+                                found_.data());
     add_bits(found_.data(), 0, of.clusters(), estimated_.data(), of.first);
     if (list.codes_values())
       add_bits(has_coded_.data(), of.at, of.clusters(), estimated_.data(), of.first);
@@ -205,7 +202,7 @@ void SketchReads::find_estimated(const SketchList& list, const SketchMeans& mean
   for (std::uint32_t g = 0; means.grouped() && g < index.groups(); ++g) {
     const float left = units.size[group + g];
     unread_[group + g] = static_cast<std::uint16_t>(left);
-    if (left > 0.0f && units.mass[group + g] * left >= kNegligible)
+    if (left > 0.0f && units.mass[group + g] * left >= kSketchNegligible)
       set_add(estimated_, index.clusters() + g);
   }
 }

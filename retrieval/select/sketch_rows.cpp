@@ -221,7 +221,7 @@ void SketchRows::take(const SketchList& list, const SketchMeans& means, RowSet* 
 }
 
 void SketchRows::keep_what_codes_lose_most(const SketchList& list, const SketchMeans& means) {
-  grow(&loss_, std::size_t{list.coded_budget} + kTopkSlack);
+  grow(&loss_, std::size_t{list.coded_budget} + kSketchGroup);
   std::size_t coded = 0;
   for (const SketchStretch& stretch : stretches_) {
     const SketchIndex& index = *list.indexes[means.patches()[stretch.patch].run];

@@ -96,21 +96,12 @@ class FreeEvaluation {
       std::vector<int> reference;
       for (std::size_t w = 0; w < writers_.size(); ++w) {
         TL_TRY_ASSIGN(const MeasurementName name, name_of(passage, writers_[w]));
-        TL_TRY_ASSIGN(const Json* const known, evaluation_.measured(name));
-        Json row;
-        if (known) {
-          row = *known;
-        } else {
-          if (!full) {
-            TL_TRY_ASSIGN(MeasuredRun opened, evaluation_.open_full(longest, text.name));
-            full.emplace(std::move(opened));
-          }
-          TL_TRY(full->read(passage.read()));
-          TL_TRY_ASSIGN(row, write(passage, writers_[w], *full, reference));
-          TL_TRY(evaluation_.keep(name, &row));
-        }
+        const auto anew = [&]() -> Result<Json> {
+          TL_TRY(evaluation_.read_in_full(passage, longest, &full));
+          return write(passage, writers_[w], *full, reference);
+        };
+        TL_TRY_ASSIGN(Json row, evaluation_.row_of(name, false, anew));
         if (w == 0) reference = row.at("written").get<std::vector<int>>();
-        TL_TRY(evaluation_.show(row));
         rows_[w].push_back(std::move(row));
       }
     }

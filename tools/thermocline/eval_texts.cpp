@@ -125,20 +125,11 @@ class TextEvaluation {
       KeyTable keys(evaluation_.engine().layers());
       for (std::size_t m = 0; m < methods_.size(); ++m) {
         TL_TRY_ASSIGN(const MeasurementName name, name_of(passage, methods_[m]));
-        TL_TRY_ASSIGN(const Json* const known, evaluation_.measured(name));
-        Json row;
-        if (known && is_dumped(passage, methods_[m])) {
-          row = *known;
-        } else {
-          if (!full) {
-            TL_TRY_ASSIGN(MeasuredRun opened, evaluation_.open_full(longest, text.name));
-            full.emplace(std::move(opened));
-          }
-          TL_TRY(full->read(passage.read()));
-          TL_TRY_ASSIGN(row, measure(passage, methods_[m], *full, &keys));
-          TL_TRY(evaluation_.keep(name, &row));
-        }
-        TL_TRY(evaluation_.show(row));
+        const auto anew = [&]() -> Result<Json> {
+          TL_TRY(evaluation_.read_in_full(passage, longest, &full));
+          return measure(passage, methods_[m], *full, &keys);
+        };
+        TL_TRY_ASSIGN(Json row, evaluation_.row_of(name, !is_dumped(passage, methods_[m]), anew));
         by_setting_[d * methods_.size() + m].push_back(std::move(row));
       }
     }

@@ -93,6 +93,15 @@ Result<MeasuredRun> Evaluation::open_full(std::uint32_t positions, const std::st
   return MeasuredRun::open(engine_, options, text + ", full attention", plan_.style);
 }
 
+Status Evaluation::read_in_full(const Passage& passage, std::uint32_t positions,
+                                std::optional<MeasuredRun>* full) const {
+  if (!*full) {
+    TL_TRY_ASSIGN(MeasuredRun opened, open_full(positions, passage.text->name));
+    full->emplace(std::move(opened));
+  }
+  return (*full)->read(passage.read());
+}
+
 Result<MeasuredRun> Evaluation::open_filled(const ListedMethod& method, std::span<const int> tokens,
                                             std::uint32_t positions, const std::string& text,
                                             const MeasuredRun& full) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -63,6 +64,9 @@ class Evaluation {
   // Full attention with everything in memory, for texts of up to so many positions, or on what the
   // session holds, in its file: it can fork.
   Result<MeasuredRun> open_full(std::uint32_t positions, const std::string& text) const;
+  // What has read `passage` and no more: *full, which is opened first where there is none.
+  Status read_in_full(const Passage& passage, std::uint32_t positions,
+                      std::optional<MeasuredRun>* full) const;
   // A run of the method that has read `tokens`, which `full` has. What full attention has read is
   // taken over, unless the method has to see the text being read; of a session it is, or it is an
   // error.
@@ -73,9 +77,25 @@ class Evaluation {
   // What tells a measurement of this method from others, but for its text: all that its answers
   // and its times depend on.
   Result<MeasurementName> name_of(const ListedMethod& method) const;
-  // Null where no earlier run has measured it. corrupt: what is kept of it is no row of this kind.
+  // The row that an earlier run has left, unless it is wanted `anew`; else what measure() gives, a
+  // Result of a row, kept and with what is true of all rows. Either is shown. corrupt: what was
+  // left is no row of this kind.
+  template <typename Measure>
+  Result<nlohmann::ordered_json> row_of(const MeasurementName& name, bool anew,
+                                        const Measure& measure) {
+    TL_TRY_ASSIGN(const nlohmann::ordered_json* const known, measured(name));
+    nlohmann::ordered_json row;
+    if (known && !anew) {
+      row = *known;
+    } else {
+      TL_TRY_ASSIGN(row, measure());
+      TL_TRY(keep(name, &row));
+    }
+    TL_TRY(show(row));
+    return row;
+  }
+  // Null where no earlier run has measured it.
   Result<const nlohmann::ordered_json*> measured(const MeasurementName& name) const;
-  // A row that was measured now: kept, and with what is true of all rows.
   Status keep(const MeasurementName& name, nlohmann::ordered_json* row);
   Status show(const nlohmann::ordered_json& row) { return table_->add(row); }
   // Room for this in a column, where the first row has less in it.

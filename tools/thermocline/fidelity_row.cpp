@@ -20,6 +20,17 @@ void set_divergence(const std::vector<double>& steps, Json* row) {
   (*row)["kl_mean"] = mean_of(steps);
   (*row)["kl_low"] = interval.low;
   (*row)["kl_high"] = interval.high;
+  (*row)["kl_median"] = percentile(steps, 0.5);
+  (*row)["kl_p99"] = percentile(steps, 0.99);
+  (*row)["kl_max"] = percentile(steps, 1);
+}
+
+// Of means over tokens.
+void set_perplexity(double full_nll, double nll, Json* row) {
+  (*row)["nll_full"] = full_nll;
+  (*row)["nll"] = nll;
+  (*row)["ppl_full"] = std::exp(full_nll);
+  (*row)["ppl"] = std::exp(nll);
 }
 
 // Where keys or values are sums of a few vectors: how many, and what of the squares that holds;
@@ -81,16 +92,9 @@ Json fidelity_row(const Passage& passage, const std::string& method, const Compa
            {"method", method},
            {"steps", comparison.steps.size()}};
   set_divergence(divergences, &row);
-  row.update(Json{{"kl_median", percentile(divergences, 0.5)},
-                  {"kl_p99", percentile(divergences, 0.99)},
-                  {"kl_max", percentile(divergences, 1)},
-                  {"top1", same / count},
-                  {"top1_near", near / count},
-                  {"nll_full", full_nll / count},
-                  {"nll", nll / count},
-                  {"ppl_full", std::exp(full_nll / count)},
-                  {"ppl", std::exp(nll / count)},
-                  {"read", share_of(rows + cost.index_bytes_read, comparison.held_bytes)},
+  row.update(Json{{"top1", same / count}, {"top1_near", near / count}});
+  set_perplexity(full_nll / count, nll / count, &row);
+  row.update(Json{{"read", share_of(rows + cost.index_bytes_read, comparison.held_bytes)},
                   {"rows_read", share_of(cost.rows_read, cost.rows_held)},
                   {"index_read", share_of(cost.index_bytes_read, comparison.held_bytes)},
                   {"row_bytes", a_step(rows)},
@@ -126,7 +130,8 @@ std::string mean_title(std::size_t rows) { return "mean of " + std::to_string(ro
 
 Json mean_row(std::span<const Json> rows) {
   Json mean{{"text", mean_title(rows.size())}};
-  std::vector<double> divergences, largest;
+  std::vector<double> divergences;
+  double nll = 0, full_nll = 0;
   for (const auto& [name, value] : rows.front().items()) {
     std::vector<Json> values;
     for (const Json& row : rows) values.push_back(row.value(name, Json()));
@@ -136,16 +141,17 @@ Json mean_row(std::span<const Json> rows) {
   for (const Json& row : rows) {
     const auto steps = row.at("kl_steps").get<std::vector<double>>();
     divergences.insert(divergences.end(), steps.begin(), steps.end());
-    largest.push_back(row.at("kl_max").get<double>());
+    const auto count = static_cast<double>(steps.size());
+    nll += count * row.at("nll").get<double>();
+    full_nll += count * row.at("nll_full").get<double>();
   }
   mean["kl_steps"] = divergences;
-  mean["kl_max"] = percentile(largest, 1);
   if (const auto mass = mean.find("mass_by_layer"); mass != mean.end() && mass->is_array())
     set_mass(&mean);
-  set_divergence(divergences, &mean);
   // Of all tokens together.
-  for (const char* of : {"", "_full"})
-    mean["ppl" + std::string(of)] = std::exp(mean.at("nll" + std::string(of)).get<double>());
+  set_divergence(divergences, &mean);
+  const auto count = static_cast<double>(std::max<std::size_t>(divergences.size(), 1));
+  set_perplexity(full_nll / count, nll / count, &mean);
   return mean;
 }
 

@@ -18,16 +18,25 @@ constexpr std::uint32_t kKvHeads = 8, kLayers = 32;
 constexpr HeadShape kHead{4, 128, 128};
 constexpr double kWeightBytes = 2 * 8.03e9;  // bf16
 
-constexpr std::uint32_t kClusterRows = 24;  // as configs/methods/sketch.conf
+constexpr std::uint32_t kClusterRows = 24;  // as configs/methods/ladder2.conf
 constexpr double kCacheSteps = 5;           // steps' rows that the cache holds
 
 // As configs/methods/sketch.conf and ladder2.conf: shares of the rows that are read, and that are
-// attended at least by their codes.
+// attended at least by their codes, and how many those are at most.
 struct Choice {
   const char* name;
   double read, coded;
+  std::uint32_t most_read, most_coded;
+
+  std::uint32_t read_of(std::uint32_t rows) const { return of(read, rows, most_read); }
+  std::uint32_t coded_of(std::uint32_t rows) const { return of(coded, rows, most_coded); }
+
+ private:
+  static std::uint32_t of(double share, std::uint32_t rows, std::uint32_t most) {
+    return std::min(static_cast<std::uint32_t>(share * rows), most);
+  }
 };
-constexpr Choice kChoices[] = {{"sketch", 0.02, 0.0}, {"ladder2", 0.005, 0.1}};
+constexpr Choice kChoices[] = {{"sketch", 0.02, 0.0, 1024, 0}, {"ladder2", 0.005, 0.1, 256, 5120}};
 constexpr RowFormat kResidual = RowFormat::rotated2;
 
 struct Setup {
@@ -217,8 +226,8 @@ class Sparse {
     shape.most_runs = runs;
     shape.most_rows = setup.rows;
     shape.most_clusters = runs * blocks_of(made.kept_.run_clusters) * kBlockRows;
-    shape.most_budget = static_cast<std::uint32_t>(choice.read * setup.rows);
-    shape.most_coded = static_cast<std::uint32_t>(choice.coded * setup.rows);
+    shape.most_budget = choice.read_of(setup.rows);
+    shape.most_coded = choice.coded_of(setup.rows);
     shape.cached = pinned;
     shape.key_format = shape.value_format = setup.format;
     shape.key_bytes = setup.side_bytes();

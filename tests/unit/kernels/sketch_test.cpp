@@ -214,7 +214,7 @@ TEST_P(SketchOfEveryTable, FindsWhatTheCodesOfRowsLose) {
         if (rows[(first + r) / 64] >> (first + r) % 64 & 1)
           expected.push_back(
               mass[r] * std::max(to_float(scales[r]) * to_float(scales[r]), kSketchLeastSquare));
-      std::vector<float> loss(expected.size() + kTopkSlack);
+      std::vector<float> loss(expected.size() + kSketchGroup);
       const std::size_t lost =
           ops().losses(mass.data(), scales.data(), rows.data(), first, count, loss.data());
       loss.resize(lost);

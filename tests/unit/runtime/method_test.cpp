@@ -206,21 +206,6 @@ TEST(Methods, AnOverrideThatIsWrongIsBlamedAndNotTheFile) {
   }
 }
 
-// A selector of which nothing is real but its facts.
-class DeclaredSelector final : public Selector {
- public:
-  explicit DeclaredSelector(SelectorFacts facts) : facts_(facts) {}
-  std::string_view name() const override { return "declared"; }
-  SelectorFacts facts() const override { return facts_; }
-  Result<Formation> form(const Sealing&, const Workers&) const override { return Formation{}; }
-  Result<Chosen> choose(const LayerQuery&, const Workers&, std::span<ReadList>) override {
-    return Chosen{};
-  }
-
- private:
-  SelectorFacts facts_;
-};
-
 TEST(Methods, SayWhetherTheirSelectorKeepsEveryKey) {
   const std::set<std::string> keep = {"faiss_hnsw",      "faiss_ivf",           "oracle",
                                       "oracle_estimate", "retrieval_attention", "tidaldecode",
@@ -243,20 +228,6 @@ TEST(Methods, AreAttendedWhereRowsAreUnlessTheySayThatTheyAreFetched) {
     }
   EXPECT_FALSE(load("sketch", {"place.run=near"})->fetches());
   EXPECT_TRUE(load("sketch", {"place.run=fetch"})->fetches());
-}
-
-TEST(Methods, FactsOfASelectorDecideWhatItGoesWith) {
-  const auto refusal = [](SelectorFacts facts) {
-    auto method = load("exact");
-    method->select = std::make_unique<DeclaredSelector>(facts);
-    const Status fits = check_composition(*method);
-    return fits ? std::string() : fits.error().message;
-  };
-  EXPECT_EQ(refusal({}), "");
-  EXPECT_EQ(refusal({.keys_in_memory = true}), "");
-  const std::string watches = refusal({.watches = Watched::last_window});
-  for (const char* part : {"select.by = declared", "last window"})
-    EXPECT_NE(watches.find(part), std::string::npos) << watches;
 }
 
 TEST_F(MethodFile, IsRefusedByNameLineAndKnownWords) {

@@ -372,8 +372,10 @@ class CommandLine(unittest.TestCase):
         for name in ("exact", "sketch", "quest", "pqcache"):
             self.assertIs(keys[name], False, name)
         watches = {method["name"]: method["watches"] for method in answer["methods"]}
-        for name in ("think", "allot3", "snapkv", "h2o", "retrieval_attention"):
+        for name in ("think", "allot3", "retrieval_attention"):
             self.assertEqual(watches[name], "queries", name)
+        self.assertEqual(watches["snapkv"], "last window")
+        self.assertEqual(watches["h2o"], "rows")
         for name in ("exact", "kivi4", "sketch"):
             self.assertEqual(watches[name], "nothing", name)
         plain = run("methods").stdout.decode()

@@ -78,7 +78,10 @@ TEST(MeanRow, HasWhatAllRowsHave) {
     EXPECT_EQ(mean.at("ranks"), Json::array({5, 8}));
     EXPECT_EQ(mean.at("kl_max"), 3);
     EXPECT_NEAR(mean.at("kl_mean").get<double>(), 5.0 / 3, 1e-12) << "of all steps";
-    EXPECT_NEAR(mean.at("ppl").get<double>(), std::exp(1.5), 1e-12);
+    EXPECT_EQ(mean.at("kl_median"), 2) << "of all steps";
+    EXPECT_EQ(mean.at("kl_p99"), 3);
+    EXPECT_NEAR(mean.at("nll").get<double>(), 4.0 / 3, 1e-12) << "of all steps";
+    EXPECT_NEAR(mean.at("ppl").get<double>(), std::exp(4.0 / 3), 1e-12);
     EXPECT_EQ(mean.at("mass_by_layer"), Json::array({nullptr, 0.375, 1}));
     EXPECT_EQ(mean.at("mass_lowest"), 0.375);
     for (const char* name : {"speed", "alone"}) EXPECT_FALSE(mean.contains(name)) << name;
