@@ -6,6 +6,7 @@
 #include <span>
 #include <utility>
 
+#include "retrieval/in_tasks.h"
 #include "retrieval/index/grouped.h"
 #include "retrieval/index/kmeans.h"
 
@@ -32,7 +33,7 @@ class NearKeys {
   std::vector<std::uint32_t> find() const {
     const Clusters clusters = cluster();
     std::vector<std::uint32_t> near(keys_ * wanted_, kNoKey);
-    parallel(clusters.rows.groups(), 1, [&](std::size_t first, std::size_t last) {
+    in_tasks(clusters.rows.groups(), 1, workers_, [&](std::size_t first, std::size_t last) {
       for (std::size_t c = first; c < last; ++c) find_near(clusters, c, near.data());
     });
     return near;
@@ -43,13 +44,6 @@ class NearKeys {
     Grouped rows;
     std::vector<std::uint32_t> around;  // [clusters][kAround] nearest ones, itself first
   };
-
-  template <typename Body>
-  void parallel(std::size_t count, std::size_t unit, const Body& body) const {
-    workers_.parallel((count + unit - 1) / unit, 1, [&](std::size_t first, std::size_t last) {
-      for (std::size_t t = first; t < last; ++t) body(t * unit, std::min((t + 1) * unit, count));
-    });
-  }
 
   Clusters cluster() const {
     const std::size_t count = (keys_ + kClusterKeys - 1) / kClusterKeys;
@@ -95,7 +89,7 @@ class NearKeys {
     cpu_.dense.to_half(middle.data(), middle.size(), half.data());
     const std::size_t wanted = std::min(kAround, count);
     made->around.resize(count * wanted);
-    parallel(count, kTaskClusters, [&](std::size_t first, std::size_t last) {
+    in_tasks(count, kTaskClusters, workers_, [&](std::size_t first, std::size_t last) {
       std::vector<float> score((last - first) * count);
       cpu_.sketch.dot_rows(RowFormat::f16, reinterpret_cast<const std::byte*>(half.data()),
                            dim_ * sizeof(f16), count, dim_, middle.data() + first * dim_,
