@@ -30,7 +30,8 @@ std::vector<float> read_keys(const Sealing& sealing, std::uint32_t head, const C
   return mean;
 }
 
-// The keys less their mean, scaled to length 1.
+}  // namespace
+
 std::vector<float> directions(const std::vector<float>& keys, const std::vector<float>& mean,
                               const Workers& workers) {
   const std::size_t dim = mean.size(), rows = keys.size() / dim;
@@ -51,8 +52,6 @@ std::vector<float> directions(const std::vector<float>& keys, const std::vector<
   });
   return out;
 }
-
-}  // namespace
 
 KeyClusters cluster_keys(const Sealing& sealing, std::uint32_t head, std::uint32_t clusters,
                          const KmeansOptions& options, const CpuTable& cpu,

@@ -8,6 +8,7 @@
 
 #include "retrieval/in_tasks.h"
 #include "retrieval/index/grouped.h"
+#include "retrieval/index/key_clusters.h"
 #include "retrieval/index/kmeans.h"
 
 namespace thermocline {
@@ -56,18 +57,7 @@ class NearKeys {
         mean[d] += of[d] / static_cast<float>(keys_);
       }
     }
-    std::vector<float> direction(keys_ * dim_);
-    for (std::size_t k = 0; k < keys_; ++k) {
-      float squares = 0.0f;
-      float* to = direction.data() + k * dim_;
-      for (std::size_t d = 0; d < dim_; ++d) {
-        to[d] = key[k * dim_ + d] - mean[d];
-        squares += to[d] * to[d];
-      }
-      const float scale =
-          squares > 0.0f && std::isfinite(squares) ? 1.0f / std::sqrt(squares) : 0.0f;
-      for (std::size_t d = 0; d < dim_; ++d) to[d] = scale > 0.0f ? to[d] * scale : 0.0f;
-    }
+    const std::vector<float> direction = directions(key, mean, workers_);
     std::vector<std::uint32_t> cluster(keys_);
     kmeans(direction.data(), keys_, dim_, count, {}, cpu_.nearest, workers_, cluster);
     Clusters made;
