@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "retrieval/scratch.h"
+
 namespace thermocline {
 namespace {
 
@@ -95,7 +97,7 @@ void score_planes(const std::byte* planes, std::uint32_t rows, std::uint32_t cha
                   std::uint32_t bits, const float* query, std::uint32_t heads,
                   std::vector<float>* scratch, float* score, std::size_t stride) {
   const std::size_t floats = std::size_t{channels} * kPlaneRows;
-  if (scratch->size() < floats) scratch->resize(floats);
+  grow(scratch, floats);
   for (std::uint32_t first = 0; first < rows; first += kPlaneRows) {
     read_group(planes, channels, bits, scratch->data());
     planes += channels * channel_bytes(bits);

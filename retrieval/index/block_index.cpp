@@ -20,9 +20,7 @@ Result<Formation> BlockIndex::form(const Sealing& sealing, const Workers& worker
   const HeadShape shape = sealing.shape;
   TL_CHECK(rows.rows >= 1 && rows.rows <= kSegmentRows);
   TL_CHECK(rows.layout.key_bytes == shape.key_dim * sizeof(f16));
-  if (shape.key_dim == 0 || shape.key_dim % 16 != 0)
-    return fail(ErrorCode::unsupported, name(), ": heads of ", shape.key_dim,
-                " key channels: only multiples of 16 can be scored; select by another method");
+  TL_TRY(check_channels(name(), shape));
   TL_TRY_ASSIGN(const auto records,
                 HeadRecords::create(name(), rows.heads, rows.rows, head_bytes(shape, rows.rows)));
   workers.parallel(rows.heads, 1, [&](std::size_t first, std::size_t last) {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "retrieval/scratch.h"
+
 namespace thermocline {
 
 std::span<const Parameter<BoundsOptions>> BoundsCode::parameters() {
@@ -37,8 +39,7 @@ std::uint64_t BoundsCode::score(const BlockQuery& query, KeyScratch* scratch, fl
                                 std::size_t stride) const {
   const HeadShape shape = query.shape;
   const std::size_t blocks = units(query.rows), floats = shape.heads * shape.key_dim;
-  if (scratch->floats.size() < 2 * floats + shape.heads * blocks)
-    scratch->floats.resize(2 * floats + shape.heads * blocks);
+  grow(&scratch->floats, 2 * floats + shape.heads * blocks);
   float* negative = scratch->floats.data();
   float* positive = negative + floats;
   float* least_score = positive + floats;

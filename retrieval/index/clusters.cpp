@@ -69,9 +69,7 @@ Result<Formation> ClustersIndex::form(const Sealing& sealing, const Workers& wor
   const RawRows& rows = sealing.rows;
   const HeadShape shape = sealing.shape;
   TL_CHECK(rows.rows >= 1 && rows.rows <= kSegmentRows);
-  if (shape.key_dim == 0 || shape.key_dim % 16 != 0)
-    return fail(ErrorCode::unsupported, name(), ": heads of ", shape.key_dim,
-                " key channels: only multiples of 16 can be scored; select by another method");
+  TL_TRY(check_channels(name(), shape));
   TL_TRY_ASSIGN(const auto records,
                 HeadRecords::create(name(), rows.heads, rows.rows, head_bytes(shape, rows.rows)));
   const std::uint32_t count = clusters(rows.rows);

@@ -3,19 +3,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "retrieval/in_tasks.h"
+
 namespace thermocline {
 namespace {
 
-constexpr std::size_t kTaskRows = 256;
-
-// body(first, last) over [0, rows), cut into tasks; sums are taken task by task.
-template <typename Body>
-void for_tasks(std::size_t rows, const Workers& workers, const Body& body) {
-  workers.parallel((rows + kTaskRows - 1) / kTaskRows, 1, [&](std::size_t from, std::size_t to) {
-    for (std::size_t t = from; t < to; ++t)
-      body(t * kTaskRows, std::min((t + 1) * kTaskRows, rows));
-  });
-}
+constexpr std::size_t kTaskRows = 256;  // sums are taken task by task
 
 // Reads the keys [rows][dim] and returns their mean.
 std::vector<float> read_keys(const Sealing& sealing, std::uint32_t head, const CpuTable& cpu,
@@ -24,7 +17,7 @@ std::vector<float> read_keys(const Sealing& sealing, std::uint32_t head, const C
   const std::size_t tasks = (rows + kTaskRows - 1) / kTaskRows;
   std::vector<float> sums(tasks * dim), mean(dim);
   keys->resize(rows * dim);
-  for_tasks(rows, workers, [&](std::size_t first, std::size_t last) {
+  in_tasks(rows, kTaskRows, workers, [&](std::size_t first, std::size_t last) {
     float* sum = sums.data() + first / kTaskRows * dim;
     for (std::size_t r = first; r < last; ++r) {
       float* key = keys->data() + r * dim;
@@ -37,12 +30,13 @@ std::vector<float> read_keys(const Sealing& sealing, std::uint32_t head, const C
   return mean;
 }
 
-// The keys less their mean, scaled to length 1.
+}  // namespace
+
 std::vector<float> directions(const std::vector<float>& keys, const std::vector<float>& mean,
                               const Workers& workers) {
   const std::size_t dim = mean.size(), rows = keys.size() / dim;
   std::vector<float> out(keys.size());
-  for_tasks(rows, workers, [&](std::size_t first, std::size_t last) {
+  in_tasks(rows, kTaskRows, workers, [&](std::size_t first, std::size_t last) {
     for (std::size_t r = first; r < last; ++r) {
       const float* key = keys.data() + r * dim;
       float* to = out.data() + r * dim;
@@ -58,8 +52,6 @@ std::vector<float> directions(const std::vector<float>& keys, const std::vector<
   });
   return out;
 }
-
-}  // namespace
 
 KeyClusters cluster_keys(const Sealing& sealing, std::uint32_t head, std::uint32_t clusters,
                          const KmeansOptions& options, const CpuTable& cpu,

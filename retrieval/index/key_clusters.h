@@ -21,6 +21,10 @@ struct KeyClusters {
   std::vector<std::uint16_t> groups;
 };
 
+// The keys [rows][dim] less their mean, scaled to length 1; zeros where that is no direction.
+std::vector<float> directions(const std::vector<float>& keys, const std::vector<float>& mean,
+                              const Workers& workers);
+
 // `clusters`, some of which may be empty. Depends on the rows alone, not on threads. Keys at the
 // mean, or not finite, have no direction and lie together. Called by the thread that `workers`
 // serves.

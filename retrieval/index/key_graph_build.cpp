@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/topk.h"
+#include "retrieval/in_tasks.h"
 #include "retrieval/index/grouped.h"
 #include "retrieval/index/near_keys.h"
 #include "retrieval/scratch.h"
@@ -41,7 +42,7 @@ class Linking {
   void find_lists(const float* queries, std::size_t count) {
     list_ = std::min<std::size_t>(options_.neighbours, keys_);
     lists_.resize(count * list_);
-    parallel(count, kTaskQueries, [&](std::size_t first, std::size_t last) {
+    in_tasks(count, kTaskQueries, workers_, [&](std::size_t first, std::size_t last) {
       const std::size_t n = last - first;
       std::vector<float> score(n * keys_);
       std::vector<RowSet> best(set_words(keys_));
@@ -72,7 +73,7 @@ class Linking {
   void link_together() {
     if (lists_.empty()) return;
     const std::size_t most = graph_.shape().degree - 1 - own();
-    parallel(keys_, kTaskKeys, [&](std::size_t first, std::size_t last) {
+    in_tasks(keys_, kTaskKeys, workers_, [&](std::size_t first, std::size_t last) {
       std::vector<std::uint32_t> shared(keys_), with;
       std::vector<std::pair<float, std::uint32_t>> rated;
       std::vector<std::uint32_t> candidates, taken(most);
@@ -130,13 +131,6 @@ class Linking {
   std::size_t own() const {
     const std::size_t room = graph_.shape().degree - 1;
     return lists_.empty() ? room : std::min<std::size_t>(options_.own, room);
-  }
-
-  template <typename Body>
-  void parallel(std::size_t count, std::size_t unit, const Body& body) const {
-    workers_.parallel((count + unit - 1) / unit, 1, [&](std::size_t first, std::size_t last) {
-      for (std::size_t t = first; t < last; ++t) body(t * unit, std::min((t + 1) * unit, count));
-    });
   }
 
   // Greedily: the key that is in most lists with too few entries yet, so that whatever is like one

@@ -35,6 +35,14 @@ struct KeyScratch {
   GraphWalk walk;
 };
 
+// unsupported: keys that kernels which take sixteen channels at a time cannot score.
+inline Status check_channels(std::string_view index, HeadShape shape) {
+  if (shape.key_dim == 0 || shape.key_dim % 16 != 0)
+    return fail(ErrorCode::unsupported, index, ": heads of ", shape.key_dim,
+                " key channels: only multiples of 16 can be scored; select by another method");
+  return {};
+}
+
 class KeyIndex {
  public:
   virtual ~KeyIndex() = default;

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "kernels/base/buffer.h"
+#include "retrieval/scratch.h"
 
 namespace thermocline {
 namespace {
@@ -66,8 +67,7 @@ std::uint64_t LabelsCode::score(const BlockQuery& query, KeyScratch* scratch, fl
                                 std::size_t stride) const {
   const std::uint32_t count = channels(query.shape), heads = query.shape.heads;
   const auto* list = reinterpret_cast<const std::uint16_t*>(query.kept);
-  if (scratch->queries.size() < std::size_t{heads} * count)
-    scratch->queries.resize(std::size_t{heads} * count);
+  grow(&scratch->queries, std::size_t{heads} * count);
   for (std::uint32_t h = 0; h < heads; ++h)
     for (std::uint32_t c = 0; c < count; ++c)
       scratch->queries[h * count + c] = query.query[h * query.shape.key_dim + list[c]];

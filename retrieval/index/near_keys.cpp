@@ -6,7 +6,9 @@
 #include <span>
 #include <utility>
 
+#include "retrieval/in_tasks.h"
 #include "retrieval/index/grouped.h"
+#include "retrieval/index/key_clusters.h"
 #include "retrieval/index/kmeans.h"
 
 namespace thermocline {
@@ -32,7 +34,7 @@ class NearKeys {
   std::vector<std::uint32_t> find() const {
     const Clusters clusters = cluster();
     std::vector<std::uint32_t> near(keys_ * wanted_, kNoKey);
-    parallel(clusters.rows.groups(), 1, [&](std::size_t first, std::size_t last) {
+    in_tasks(clusters.rows.groups(), 1, workers_, [&](std::size_t first, std::size_t last) {
       for (std::size_t c = first; c < last; ++c) find_near(clusters, c, near.data());
     });
     return near;
@@ -43,13 +45,6 @@ class NearKeys {
     Grouped rows;
     std::vector<std::uint32_t> around;  // [clusters][kAround] nearest ones, itself first
   };
-
-  template <typename Body>
-  void parallel(std::size_t count, std::size_t unit, const Body& body) const {
-    workers_.parallel((count + unit - 1) / unit, 1, [&](std::size_t first, std::size_t last) {
-      for (std::size_t t = first; t < last; ++t) body(t * unit, std::min((t + 1) * unit, count));
-    });
-  }
 
   Clusters cluster() const {
     const std::size_t count = (keys_ + kClusterKeys - 1) / kClusterKeys;
@@ -62,18 +57,7 @@ class NearKeys {
         mean[d] += of[d] / static_cast<float>(keys_);
       }
     }
-    std::vector<float> direction(keys_ * dim_);
-    for (std::size_t k = 0; k < keys_; ++k) {
-      float squares = 0.0f;
-      float* to = direction.data() + k * dim_;
-      for (std::size_t d = 0; d < dim_; ++d) {
-        to[d] = key[k * dim_ + d] - mean[d];
-        squares += to[d] * to[d];
-      }
-      const float scale =
-          squares > 0.0f && std::isfinite(squares) ? 1.0f / std::sqrt(squares) : 0.0f;
-      for (std::size_t d = 0; d < dim_; ++d) to[d] = scale > 0.0f ? to[d] * scale : 0.0f;
-    }
+    const std::vector<float> direction = directions(key, mean, workers_);
     std::vector<std::uint32_t> cluster(keys_);
     kmeans(direction.data(), keys_, dim_, count, {}, cpu_.nearest, workers_, cluster);
     Clusters made;
@@ -95,7 +79,7 @@ class NearKeys {
     cpu_.dense.to_half(middle.data(), middle.size(), half.data());
     const std::size_t wanted = std::min(kAround, count);
     made->around.resize(count * wanted);
-    parallel(count, kTaskClusters, [&](std::size_t first, std::size_t last) {
+    in_tasks(count, kTaskClusters, workers_, [&](std::size_t first, std::size_t last) {
       std::vector<float> score((last - first) * count);
       cpu_.sketch.dot_rows(RowFormat::f16, reinterpret_cast<const std::byte*>(half.data()),
                            dim_ * sizeof(f16), count, dim_, middle.data() + first * dim_,

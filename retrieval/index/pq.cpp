@@ -5,6 +5,8 @@
 #include <cstring>
 #include <vector>
 
+#include "retrieval/scratch.h"
+
 namespace thermocline {
 namespace {
 
@@ -138,7 +140,7 @@ std::uint64_t PqCode::score(const BlockQuery& query, KeyScratch* scratch, float*
   // [heads][parts][count] products, behind a centroid as floats.
   const std::size_t products = std::size_t{parts} * count;
   const std::size_t floats = dim + query.shape.heads * products;
-  if (scratch->floats.size() < floats) scratch->floats.resize(floats);
+  grow(&scratch->floats, floats);
   float* values = scratch->floats.data();
   float* table = values + dim;
   for (std::uint32_t c = 0; c < count; ++c) {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "kernels/format/row.h"
+#include "retrieval/in_tasks.h"
 #include "retrieval/index/key_clusters.h"
 #include "retrieval/index/sketch_index.h"
 #include "retrieval/over_segments.h"
@@ -37,8 +38,9 @@ class HeadForming {
   // records of `layout`; zeros where it is empty.
   void average(const SketchIndex& index, const RowLayout& layout, std::byte* summaries) const {
     const std::size_t value_dim = sealing_.shape.value_dim, clusters = index.clusters();
+    const std::size_t means = clusters + index.groups();
     const MeanKeyCodec codec;
-    parallel(clusters + index.groups(), kTaskClusters, [&](std::size_t first, std::size_t last) {
+    in_tasks(means, kTaskClusters, workers_, [&](std::size_t first, std::size_t last) {
       std::vector<float> mean_key(dim_), mean_value(value_dim), value(value_dim);
       std::vector<f16> half(dim_);
       for (std::size_t c = first; c < last; ++c) {
@@ -67,7 +69,7 @@ class HeadForming {
 
   // Codes each row's key, less its cluster's mean as the index has it; or keeps the key.
   void encode(const SketchIndex& index) const {
-    parallel(clusters_.order.size(), kTaskRows, [&](std::size_t first, std::size_t last) {
+    in_tasks(clusters_.order.size(), kTaskRows, workers_, [&](std::size_t first, std::size_t last) {
       std::vector<float> residual((last - first) * dim_), mean(dim_);
       with_clusters(
           first, last,
@@ -91,7 +93,7 @@ class HeadForming {
   void encode_values(int bits, const RowLayout& means, const std::byte* summaries,
                      const RowLayout& layout, std::byte* codes) const {
     const std::uint32_t dim = sealing_.shape.value_dim;
-    parallel(clusters_.order.size(), kTaskRows, [&](std::size_t first, std::size_t last) {
+    in_tasks(clusters_.order.size(), kTaskRows, workers_, [&](std::size_t first, std::size_t last) {
       std::vector<float> residual(dim), mean(dim);
       with_clusters(
           first, last,
@@ -157,14 +159,6 @@ class HeadForming {
   }
   std::pair<std::uint32_t, std::uint32_t> rows_of_group(std::size_t g) const {
     return rows_of(clusters_.groups[g], clusters_.groups[g + 1]);
-  }
-
-  // body(first, last) over [0, count), cut at multiples of `unit`.
-  template <typename Body>
-  void parallel(std::size_t count, std::size_t unit, const Body& body) const {
-    workers_.parallel((count + unit - 1) / unit, 1, [&](std::size_t first, std::size_t last) {
-      for (std::size_t t = first; t < last; ++t) body(t * unit, std::min((t + 1) * unit, count));
-    });
   }
 
   // row(i) for the stored rows [first, last), with enter(c) before the first one of a cluster.

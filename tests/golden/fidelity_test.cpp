@@ -19,7 +19,7 @@ namespace thermocline {
 namespace {
 
 constexpr const char* kModel = "SmolLM2-135M-Instruct.Q4_1.gguf";
-constexpr std::size_t kSteps = 128;
+constexpr const char* kNormsQueries = "gemma-3-270m-q4_k_m.gguf";
 
 // What a method's steps at the end of a passage are like, beside full attention's.
 struct Fidelity {
@@ -27,11 +27,12 @@ struct Fidelity {
   std::size_t near = 0;             // steps whose first token full attention rates within 0.1 nats
 };
 
-// A passage of 7K tokens, read by full attention once, whose rows each method takes.
+// A passage, read by full attention once up to its last steps, whose rows each method takes.
 class Passage {
  public:
-  Passage(const std::string& model, const std::string& name)
-      : engine_(std::move(*Engine::open({.model_path = model, .threads = 2}))),
+  Passage(const std::string& model, const std::string& name, std::size_t count)
+      : count_(count),
+        engine_(std::move(*Engine::open({.model_path = model, .threads = 2}))),
         tokens_(
             *engine_->encode(test::read_prompt(name), Engine::Special::parse, Engine::Start::add)),
         full_(open("exact", {})) {
@@ -43,16 +44,18 @@ class Passage {
     }
   }
 
+  std::span<const int> steps() const { return std::span(tokens_).subspan(before(), count_); }
+
   Fidelity of(const std::string& method, const std::vector<std::string>& overrides) const {
     MeasuredRun run = open(method, overrides);
     EXPECT_TRUE(run.take(full_));
     const CacheReport start = run.cache().report();
     Fidelity fidelity;
-    for (std::size_t i = 0; i < kSteps; ++i) {
+    for (std::size_t i = 0; i < count_; ++i) {
       EXPECT_TRUE(run.step(steps()[i]));
       const StepFidelity step =
           compare_logits(expected_[i], run.logits(), tokens_[before() + i + 1]);
-      fidelity.divergence += step.divergence / kSteps;
+      fidelity.divergence += step.divergence / count_;
       fidelity.near += step.regret <= 0.1;
     }
     const CacheReport cost = difference(run.cache().report(), start);
@@ -70,9 +73,9 @@ class Passage {
     options.max_timelines = 2;
     return std::move(*MeasuredRun::open(*engine_, options, method, ProgressStyle::none));
   }
-  std::size_t before() const { return tokens_.size() - 1 - kSteps; }
-  std::span<const int> steps() const { return std::span(tokens_).subspan(before(), kSteps); }
+  std::size_t before() const { return tokens_.size() - 1 - count_; }
 
+  std::size_t count_;  // of steps
   std::unique_ptr<Engine> engine_;
   std::vector<int> tokens_;
   MeasuredRun full_;
@@ -90,28 +93,32 @@ struct Near {
   std::size_t missed;
 };
 
+void check(const Passage& passage, std::span<const Near> methods) {
+  for (const Near& near : methods) {
+    const Fidelity at = passage.of(near.method, near.overrides);
+    std::printf("%s: KL %.5f, within 0.1 nats of the best %zu of %zu, rows read %.4f\n",
+                near.method, at.divergence, at.near, passage.steps().size(), at.read);
+    EXPECT_LE(at.divergence, near.divergence) << near.method;
+    EXPECT_LE(at.read, near.read) << near.method;
+    EXPECT_GE(at.near, passage.steps().size() - near.missed) << near.method;
+  }
+}
+
 // Methods as they ship, and `sketch` at 5 % read. A list of keys and values whose entries are asked
 // again and a copied passage are what goes wrong first when the wrong rows are read or the unread
 // ones are not estimated (0.022 on 4K tokens copied); prose hides both. Measured on AVX-512 with
 // BF16, of keys, copy, code and license: `sketch` at 2 % 0.0051, 0.0070, 0.0062, 0.0032; on the
-// copy alone `sketch2` 0.0121, `ladder2` 0.0050, `ladder4` 0.0008.
+// copy alone `sketch2` 0.0121, `ladder2` 0.0045, `ladder4` 0.0007.
 TEST_P(OnAPassage, MethodsStayNearFullAttention) {
   const auto path = test::find_model(kModel);
   if (!path) GTEST_SKIP() << test::model_missing(kModel);
-  const Passage passage(*path, GetParam());
+  const Passage passage(*path, GetParam(), 128);
   const Near methods[] = {{"sketch", {}, 0.008, 0.0201, 5},
                           {"sketch", {"select.share=0.05"}, 0.003, 0.0501, 2},
                           {"sketch2", {}, 0.024, 0.0201, 5},
-                          {"ladder2", {}, 0.01, 0.0135, 5},
+                          {"ladder2", {}, 0.0068, 0.0135, 5},
                           {"ladder4", {}, 0.0015, 0.0105, 2}};
-  for (const Near& near : methods) {
-    const Fidelity at = passage.of(near.method, near.overrides);
-    std::printf("%s: KL %.5f, within 0.1 nats of the best %zu of %zu, rows read %.4f\n",
-                near.method, at.divergence, at.near, kSteps, at.read);
-    EXPECT_LE(at.divergence, near.divergence) << near.method;
-    EXPECT_LE(at.read, near.read) << near.method;
-    EXPECT_GE(at.near, kSteps - near.missed) << near.method;
-  }
+  check(passage, methods);
 }
 
 std::string name_of(const testing::TestParamInfo<const char*>& info) { return info.param; }
@@ -121,6 +128,29 @@ std::vector<const char*> passages() {
   return passages;
 }
 INSTANTIATE_TEST_SUITE_P(Fidelity, OnAPassage, testing::ValuesIn(passages()), name_of);
+
+// Of a model that norms its queries, whose channels weigh differently in scores, keys are balanced
+// before they are coded: one bit a channel shows best what that is worth. Layers with windows read
+// all that they see. Measured as above: 0.0015 and 0.0026; were keys not balanced 0.0020 and
+// 0.0134.
+TEST(Fidelity, SketchesStayNearFullAttentionOfAModelThatNormsQueries) {
+  const auto path = test::find_model(kNormsQueries);
+  if (!path) GTEST_SKIP() << test::model_missing(kNormsQueries);
+  const Passage passage(*path, "keys_4k", 128);
+  const Near methods[] = {{"sketch", {}, 0.0022, 0.44, 3},
+                          {"sketch", {"select.bits=1"}, 0.005, 0.44, 4}};
+  check(passage, methods);
+}
+
+// And of a ladder's coded rows those are read whose codes would lose most. Measured 0.00036; were
+// keys not balanced 0.00132, and were the rows with most attention read 0.00059.
+TEST(Fidelity, ALadderStaysNearFullAttentionOfAModelThatNormsQueries) {
+  const auto path = test::find_model(kNormsQueries);
+  if (!path) GTEST_SKIP() << test::model_missing(kNormsQueries);
+  const Passage passage(*path, "log_4k", 128);
+  const Near methods[] = {{"ladder2", {}, 0.00047, 0.42, 1}};
+  check(passage, methods);
+}
 
 // What a cache gives back of the rows that were read, in some of SmolLM2's layers.
 struct ReadBack {

@@ -14,6 +14,7 @@
 #include "retrieval/rows_read.h"
 #include "retrieval/select/everything.h"
 #include "retrieval/select/nothing.h"
+#include "tests/support/allocations.h"
 #include "tests/unit/retrieval/read_list_checks.h"
 #include "tests/unit/retrieval/sealed_keys.h"
 
@@ -611,21 +612,31 @@ TEST(SketchChoose, ReadsRunsOfOtherMethodsWhole) {
 }
 
 TEST(SketchChoose, AllocatesNothingTheSecondTime) {
-  for (const double coded : {0.0, 0.1}) {
-    const auto selector = sketch({.coded = coded});
-    const Workers workers(1);
-    const Scene scene(*selector, {3, 64, 64}, 2, {3000}, workers);
-    std::vector<ReadList> out(2);
-    const std::vector<ListQuery> lists = scene.lists();
-    selector->choose({{}, scene.shape, lists}, workers, out);
-    const Pick* picks = out[0].picks.data();
-    const float* weights = out[0].log_weight.data();
-    const std::size_t capacity = out[0].picks.capacity();
-    selector->choose({{}, scene.shape, lists}, workers, out);
-    EXPECT_EQ(out[0].picks.data(), picks);
-    EXPECT_EQ(out[0].picks.capacity(), capacity);
-    EXPECT_EQ(out[0].log_weight.data(), weights);
-  }
+  // All rows are looked at; those of the best clusters; those of the best groups' best clusters.
+  const SketchOptions all, best{.candidates = 2, .least_candidates = 1};
+  SketchOptions of_groups = best;
+  of_groups.means = 64;
+  for (SketchOptions options : {all, best, of_groups})
+    for (const double coded : {0.0, 0.1}) {
+      options.coded = coded;
+      SCOPED_TRACE(testing::Message() << "candidates " << options.candidates << ", means "
+                                      << options.means << ", coded " << coded);
+      const auto selector = sketch(options);
+      const Workers workers(1);
+      const Scene scene(*selector, {3, 64, 64}, 2, {3000, 1000}, workers);
+      std::vector<ReadList> out(2);
+      const std::vector<ListQuery> lists = scene.lists();
+      std::uint64_t before = 0, counted = 0;
+      for (int time = 0; time < 2; ++time) {
+        before = test::allocations;
+        ASSERT_TRUE(selector->choose({{}, scene.shape, lists}, workers, out));
+        counted = test::allocations - before;
+        if (time == 0) {
+          EXPECT_GT(counted, 0u);
+        }
+      }
+      EXPECT_EQ(counted, 0u);
+    }
 }
 
 TEST(PlainSelectors, ReadAllOrNothing) {
