@@ -216,7 +216,7 @@ Result<std::unique_ptr<SketchSelector>> SketchSelector::create(const SketchOptio
                 " keeps keys, and no codes to attend rows by: it goes with coded = 0, not ",
                 options.coded);
   if (options.most_coded > 0 && !options.codes_values())
-    return fail(ErrorCode::invalid_argument, "sketch: most_coded = ", options.most_coded,
+    return fail(ErrorCode::unsupported, "sketch: most_coded = ", options.most_coded,
                 " bounds rows that are attended from their codes: it goes with coded above 0");
   if (options.value_bits == 3)
     return fail(ErrorCode::invalid_argument, "sketch: value_bits = 3 is not 2 or 4");

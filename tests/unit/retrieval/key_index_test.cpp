@@ -578,7 +578,7 @@ const std::map<std::string, OfLongText> kOfLongText = {
     {"lowbit 2", {0.71, true}},
     {"lowbit 4", {0.92, true}},
     {"lowbit 8", {0.99, true}},
-    {"labels 0.000000", {0.03, false}},
+    {"labels 0.000000", {0.008, false}},  // one channel
     {"labels 0.250000", {0.12, false}},
     {"labels 1.000000", {0.92, true}},
     {"clusters 4", {0.55, false}},
