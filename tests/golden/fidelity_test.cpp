@@ -131,24 +131,16 @@ INSTANTIATE_TEST_SUITE_P(Fidelity, OnAPassage, testing::ValuesIn(passages()), na
 
 // Of a model that norms its queries, whose channels weigh differently in scores, keys are balanced
 // before they are coded: one bit a channel shows best what that is worth. Layers with windows read
-// all that they see. Measured as above: 0.0015 and 0.0026; were keys not balanced 0.0020 and
-// 0.0134.
-TEST(Fidelity, SketchesStayNearFullAttentionOfAModelThatNormsQueries) {
+// all that they see. Measured on AVX-512 with BF16, in brackets on AVX2: 0.0015 (0.0012), 0.0026
+// (0.0027) and 0.0014 (0.0014); were keys not balanced the last two 0.0134 (0.0083) and 0.0028
+// (0.0027).
+TEST(Fidelity, MethodsStayNearFullAttentionOfAModelThatNormsQueries) {
   const auto path = test::find_model(kNormsQueries);
   if (!path) GTEST_SKIP() << test::model_missing(kNormsQueries);
   const Passage passage(*path, "keys_4k", 128);
   const Near methods[] = {{"sketch", {}, 0.0022, 0.44, 3},
-                          {"sketch", {"select.bits=1"}, 0.005, 0.44, 4}};
-  check(passage, methods);
-}
-
-// And of a ladder's coded rows those are read whose codes would lose most. Measured 0.00036; were
-// keys not balanced 0.00132, and were the rows with most attention read 0.00059.
-TEST(Fidelity, ALadderStaysNearFullAttentionOfAModelThatNormsQueries) {
-  const auto path = test::find_model(kNormsQueries);
-  if (!path) GTEST_SKIP() << test::model_missing(kNormsQueries);
-  const Passage passage(*path, "log_4k", 128);
-  const Near methods[] = {{"ladder2", {}, 0.00047, 0.42, 1}};
+                          {"sketch", {"select.bits=1"}, 0.005, 0.44, 4},
+                          {"ladder2", {}, 0.0020, 0.44, 3}};
   check(passage, methods);
 }
 
