@@ -378,7 +378,8 @@ __global__ void __launch_bounds__(kListThreads)
           mass +=
               expf(board.cluster_score[std::size_t(h) * shape.most_clusters + c] - board.shift[h]) *
               board.cluster_share[h];
-        matters = any_coded || (unread > 0 && mass * static_cast<float>(unread) >= kSketchNegligible);
+        matters =
+            any_coded || (unread > 0 && mass * static_cast<float>(unread) >= kSketchNegligible);
       }
       set |= RowSet{__ballot_sync(kWholeWarp, matters)} << half * kWarp;
     }
