@@ -1,6 +1,7 @@
 // What those who choose rows compute in: scratch of a thread, and sets with a bit for each member.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <span>
 #include <vector>
@@ -27,6 +28,17 @@ inline bool set_has(std::span<const RowSet> set, std::size_t member) {
 }
 inline void set_add(std::span<RowSet> set, std::size_t member) {
   set[member / kBlockRows] |= RowSet{1} << member % kBlockRows;
+}
+// ORs `count` bits of `from`, from bit `at` on, into `to`, from bit `into` on.
+inline void set_add_bits(const RowSet* from, std::size_t at, std::size_t count, RowSet* to,
+                         std::size_t into) {
+  for (std::size_t i = 0; i < count;) {
+    const std::size_t low = (at + i) % kBlockRows, shift = (into + i) % kBlockRows;
+    const std::size_t bits = std::min({count - i, kBlockRows - low, kBlockRows - shift});
+    const RowSet set = from[(at + i) / kBlockRows] >> low & first_rows(static_cast<int>(bits));
+    to[(into + i) / kBlockRows] |= set << shift;
+    i += bits;
+  }
 }
 
 }  // namespace thermocline

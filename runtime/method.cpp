@@ -405,6 +405,21 @@ Status check_composition(const Method& method) {
   return {};
 }
 
+// What a method must see of attention beside its rows.
+std::string what_watches(const Method& method) {
+  const Fitter* const of_keys = method.compress.of(Side::keys).fitter();
+  std::string all;
+  const auto add = [&](bool watched, const char* what) {
+    if (watched) all += (all.empty() ? "" : ", ") + std::string(what);
+  };
+  add(method.select->facts().watches == Watched::queries ||
+          (of_keys && of_keys->asks_for_queries()),
+      "queries");
+  add(method.retain->voters() == Voters::last, "last window");
+  add(method.retain->voters() == Voters::all, "rows");
+  return all.empty() ? "nothing" : all;
+}
+
 }  // namespace
 
 std::string find_method_directory() {
@@ -447,25 +462,6 @@ Result<Method> load_method(const std::string& name_or_path, const std::string& d
     return fail(fits.error().code, path, ": ", fits.error().message);
   return method;
 }
-
-namespace {
-
-// What a method must see of attention beside its rows.
-std::string what_watches(const Method& method) {
-  const Fitter* const of_keys = method.compress.of(Side::keys).fitter();
-  std::string all;
-  const auto add = [&](bool watched, const char* what) {
-    if (watched) all += (all.empty() ? "" : ", ") + std::string(what);
-  };
-  add(method.select->facts().watches == Watched::queries ||
-          (of_keys && of_keys->asks_for_queries()),
-      "queries");
-  add(method.retain->voters() == Voters::last, "last window");
-  add(method.retain->voters() == Voters::all, "rows");
-  return all.empty() ? "nothing" : all;
-}
-
-}  // namespace
 
 std::vector<MethodQuestion> method_questions() {
   std::vector<MethodQuestion> questions;

@@ -12,17 +12,6 @@ float* grow_by(std::size_t count, std::vector<float>* to) {
   return to->data() + (to->size() - count);
 }
 
-// ORs `count` bits of `from`, from bit `at` on, into `to`, from bit `into` on.
-void add_bits(const RowSet* from, std::size_t at, std::size_t count, RowSet* to, std::size_t into) {
-  for (std::size_t i = 0; i < count;) {
-    const std::size_t low = (at + i) % kBlockRows, shift = (into + i) % kBlockRows;
-    const std::size_t bits = std::min({count - i, kBlockRows - low, kBlockRows - shift});
-    const RowSet set = from[(at + i) / kBlockRows] >> low & first_rows(static_cast<int>(bits));
-    to[(into + i) / kBlockRows] |= set << shift;
-    i += bits;
-  }
-}
-
 // A read of `form`, whose picks and weights begin where the list ends.
 Read begin_read(std::uint32_t run, Form form, std::uint32_t heads, bool residual,
                 const ReadList& out) {
@@ -195,9 +184,9 @@ void SketchReads::find_estimated(const SketchList& list, const SketchMeans& mean
     list.cpu.sketch.find_unread(sets, list.starts(run).data() + of.first, units.mass.data() + of.at,
                                 of.clusters(), kSketchNegligible, unread_.data() + of.at,
                                 found_.data());
-    add_bits(found_.data(), 0, of.clusters(), estimated_.data(), of.first);
+    set_add_bits(found_.data(), 0, of.clusters(), estimated_.data(), of.first);
     if (list.codes_values())
-      add_bits(has_coded_.data(), of.at, of.clusters(), estimated_.data(), of.first);
+      set_add_bits(has_coded_.data(), of.at, of.clusters(), estimated_.data(), of.first);
   }
   for (std::uint32_t g = 0; means.grouped() && g < index.groups(); ++g) {
     const float left = units.size[group + g];

@@ -13,11 +13,6 @@ constexpr std::uint32_t kJobRows = 256;
 // A shorter loop than this is over before another thread has begun to help.
 constexpr std::size_t kSharedRows = 8192;
 
-// The bits of `low` from bit `from` on, and after them those of `high`.
-RowSet two_words(RowSet low, RowSet high, std::size_t from) {
-  return from == 0 ? low : low >> from | high << (kBlockRows - from);
-}
-
 }  // namespace
 
 void SketchRows::look(const SketchList& list, SketchMeans* means) {
@@ -229,22 +224,19 @@ void SketchRows::keep_what_codes_lose_most(const SketchList& list, const SketchM
                                     index.scales(list.asked->head) + stretch.first, best_.data(),
                                     stretch.at, stretch.count, loss_.data() + coded);
   }
-  const std::size_t words = set_words(coded);
-  kept_.assign(words + 1, 0);  // so that there is a word after each
-  top_rows(list.cpu.topk, {loss_.data(), coded}, list.budget, &top_, {kept_.data(), words});
+  kept_.resize(set_words(coded));
+  top_rows(list.cpu.topk, {loss_.data(), coded}, list.budget, &top_, kept_);
 
   std::size_t at = 0;  // how many coded rows there are before the word
   for (RowSet& word : best_) {
-    if (word == 0) continue;
-    RowSet rows = std::exchange(word, 0);
-    const int in_word = std::popcount(rows);
-    RowSet kept = two_words(kept_[at / kBlockRows], kept_[at / kBlockRows + 1], at % kBlockRows) &
-                  first_rows(in_word);
+    RowSet rows = std::exchange(word, 0), kept = 0;
+    const auto in_word = static_cast<std::size_t>(std::popcount(rows));
+    set_add_bits(kept_.data(), at, in_word, &kept, 0);
     for (int next = 0; kept != 0; kept &= kept - 1) {
       for (const int number = std::countr_zero(kept); next < number; ++next) rows &= rows - 1;
       word |= rows & (~rows + 1);
     }
-    at += static_cast<std::size_t>(in_word);
+    at += in_word;
   }
 }
 
