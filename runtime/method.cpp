@@ -123,6 +123,10 @@ Result<std::unique_ptr<Selector>> make_roles(const MethodSection& given, const C
     if (!map)
       return fail(map.error().code, given.source(kHeads), ": ", given.key(kHeads), ": ",
                   map.error().message);
+    if (const std::string_view far = RolesSelector::parameters()[0].name;
+        given.said_after(far, kHeads))
+      return fail(ErrorCode::unsupported, given.source(far), ": ", given.key(far),
+                  " has no effect where ", given.key(kHeads), " is a file: leave it out");
     return std::make_unique<MappedRolesSelector>(std::move(*map));
   }
   RolesOptions options;

@@ -27,6 +27,7 @@ Result<MethodValues> MethodValues::read(const std::string& path,
                                         std::span<const std::string> overrides,
                                         std::span<const std::string> known) {
   TL_TRY_ASSIGN(Values values, read_file(path, known));
+  for (auto& [key, given] : values) given.by = Given::By::file;
   if (const auto base = values.find(kBase); base != values.end()) {
     TL_TRY_ASSIGN(Values inherited, read_base(path, base->second.text, known));
     values.merge(inherited);  // what both give stays the file's
@@ -46,7 +47,8 @@ Result<MethodValues> MethodValues::read(const std::string& path,
     if (more.contains(kBase))
       return fail(ErrorCode::invalid_argument, "'", override_text,
                   "': a base is what a method's file is written over; name that method itself");
-    for (const auto& [key, value] : more) values[key] = value;
+    for (const auto& [key, value] : more)
+      values[key] = {value.text, value.source, Given::By::override_text};
   }
   return MethodValues(path, std::move(values));
 }
@@ -87,7 +89,8 @@ Result<MethodValues::Values> MethodValues::parse(const std::string& source, std:
       if (values.count(option.string_key))
         return fail(ErrorCode::invalid_argument, source, ": ", option.string_key,
                     " is given twice");
-      values[option.string_key] = {option.value.empty() ? "" : option.value[0], source};
+      values[option.string_key] = {option.value.empty() ? "" : option.value[0], source,
+                                   Given::By::base};
     }
   } catch (const po::unknown_option& unknown) {
     return fail(ErrorCode::invalid_argument, source, ": '", unknown.get_option_name(),
@@ -117,6 +120,12 @@ const std::string& MethodValues::source(const std::string& key) const {
   return found == values_.end() ? file_ : found->second.source;
 }
 
+bool MethodValues::said_after(const std::string& key, const std::string& other) const {
+  const auto found = values_.find(key), before = values_.find(other);
+  if (found == values_.end()) return false;
+  return before == values_.end() || found->second.by >= before->second.by;
+}
+
 Result<double> MethodValues::number(const std::string& key, double otherwise, double least,
                                     double most, std::optional<double> automatic) const {
   const auto found = values_.find(key);
@@ -128,7 +137,8 @@ Result<double> MethodValues::number(const std::string& key, double otherwise, do
   if (error != std::errc{} || end != text.data() + text.size() || !(value >= least) ||
       !(value <= most))
     return fail(ErrorCode::invalid_argument, source(key), ": ", key, " = '", text,
-                "' is not a number from ", least, " to ", most, automatic ? ", nor auto" : "");
+                "' is not a number from ", written(least), " to ", written(most),
+                automatic ? ", nor auto" : "");
   return value;
 }
 
@@ -136,7 +146,7 @@ Result<std::uint32_t> MethodValues::integer(const std::string& key, std::uint32_
                                             double least, double most) const {
   TL_TRY_ASSIGN(const double value, number(key, otherwise, least, most));
   if (value != std::floor(value))
-    return fail(ErrorCode::invalid_argument, source(key), ": ", key, " = ", value,
+    return fail(ErrorCode::invalid_argument, source(key), ": ", key, " = ", written(value),
                 " is not a whole number");
   return static_cast<std::uint32_t>(value);
 }

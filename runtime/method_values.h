@@ -33,6 +33,8 @@ class MethodValues {
   std::string text(const std::string& key, const std::string& otherwise) const;
   // The file, or the override, that gave `key`; the file where nobody did.
   const std::string& source(const std::string& key) const;
+  // `key` was given, and by nobody whom the one that gave `other` wins over.
+  bool said_after(const std::string& key, const std::string& other) const;
   // Both ends are allowed.
   // `automatic`: what the word `auto` stands for, where there is such a word.
   Result<double> number(const std::string& key, double otherwise, double least, double most,
@@ -45,7 +47,9 @@ class MethodValues {
 
  private:
   struct Given {
+    enum class By : std::uint8_t { base, file, override_text };  // a later one wins
     std::string text, source;
+    By by;
   };
   using Values = std::map<std::string, Given>;
   static Result<Values> parse(const std::string& source, std::istream& text,
@@ -73,11 +77,32 @@ class MethodSection {
   const std::string& source(std::string_view parameter) const {
     return values_.source(key(parameter));
   }
+  bool said_after(std::string_view parameter, std::string_view other) const {
+    return values_.said_after(key(parameter), key(other));
+  }
   // As text(): the name of a file, which the method's file may give beside itself.
   std::string path(std::string_view parameter) const;
-  // What the section gives of some options; the rest stays as it is.
+  // What the section gives of some options; the rest stays as it is. unsupported: one that has no
+  // effect beside another, unless what made it so was said over it, as of a method with fewer
+  // parts.
   template <typename Options>
   Status read(std::span<const Parameter<Options>> parameters, Options* options) const {
+    TL_TRY(read_each(parameters, options));
+    for (const Parameter<Options>& p : parameters)
+      for (const Parameter<Options>& other : parameters) {
+        const bool off = other.of(*options) == 0;
+        const bool idle = (off && other.name == p.needs) || (!off && other.name == p.yields_to);
+        if (idle && said_after(p.name, other.name))
+          return fail(ErrorCode::unsupported, source(p.name), ": ", key(p.name),
+                      " has no effect where ", key(other.name), " = ", other.written_of(*options),
+                      ": leave it out, or give another ", key(other.name));
+      }
+    return {};
+  }
+
+ private:
+  template <typename Options>
+  Status read_each(std::span<const Parameter<Options>> parameters, Options* options) const {
     for (const Parameter<Options>& p : parameters) {
       if (const auto* member = std::get_if<double Options::*>(&p.member)) {
         double& number = options->**member;
@@ -94,7 +119,6 @@ class MethodSection {
     return {};
   }
 
- private:
   const MethodValues& values_;
   std::string name_;
 };

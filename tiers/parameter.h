@@ -3,15 +3,26 @@
 // checked by it.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <sstream>
+#include <string>
 #include <string_view>
 #include <variant>
 
 #include "kernels/base/error.h"
 
 namespace thermocline {
+
+// As a user would write it: 1048576, not 1.04858e+06.
+inline std::string written(double value) {
+  std::ostringstream text;
+  text.precision(std::abs(value) < 1e15 && value == std::floor(value) ? 15 : 6);
+  text << value;
+  return text.str();
+}
 
 // A number, a whole number, or one of some words, of an `Options`.
 template <typename Options>
@@ -23,9 +34,16 @@ struct Parameter {
   std::span<const std::string_view> words = {};
   // Of a number, what the word `auto` stands for, whatever its range.
   std::optional<double> automatic = {};
+  // Others of the same table. It has an effect only where the first is not 0, or where the second
+  // is.
+  std::string_view needs = {}, yields_to = {};
 
   double of(const Options& options) const {
     return std::visit([&](auto m) { return static_cast<double>(options.*m); }, member);
+  }
+  std::string written_of(const Options& options) const {
+    const double value = of(options);
+    return words.empty() ? written(value) : std::string(words[static_cast<std::size_t>(value)]);
   }
 };
 
@@ -36,8 +54,9 @@ Status check(std::string_view choice, std::span<const Parameter<Options>> parame
   for (const Parameter<Options>& parameter : parameters) {
     const double value = parameter.of(options);
     if (!(value >= parameter.least && value <= parameter.most) && value != parameter.automatic)
-      return fail(ErrorCode::invalid_argument, choice, ": ", parameter.name, " = ", value,
-                  " is not a number from ", parameter.least, " to ", parameter.most);
+      return fail(ErrorCode::invalid_argument, choice, ": ", parameter.name, " = ", written(value),
+                  " is not a number from ", written(parameter.least), " to ",
+                  written(parameter.most));
   }
   return {};
 }

@@ -51,7 +51,7 @@ class PickWriter {
 std::span<const Parameter<RankedOptions>> RankedSelector::parameters() {
   static constexpr std::string_view kGroups[] = {"sum", "max", "vote"};
   static constexpr Parameter<RankedOptions> kParameters[] = {
-      {"share", &RankedOptions::share, 0, 1},
+      {"share", &RankedOptions::share, 0, 1, {}, {}, {}, "rows"},
       {"rows", &RankedOptions::rows, 0, 1 << 24},
       {"min_rows", &RankedOptions::min_rows, 1, 1 << 20},
       {"mass", &RankedOptions::mass, 0, 1},

@@ -23,7 +23,7 @@ std::span<const Parameter<ReuseOptions>> ReusingSelector::parameters() {
   static constexpr std::string_view kReuses[] = {"never", "similar"};
   static constexpr Parameter<ReuseOptions> kParameters[] = {
       {"reuse", &ReuseOptions::reuse, 0, 1, kReuses},
-      {"similarity", &ReuseOptions::similarity, -1, 1}};
+      {"similarity", &ReuseOptions::similarity, -1, 1, {}, {}, "reuse"}};
   return kParameters;
 }
 

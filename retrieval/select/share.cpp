@@ -6,8 +6,8 @@ std::span<const Parameter<ShareOptions>> SharingSelector::parameters() {
   static constexpr std::string_view kLayers[] = {"each", "share"};
   static constexpr Parameter<ShareOptions> kParameters[] = {
       {"layers", &ShareOptions::layers, 0, 1, kLayers},
-      {"choose_in", &ShareOptions::choose_in, 0, 1 << 16},
-      {"choose_again_in", &ShareOptions::choose_again_in, 0, 1 << 16}};
+      {"choose_in", &ShareOptions::choose_in, 0, 1 << 16, {}, {}, "layers"},
+      {"choose_again_in", &ShareOptions::choose_again_in, 0, 1 << 16, {}, {}, "layers"}};
   return kParameters;
 }
 

@@ -195,8 +195,8 @@ std::span<const Parameter<SketchOptions>> SketchSelector::parameters() {
       {"most_rows", &SketchOptions::most_rows, 0, 1 << 20},
       {"bits", &SketchOptions::bits, 1, SketchIndex::kKeyBits},
       {"coded", &SketchOptions::coded, 0, 1},
-      {"most_coded", &SketchOptions::most_coded, 0, 1 << 20},
-      {"value_bits", &SketchOptions::value_bits, 2, 4},
+      {"most_coded", &SketchOptions::most_coded, 0, 1 << 20, {}, {}, "coded"},
+      {"value_bits", &SketchOptions::value_bits, 2, 4, {}, {}, "coded"},
       {"cluster", &SketchOptions::cluster, 4, 256},
       {"reach", &SketchOptions::reach, 0, 100},
       {"means", &SketchOptions::means, 64, 1 << 20},
@@ -215,9 +215,6 @@ Result<std::unique_ptr<SketchSelector>> SketchSelector::create(const SketchOptio
     return fail(ErrorCode::unsupported, "sketch: bits = ", options.bits,
                 " keeps keys, and no codes to attend rows by: it goes with coded = 0, not ",
                 options.coded);
-  if (options.most_coded > 0 && !options.codes_values())
-    return fail(ErrorCode::unsupported, "sketch: most_coded = ", options.most_coded,
-                " bounds rows that are attended from their codes: it goes with coded above 0");
   if (options.value_bits == 3)
     return fail(ErrorCode::invalid_argument, "sketch: value_bits = 3 is not 2 or 4");
   return std::unique_ptr<SketchSelector>(new SketchSelector(options, cpu));

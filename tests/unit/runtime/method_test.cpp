@@ -179,6 +179,32 @@ TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
             {"retain.keep=h2o"},
             ErrorCode::unsupported,
             {"retain.keep = h2o", "select.layers = each", "select.layers = share"}},
+           {"sketch",
+            {"select.value_bits=4"},
+            ErrorCode::unsupported,
+            {"'select.value_bits=4'", "no effect where select.coded = 0", "leave it out"}},
+           {"sketch", {"select.most_coded=5"}, ErrorCode::unsupported, {"where select.coded = 0"}},
+           {"ladder2",
+            {"select.coded=0", "select.value_bits=4"},
+            ErrorCode::unsupported,
+            {"'select.value_bits=4'", "where select.coded = 0"}},
+           {"oracle",
+            {"select.similarity=0.8"},
+            ErrorCode::unsupported,
+            {"no effect where select.reuse = never"}},
+           {"oracle",
+            {"select.choose_in=1"},
+            ErrorCode::unsupported,
+            {"no effect where select.layers = each"}},
+           {"oracle",
+            {"select.choose_again_in=1"},
+            ErrorCode::unsupported,
+            {"no effect where select.layers = each"}},
+           {"retrieval_attention",
+            {"select.share=0.1"},
+            ErrorCode::unsupported,
+            {"no effect where select.rows = 300", "give another select.rows"}},
+           {"quest", {"select.rows=2e9"}, bad, {"select.rows", "0 to 16777216"}},
            {"exact", {"select.share=0.1"}, bad, {"select.share", "everything", "sketch"}},
            {"exact", {"retain.keep=steady"}, ErrorCode::unsupported, {"retain.keep", "select.by"}},
            {"streaming",
@@ -194,6 +220,18 @@ TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
     for (const char* part : c.parts)
       EXPECT_NE(method.error().message.find(part), std::string::npos)
           << what << ": " << method.error().message;
+  }
+}
+
+// A file's parameters may come to nothing by what is said over it, as of a ladder without codes.
+TEST(Methods, WhatAFileSaysMayBeWithoutEffectByAnOverride) {
+  for (const auto& [method, over] :
+       std::vector<std::pair<std::string, std::string>>{{"ladder2", "select.coded=0"},
+                                                        {"tokenselect", "select.reuse=never"},
+                                                        {"tidaldecode", "select.layers=each"},
+                                                        {"oracle", "select.rows=100"}}) {
+    const auto loaded = load(method, {over});
+    EXPECT_TRUE(loaded) << method << ", " << over << ": " << loaded.error().message;
   }
 }
 
@@ -303,6 +341,8 @@ TEST_F(MethodFile, MayNameAFileBesideIt) {
   EXPECT_NE(other->choices, method->choices);
   const auto by_override = load("duoattention", {"select.heads=" + directory_ + "/heads.txt"});
   ASSERT_TRUE(by_override) << by_override.error().message;
+  refuses(roles + "far = 0.5\n", ErrorCode::unsupported,
+          {"select.far has no effect where select.heads is a file"});
   std::ofstream(directory_ + "/heads.txt") << "0 0 1\n0 1\n";
   refuses(roles, ErrorCode::invalid_argument, {"heads.txt:2", "'0 1'"});
 }
