@@ -103,8 +103,9 @@ class DeviceChoice {
   // Waits for what begin() queued.
   virtual Result<Answer> finish() = 0;
 
-  // After finish(), for studies: which rows list i read, a word a block, run after run.
-  virtual Result<std::vector<RowSet>> chosen(std::size_t i) = 0;
+  // After finish(), for studies: which rows list i read, or attended by their codes, a word a
+  // block, run after run; none where nothing is coded.
+  virtual Result<std::vector<RowSet>> chosen(std::size_t i, bool by_codes) = 0;
 };
 
 }  // namespace thermocline

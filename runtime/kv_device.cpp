@@ -139,16 +139,19 @@ void KvCache::Impl::count_rows(const SketchFormat& format, const SketchQuestion&
 }
 
 Status KvCache::Impl::note_chosen(std::size_t list, std::size_t answered) {
-  TL_TRY_ASSIGN(const std::vector<RowSet> sets, device_choice->chosen(answered));
-  const RowSet* set = sets.data();
   ReadList& out = read_lists[list];
   const std::span<const Run> runs = list_queries[list].runs;
-  for (std::uint32_t r = 0; r < runs.size(); ++r) {
-    Read read{.run = r, .first = static_cast<std::uint32_t>(out.picks.size())};
-    for (std::uint32_t b = 0; b < runs[r].rows->blocks(); ++b, ++set)
-      if (*set != 0) out.picks.push_back({b, *set});
-    read.last = static_cast<std::uint32_t>(out.picks.size());
-    if (read.first != read.last) out.reads.push_back(read);
+  for (const Form form : {Form::rows, Form::codes}) {
+    TL_TRY_ASSIGN(const std::vector<RowSet> sets,
+                  device_choice->chosen(answered, form == Form::codes));
+    const RowSet* set = sets.data();
+    for (std::uint32_t r = 0; r < runs.size() && !sets.empty(); ++r) {
+      Read read{.run = r, .form = form, .first = static_cast<std::uint32_t>(out.picks.size())};
+      for (std::uint32_t b = 0; b < runs[r].rows->blocks(); ++b, ++set)
+        if (*set != 0) out.picks.push_back({b, *set});
+      read.last = static_cast<std::uint32_t>(out.picks.size());
+      if (read.first != read.last) out.reads.push_back(read);
+    }
   }
   return {};
 }

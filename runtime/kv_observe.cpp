@@ -25,24 +25,26 @@ void add_picks(const ReadList& list, const Read& read, const Segment& segment, s
 void KvCache::Impl::tell_observer(LayerId l, const float* rotated) {
   const LayerSpec& s = spec(l);
   const std::size_t list_floats = std::size_t{shape(l).heads} * s.key_dim;
-  std::vector<std::uint32_t> positions;
+  std::vector<std::uint32_t> positions, coded;
   auto steady = steady_folds.begin();
   for (std::size_t list = 0; list < rows.size() * s.kv_heads; ++list) {
     const auto head = static_cast<std::uint32_t>(list % s.kv_heads);
     positions.clear();
+    coded.clear();
     for (; steady != steady_folds.end() && steady->list == list; ++steady)
       for (std::uint32_t r = 0; r < steady->count; ++r)
         positions.push_back(steady->rows.first_position + steady->first + r);
     if (plan.layers[index(l)].seals)
       for (const Read& read : read_lists[list].reads)
-        if (read.form == Form::rows)
+        if (read.form != Form::summaries)
           add_picks(read_lists[list], read, *list_queries[list].runs[read.run].rows, head,
-                    &positions);
+                    read.form == Form::rows ? &positions : &coded);
     std::sort(positions.begin(), positions.end());
+    std::sort(coded.begin(), coded.end());
     std::vector<float> queries(rotated + list * list_floats, rotated + (list + 1) * list_floats);
     for (std::size_t q = 0; q < list_floats; q += s.key_dim)
       balances[index(l)].restore_query(queries.data() + q);
-    observer->attended({l, rows[list / s.kv_heads], head, queries, positions});
+    observer->attended({l, rows[list / s.kv_heads], head, queries, positions, coded});
   }
 }
 

@@ -18,6 +18,7 @@ struct AttendedList {
   // Whose exact rows were attended, or what their codec kept of them: sinks, tail and picks,
   // ascending. Estimates are not among them.
   std::span<const std::uint32_t> positions;
+  std::span<const std::uint32_t> coded;  // attended by what codes say of them; ascending
 };
 
 class AttendObserver {

@@ -249,12 +249,14 @@ Result<DeviceChoice::Answer> SketchChoice::finish() {
                 here.bytes};
 }
 
-Result<std::vector<RowSet>> SketchChoice::chosen(std::size_t i) {
+Result<std::vector<RowSet>> SketchChoice::chosen(std::size_t i, bool by_codes) {
   TL_CHECK(!queued_ && i < rows_.size());
+  if (by_codes && shape_.most_coded == 0) return std::vector<RowSet>{};
   std::vector<RowSet> sets(blocks_of(rows_[i]));
+  const RowSet* const there = by_codes ? board_.coded : board_.sets;
   TL_TRY(make_current(number_));
   TL_TRY(
-      check(cudaMemcpyAsync(sets.data(), board_.sets + i * blocks_of(shape_.most_rows),
+      check(cudaMemcpyAsync(sets.data(), there + i * blocks_of(shape_.most_rows),
                             sets.size() * sizeof(RowSet), cudaMemcpyDeviceToHost, stream_.handle()),
             "copying a selection from a device"));
   TL_TRY(stream_.wait());

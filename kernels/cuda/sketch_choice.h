@@ -29,7 +29,7 @@ class SketchChoice final : public DeviceChoice {
   Result<std::size_t> begin(const SketchFormat& format,
                             std::span<const SketchQuestion> lists) override;
   Result<Answer> finish() override;
-  Result<std::vector<RowSet>> chosen(std::size_t i) override;
+  Result<std::vector<RowSet>> chosen(std::size_t i, bool by_codes) override;
 
  private:
   SketchChoice(std::uint32_t number, const ChoiceBytes& bytes, Stream stream)

@@ -16,8 +16,8 @@ void AttentionRecord::attended(const AttendedList& list) {
   if (layers_[index(list.layer)].window > 0) return;
   OfLayer& layer = of_layer_[index(list.layer)];
   layer.queries.insert(layer.queries.end(), list.queries.begin(), list.queries.end());
-  layer.positions.insert(layer.positions.end(), list.positions.begin(), list.positions.end());
-  layer.ends.push_back(layer.positions.size());
+  layer.read.add(list.positions);
+  layer.coded.add(list.coded);
 }
 
 Status AttentionRecord::write(const NewFolder& folder) const {
@@ -25,12 +25,18 @@ Status AttentionRecord::write(const NewFolder& folder) const {
     const LayerSpec& spec = layers_[l];
     const OfLayer& layer = of_layer_[l];
     if (spec.window > 0) continue;
-    const std::uint64_t steps = layer.ends.size() / spec.kv_heads;
+    const std::uint64_t steps = layer.read.ends.size() / spec.kv_heads;
     const std::uint64_t queries[] = {steps, spec.q_heads, spec.key_dim};
-    const std::uint64_t positions[] = {layer.positions.size()}, ends[] = {steps, spec.kv_heads};
+    const std::uint64_t ends[] = {steps, spec.kv_heads};
+    const auto write_lists = [&](const char* positions, const char* of_ends,
+                                 const Lists& lists) -> Status {
+      const std::uint64_t all[] = {lists.positions.size()};
+      TL_TRY(write_npy(file_of(folder, positions, l), all, lists.positions));
+      return write_npy(file_of(folder, of_ends, l), ends, lists.ends);
+    };
     TL_TRY(write_npy(file_of(folder, "queries", l), queries, layer.queries));
-    TL_TRY(write_npy(file_of(folder, "positions", l), positions, layer.positions));
-    TL_TRY(write_npy(file_of(folder, "ends", l), ends, layer.ends));
+    TL_TRY(write_lists("positions", "ends", layer.read));
+    if (!layer.coded.positions.empty()) TL_TRY(write_lists("coded", "coded_ends", layer.coded));
   }
   return {};
 }

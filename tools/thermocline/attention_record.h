@@ -16,6 +16,7 @@ namespace thermocline {
 // For a layer N, as two digits: queries_N.npy, f32 [steps][query heads][key_dim], rotated and
 // scaled; positions_N.npy, u32: those whose exact rows were read, ascending, list after list;
 // ends_N.npy, u64 [steps][KV heads]: where a list ends in positions_N, the next one's beginning.
+// coded_N.npy and coded_ends_N.npy: likewise of rows attended by their codes, where any are.
 class AttentionRecord final : public AttendObserver {
  public:
   explicit AttentionRecord(std::span<const LayerSpec> layers)
@@ -25,10 +26,18 @@ class AttentionRecord final : public AttendObserver {
   Status write(const NewFolder& folder) const;
 
  private:
-  struct OfLayer {
-    std::vector<float> queries;
+  struct Lists {
     std::vector<std::uint32_t> positions;
     std::vector<std::uint64_t> ends;
+
+    void add(std::span<const std::uint32_t> list) {
+      positions.insert(positions.end(), list.begin(), list.end());
+      ends.push_back(positions.size());
+    }
+  };
+  struct OfLayer {
+    std::vector<float> queries;
+    Lists read, coded;
   };
   std::span<const LayerSpec> layers_;
   std::vector<OfLayer> of_layer_;

@@ -195,6 +195,8 @@ class TextEvaluation {
           {"positions_N.npy",
            "u32: positions whose exact rows a step read, ascending, list after list"},
           {"ends_N.npy", "u64 [steps][KV heads]: where each list ends in positions_N.npy"},
+          {"coded_N.npy, coded_ends_N.npy",
+           "the same of rows attended by their codes, where any are"},
           {"../keys/keys_N.npy",
            "f16 [KV heads][positions][key_dim]: rotated, full attention's; step s is position "
            "depth + s"}}},

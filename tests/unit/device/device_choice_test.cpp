@@ -35,13 +35,14 @@ CacheOptions options_of(const std::string& method, std::uint32_t positions,
 
 CacheOptions there(const CacheOptions& options) { return on_device(options, kDevice); }
 
-// Which rows every list of a step read.
+// Which rows every list of a step read, and attended by their codes.
 class Noted final : public AttendObserver {
  public:
   void attended(const AttendedList& list) override {
     lists.emplace_back(list.positions.begin(), list.positions.end());
+    coded.emplace_back(list.coded.begin(), list.coded.end());
   }
-  std::vector<std::vector<std::uint32_t>> lists;
+  std::vector<std::vector<std::uint32_t>> lists, coded;
 };
 
 class DeviceChoiceTest : public OnAGpu {};
@@ -61,7 +62,7 @@ class Pair {
   ~Pair() { EXPECT_LE(20 * swapped_, compared_); }
 
   void step(std::uint32_t rows) {
-    for (Noted& one : noted_) one.lists.clear();
+    for (Noted& one : noted_) one.lists.clear(), one.coded.clear();
     const auto out = fed.advance(rows, Pass::decode);
     ASSERT_EQ(noted_[0].lists.size(), noted_[1].lists.size());
     std::size_t list = 0, at = 0;
@@ -72,6 +73,10 @@ class Pair {
         std::ranges::set_symmetric_difference(noted_[0].lists[list], noted_[1].lists[list],
                                               std::back_inserter(other));
         EXPECT_LE(other.size(), 2u);
+        EXPECT_EQ(codes_, !noted_[1].coded[list].empty());
+        std::ranges::set_symmetric_difference(noted_[0].coded[list], noted_[1].coded[list],
+                                              std::back_inserter(other));
+        EXPECT_LE(other.size(), 6u);  // one more swap, and the first one's rows
         ++(other.empty() ? compared_ : swapped_);
         for (std::size_t f = at; other.empty() && f < at + floats; ++f)
           ASSERT_NEAR(out[0][f], out[1][f], bound());

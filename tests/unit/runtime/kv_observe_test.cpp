@@ -31,10 +31,11 @@ class Seen final : public AttendObserver {
  public:
   void attended(const AttendedList& list) override {
     lists[{index(list.layer), list.head}] = Positions(list.positions.begin(), list.positions.end());
+    coded[{index(list.layer), list.head}] = Positions(list.coded.begin(), list.coded.end());
     floats = list.queries.size();
     at = list.row.position;
   }
-  std::map<std::pair<std::uint32_t, std::uint32_t>, Positions> lists;
+  std::map<std::pair<std::uint32_t, std::uint32_t>, Positions> lists, coded;
   std::size_t floats = 0;
   std::uint32_t at = 0;
 };
@@ -42,7 +43,7 @@ class Seen final : public AttendObserver {
 constexpr std::uint32_t kRows = 2000;
 
 TEST(Observer, IsToldEveryRowThatIsAttendedAndTheReportCounts) {
-  for (const char* method : {"exact", "sketch", "int8", "streaming"}) {
+  for (const char* method : {"exact", "sketch", "int8", "streaming", "ladder2"}) {
     const auto cache = open(method, std::string(method) == "streaming"
                                         ? std::vector<std::string>{"steady.recent=100"}
                                         : std::vector<std::string>{});
@@ -50,7 +51,7 @@ TEST(Observer, IsToldEveryRowThatIsAttendedAndTheReportCounts) {
     ASSERT_TRUE(advance(cache.get(), timeline, kRows, Pass::prefill));
     Seen seen;
     cache->observe(&seen);
-    const std::uint64_t before = cache->report().rows_read;
+    const CacheReport before = cache->report();
     ASSERT_TRUE(advance(cache.get(), timeline, 1, Pass::decode));
     ASSERT_EQ(seen.lists.size(), 4u) << method;
     EXPECT_EQ(seen.at, kRows);
@@ -62,7 +63,17 @@ TEST(Observer, IsToldEveryRowThatIsAttendedAndTheReportCounts) {
       EXPECT_EQ(positions.back(), kRows) << "its own row";
       told += positions.size();
     }
-    EXPECT_EQ(told, cache->report().rows_read - before) << method;
+    EXPECT_EQ(told, cache->report().rows_read - before.rows_read) << method;
+    std::uint64_t by_codes = 0;
+    for (const auto& [list, positions] : seen.coded) {
+      EXPECT_TRUE(std::is_sorted(positions.begin(), positions.end()));
+      Positions both;
+      std::ranges::set_intersection(positions, seen.lists.at(list), std::back_inserter(both));
+      EXPECT_TRUE(both.empty()) << "a row is attended once";
+      by_codes += positions.size();
+    }
+    EXPECT_EQ(by_codes, cache->report().codes_read - before.codes_read) << method;
+    EXPECT_EQ(by_codes > 0, std::string(method) == "ladder2");
     EXPECT_EQ(seen.lists.at({1, 0}).size(), 100u) << "a window's";
     Positions all(kRows + 1);
     std::iota(all.begin(), all.end(), 0);

@@ -4,6 +4,7 @@ import ast
 import csv
 import json
 import os
+import re
 import resource
 import signal
 import struct
@@ -206,13 +207,13 @@ class Eval(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             place = os.path.join(folder, "dump")
             words = ["eval", "-m", TINY, "--text", SOURCE / "LICENSE", "--steps", "4", "-d", "300",
-                     "-c", "512", "-o", "json", "--method", "exact,sketch:select.share=0.2",
-                     "--dump", place]
+                     "-c", "512", "-o", "json", "--method",
+                     "exact,sketch:select.share=0.2,ladder2:select.coded=0.5", "--dump", place]
             done = run(*words)
             self.assertEqual(done.returncode, 0, done.stderr)
             passage = os.path.join(place, "LICENSE-300")
             self.assertEqual(sorted(os.listdir(passage)),
-                             ["exact", "keys", "sketch_select.share=0.2"])
+                             ["exact", "keys", "ladder2_select.coded=0.5", "sketch_select.share=0.2"])
             with open(os.path.join(passage, "exact", "about.json"), encoding="utf-8") as file:
                 about = json.load(file)
             layer = about["layers"][0]
@@ -228,6 +229,26 @@ class Eval(unittest.TestCase):
             self.assertEqual(list(read[:ends[0]]), list(range(301)))
             less = npy(os.path.join(passage, "sketch_select.share=0.2", "positions_00.npy"))
             self.assertLess(len(less[1]), len(read))
+            ladder = os.path.join(passage, "ladder2_select.coded=0.5")
+            (_, shape), ends = npy(os.path.join(ladder, "coded_ends_00.npy"))
+            self.assertEqual(shape, (4, layer["kv_heads"]))
+            coded = npy(os.path.join(ladder, "coded_00.npy"))[1]
+            self.assertEqual(len(coded), ends[-1])
+            rows = npy(os.path.join(ladder, "positions_00.npy"))[1]
+            until = npy(os.path.join(ladder, "ends_00.npy"))[1][0]
+            self.assertEqual(set(coded[:ends[0]]) & set(rows[:until]), set())
+            self.assertGreater(ends[0], 0)
+            self.assertFalse(os.path.exists(os.path.join(passage, "exact", "coded_00.npy")))
+            everything, some = self.replay(os.path.join(passage, "exact")), self.replay(ladder)
+            for name, share in (("read", 1), ("coded", 0), ("mass", 1), ("best", 1)):
+                self.assertAlmostEqual(everything[name], share, 4)
+            # All that a step reads the one before read, but its own row; and so it is of any cache.
+            self.assertAlmostEqual(everything["again"], 301 / 302 / 3 + 302 / 303 / 3 + 1 / 3, 2)
+            self.assertAlmostEqual(everything["missed, 4 steps"], 1 - everything["again"], 4)
+            for name in ("read", "coded", "again", "mass"):
+                self.assertTrue(0 < some[name] < 1, f"{name}: {some[name]}")
+            self.assertLess(some["mass"], some["best"])
+            self.assertLessEqual(some["missed, 2 steps"], 1 - some["again"] + 1e-4)
             self.refused(words, "not empty: name a new folder")
             full = os.path.join(folder, "full")
             limited = subprocess.run(
@@ -237,6 +258,14 @@ class Eval(unittest.TestCase):
             self.assertEqual(limited.returncode, 1)
             self.assertIn(b".npy could not be written: File too large", limited.stderr)
             self.assertEqual([files for _, _, files in os.walk(full) if files], [])
+
+    def replay(self, folder):
+        done = subprocess.run([sys.executable, SOURCE / "tests/bench/dump_replay.py", folder],
+                              capture_output=True, text=True, timeout=60, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        names, *_, last = [re.split(r"\s{2,}", line.strip()) for line in done.stdout.splitlines()]
+        self.assertEqual(last[0], "all")
+        return dict(zip(names[1:], map(float, last[1:])))
 
     def build(self, path, *more):
         done = run("session", "build", "-m", TINY, "--session", path, "--text", SOURCE / "LICENSE",
