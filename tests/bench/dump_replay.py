@@ -37,7 +37,7 @@ def lists(folder, of, ends, layer, steps):
 
 
 def missed(steps, room):
-    """Of one KV head's rows, step by step: how many of those read after the first were not there."""
+    """Of one KV head, step by step: how many rows that were read after the first were not there."""
     held, count = collections.OrderedDict(), 0
     for step, rows in enumerate(steps):
         count += step > 0 and sum(row not in held for row in rows)

@@ -13,16 +13,18 @@
 //                  have select.share and select.min_rows
 //
 // A method chooses for the query heads of a KV head together, beside no sinks and no tail, with
-// budgets of 0.5 to 8 % of the rows. Printed, a row a budget: the recall of a query head, the share
-// of the rows that is read exactly, KiB of their keys and of what of the index was looked at,
-// microseconds of one thread (the median); and what the method's index takes: seconds of all
-// threads to form it, and bytes of index, summaries and codes for a row.
+// budgets of 0.5 to 8 % of the rows. Printed, a line of JSON a budget, which tools/plot draws: the
+// recall of a query head, the share of the rows that is read exactly, bytes of their keys and of
+// what of the index was looked at, microseconds of one thread (the median); and what the method's
+// index takes: seconds of all threads to form it, and bytes of index, summaries and codes for a
+// row.
 //
 // Checked: recalls at the largest budget (kFloors).
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <iterator>
+#include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -150,7 +152,7 @@ Status ask(Selector* selector, const AskedHead& of, const Formed& formed, const 
   return {};
 }
 
-// A row of the table for each budget, and whether the last one is above its floor.
+// A line for each budget, and whether the last one is above its floor.
 bool print(const std::string& name, std::string_view by, const AskedHeads& asked,
            std::span<Point> points, double form_seconds, double index_bytes) {
   const LayerQueries& layer = asked.layers[0];
@@ -160,10 +162,17 @@ bool print(const std::string& name, std::string_view by, const AskedHeads& asked
     const auto queries = static_cast<double>(point.microseconds.size());
     const double rows = point.rows / queries;
     std::sort(point.microseconds.begin(), point.microseconds.end());
-    std::printf("| %s | %.1f | %.3f | %.2f | %.0f | %.0f | %.2f | %.1f |\n", name.c_str(),
-                100 * kBudgets[b], point.recall / queries, 100 * rows / layer.rows,
-                point.bytes / queries / 1024, point.microseconds[point.microseconds.size() / 2],
-                form_seconds, index_bytes);
+    const nlohmann::ordered_json line = {
+        {"method", name},
+        {"keys", layer.rows},
+        {"budget", kBudgets[b]},
+        {"recall", point.recall / queries},
+        {"rows_read", rows / layer.rows},
+        {"bytes", point.bytes / queries},
+        {"choose_us", point.microseconds[point.microseconds.size() / 2]},
+        {"form_s", form_seconds},
+        {"index_bytes_a_row", index_bytes}};
+    std::printf("%s\n", line.dump().c_str());
     found = point.recall / queries;
     possible = std::min(1.0, rows / AskedHead::kBest / layer.shape.heads);
   }
@@ -211,11 +220,6 @@ int run(std::span<const char* const> arguments) {
     std::fprintf(stderr, "index_bench: %s\n", asked.error().message.c_str());
     return 1;
   }
-  std::printf(
-      "| method | budget %% | recall@%zu | rows read %% | KiB a KV head | us a KV head | "
-      "s to form a KV head | index bytes a row |\n",
-      AskedHead::kBest);
-  std::printf("|---|---|---|---|---|---|---|---|\n");
   bool right = true;
   for (const std::string& name : split(arguments[kMethods], ',')) {
     const auto above = curve(name, *asked, cpu, workers);

@@ -65,7 +65,8 @@ class FreeEvaluation {
   Result<std::vector<Passage>> passages_of(const EvalText& text) const {
     std::vector<Passage> passages;
     for (const std::uint32_t depth : evaluation_.plan().depths) {
-      TL_TRY_ASSIGN(Passage passage, cut_passage(text, depth, 1, evaluation_.context(text)));
+      TL_TRY_ASSIGN(Passage passage, cut_passage(text, depth, 1, evaluation_.context(text),
+                                                 "--free " + std::to_string(flags_.free)));
       passage.steps = flags_.free;
       if (const std::uint64_t positions = std::uint64_t{passage.depth} + passage.steps;
           positions > evaluation_.context(text))

@@ -69,7 +69,8 @@ class TextEvaluation {
     std::vector<Passage> passages;
     for (const std::uint32_t depth : evaluation_.plan().depths) {
       TL_TRY_ASSIGN(const Passage passage,
-                    cut_passage(text, depth, flags_.steps, evaluation_.context(text)));
+                    cut_passage(text, depth, flags_.steps, evaluation_.context(text),
+                                "--steps " + std::to_string(flags_.steps)));
       passages.push_back(passage);
     }
     return passages;

@@ -32,10 +32,10 @@ Result<EvalText> read_eval_session(const Engine& engine, const std::string& path
 }
 
 Result<Passage> cut_passage(const EvalText& text, std::uint32_t depth, std::uint32_t steps,
-                            std::uint32_t context) {
+                            std::uint32_t context, const std::string& decoding) {
   // All of a text, or of a session, which has no --depth.
-  const std::string asked = (depth > 0 ? "--depth " + std::to_string(depth) + " and " : "") +
-                            "--steps " + std::to_string(steps);
+  const std::string asked =
+      (depth > 0 ? "--depth " + std::to_string(depth) + " and " : "") + decoding;
   // The last step is held against the token after the one that it is fed.
   const std::uint64_t least = std::uint64_t{std::max(depth, 1u)} + steps + 1;
   if (text.tokens.size() < least)

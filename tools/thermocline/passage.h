@@ -32,8 +32,9 @@ struct Passage {
   int next(std::uint32_t step) const { return text->tokens[depth + step + 1]; }
 };
 
-// `depth` 0: all but the steps, as far as `context` goes. exhausted: too short a text, or context.
+// `depth` 0: all but the steps, as far as `context` goes. exhausted: too short a text, or context,
+// for `decoding`, as it was asked for.
 Result<Passage> cut_passage(const EvalText& text, std::uint32_t depth, std::uint32_t steps,
-                            std::uint32_t context);
+                            std::uint32_t context, const std::string& decoding);
 
 }  // namespace thermocline

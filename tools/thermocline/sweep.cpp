@@ -232,7 +232,12 @@ class Sweep {
       : flags_(flags),
         plan_(plan),
         tests_(tests_of(plan)),
-        table_(stdout, plan.format, columns_of(flags)) {}
+        table_(stdout, plan.format, columns_of(flags)) {
+    for (const SpeedTest& test : tests_) table_.make_room("test", test.name());
+    for (const std::string& method : plan.methods) table_.make_room("method", method);
+    for (const std::string& host : plan.hosts) table_.make_room("kv_host", host);
+    for (const std::string& disk : plan.disks) table_.make_room("kv_disk", disk);
+  }
 
   Status run() {
     for (const std::uint32_t threads : plan_.threads) {

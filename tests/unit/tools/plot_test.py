@@ -94,7 +94,18 @@ class Plot(unittest.TestCase):
         self.assertEqual(set(only), {"sketch", "sketch x 2"})
         both = plot(kept, rows)
         self.assertEqual((both.returncode, both.stdout), (1, ""))
-        self.assertIn("some rows are of eval and some of sweep", both.stderr)
+        self.assertIn("a picture has rows of one kind", both.stderr)
+
+    def test_what_a_selector_misses_is_drawn_by_its_settings(self):
+        def row(method, kib, recall):
+            return {"method": method, "bytes": 1024 * kib, "recall": recall}
+        lines = lines_of(plot(self.write([row("a", 10, 0.9), row("a", 100, 0.99), row("a", 1000, 1),
+                                          row("a:select.bits=1", 100, 0.9)])).stdout)
+        (x1, y1), (x2, y2) = lines["a"]  # nothing missed has no place on a logarithmic axis
+        (x3, y3), = lines["a:select.bits=1"]
+        self.assertEqual((x2, y1), (x3, y3))
+        self.assertLess(x1, x2)
+        self.assertGreater(y2, y1)
 
     def test_refusals_are_one_line(self):
         def refused(text, said):
@@ -112,6 +123,7 @@ class Plot(unittest.TestCase):
         refused(b'{"method": "a", "kl_mean": NaN, "steps": 1, "read": 1}\n', "no number kl_mean")
         refused(b'{"method": "a", "kl_mean": 0, "steps": 1, "read": 1}\n', "takes numbers above 0")
         refused(b'{"method": "a", "kl_mean": 1, "steps": 0, "read": 1}\n', "no steps")
+        refused(b'{"method": "a", "score": 1}\n', "rows of one kind")
         done = plot(self.folder / "missing")
         self.assertEqual(done.returncode, 1)
         self.assertRegex(done.stderr, r"^plot: .*missing: No such file or directory\n$")
