@@ -92,54 +92,72 @@ void RankedSelector::lay_out(const ListQuery& list, Board* board) const {
   board->budget = std::max<std::uint64_t>(options_.min_rows, static_cast<std::uint64_t>(selected));
 }
 
-void RankedSelector::lay_out_units(const ListQuery& list, Board* board) const {
-  board->size.clear();
-  board->first_unit.clear();
-  for (const SegmentIndex* segment : board->asked) {
-    board->first_unit.push_back(static_cast<std::uint32_t>(board->size.size()));
-    const std::uint32_t units = index_->units(*segment, list.head);
-    std::uint32_t first = 0;
-    for (std::uint32_t u = 0; u < units; ++u) {
-      const std::uint32_t end = index_->first_row(*segment, list.head, u + 1);
-      board->size.push_back(static_cast<float>(end - first));
-      first = end;
-    }
-  }
-  board->first_unit.push_back(static_cast<std::uint32_t>(board->size.size()));
+// The index's scores of all units.
+std::uint64_t RankedSelector::ask(HeadShape shape, const ListQuery& list, Board* board) const {
+  board->first_unit.assign(1, 0);
+  for (const SegmentIndex* segment : board->asked)
+    board->first_unit.push_back(board->first_unit.back() + index_->units(*segment, list.head));
+  grow(&board->score, board->units() * shape.heads);
+  const auto wanted = static_cast<std::uint32_t>(board->budget);  // below the number of rows
+  return index_->score({list.head, shape, list.query, board->asked, wanted}, &board->scratch,
+                       board->score.data(), board->units());
 }
 
-// The index's scores. A unit that is read anyhow has no part in the softmax: its score is not
-// known.
-std::uint64_t RankedSelector::ask(HeadShape shape, const ListQuery& list, Board* board) const {
-  const std::size_t units = board->size.size();
-  grow(&board->score, units * shape.heads);
-  const auto wanted = static_cast<std::uint32_t>(board->budget);  // below the number of rows
-  const std::uint64_t bytes = index_->score({list.head, shape, list.query, board->asked, wanted},
-                                            &board->scratch, board->score.data(), units);
-  board->rank.assign(units, kNever);
-  for (std::size_t h = 0; h < shape.heads; ++h)
-    for (std::size_t u = 0; u < units; ++u) {
-      float& score = board->score[h * units + u];
-      if (board->size[u] == 0) score = kNone;
-      if (score > kNone) board->rank[u] = std::max(board->rank[u], score == kAlways ? kFirst : 0);
-      if (!(score < kAlways)) score = kNone;
+// The units with rows that were looked at for any head, and how many rows they have.
+void RankedSelector::find_candidates(HeadShape shape, const ListQuery& list, Board* board) const {
+  board->best.assign(board->units(), kNone);
+  for (std::size_t h = 0; h < shape.heads; ++h) {
+    const float* score = board->scores(h);
+    for (std::size_t u = 0; u < board->best.size(); ++u)
+      board->best[u] = score[u] > board->best[u] ? score[u] : board->best[u];
+  }
+  board->unit.clear();
+  board->size.clear();
+  for (std::size_t s = 0; s < board->asked.size(); ++s) {
+    const std::uint32_t begin = board->first_unit[s], end = board->first_unit[s + 1];
+    std::uint32_t known = begin, row = 0;  // the first row of a unit
+    for (std::uint32_t u = begin; u < end; ++u) {
+      if (!(board->best[u] > kNone)) continue;
+      if (known != u) row = index_->first_row(*board->asked[s], list.head, u - begin);
+      const std::uint32_t next = index_->first_row(*board->asked[s], list.head, u + 1 - begin);
+      if (next > row) {
+        board->unit.push_back(u);
+        board->size.push_back(static_cast<float>(next - row));
+      }
+      known = u + 1;
+      row = next;
     }
-  return bytes;
+  }
+}
+
+// A unit that is read anyhow has no part in the softmax: its score is not known.
+void RankedSelector::gather_scores(HeadShape shape, Board* board) const {
+  const std::size_t candidates = board->unit.size();
+  board->rank.resize(candidates);
+  for (std::size_t c = 0; c < candidates; ++c)
+    board->rank[c] = board->best[board->unit[c]] == kAlways ? kFirst : 0;
+  for (std::size_t h = 0; h < shape.heads; ++h) {
+    float* score = board->score.data() + h * board->units();
+    for (std::size_t c = 0; c < candidates; ++c) {
+      const float of_unit = score[board->unit[c]];
+      score[c] = of_unit < kAlways ? of_unit : kNone;
+    }
+  }
 }
 
 // For each query head: weights e^(score - the best one), and what makes a share of one.
 void RankedSelector::weigh(HeadShape shape, const ListQuery& list, Board* board) const {
-  const std::size_t units = board->size.size();
-  grow(&board->weight, units * shape.heads);
+  const std::size_t candidates = board->unit.size();
+  grow(&board->weight, candidates * shape.heads);
   grow(&board->share, shape.heads);
   grow(&board->covered, shape.heads);
-  std::copy_n(board->score.data(), units * shape.heads, board->weight.data());
   for (std::size_t h = 0; h < shape.heads; ++h) {
-    float* weight = board->weight.data() + h * units;
+    float* weight = board->weight.data() + h * candidates;
+    std::copy_n(board->scores(h), candidates, weight);
     float max = 0, ignored = 0;
-    cpu_.sketch.weigh(weight, units, &max, &ignored);
+    cpu_.sketch.weigh(weight, candidates, &max, &ignored);
     double sum = 0;
-    for (std::size_t u = 0; u < units; ++u) sum += double{weight[u]} * board->size[u];
+    for (std::size_t c = 0; c < candidates; ++c) sum += double{weight[c]} * board->size[c];
     const AttnState steady = h < list.steady.size() ? list.steady[h] : AttnState{};
     double beside = 0;
     if (steady.sum > 0.0f && max > kNone)
@@ -150,9 +168,9 @@ void RankedSelector::weigh(HeadShape shape, const ListQuery& list, Board* board)
   }
 }
 
-// One rank of all query heads for a row of each unit.
+// One rank of all query heads for a row of each candidate.
 void RankedSelector::rank(HeadShape shape, Board* board) const {
-  const std::size_t units = board->size.size();
+  const std::size_t candidates = board->unit.size();
   const auto say = [&](std::size_t h) {  // how much a head has to say
     const double selectable = 1.0 - board->covered[h];
     return options_.group != kGroupVote ? board->share[h]
@@ -161,23 +179,23 @@ void RankedSelector::rank(HeadShape shape, Board* board) const {
   };
   float* rank = board->rank.data();
   for (std::size_t h = 0; h < shape.heads; ++h) {
-    const float* weight = board->weight.data() + h * units;
+    const float* weight = board->weight.data() + h * candidates;
     const float share = say(h);
-    for (std::size_t u = 0; u < units; ++u) {
-      if (rank[u] == kNever || rank[u] == kFirst) continue;
-      const float said = weight[u] * share;
-      rank[u] = options_.group == kGroupMax ? std::max(rank[u], said) : rank[u] + said;
+    for (std::size_t c = 0; c < candidates; ++c) {
+      if (rank[c] == kFirst) continue;
+      const float said = weight[c] * share;
+      rank[c] = options_.group == kGroupMax ? std::max(rank[c], said) : rank[c] + said;
     }
   }
 }
 
-// The units that may be read or estimated, best first: no more than rows are wanted.
+// Those that may be read or estimated, best first: no more than rows are wanted.
 void RankedSelector::order(Board* board) const {
-  const std::size_t units = board->size.size();
+  const std::size_t candidates = board->unit.size();
   const auto estimated =
       static_cast<std::uint64_t>(options_.estimate * static_cast<double>(board->sealed_rows));
-  board->taken.resize(set_words(units));
-  top_rows(cpu_.topk, {board->rank.data(), units}, board->budget + estimated, &board->top,
+  board->taken.resize(set_words(candidates));
+  top_rows(cpu_.topk, {board->rank.data(), candidates}, board->budget + estimated, &board->top,
            board->taken);
   board->order.clear();
   for (std::size_t word = 0; word < board->taken.size(); ++word)
@@ -191,9 +209,9 @@ void RankedSelector::order(Board* board) const {
   board->estimated = estimated;
 }
 
-// From the best unit on: what is read, then what is estimated of the rest.
+// From the best one on: what is read, then what is estimated of the rest.
 void RankedSelector::take(HeadShape shape, Board* board) const {
-  const std::size_t units = board->size.size();
+  const std::size_t candidates = board->unit.size();
   std::uint64_t read = 0, estimated = 0;
   board->read.clear();
   board->summed.clear();
@@ -202,24 +220,24 @@ void RankedSelector::take(HeadShape shape, Board* board) const {
            std::all_of(board->covered.begin(), board->covered.begin() + shape.heads,
                        [&](double share) { return share >= options_.mass; });
   };
-  const auto scored_by_all = [&](std::uint32_t u) {  // else a head has no weight for its summary
+  const auto scored_by_all = [&](std::uint32_t c) {  // else a head has no weight for its summary
     for (std::size_t h = 0; h < shape.heads; ++h)
-      if (board->score[h * units + u] == kNone) return false;
+      if (board->scores(h)[c] == kNone) return false;
     return true;
   };
   bool enough = false;
-  for (const std::uint32_t u : board->order) {
-    const auto rows = static_cast<std::uint64_t>(board->size[u]);
-    enough = enough || (board->rank[u] != kFirst && covered());
+  for (const std::uint32_t c : board->order) {
+    const auto rows = static_cast<std::uint64_t>(board->size[c]);
+    enough = enough || (board->rank[c] != kFirst && covered());
     if (!enough && read + rows <= board->budget) {
       read += rows;
-      board->read.push_back(u);
+      board->read.push_back(c);
       for (std::size_t h = 0; h < shape.heads; ++h)
         board->covered[h] +=
-            double{board->weight[h * units + u]} * board->size[u] * board->share[h];
-    } else if (estimated + rows <= board->estimated && scored_by_all(u)) {
+            double{board->weight[h * candidates + c]} * board->size[c] * board->share[h];
+    } else if (estimated + rows <= board->estimated && scored_by_all(c)) {
       estimated += rows;
-      board->summed.push_back(u);
+      board->summed.push_back(c);
     }
   }
   std::sort(board->read.begin(), board->read.end());
@@ -238,8 +256,8 @@ void RankedSelector::write_rows(const ListQuery& list, const Board& board, ReadL
     Read read{.run = r, .first = static_cast<std::uint32_t>(out->picks.size())};
     {
       PickWriter picks(&out->picks);
-      for (; next < board.read.size() && board.read[next] < end; ++next) {
-        const std::uint32_t u = board.read[next] - first_unit;
+      for (; next < board.read.size() && board.unit[board.read[next]] < end; ++next) {
+        const std::uint32_t u = board.unit[board.read[next]] - first_unit;
         picks.add(index_->first_row(segment, list.head, u),
                   index_->first_row(segment, list.head, u + 1));
       }
@@ -253,7 +271,6 @@ void RankedSelector::write_rows(const ListQuery& list, const Board& board, ReadL
 // Returns the bytes of those that are read.
 std::uint64_t RankedSelector::write_summaries(HeadShape shape, const ListQuery& list,
                                               const Board& board, ReadList* out) const {
-  const std::size_t units = board.size.size();
   std::size_t asked = 0, next = 0;
   std::uint64_t bytes = 0;
   for (std::uint32_t r = 0; r < list.runs.size() && next < board.summed.size(); ++r) {
@@ -269,11 +286,11 @@ std::uint64_t RankedSelector::write_summaries(HeadShape shape, const ListQuery& 
               .first_weight = static_cast<std::uint32_t>(out->log_weight.size())};
     {
       PickWriter picks(&out->picks);
-      for (; next < board.summed.size() && board.summed[next] < end; ++next) {
-        const std::uint32_t u = board.summed[next];
-        picks.add(u - first_unit, u - first_unit + 1);
+      for (; next < board.summed.size() && board.unit[board.summed[next]] < end; ++next) {
+        const std::uint32_t c = board.summed[next], u = board.unit[c] - first_unit;
+        picks.add(u, u + 1);
         for (std::size_t h = 0; h < shape.heads; ++h)
-          out->log_weight.push_back(board.score[h * units + u] + std::log(board.size[u]));
+          out->log_weight.push_back(board.scores(h)[c] + std::log(board.size[c]));
         bytes += run.summaries->layout.bytes();
       }
     }
@@ -292,8 +309,9 @@ std::uint64_t RankedSelector::choose_list(const LayerQuery& layer, const ListQue
     return 0;
   }
   const HeadShape shape = layer.shape;
-  lay_out_units(list, board);
   const std::uint64_t scored = ask(shape, list, board);
+  find_candidates(shape, list, board);
+  gather_scores(shape, board);
   weigh(shape, list, board);
   rank(shape, board);
   order(board);

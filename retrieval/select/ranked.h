@@ -79,21 +79,28 @@ class RankedSelector final : public Selector {
 
  private:
   // What one list is chosen with; grows with the timeline. Units are those of all segments that are
-  // asked, one after the other.
+  // asked, one after the other. Candidates are those that the index looked at: of a graph or a list
+  // few of all, so nothing but finding them takes as long as there are units.
   struct alignas(64) Board {
     std::uint64_t budget = 0, estimated = 0, sealed_rows = 0;
     std::vector<const SegmentIndex*> asked;
     std::vector<std::uint32_t> first_unit;  // [asked + 1]
-    std::vector<float> size;                // [units]: rows
-    std::vector<float> score, weight;       // [heads][units]
-    std::vector<float> rank;                // [units]: of a row of it
+    std::vector<float> score;               // [heads][units], of each head candidates first
+    std::vector<float> best;                // [units]: any head's score
+    std::vector<std::uint32_t> unit;        // [candidates], ascending
+    std::vector<float> size;                // [candidates]: rows
+    std::vector<float> weight;              // [heads][candidates]
+    std::vector<float> rank;                // [candidates]: of a row of it
     std::vector<float> share;               // [heads]: of the head's attention, that a weight 1 is
     std::vector<double> covered;            // [heads]: share of what is read, sinks and tail first
-    std::vector<RowSet> taken;              // [units], a bit each
-    std::vector<std::uint32_t> order;       // units, best first
-    std::vector<std::uint32_t> read, summed;  // units, ascending: to be read, to be estimated
+    std::vector<RowSet> taken;              // [candidates], a bit each
+    std::vector<std::uint32_t> order;       // candidates, best first
+    std::vector<std::uint32_t> read, summed;  // candidates, ascending: to be read, to be estimated
     KeyScratch scratch;
     TopRowsScratch top;
+
+    std::size_t units() const { return first_unit.back(); }
+    const float* scores(std::size_t head) const { return score.data() + head * units(); }
   };
 
   RankedSelector(std::unique_ptr<KeyIndex> index, const RankedOptions& options,
@@ -102,8 +109,9 @@ class RankedSelector final : public Selector {
   std::uint64_t choose_list(const LayerQuery& layer, const ListQuery& list, Board* board,
                             ReadList* out) const;
   void lay_out(const ListQuery& list, Board* board) const;
-  void lay_out_units(const ListQuery& list, Board* board) const;
   std::uint64_t ask(HeadShape shape, const ListQuery& list, Board* board) const;
+  void find_candidates(HeadShape shape, const ListQuery& list, Board* board) const;
+  void gather_scores(HeadShape shape, Board* board) const;
   void weigh(HeadShape shape, const ListQuery& list, Board* board) const;
   void rank(HeadShape shape, Board* board) const;
   void order(Board* board) const;
