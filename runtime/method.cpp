@@ -94,10 +94,17 @@ Choice<Codec> kind(std::string_view name, std::string_view summary) {
   return {name, {}, make, summary};
 }
 
+// What a selector finds wrong with its options, and who named it.
+template <typename Made>
+Result<Made> selected(const MethodSection& given, Result<Made> made) {
+  if (made) return made;
+  return fail(made.error().code, given.source("by"), ": ", made.error().message);
+}
+
 Result<std::unique_ptr<Selector>> make_sketch(const MethodSection& given, const CpuTable& cpu) {
   SketchOptions options;
   TL_TRY(given.read(SketchSelector::parameters(), &options));
-  TL_TRY_ASSIGN(auto made, SketchSelector::create(options, cpu));
+  TL_TRY_ASSIGN(auto made, selected(given, SketchSelector::create(options, cpu)));
   return std::unique_ptr<Selector>(std::move(made));
 }
 
@@ -149,20 +156,15 @@ Choice<Selector> ranked_by(std::string_view name) {
     TL_TRY(given.read(RankedSelector::parameters(), &ranked));
     typename Kept::Options options;
     TL_TRY(given.read(Kept::parameters(), &options));
-    if constexpr (requires { options.group_blocks; })
-      if (options.group_blocks > 0 && ranked.mass > 0)
-        return fail(ErrorCode::unsupported, given.source("group_blocks"), ": ",
-                    given.key("group_blocks"), " = ", options.group_blocks,
-                    " leaves blocks without a score, so no share of all attention is known: it "
-                    "goes with ",
-                    given.key("mass"), " = 0");
+    if constexpr (requires { Kept::check(options); }) TL_TRY(selected(given, Kept::check(options)));
     auto kept = std::make_unique<Kept>(options, cpu);
     std::unique_ptr<KeyIndex> index;
     if constexpr (std::is_base_of_v<BlockCode, Kept>)
       index = std::make_unique<BlockIndex>(std::move(kept));
     else
       index = std::move(kept);
-    TL_TRY_ASSIGN(auto made, RankedSelector::create(std::move(index), ranked, cpu));
+    TL_TRY_ASSIGN(auto made,
+                  selected(given, RankedSelector::create(std::move(index), ranked, cpu)));
     return read_again(given, ranked.estimate, std::move(made));
   };
   return {name, parameters, make};
@@ -303,9 +305,15 @@ void for_questions(const Visit& visit) {
 }
 
 template <typename Made>
-std::string names_of(const Shelf<Made>& shelf) {
+bool takes(const Choice<Made>& choice, std::string_view parameter) {
+  return std::count(choice.parameters.begin(), choice.parameters.end(), parameter) > 0;
+}
+
+template <typename Made, typename Which>
+std::string names_of(const Shelf<Made>& shelf, const Which& which) {
   std::string names;
-  for (const auto& choice : shelf) names += (names.empty() ? "" : ", ") + std::string(choice.name);
+  for (const auto& choice : shelf)
+    if (which(choice)) names += (names.empty() ? "" : ", ") + std::string(choice.name);
   return names;
 }
 
@@ -321,19 +329,22 @@ Result<std::unique_ptr<Made>> choose(const MethodValues& values, const CpuTable&
       std::find_if(shelf.begin(), shelf.end(), [&](const auto& one) { return one.name == name; });
   if (choice == shelf.end())
     return fail(ErrorCode::invalid_argument, values.source(key), ": ", key, " = '", name,
-                "' is not known; known: ", names_of(shelf));
+                "' is not known; known: ", names_of(shelf, [](const auto&) { return true; }));
   for (const auto& other : shelf)
     for (const std::string_view p : other.parameters) {
-      const bool ours = std::count(choice->parameters.begin(), choice->parameters.end(), p) > 0;
-      if (ours || !values.has(section.key(p))) continue;
-      const std::string &of_choice = values.source(key),
-                        &of_parameter = values.source(section.key(p));
-      const std::string advice = of_choice == of_parameter
-                                     ? ""
-                                     : ": leave out " + of_choice + ", or that in " + of_parameter;
-      return fail(ErrorCode::invalid_argument, of_parameter, ": ", section.key(p),
-                  " has no meaning for ", key, " = ", name, " (it belongs to ", other.name, ")",
-                  advice);
+      if (takes(*choice, p) || !values.has(section.key(p))) continue;
+      // What was said last is what a user can leave out.
+      const std::string parameter = section.key(p);
+      std::string advice;
+      if (values.source(key) != values.source(parameter)) {
+        if (values.said_after(key, parameter)) advice = values.source(key);
+        if (values.said_after(parameter, key))
+          advice += (advice.empty() ? "" : ", or ") + values.source(parameter);
+      }
+      return fail(ErrorCode::invalid_argument, values.source(parameter), ": ", parameter,
+                  " has no meaning for ", key, " = ", name, " (it belongs to ",
+                  names_of(shelf, [&](const auto& one) { return takes(one, p); }), ")",
+                  advice.empty() ? "" : ": leave out ", advice);
     }
   return choice->make(section, cpu);
 }

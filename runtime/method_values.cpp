@@ -93,8 +93,12 @@ Result<MethodValues::Values> MethodValues::parse(const std::string& source, std:
                                    Given::By::base};
     }
   } catch (const po::unknown_option& unknown) {
-    return fail(ErrorCode::invalid_argument, source, ": '", unknown.get_option_name(),
-                "' is not a parameter; known: ", list_of(known));
+    const std::string name = unknown.get_option_name();
+    std::string meant;
+    for (const std::string& one : known)
+      if (one.ends_with("." + name)) meant += (meant.empty() ? " (" : " or ") + one;
+    return fail(ErrorCode::invalid_argument, source, ": '", name, "' is not a parameter",
+                meant.empty() ? "" : meant + "?)", "; known: ", list_of(known));
   } catch (const po::error& error) {
     return fail(ErrorCode::invalid_argument, source, ": ", error.what());
   }

@@ -29,6 +29,7 @@ class BlockCode {
   virtual std::string_view name() const = 0;
   virtual std::uint32_t block() const = 0;  // rows a unit; the last one of a segment may have fewer
   virtual bool keeps_keys() const { return false; }  // whether a record is every key as it is
+  virtual bool scores_all() const { return true; }   // as KeyIndex's
   // Of the record. No more than its blocks of kBlockRows would take each alone, all together.
   virtual std::uint64_t bytes(HeadShape shape, std::uint32_t rows) const = 0;
   // Writes the record, which is zeroed.
@@ -66,6 +67,7 @@ class BlockIndex final : public KeyIndex {
                          RecordReader* in) const override;
   std::uint64_t index_bytes(HeadShape shape, std::uint64_t rows) const override;
   std::uint64_t always_rows(std::uint64_t rows) const override { return code_->always_rows(rows); }
+  bool scores_all() const override { return code_->scores_all(); }
   bool formed(const SegmentIndex& segment) const override;
   std::uint32_t units(const SegmentIndex& segment, std::uint32_t head) const override;
   std::uint32_t first_row(const SegmentIndex& segment, std::uint32_t head,

@@ -50,6 +50,7 @@ class FaissIndex final : public KeyIndex {
                          RecordReader* in) const override;
   // Of what the index consists of; FAISS may allocate ahead.
   std::uint64_t index_bytes(HeadShape shape, std::uint64_t rows) const override;
+  bool scores_all() const override { return false; }
   bool formed(const SegmentIndex& segment) const override;
   std::uint32_t units(const SegmentIndex& segment, std::uint32_t head) const override;
   std::uint32_t first_row(const SegmentIndex& segment, std::uint32_t head,

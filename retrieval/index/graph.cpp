@@ -8,6 +8,13 @@
 #include "retrieval/over_segments.h"
 
 namespace thermocline {
+namespace {
+
+struct GraphScratch final : KeyScratch {
+  GraphWalk walk;
+};
+
+}  // namespace
 
 std::span<const Parameter<GraphIndexOptions>> GraphIndex::parameters() {
   static constexpr Parameter<GraphIndexOptions> kParameters[] = {
@@ -16,6 +23,13 @@ std::span<const Parameter<GraphIndexOptions>> GraphIndex::parameters() {
       {"neighbours", &GraphIndexOptions::neighbours, 1, 1000},
       {"beam", &GraphIndexOptions::beam, 1, 1 << 20}};
   return kParameters;
+}
+
+Status GraphIndex::check(const Options& options) {
+  if (options.own + 2 <= options.degree) return {};  // one is the way to all keys
+  return fail(ErrorCode::invalid_argument, "graph: own = ", options.own, " leaves none of the ",
+              options.degree, " links of a key (degree) to what queries found: give ",
+              options.degree - 2, " or less");
 }
 
 std::uint64_t GraphIndex::head_bytes(HeadShape shape, std::uint32_t rows) const {
@@ -65,6 +79,8 @@ Result<Formation> GraphIndex::load(HeadShape shape, std::uint32_t heads, std::ui
   return formation;
 }
 
+std::unique_ptr<KeyScratch> GraphIndex::scratch() const { return std::make_unique<GraphScratch>(); }
+
 bool GraphIndex::formed(const SegmentIndex& segment) const {
   return HeadRecords::of(name(), segment) != nullptr;
 }
@@ -80,7 +96,7 @@ std::uint32_t GraphIndex::first_row(const SegmentIndex&, std::uint32_t, std::uin
 std::uint64_t GraphIndex::score(const KeyQuery& query, KeyScratch* scratch, float* score,
                                 std::size_t stride) const {
   const HeadShape shape = query.shape;
-  GraphWalk& walk = scratch->walk;
+  GraphWalk& walk = static_cast<GraphScratch*>(scratch)->walk;
   walk.graphs.clear();
   std::uint64_t units = 0;
   for (const SegmentIndex* segment : query.segments) {

@@ -30,6 +30,8 @@ class GraphIndex final : public KeyIndex {
  public:
   using Options = GraphIndexOptions;
   static std::span<const Parameter<Options>> parameters();
+  // invalid_argument: no link is left to what queries found.
+  static Status check(const Options& options);
   GraphIndex(const Options& options, const CpuTable& cpu) : options_(options), cpu_(cpu) {}
 
   std::string_view name() const override { return "graph"; }
@@ -42,11 +44,14 @@ class GraphIndex final : public KeyIndex {
   Result<Formation> load(HeadShape shape, std::uint32_t heads, std::uint32_t rows,
                          RecordReader* in) const override;
   std::uint64_t index_bytes(HeadShape shape, std::uint64_t rows) const override;
+  bool scores_all() const override { return false; }
+  std::unique_ptr<KeyScratch> scratch() const override;
   bool formed(const SegmentIndex& segment) const override;
   std::uint32_t units(const SegmentIndex& segment, std::uint32_t head) const override;
   std::uint32_t first_row(const SegmentIndex& segment, std::uint32_t head,
                           std::uint32_t unit) const override;
-  // The bytes of the keys that were looked at and of the links that were followed.
+  // With what scratch() made. The bytes of the keys that were looked at and of the links that were
+  // followed.
   std::uint64_t score(const KeyQuery& query, KeyScratch* scratch, float* score,
                       std::size_t stride) const override;
 

@@ -9,11 +9,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
 
-#include "retrieval/index/key_graph.h"
 #include "retrieval/select/selector.h"
 
 namespace thermocline {
@@ -27,12 +27,13 @@ struct KeyQuery {
   std::uint32_t wanted_rows = 0;  // how many rows of all segments are to be found
 };
 
-// What a search works with, a thread's own: it grows and stays.
+// What a search works with, a thread's own: it grows and stays. An index that needs more than this
+// has one of its own (KeyIndex::scratch).
 struct KeyScratch {
+  virtual ~KeyScratch() = default;
   std::vector<float> queries, floats;
   std::vector<std::uint32_t> ids;
   std::vector<std::uint64_t> bits;
-  GraphWalk walk;
 };
 
 // unsupported: keys that kernels which take sixteen channels at a time cannot score.
@@ -57,6 +58,11 @@ class KeyIndex {
   virtual std::uint64_t index_bytes(HeadShape shape, std::uint64_t rows) const = 0;
   virtual std::uint64_t summary_bytes(HeadShape, std::uint64_t /*rows*/) const { return 0; }
   virtual std::uint64_t always_rows(std::uint64_t /*rows*/) const { return 0; }
+
+  // Whether score() scores every unit, so that shares of all attention can be told from it.
+  virtual bool scores_all() const { return true; }
+  // What score() is handed.
+  virtual std::unique_ptr<KeyScratch> scratch() const { return std::make_unique<KeyScratch>(); }
 
   // Whether an index like this one made what is kept of a segment, so that it can be asked.
   virtual bool formed(const SegmentIndex& segment) const = 0;

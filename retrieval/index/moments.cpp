@@ -40,7 +40,7 @@ std::span<const Parameter<MomentsOptions>> MomentsCode::parameters() {
       {"block", &MomentsOptions::block, 2, 256},
       {"alpha", &MomentsOptions::alpha, 0, 100},
       {"group_blocks", &MomentsOptions::group_blocks, 0, kSegmentRows},
-      {"candidates", &MomentsOptions::candidates, 1, 1000}};
+      {"candidates", &MomentsOptions::candidates, 1, 1000, {}, {}, "group_blocks"}};
   return kParameters;
 }
 

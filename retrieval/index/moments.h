@@ -35,6 +35,7 @@ class MomentsCode final : public BlockCode {
 
   std::string_view name() const override { return "moments"; }
   std::uint32_t block() const override { return options_.block; }
+  bool scores_all() const override { return group_rows() == 0; }
   std::uint64_t bytes(HeadShape shape, std::uint32_t rows) const override;
   void keep(const Sealing& sealing, std::uint32_t head, std::byte* kept) const override;
   std::uint64_t score(const BlockQuery& query, KeyScratch* scratch, float* score,

@@ -68,6 +68,10 @@ Result<std::unique_ptr<RankedSelector>> RankedSelector::create(std::unique_ptr<K
   if (options.estimate > 0 && index->summary_bytes({1, 16, 16}, 1) == 0)
     return fail(ErrorCode::invalid_argument, index->name(), ": estimate = ", options.estimate,
                 " needs an index with summary rows, as clusters is");
+  if (options.mass > 0 && !index->scores_all())
+    return fail(ErrorCode::unsupported, index->name(), ": mass = ", options.mass,
+                " is a share of all attention, and this index leaves rows without a score: it goes "
+                "with mass = 0");
   return std::unique_ptr<RankedSelector>(new RankedSelector(std::move(index), options, cpu));
 }
 
@@ -76,7 +80,9 @@ RankedSelector::RankedSelector(std::unique_ptr<KeyIndex> index, const RankedOpti
     : index_(std::move(index)),
       options_(options),
       cpu_(cpu),
-      boards_(static_cast<std::size_t>(Workers::usable(0))) {}
+      boards_(static_cast<std::size_t>(Workers::usable(0))) {
+  for (Board& board : boards_) board.scratch = index_->scratch();
+}
 
 // Which runs are asked, and what may be read of them.
 void RankedSelector::lay_out(const ListQuery& list, Board* board) const {
@@ -99,7 +105,7 @@ std::uint64_t RankedSelector::ask(HeadShape shape, const ListQuery& list, Board*
     board->first_unit.push_back(board->first_unit.back() + index_->units(*segment, list.head));
   grow(&board->score, board->units() * shape.heads);
   const auto wanted = static_cast<std::uint32_t>(board->budget);  // below the number of rows
-  return index_->score({list.head, shape, list.query, board->asked, wanted}, &board->scratch,
+  return index_->score({list.head, shape, list.query, board->asked, wanted}, board->scratch.get(),
                        board->score.data(), board->units());
 }
 

@@ -96,7 +96,7 @@ class RankedSelector final : public Selector {
     std::vector<RowSet> taken;              // [candidates], a bit each
     std::vector<std::uint32_t> order;       // candidates, best first
     std::vector<std::uint32_t> read, summed;  // candidates, ascending: to be read, to be estimated
-    KeyScratch scratch;
+    std::unique_ptr<KeyScratch> scratch;
     TopRowsScratch top;
 
     std::size_t units() const { return first_unit.back(); }

@@ -85,13 +85,16 @@ def replay(folder, about, layer):
 
 
 def main(arguments):
-    if len(arguments) != 1 or not pathlib.Path(arguments[0], "about.json").is_file():
-        sys.exit("usage: dump_replay.py METHOD, a folder with about.json that "
-                 "`thermocline eval --dump` wrote")
-    folder = pathlib.Path(arguments[0])
+    folder = pathlib.Path(arguments[0] if arguments else "")
+    if (len(arguments) != 1 or not (folder / "about.json").is_file()
+            or not (folder.parent / "keys").is_dir()):
+        sys.exit("usage: dump_replay.py METHOD, a folder that `thermocline eval --dump` wrote, "
+                 "with keys beside it")
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     lines = {str(layer): replay(folder, about, layer)
              for layer, spec in enumerate(about["layers"]) if spec["window"] == 0}
+    if not lines:
+        sys.exit(f"dump_replay.py: {folder}: all layers have a window, and are read whole")
     names = list(next(iter(lines.values())))
     lines["all"] = {name: numpy.mean([line[name] for line in lines.values()]) for name in names}
     print("layer  " + "  ".join(f"{name:>15}" for name in names))

@@ -6,6 +6,7 @@
 #include "tools/thermocline/eval_tasks.h"
 #include "tools/thermocline/eval_texts.h"
 #include "tools/thermocline/evaluation.h"
+#include "tools/thermocline/generation.h"
 #include "tools/thermocline/statistics.h"
 
 namespace thermocline {
@@ -38,7 +39,7 @@ Status check_kind(const EvalFlags& flags, const CommandLine& line) {
       return fail(ErrorCode::invalid_argument, "--", of_tasks, " goes with --tasks");
   if (!free && line.given("temp"))
     return fail(ErrorCode::invalid_argument, "--temp goes with --free");
-  for (const char* of_texts : {"tasks", "depth", "own-prefill"})
+  for (const char* of_texts : {"tasks", "depth", "own-prefill", "ctx-size"})
     if (line.given("session") && line.given(of_texts))
       return fail(ErrorCode::invalid_argument, "--", of_texts,
                   " is for --text: a --session has been read, and is measured at its end");
@@ -51,6 +52,8 @@ Result<Exit> evaluate(const EvalFlags& flags) {
   print_notes(flags.tiers.notes());
   print_notes(flags.method.notes());
   TL_TRY_ASSIGN(const std::unique_ptr<Engine> engine, flags.model.open());
+  if (const auto note = note_on_context(flags.model.context, engine->model()))
+    print_notes({&*note, 1});
   TL_TRY(!flags.tasks.empty() ? evaluate_tasks(flags, plan, *engine)
          : flags.free > 0     ? evaluate_free(flags, plan, *engine)
                               : evaluate_texts(flags, plan, *engine));

@@ -1,6 +1,10 @@
 #include "tools/thermocline/eval_texts.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <optional>
 #include <set>
@@ -83,9 +87,13 @@ class TextEvaluation {
       if (!names.insert(folder_name(text.name)).second)
         return fail(ErrorCode::invalid_argument, "--dump: two texts would have the folder ",
                     folder_name(text.name), ": give them names that differ");
-    std::error_code ignored;
-    if (flags_.resume.empty() && fs::exists(flags_.dump, ignored) &&
-        !fs::is_empty(flags_.dump, ignored))
+    std::error_code error;
+    fs::create_directories(flags_.dump, error);
+    if (error || ::access(flags_.dump.c_str(), W_OK | X_OK) != 0)
+      return fail(ErrorCode::io, "--dump ", flags_.dump,
+                  " cannot be written to: ", error ? error.message() : std::strerror(errno),
+                  "; name a new folder");
+    if (flags_.resume.empty() && !fs::is_empty(flags_.dump, error))
       return fail(ErrorCode::invalid_argument, "--dump ", flags_.dump,
                   " is there and not empty: name a new folder");
     return {};

@@ -135,8 +135,14 @@ Result<MeasurementName> Evaluation::name_of(const ListedMethod& method) const {
       .add(flags_.session.empty() ? "" : "session");
 }
 
-Result<const Json*> Evaluation::measured(const MeasurementName& name) const {
-  return rows_.find(name.text(), kept_);
+Result<const Json*> Evaluation::measured(const MeasurementName& name) {
+  TL_TRY_ASSIGN(const Json* const row, rows_.find(name.text(), kept_));
+  if (!row) return nullptr;
+  const Json commit = row->value("commit", Json()), &now = of_all_rows_["commit"];
+  if (commit != now)
+    note_once("--resume " + flags_.resume + " has rows of commit " + commit.dump() +
+              ", and what is measured now is of " + now.dump());
+  return row;
 }
 
 Status Evaluation::keep(const MeasurementName& name, Json* row) {

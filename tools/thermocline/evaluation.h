@@ -95,7 +95,7 @@ class Evaluation {
     return row;
   }
   // Null where no earlier run has measured it.
-  Result<const nlohmann::ordered_json*> measured(const MeasurementName& name) const;
+  Result<const nlohmann::ordered_json*> measured(const MeasurementName& name);
   Status keep(const MeasurementName& name, nlohmann::ordered_json* row);
   Status show(const nlohmann::ordered_json& row) { return table_->add(row); }
   // Room for this in a column, where the first row has less in it.

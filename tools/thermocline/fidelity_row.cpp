@@ -52,12 +52,13 @@ void set_ranks(std::span<const RankReport> ranks, Json* row) {
 // text to have ranks.
 Json mean_of_column(const std::vector<Json>& values) {
   const auto all = [&](const auto& is) { return std::all_of(values.begin(), values.end(), is); };
+  const Json& first = values.front();
+  if (all([&](const Json& value) { return value == first; })) return first;
   if (all([](const Json& value) { return value.is_number(); })) {
     std::vector<double> numbers;
     for (const Json& value : values) numbers.push_back(value.get<double>());
     return mean_of(numbers);
   }
-  const Json& first = values.front();
   if (all([&](const Json& value) { return value.is_array() && value.size() == first.size(); })) {
     Json means = Json::array();
     for (std::size_t i = 0; i < first.size(); ++i) {
@@ -67,7 +68,7 @@ Json mean_of_column(const std::vector<Json>& values) {
     }
     return means;
   }
-  return all([&](const Json& value) { return value == first; }) ? first : Json();
+  return {};
 }
 
 }  // namespace
@@ -146,6 +147,7 @@ Json mean_row(std::span<const Json> rows) {
     full_nll += count * row.at("nll_full").get<double>();
   }
   mean["kl_steps"] = divergences;
+  mean["steps"] = divergences.size();
   if (const auto mass = mean.find("mass_by_layer"); mass != mean.end() && mass->is_array())
     set_mass(&mean);
   // Of all tokens together.

@@ -28,7 +28,7 @@ Interval wilson(std::size_t hits, std::size_t count) {
   const double n = static_cast<double>(count), share = static_cast<double>(hits) / n;
   const double scale = 1 / (1 + kZ * kZ / n), middle = (share + kZ * kZ / (2 * n)) * scale;
   const double half = kZ * scale * std::sqrt(share * (1 - share) / n + kZ * kZ / (4 * n * n));
-  return {std::max(0.0, middle - half), std::min(1.0, middle + half)};
+  return {hits == 0 ? 0.0 : middle - half, hits == count ? 1.0 : middle + half};
 }
 
 }  // namespace thermocline

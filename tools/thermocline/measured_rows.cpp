@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -66,6 +67,12 @@ Result<MeasuredRows> MeasuredRows::open(const std::string& path) {
   if (path.empty()) return rows;
   rows.file_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
   if (rows.file_ < 0) return failed(path, "opened");
+  // A pipe's end or a device's may never come.
+  struct stat what {};
+  if (::fstat(rows.file_, &what) != 0) return failed(path, "opened");
+  if (!S_ISREG(what.st_mode))
+    return fail(ErrorCode::invalid_argument, "--resume ", path,
+                " is no file that rows could be kept in: name one");
   if (::flock(rows.file_, LOCK_EX | LOCK_NB) != 0)
     return fail(ErrorCode::io, "--resume ", path, ": another run is adding to it");
   TL_TRY_ASSIGN(const std::string text, read_all(rows.file_, path));
@@ -121,8 +128,7 @@ Status MeasuredRows::add(const std::string& measurement, const Json& row) {
     if (count <= 0) return failed(path_, "written");
     left.remove_prefix(static_cast<std::size_t>(count));
   }
-  // A pipe or a terminal has no disk.
-  if (::fsync(file_) != 0 && errno != EINVAL) return failed(path_, "written");
+  if (::fsync(file_) != 0) return failed(path_, "written");
   return {};
 }
 

@@ -22,7 +22,8 @@ struct RowColumns {
 class MeasuredRows {
  public:
   // Makes the file where there is none; a last line that was cut short is taken out of it. "":
-  // nothing was measured, and nothing is kept. corrupt: a line is no row of ours.
+  // nothing was measured, and nothing is kept. corrupt: a line is no row of ours. invalid_argument:
+  // it is no file, but a pipe or a device.
   static Result<MeasuredRows> open(const std::string& path);
   MeasuredRows(MeasuredRows&& other) noexcept { *this = std::move(other); }
   MeasuredRows& operator=(MeasuredRows&& other) noexcept;

@@ -116,7 +116,9 @@ Result<std::vector<Task>> parse_tasks(std::string_view text) {
       return fail(ErrorCode::invalid_argument, "--tasks '", name, "' is not known",
                   suggestion(name, known),
                   " (known: needle, multi-needle, key-value, variable-tracking)");
-    if (std::count(tasks.begin(), tasks.end(), found->first) == 0) tasks.push_back(found->first);
+    if (std::count(tasks.begin(), tasks.end(), found->first) > 0)
+      return fail(ErrorCode::invalid_argument, "--tasks lists ", name, " twice");
+    tasks.push_back(found->first);
   }
   return tasks;
 }

@@ -263,9 +263,9 @@ TEST(GraphIndex, ScoresOrPassesOver) {
   EXPECT_EQ(index.units(*segment, 0), 4000u);
   EXPECT_EQ(segment->bytes(), index.index_bytes(shape, 4000));
   std::vector<float> score(3 * 5000, 7.0f);
-  KeyScratch scratch;
+  const auto scratch = index.scratch();
   const std::uint64_t bytes =
-      index.score({0, shape, keys.asked(0), {&segment, 1}, 100}, &scratch, score.data(), 5000);
+      index.score({0, shape, keys.asked(0), {&segment, 1}, 100}, scratch.get(), score.data(), 5000);
   EXPECT_GT(bytes, 100u * 128);
   EXPECT_LT(bytes, 4000u * 128);
   const std::vector<float> exact = all_scores(keys, keys.asked(0));

@@ -289,9 +289,9 @@ std::vector<float> scores(const KeyIndex& index, HeadShape shape, std::uint32_t 
                           const std::vector<const SegmentIndex*>& segments) {
   const std::uint32_t units = all_units(index, segments, head);
   std::vector<float> score(std::size_t{shape.heads} * units, 12345.0f);
-  KeyScratch scratch;
+  const auto scratch = index.scratch();
   const std::uint64_t bytes =
-      index.score({head, shape, query.data(), segments, 1}, &scratch, score.data(), units);
+      index.score({head, shape, query.data(), segments, 1}, scratch.get(), score.data(), units);
   EXPECT_GT(bytes, 0u);
   return score;
 }

@@ -284,7 +284,12 @@ TEST_F(MethodFile, IsRefusedByNameLineAndKnownWords) {
   refuses("[retain]\nkeep = steady\n", ErrorCode::unsupported, {"retain.keep", "select.by"});
   refuses("[keys]\nbalance = keys\n", bad, {"keys.balance", "queries"});
   refuses("[select]\nby = moments\ngroup_blocks = 16\nmass = 0.9\n", ErrorCode::unsupported,
-          {"select.group_blocks = 16", "select.mass = 0"});
+          {"moments: mass = 0.9", "without a score", "mass = 0"});
+  refuses("[select]\nby = graph\nmass = 0.9\n", ErrorCode::unsupported, {"graph: mass = 0.9"});
+  refuses("[select]\nby = graph\ndegree = 8\nown = 7\n", ErrorCode::invalid_argument,
+          {"graph: own = 7", "the 8 links", "6 or less"});
+  refuses("[select]\nby = moments\ncandidates = 4\n", ErrorCode::unsupported,
+          {"select.candidates has no effect where select.group_blocks = 0"});
   refuses(std::string("\x00\xff\x7f", 3), bad, {});
 }
 

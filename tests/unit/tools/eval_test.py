@@ -170,6 +170,16 @@ class Eval(unittest.TestCase):
             self.assertEqual(second.stdout, again.stdout)
             lines = [json.loads(line) for line in again.stdout.splitlines()]
             self.assertEqual(lines[::2], [json.loads(line) for line in first.stdout.splitlines()])
+            self.assertNotIn(b"of commit", again.stderr)
+            with open(rows, encoding="utf-8") as file:
+                text = file.read()
+            for other in ('"commit":"older"', '"commit":7'):
+                with open(rows, "w", encoding="utf-8") as file:
+                    file.write(re.sub(r'"commit":"[^"]*"', other, text))
+                said = run(*words, "--method", "sketch,exact").stderr.decode()
+                self.assertEqual(said.count("has rows of commit " + other[9:]), 1, said)
+            with open(rows, "w", encoding="utf-8") as file:
+                file.write(text)
             # Anything else is another measurement.
             for more in (["--steps", "5"], ["--mass"], ["--method", "sketch:select.share=0.1"],
                          ["--text", SOURCE / "README.md"], ["-t", "1"], ["--isa", "scalar"],
@@ -250,6 +260,9 @@ class Eval(unittest.TestCase):
             self.assertLess(some["mass"], some["best"])
             self.assertLessEqual(some["missed, 2 steps"], 1 - some["again"] + 1e-4)
             self.refused(words, "not empty: name a new folder")
+            self.refused([*words[:-1], SOURCE / "LICENSE"], "cannot be written to", code=1)
+            self.refused([*words[:-1], "/proc/dump"], "--dump /proc/dump cannot be written to",
+                         code=1)
             full = os.path.join(folder, "full")
             limited = subprocess.run(
                 [COMMAND, *map(str, words[:-1]), full], capture_output=True, check=False,

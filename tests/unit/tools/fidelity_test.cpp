@@ -75,6 +75,7 @@ TEST(MeanRow, HasWhatAllRowsHave) {
     EXPECT_EQ(mean.at("method"), "m");
     EXPECT_EQ(mean.at("sets"), Json::array({"x"}));
     EXPECT_EQ(mean.at("read"), 0.5);
+    EXPECT_EQ(mean.at("steps"), 3);
     EXPECT_EQ(mean.at("ranks"), Json::array({5, 8}));
     EXPECT_EQ(mean.at("kl_max"), 3);
     EXPECT_NEAR(mean.at("kl_mean").get<double>(), 5.0 / 3, 1e-12) << "of all steps";

@@ -23,6 +23,7 @@ TEST(Wilson, IsTheTextbooksInterval) {
     EXPECT_NEAR(interval.high, each.high, 5e-5) << each.hits;
   }
   EXPECT_EQ(wilson(7, 7).high, 1);
+  for (const std::size_t count : {3u, 50u}) EXPECT_EQ(wilson(0, count).low, 0) << "not 5e-17";
   EXPECT_EQ(wilson(0, 0).low, 0);
   EXPECT_EQ(wilson(0, 0).high, 1);
 }

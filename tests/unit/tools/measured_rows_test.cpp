@@ -1,6 +1,7 @@
 #include "tools/thermocline/measured_rows.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <fstream>
 #include <sstream>
@@ -109,6 +110,18 @@ TEST_F(Rows, AreKeptNowhereWithoutAFile) {
   const auto missing = MeasuredRows::open(folder_.path() + "/no/rows.jsonl");
   ASSERT_FALSE(missing);
   EXPECT_NE(missing.error().message.find("--resume"), std::string::npos);
+}
+
+// Whose end may never come.
+TEST_F(Rows, AreKeptInAFileAlone) {
+  const std::string pipe = folder_.path() + "/pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  for (const std::string& path : {pipe, std::string("/dev/full"), std::string("/dev/zero")}) {
+    const auto refused = MeasuredRows::open(path);
+    ASSERT_FALSE(refused) << path;
+    EXPECT_EQ(refused.error().code, ErrorCode::invalid_argument);
+    EXPECT_EQ(refused.error().message.find("--resume " + path + " is no file"), 0u);
+  }
 }
 
 TEST(MeasurementName, TellsFactsApart) {

@@ -41,6 +41,8 @@ TEST(MethodList, APathIsAName) {
 TEST(MethodList, RefusesNoNameAndTheSameTwice) {
   EXPECT_NE(labels_of({":select.share=0.1"}).front().find("a name comes first"), std::string::npos);
   EXPECT_NE(labels_of({"exact", "sketch,exact"}).front().find("exact twice"), std::string::npos);
+  for (const char* path : {"a:x.y=/tmp/map", "a:x.y=1/", "a:x.y="})
+    EXPECT_NE(labels_of({path}).front().find("a path goes into --method-set"), std::string::npos);
   EXPECT_NE(labels_of({"a:x.y=1/1"}).front().find("a:x.y=1 twice"), std::string::npos);
 }
 

@@ -8,9 +8,12 @@ namespace thermocline {
 namespace {
 
 TEST(Task, IsNamedAsAsked) {
-  const auto tasks = parse_tasks("key-value,needle,key-value");
+  const auto tasks = parse_tasks("key-value,needle");
   ASSERT_TRUE(tasks);
   EXPECT_EQ(*tasks, (std::vector<Task>{Task::key_value, Task::needle}));
+  const auto twice = parse_tasks("key-value,needle,key-value");
+  ASSERT_FALSE(twice);
+  EXPECT_EQ(twice.error().message, "--tasks lists key-value twice");
   const auto wrong = parse_tasks("neddle");
   ASSERT_FALSE(wrong);
   for (const char* part : {"neddle", "did you mean 'needle'", "variable-tracking"})
