@@ -1,8 +1,9 @@
 // Choosing by a device among rows whose sketch (kernels/sketch.h) lies in its memory, and attending
-// what it chose: queries go over, and a state for each list comes back. The rows are there too, or
-// in pinned memory, from which the device fetches those that it has no copy of. What is chosen, and
-// what stands for the rest: retrieval/select/sketch.h, with the codes of all rows looked at and all
-// clusters' means scored, however long a text is.
+// what it chose: queries go over, and a state for each list comes back. The rows are there too; or
+// in pinned memory, from which the device fetches those that it has no copy of; or out of its
+// reach: then it says which those are, and is sent them. What is chosen, and what stands for the
+// rest: retrieval/select/sketch.h, with the codes of all rows looked at and all clusters' means
+// scored, however long a text is.
 #pragma once
 
 #include <cstddef>
@@ -37,16 +38,17 @@ struct SketchedRows {
   const std::byte* means = nullptr;       // [clusters] int8 rows
   std::uint32_t mean_bytes = 0;           // apart
   const std::uint16_t* starts = nullptr;  // [clusters + 1]
-  // Kept rows and summary rows: where row 0's value is. Of rows, keys precede values.
+  // Kept rows and summary rows: where row 0's value is. Of rows, keys precede values; null: they
+  // are out of reach, as are those of all runs of all lists that are begun together.
   const std::byte* row = nullptr;
   const std::byte* summary = nullptr;
   const std::byte* residual = nullptr;  // of a ladder: codes of what values lack, row by row
 };
 
-// Memory of the device for copies of a list's rows, which lie in pinned memory: slot_bytes(), the
-// same list's from step to step, whatever is in it at first.
+// Memory of the device for copies of a list's rows, which lie elsewhere: slot_bytes(), the same
+// list's from step to step, whatever is in it at first.
 struct ListSlots {
-  std::byte* memory = nullptr;  // null: rows are attended where they lie
+  std::byte* memory = nullptr;  // null: rows are attended where they lie, within reach
   // As many as rows are read at least: of fewer some rows would be fetched and not kept.
   std::uint32_t slots = 0;
   std::uint32_t rows = 0;  // that the list may come to have, each run's in whole blocks
@@ -71,11 +73,20 @@ struct SketchQuestion {
 struct SketchBounds {
   std::uint32_t runs = 0, rows = 0, clusters = 0, read = 0, coded = 0;
   bool cached = false;  // it has slots
+  bool packed = false;  // as it does where its rows are out of reach, and come packed
 };
 
-// What choosing works in: memory of the device, and of the host, pinned.
+// What choosing works in: memory of the device, and of the host, pinned, where `outbox` is for
+// packed rows: as many as all lists read, unless it is given less.
 struct ChoiceBytes {
-  std::uint64_t device = 0, host = 0;
+  std::uint64_t device = 0, host = 0, outbox = 0;
+};
+
+// Rows of one list that no slot holds, one packed after the other, as they are kept.
+struct PackedRows {
+  std::uint32_t list = 0;             // of those that were begun
+  std::uint32_t first = 0, rows = 0;  // of missed()[list], so many from number `first` on
+  const std::byte* at = nullptr;      // in room()
 };
 
 // One thread at a time, in working memory that is taken once.
@@ -90,6 +101,18 @@ class DeviceChoice {
   // larger than this, or its slots, were made for. After an error slots hold nothing.
   virtual Result<std::size_t> begin(const SketchFormat& format,
                                     std::span<const SketchQuestion> lists) = 0;
+
+  // The next three between begin() and finish(), of lists whose rows are out of reach.
+  //
+  // Of list i the rows that it chose and no slot holds, ascending, run after run, each run's in
+  // whole blocks. Waits for them; valid until begin().
+  virtual Result<std::span<const std::span<const std::uint32_t>>> missed() = 0;
+  // Pinned memory to pack rows in: `bytes` of it or more, which are no more than the outbox. Waits
+  // for what was sent before where that is in the way.
+  virtual Result<std::span<std::byte>> room(std::size_t bytes) = 0;
+  // Only queues: rows that were packed in what room() returned last go to their slots. Each missed
+  // row once, in any order, before finish().
+  virtual Status send(std::span<const PackedRows> packed) = 0;
 
   // Of list i and query head h the state of all that it was attended for is at [i * heads + h], but
   // for what it attended before. A list's bits depend on the list alone. On the host, until

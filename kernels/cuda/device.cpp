@@ -118,6 +118,7 @@ Result<ChoiceBytes> choice_bytes(const SketchFormat& format, const SketchBounds&
   shape.most_budget = bounds.read;
   shape.most_coded = bounds.coded;
   shape.cached = bounds.cached;
+  shape.packed = bounds.packed;
   TL_TRY(cuda::can_choose(shape));
   return cuda::SketchChoice::bytes(shape);
 }

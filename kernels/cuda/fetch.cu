@@ -1,5 +1,8 @@
 #include "kernels/cuda/fetch.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "kernels/cuda/board.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/warp.h"
@@ -78,31 +81,65 @@ __global__ void __launch_bounds__(kListThreads)
   if (threadIdx.x == 0) boards.fetched[blockIdx.x] = given;
 }
 
-// Block (rows, list): a warp copies a row, 16 or 4 bytes a lane where it lies so, else 2.
-__global__ void __launch_bounds__(kThreads)
-    copy_rows(SketchShape shape, const SketchList* lists, SketchBoard boards) {
-  const SketchList& list = lists[blockIdx.y];
-  const RowSlots& cache = list.cache;
-  const std::uint32_t i = blockIdx.x * kRowsABlock + threadIdx.x / kWarp;
-  if (i >= boards.fetched[blockIdx.y]) return;
-  const std::uint32_t row = boards.missed[blockIdx.y * std::size_t{shape.most_budget} + i];
-  const SketchRun& run = list.runs.data()[run_of(list, &SketchRun::first_row, row)];
-  const std::byte* from =
-      run.row - shape.key_bytes + std::size_t(row - run.first_row) * shape.row_bytes;
-  std::byte* to = cache.records + std::size_t(cache.slot_of[row]) * shape.row_bytes;
+// By a warp: 16 or 4 bytes a lane where both lie so, else 2.
+__device__ void copy_row(const std::byte* from, std::byte* to, std::uint32_t bytes) {
   const std::uint32_t lane = threadIdx.x % kWarp;
   const auto copy = [&](auto unit) {
     using T = decltype(unit);
-    for (std::uint32_t at = lane; at < shape.row_bytes / sizeof(T); at += kWarp)
+    for (std::uint32_t at = lane; at < bytes / sizeof(T); at += kWarp)
       reinterpret_cast<T*>(to)[at] = reinterpret_cast<const T*>(from)[at];
   };
   const auto places = reinterpret_cast<std::uintptr_t>(from) | reinterpret_cast<std::uintptr_t>(to);
-  if ((places | shape.row_bytes) % sizeof(uint4) == 0)
+  if ((places | bytes) % sizeof(uint4) == 0)
     copy(uint4());
-  else if ((places | shape.row_bytes) % sizeof(unsigned) == 0)
+  else if ((places | bytes) % sizeof(unsigned) == 0)
     copy(0u);
   else
     copy(std::uint16_t());
+}
+
+// Which of its part's rows a warp copies, where a block has kRowsABlock of them.
+__device__ std::uint32_t row_of_warp() { return blockIdx.x * kRowsABlock + threadIdx.x / kWarp; }
+
+// Of one list: which row is its i-th missed one, and where its slot is.
+__device__ std::uint32_t missed_row(const SketchShape& shape, const SketchBoard& boards,
+                                    std::uint32_t list, std::uint32_t i) {
+  return boards.missed[list * std::size_t{shape.most_budget} + i];
+}
+__device__ std::byte* slot_at(const SketchShape& shape, const RowSlots& cache, std::uint32_t row) {
+  return cache.records + std::size_t(cache.slot_of[row]) * shape.row_bytes;
+}
+
+// Block (rows, list): from where they lie.
+__global__ void __launch_bounds__(kThreads)
+    copy_rows(SketchShape shape, const SketchList* lists, SketchBoard boards) {
+  const SketchList& list = lists[blockIdx.y];
+  const std::uint32_t i = row_of_warp();
+  if (i >= boards.fetched[blockIdx.y]) return;
+  const std::uint32_t row = missed_row(shape, boards, blockIdx.y, i);
+  const SketchRun& run = list.runs.data()[run_of(list, &SketchRun::first_row, row)];
+  copy_row(run.row - shape.key_bytes + std::size_t(row - run.first_row) * shape.row_bytes,
+           slot_at(shape, list.cache, row), shape.row_bytes);
+}
+
+// What a launch is told in its arguments, of which there may be 4 KiB.
+struct PackedPart {
+  PackedRows of[128];
+};
+
+// Block (rows, of the part): from where they are packed.
+__global__ void __launch_bounds__(kThreads)
+    copy_packed(SketchShape shape, const SketchList* lists, SketchBoard boards, PackedPart part) {
+  const PackedRows& packed = part.of[blockIdx.y];
+  const std::uint32_t i = row_of_warp();
+  if (i >= packed.rows) return;
+  const std::uint32_t row = missed_row(shape, boards, packed.list, packed.first + i);
+  copy_row(packed.at + std::size_t(i) * shape.row_bytes,
+           slot_at(shape, lists[packed.list].cache, row), shape.row_bytes);
+}
+
+dim3 grid_of(std::uint32_t rows, std::size_t parts) {
+  return dim3((rows + kRowsABlock - 1) / kRowsABlock, static_cast<unsigned>(parts));
 }
 
 }  // namespace
@@ -110,11 +147,28 @@ __global__ void __launch_bounds__(kThreads)
 Status fetch(Stream& stream, const SketchShape& shape, std::span<const SketchList> lists,
              const SketchBoard& board) {
   TL_CHECK(shape.row_bytes % sizeof(std::uint16_t) == 0);
-  const auto count = static_cast<unsigned>(lists.size());
-  TL_TRY(launch(stream, "find slots", dim3(count), dim3(kListThreads), find_slots, shape,
-                lists.data(), board));
-  const dim3 grid((shape.most_budget + kRowsABlock - 1) / kRowsABlock, count);
-  return launch(stream, "copy rows", grid, dim3(kThreads), copy_rows, shape, lists.data(), board);
+  TL_TRY(launch(stream, "find slots", dim3(static_cast<unsigned>(lists.size())), dim3(kListThreads),
+                find_slots, shape, lists.data(), board));
+  if (shape.packed) return {};
+  return launch(stream, "copy rows", grid_of(shape.most_budget, lists.size()), dim3(kThreads),
+                copy_rows, shape, lists.data(), board);
+}
+
+Status fetch_packed(Stream& stream, const SketchShape& shape, std::span<const SketchList> lists,
+                    const SketchBoard& board, std::span<const PackedRows> packed) {
+  while (!packed.empty()) {
+    PackedPart part;
+    const std::size_t count = std::min(packed.size(), std::size(part.of));
+    std::uint32_t most = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      part.of[i] = packed[i];
+      most = std::max(most, packed[i].rows);
+    }
+    TL_TRY(launch(stream, "copy packed rows", grid_of(most, count), dim3(kThreads), copy_packed,
+                  shape, lists.data(), board, part));
+    packed = packed.subspan(count);
+  }
+  return {};
 }
 
 }  // namespace thermocline::cuda

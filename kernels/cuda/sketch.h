@@ -62,6 +62,7 @@ struct SketchShape : SketchFormat {
   std::uint32_t most_budget = 0;
   std::uint32_t most_coded = 0;  // of a ladder; 0: none attends by codes
   bool cached = false;           // whether every list has a cache
+  bool packed = false;           // whose rows are out of reach, and come packed
 
   // Of rows, then of codes, then of summaries, that a list may have: its folds are numbered so,
   // some of them empty.
@@ -115,8 +116,9 @@ Status can_choose(const SketchShape& shape);
 
 // Fills the board for `lists`, in memory that the device reaches. Only queues work. Of rows that
 // are worth as much the lower goes first; the same lists give the same bits, whatever others there
-// are. Where lists have caches, chosen rows that those lack are copied there first, as far as there
-// is room beside the other chosen ones: which copy of a row is attended shows in no answer.
+// are. Where lists have caches, chosen rows that those lack get places there, as far as there is
+// room beside the other chosen ones, and are copied to them, unless they come packed, which they
+// then do before they are attended: which copy of a row that is shows in no answer.
 Status choose(Stream& stream, const SketchShape& shape, std::span<const SketchList> lists,
               const SketchBoard& board);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/fetch.h"
 #include "kernels/cuda/make_current.h"
 #include "kernels/cuda/pieces.h"
 #include "kernels/device.h"
@@ -35,28 +36,41 @@ void cut_states(HeadShape shape, std::size_t states, Pieces* from, States* of) {
   from->take(states * shape.heads * shape.value_dim, &of->acc);
 }
 
-// What comes back.
+// What comes back, where rows come packed before they do.
+struct Missed {
+  std::uint32_t* count = nullptr;  // [list]
+  std::uint32_t* rows = nullptr;   // [list][most_budget]; only of those that come packed
+
+  void cut(const SketchShape& shape, Pieces* from) {
+    from->take(shape.cached ? shape.lists : 0, &count);
+    from->take(shape.packed ? std::size_t{shape.lists} * shape.most_budget : 0, &rows);
+  }
+};
+
+// And what comes back last.
 struct Answered {
   States states;  // of lists
-  std::uint32_t *summaries = nullptr, *fetched = nullptr;
+  std::uint32_t* summaries = nullptr;
 
   void cut(const SketchShape& shape, Pieces* from) {
     cut_states(shape.head, shape.lists, from, &states);
     from->take(shape.lists, &summaries);
-    from->take(shape.cached ? shape.lists : 0, &fetched);
   }
 };
 
-// What is in either memory, or how much that is.
+// What is in either memory, where each part ends, or how much that is.
 struct Crossing {
   Asked asked;
+  Missed missed;
   Answered answered;
-  std::size_t asked_bytes = 0, bytes = 0;
+  std::size_t asked_end = 0, missed_end = 0, bytes = 0;
 
   Crossing(const SketchShape& shape, std::byte* memory) {
     Pieces pieces(memory);
     asked.cut(shape, &pieces);
-    asked_bytes = pieces.bytes();
+    asked_end = pieces.bytes();
+    missed.cut(shape, &pieces);
+    missed_end = pieces.bytes();
     answered.cut(shape, &pieces);
     bytes = pieces.bytes();
   }
@@ -93,6 +107,7 @@ std::uint32_t whole_blocks(std::uint32_t rows) { return blocks_of(rows) * kBlock
 
 // With room for one more list.
 SketchShape with(SketchShape shape, const SketchQuestion& list) {
+  TL_CHECK(!list.runs.empty());
   std::uint32_t rows = 0, clusters = 0;
   for (const SketchedRows& run : list.runs) {
     rows += whole_blocks(run.rows);
@@ -105,6 +120,7 @@ SketchShape with(SketchShape shape, const SketchQuestion& list) {
   shape.most_budget = std::max(shape.most_budget, list.read);
   shape.most_coded = std::max(shape.most_coded, list.coded);
   shape.cached = list.slots.memory != nullptr;
+  shape.packed = list.runs.front().row == nullptr;
   return shape;
 }
 
@@ -128,7 +144,8 @@ bool has_slots_of(std::span<const SketchQuestion> lists, const SketchQuestion& o
 
 ChoiceBytes SketchChoice::bytes(const SketchShape& shape) {
   const std::size_t crossing = Crossing(shape, nullptr).bytes;
-  return {crossing + Work(shape, nullptr).bytes, crossing};
+  const std::uint64_t rows = std::uint64_t{shape.lists} * shape.most_budget * shape.row_bytes;
+  return {crossing + Work(shape, nullptr).bytes, crossing, shape.packed ? rows : 0};
 }
 
 Result<std::unique_ptr<SketchChoice>> SketchChoice::create(std::uint32_t number,
@@ -138,7 +155,7 @@ Result<std::unique_ptr<SketchChoice>> SketchChoice::create(std::uint32_t number,
   std::unique_ptr<SketchChoice> made(new SketchChoice(number, bytes, std::move(stream)));
   TL_TRY_ASSIGN(made->device_,
                 take_device_bytes(bytes.device, "taking device memory to choose in"));
-  TL_TRY_ASSIGN(made->pinned_, take_pinned_bytes(bytes.host));
+  TL_TRY_ASSIGN(made->pinned_, take_pinned_bytes(bytes.host + bytes.outbox));
   return made;
 }
 
@@ -154,7 +171,7 @@ void SketchChoice::pack(std::span<const SketchQuestion> lists) {
   rows_.clear();
   for (std::size_t i = 0; i < lists.size(); ++i) {
     const SketchQuestion& asked = lists[i];
-    TL_CHECK(!asked.runs.empty() && asked.read > 0 && asked.steady.size() == head.heads);
+    TL_CHECK(asked.read > 0 && asked.steady.size() == head.heads);
     const std::size_t at = i * head.heads;
     std::copy_n(asked.query, std::size_t{head.heads} * head.key_dim,
                 here.asked.query + at * head.key_dim);
@@ -165,6 +182,7 @@ void SketchChoice::pack(std::span<const SketchQuestion> lists) {
     SketchList list;
     list.runs = {there.asked.runs + (run - here.asked.runs), asked.runs.size()};
     for (const SketchedRows& rows : asked.runs) {
+      TL_CHECK((rows.row == nullptr) == shape_.packed);
       *run++ = {rows, list.rows, list.clusters};
       list.rows += whole_blocks(rows.rows);
       list.clusters += whole_blocks(rows.clusters);
@@ -173,6 +191,8 @@ void SketchChoice::pack(std::span<const SketchQuestion> lists) {
     list.coded_budget = asked.coded;
     TL_CHECK((asked.slots.memory != nullptr) == shape_.cached);
     if (shape_.cached) list.cache = cut_slots(asked.slots, shape_.row_bytes);
+    // Nowhere else can they be attended.
+    TL_CHECK(!shape_.packed || asked.slots.slots >= asked.read);
     list.step = step_;
     list.query = there.asked.query + at * head.key_dim;
     list.steady_max = there.asked.steady_max + at;
@@ -184,24 +204,41 @@ void SketchChoice::pack(std::span<const SketchQuestion> lists) {
   here.asked.first[lists.size()] = shape_.lists * shape_.folds();
 }
 
-Status SketchChoice::queue() {
+Status SketchChoice::queue_choice() {
+  const Crossing there(shape_, device_.get());
+  board_ = Work(shape_, device_.get() + there.bytes).board;
+  board_.summaries = there.answered.summaries;
+  board_.fetched = there.missed.count;
+  if (shape_.packed) board_.missed = there.missed.rows;
+  TL_TRY(check(cudaMemcpyAsync(device_.get(), pinned_.get(), there.asked_end,
+                               cudaMemcpyHostToDevice, stream_.handle()),
+               "copying queries to a device"));
+  TL_TRY(choose(stream_, shape_, {there.asked.lists, shape_.lists}, board_));
+  if (!shape_.packed) return queue_attention();
+  return copy_back(there.asked_end, there.missed_end, "copying a list of rows from a device");
+}
+
+Status SketchChoice::queue_attention() {
   const Crossing there(shape_, device_.get());
   const Work work(shape_, device_.get() + there.bytes);
   const std::size_t lists = shape_.lists;
-  board_ = work.board;
-  board_.summaries = there.answered.summaries;
-  board_.fetched = there.answered.fetched;
-  TL_TRY(check(cudaMemcpyAsync(device_.get(), pinned_.get(), there.asked_bytes,
-                               cudaMemcpyHostToDevice, stream_.handle()),
-               "copying queries to a device"));
-  TL_TRY(choose(stream_, shape_, {there.asked.lists, lists}, board_));
   TL_TRY(attend(stream_, shape_.head, {board_.folds, lists * shape_.folds()}, work.partial));
   TL_TRY(merge(stream_, shape_.head, work.partial, {there.asked.first, lists + 1},
                there.answered.states));
-  return check(
-      cudaMemcpyAsync(pinned_.get() + there.asked_bytes, device_.get() + there.asked_bytes,
-                      there.bytes - there.asked_bytes, cudaMemcpyDeviceToHost, stream_.handle()),
-      "copying states from a device");
+  return copy_back(shape_.packed ? there.missed_end : there.asked_end, there.bytes,
+                   "copying states from a device");
+}
+
+Status SketchChoice::copy_back(std::size_t first, std::size_t last, const char* call) {
+  return check(cudaMemcpyAsync(pinned_.get() + first, device_.get() + first, last - first,
+                               cudaMemcpyDeviceToHost, stream_.handle()),
+               call);
+}
+
+Status SketchChoice::wait() {
+  TL_TRY(stream_.wait());
+  packed_bytes_ = 0;
+  return {};
 }
 
 void SketchChoice::name_states() {
@@ -212,10 +249,21 @@ void SketchChoice::name_states() {
     states_[i] = {of.max[i], of.sum[i], of.acc + i * shape_.head.value_dim};
 }
 
+void SketchChoice::name_missed() {
+  const Crossing here(shape_, pinned_.get());
+  missed_.clear();
+  due_ = 0;
+  for (std::uint32_t i = 0; i < shape_.lists; ++i) {
+    missed_.emplace_back(here.missed.rows + i * std::size_t{shape_.most_budget},
+                         here.missed.count[i]);
+    due_ += here.missed.count[i];
+  }
+}
+
 Result<std::size_t> SketchChoice::begin(const SketchFormat& format,
                                         std::span<const SketchQuestion> lists) {
   TL_CHECK(!lists.empty());
-  if (queued_) TL_TRY(finish());
+  if (queued_) TL_TRY(wait());
   SketchShape shape{format};
   for (const SketchQuestion& list : lists) {
     const SketchShape more = with(shape, list);
@@ -229,23 +277,58 @@ Result<std::size_t> SketchChoice::begin(const SketchFormat& format,
                 " segments takes more of its memory than was planned: open the cache for a longer "
                 "text, or with the course that this one takes");
   shape_ = shape;
+  missed_.clear();
   ++step_;
   pack(lists.first(shape.lists));
   TL_TRY(make_current(number_));
   queued_ = true;  // also where only a part of it comes to be
-  TL_TRY(queue());
+  TL_TRY(queue_choice());
   return shape.lists;
 }
 
+Result<std::span<const std::span<const std::uint32_t>>> SketchChoice::missed() {
+  TL_CHECK(queued_ && shape_.packed);
+  TL_TRY(wait());
+  name_missed();
+  return std::span<const std::span<const std::uint32_t>>(missed_);
+}
+
+Result<std::span<std::byte>> SketchChoice::room(std::size_t bytes) {
+  TL_CHECK(bytes <= bytes_.outbox);
+  if (bytes > bytes_.outbox - packed_bytes_) TL_TRY(wait());
+  return std::span(pinned_.get() + bytes_.host, bytes_.outbox).subspan(packed_bytes_);
+}
+
+Status SketchChoice::send(std::span<const PackedRows> packed) {
+  const Crossing there(shape_, device_.get());
+  const std::byte* const outbox = pinned_.get() + bytes_.host;
+  for (const PackedRows& rows : packed) {
+    TL_CHECK(rows.list < missed_.size() &&
+             std::uint64_t{rows.first} + rows.rows <= missed_[rows.list].size());
+    const std::size_t end =
+        static_cast<std::size_t>(rows.at - outbox) + std::size_t{rows.rows} * shape_.row_bytes;
+    TL_CHECK(rows.at >= outbox && end <= bytes_.outbox && rows.rows <= due_);
+    packed_bytes_ = std::max(packed_bytes_, end);
+    due_ -= rows.rows;
+  }
+  TL_TRY(make_current(number_));
+  return fetch_packed(stream_, shape_, {there.asked.lists, shape_.lists}, board_, packed);
+}
+
 Result<DeviceChoice::Answer> SketchChoice::finish() {
-  TL_TRY(stream_.wait());
+  if (shape_.packed) {
+    TL_CHECK(missed_.size() == shape_.lists && due_ == 0);
+    TL_TRY(make_current(number_));
+    TL_TRY(queue_attention());
+  }
+  TL_TRY(wait());
   queued_ = false;
   name_states();
   const Crossing here(shape_, pinned_.get());
   const std::size_t lists = shape_.lists;
   return Answer{states_,
                 {here.answered.summaries, lists},
-                {here.answered.fetched, shape_.cached ? lists : 0},
+                {here.missed.count, shape_.cached ? lists : 0},
                 here.bytes};
 }
 

@@ -1,6 +1,6 @@
 // Lists chosen and attended by a device: what they ask and where their runs are go over in one
 // copy, then everything is queued that choose(), attend() and merge() launch, and a state a list
-// comes back.
+// comes back. Where rows come packed, it stops in between: which those are comes back first.
 #pragma once
 
 #include <cstddef>
@@ -28,6 +28,9 @@ class SketchChoice final : public DeviceChoice {
 
   Result<std::size_t> begin(const SketchFormat& format,
                             std::span<const SketchQuestion> lists) override;
+  Result<std::span<const std::span<const std::uint32_t>>> missed() override;
+  Result<std::span<std::byte>> room(std::size_t bytes) override;
+  Status send(std::span<const PackedRows> packed) override;
   Result<Answer> finish() override;
   Result<std::vector<RowSet>> chosen(std::size_t i, bool by_codes) override;
 
@@ -36,9 +39,13 @@ class SketchChoice final : public DeviceChoice {
       : number_(number), bytes_(bytes), stream_(std::move(stream)) {}
   // Writes what is asked to pinned memory, with the addresses that it will have.
   void pack(std::span<const SketchQuestion> lists);
-  Status queue();
-  // The states in pinned memory, as they are handed out.
+  Status queue_choice();
+  Status queue_attention();
+  Status copy_back(std::size_t first, std::size_t last, const char* call);
+  Status wait();
+  // What came back to pinned memory, as it is handed out.
   void name_states();
+  void name_missed();
 
   std::uint32_t number_;
   ChoiceBytes bytes_;
@@ -51,6 +58,9 @@ class SketchChoice final : public DeviceChoice {
   SketchBoard board_;
   std::vector<std::uint32_t> rows_;  // of its lists
   std::vector<AttnState> states_;
+  std::vector<std::span<const std::uint32_t>> missed_;
+  std::size_t packed_bytes_ = 0;  // of the outbox, since it was last waited for
+  std::uint64_t due_ = 0;         // missed rows that were not sent yet
 };
 
 }  // namespace thermocline::cuda

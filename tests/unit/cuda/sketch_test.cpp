@@ -12,9 +12,11 @@
 #include <numeric>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/fetch.h"
 #include "kernels/hadamard.h"
 #include "tests/unit/cuda/on_device.h"
 #include "tests/unit/cuda/stream_test.h"
@@ -535,16 +537,19 @@ TEST_F(SketchTest, BitsDependOnTheListAlone) {
 }
 
 // A cache in front of the rows: each step reads the chosen rows, from their slots as far as those
-// reach, and fetches those alone that it has not.
+// reach, and fetches those alone that it has not; or names them, and has them come packed.
 TEST_F(SketchTest, ChosenRowsAreFetchedOnce) {
   const HeadShape head{2, 64, 64};
   const std::vector<Sealed> runs = {sealed(700, 2, 64), sealed(300, 2, 64)};
-  for (const std::uint32_t slots : {90u, 200u}) {  // fewer than are chosen, and more
-    SCOPED_TRACE("slots " + std::to_string(slots));
+  constexpr std::uint32_t kChosen = 150;  // more than a launch copies parts of
+  const std::pair<std::uint32_t, bool> cases[] = {{90, false}, {200, false}, {200, true}};
+  for (const auto& [slots, packed] : cases) {  // fewer than are chosen, and more
+    SCOPED_TRACE("slots " + std::to_string(slots) + (packed ? ", packed" : ""));
     std::vector<List> lists;
-    lists.push_back(list_of(runs, 120, {}));
+    lists.push_back(list_of(runs, kChosen, {}));
     SketchShape shape = shape_for(lists, head, 2);
     shape.cached = true;
+    shape.packed = packed;
     List& list = lists[0];
     list.query.assign(128, 0.0f);
     const SketchList on = list.upload(shape);
@@ -561,6 +566,9 @@ TEST_F(SketchTest, ChosenRowsAreFetchedOnce) {
                            homes.back().data(), homes.back().size(), cudaMemcpyHostToDevice),
                 cudaSuccess);
     }
+    std::vector<SketchRun> away = list.host_runs;
+    for (SketchRun& run : away) run.row = nullptr;
+    const OnDevice<SketchRun> runs_away(away);
     const OnDevice<std::byte> records(std::vector<std::byte>(slots * shape.row_bytes));
     // Whatever is there at first: it may look like copies, of this step, too.
     const OnDevice<std::int32_t> slot_of(std::vector<std::int32_t>(list.rows, 1));
@@ -576,6 +584,7 @@ TEST_F(SketchTest, ChosenRowsAreFetchedOnce) {
       SketchList now = on;
       const OnDevice<float> device_query(query);
       now.query = device_query.data();
+      if (packed) now.runs = runs_away.span();
       // In one step the second run is another than before.
       const std::uint32_t kept = step == 1   ? 0
                                  : step == 5 ? list.host_runs[1].first_row
@@ -591,16 +600,34 @@ TEST_F(SketchTest, ChosenRowsAreFetchedOnce) {
       std::vector<std::uint32_t> chosen;
       for (std::uint32_t row = 0; row < list.rows; ++row)
         if (seen.sets[row / kBlockRows] >> row % kBlockRows & 1) chosen.push_back(row);
-      ASSERT_EQ(chosen.size(), 120u);
-      std::size_t absent = 0;
+      ASSERT_EQ(chosen.size(), kChosen);
+      std::vector<std::uint32_t> absent;
       held.erase(held.lower_bound(kept), held.end());
-      for (const std::uint32_t row : chosen) absent += held.count(row) == 0;
+      for (const std::uint32_t row : chosen)
+        if (held.count(row) == 0) absent.push_back(row);
       const std::vector<std::uint32_t> fetched =
           OnDevice<std::uint32_t>::copy_of(board.board.fetched, 1);
-      const std::size_t room = slots - (chosen.size() - absent);
-      EXPECT_EQ(fetched[0], std::min(absent, room));
-      if (step == 3 && slots > 120) {
+      const std::size_t room = slots - (chosen.size() - absent.size());
+      EXPECT_EQ(fetched[0], std::min(absent.size(), room));
+      if (step == 3 && slots > kChosen) {
         EXPECT_EQ(fetched[0], 0u);
+      }
+      if (packed && !absent.empty()) {  // each a part of its own, the last one first
+        ASSERT_EQ(OnDevice<std::uint32_t>::copy_of(board.board.missed, absent.size()), absent);
+        std::vector<std::byte> rows;
+        for (auto row = absent.rbegin(); row != absent.rend(); ++row) {
+          const std::size_t r = *row >= list.host_runs[1].first_row ? 1 : 0;
+          const std::byte* const home =
+              homes[r].data() + (*row - list.host_runs[r].first_row) * shape.row_bytes;
+          rows.insert(rows.end(), home, home + shape.row_bytes);
+        }
+        const OnDevice<std::byte> sent(rows);
+        std::vector<PackedRows> parts;
+        for (std::uint32_t i = 0; i < absent.size(); ++i)
+          parts.push_back({0, static_cast<std::uint32_t>(absent.size()) - 1 - i, 1,
+                           sent.data() + i * shape.row_bytes});
+        ASSERT_TRUE(fetch_packed(*stream_, shape, given.span(), board.board, parts).has_value());
+        ASSERT_TRUE(stream_->wait().has_value());
       }
 
       const std::vector<std::int32_t> where = slot_of.copy();
