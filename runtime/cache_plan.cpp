@@ -60,7 +60,10 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
   if (plan.home_bytes(Tier::device) == 0) TL_TRY(check_device_rows(options, method, plan));
   drop_device_work(&plan);
   fill_with_slots(options, &plan);
-  plan.stores.pinned = plan.slots_bytes > 0;
+  // For a device to read rows where they are, if they are not on a disk.
+  plan.stores.pinned = std::ranges::any_of(plan.layers, [](const CachePlan::Layer& layer) {
+    return layer.slots_bytes > 0 && layer.home.reach == Reach::memory;
+  });
   plan_angles(options, cuts, &plan);
   if (!options.session.path.empty()) plan_publication(options, cuts, &plan);
   return plan;

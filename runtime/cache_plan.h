@@ -52,8 +52,9 @@ struct CachePlan {
   std::vector<std::vector<LayerId>> groups;  // all layers: those that are fitted together, or one
   std::uint64_t tail_bytes = 0, index_bytes = 0, staging_bytes = 0, tables_bytes = 0;
   std::uint64_t device_index_bytes = 0;  // of layers whose rows a device chooses among
-  // Where it chooses among rows in host memory, and fetches those that it has no copy of: for how
-  // many each KV head of a timeline has slots there, in all such layers alike, and among how many.
+  // Where it chooses among rows at home elsewhere, and fetches those that it has no copy of: for
+  // how many each KV head of a timeline has slots there, in all such layers alike, and among how
+  // many.
   struct Slots {
     std::uint32_t of_head = 0, rows = 0;
   } slots;
@@ -84,7 +85,7 @@ struct CachePlan {
   std::uint32_t row_cache_rows = 0;  // a layer and KV head
   std::uint64_t row_cache_bytes = 0;
   // Where a device attends what the host chooses: what it works in there, and as much on the host,
-  // pinned. And what it works in where it chooses itself.
+  // pinned. And what it works in where it chooses itself, and is sent what it misses from a disk.
   std::uint64_t device_work_bytes = 0;
   ChoiceBytes choice;
   std::string no_choice;  // why the host chooses among rows of a device, where it might have
@@ -132,7 +133,9 @@ struct CachePlan {
   std::uint64_t device_staging_bytes() const {
     return device_work_bytes + fetch.bytes() + choice.device;
   }
-  std::uint64_t pinned_bytes() const { return device_work_bytes + fetch.bytes() + choice.host; }
+  std::uint64_t pinned_bytes() const {
+    return device_work_bytes + fetch.bytes() + choice.host + choice.outbox;
+  }
   std::uint64_t host_bytes() const;
   // All of it, by tier.
   std::array<std::uint64_t, kTiers> needed_bytes() const {

@@ -13,7 +13,7 @@
 namespace thermocline {
 namespace {
 
-// Of what a launch fetches: a wave of rows from a disk is about as much (tiers/reader.cpp), and
+// Of what is sent at a time: a wave of rows from a disk is about as much (tiers/reader.cpp), and
 // more at a time would be later at the device without being there faster.
 constexpr std::uint64_t kMostFetchedFolds = 256;
 constexpr std::uint64_t kMostFetchedBytes = std::uint64_t{4} << 20;
@@ -57,6 +57,11 @@ SketchBounds bounds_of(const CacheOptions& options, const SketchOptions& sketch,
   return bounds;
 }
 
+ChoiceBytes most_of(const ChoiceBytes& one, const ChoiceBytes& other) {
+  return {std::max(one.device, other.device), std::max(one.host, other.host),
+          std::max(one.outbox, other.outbox)};
+}
+
 // How the rows of a layer are reached that a device has no room for.
 std::optional<Reach> reach_without_room(const Method& method, const StoreOptions& stores) {
   return reach_of(stores, method.place->home({lowest_of(stores), 0}, 1));
@@ -97,8 +102,7 @@ void plan_device_work(const CacheOptions& options, const Method& method, const T
     if (!seals(method, spec)) continue;
     const ChoiceBytes choice =
         choice_of(options, method, spec, cuts, *plan).value_or(ChoiceBytes{});
-    plan->choice = {std::max(plan->choice.device, choice.device),
-                    std::max(plan->choice.host, choice.host)};
+    plan->choice = most_of(plan->choice, choice);
     if (choice.device == 0)
       plan->device_work_bytes =
           std::max(plan->device_work_bytes, device_work_of(spec, cuts, plan->step_rows));
@@ -119,8 +123,6 @@ Result<ChoiceBytes> choice_of(const CacheOptions& options, const Method& method,
   const SketchOptions* const sketch = method.select->sketch();
   if (!sketch || cuts.segments().empty()) return ChoiceBytes{};
   if (reach_of(plan.stores, Tier::device) != Reach::device) return ChoiceBytes{};
-  if (method.fetches() && reach_without_room(method, plan.stores) == Reach::pages)
-    return ChoiceBytes{};
   const RowLayout layout = method.compress.layout(spec.key_dim, spec.value_dim);
   const SketchFormat format = sketch->format(shape_of(spec), layout);
   const auto lists = static_cast<std::uint32_t>(plan.step_rows * spec.kv_heads);
@@ -128,8 +130,10 @@ Result<ChoiceBytes> choice_of(const CacheOptions& options, const Method& method,
   TL_TRY_ASSIGN(ChoiceBytes bytes, choice_bytes(format, bounds, lists));
   if (plan.slots.of_head == 0) return bytes;
   bounds.cached = true;
-  TL_TRY_ASSIGN(const ChoiceBytes fetching, choice_bytes(format, bounds, lists));
-  return ChoiceBytes{std::max(bytes.device, fetching.device), std::max(bytes.host, fetching.host)};
+  bounds.packed = reach_without_room(method, plan.stores) == Reach::pages;
+  TL_TRY_ASSIGN(ChoiceBytes fetching, choice_bytes(format, bounds, lists));
+  fetching.outbox = std::min(fetching.outbox, kMostFetchedBytes);
+  return most_of(bytes, fetching);
 }
 
 std::uint64_t sketch_bytes_of(const CacheOptions& options, const Method& method,

@@ -24,8 +24,7 @@ void plan_device_work(const CacheOptions& options, const Method& method, const T
 void drop_device_work(CachePlan* plan);
 
 // What a device works in while it chooses among a layer's rows, and attends what it chose; none:
-// the host chooses. Under place.run = fetch that does where rows may be at home in pages, whichever
-// layers fit on the device, lest answers depend on it.
+// the host chooses.
 Result<ChoiceBytes> choice_of(const CacheOptions& options, const Method& method,
                               const LayerSpec& spec, const TextCuts& cuts, const CachePlan& plan);
 
@@ -35,8 +34,8 @@ std::uint64_t sketch_bytes_of(const CacheOptions& options, const Method& method,
                               const LayerSpec& spec, const CachePlan::Layer& layer,
                               const TextCuts& cuts, std::uint64_t step_rows);
 
-// The least slots for rows that a device fetches from host memory: a step's choice, so that there
-// is one for each row that it reads. None: it fetches none, or the host chooses. `plan`: of the
+// The least slots for rows that a device fetches, or is sent: a step's choice, so that there is one
+// for each row that it reads. None: it fetches none, or the host chooses. `plan`: of the
 // same layers, without any.
 CachePlan::Slots slots_of(const CacheOptions& options, const Method& method, const CachePlan& plan);
 

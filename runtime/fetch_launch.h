@@ -24,9 +24,9 @@ class FetchLaunch {
   // False: there is no room for one more. `query` as HeadFold has it; `partial`: the number of the
   // first of the states that the fold becomes. What is scored is not attended there, and has room.
   bool add(const ReadyFold& fold, const float* query, std::uint32_t partial);
-  // Where to pack_rows() of the i-th fold that was given, before begin(); null: it is the
-  // host's to attend.
-  std::byte* destination(std::size_t i) const { return destinations_[i]; }
+  // Where to pack_rows() of each fold that was given, before begin(); null: it is the host's to
+  // attend.
+  std::span<std::byte* const> destinations() const { return destinations_; }
 
   bool empty() const { return folds_.empty(); }
   std::uint64_t row_bytes() const { return row_bytes_; }                 // of the rows that cross

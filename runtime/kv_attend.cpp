@@ -202,11 +202,11 @@ void KvCache::Impl::choose(LayerId l, std::size_t list) {
 Status KvCache::Impl::choose_and_attend(LayerId l, std::size_t first, std::size_t last,
                                         std::span<const ReadyFold> wave) {
   if (!plan.layers[index(l)].fetched || wave.empty())
-    return choose_and_take(l, first, last, wave, nullptr);
+    return choose_and_take(l, first, last, wave, {});
   while (!wave.empty()) {
     TL_TRY_ASSIGN(FetchLaunch* const launch, free_launch(l));
     const std::size_t folds = address(l, wave, launch);
-    TL_TRY(choose_and_take(l, first, last, wave.first(folds), launch));
+    TL_TRY(choose_and_take(l, first, last, wave.first(folds), launch->destinations()));
     TL_TRY(begin_launch(l, launch));
     wave = wave.subspan(folds);
     first = last;
@@ -215,13 +215,14 @@ Status KvCache::Impl::choose_and_attend(LayerId l, std::size_t first, std::size_
 }
 
 // Of the wave each fold is taken by some thread, its pages verified there first: attended, or
-// gathered for the launch that it is addressed to. Damaged ones are read once more.
+// packed where it is to be sent from. Damaged ones are read once more.
 Status KvCache::Impl::choose_and_take(LayerId l, std::size_t first, std::size_t last,
-                                      std::span<const ReadyFold> wave, const FetchLaunch* launch) {
+                                      std::span<const ReadyFold> wave,
+                                      std::span<std::byte* const> destinations) {
   const HeadShape heads = shape(l);
   const auto take = [&](std::size_t f, std::size_t next) {
     const ReadyFold& ready = wave[f];
-    std::byte* const to = launch ? launch->destination(f) : nullptr;
+    std::byte* const to = destinations.empty() ? nullptr : destinations[f];
     if (to) return pack_rows(ready, to);
     cpu->attend.attend(list_queries[ready.list].query, heads, ready.fold,
                        next < wave.size() ? &wave[next].fold : nullptr,

@@ -1,11 +1,11 @@
-// What a KvCache is made of. Its work is in fifteen files: kv_cache.cpp (the face, and the life of
+// What a KvCache is made of. Its work is in sixteen files: kv_cache.cpp (the face, and the life of
 // a step), kv_timeline.cpp (the life of a timeline), kv_session.cpp (its life beyond the
 // process's), kv_copy.cpp (from one cache to another), kv_observe.cpp (what a study is shown),
 // kv_order.cpp (what of a step may come when), kv_attend.cpp (decode), kv_device.cpp (what of it a
-// device does), kv_prefill.cpp (many rows at once), kv_seal.cpp (tail to segments), kv_join.cpp
-// (short segments to one), kv_fit.cpp (what their rows share), kv_gather.cpp (and those of several
-// layers), kv_retain.cpp (what attended rows of the tail, and which of them stay then) and
-// kv_warm.cpp (what is in front of a disk then).
+// device attends), kv_chosen.cpp (and chooses), kv_prefill.cpp (many rows at once), kv_seal.cpp
+// (tail to segments), kv_join.cpp (short segments to one), kv_fit.cpp (what their rows share),
+// kv_gather.cpp (and those of several layers), kv_retain.cpp (what attended rows of the tail, and
+// which of them stay then) and kv_warm.cpp (what is in front of a disk then).
 #pragma once
 
 #include <algorithm>
@@ -180,6 +180,9 @@ struct KvCache::Impl {
   std::vector<SketchedRows> sketched_rows;    // where a device chooses in the layer in hand
   std::vector<SketchQuestion> questions;      // of those; and whose they are
   std::vector<std::uint32_t> question_lists;
+  std::vector<ReadList> missed_lists;  // of the questions in hand
+  std::vector<PackedRows> packed;      // of the wave in hand; and where
+  std::vector<std::byte*> packed_at;
   std::vector<std::uint32_t> tile_positions;
 
   Status open();
@@ -234,9 +237,10 @@ struct KvCache::Impl {
   void choose(LayerId l, std::size_t list);
   Status choose_and_attend(LayerId l, std::size_t first, std::size_t last,
                            std::span<const ReadyFold> wave);
-  // `launch`: that the wave is addressed to; null: all of it is the host's.
+  // `destinations`: where each fold of the wave is to be packed; null, or none at all: it is the
+  // host's to attend.
   Status choose_and_take(LayerId l, std::size_t first, std::size_t last,
-                         std::span<const ReadyFold> wave, const FetchLaunch* launch);
+                         std::span<const ReadyFold> wave, std::span<std::byte* const> destinations);
   Status plan_reads(LayerId l, std::size_t first, std::size_t last);
   void expect_next(LayerId l);
   void merge_partials(LayerId l);
@@ -244,20 +248,6 @@ struct KvCache::Impl {
 
   // kv_device.cpp
   Status open_device_attention();
-  // What attend_runs() does, of a layer in which a device chooses.
-  Status attend_chosen_there(LayerId l);
-  Status answer_questions(LayerId l);
-  void ask_device(LayerId l);
-  // Merges what came back for the questions from `first` on, and counts what was read for it.
-  Status take_answer(const SketchFormat& format, std::size_t first,
-                     const DeviceChoice::Answer& answer);
-  void count_answer(const SketchFormat& format, const SketchQuestion& question,
-                    std::uint32_t summaries);
-  // Of rows that were read where the device has them, or brought there first.
-  void count_rows(const SketchFormat& format, const SketchQuestion& question,
-                  std::uint32_t fetched);
-  // To an observer: what a list read, as if it had been chosen here.
-  Status note_chosen(std::size_t list, std::size_t answered);
   // Queues the layer's folds that lie on a device, all of which are planned: what was begun of
   // them.
   Result<std::size_t> begin_on_device(LayerId l);
@@ -276,6 +266,25 @@ struct KvCache::Impl {
   // Leaves the states of what it has, if anything, in `partials`.
   Status finish_launch(LayerId l, FetchLaunch* launch);
   Status finish_fetched(LayerId l);  // all of them
+
+  // kv_chosen.cpp
+  // What attend_runs() does, of a layer in which a device chooses.
+  Status attend_chosen_there(LayerId l);
+  Status answer_questions(LayerId l);
+  // Has those rows read that the device misses for the questions from `first` on, and sends them.
+  Status send_missed(LayerId l, std::size_t first);
+  Status send_wave(LayerId l, std::span<const ReadyFold> wave);
+  void ask_device(LayerId l);
+  // Merges what came back for the questions from `first` on, and counts what was read for it.
+  Status take_answer(const SketchFormat& format, std::size_t first,
+                     const DeviceChoice::Answer& answer);
+  void count_answer(const SketchFormat& format, const SketchQuestion& question,
+                    std::uint32_t summaries);
+  // Of rows that were read where the device has them, or brought there first.
+  void count_rows(const SketchFormat& format, const SketchQuestion& question,
+                  std::uint32_t fetched);
+  // To an observer: what a list read, as if it had been chosen here.
+  Status note_chosen(std::size_t list, std::size_t answered);
 
   // kv_prefill.cpp
   Status prefill_attend(LayerId l, MatView<const float> queries, MatView<float> out,

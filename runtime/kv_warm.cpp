@@ -57,6 +57,8 @@ Status KvCache::Impl::warm_row_cache(LayerId l, MatView<const float> queries, co
   runs.insert(runs.end(), sealed_now.begin(), sealed_now.end());
   const std::uint32_t held = rows_of(runs);
   if (capacity == 0 || held <= capacity) return {};  // there is none; it holds them all
+  // There is nothing here to choose by; what a device misses first comes to be here.
+  if (plan.layers[index(l)].chosen_there()) return {};
   const std::uint32_t kv_heads = spec(l).kv_heads;
   TL_TRY_ASSIGN(const std::vector<std::uint8_t> times, count_last_picks(l, queries, runs));
   table->begin_warming(l);

@@ -1,4 +1,4 @@
-// Rows of one timeline in one layer that a device fetches from host memory: its slots for copies of
+// Rows of one timeline in one layer that a device fetches from elsewhere: its slots for copies of
 // them, and whose rows those may be of. A copy is known by its row's number in the timeline's runs,
 // one after the other; when runs are joined or cut, numbers from there on are other rows'.
 #pragma once

@@ -163,6 +163,8 @@ void Reading::open_fold(const Segment& segment, std::uint32_t list, std::uint32_
   fold.key_bytes = segment.layout.key_bytes;
   fold.ready.list = list;
   fold.ready.ordinal = static_cast<std::uint32_t>(planned_.size()) - first_of_list_[list];
+  if (fold.ready.ordinal > 0)
+    fold.ready.before = planned_.back().ready.before + planned_.back().ready.rows;
   fold.ready.fold.key_format = segment.layout.key_format;
   fold.ready.fold.value_format = segment.layout.value_format;
   fold.ready.fold.scored = weights.scored;

@@ -30,8 +30,9 @@ struct ReadyFold {
   std::uint32_t list = 0, ordinal = 0;  // which list, which fold of it
   Fold fold;
   std::span<const PageCheck> pages;
-  std::uint32_t id = 0;    // of the reader
-  std::uint32_t rows = 0;  // kFoldRows at most
+  std::uint32_t id = 0;      // of the reader
+  std::uint32_t rows = 0;    // kFoldRows at most
+  std::uint32_t before = 0;  // rows of the list in folds before this one
 };
 bool verify(const ReadyFold& fold);
 // Copies a fold's rows to one after the other, by rank, each as it is at home: its key, then its

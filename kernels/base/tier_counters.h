@@ -15,8 +15,8 @@ struct TierCounters {
   std::uint64_t disk_bytes_read = 0;  // as read, whole pages, once it is asked for
   std::uint64_t disk_reads = 0;       // read operations
   std::uint64_t disk_bytes_written = 0;
-  // Of rows that are cached above their home: the disk's in host memory, and host memory's on a GPU
-  // that fetches them.
+  // Of rows that are cached above their home, in host memory or on a GPU that fetches them: read
+  // from a copy, wherever that was, or from their home.
   std::uint64_t row_cache_hits = 0, row_cache_misses = 0;
   std::uint64_t pages_verified = 0;    // checksums that matched
   std::uint64_t pages_read_again = 0;  // that did not match at first

@@ -78,7 +78,7 @@ void print_reads(const CacheReport& decode) {
                    format_count(decode.rows_held) + ")");
 }
 
-// Rows are cached in one place: above a disk, or on a GPU that fetches them.
+// Rows are cached above a disk, in host memory or a GPU's; or of host memory on a GPU.
 void print_cached(const CacheReport& whole, const CacheReport& decode) {
   const std::uint64_t rows = decode.row_cache_hits + decode.row_cache_misses;
   const std::string hits = format_number("%.1f", share_of(decode.row_cache_hits, rows) * 100);

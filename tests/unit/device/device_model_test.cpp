@@ -39,6 +39,10 @@ Answer generate(const std::string& model, const std::string& method, const std::
   options.max_positions = 600;
   options.tiers.device = device;
   options.tiers.device_bytes = device == "none" ? 0 : std::uint64_t{64} << 20;
+  if (std::ranges::count(overrides, "place.rows=lowest") > 0) {
+    options.tiers.directory = ::testing::TempDir();
+    options.tiers.disk_bytes = std::uint64_t{64} << 20;
+  }
   const auto cache = (*engine)->open_cache(options);
   if (!cache) throw std::runtime_error(cache.error().message);
   auto timeline = (*cache)->start();
@@ -71,12 +75,14 @@ TEST_P(DeviceModel, GeneratesTheSameTokens) {
       EXPECT_EQ(there.decoded.device_bytes_copied, 0u);
       EXPECT_EQ(there.decoded.rows_read, here.decoded.rows_read);
       EXPECT_LT(there.decoded.host_bytes_read, here.decoded.host_bytes_read);
-      if (!is_gpu()) continue;  // which fetches what is at home in host memory
-      const Answer fetched =
-          generate(model, method, GetParam(), {"place.run=fetch", "place.rows=host"});
-      EXPECT_TRUE(fetched.logits == there.logits);
-      EXPECT_GT(fetched.decoded.device_bytes_fetched, 0u);
-      EXPECT_EQ(fetched.decoded.row_cache_hits > 0, std::string(method) != "exact");
+      if (!is_gpu()) continue;  // which fetches what is at home elsewhere
+      for (const char* home : {"place.rows=host", "place.rows=lowest"}) {
+        SCOPED_TRACE(home);
+        const Answer fetched = generate(model, method, GetParam(), {"place.run=fetch", home});
+        EXPECT_TRUE(fetched.logits == there.logits);
+        EXPECT_GT(fetched.decoded.device_bytes_fetched, 0u);
+        EXPECT_EQ(fetched.decoded.device_bytes_read > 0, std::string(method) != "exact");
+      }
     }
 }
 THERMOCLINE_EACH_DEVICE(DeviceModel);

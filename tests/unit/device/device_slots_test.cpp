@@ -1,7 +1,8 @@
-// Caches whose rows are at home in host memory and chosen by a device, which fetches those that no
-// slot of it holds: the bits of a cache whose rows are all at home there, for any number of slots,
-// and no more rows moved than were missing.
+// Caches whose rows are at home in host memory, or on a disk, and chosen by a device, which fetches
+// those that no slot of it holds, or is sent them: the bits of a cache whose rows are all at home
+// there, for any number of slots, and no more rows moved than were missing.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -13,10 +14,12 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/base/buffer.h"
 #include "runtime/cache_plan.h"
 #include "runtime/kv_cache.h"
 #include "runtime/method.h"
 #include "runtime/observer.h"
+#include "tests/support/temporary_folder.h"
 #include "tests/support/written_rows.h"
 #include "tests/unit/device/each_device.h"
 #include "tests/unit/device/fed_caches.h"
@@ -38,12 +41,6 @@ CacheOptions options_of(const std::string& method, std::uint32_t positions,
 
 CacheOptions fetching(CacheOptions options) {
   options.method_overrides.push_back("place.run=fetch");
-  return options;
-}
-
-CacheOptions in_host_memory(CacheOptions options) {
-  options = fetching(std::move(options));
-  options.method_overrides.push_back("place.rows=host");
   return options;
 }
 
@@ -115,17 +112,40 @@ void attempt(KvCache* cache, const Timeline& text, std::uint32_t rows) {
   cache->rollback();
 }
 
-class DeviceSlotsTest : public OnAGpu {};
+enum class Home : std::uint8_t { memory, disk };
 
-TEST_F(DeviceSlotsTest, AnswersAreThoseOfRowsAtHomeThere) {
+class DeviceSlotsTest : public OnAGpu, public testing::WithParamInterface<Home> {
+ protected:
+  static bool on_disk() { return GetParam() == Home::disk; }
+  // No row is at home on the device; nor, on a disk, has any a copy in host memory, but where there
+  // is room for `cached` bytes of them.
+  CacheOptions elsewhere(CacheOptions options, std::uint64_t cached = 0) const {
+    options = fetching(std::move(options));
+    if (on_disk()) return thermocline::on_disk(std::move(options), folder_.path(), cached);
+    options.method_overrides.push_back("place.rows=host");
+    return options;
+  }
+  // Those are there that have room.
+  CacheOptions spilling(CacheOptions options) const {
+    options = fetching(std::move(options));
+    if (on_disk()) {
+      options.tiers.directory = folder_.path();
+      options.tiers.disk_bytes = std::uint64_t{256} << 20;
+    }
+    return options;
+  }
+  const test::TemporaryFolder folder_{"device-slots"};
+};
+
+TEST_P(DeviceSlotsTest, AnswersAreThoseOfRowsAtHomeThere) {
   for (const auto& [method, overrides] : methods_that_a_device_chooses_by()) {
     SCOPED_TRACE(method + (overrides.empty() ? "" : ", " + overrides[0]));
     const CacheOptions there = options_of(method, 1200, overrides);
-    Fed fed({there, with_least(in_host_memory(there))});
-    CacheOptions wide = in_host_memory(there);  // whose launches take more, and slots less
+    Fed fed({there, with_least(elsewhere(there))});
+    CacheOptions wide = there;  // whose launches take more, and slots less
     wide.max_positions = 2400;
     wide.max_timelines = 8;
-    fed.add(wide, 4);
+    fed.add(elsewhere(wide, 100 << 10), 4);
     for (const std::uint32_t rows : {500u, 300u, 290u}) {
       const auto read = fed.advance(rows, Pass::prefill);
       for (std::size_t c = 1; c < read.size(); ++c)
@@ -152,9 +172,16 @@ TEST_F(DeviceSlotsTest, AnswersAreThoseOfRowsAtHomeThere) {
       EXPECT_GT(moved.row_cache_misses, 0u);
       EXPECT_GT(moved.device_bytes_fetched, 0u);
       EXPECT_EQ(moved.device_bytes_copied, 0u);
-      // Of any row once, where it lay.
-      EXPECT_EQ(moved.device_bytes_read + moved.host_bytes_read,
-                home.device_bytes_read + home.host_bytes_read);
+      EXPECT_EQ(moved.device_bytes_read + moved.device_bytes_fetched,
+                home.device_bytes_read - home.device_bytes_copied);  // which were joined
+      // Of any row once, where it lay, of those on a disk whole pages; or a copy above it.
+      EXPECT_EQ(moved.disk_bytes_read > 0, on_disk());
+      if (!on_disk()) {
+        EXPECT_EQ(moved.device_bytes_read + moved.host_bytes_read,
+                  home.device_bytes_read + home.host_bytes_read);
+      } else if (c == 1) {
+        EXPECT_EQ(moved.host_bytes_read, home.host_bytes_read);
+      }
       // What is chosen by was written there, and no rows.
       EXPECT_LT(fed.caches[c]->report().device_bytes_written,
                 fed.caches[0]->report().device_bytes_written);
@@ -164,14 +191,16 @@ TEST_F(DeviceSlotsTest, AnswersAreThoseOfRowsAtHomeThere) {
 
 // Of each list's choice what no slot holds: with slots for one choice, what the last one had not;
 // with slots for all rows, what none had.
-TEST_F(DeviceSlotsTest, FetchesWhatNoSlotHolds) {
-  CacheOptions ample = in_host_memory(options_of("sketch", 1200));
-  ample.layers.push_back(plain_layer(1, 8, 128, 80));
+TEST_P(DeviceSlotsTest, FetchesWhatNoSlotHolds) {
+  CacheOptions three = options_of("sketch", 1200);
+  three.layers.push_back(plain_layer(1, 8, 128, 80));
+  const CacheOptions ample = elsewhere(three);
   const CacheOptions least = with_least(ample);
   const Method method = method_of(ample);
   ASSERT_EQ(plan_of(least).slots.of_head, 64u);  // select.min_rows
   ASSERT_EQ(plan_of(ample).slots.of_head, plan_of(ample).slots.rows);
-  Fed fed({least, ample});
+  // On a disk, also with room above it for copies of all rows.
+  Fed fed({least, ample, elsewhere(three, std::uint64_t{16} << 20)});
   for (const std::uint32_t rows : {700u, 390u}) fed.advance(rows, Pass::prefill);
   Noted noted;
   fed.caches[0]->observe(&noted);
@@ -180,17 +209,20 @@ TEST_F(DeviceSlotsTest, FetchesWhatNoSlotHolds) {
   std::size_t hits = 0;
   for (const std::uint32_t rows : {1u, 1u, 2u, 1u, 4u, 1u}) {
     const std::uint32_t sealed_to = method.tail_begin(fed.texts[0].length());
-    const CacheReport before[] = {fed.caches[0]->report(), fed.caches[1]->report()};
+    std::vector<CacheReport> before;
+    for (const auto& cache : fed.caches) before.push_back(cache->report());
     noted.lists.clear();
     const auto out = fed.advance(rows, Pass::decode);
     EXPECT_TRUE(same_bits(out[0], out[1]));
-    std::uint64_t missed[2] = {}, bytes[2] = {}, chosen = 0;
+    EXPECT_TRUE(same_bits(out[0], out[2]));
+    std::uint64_t missed[2] = {}, bytes[2] = {}, chosen = 0, all_bytes = 0;
     for (const Noted::List& list : noted.lists) {
       const LayerSpec& spec = ample.layers[list.layer];
       const Rows read(list.positions.lower_bound(method.sink),
                       list.positions.lower_bound(sealed_to));
       ASSERT_EQ(read.size(), 64u);
       chosen += read.size();
+      all_bytes += read.size() * 2 * (spec.key_dim + spec.value_dim);
       const std::pair<std::uint32_t, std::uint32_t> head{list.layer, list.head};
       Rows* const held[] = {&last[head], &all[head]};
       for (const std::size_t c : {0, 1})
@@ -207,19 +239,30 @@ TEST_F(DeviceSlotsTest, FetchesWhatNoSlotHolds) {
       EXPECT_EQ(moved.row_cache_misses, missed[c]);
       EXPECT_EQ(moved.row_cache_hits, chosen - missed[c]);
       EXPECT_EQ(moved.device_bytes_fetched, bytes[c]);
+      EXPECT_EQ(moved.device_bytes_read + moved.device_bytes_fetched, all_bytes);
       hits += moved.row_cache_hits;
+      // Of every page that one lies in, and of pages between.
+      EXPECT_EQ(moved.disk_bytes_read > 0, on_disk() && missed[c] > 0);
+      EXPECT_EQ(moved.pages_verified > 0, on_disk() && missed[c] > 0);
+      EXPECT_LE(moved.pages_verified * kPageBytes, moved.disk_bytes_read);
     }
     EXPECT_LE(missed[1], missed[0]);
+    if (on_disk()) {
+      const CacheReport above = difference(fed.caches[2]->report(), before[2]);
+      EXPECT_EQ(above.device_bytes_fetched, bytes[1]);
+      EXPECT_EQ(above.row_cache_hits, chosen);
+      EXPECT_EQ(above.row_cache_misses + above.disk_bytes_read, 0u);
+    }
   }
   EXPECT_GT(hits, 0u);
 }
 
 // Rows that steps leave and join, texts that are forked, cut and read on, steps that are given up:
 // a copy is never another row's.
-TEST_F(DeviceSlotsTest, SlotsFollowTheirRows) {
+TEST_P(DeviceSlotsTest, SlotsFollowTheirRows) {
   CacheOptions there = options_of("sketch", 600, {"steady.join=4", "select.min_rows=40"});
   there.max_timelines = 2;
-  Fed fed({there, in_host_memory(there)});  // which has a slot for every row
+  Fed fed({there, elsewhere(there)});  // which has a slot for every row
   const KvCache& cache = *fed.caches[1];
   const auto step = [&](std::uint32_t rows) {
     const auto out = fed.advance(rows, Pass::decode);
@@ -250,13 +293,14 @@ TEST_F(DeviceSlotsTest, SlotsFollowTheirRows) {
   EXPECT_EQ(2 * held(cache, "device", "row_cache"), of_two);
   fed.texts.clear();
   EXPECT_EQ(held(cache, "device", "row_cache") + held(cache, "device", "index"), 0u);
-  EXPECT_EQ(held(cache, "host", "rows"), 0u);
+  EXPECT_EQ(held(cache, "host", "rows") + held(cache, "disk", "rows"), 0u);
 }
 
 // Two timelines in one step have their own slots, and a fork fetches for itself.
-TEST_F(DeviceSlotsTest, TimelinesHaveSlotsOfTheirOwn) {
-  CacheOptions options = in_host_memory(options_of("ladder2", 1200));
+TEST_P(DeviceSlotsTest, TimelinesHaveSlotsOfTheirOwn) {
+  CacheOptions options = options_of("ladder2", 1200);
   options.max_timelines = 3;
+  options = elsewhere(options);
   auto made = KvCache::create(options, 2, test::float_isa());
   ASSERT_TRUE(made) << made.error().message;
   KvCache& cache = **made;
@@ -266,9 +310,9 @@ TEST_F(DeviceSlotsTest, TimelinesHaveSlotsOfTheirOwn) {
     ASSERT_TRUE(advance(&cache, texts.back(), length, Pass::prefill, length));
   }
   const auto fetched_by = [&](std::uint32_t text) {
-    const std::uint64_t before = cache.report().row_cache_misses;
+    const std::uint64_t before = cache.report().device_bytes_fetched;
     attempt(&cache, texts[text], 1);
-    return cache.report().row_cache_misses - before;
+    return cache.report().device_bytes_fetched - before;
   };
   const std::uint64_t first = fetched_by(0), second = fetched_by(1);
   EXPECT_GT(first, 0u);
@@ -280,16 +324,21 @@ TEST_F(DeviceSlotsTest, TimelinesHaveSlotsOfTheirOwn) {
 }
 
 // As much is taken as was planned, in each tier, and one byte less than the least is refused.
-TEST_F(DeviceSlotsTest, TakesWhatIsPlanned) {
+TEST_P(DeviceSlotsTest, TakesWhatIsPlanned) {
   constexpr std::uint32_t kRead = 335, kLength = 403;  // where the tail is longest, a seal later
-  CacheOptions options = in_host_memory(options_of("ladder2", kLength));
+  CacheOptions options = options_of("ladder2", kLength);
   options.course = Course{{}, {kRead}};
-  options = with_least(options);
+  options = with_least(elsewhere(options));
   const auto plan = KvCache::plan(options);
   ASSERT_TRUE(plan) << plan.error().message;
   EXPECT_TRUE(plan->notes.empty());
   EXPECT_EQ(plan->total("device"), options.tiers.device_bytes);
   EXPECT_EQ(peak_of(*plan, "device", "rows") + peak_of(*plan, "host", "index"), 0u);
+  // For rows on a disk to be packed in: all that a step reads, of so few.
+  const CachePlan lines = plan_of(options);
+  EXPECT_EQ(lines.choice.outbox,
+            on_disk() ? 2 * lines.slots.of_head * lines.layers[0].sealed.bytes() : 0u);
+  EXPECT_EQ(lines.pinned_bytes(), lines.choice.host + lines.choice.outbox);
   Fed fed({options});
   fed.advance(kRead, Pass::prefill);
   while (fed.texts[0].length() < kLength) fed.advance(1, Pass::decode);
@@ -300,7 +349,8 @@ TEST_F(DeviceSlotsTest, TakesWhatIsPlanned) {
     EXPECT_GE(20 * peak_of(usage, tier, what), 19 * peak_of(*plan, tier, what)) << what;
   };
   for (const char* what : {"index", "row_cache", "staging"}) expect_planned("device", what);
-  for (const char* what : {"rows", "staging", "tail", "tables"}) expect_planned("host", what);
+  expect_planned(on_disk() ? "disk" : "host", "rows");
+  for (const char* what : {"staging", "tail", "tables"}) expect_planned("host", what);
   expect_planned("workspace", "attention");
   // Alone sealing may take more than its line.
   EXPECT_LE(usage.peak_bytes.at("host"), plan->total("host"));
@@ -312,7 +362,7 @@ TEST_F(DeviceSlotsTest, TakesWhatIsPlanned) {
   EXPECT_NE(refused.error().message.find("--kv-device"), std::string::npos)
       << refused.error().message;
   // An emulated device would reach any memory of the host's; a real one what is pinned for it.
-  EXPECT_TRUE(plan_of(in_host_memory(options_of("ladder2", kLength))).stores.pinned);
+  EXPECT_EQ(plan_of(elsewhere(options_of("ladder2", kLength))).stores.pinned, !on_disk());
   EXPECT_FALSE(plan_of(options_of("ladder2", kLength)).stores.pinned);
   // More of it is more slots, up to one for every row.
   options.tiers.device_bytes += 4096;
@@ -327,7 +377,7 @@ TEST_F(DeviceSlotsTest, TakesWhatIsPlanned) {
 
 // Whole layers are at home on the device where there is room beside what the others are chosen by
 // and useful slots, and the others' rows are fetched: neither shows in an answer.
-TEST_F(DeviceSlotsTest, AnswersAreTheSameWhicheverLayersFit) {
+TEST_P(DeviceSlotsTest, AnswersAreTheSameWhicheverLayersFit) {
   CacheOptions there = options_of("sketch", 2000);
   there.layers.assign(6, plain_layer(2, 2, 32, 32));
   const auto home = KvCache::plan(there);
@@ -335,7 +385,7 @@ TEST_F(DeviceSlotsTest, AnswersAreTheSameWhicheverLayersFit) {
   Fed fed({there});
   std::set<std::size_t> whole;
   for (const int sixths : {5, 4, 3}) {
-    CacheOptions some = fetching(there);
+    CacheOptions some = spilling(there);
     some.tiers.device_bytes = home->total("device") * static_cast<std::uint64_t>(sixths) / 6;
     const CachePlan plan = plan_of(some);
     EXPECT_LE(plan.device_bytes(), some.tiers.device_bytes);
@@ -358,21 +408,23 @@ TEST_F(DeviceSlotsTest, AnswersAreTheSameWhicheverLayersFit) {
   for (std::size_t c = 1; c < fed.caches.size(); ++c) {
     const CacheReport some = fed.caches[c]->report();
     EXPECT_GT(some.device_bytes_fetched, 0u);
+    EXPECT_EQ(some.disk_bytes_read > 0, on_disk());
     EXPECT_EQ(some.device_bytes_read + some.device_bytes_fetched, all.device_bytes_read);
   }
   // All of them fit: nothing is fetched, and there are no slots.
-  CacheOptions enough = fetching(there);
+  CacheOptions enough = spilling(there);
   enough.tiers.device_bytes = home->total("device");
   EXPECT_EQ(plan_of(enough).slots_bytes, 0u);
+  EXPECT_EQ(plan_of(enough).choice.outbox, 0u);
   EXPECT_FALSE(plan_of(enough).stores.pinned);
 }
 
 // Of a layer with more query heads than it takes the device is sent what the host chose, while it
 // fetches for the other.
-TEST_F(DeviceSlotsTest, IsSentTheRowsAmongWhichItCannotChoose) {
+TEST_P(DeviceSlotsTest, IsSentTheRowsAmongWhichItCannotChoose) {
   CacheOptions there = fetching(options_of("sketch", 1200));
   there.layers = {plain_layer(1, 9, 32, 32), plain_layer(2, 2, 32, 32)};
-  const CacheOptions least = with_least(in_host_memory(there));
+  const CacheOptions least = with_least(elsewhere(there));
   const CachePlan plan = plan_of(least);
   EXPECT_GT(plan.fetch.bytes(), 0u);
   EXPECT_GT(plan.slots_bytes, 0u);
@@ -392,30 +444,105 @@ TEST_F(DeviceSlotsTest, IsSentTheRowsAmongWhichItCannotChoose) {
 }
 
 // What came of a step that was refused is not asked: its slots are empty to the next one.
-TEST_F(DeviceSlotsTest, ARefusedStepLeavesNoCopies) {
-  CacheOptions options = in_host_memory(options_of("sketch", 1200));
+TEST_P(DeviceSlotsTest, ARefusedStepLeavesNoCopies) {
+  CacheOptions options = options_of("sketch", 1200);
   options.layers = {plain_layer(1, 2, 32, 32)};
   options.course = Course{{}, {900}};  // read at once: of fewer segments than come here
+  options = elsewhere(options);
   auto made = KvCache::create(options, 2, test::float_isa());
   ASSERT_TRUE(made) << made.error().message;
   KvCache& cache = **made;
   Timeline text = std::move(*cache.start());
   ASSERT_TRUE(advance(&cache, text, 300, Pass::prefill));
+  constexpr std::uint64_t kOfStep = 64 * 2 * (32 + 32);
   attempt(&cache, text, 1);
   attempt(&cache, text, 1);
-  EXPECT_EQ(cache.report().row_cache_misses, 64u);
+  EXPECT_EQ(cache.report().device_bytes_fetched, kOfStep);
   for (int i = 0; i < 12; ++i) ASSERT_TRUE(advance(&cache, text, 64, Pass::prefill));
   EXPECT_THROW(attempt(&cache, text, 1), std::runtime_error);
   cache.rollback();
   Fed::check(text.truncate(300));
   attempt(&cache, text, 1);
-  EXPECT_EQ(cache.report().row_cache_misses, 128u);
+  EXPECT_EQ(cache.report().device_bytes_fetched, 2 * kOfStep);
   attempt(&cache, text, 1);
-  EXPECT_EQ(cache.report().row_cache_misses, 128u);
+  EXPECT_EQ(cache.report().device_bytes_fetched, 2 * kOfStep);
 }
 
+// More rows than are packed at a time, in memory that is written to again meanwhile.
+TEST_P(DeviceSlotsTest, RowsComeInSeveralRoundsWhereTheyAreMany) {
+  CacheOptions there = options_of("sketch", 1600, {"select.min_rows=5000"});  // all are read
+  there.layers = {plain_layer(8, 1, 128, 128)};
+  const CacheOptions least = with_least(elsewhere(there));
+  Fed fed({there, least});
+  fed.advance(1590, Pass::prefill);
+  const CacheReport sealed = fed.caches[1]->report();
+  for (const std::uint32_t rows : {1u, 2u}) {
+    const auto out = fed.advance(rows, Pass::decode);
+    EXPECT_TRUE(same_bits(out[0], out[1])) << "rows " << rows;
+  }
+  const CacheReport moved = difference(fed.caches[1]->report(), sealed);
+  const std::uint64_t outbox = plan_of(least).choice.outbox;
+  EXPECT_EQ(outbox > 0, on_disk());
+  EXPECT_GT(moved.device_bytes_fetched, outbox + outbox / 4);
+}
+
+class DiskSlotsTest : public OnAGpu {
+ protected:
+  const test::TemporaryFolder folder_{"device-slots"};
+};
+
+// What the disk gives back damaged, or not at all, ends the step in one line. Rows that came before
+// are in slots then, which hold nothing for the step that is done again.
+TEST_F(DiskSlotsTest, AFailedReadLeavesNoCopies) {
+  CacheOptions there = options_of("sketch", 1600, {"select.min_rows=5000"});  // all are read
+  there.layers = {plain_layer(8, 1, 128, 128)};
+  Fed fed({on_disk(fetching(there), folder_.path(), 0), there});
+  fed.advance(1590, Pass::prefill);
+  const std::uint32_t length = fed.texts[0].length();
+  const auto expect_refused = [&](const std::string& what) {
+    try {
+      fed.advance(1, Pass::decode);
+      FAIL() << "rows that are not there were attended";
+    } catch (const std::runtime_error& refused) {
+      EXPECT_NE(std::string(refused.what()).find(what), std::string::npos) << refused.what();
+      EXPECT_EQ(std::string(refused.what()).find('\n'), std::string::npos) << refused.what();
+    }
+    fed.caches[0]->rollback();
+    EXPECT_EQ(fed.texts[0].length(), length);
+  };
+
+  const int file = open_rows_in(folder_.path());
+  ASSERT_GE(file, 0);
+  // In the last head: as much as is sent at a time comes before.
+  constexpr off_t kAt = 7 * 1536 * 512 + (1 << 19);
+  const off_t end = ::lseek(file, 0, SEEK_END);
+  ASSERT_GT(end, kAt);
+  std::vector<char> right(static_cast<std::size_t>(end - kAt));
+  ASSERT_EQ(::pread(file, right.data(), right.size(), kAt), end - kAt);
+  const auto write = [&](const std::vector<char>& bytes) {
+    return ::pwrite(file, bytes.data(), bytes.size(), kAt) == static_cast<ssize_t>(bytes.size()) &&
+           ::fsync(file) == 0;
+  };
+  ASSERT_TRUE(write(std::vector<char>(4096, 'x')));
+  expect_refused("damaged data");
+  ASSERT_TRUE(write(right));
+  ASSERT_EQ(::ftruncate(file, kAt), 0);
+  expect_refused("failed twice");
+  ASSERT_TRUE(write(right));
+  ::close(file);
+
+  const CacheReport before = fed.caches[0]->report();
+  const auto out = fed.advance(1, Pass::decode);
+  EXPECT_TRUE(same_bits(out[0], out[1]));
+  const CacheReport moved = difference(fed.caches[0]->report(), before);
+  EXPECT_EQ(moved.row_cache_hits, 0u);
+  EXPECT_EQ(moved.device_bytes_fetched, fed.caches[1]->report().device_bytes_read);
+}
+
+class PinnedMemoryTest : public OnAGpu {};
+
 // Where the host's memory cannot be pinned, or the device's taken, that is said.
-TEST_F(DeviceSlotsTest, MemoryThatIsNotThereIsRefused) {
+TEST_F(PinnedMemoryTest, ThatIsNotThereIsRefused) {
   StoreOptions options;
   options.device = kDevice;
   options.pinned = true;
@@ -435,19 +562,10 @@ TEST_F(DeviceSlotsTest, MemoryThatIsNotThereIsRefused) {
       << refused.error().message;
 }
 
-// On a disk there is no address to fetch from: the host chooses in all layers, also in those that
-// fit on the device, lest answers depend on which those are.
-TEST_F(DeviceSlotsTest, TheHostChoosesWhereRowsMayBeOnADisk) {
-  CacheOptions spilled = fetching(options_of("sketch", 1200));
-  spilled.tiers.disk_bytes = std::uint64_t{256} << 20;
-  spilled.tiers.directory = ::testing::TempDir();
-  const CachePlan plan = plan_of(spilled);
-  EXPECT_EQ(plan.device_index_bytes + plan.slots_bytes, 0u);
-  EXPECT_GT(plan.home_bytes(Tier::device), 0u);
-  // But not where a disk that is there has none.
-  spilled.method_overrides.push_back("place.rows=host");
-  EXPECT_GT(plan_of(spilled).slots_bytes, 0u);
-}
+INSTANTIATE_TEST_SUITE_P(Each, DeviceSlotsTest, testing::Values(Home::memory, Home::disk),
+                         [](const auto& home) {
+                           return std::string(home.param == Home::disk ? "disk" : "memory");
+                         });
 
 }  // namespace
 }  // namespace thermocline

@@ -2,10 +2,12 @@
 // device attends, against the host, or against itself with rows elsewhere.
 #pragma once
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <limits>
 #include <memory>
 #include <random>
@@ -47,6 +49,29 @@ inline CacheOptions on_device(CacheOptions options, const char* device) {
   options.tiers.device = device;
   options.tiers.device_bytes = std::uint64_t{64} << 20;
   return options;
+}
+
+// All rows at home on a disk: without a row cache in host memory, or with one for `cached` bytes.
+inline CacheOptions on_disk(CacheOptions options, const std::string& folder, std::uint64_t cached) {
+  options.tiers.directory = folder;
+  options.tiers.disk_bytes = std::uint64_t{256} << 20;
+  options.method_overrides.push_back("place.rows=lowest");
+  const auto plan = KvCache::plan(options);
+  if (!plan) throw std::runtime_error(plan.error().message);
+  options.tiers.host_bytes = cached;
+  for (const MemoryLine& line : plan->lines)
+    if (line.tier == "host" && line.purpose != "row_cache") options.tiers.host_bytes += line.bytes;
+  return options;
+}
+
+// The file in which a cache keeps rows in `folder`, opened once more, to be damaged; -1: none.
+inline int open_rows_in(const std::string& folder) {
+  for (const auto& one : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code gone;
+    if (std::filesystem::read_symlink(one, gone).string().starts_with(folder + "/"))
+      return ::open(one.path().c_str(), O_RDWR);
+  }
+  return -1;
 }
 
 // What a plan's lines of a purpose come to in a tier, or a cache has held of them at most.
