@@ -27,11 +27,12 @@ Result<MethodValues> MethodValues::read(const std::string& path,
                                         std::span<const std::string> overrides,
                                         std::span<const std::string> known) {
   TL_TRY_ASSIGN(Values values, read_file(path, known));
-  for (auto& [key, given] : values) given.by = Given::By::file;
+  for (auto& [key, given] : values) given.order = 1;
   if (const auto base = values.find(kBase); base != values.end()) {
     TL_TRY_ASSIGN(Values inherited, read_base(path, base->second.text, known));
     values.merge(inherited);  // what both give stays the file's
   }
+  std::size_t order = 1;
   for (const std::string& override_text : overrides) {
     if (override_text.find('\n') != std::string::npos)
       return fail(ErrorCode::invalid_argument,
@@ -47,8 +48,8 @@ Result<MethodValues> MethodValues::read(const std::string& path,
     if (more.contains(kBase))
       return fail(ErrorCode::invalid_argument, "'", override_text,
                   "': a base is what a method's file is written over; name that method itself");
-    for (const auto& [key, value] : more)
-      values[key] = {value.text, value.source, Given::By::override_text};
+    ++order;
+    for (const auto& [key, value] : more) values[key] = {value.text, value.source, order};
   }
   return MethodValues(path, std::move(values));
 }
@@ -89,8 +90,7 @@ Result<MethodValues::Values> MethodValues::parse(const std::string& source, std:
       if (values.count(option.string_key))
         return fail(ErrorCode::invalid_argument, source, ": ", option.string_key,
                     " is given twice");
-      values[option.string_key] = {option.value.empty() ? "" : option.value[0], source,
-                                   Given::By::base};
+      values[option.string_key] = {option.value.empty() ? "" : option.value[0], source};
     }
   } catch (const po::unknown_option& unknown) {
     const std::string name = unknown.get_option_name();
@@ -127,7 +127,7 @@ const std::string& MethodValues::source(const std::string& key) const {
 bool MethodValues::said_after(const std::string& key, const std::string& other) const {
   const auto found = values_.find(key), before = values_.find(other);
   if (found == values_.end()) return false;
-  return before == values_.end() || found->second.by >= before->second.by;
+  return before == values_.end() || found->second.order >= before->second.order;
 }
 
 Result<double> MethodValues::number(const std::string& key, double otherwise, double least,

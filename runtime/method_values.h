@@ -47,9 +47,8 @@ class MethodValues {
 
  private:
   struct Given {
-    enum class By : std::uint8_t { base, file, override_text };  // a later one wins
     std::string text, source;
-    By by;
+    std::size_t order = 0;  // of who gave it: base, file, overrides; a later one wins
   };
   using Values = std::map<std::string, Given>;
   static Result<Values> parse(const std::string& source, std::istream& text,

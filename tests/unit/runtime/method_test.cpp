@@ -233,6 +233,8 @@ TEST(Methods, WhatAFileSaysMayBeWithoutEffectByAnOverride) {
     const auto loaded = load(method, {over});
     EXPECT_TRUE(loaded) << method << ", " << over << ": " << loaded.error().message;
   }
+  EXPECT_TRUE(load("oracle", {"select.share=0.1", "select.rows=100"})) << "the last one most";
+  EXPECT_FALSE(load("oracle", {"select.rows=100", "select.share=0.1"}));
 }
 
 TEST(Methods, AnOverrideThatIsWrongIsBlamedAndNotTheFile) {

@@ -223,7 +223,8 @@ class Eval(unittest.TestCase):
             self.assertEqual(done.returncode, 0, done.stderr)
             passage = os.path.join(place, "LICENSE-300")
             self.assertEqual(sorted(os.listdir(passage)),
-                             ["exact", "keys", "ladder2_select.coded=0.5", "sketch_select.share=0.2"])
+                             ["exact", "keys", "ladder2_select.coded=0.5",
+                              "sketch_select.share=0.2"])
             with open(os.path.join(passage, "exact", "about.json"), encoding="utf-8") as file:
                 about = json.load(file)
             layer = about["layers"][0]
