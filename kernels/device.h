@@ -128,6 +128,8 @@ class Device {
   virtual void give_pinned(std::byte* memory) = 0;
   // Done when it returns.
   virtual Status write(std::byte* to, std::span<const std::byte> from) = 0;
+  // From its memory to its memory. Done when it returns.
+  virtual Status copy(std::byte* to, const std::byte* from, std::uint64_t bytes) = 0;
   // Only queued: `to` is filled once wait() has returned.
   virtual Status read(std::span<std::byte> to, const std::byte* from) = 0;
   virtual Status wait() = 0;

@@ -27,6 +27,9 @@ class SlottedRows {
   // were asked, it is not known what came of it.
   void remember(std::span<const Run> runs);
   void forget() { segments_.clear(); }
+  bool remembers() const { return !segments_.empty(); }
+  // Those of `other`, whose slots were copied to these.
+  void take_over(const SlottedRows& other) { segments_ = other.segments_; }
 
  private:
   ListSlots of_first_head_;

@@ -54,12 +54,17 @@ class CudaDevice final : public Device {
   }
 
   Status write(std::byte* to, std::span<const std::byte> from) override {
-    TL_TRY(copy(to, from.data(), from.size(), cudaMemcpyHostToDevice));
+    TL_TRY(queue(to, from.data(), from.size(), cudaMemcpyHostToDevice));
     return wait();
   }
 
+  Status copy(std::byte* to, const std::byte* from, std::uint64_t bytes) override {
+    TL_TRY(queue(to, from, bytes, cudaMemcpyDeviceToDevice));
+    return copies_.wait();
+  }
+
   Status read(std::span<std::byte> to, const std::byte* from) override {
-    return copy(to.data(), from, to.size(), cudaMemcpyDeviceToHost);
+    return queue(to.data(), from, to.size(), cudaMemcpyDeviceToHost);
   }
 
   Status wait() override { return copies_.wait(); }
@@ -79,7 +84,7 @@ class CudaDevice final : public Device {
   }
 
  private:
-  Status copy(std::byte* to, const std::byte* from, std::size_t bytes, cudaMemcpyKind kind) {
+  Status queue(std::byte* to, const std::byte* from, std::uint64_t bytes, cudaMemcpyKind kind) {
     TL_TRY(cuda::make_current(number_));
     return cuda::check(cudaMemcpyAsync(to, from, bytes, kind, copies_.handle()), "copying rows");
   }
