@@ -100,7 +100,9 @@ class Plot(unittest.TestCase):
         def row(method, kib, recall):
             return {"method": method, "bytes": 1024 * kib, "recall": recall}
         lines = lines_of(plot(self.write([row("a", 10, 0.9), row("a", 100, 0.99), row("a", 1000, 1),
-                                          row("a:select.bits=1", 100, 0.9)])).stdout)
+                                          row("a:select.bits=1", 100, 0.9),
+                                          row("b:select.rows=0", 10, 0.5)])).stdout)
+        self.assertEqual(set(lines), {"a", "a:select.bits=1", "b"})
         (x1, y1), (x2, y2) = lines["a"]  # nothing missed has no place on a logarithmic axis
         (x3, y3), = lines["a:select.bits=1"]
         self.assertEqual((x2, y1), (x3, y3))
