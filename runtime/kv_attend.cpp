@@ -175,7 +175,9 @@ void KvCache::Impl::lend_selections(LayerId l) {
   if (facts.remembers)
     for (std::size_t list = 0; list < list_queries.size(); ++list) {
       const Token& row = rows[list / kv_heads];
-      SelectionMemory& memory = layer_state(row.timeline, l).selections[list % kv_heads];
+      std::vector<SelectionMemory>& of_heads = layer_state(row.timeline, l).selections;
+      if (of_heads.empty()) continue;  // the text is too short for a row to be sealed
+      SelectionMemory& memory = of_heads[list % kv_heads];
       if (memory.now.made) list_queries[list].kept = &memory.now;
       const std::uint32_t last = timeline(row.timeline).length + advanced[index(row.timeline)] - 1;
       if (row.position == last) list_queries[list].keep = &memory.next;

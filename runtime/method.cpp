@@ -94,17 +94,25 @@ Choice<Codec> kind(std::string_view name, std::string_view summary) {
   return {name, {}, make, summary};
 }
 
-// What a selector finds wrong with its options, and who named it.
-template <typename Made>
-Result<Made> selected(const MethodSection& given, Result<Made> made) {
+// What a selector finds wrong with its options, and who had the last word on them.
+template <typename Made, typename... Options>
+Result<Made> selected(const MethodSection& given, Result<Made> made,
+                      std::span<const Parameter<Options>>... parameters) {
   if (made) return made;
-  return fail(made.error().code, given.source("by"), ": ", made.error().message);
+  std::string_view last = "by";
+  const auto look_through = [&](const auto& of_options) {
+    for (const auto& parameter : of_options)
+      if (given.said_after(parameter.name, last)) last = parameter.name;
+  };
+  (look_through(parameters), ...);
+  return fail(made.error().code, given.source(last), ": ", made.error().message);
 }
 
 Result<std::unique_ptr<Selector>> make_sketch(const MethodSection& given, const CpuTable& cpu) {
   SketchOptions options;
   TL_TRY(given.read(SketchSelector::parameters(), &options));
-  TL_TRY_ASSIGN(auto made, selected(given, SketchSelector::create(options, cpu)));
+  TL_TRY_ASSIGN(auto made, selected(given, SketchSelector::create(options, cpu),
+                                    SketchSelector::parameters()));
   return std::unique_ptr<Selector>(std::move(made));
 }
 
@@ -156,15 +164,16 @@ Choice<Selector> ranked_by(std::string_view name) {
     TL_TRY(given.read(RankedSelector::parameters(), &ranked));
     typename Kept::Options options;
     TL_TRY(given.read(Kept::parameters(), &options));
-    if constexpr (requires { Kept::check(options); }) TL_TRY(selected(given, Kept::check(options)));
+    if constexpr (requires { Kept::check(options); })
+      TL_TRY(selected(given, Kept::check(options), Kept::parameters()));
     auto kept = std::make_unique<Kept>(options, cpu);
     std::unique_ptr<KeyIndex> index;
     if constexpr (std::is_base_of_v<BlockCode, Kept>)
       index = std::make_unique<BlockIndex>(std::move(kept));
     else
       index = std::move(kept);
-    TL_TRY_ASSIGN(auto made,
-                  selected(given, RankedSelector::create(std::move(index), ranked, cpu)));
+    TL_TRY_ASSIGN(auto made, selected(given, RankedSelector::create(std::move(index), ranked, cpu),
+                                      RankedSelector::parameters(), Kept::parameters()));
     return read_again(given, ranked.estimate, std::move(made));
   };
   return {name, parameters, make};

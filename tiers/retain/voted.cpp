@@ -17,7 +17,7 @@ std::uint32_t part_of(std::uint32_t rows, double share) {
 std::span<const Parameter<VotedOptions>> VotedRetainer::snapkv_parameters() {
   static constexpr std::string_view kPooled[] = {"mean", "largest"};
   static constexpr Parameter<VotedOptions> kParameters[] = {
-      {"share", &VotedOptions::share, 0, 1},
+      {"share", &VotedOptions::share, 0, 1, {}, {}, {}, "rows"},
       {"rows", &VotedOptions::rows, 0, 1 << 24},
       {"window", &VotedOptions::window, 1, 512},
       {"pool", &VotedOptions::pool, 1, 63},
@@ -26,7 +26,10 @@ std::span<const Parameter<VotedOptions>> VotedRetainer::snapkv_parameters() {
 }
 
 std::span<const Parameter<VotedOptions>> VotedRetainer::h2o_parameters() {
-  return snapkv_parameters().first(2);
+  static constexpr Parameter<VotedOptions> kParameters[] = {
+      {"share", &VotedOptions::share, 0, 1},  // of what steps leave, whatever `rows` says
+      {"rows", &VotedOptions::rows, 0, 1 << 24}};
+  return kParameters;
 }
 
 Result<std::unique_ptr<VotedRetainer>> VotedRetainer::snapkv(const VotedOptions& options,

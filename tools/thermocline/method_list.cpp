@@ -68,8 +68,7 @@ Result<std::vector<ListedMethod>> parse_method_list(std::span<const std::string>
         for (const std::string& value : split(setting.substr(setting.find('=') + 1), '/'))
           if (value.empty())
             return fail(ErrorCode::invalid_argument, flag, " '", item, "': ", setting,
-                        " has a value without a letter, for / parts values; a path goes into "
-                        "--method-set");
+                        " has an empty value (/ parts values; a path goes into --method-set)");
       for (ListedMethod& method : with_each_value(asked)) {
         const auto listed = [&](const auto& other) { return other.label() == method.label(); };
         if (std::any_of(methods.begin(), methods.end(), listed))

@@ -106,6 +106,25 @@ TEST(KvSelections, WhatIsAlikeIsNotSearchedAgainUntilRowsAreSealed) {
   EXPECT_GT(all.index_bytes(), 2 * first);
 }
 
+// Where no row can be sealed there is nothing to choose from, and nothing to remember.
+TEST(KvSelections, TooShortATextIsReadWhole) {
+  for (const char* method : {"tokenselect", "louiskv", "tidaldecode"}) {
+    std::vector<std::string> overrides;
+    if (method == std::string("tidaldecode"))
+      overrides = {"select.choose_in=0", "select.dense_layers=0"};
+    overrides.push_back("steady.sink=4");
+    CacheOptions options = options_for(method, overrides);
+    options.max_positions = 30;
+    CacheOptions exact = options;
+    exact.method = "exact";
+    exact.method_overrides = {"steady.sink=4", "steady.recent=16", "steady.seal=64"};
+    Selections some(options), all(exact);
+    const Timeline one = some.read(1, 5), other = all.read(1, 5);
+    for (int i = 0; i < 20; ++i) EXPECT_EQ(some.step({&one}), all.step({&other})) << method;
+    EXPECT_EQ(some.index_bytes(), 0u);
+  }
+}
+
 TEST(KvSelections, WhatDiffersIsSearched) {
   const auto bytes = [](std::vector<std::string> overrides) {
     Selections some(options_for("tokenselect", std::move(overrides)));

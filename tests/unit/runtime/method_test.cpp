@@ -204,6 +204,15 @@ TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
             {"select.share=0.1"},
             ErrorCode::unsupported,
             {"no effect where select.rows = 300", "give another select.rows"}},
+           {"snapkv",
+            {"retain.rows=30", "retain.share=0.1"},
+            ErrorCode::unsupported,
+            {"'retain.share=0.1'", "no effect where retain.rows = 30"}},
+           {"retrieval_attention", {"select.own=15"}, bad, {"'select.own=15'", "own = 15"}},
+           {"moments",
+            {"select.mass=0.5", "select.group_blocks=8"},
+            ErrorCode::unsupported,
+            {"'select.group_blocks=8'", "mass = 0.5"}},
            {"quest", {"select.rows=2e9"}, bad, {"select.rows", "0 to 16777216"}},
            {"exact", {"select.share=0.1"}, bad, {"select.share", "everything", "sketch"}},
            {"exact", {"retain.keep=steady"}, ErrorCode::unsupported, {"retain.keep", "select.by"}},
@@ -229,6 +238,7 @@ TEST(Methods, WhatAFileSaysMayBeWithoutEffectByAnOverride) {
        std::vector<std::pair<std::string, std::string>>{{"ladder2", "select.coded=0"},
                                                         {"tokenselect", "select.reuse=never"},
                                                         {"tidaldecode", "select.layers=each"},
+                                                        {"h2o", "retain.rows=30"},
                                                         {"oracle", "select.rows=100"}}) {
     const auto loaded = load(method, {over});
     EXPECT_TRUE(loaded) << method << ", " << over << ": " << loaded.error().message;

@@ -257,6 +257,15 @@ class CommandLine(unittest.TestCase):
             self.refused(["generate", *words, path, "-p", "x", "--method-set", "steady.sink=8"],
                          "retain.keep", code=1)
 
+    def test_every_method_takes_a_text_too_short_to_seal_a_row(self):
+        names = sorted(path.stem for path in (SOURCE / "configs/methods").glob("*.conf"))
+        self.assertIn("tokenselect", names)
+        for name in names:
+            done = run("generate", "-m", TINY, "-p", "Hello there", "-n", "8", "--method", name)
+            if name.startswith("faiss_") and b"not built with FAISS" in done.stderr:
+                continue
+            self.assertEqual(done.returncode, 0, f"{name}: {done.stderr.decode()[-300:]}")
+
     def test_a_dry_run_has_the_notes_of_a_run(self):
         with tempfile.NamedTemporaryFile() as prompt, tempfile.TemporaryDirectory() as folder:
             prompt.write(b"bytes \xff")

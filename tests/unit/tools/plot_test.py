@@ -126,6 +126,9 @@ class Plot(unittest.TestCase):
         refused(b'{"method": "a", "kl_mean": 0, "steps": 1, "read": 1}\n', "takes numbers above 0")
         refused(b'{"method": "a", "kl_mean": 1, "steps": 0, "read": 1}\n', "no steps")
         refused(b'{"method": "a", "score": 1}\n', "rows of one kind")
+        for kind, key in (("recall", "keys"), ("kl_mean", "model"), ("test", "model")):
+            refused(b"".join(json.dumps({"method": "a", kind: "1", key: value}).encode() + b"\n"
+                             for value in ("x", "y")), rf"rows differ in {key} \(x, y\)")
         done = plot(self.folder / "missing")
         self.assertEqual(done.returncode, 1)
         self.assertRegex(done.stderr, r"^plot: .*missing: No such file or directory\n$")
