@@ -339,7 +339,6 @@ struct KvCache::Impl {
   // Room for what is to be remembered of a timeline's selections.
   Status open_selections(TimelineState* state);
   // And for copies of the rows that a device fetches, on it.
-  std::uint64_t slots_bytes() const;
   Status open_slots(TimelineState* state);
   Status copy_slots(const TimelineState& from, TimelineState* to);
   // Room for decode steps of so many rows of the longest timelines: no step grows it.

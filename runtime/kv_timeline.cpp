@@ -56,14 +56,9 @@ Status KvCache::Impl::open_selections(TimelineState* state) {
   return {};
 }
 
-std::uint64_t KvCache::Impl::slots_bytes() const {
+Status KvCache::Impl::open_slots(TimelineState* state) {
   std::uint64_t bytes = 0;
   for (const CachePlan::Layer& planned : plan.layers) bytes += planned.slots_bytes;
-  return bytes;
-}
-
-Status KvCache::Impl::open_slots(TimelineState* state) {
-  const std::uint64_t bytes = slots_bytes();
   if (bytes == 0) return {};
   TL_TRY_ASSIGN(state->slots, table->take(bytes, Tier::device, Purpose::row_cache));
   std::byte* memory = state->slots.space().address;
@@ -104,8 +99,8 @@ void KvCache::Impl::end(TimelineId id) {
 Status KvCache::Impl::copy_slots(const TimelineState& from, TimelineState* to) {
   const auto filled = [](const LayerState& layer) { return layer.slotted.remembers(); };
   if (std::ranges::none_of(from.layers, filled)) return {};
-  TL_TRY(
-      table->device()->copy(to->slots.space().address, from.slots.space().address, slots_bytes()));
+  const Space& slots = from.slots.space();
+  TL_TRY(table->device()->copy(to->slots.space().address, slots.address, slots.bytes));
   for (std::size_t l = 0; l < to->layers.size(); ++l)
     to->layers[l].slotted.take_over(from.layers[l].slotted);
   return {};

@@ -33,7 +33,6 @@ struct KeyScratch {
   virtual ~KeyScratch() = default;
   std::vector<float> queries, floats;
   std::vector<std::uint32_t> ids;
-  std::vector<std::uint64_t> bits;
 };
 
 // unsupported: keys that kernels which take sixteen channels at a time cannot score.
