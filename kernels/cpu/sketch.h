@@ -337,11 +337,13 @@ struct Sketch {
 
   static void round_query(const float* query, std::size_t key_dim, IntegerQuery* out) {
     constexpr float kLargest = 32767.0f;
-    float largest = 0.0f, poison = 0.0f;
-    for (std::size_t i = 0; i < key_dim; ++i) {
-      largest = std::max(largest, std::abs(query[i]));
-      poison += query[i] * 0.0f;  // NaN once a value is not finite
+    F most = V::zero(), not_finite = V::zero();
+    for (std::size_t i = 0; i < key_dim; i += L) {
+      const F x = V::load(query + i);
+      most = V::max(absolute(x), most);               // passes over what is not a number
+      not_finite = V::fma(x, V::zero(), not_finite);  // NaN then, or of an infinity
     }
+    const float largest = V::largest(most), poison = V::sum(not_finite);
     const bool tiny = !(largest > std::numeric_limits<float>::min()) || poison != 0.0f;
     const F by = V::set(tiny ? 0.0f : kLargest / largest);
     for (std::size_t i = 0; i < key_dim; i += L)

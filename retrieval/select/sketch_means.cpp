@@ -10,6 +10,24 @@ constexpr std::size_t kJobPatches = 4;
 // Shorter loops than this are over before another thread has begun to help.
 constexpr std::size_t kSharedClusters = 2048;
 
+template <typename T>
+void fetch(std::span<const T> values) {
+  constexpr std::size_t kLine = 64;
+  const auto* at = reinterpret_cast<const std::byte*>(values.data());
+  for (std::size_t i = 0; i < values.size_bytes(); i += kLine) __builtin_prefetch(at + i);
+}
+
+// Asks for the means of clusters, or of groups, and their spreads: patches and segments are too
+// short for the processor to see where they lead.
+void fetch_units(const SketchIndex& index, std::uint32_t head, std::uint32_t first,
+                 std::uint32_t units) {
+  constexpr std::uint32_t kMost = 32;  // a longer loop asks for the others itself
+  units = std::min(units, kMost);
+  const std::size_t bytes = index.mean_bytes();
+  fetch(std::span<const std::byte>(index.means(head) + first * bytes, units * bytes));
+  fetch(std::span<const float>(index.spreads(head)).subspan(first, units));
+}
+
 }  // namespace
 
 void SketchMeans::score(const SketchList& list) {
@@ -19,6 +37,10 @@ void SketchMeans::score(const SketchList& list) {
   list.spread(jobs, clusters_ >= kSharedClusters, [&](std::size_t from, std::size_t to) {
     const std::size_t end = std::min(to * kJobPatches, patches_.size());
     for (std::size_t p = from * kJobPatches; p < end; ++p) {
+      if (p + 1 < patches_.size()) {
+        const SketchPatch& next = patches_[p + 1];
+        fetch_units(*list.indexes[next.run], list.asked->head, next.first, next.clusters());
+      }
       const SketchPatch& patch = patches_[p];
       units_.score_means(list, *list.indexes[patch.run], patch.first, patch.clusters(), patch.at);
       const std::uint16_t* starts = list.starts(patch.run).data() + patch.first;
@@ -74,6 +96,12 @@ void SketchMeans::rate_groups(const SketchList& list) {
   for (std::uint32_t r = 0; r < list.indexes.size(); ++r) {
     const SketchIndex* index = list.indexes[r];
     if (!index) continue;
+    if (r + 1 < list.indexes.size() && list.indexes[r + 1]) {
+      const SketchIndex& next = *list.indexes[r + 1];
+      fetch_units(next, list.asked->head, next.clusters(), next.groups());
+      fetch(list.group_starts(r + 1));
+      fetch(list.starts(r + 1));
+    }
     groups_.score_means(list, *index, index->clusters(), index->groups(), at);
     const std::span<const std::uint16_t> starts = list.starts(r), groups = list.group_starts(r);
     for (std::uint32_t g = 0; g < index->groups(); ++g)
