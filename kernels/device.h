@@ -154,7 +154,7 @@ Status device_attends(HeadShape shape, const Fold& fold);
 
 // What a device chooses in, among rows of this format, for so many such lists at a time.
 // unsupported names what it does not take: to be asked before a sketch goes there.
-Result<ChoiceBytes> choice_bytes(const SketchFormat& format, const SketchBounds& bounds,
+Result<ChoiceBytes> choice_bytes(const ChoiceFormat& format, const ChoiceBounds& bounds,
                                  std::uint32_t lists);
 
 }  // namespace thermocline

@@ -1,9 +1,9 @@
-// Choosing by a device among rows whose sketch (kernels/sketch.h) lies in its memory, and attending
-// what it chose: queries go over, and a state for each list comes back. The rows are there too; or
-// in pinned memory, from which the device fetches those that it has no copy of; or out of its
-// reach: then it says which those are, and is sent them. What is chosen, and what stands for the
-// rest: retrieval/select/sketch.h, with the codes of all rows looked at and all clusters' means
-// scored, however long a text is.
+// Choosing by a device among rows whose index lies in its memory, and attending what it chose:
+// queries go over, and a state for each list comes back. The rows are there too; or in pinned
+// memory, from which the device fetches those that it has no copy of; or out of its reach: then it
+// says which those are, and is sent them. What is chosen, and what stands for the rest: by codes of
+// rows (kernels/sketch.h) as retrieval/select/sketch.h says, by units of rows as
+// retrieval/select/ranked.h does; either way all of them are looked at, however long a text is.
 #pragma once
 
 #include <cstddef>
@@ -17,27 +17,43 @@
 
 namespace thermocline {
 
+// What a unit is scored by: its mean key, int8; the least and the most of each channel, f16; their
+// mean and variance, f16; its mean key, f16.
+enum class UnitScore : std::uint8_t { means, bounds, moments, landmarks };
+// How a group's query heads are combined to one rank: retrieval/select/ranked.h.
+enum class GroupRank : std::uint8_t { sum, max, vote };
+
+// Of rows that are read by whole units, the best ranked first.
+struct UnitFormat {
+  UnitScore score = UnitScore::means;
+  GroupRank group = GroupRank::sum;
+  std::uint32_t rows = 0;  // a unit, the last one of a run maybe fewer; 0: each run says
+  float alpha = 0;         // of moments: deviations that a score is above the mean's
+};
+
 // How the rows of a layer are kept, with what they are chosen by. Bytes are from a row to the next.
-struct SketchFormat {
+struct ChoiceFormat {
   HeadShape head;
-  int bits = 2;  // a channel of a code: 1, 2 or 4
+  int bits = 2;  // a channel of a row's code: 1, 2 or 4; 0: rows have none, whole units are read
+  UnitFormat unit = {};  // then
   RowFormat key_format = RowFormat::f16, value_format = RowFormat::f16;
   std::uint32_t key_bytes = 0, row_bytes = 0;  // of a kept record; its key alone
   RowFormat summary_format = RowFormat::int8;  // values; keys are not read
-  std::uint32_t summary_bytes = 0;
+  std::uint32_t summary_bytes = 0;             // 0: units have none
   RowFormat residual_format = RowFormat::rotated2;
   std::uint32_t residual_bytes = 0;
 };
 
-// One KV head of a sealed segment: its rows, their sketch and their clusters' summaries. All
-// pointers are to memory that the device reaches.
-struct SketchedRows {
-  std::uint32_t rows = 0, clusters = 0;
+// One KV head of a sealed segment: its rows, their index and their units' summaries; the units of a
+// sketch are its clusters. All pointers are to memory that the device reaches.
+struct IndexedRows {
+  std::uint32_t rows = 0, units = 0;
   const std::uint8_t* codes = nullptr;    // whole groups of kSketchGroup
   const f16* scales = nullptr;            // likewise
-  const std::byte* means = nullptr;       // [clusters] int8 rows
-  std::uint32_t mean_bytes = 0;           // apart
-  const std::uint16_t* starts = nullptr;  // [clusters + 1]
+  const std::byte* unit_keys = nullptr;   // [units]: what each is scored by; of a sketch its mean
+  std::uint32_t unit_key_bytes = 0;       // apart
+  const std::uint16_t* starts = nullptr;  // [units + 1]; null: units have UnitFormat::rows
+  const std::byte* always = nullptr;      // [units]: not 0: it is read first; null: none is
   // Kept rows and summary rows: where row 0's value is. Of rows, keys precede values; null: they
   // are out of reach, as are those of all runs of all lists that are begun together.
   const std::byte* row = nullptr;
@@ -58,20 +74,20 @@ struct ListSlots {
 };
 
 // What one list asks. All of it is in host memory.
-struct SketchQuestion {
-  std::span<const SketchedRows> runs;  // of its KV head: one at least
-  const float* query = nullptr;        // [heads][key_dim], rotated and scaled
-  std::span<const AttnState> steady;   // [heads]: attended already, of which acc is not read
-  std::uint32_t read = 0;              // of the rows, to be read: 1 to all of them
-  std::uint32_t coded = 0;             // and to be attended at least by their codes, read ones
-                                       // included; 0: none is
-  ListSlots slots = {};                // all questions of one begin() have some, or none
+struct ChoiceQuestion {
+  std::span<const IndexedRows> runs;  // of its KV head: one at least
+  const float* query = nullptr;       // [heads][key_dim], rotated and scaled
+  std::span<const AttnState> steady;  // [heads]: attended already, of which acc is not read
+  std::uint32_t read = 0;             // of the rows, to be read: 1 to all of them
+  std::uint32_t coded = 0;            // and to be attended at least by their codes, read ones
+                                      // included; 0: none is
+  std::uint32_t estimated = 0;        // of units: so many rows of the next ones by summaries
+  ListSlots slots = {};               // all questions of one begin() have some, or none
 };
 
-// What a list may have at most; rows and clusters are those of all runs, each run's in whole
-// blocks.
-struct SketchBounds {
-  std::uint32_t runs = 0, rows = 0, clusters = 0, read = 0, coded = 0;
+// What a list may have at most; rows and units are those of all runs, each run's in whole blocks.
+struct ChoiceBounds {
+  std::uint32_t runs = 0, rows = 0, units = 0, read = 0, coded = 0;
   bool cached = false;  // it has slots
   bool packed = false;  // as it does where its rows are out of reach, and come packed
 };
@@ -96,11 +112,11 @@ class DeviceChoice {
 
   // Queues as many of `lists`, from the first on, as there is working memory for, and returns how
   // many: one at least. Of those with the same slots only the first, since one's copies are there
-  // for the next. Rows and sketches stay as they are until finish(); what is asked may go when this
+  // for the next. Rows and indexes stay as they are until finish(); what is asked may go when this
   // returns. What was queued before is waited for, if finish() was not. exhausted: the first is
   // larger than this, or its slots, were made for. After an error slots hold nothing.
-  virtual Result<std::size_t> begin(const SketchFormat& format,
-                                    std::span<const SketchQuestion> lists) = 0;
+  virtual Result<std::size_t> begin(const ChoiceFormat& format,
+                                    std::span<const ChoiceQuestion> lists) = 0;
 
   // The next three between begin() and finish(), of lists whose rows are out of reach.
   //
@@ -119,8 +135,9 @@ class DeviceChoice {
   // begin().
   struct Answer {
     std::span<const AttnState> states;
-    std::span<const std::uint32_t> summaries;  // of list i: how many it read
-    std::span<const std::uint32_t> fetched;    // and of its rows, how many; empty: without slots
+    std::span<const std::uint32_t> read;       // of list i: how many rows
+    std::span<const std::uint32_t> fetched;    // and of those, how many; empty: without slots
+    std::span<const std::uint32_t> summaries;  // how many of those
     std::uint64_t crossed_bytes = 0;           // to the device and from it, beside those
   };
   // Waits for what begin() queued.

@@ -34,9 +34,9 @@ struct CachePlan {
     bool fetched = false;  // to be attended by a device in a decode step, which is not their home
     // What a device that attends them has beside them, by which it chooses among them in a decode
     // step; 0: the host chooses whoever attends.
-    std::uint64_t sketch_bytes = 0;
+    std::uint64_t choosing_bytes = 0;
     bool chosen_there() const {
-      return sketch_bytes > 0 && (home.reach == Reach::device || fetched);
+      return choosing_bytes > 0 && (home.reach == Reach::device || fetched);
     }
     // Of a timeline: slots there for those that it fetches, of all KV heads.
     std::uint64_t slots_bytes = 0;

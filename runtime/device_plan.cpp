@@ -6,7 +6,7 @@
 
 #include "kernels/base/buffer.h"
 #include "kernels/device.h"
-#include "retrieval/select/sketch_options.h"
+#include "retrieval/select/device_rule.h"
 #include "runtime/segment_bytes.h"
 #include "tiers/size_text.h"
 
@@ -37,21 +37,20 @@ std::uint64_t device_work_of(const LayerSpec& spec, const TextCuts& cuts, std::u
 }
 
 // What a list has at most, of the longest text.
-SketchBounds bounds_of(const CacheOptions& options, const SketchOptions& sketch,
-                       const TextCuts& cuts) {
+ChoiceBounds bounds_of(const CacheOptions& options, const DeviceRule& rule, const TextCuts& cuts) {
   std::uint64_t rows = 0;
-  SketchBounds bounds;
+  ChoiceBounds bounds;
   for (const auto& [of_one, count] : cuts.segments()) {
     rows += count * of_one;
     bounds.runs += static_cast<std::uint32_t>(count);
     bounds.rows += static_cast<std::uint32_t>(count * blocks_of(of_one) * kBlockRows);
-    bounds.clusters +=
-        static_cast<std::uint32_t>(count * blocks_of(sketch.clusters(of_one)) * kBlockRows);
+    bounds.units += static_cast<std::uint32_t>(count * blocks_of(rule.units(of_one)) * kBlockRows);
   }
   const auto most = [&](std::uint64_t wanted) {
     return static_cast<std::uint32_t>(std::min(wanted, rows));
   };
-  const SketchOptions::Budget budget = sketch.budget(options.max_positions, 0);
+  const DeviceRule::Budget budget =
+      rule.budget(options.max_positions, 0, static_cast<std::uint32_t>(rows));
   bounds.read = most(budget.read);
   bounds.coded = most(budget.coded);
   return bounds;
@@ -120,13 +119,13 @@ void drop_device_work(CachePlan* plan) {
 
 Result<ChoiceBytes> choice_of(const CacheOptions& options, const Method& method,
                               const LayerSpec& spec, const TextCuts& cuts, const CachePlan& plan) {
-  const SketchOptions* const sketch = method.select->sketch();
-  if (!sketch || cuts.segments().empty()) return ChoiceBytes{};
+  const DeviceRule* const rule = method.select->device_rule();
+  if (!rule || cuts.segments().empty()) return ChoiceBytes{};
   if (reach_of(plan.stores, Tier::device) != Reach::device) return ChoiceBytes{};
   const RowLayout layout = method.compress.layout(spec.key_dim, spec.value_dim);
-  const SketchFormat format = sketch->format(shape_of(spec), layout);
+  const ChoiceFormat format = rule->format(shape_of(spec), layout);
   const auto lists = static_cast<std::uint32_t>(plan.step_rows * spec.kv_heads);
-  SketchBounds bounds = bounds_of(options, *sketch, cuts);
+  ChoiceBounds bounds = bounds_of(options, *rule, cuts);
   TL_TRY_ASSIGN(ChoiceBytes bytes, choice_bytes(format, bounds, lists));
   if (plan.slots.of_head == 0) return bytes;
   bounds.cached = true;
@@ -136,9 +135,9 @@ Result<ChoiceBytes> choice_of(const CacheOptions& options, const Method& method,
   return most_of(bytes, fetching);
 }
 
-std::uint64_t sketch_bytes_of(const CacheOptions& options, const Method& method,
-                              const LayerSpec& spec, const CachePlan::Layer& layer,
-                              const TextCuts& cuts, std::uint64_t step_rows) {
+std::uint64_t choosing_bytes_of(const CacheOptions& options, const Method& method,
+                                const LayerSpec& spec, const CachePlan::Layer& layer,
+                                const TextCuts& cuts, std::uint64_t step_rows) {
   std::uint64_t bytes = step_rows * index_bytes_of(method, spec, layer, cuts.longest_joint());
   for (const auto& [rows, count] : cuts.segments())
     bytes += options.max_timelines * count * index_bytes_of(method, spec, layer, rows);
@@ -152,7 +151,7 @@ CachePlan::Slots slots_of(const CacheOptions& options, const Method& method,
         return may_choose(options, method, spec, cuts, plan);
       }))
     return {};
-  const SketchBounds bounds = bounds_of(options, *method.select->sketch(), cuts);
+  const ChoiceBounds bounds = bounds_of(options, *method.select->device_rule(), cuts);
   return {bounds.read, bounds.rows};
 }
 
@@ -170,7 +169,7 @@ std::uint64_t fetching_bytes(const CacheOptions& options, const Method& method,
     if (!may_choose(options, method, spec, cuts, plan)) continue;
     CachePlan::Layer layer;
     layer.sealed = method.compress.layout(spec.key_dim, spec.value_dim);
-    bytes += sketch_bytes_of(options, method, spec, layer, cuts, plan.step_rows) +
+    bytes += choosing_bytes_of(options, method, spec, layer, cuts, plan.step_rows) +
              options.max_timelines * slots_bytes_of(spec, layer, slots);
   }
   return bytes;
@@ -206,7 +205,7 @@ void fill_with_slots(const CacheOptions& options, CachePlan* plan) {
 
 std::uint64_t bytes_there(const LayerSpec& spec, const CachePlan::Layer& layer) {
   return (std::uint64_t{layer.rows} + layer.joint_rows) * spec.kv_heads * layer.sealed.bytes() +
-         layer.sketch_bytes;
+         layer.choosing_bytes;
 }
 
 CachePlan::Fetch fetch_of(const CacheOptions& options, const Method& method,

@@ -30,9 +30,9 @@ Result<ChoiceBytes> choice_of(const CacheOptions& options, const Method& method,
 
 // What a device that chooses has beside a layer's rows: of all timelines, and of what a step's join
 // makes of them.
-std::uint64_t sketch_bytes_of(const CacheOptions& options, const Method& method,
-                              const LayerSpec& spec, const CachePlan::Layer& layer,
-                              const TextCuts& cuts, std::uint64_t step_rows);
+std::uint64_t choosing_bytes_of(const CacheOptions& options, const Method& method,
+                                const LayerSpec& spec, const CachePlan::Layer& layer,
+                                const TextCuts& cuts, std::uint64_t step_rows);
 
 // The least slots for rows that a device fetches, or is sent: a step's choice, so that there is one
 // for each row that it reads. None: it fetches none, or the host chooses. `plan`: of the

@@ -4,8 +4,8 @@
 // disk it gives the host a list, is sent them and then goes on.
 #include <algorithm>
 
-#include "retrieval/index/sketch_index.h"
-#include "retrieval/select/sketch_options.h"
+#include "kernels/sketch.h"
+#include "retrieval/select/device_rule.h"
 #include "runtime/kv_impl.h"
 
 namespace thermocline {
@@ -44,8 +44,8 @@ Status KvCache::Impl::attend_chosen_there(LayerId l) {
 
 // A step of more rows than there are timelines, which none was planned for, is asked in parts.
 Status KvCache::Impl::answer_questions(LayerId l) {
-  const SketchFormat format =
-      method.select->sketch()->format(shape(l), plan.layers[index(l)].sealed);
+  const ChoiceFormat format =
+      method.select->device_rule()->format(shape(l), plan.layers[index(l)].sealed);
   for (std::size_t first = 0; first < questions.size();) {
     TL_TRY_ASSIGN(const std::size_t begun,
                   device_choice->begin(format, std::span(questions).subspan(first)));
@@ -100,25 +100,18 @@ Status KvCache::Impl::send_wave(LayerId l, std::span<const ReadyFold> wave) {
 
 void KvCache::Impl::ask_device(LayerId l) {
   const bool in_pages = plan.layers[index(l)].in_pages();
+  const DeviceRule& rule = *method.select->device_rule();
   const auto where = [&](const Run& run, std::uint32_t head) {
-    const auto& index = static_cast<const SketchIndex&>(*run.index);
-    return SketchedRows{
-        .rows = index.rows(),
-        .clusters = index.clusters(),
-        .codes = index.codes(head),
-        .scales = index.scales(head),
-        .means = index.means(head),
-        .mean_bytes = index.mean_bytes(),
-        .starts = index.starts(head).data(),
-        .row = in_pages ? nullptr : table->rows_at(*run.rows, head) + run.rows->layout.key_bytes,
-        .summary = table->rows_at(*run.summaries, head),
-        .residual = run.codes ? table->rows_at(*run.codes, head) : nullptr,
-    };
+    IndexedRows made = rule.indexed(shape(l), *run.index, head);
+    if (!in_pages) made.row = table->rows_at(*run.rows, head) + run.rows->layout.key_bytes;
+    if (run.summaries) made.summary = table->rows_at(*run.summaries, head);
+    if (run.codes) made.residual = table->rows_at(*run.codes, head);
+    return made;
   };
   std::size_t runs = 0;
   for (const ListQuery& list : list_queries) runs += list.runs.size();
-  sketched_rows.clear();
-  sketched_rows.reserve(runs);  // questions refer to them
+  indexed_rows.clear();
+  indexed_rows.reserve(runs);  // questions refer to them
   questions.clear();
   question_lists.clear();
   for (std::size_t i = 0; i < list_queries.size(); ++i) {
@@ -127,21 +120,20 @@ void KvCache::Impl::ask_device(LayerId l) {
     std::uint32_t sealed = 0;
     for (const Run& run : list.runs) {
       sealed += run.rows->rows;
-      sketched_rows.push_back(where(run, list.head));
+      indexed_rows.push_back(where(run, list.head));
     }
-    const SketchOptions::Budget wanted =
-        method.select->sketch()->budget(list.length, list.steady_rows);
+    const DeviceRule::Budget wanted = rule.budget(list.length, list.steady_rows, sealed);
     SlottedRows& slotted = layer_state(rows[i / spec(l).kv_heads].timeline, l).slotted;
-    questions.push_back({std::span(sketched_rows).last(list.runs.size()), list.query, list.steady,
+    questions.push_back({std::span(indexed_rows).last(list.runs.size()), list.query, list.steady,
                          std::min(wanted.read, sealed), std::min(wanted.coded, sealed),
-                         slotted.of(list.head, list.runs)});
+                         wanted.estimated, slotted.of(list.head, list.runs)});
     question_lists.push_back(static_cast<std::uint32_t>(i));
     // The timeline's next row in this step finds what this one leaves.
     if (list.head + 1 == spec(l).kv_heads) slotted.remember(list.runs);
   }
 }
 
-Status KvCache::Impl::take_answer(const SketchFormat& format, std::size_t first,
+Status KvCache::Impl::take_answer(const ChoiceFormat& format, std::size_t first,
                                   const DeviceChoice::Answer& answer) {
   const HeadShape heads = format.head;
   counted.device_bytes_exchanged += answer.crossed_bytes;
@@ -150,32 +142,34 @@ Status KvCache::Impl::take_answer(const SketchFormat& format, std::size_t first,
     for (std::uint32_t g = 0; g < heads.heads; ++g)
       cpu->attend.merge(answer.states[i * heads.heads + g], heads.value_dim,
                         &steady_states[list * heads.heads + g]);
-    count_answer(format, questions[first + i], answer.summaries[i]);
-    count_rows(format, questions[first + i], answer.fetched.empty() ? 0 : answer.fetched[i]);
+    count_answer(format, questions[first + i], answer.read[i], answer.summaries[i]);
+    count_rows(format, questions[first + i], answer.read[i],
+               answer.fetched.empty() ? 0 : answer.fetched[i]);
     if (observer) TL_TRY(note_chosen(list, i));
   }
   return {};
 }
 
-void KvCache::Impl::count_answer(const SketchFormat& format, const SketchQuestion& question,
-                                 std::uint32_t summaries) {
+void KvCache::Impl::count_answer(const ChoiceFormat& format, const ChoiceQuestion& question,
+                                 std::uint32_t read, std::uint32_t summaries) {
   const std::uint64_t codes = question.coded - std::min(question.coded, question.read);
   const std::uint64_t standing =
       std::uint64_t{summaries} * format.summary_bytes + codes * format.residual_bytes;
-  counted.rows_read += question.read;
+  counted.rows_read += read;
   counted.summaries_read += summaries;
   counted.codes_read += codes;
   counted.index_bytes_read += standing;
-  const std::size_t row = sketch_row_bytes(format.bits, format.head.key_dim) + sizeof(f16);
-  for (const SketchedRows& run : question.runs)
+  const std::size_t row =
+      format.bits > 0 ? sketch_row_bytes(format.bits, format.head.key_dim) + sizeof(f16) : 0;
+  for (const IndexedRows& run : question.runs)
     counted.index_bytes_read +=
-        round_up(run.rows, kSketchGroup) * row + std::uint64_t{run.clusters} * run.mean_bytes;
+        round_up(run.rows, kSketchGroup) * row + std::uint64_t{run.units} * run.unit_key_bytes;
 }
 
 // Those that came from a disk were counted where they were read.
-void KvCache::Impl::count_rows(const SketchFormat& format, const SketchQuestion& question,
-                               std::uint32_t fetched) {
-  const std::uint32_t there = question.read - fetched;
+void KvCache::Impl::count_rows(const ChoiceFormat& format, const ChoiceQuestion& question,
+                               std::uint32_t read, std::uint32_t fetched) {
+  const std::uint32_t there = read - fetched;
   counted.device_bytes_read += std::uint64_t{there} * format.row_bytes;
   if (question.slots.memory == nullptr) return;
   counted.device_bytes_fetched += std::uint64_t{fetched} * format.row_bytes;

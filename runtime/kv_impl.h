@@ -177,8 +177,8 @@ struct KvCache::Impl {
   std::vector<std::uint8_t> damaged;
   std::vector<HeadFold> device_folds;         // of the layer in hand
   std::vector<std::uint32_t> device_partial;  // which of `partials` is the first of each
-  std::vector<SketchedRows> sketched_rows;    // where a device chooses in the layer in hand
-  std::vector<SketchQuestion> questions;      // of those; and whose they are
+  std::vector<IndexedRows> indexed_rows;      // where a device chooses in the layer in hand
+  std::vector<ChoiceQuestion> questions;      // of those; and whose they are
   std::vector<std::uint32_t> question_lists;
   std::vector<ReadList> missed_lists;  // of the questions in hand
   std::vector<PackedRows> packed;      // of the wave in hand; and where
@@ -276,12 +276,12 @@ struct KvCache::Impl {
   Status send_wave(LayerId l, std::span<const ReadyFold> wave);
   void ask_device(LayerId l);
   // Merges what came back for the questions from `first` on, and counts what was read for it.
-  Status take_answer(const SketchFormat& format, std::size_t first,
+  Status take_answer(const ChoiceFormat& format, std::size_t first,
                      const DeviceChoice::Answer& answer);
-  void count_answer(const SketchFormat& format, const SketchQuestion& question,
+  void count_answer(const ChoiceFormat& format, const ChoiceQuestion& question, std::uint32_t read,
                     std::uint32_t summaries);
   // Of rows that were read where the device has them, or brought there first.
-  void count_rows(const SketchFormat& format, const SketchQuestion& question,
+  void count_rows(const ChoiceFormat& format, const ChoiceQuestion& question, std::uint32_t read,
                   std::uint32_t fetched);
   // To an observer: what a list read, as if it had been chosen here.
   Status note_chosen(std::size_t list, std::size_t answered);

@@ -202,9 +202,8 @@ Status KvCache::Impl::attach(LayerId l, Formation formation, Reservation memory,
   if (formation.index) {
     auto held = std::make_shared<HeldIndex>();
     if (there) {
-      const auto& sketch = static_cast<const SketchIndex&>(*formation.index);
-      TL_TRY_ASSIGN(held->there, table->put(sketch.whole(), tier, Purpose::index));
-      held->index = sketch.copied_to(held->there.space().address);
+      TL_TRY_ASSIGN(held->there, table->put(formation.index->whole(), tier, Purpose::index));
+      held->index = formation.index->copied_to(held->there.space().address);
     } else {
       held->memory = std::move(memory);
       TL_TRY(held->memory.resize(formation.index->bytes()));

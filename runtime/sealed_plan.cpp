@@ -65,7 +65,7 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
   }
   const Result<ChoiceBytes> choice = choice_of(options, method, spec, cuts, *plan);
   if (choice && choice->device > 0)
-    layer->sketch_bytes = sketch_bytes_of(options, method, spec, *layer, cuts, plan->step_rows);
+    layer->choosing_bytes = choosing_bytes_of(options, method, spec, *layer, cuts, plan->step_rows);
   const std::uint64_t kept =
       fetching_bytes(options, method, cuts, *plan, plan->slots, plan->layers.size() + 1);
   TL_TRY_ASSIGN(layer->home, home_of(method, *plan, bytes_there(spec, *layer), kept));

@@ -69,6 +69,11 @@ class SegmentIndex {
  public:
   virtual ~SegmentIndex() = default;
   virtual std::uint64_t bytes() const = 0;
+  // Of one that is a piece of memory: all of it; and the same index as a copy of that has it, at
+  // `at`, which this memory need not reach: then where its parts are is all that may be asked. `at`
+  // is aligned to 64 bytes and outlives it. Of another: nothing, null.
+  virtual std::span<const std::byte> whole() const { return {}; }
+  virtual std::shared_ptr<const SegmentIndex> copied_to(std::byte* /*at*/) const { return nullptr; }
 };
 
 // Where the bytes of a segment live is the page table's business (tiers/page_table.h); this is what

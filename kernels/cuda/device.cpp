@@ -5,11 +5,11 @@
 
 #include "kernels/cuda/attend.h"
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/choice_queue.h"
 #include "kernels/cuda/dense_layers.h"
 #include "kernels/cuda/fold_attention.h"
 #include "kernels/cuda/make_current.h"
 #include "kernels/cuda/pinned_bytes.h"
-#include "kernels/cuda/sketch_choice.h"
 #include "kernels/cuda/stream.h"
 
 namespace thermocline {
@@ -75,7 +75,7 @@ class CudaDevice final : public Device {
   }
 
   Result<std::unique_ptr<DeviceChoice>> open_choice(const ChoiceBytes& bytes) override {
-    return cuda::SketchChoice::create(number_, bytes);
+    return cuda::ChoiceQueue::create(number_, bytes);
   }
 
   Result<std::unique_ptr<DeviceLayers>> open_layers(const LayersShape& shape,
@@ -113,19 +113,19 @@ Result<std::unique_ptr<Device>> open_device(std::uint32_t number) {
 
 Status device_attends(HeadShape shape, const Fold& fold) { return cuda::can_attend(shape, fold); }
 
-Result<ChoiceBytes> choice_bytes(const SketchFormat& format, const SketchBounds& bounds,
+Result<ChoiceBytes> choice_bytes(const ChoiceFormat& format, const ChoiceBounds& bounds,
                                  std::uint32_t lists) {
-  cuda::SketchShape shape{format};
+  cuda::ChoiceShape shape{format};
   shape.lists = lists;
   shape.most_runs = bounds.runs;
   shape.most_rows = bounds.rows;
-  shape.most_clusters = bounds.clusters;
+  shape.most_units = bounds.units;
   shape.most_budget = bounds.read;
   shape.most_coded = bounds.coded;
   shape.cached = bounds.cached;
   shape.packed = bounds.packed;
   TL_TRY(cuda::can_choose(shape));
-  return cuda::SketchChoice::bytes(shape);
+  return cuda::ChoiceQueue::bytes(shape);
 }
 
 }  // namespace thermocline

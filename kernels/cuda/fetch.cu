@@ -32,8 +32,8 @@ __device__ void forget_rows(const RowSlots& cache) {
 
 // Block (list): which chosen rows are missing, and which slots they take.
 __global__ void __launch_bounds__(kListThreads)
-    find_slots(SketchShape shape, const SketchList* lists, SketchBoard boards) {
-  const SketchList& list = lists[blockIdx.x];
+    find_slots(ChoiceShape shape, const ChoiceList* lists, ChoiceBoard boards) {
+  const ChoiceList& list = lists[blockIdx.x];
   const RowSlots& cache = list.cache;
   const RowSet* set = boards.sets + blockIdx.x * std::size_t{blocks_of(shape.most_rows)};
   std::uint32_t* const missed = boards.missed + blockIdx.x * std::size_t{shape.most_budget};
@@ -102,22 +102,22 @@ __device__ void copy_row(const std::byte* from, std::byte* to, std::uint32_t byt
 __device__ std::uint32_t row_of_warp() { return blockIdx.x * kRowsABlock + threadIdx.x / kWarp; }
 
 // Of one list: which row is its i-th missed one, and where its slot is.
-__device__ std::uint32_t missed_row(const SketchShape& shape, const SketchBoard& boards,
+__device__ std::uint32_t missed_row(const ChoiceShape& shape, const ChoiceBoard& boards,
                                     std::uint32_t list, std::uint32_t i) {
   return boards.missed[list * std::size_t{shape.most_budget} + i];
 }
-__device__ std::byte* slot_at(const SketchShape& shape, const RowSlots& cache, std::uint32_t row) {
+__device__ std::byte* slot_at(const ChoiceShape& shape, const RowSlots& cache, std::uint32_t row) {
   return cache.records + std::size_t(cache.slot_of[row]) * shape.row_bytes;
 }
 
 // Block (rows, list): from where they lie.
 __global__ void __launch_bounds__(kThreads)
-    copy_rows(SketchShape shape, const SketchList* lists, SketchBoard boards) {
-  const SketchList& list = lists[blockIdx.y];
+    copy_rows(ChoiceShape shape, const ChoiceList* lists, ChoiceBoard boards) {
+  const ChoiceList& list = lists[blockIdx.y];
   const std::uint32_t i = row_of_warp();
   if (i >= boards.fetched[blockIdx.y]) return;
   const std::uint32_t row = missed_row(shape, boards, blockIdx.y, i);
-  const SketchRun& run = list.runs.data()[run_of(list, &SketchRun::first_row, row)];
+  const ChoiceRun& run = list.runs.data()[run_of(list, &ChoiceRun::first_row, row)];
   copy_row(run.row - shape.key_bytes + std::size_t(row - run.first_row) * shape.row_bytes,
            slot_at(shape, list.cache, row), shape.row_bytes);
 }
@@ -129,7 +129,7 @@ struct PackedPart {
 
 // Block (rows, of the part): from where they are packed.
 __global__ void __launch_bounds__(kThreads)
-    copy_packed(SketchShape shape, const SketchList* lists, SketchBoard boards, PackedPart part) {
+    copy_packed(ChoiceShape shape, const ChoiceList* lists, ChoiceBoard boards, PackedPart part) {
   const PackedRows& packed = part.of[blockIdx.y];
   const std::uint32_t i = row_of_warp();
   if (i >= packed.rows) return;
@@ -144,8 +144,8 @@ dim3 grid_of(std::uint32_t rows, std::size_t parts) {
 
 }  // namespace
 
-Status fetch(Stream& stream, const SketchShape& shape, std::span<const SketchList> lists,
-             const SketchBoard& board) {
+Status fetch(Stream& stream, const ChoiceShape& shape, std::span<const ChoiceList> lists,
+             const ChoiceBoard& board) {
   TL_CHECK(shape.row_bytes % sizeof(std::uint16_t) == 0);
   TL_TRY(launch(stream, "find slots", dim3(static_cast<unsigned>(lists.size())), dim3(kListThreads),
                 find_slots, shape, lists.data(), board));
@@ -154,8 +154,8 @@ Status fetch(Stream& stream, const SketchShape& shape, std::span<const SketchLis
                 copy_rows, shape, lists.data(), board);
 }
 
-Status fetch_packed(Stream& stream, const SketchShape& shape, std::span<const SketchList> lists,
-                    const SketchBoard& board, std::span<const PackedRows> packed) {
+Status fetch_packed(Stream& stream, const ChoiceShape& shape, std::span<const ChoiceList> lists,
+                    const ChoiceBoard& board, std::span<const PackedRows> packed) {
   while (!packed.empty()) {
     PackedPart part;
     const std::size_t count = std::min(packed.size(), std::size(part.of));

@@ -33,6 +33,19 @@ __device__ void share_sums(float (&sum)[kHeads], int lanes, int part, int* head)
   for (; step > 0; step /= 2) sum[0] += __shfl_xor_sync(kWholeWarp, sum[0], step);
 }
 
+struct Add {
+  template <typename T>
+  __device__ T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+struct Larger {
+  __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
+  __device__ std::uint64_t operator()(std::uint64_t a, std::uint64_t b) const {
+    return a > b ? a : b;
+  }
+};
+
 // add(a, b) of all threads' values, in one order for a block of kThreads; every thread gets it.
 template <int kThreads, typename T, typename Add>
 __device__ T reduce(T mine, const Add& add) {

@@ -12,7 +12,7 @@ Status device_attends(HeadShape, const Fold&) {
   return fail(ErrorCode::unsupported, "this build has no CUDA");
 }
 
-Result<ChoiceBytes> choice_bytes(const SketchFormat&, const SketchBounds&, std::uint32_t) {
+Result<ChoiceBytes> choice_bytes(const ChoiceFormat&, const ChoiceBounds&, std::uint32_t) {
   return fail(ErrorCode::unsupported, "this build has no CUDA");
 }
 

@@ -55,6 +55,20 @@ bool BlockIndex::formed(const SegmentIndex& segment) const {
   return HeadRecords::of(name(), segment) != nullptr;
 }
 
+std::optional<UnitFormat> BlockIndex::unit_format() const {
+  std::optional<UnitFormat> format = code_->unit_format();
+  if (format) format->rows = code_->block();
+  return format;
+}
+
+IndexedRows BlockIndex::indexed(HeadShape shape, const SegmentIndex& index,
+                                std::uint32_t head) const {
+  const auto& records = static_cast<const HeadRecords&>(index);
+  IndexedRows made{.rows = records.rows(), .units = code_->units(records.rows())};
+  code_->locate(shape, records.rows(), records.head(head), &made);
+  return made;
+}
+
 std::uint32_t BlockIndex::units(const SegmentIndex& segment, std::uint32_t) const {
   return code_->units(static_cast<const HeadRecords&>(segment).rows());
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -46,6 +47,11 @@ class BlockCode {
   virtual const char* flaw(HeadShape, std::uint32_t /*rows*/, const std::byte* /*kept*/) const {
     return nullptr;
   }
+  // As KeyIndex's: how a device scores a unit, but for its rows; and where in a record it finds
+  // what by: unit_keys, unit_key_bytes and always.
+  virtual std::optional<UnitFormat> unit_format() const { return std::nullopt; }
+  virtual void locate(HeadShape, std::uint32_t /*rows*/, const std::byte* /*kept*/,
+                      IndexedRows* /*out*/) const {}
   // score[h * stride + u] of each unit u of the segment; KeyIndex::score() says what they mean.
   // Returns the bytes of the record that were looked at.
   virtual std::uint64_t score(const BlockQuery& query, KeyScratch* scratch, float* score,
@@ -68,6 +74,10 @@ class BlockIndex final : public KeyIndex {
   std::uint64_t index_bytes(HeadShape shape, std::uint64_t rows) const override;
   std::uint64_t always_rows(std::uint64_t rows) const override { return code_->always_rows(rows); }
   bool scores_all() const override { return code_->scores_all(); }
+  std::optional<UnitFormat> unit_format() const override;
+  std::uint32_t most_units(std::uint32_t rows) const override { return code_->units(rows); }
+  IndexedRows indexed(HeadShape shape, const SegmentIndex& index,
+                      std::uint32_t head) const override;
   bool formed(const SegmentIndex& segment) const override;
   std::uint32_t units(const SegmentIndex& segment, std::uint32_t head) const override;
   std::uint32_t first_row(const SegmentIndex& segment, std::uint32_t head,

@@ -33,6 +33,16 @@ void BoundsCode::keep(const Sealing& sealing, std::uint32_t head, std::byte* kep
   }
 }
 
+std::optional<UnitFormat> BoundsCode::unit_format() const {
+  return UnitFormat{.score = UnitScore::bounds};
+}
+
+void BoundsCode::locate(HeadShape shape, std::uint32_t, const std::byte* kept,
+                        IndexedRows* out) const {
+  out->unit_keys = kept;
+  out->unit_key_bytes = 2 * shape.key_dim * sizeof(f16);
+}
+
 // max(q * least, q * most) is q * most where q is positive, else q * least: two products of rows,
 // with the halves of the query.
 std::uint64_t BoundsCode::score(const BlockQuery& query, KeyScratch* scratch, float* score,

@@ -26,6 +26,9 @@ class BoundsCode final : public BlockCode {
   std::uint32_t block() const override { return options_.block; }
   std::uint64_t bytes(HeadShape shape, std::uint32_t rows) const override;
   void keep(const Sealing& sealing, std::uint32_t head, std::byte* kept) const override;
+  std::optional<UnitFormat> unit_format() const override;
+  void locate(HeadShape shape, std::uint32_t rows, const std::byte* kept,
+              IndexedRows* out) const override;
   std::uint64_t score(const BlockQuery& query, KeyScratch* scratch, float* score,
                       std::size_t stride) const override;
 

@@ -17,11 +17,6 @@ std::uint64_t starts_bytes(std::uint32_t clusters) {
   return round_up((std::uint64_t{clusters} + 1) * sizeof(std::uint16_t), 64);
 }
 
-// Values alone: a summary's key is in the index, and its score comes with the read.
-RowLayout summary_layout(HeadShape shape) {
-  return {kMeanFormat, kMeanFormat, 0, row_bytes(kMeanFormat, shape.value_dim)};
-}
-
 void write_mean(const std::vector<double>& mean, std::byte* out) {
   std::vector<f16> half(mean.size());
   for (std::size_t d = 0; d < mean.size(); ++d) half[d] = to_f16(static_cast<float>(mean[d]));
@@ -125,6 +120,21 @@ Result<Formation> ClustersIndex::load(HeadShape shape, std::uint32_t heads, std:
   }
   formation.index = records;
   return formation;
+}
+
+// Values alone: a summary's key is in the index, and its score comes with the read.
+RowLayout ClustersIndex::summary_layout(HeadShape shape) const {
+  return {kMeanFormat, kMeanFormat, 0, row_bytes(kMeanFormat, shape.value_dim)};
+}
+
+IndexedRows ClustersIndex::indexed(HeadShape shape, const SegmentIndex& index,
+                                   std::uint32_t head) const {
+  const auto& records = static_cast<const HeadRecords&>(index);
+  return {.rows = records.rows(),
+          .units = clusters(records.rows()),
+          .unit_keys = means(records, head),
+          .unit_key_bytes = row_bytes(kMeanFormat, shape.key_dim),
+          .starts = starts(records, head).data()};
 }
 
 bool ClustersIndex::formed(const SegmentIndex& segment) const {

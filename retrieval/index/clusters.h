@@ -37,6 +37,13 @@ class ClustersIndex final : public KeyIndex {
                          RecordReader* in) const override;
   std::uint64_t index_bytes(HeadShape shape, std::uint64_t rows) const override;
   std::uint64_t summary_bytes(HeadShape shape, std::uint64_t rows) const override;
+  std::optional<UnitFormat> unit_format() const override {
+    return UnitFormat{.score = UnitScore::means};
+  }
+  std::uint32_t most_units(std::uint32_t rows) const override { return clusters(rows); }
+  IndexedRows indexed(HeadShape shape, const SegmentIndex& index,
+                      std::uint32_t head) const override;
+  RowLayout summary_layout(HeadShape shape) const override;
   bool formed(const SegmentIndex& segment) const override;
   std::uint32_t units(const SegmentIndex& segment, std::uint32_t head) const override;
   std::uint32_t first_row(const SegmentIndex& segment, std::uint32_t head,

@@ -24,22 +24,25 @@ class HeadRecords final : public SegmentIndex {
   static Result<std::shared_ptr<HeadRecords>> load(std::string_view maker, std::uint32_t heads,
                                                    std::uint32_t rows, std::uint64_t head_bytes,
                                                    RecordReader* in);
-  void save(RecordWriter* out) const { out->raw(buffer_.bytes()); }
+  void save(RecordWriter* out) const { out->raw(bytes_); }
   // What a record of so many bytes takes: a head begins on a cache line.
   static std::uint64_t of_head(std::uint64_t bytes) { return round_up(bytes, 64); }
 
   // `index` as records of this maker; null: it is something else.
   static const HeadRecords* of(std::string_view maker, const SegmentIndex& index);
 
-  std::uint64_t bytes() const override { return buffer_.size(); }
+  std::uint64_t bytes() const override { return bytes_.size(); }
+  std::span<const std::byte> whole() const override { return bytes_; }
+  std::shared_ptr<const SegmentIndex> copied_to(std::byte* at) const override;
   std::uint32_t rows() const { return rows_; }
-  std::byte* head(std::uint32_t h) const { return buffer_.data() + h * head_bytes_; }
+  std::byte* head(std::uint32_t h) const { return bytes_.data() + h * head_bytes_; }
 
  private:
   HeadRecords() = default;
 
   std::string_view maker_;
-  Buffer buffer_;  // [heads][head_bytes]
+  Buffer buffer_;               // none of a copy
+  std::span<std::byte> bytes_;  // [heads][head_bytes]
   std::uint64_t head_bytes_ = 0;
   std::uint32_t rows_ = 0;
 };

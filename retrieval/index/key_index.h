@@ -10,10 +10,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
 
+#include "kernels/device_choice.h"
 #include "retrieval/select/selector.h"
 
 namespace thermocline {
@@ -70,6 +72,16 @@ class KeyIndex {
   virtual std::uint32_t units(const SegmentIndex& segment, std::uint32_t head) const = 0;
   virtual std::uint32_t first_row(const SegmentIndex& segment, std::uint32_t head,
                                   std::uint32_t unit) const = 0;
+
+  // How a device scores its units, in one of the ways that it knows, and of a segment of so many
+  // rows how many there are at most; none: it cannot.
+  virtual std::optional<UnitFormat> unit_format() const { return std::nullopt; }
+  virtual std::uint32_t most_units(std::uint32_t /*rows*/) const { return 0; }
+  // Then, of what form() made: as DeviceRule's function of this name; and what summaries are.
+  virtual IndexedRows indexed(HeadShape, const SegmentIndex&, std::uint32_t /*head*/) const {
+    return {};
+  }
+  virtual RowLayout summary_layout(HeadShape) const { return {}; }
 
   // score[h * stride + u], u counting the units of all segments one after the other: what a key of
   // the unit may score with query head h, to be compared with exact scores; -inf, or not a number:

@@ -71,6 +71,17 @@ std::uint64_t LandmarksCode::always_rows(std::uint64_t rows) const {
          block();
 }
 
+std::optional<UnitFormat> LandmarksCode::unit_format() const {
+  return UnitFormat{.score = UnitScore::landmarks};
+}
+
+void LandmarksCode::locate(HeadShape shape, std::uint32_t rows, const std::byte* kept,
+                           IndexedRows* out) const {
+  out->unit_keys = kept;
+  out->unit_key_bytes = shape.key_dim * sizeof(f16);
+  out->always = kept + std::size_t{units(rows)} * out->unit_key_bytes;
+}
+
 std::uint64_t LandmarksCode::score(const BlockQuery& query, KeyScratch*, float* score,
                                    std::size_t stride) const {
   const HeadShape shape = query.shape;

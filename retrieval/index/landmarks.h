@@ -32,6 +32,9 @@ class LandmarksCode final : public BlockCode {
   std::vector<std::uint32_t> always(HeadShape shape, std::uint32_t rows,
                                     const std::byte* kept) const override;
   std::uint64_t always_rows(std::uint64_t rows) const override;
+  std::optional<UnitFormat> unit_format() const override;
+  void locate(HeadShape shape, std::uint32_t rows, const std::byte* kept,
+              IndexedRows* out) const override;
   std::uint64_t score(const BlockQuery& query, KeyScratch* scratch, float* score,
                       std::size_t stride) const override;
 

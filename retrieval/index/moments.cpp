@@ -64,6 +64,17 @@ void MomentsCode::keep(const Sealing& sealing, std::uint32_t head, std::byte* ke
     }
 }
 
+std::optional<UnitFormat> MomentsCode::unit_format() const {
+  return UnitFormat{.score = UnitScore::moments, .alpha = static_cast<float>(options_.alpha)};
+}
+
+// Behind the groups: a device looks at all blocks.
+void MomentsCode::locate(HeadShape shape, std::uint32_t rows, const std::byte* kept,
+                         IndexedRows* out) const {
+  out->unit_keys = kept + groups(rows) * moments_bytes(shape);
+  out->unit_key_bytes = static_cast<std::uint32_t>(moments_bytes(shape));
+}
+
 void MomentsCode::score_moments(const BlockQuery& query, const std::byte* moments,
                                 std::size_t count, const float* squared, float* variance,
                                 float* score, std::size_t stride) const {

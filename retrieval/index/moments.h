@@ -38,6 +38,9 @@ class MomentsCode final : public BlockCode {
   bool scores_all() const override { return group_rows() == 0; }
   std::uint64_t bytes(HeadShape shape, std::uint32_t rows) const override;
   void keep(const Sealing& sealing, std::uint32_t head, std::byte* kept) const override;
+  std::optional<UnitFormat> unit_format() const override;
+  void locate(HeadShape shape, std::uint32_t rows, const std::byte* kept,
+              IndexedRows* out) const override;
   std::uint64_t score(const BlockQuery& query, KeyScratch* scratch, float* score,
                       std::size_t stride) const override;
 

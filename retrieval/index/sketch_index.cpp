@@ -53,7 +53,7 @@ Result<std::shared_ptr<SketchIndex>> SketchIndex::create(int bits, std::uint32_t
   return index;
 }
 
-std::shared_ptr<const SketchIndex> SketchIndex::copied_to(std::byte* at) const {
+std::shared_ptr<const SegmentIndex> SketchIndex::copied_to(std::byte* at) const {
   std::shared_ptr<SketchIndex> copy(new SketchIndex);
   copy->bytes_ = {at, bytes_.size()};
   copy->layout_ = layout_;

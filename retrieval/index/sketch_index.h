@@ -44,10 +44,8 @@ class SketchIndex final : public SegmentIndex {
                                                    std::uint32_t clusters, RecordReader* in);
 
   std::uint64_t bytes() const override { return bytes_.size(); }
-  std::span<const std::byte> whole() const { return bytes_; }
-  // The same index as a copy of whole() has it, at `at`: which this memory need not reach, and then
-  // where its parts are is all that may be asked. `at` is aligned to 64 bytes and outlives it.
-  std::shared_ptr<const SketchIndex> copied_to(std::byte* at) const;
+  std::span<const std::byte> whole() const override { return bytes_; }
+  std::shared_ptr<const SegmentIndex> copied_to(std::byte* at) const override;
   void save(RecordWriter* out) const { out->raw(bytes_); }
   int bits() const { return layout_.bits; }
   bool keeps_keys() const { return bits() == kKeyBits; }

@@ -48,6 +48,15 @@ class PickWriter {
 
 }  // namespace
 
+std::uint32_t RankedOptions::budget(std::uint32_t length, std::uint32_t steady_rows) const {
+  const double wanted = rows > 0 ? rows : share * length;
+  return std::max(min_rows, static_cast<std::uint32_t>(std::max(0.0, wanted - steady_rows)));
+}
+
+std::uint32_t RankedOptions::estimated(std::uint64_t sealed) const {
+  return static_cast<std::uint32_t>(estimate * static_cast<double>(sealed));
+}
+
 std::span<const Parameter<RankedOptions>> RankedSelector::parameters() {
   static constexpr std::string_view kGroups[] = {"sum", "max", "vote"};
   static constexpr Parameter<RankedOptions> kParameters[] = {
@@ -82,6 +91,7 @@ RankedSelector::RankedSelector(std::unique_ptr<KeyIndex> index, const RankedOpti
       cpu_(cpu),
       boards_(static_cast<std::size_t>(Workers::usable(0))) {
   for (Board& board : boards_) board.scratch = index_->scratch();
+  if (RankedRule::holds(*index_, options_)) rule_ = std::make_unique<RankedRule>(*index_, options_);
 }
 
 // Which runs are asked, and what may be read of them.
@@ -93,9 +103,7 @@ void RankedSelector::lay_out(const ListQuery& list, Board* board) const {
     board->asked.push_back(run.index.get());
     board->sealed_rows += run.rows->rows;
   }
-  const double wanted = options_.rows > 0 ? options_.rows : options_.share * list.length;
-  const double selected = std::max(0.0, wanted - list.steady_rows);
-  board->budget = std::max<std::uint64_t>(options_.min_rows, static_cast<std::uint64_t>(selected));
+  board->budget = options_.budget(list.length, list.steady_rows);
 }
 
 // The index's scores of all units.
@@ -198,8 +206,7 @@ void RankedSelector::rank(HeadShape shape, Board* board) const {
 // Those that may be read or estimated, best first: no more than rows are wanted.
 void RankedSelector::order(Board* board) const {
   const std::size_t candidates = board->unit.size();
-  const auto estimated =
-      static_cast<std::uint64_t>(options_.estimate * static_cast<double>(board->sealed_rows));
+  const std::uint64_t estimated = options_.estimated(board->sealed_rows);
   board->taken.resize(set_words(candidates));
   top_rows(cpu_.topk, {board->rank.data(), candidates}, board->budget + estimated, &board->top,
            board->taken);

@@ -14,32 +14,12 @@
 #include "kernels/cpu/table.h"
 #include "kernels/topk.h"
 #include "retrieval/index/key_index.h"
+#include "retrieval/select/ranked_options.h"
+#include "retrieval/select/ranked_rule.h"
 #include "retrieval/select/selector.h"
 #include "tiers/parameter.h"
 
 namespace thermocline {
-
-// How the query heads of a group are combined to one rank.
-//   sum   of each head's attention to the row, as the scores have it: a head that has nearly all of
-//         its attention in sinks and tail has little to say
-//   max   of the same
-//   vote  the sum of shares of what lies beside sinks and tail, so each head has as much to say as
-//         every other: TokenSelect's soft vote (arXiv 2411.02886)
-inline constexpr std::uint32_t kGroupSum = 0, kGroupMax = 1, kGroupVote = 2;
-
-// Ranges: RankedSelector::parameters().
-struct RankedOptions {
-  double share = 0.02;          // of a timeline's length that is read in each KV head, sinks and
-                                // tail included
-  std::uint32_t rows = 0;       // so many are read instead, whatever the length; 0: `share`
-  std::uint32_t min_rows = 64;  // and at least so many sealed rows
-  double mass = 0;  // reading ends earlier, when so much of each query head's attention is covered,
-                    // as the scores estimate it; 0: never
-  std::uint32_t group = kGroupSum;
-  std::uint32_t dense_layers = 0;  // the first so many layers of the model read everything
-  double estimate = 0;  // of the sealed rows: so many of those next in rank are attended by their
-                        // unit's summary. Of an index with summaries.
-};
 
 class RankedSelector final : public Selector {
  public:
@@ -53,6 +33,7 @@ class RankedSelector final : public Selector {
 
   std::string_view name() const override { return index_->name(); }
   SelectorFacts facts() const override { return index_->facts(); }
+  const DeviceRule* device_rule() const override { return rule_.get(); }
   Result<Formation> form(const Sealing& sealing, const Workers& workers) const override {
     return index_->form(sealing, workers);
   }
@@ -122,6 +103,7 @@ class RankedSelector final : public Selector {
 
   std::unique_ptr<KeyIndex> index_;
   RankedOptions options_;
+  std::unique_ptr<RankedRule> rule_;  // null: no device can
   const CpuTable& cpu_;
   std::vector<Board> boards_;  // a thread's, by Workers::slot()
 };

@@ -20,7 +20,7 @@
 
 namespace thermocline {
 
-struct SketchOptions;
+class DeviceRule;
 
 // In which order a selector stores rows.
 enum class RowOrder : std::uint8_t { position, own };
@@ -116,9 +116,8 @@ class Selector {
   // Of what its choices depend on beside the parameters that a method's file gives it: a file of
   // its own. Empty: nothing.
   virtual std::string fingerprint() const { return {}; }
-  // How it chooses, where that is by a sketch's codes alone, as a device can in its place; else
-  // null.
-  virtual const SketchOptions* sketch() const { return nullptr; }
+  // How a device chooses in its place; null: none can.
+  virtual const DeviceRule* device_rule() const { return nullptr; }
 
   // Called with at most kSegmentRows rows. Work is spread over `workers`; its cut is fixed, so the
   // formation does not depend on the number of threads.

@@ -25,6 +25,7 @@
 
 #include "retrieval/select/selector.h"
 #include "retrieval/select/sketch_options.h"
+#include "retrieval/select/sketch_rule.h"
 #include "tiers/parameter.h"
 
 namespace thermocline {
@@ -42,8 +43,8 @@ class SketchSelector final : public Selector {
   SelectorFacts facts() const override {
     return {.order = RowOrder::own, .keys_in_memory = options_.keeps_keys()};
   }
-  const SketchOptions* sketch() const override {
-    return options_.keeps_keys() ? nullptr : &options_;
+  const DeviceRule* device_rule() const override {
+    return options_.keeps_keys() ? nullptr : &rule_;
   }
   Result<Formation> form(const Sealing& sealing, const Workers& workers) const override;
   void save(const Formation& formation, RecordWriter* out) const override;
@@ -63,6 +64,7 @@ class SketchSelector final : public Selector {
   std::uint32_t summaries(std::uint32_t rows) const;  // clusters of a segment, and groups of those
 
   SketchOptions options_;
+  SketchRule rule_;
   const CpuTable& cpu_;
   std::vector<Board> boards_;  // a thread's, by Workers::slot()
 };

@@ -35,7 +35,7 @@ struct alignas(64) SketchSelector::Board {
 };
 
 SketchSelector::SketchSelector(const SketchOptions& options, const CpuTable& cpu)
-    : options_(options), cpu_(cpu) {
+    : options_(options), rule_(options), cpu_(cpu) {
   const int threads = Workers::usable(0);
   boards_.reserve(static_cast<std::size_t>(threads));
   for (int t = 0; t < threads; ++t) boards_.emplace_back(options_, cpu_);

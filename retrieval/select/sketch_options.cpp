@@ -26,18 +26,4 @@ RowLayout SketchOptions::code_layout(HeadShape shape) const {
   return {format, format, 0, row_bytes(format, shape.value_dim)};
 }
 
-SketchFormat SketchOptions::format(HeadShape shape, const RowLayout& layout) const {
-  const RowLayout summary = summary_layout(shape), code = code_layout(shape);
-  return {.head = shape,
-          .bits = static_cast<int>(bits),
-          .key_format = layout.key_format,
-          .value_format = layout.value_format,
-          .key_bytes = layout.key_bytes,
-          .row_bytes = layout.bytes(),
-          .summary_format = summary.value_format,
-          .summary_bytes = summary.value_bytes,
-          .residual_format = code.value_format,
-          .residual_bytes = code.value_bytes};
-}
-
 }  // namespace thermocline

@@ -1,10 +1,9 @@
 // What a method's file may say of the sketch (retrieval/select/sketch.h), and what follows from it
-// alone: so much a device is told that chooses in the selector's place (kernels/device_choice.h).
+// alone.
 #pragma once
 
 #include <cstdint>
 
-#include "kernels/device_choice.h"
 #include "retrieval/index/kmeans.h"
 #include "retrieval/index/sketch_index.h"
 #include "tiers/block.h"
@@ -50,8 +49,6 @@ struct SketchOptions {
   // read.
   static RowLayout summary_layout(HeadShape shape);
   RowLayout code_layout(HeadShape shape) const;
-  // Of rows that are kept as `layout` says.
-  SketchFormat format(HeadShape shape, const RowLayout& layout) const;
 };
 
 }  // namespace thermocline

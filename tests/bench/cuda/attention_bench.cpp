@@ -8,7 +8,7 @@
 #include <string>
 
 #include "kernels/cuda/attend.h"
-#include "kernels/cuda/sketch.h"
+#include "kernels/cuda/choice.h"
 
 namespace thermocline::cuda {
 namespace {
@@ -220,12 +220,12 @@ class Sparse {
     made.setup_ = setup;
     TL_TRY_ASSIGN(made.kept_, make_kept(setup, pinned ? Where::pinned : Where::device));
     const std::uint32_t runs = setup.rows / kRunRows;
-    SketchShape& shape = made.shape_;
+    ChoiceShape& shape = made.shape_;
     shape.head = kHead;
     shape.lists = setup.lists();
     shape.most_runs = runs;
     shape.most_rows = setup.rows;
-    shape.most_clusters = runs * blocks_of(made.kept_.run_clusters) * kBlockRows;
+    shape.most_units = runs * blocks_of(made.kept_.run_clusters) * kBlockRows;
     shape.most_budget = choice.read_of(setup.rows);
     shape.most_coded = choice.coded_of(setup.rows);
     shape.cached = pinned;
@@ -237,8 +237,8 @@ class Sparse {
     shape.residual_bytes = row_bytes(kResidual, kHead.value_dim);
     TL_TRY(made.make_lists(runs));
     TL_TRY_ASSIGN(made.board_memory_,
-                  Memory<std::byte>::create(Where::device, SketchBoard::bytes(shape)));
-    made.board_ = SketchBoard::cut(shape, made.board_memory_.data());
+                  Memory<std::byte>::create(Where::device, ChoiceBoard::bytes(shape)));
+    made.board_ = ChoiceBoard::cut(shape, made.board_memory_.data());
     TL_TRY_ASSIGN(made.attention_, Attention::create(setup.lists(), shape.folds()));
     return made;
   }
@@ -252,7 +252,7 @@ class Sparse {
 
   // The next step: and of the rows that the last one chose, all but `hits` of them leave the cache.
   Status next_step(double hits, std::mt19937* random) {
-    for (SketchList& list : host_lists_) ++list.step;
+    for (ChoiceList& list : host_lists_) ++list.step;
     TL_TRY(check(cudaMemcpy(lists_.data(), host_lists_.data(), lists_.bytes(), cudaMemcpyDefault),
                  "updating lists"));
     if (!shape_.cached) return {};
@@ -310,22 +310,22 @@ class Sparse {
       TL_TRY_ASSIGN(used_, Memory<std::uint32_t>::of(Where::device, Words(lists * slots_, 0)));
       TL_TRY_ASSIGN(hand_, Memory<std::uint32_t>::of(Where::device, Words(lists, 0)));
     }
-    std::vector<SketchRun> all;
+    std::vector<ChoiceRun> all;
     const std::uint32_t clusters = blocks_of(kept_.run_clusters) * kBlockRows;
     const std::uint32_t mean_bytes = row_bytes(RowFormat::int8, kHead.key_dim);
     for (std::size_t l = 0; l < lists; ++l)
       for (std::uint32_t r = 0; r < runs; ++r) {
-        SketchRun run;
+        ChoiceRun run;
         run.rows = kRunRows;
-        run.clusters = kept_.run_clusters;
+        run.units = kept_.run_clusters;
         run.first_row = r * kRunRows;
-        run.first_cluster = r * clusters;
+        run.first_unit = r * clusters;
         const std::size_t at = l * runs + r;
         const std::size_t means_at = at * kept_.run_clusters * mean_bytes;
         run.codes = kept_.codes.data() + at * sketch_bytes(2, kRunRows, kHead.key_dim);
         run.scales = kept_.scales.data() + at * kRunRows;
-        run.means = kept_.means.data() + means_at;
-        run.mean_bytes = mean_bytes;
+        run.unit_keys = kept_.means.data() + means_at;
+        run.unit_key_bytes = mean_bytes;
         run.starts = kept_.starts.data();
         run.summary = kept_.summaries.data() + means_at;
         run.residual = kept_.residuals.data() + at * kRunRows * shape_.residual_bytes;
@@ -333,12 +333,12 @@ class Sparse {
                   (l * setup_.rows + run.first_row) * setup_.record_bytes();
         all.push_back(run);
       }
-    TL_TRY_ASSIGN(runs_, Memory<SketchRun>::of(Where::device, all));
+    TL_TRY_ASSIGN(runs_, Memory<ChoiceRun>::of(Where::device, all));
     for (std::size_t l = 0; l < lists; ++l) {
-      SketchList list;
+      ChoiceList list;
       list.runs = {runs_.data() + l * runs, runs};
       list.rows = setup_.rows;
-      list.clusters = runs * clusters;
+      list.units = runs * clusters;
       list.budget = shape_.most_budget;
       list.coded_budget = shape_.most_coded;
       list.query = kept_.query.data() + l * kHead.heads * kHead.key_dim;
@@ -353,21 +353,21 @@ class Sparse {
                       hand_.data() + l};
       host_lists_.push_back(list);
     }
-    TL_TRY_ASSIGN(lists_, Memory<SketchList>::of(Where::device, host_lists_));
+    TL_TRY_ASSIGN(lists_, Memory<ChoiceList>::of(Where::device, host_lists_));
     return {};
   }
 
   Setup setup_;
-  SketchShape shape_;
+  ChoiceShape shape_;
   std::uint32_t slots_ = 0;
   Kept kept_;
   Memory<std::byte> records_, board_memory_;
   Memory<std::int32_t> slot_of_;
   Memory<std::uint32_t> row_of_, used_, hand_;
-  Memory<SketchRun> runs_;
-  std::vector<SketchList> host_lists_;
-  Memory<SketchList> lists_;
-  SketchBoard board_;
+  Memory<ChoiceRun> runs_;
+  std::vector<ChoiceList> host_lists_;
+  Memory<ChoiceList> lists_;
+  ChoiceBoard board_;
   Attention attention_;
 };
 

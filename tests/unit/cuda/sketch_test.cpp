@@ -1,6 +1,6 @@
 // Choosing on the device, stage by stage: scores, weights and shares against plain loops in double;
 // what is taken by them, and how it is cut, exactly.
-#include "kernels/cuda/sketch.h"
+#include "kernels/cuda/choice.h"
 
 #include <gtest/gtest.h>
 
@@ -98,10 +98,10 @@ struct List {
   std::vector<std::unique_ptr<OnDevice<std::byte>>> bytes;
   std::vector<std::unique_ptr<OnDevice<std::uint16_t>>> starts;
   std::vector<std::unique_ptr<OnDevice<float>>> floats;
-  std::unique_ptr<OnDevice<SketchRun>> device_runs;
-  std::vector<SketchRun> host_runs;
+  std::unique_ptr<OnDevice<ChoiceRun>> device_runs;
+  std::vector<ChoiceRun> host_runs;
 
-  SketchList upload(const SketchShape& shape) {
+  ChoiceList upload(const ChoiceShape& shape) {
     host_runs.clear();
     rows = clusters = 0;
     for (const Sealed& run : runs) {
@@ -112,15 +112,15 @@ struct List {
         bytes.push_back(std::make_unique<OnDevice<std::byte>>(values));
         return bytes.back()->data();
       };
-      SketchRun on;
+      ChoiceRun on;
       on.rows = run.rows;
-      on.clusters = run.clusters;
+      on.units = run.clusters;
       on.first_row = rows;
-      on.first_cluster = clusters;
+      on.first_unit = clusters;
       on.codes = codes.back()->data();
       on.scales = scales.back()->data();
-      on.means = put(run.means);
-      on.mean_bytes = row_bytes(RowFormat::int8, shape.head.key_dim);
+      on.unit_keys = put(run.means);
+      on.unit_key_bytes = row_bytes(RowFormat::int8, shape.head.key_dim);
       on.starts = starts.back()->data();
       on.row =
           put(std::vector<std::byte>(std::size_t{run.rows} * shape.row_bytes)) + shape.key_bytes;
@@ -130,11 +130,11 @@ struct List {
       rows += whole_blocks(run.rows);
       clusters += whole_blocks(run.clusters);
     }
-    device_runs = std::make_unique<OnDevice<SketchRun>>(host_runs);
-    SketchList list;
+    device_runs = std::make_unique<OnDevice<ChoiceRun>>(host_runs);
+    ChoiceList list;
     list.runs = device_runs->span();
     list.rows = rows;
-    list.clusters = clusters;
+    list.units = clusters;
     list.budget = budget;
     list.coded_budget = coded_budget;
     const auto put = [&](const std::vector<float>& values) {
@@ -152,7 +152,7 @@ struct List {
 
 // A board's contents for one list.
 struct Seen {
-  std::vector<float> cluster_score, shift, weight, mass, loss, log_weight, coded_weight;
+  std::vector<float> unit_score, shift, weight, mass, loss, log_weight, coded_weight;
   std::vector<RowSet> sets, coded, estimated;
   std::vector<std::uint16_t> unread;
   std::vector<BlockView> views;
@@ -163,14 +163,14 @@ struct Seen {
 };
 
 struct Board {
-  SketchShape shape;
+  ChoiceShape shape;
   OnDevice<std::byte> memory;
-  SketchBoard board;
+  ChoiceBoard board;
 
-  explicit Board(const SketchShape& of)
+  explicit Board(const ChoiceShape& of)
       : shape(of),
-        memory(std::vector<std::byte>(SketchBoard::bytes(of), std::byte{0xff})),
-        board(SketchBoard::cut(of, memory.data())) {}
+        memory(std::vector<std::byte>(ChoiceBoard::bytes(of), std::byte{0xff})),
+        board(ChoiceBoard::cut(of, memory.data())) {}
 
   Seen seen(std::size_t list) const {
     const std::size_t heads = shape.head.heads;
@@ -178,27 +178,27 @@ struct Board {
       using T = std::remove_cvref_t<decltype(*from)>;
       return OnDevice<T>::copy_of(from + list * of_list, of_list);
     };
-    return {copy(board.cluster_score, heads * shape.most_clusters),
+    return {copy(board.unit_score, heads * shape.most_units),
             copy(board.shift, heads),
             copy(board.weight, heads * shape.most_rows),
             copy(board.mass, shape.most_rows),
             copy(board.loss, shape.most_coded > 0 ? shape.most_rows : 0),
-            copy(board.log_weight, heads * shape.most_clusters),
+            copy(board.log_weight, heads * shape.most_units),
             copy(board.coded_weight, heads * shape.most_coded),
             copy(board.sets, shape.most_rows / kBlockRows),
-            copy(board.coded, shape.most_rows / kBlockRows),
-            copy(board.estimated, shape.most_clusters / kBlockRows),
-            copy(board.unread, shape.most_clusters),
+            copy(board.coded, shape.most_coded > 0 ? shape.most_rows / kBlockRows : 0),
+            copy(board.estimated, shape.most_units / kBlockRows),
+            copy(board.unread, shape.most_units),
             copy(board.views, shape.views()),
             copy(board.folds, shape.folds()),
-            board.log_weight + list * heads * shape.most_clusters,
+            board.log_weight + list * heads * shape.most_units,
             board.coded_weight + list * heads * shape.most_coded,
             board.views + list * shape.views()};
   }
 };
 
-SketchShape shape_for(const std::vector<List>& lists, HeadShape head, int bits) {
-  SketchShape shape;
+ChoiceShape shape_for(const std::vector<List>& lists, HeadShape head, int bits) {
+  ChoiceShape shape;
   shape.head = head;
   shape.bits = bits;
   shape.lists = static_cast<std::uint32_t>(lists.size());
@@ -210,7 +210,7 @@ SketchShape shape_for(const std::vector<List>& lists, HeadShape head, int bits) 
     }
     shape.most_runs = std::max(shape.most_runs, static_cast<std::uint32_t>(list.runs.size()));
     shape.most_rows = std::max(shape.most_rows, rows);
-    shape.most_clusters = std::max(shape.most_clusters, clusters);
+    shape.most_units = std::max(shape.most_units, clusters);
     shape.most_budget = std::max(shape.most_budget, list.budget);
     shape.most_coded = std::max(shape.most_coded, list.coded_budget);
   }
@@ -222,10 +222,10 @@ SketchShape shape_for(const std::vector<List>& lists, HeadShape head, int bits) 
   return shape;
 }
 
-std::vector<Seen> choose_all(Stream& stream, std::vector<List>* lists, const SketchShape& shape) {
-  std::vector<SketchList> given;
+std::vector<Seen> choose_all(Stream& stream, std::vector<List>* lists, const ChoiceShape& shape) {
+  std::vector<ChoiceList> given;
   for (List& list : *lists) given.push_back(list.upload(shape));
-  const OnDevice<SketchList> on_device(given);
+  const OnDevice<ChoiceList> on_device(given);
   const Board board(shape);
   const Status status = choose(stream, shape, on_device.span(), board.board);
   EXPECT_TRUE(status.has_value()) << status.error().message;
@@ -236,7 +236,7 @@ std::vector<Seen> choose_all(Stream& stream, std::vector<List>* lists, const Ske
   return seen;
 }
 
-void expect_scores(const List& list, const Seen& seen, const SketchShape& shape) {
+void expect_scores(const List& list, const Seen& seen, const ChoiceShape& shape) {
   const std::uint32_t dim = shape.head.key_dim;
   std::vector<float> mean(dim), rotated(dim);
   std::vector<int> code(dim);
@@ -255,10 +255,9 @@ void expect_scores(const List& list, const Seen& seen, const SketchShape& shape)
                                                std::exp(double{list.steady_max[h]} - seen.shift[h]);
     for (std::size_t r = 0; r < list.runs.size(); ++r) {
       const Sealed& run = list.runs[r];
-      const SketchRun& at = list.host_runs[r];
+      const ChoiceRun& at = list.host_runs[r];
       for (std::uint32_t c = 0; c < run.clusters; ++c) {
-        const float got =
-            seen.cluster_score[std::size_t{h} * shape.most_clusters + at.first_cluster + c];
+        const float got = seen.unit_score[std::size_t{h} * shape.most_units + at.first_unit + c];
         if (run.starts[c] == run.starts[c + 1]) {
           ASSERT_EQ(got, kNone);
           continue;
@@ -333,10 +332,10 @@ void expect_taken(const List& list, const Seen& seen) {
   }
 }
 
-void expect_estimated(const List& list, const Seen& seen, const SketchShape& shape) {
+void expect_estimated(const List& list, const Seen& seen, const ChoiceShape& shape) {
   for (std::size_t r = 0; r < list.runs.size(); ++r) {
     const Sealed& run = list.runs[r];
-    const SketchRun& at = list.host_runs[r];
+    const ChoiceRun& at = list.host_runs[r];
     for (std::uint32_t c = 0; c < run.clusters; ++c) {
       std::uint32_t unread = 0, coded = 0;
       for (std::uint32_t row = run.starts[c]; row < run.starts[c + 1]; ++row) {
@@ -344,12 +343,12 @@ void expect_estimated(const List& list, const Seen& seen, const SketchShape& sha
         coded += by_code;
         unread += !by_code && !holds(seen.sets, at.first_row + row);
       }
-      ASSERT_EQ(seen.unread[at.first_cluster + c], unread);
-      const std::uint32_t of_list = at.first_cluster + c;
+      ASSERT_EQ(seen.unread[at.first_unit + c], unread);
+      const std::uint32_t of_list = at.first_unit + c;
       const bool estimated = holds(seen.estimated, of_list);
       double mass = 0;
       for (std::uint32_t h = 0; h < shape.head.heads && unread > 0; ++h) {
-        const float* score = seen.cluster_score.data() + std::size_t{h} * shape.most_clusters;
+        const float* score = seen.unit_score.data() + std::size_t{h} * shape.most_units;
         double all =
             list.steady_sum.empty()
                 ? 0.0
@@ -357,7 +356,7 @@ void expect_estimated(const List& list, const Seen& seen, const SketchShape& sha
         for (std::size_t q = 0; q < list.runs.size(); ++q)
           for (std::uint32_t d = 0; d < list.runs[q].clusters; ++d)
             all += (list.runs[q].starts[d + 1] - list.runs[q].starts[d]) *
-                   std::exp(double{score[list.host_runs[q].first_cluster + d]} - seen.shift[h]);
+                   std::exp(double{score[list.host_runs[q].first_unit + d]} - seen.shift[h]);
         mass += std::exp(double{score[of_list]} - seen.shift[h]) / all;
       }
       if (coded == 0 && std::abs(mass * unread - 5e-5) < 1e-3 * 5e-5) continue;  // either will do
@@ -367,13 +366,13 @@ void expect_estimated(const List& list, const Seen& seen, const SketchShape& sha
 }
 
 // What a row of a scored fold is to score.
-double summary_score(const List& list, const Seen& seen, const SketchShape& shape, std::size_t r,
+double summary_score(const List& list, const Seen& seen, const ChoiceShape& shape, std::size_t r,
                      std::uint32_t cluster, std::uint32_t h) {
-  const SketchRun& run = list.host_runs[r];
+  const ChoiceRun& run = list.host_runs[r];
   const double score =
-      seen.cluster_score[std::size_t{h} * shape.most_clusters + run.first_cluster + cluster];
+      seen.unit_score[std::size_t{h} * shape.most_units + run.first_unit + cluster];
   const double shift = seen.shift[h];
-  double weight = seen.unread[run.first_cluster + cluster] * std::exp(score - shift);
+  double weight = seen.unread[run.first_unit + cluster] * std::exp(score - shift);
   for (std::uint32_t row = list.runs[r].starts[cluster]; row < list.runs[r].starts[cluster + 1];
        ++row)
     if (list.coded_budget > 0 && holds(seen.coded, run.first_row + row))
@@ -393,7 +392,7 @@ struct Expected {
 
 // The folds read each run's rows in order, kFoldRows at a time; then its codes and its summaries
 // likewise.
-void expect_folds(const List& list, const Seen& seen, const SketchShape& shape) {
+void expect_folds(const List& list, const Seen& seen, const ChoiceShape& shape) {
   const std::size_t coded_from = shape.row_folds(), end = shape.folds();
   const std::size_t summaries_from = coded_from + shape.coded_folds();
   const std::uint32_t heads = shape.head.heads;
@@ -403,14 +402,14 @@ void expect_folds(const List& list, const Seen& seen, const SketchShape& shape) 
         Expected{Form::summaries, summaries_from, end, seen.estimated, seen.first_log_weight}}) {
     std::size_t fold = of.first_fold, rank = 0;
     for (std::size_t r = 0; r < list.runs.size() && of.first_fold < of.last_fold; ++r) {
-      const SketchRun& run = list.host_runs[r];
+      const ChoiceRun& run = list.host_runs[r];
       const bool summaries = of.form == Form::summaries;
       const std::byte* begin = summaries               ? run.summary
                                : of.form == Form::rows ? run.row
                                                        : run.residual;
-      const std::uint32_t first = summaries ? run.first_cluster : run.first_row;
+      const std::uint32_t first = summaries ? run.first_unit : run.first_row;
       std::vector<std::uint32_t> wanted;
-      for (std::uint32_t i = 0; i < (summaries ? run.clusters : run.rows); ++i)
+      for (std::uint32_t i = 0; i < (summaries ? run.units : run.rows); ++i)
         if (holds(of.sets, first + i)) wanted.push_back(i);
       for (std::size_t from = 0; from < wanted.size(); from += kFoldRows, ++fold) {
         const Fold& cut = seen.folds[fold].fold;
@@ -485,7 +484,7 @@ TEST_F(SketchTest, EveryStageMatchesTheOracle) {
     for (const bool coded : {false, true}) {
       SCOPED_TRACE(coded ? "with codes" : "without codes");
       for (List& list : lists) list.coded_budget = coded ? list.budget + 700 : 0;
-      const SketchShape shape = shape_for(lists, head, bits);
+      const ChoiceShape shape = shape_for(lists, head, bits);
       const std::vector<Seen> seen = choose_all(*stream_, &lists, shape);
       for (std::size_t l = 0; l < lists.size(); ++l) {
         SCOPED_TRACE("list " + std::to_string(l));
@@ -508,7 +507,7 @@ TEST_F(SketchTest, EqualMassesGoToTheLowerRow) {
   }
   std::vector<List> lists;
   lists.push_back(list_of(runs, 333, std::vector<float>(128, 0.5f)));
-  const SketchShape shape = shape_for(lists, head, 2);
+  const ChoiceShape shape = shape_for(lists, head, 2);
   const std::vector<Seen> seen = choose_all(*stream_, &lists, shape);
   expect_taken(lists[0], seen[0]);
   EXPECT_EQ(seen[0].sets[0], kAllRows);
@@ -547,12 +546,12 @@ TEST_F(SketchTest, ChosenRowsAreFetchedOnce) {
     SCOPED_TRACE("slots " + std::to_string(slots) + (packed ? ", packed" : ""));
     std::vector<List> lists;
     lists.push_back(list_of(runs, kChosen, {}));
-    SketchShape shape = shape_for(lists, head, 2);
+    ChoiceShape shape = shape_for(lists, head, 2);
     shape.cached = true;
     shape.packed = packed;
     List& list = lists[0];
     list.query.assign(128, 0.0f);
-    const SketchList on = list.upload(shape);
+    const ChoiceList on = list.upload(shape);
     // Every record says which row it is.
     std::vector<std::vector<std::byte>> homes;
     for (std::size_t r = 0; r < runs.size(); ++r) {
@@ -566,9 +565,9 @@ TEST_F(SketchTest, ChosenRowsAreFetchedOnce) {
                            homes.back().data(), homes.back().size(), cudaMemcpyHostToDevice),
                 cudaSuccess);
     }
-    std::vector<SketchRun> away = list.host_runs;
-    for (SketchRun& run : away) run.row = nullptr;
-    const OnDevice<SketchRun> runs_away(away);
+    std::vector<ChoiceRun> away = list.host_runs;
+    for (ChoiceRun& run : away) run.row = nullptr;
+    const OnDevice<ChoiceRun> runs_away(away);
     const OnDevice<std::byte> records(std::vector<std::byte>(slots * shape.row_bytes));
     // Whatever is there at first: it may look like copies, of this step, too.
     const OnDevice<std::int32_t> slot_of(std::vector<std::int32_t>(list.rows, 1));
@@ -581,7 +580,7 @@ TEST_F(SketchTest, ChosenRowsAreFetchedOnce) {
     for (std::uint32_t step = 1; step <= 6; ++step) {
       if (step != 3)  // one step asks again what the one before did
         for (float& x : query) x += normal() / 32;
-      SketchList now = on;
+      ChoiceList now = on;
       const OnDevice<float> device_query(query);
       now.query = device_query.data();
       if (packed) now.runs = runs_away.span();
@@ -592,7 +591,7 @@ TEST_F(SketchTest, ChosenRowsAreFetchedOnce) {
       now.cache = {slots,          list.rows,     kept,        records.data(),
                    slot_of.data(), row_of.data(), used.data(), hand.data()};
       now.step = step;
-      const OnDevice<SketchList> given(std::vector<SketchList>{now});
+      const OnDevice<ChoiceList> given(std::vector<ChoiceList>{now});
       ASSERT_TRUE(choose(*stream_, shape, given.span(), board.board).has_value());
       ASSERT_TRUE(stream_->wait().has_value());
       const Seen seen = board.seen(0);
@@ -658,7 +657,7 @@ TEST_F(SketchTest, ChosenRowsAreFetchedOnce) {
 }
 
 TEST(CanChoose, NamesTheLimit) {
-  SketchShape shape;
+  ChoiceShape shape;
   shape.head = {4, 128, 128};
   EXPECT_TRUE(can_choose(shape).has_value());
   shape.head.heads = 9;

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cmath>
 #include <iterator>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -51,12 +52,15 @@ class DeviceChoiceTest : public OnAGpu {};
 //
 // What two processors weigh a little differently they may rank differently: then a row of a list is
 // another one, whose mass was the same but for rounding, and nothing is said of that list's answer.
-// That may happen now and then, to one row.
+// That may happen now and then, to one row; or to one unit, which may not be as large as the other,
+// so that the room which is left goes to yet others.
 class Pair {
  public:
   explicit Pair(const CacheOptions& options) : Pair(options, options) {}
   Pair(const CacheOptions& options, const CacheOptions& of_device)
-      : fed({options, there(of_device)}), codes_(options.method.starts_with("ladder")) {
+      : fed({options, there(of_device)}),
+        codes_(options.method.starts_with("ladder")),
+        most_swapped_(codes_ || options.method.starts_with("sketch") ? 1 : 64) {
     for (const std::size_t c : {0, 1}) fed.caches[c]->observe(&noted_[c]);
   }
   ~Pair() { EXPECT_LE(20 * swapped_, compared_); }
@@ -72,11 +76,11 @@ class Pair {
         std::vector<std::uint32_t> other;
         std::ranges::set_symmetric_difference(noted_[0].lists[list], noted_[1].lists[list],
                                               std::back_inserter(other));
-        EXPECT_LE(other.size(), 2u);
+        EXPECT_LE(other.size(), 2 * most_swapped_);
         coded_ += noted_[1].coded[list].size();
         std::ranges::set_symmetric_difference(noted_[0].coded[list], noted_[1].coded[list],
                                               std::back_inserter(other));
-        EXPECT_LE(other.size(), 6u);  // one more swap, and the first one's rows
+        EXPECT_LE(other.size(), 6 * most_swapped_);  // one more swap, and the first one's rows
         ++(other.empty() ? compared_ : swapped_);
         for (std::size_t f = at; other.empty() && f < at + floats; ++f)
           ASSERT_NEAR(out[0][f], out[1][f], bound());
@@ -86,6 +90,8 @@ class Pair {
 
   // Rows that lists of the device's cache attended by their codes.
   std::size_t coded() const { return coded_; }
+  // Whether the two read as many rows: what was swapped for a unit may have fewer.
+  bool reads_as_many() const { return most_swapped_ == 1 || swapped_ == 0; }
 
   Fed fed;
 
@@ -96,6 +102,7 @@ class Pair {
   double bound() const { return fed.bound() + (codes_ ? 2 * 1.1e-4 * 2 * fed.largest_value() : 0); }
 
   bool codes_;
+  std::size_t most_swapped_;
   Noted noted_[2];
   std::size_t compared_ = 0, swapped_ = 0, coded_ = 0;
 };
@@ -119,11 +126,14 @@ TEST_F(DeviceChoiceTest, ReadsAndAnswersWhatTheHostDoes) {
     for (int step = 0; step < 5; ++step) pair.step(1 + static_cast<std::uint32_t>(step % 2));
     const CacheReport here = difference(pair.fed.caches[0]->report(), sealed[0]);
     const CacheReport on = difference(pair.fed.caches[1]->report(), sealed[1]);
-    EXPECT_EQ(on.rows_read, here.rows_read);
+    if (pair.reads_as_many()) {
+      EXPECT_EQ(on.rows_read, here.rows_read);
+      EXPECT_EQ(on.host_bytes_read + on.device_bytes_read, here.host_bytes_read);
+    }
+    EXPECT_TRUE(close(on.rows_read, here.rows_read));
     EXPECT_EQ(on.codes_read, here.codes_read);
     EXPECT_EQ(on.codes_read > 0, method.starts_with("ladder"));
     EXPECT_EQ(pair.coded(), on.codes_read);
-    EXPECT_EQ(on.host_bytes_read + on.device_bytes_read, here.host_bytes_read);
     EXPECT_TRUE(close(on.summaries_read, here.summaries_read))
         << on.summaries_read << " and " << here.summaries_read;
     // Where all rows are read the host looks at nothing first.
@@ -163,14 +173,16 @@ TEST_F(DeviceChoiceTest, EveryMethodIsNearTheHostsOrRefused) {
     const bool chosen = std::ranges::any_of(plan->lines, [](const MemoryLine& line) {
       return line.tier == "device" && line.purpose == "index";
     });
-    EXPECT_EQ(chosen, method.starts_with("sketch") || method.starts_with("ladder"));
+    const std::set<std::string> by_units = {"moments", "quest", "retroinfer", "shadowkv_landmarks"};
+    EXPECT_EQ(chosen, method.starts_with("sketch") || method.starts_with("ladder") ||
+                          by_units.contains(method));
   }
 }
 
 // A list has the same bits whatever is chosen with it, in however many parts a step is asked, on
 // however many threads, in whichever memory was planned for.
 TEST_F(DeviceChoiceTest, BitsDependOnNoBudget) {
-  for (const char* method : {"sketch", "ladder2"}) {
+  for (const char* method : {"sketch", "ladder2", "quest", "retroinfer"}) {
     SCOPED_TRACE(method);
     const CacheOptions narrow = there(options_of(method, 1200));
     CacheOptions wide = there(options_of(method, 2400));
@@ -473,17 +485,17 @@ TEST_F(DeviceChoiceTest, SessionsAreRefused) {
 
 // More segments than a plan has are refused by whoever would choose among them.
 TEST_F(DeviceChoiceTest, RefusesAListThatWasNotPlannedFor) {
-  SketchFormat format;
+  ChoiceFormat format;
   format.head = {2, 32, 32};
   format.summary_format = RowFormat::rotated4;
   const auto bytes = choice_bytes(format, {1, 64, 64, 16, 0}, 1);
   ASSERT_TRUE(bytes) << bytes.error().message;
   const auto choice = device_->open_choice(*bytes);
   ASSERT_TRUE(choice) << choice.error().message;
-  const std::vector<SketchedRows> runs(40, {.rows = 640, .clusters = 40});
+  const std::vector<IndexedRows> runs(40, {.rows = 640, .units = 40});
   const std::vector<AttnState> steady(2);
   const std::vector<float> query(2 * 32);
-  const SketchQuestion list{runs, query.data(), steady, 16, 0};
+  const ChoiceQuestion list{runs, query.data(), steady, 16, 0};
   const auto refused = (*choice)->begin(format, {&list, 1});
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, ErrorCode::exhausted);

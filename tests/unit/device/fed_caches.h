@@ -42,7 +42,14 @@ methods_that_a_device_chooses_by() {
           {"ladder2", {}},
           {"ladder4", {"values.compress=raw"}},
           {"sketch", {"retain.keep=snapkv", "retain.share=0.5"}},
-          {"sketch", {"retain.keep=h2o"}}};
+          {"sketch", {"retain.keep=h2o"}},
+          {"quest", {}},
+          {"quest", {"select.share=0.3", "select.block=48", "select.group=vote"}},
+          {"moments", {"keys.compress=int8", "values.compress=int8"}},
+          {"shadowkv_landmarks", {"select.outliers=0.05"}},
+          {"retroinfer", {}},
+          {"retroinfer", {"select.min_rows=5000"}},
+          {"retroinfer", {"select.estimate=0", "select.group=max"}}};
 }
 
 inline CacheOptions on_device(CacheOptions options, const char* device) {

@@ -280,7 +280,7 @@ TEST(SketchOptions, SayWhatAMethodMayAskOfTheSelector) {
   for (const std::uint32_t bits : {1u, 2u, 4u, 16u}) {
     const auto selector = sketch({.bits = bits});
     EXPECT_EQ(selector->facts().keys_in_memory, bits == 16);
-    EXPECT_EQ(selector->sketch() == nullptr, bits == 16) << "no device chooses by keys";
+    EXPECT_EQ(selector->device_rule() == nullptr, bits == 16) << "no device chooses by keys";
   }
 }
 

@@ -1,4 +1,4 @@
-#include "kernels/cuda/sketch_choice.h"
+#include "kernels/cuda/choice_queue.h"
 
 #include <algorithm>
 
@@ -15,11 +15,11 @@ namespace {
 struct Asked {
   float* query = nullptr;                              // [list][heads][key_dim]
   float *steady_max = nullptr, *steady_sum = nullptr;  // [list][heads]
-  SketchList* lists = nullptr;
-  SketchRun* runs = nullptr;       // of a list after the other
+  ChoiceList* lists = nullptr;
+  ChoiceRun* runs = nullptr;       // of a list after the other
   std::uint32_t* first = nullptr;  // [lists + 1]: which fold is the first of each
 
-  void cut(const SketchShape& shape, Pieces* from) {
+  void cut(const ChoiceShape& shape, Pieces* from) {
     const std::size_t heads = std::size_t{shape.lists} * shape.head.heads;
     from->take(heads * shape.head.key_dim, &query);
     from->take(heads, &steady_max);
@@ -41,7 +41,7 @@ struct Missed {
   std::uint32_t* count = nullptr;  // [list]
   std::uint32_t* rows = nullptr;   // [list][most_budget]; only of those that come packed
 
-  void cut(const SketchShape& shape, Pieces* from) {
+  void cut(const ChoiceShape& shape, Pieces* from) {
     from->take(shape.cached ? shape.lists : 0, &count);
     from->take(shape.packed ? std::size_t{shape.lists} * shape.most_budget : 0, &rows);
   }
@@ -49,11 +49,12 @@ struct Missed {
 
 // And what comes back last.
 struct Answered {
-  States states;  // of lists
-  std::uint32_t* summaries = nullptr;
+  States states;                                        // of lists
+  std::uint32_t *read = nullptr, *summaries = nullptr;  // [list]
 
-  void cut(const SketchShape& shape, Pieces* from) {
+  void cut(const ChoiceShape& shape, Pieces* from) {
     cut_states(shape.head, shape.lists, from, &states);
+    from->take(shape.lists, &read);
     from->take(shape.lists, &summaries);
   }
 };
@@ -65,7 +66,7 @@ struct Crossing {
   Answered answered;
   std::size_t asked_end = 0, missed_end = 0, bytes = 0;
 
-  Crossing(const SketchShape& shape, std::byte* memory) {
+  Crossing(const ChoiceShape& shape, std::byte* memory) {
     Pieces pieces(memory);
     asked.cut(shape, &pieces);
     asked_end = pieces.bytes();
@@ -79,14 +80,14 @@ struct Crossing {
 // And what is on the device alone.
 struct Work {
   States partial;  // of folds
-  SketchBoard board;
+  ChoiceBoard board;
   std::size_t bytes = 0;
 
-  Work(const SketchShape& shape, std::byte* memory) {
+  Work(const ChoiceShape& shape, std::byte* memory) {
     Pieces pieces(memory);
     cut_states(shape.head, std::size_t{shape.lists} * shape.folds(), &pieces, &partial);
-    if (memory != nullptr) board = SketchBoard::cut(shape, memory + pieces.bytes());
-    bytes = pieces.bytes() + SketchBoard::bytes(shape);
+    if (memory != nullptr) board = ChoiceBoard::cut(shape, memory + pieces.bytes());
+    bytes = pieces.bytes() + ChoiceBoard::bytes(shape);
   }
 };
 
@@ -106,17 +107,17 @@ RowSlots cut_slots(const ListSlots& slots, std::uint32_t row_bytes) {
 std::uint32_t whole_blocks(std::uint32_t rows) { return blocks_of(rows) * kBlockRows; }
 
 // With room for one more list.
-SketchShape with(SketchShape shape, const SketchQuestion& list) {
+ChoiceShape with(ChoiceShape shape, const ChoiceQuestion& list) {
   TL_CHECK(!list.runs.empty());
-  std::uint32_t rows = 0, clusters = 0;
-  for (const SketchedRows& run : list.runs) {
+  std::uint32_t rows = 0, units = 0;
+  for (const IndexedRows& run : list.runs) {
     rows += whole_blocks(run.rows);
-    clusters += whole_blocks(run.clusters);
+    units += whole_blocks(run.units);
   }
   ++shape.lists;
   shape.most_runs = std::max(shape.most_runs, static_cast<std::uint32_t>(list.runs.size()));
   shape.most_rows = std::max(shape.most_rows, rows);
-  shape.most_clusters = std::max(shape.most_clusters, clusters);
+  shape.most_units = std::max(shape.most_units, units);
   shape.most_budget = std::max(shape.most_budget, list.read);
   shape.most_coded = std::max(shape.most_coded, list.coded);
   shape.cached = list.slots.memory != nullptr;
@@ -129,30 +130,30 @@ bool holds(const ChoiceBytes& has, const ChoiceBytes& needed) {
 }
 
 // Of one list.
-bool fits_slots(const SketchShape& shape, const ListSlots& slots) {
+bool fits_slots(const ChoiceShape& shape, const ListSlots& slots) {
   return !shape.cached || shape.most_rows <= slots.rows;
 }
 
-bool has_slots_of(std::span<const SketchQuestion> lists, const SketchQuestion& other) {
+bool has_slots_of(std::span<const ChoiceQuestion> lists, const ChoiceQuestion& other) {
   return other.slots.memory != nullptr &&
-         std::ranges::any_of(lists, [&](const SketchQuestion& list) {
+         std::ranges::any_of(lists, [&](const ChoiceQuestion& list) {
            return list.slots.memory == other.slots.memory;
          });
 }
 
 }  // namespace
 
-ChoiceBytes SketchChoice::bytes(const SketchShape& shape) {
+ChoiceBytes ChoiceQueue::bytes(const ChoiceShape& shape) {
   const std::size_t crossing = Crossing(shape, nullptr).bytes;
   const std::uint64_t rows = std::uint64_t{shape.lists} * shape.most_budget * shape.row_bytes;
   return {crossing + Work(shape, nullptr).bytes, crossing, shape.packed ? rows : 0};
 }
 
-Result<std::unique_ptr<SketchChoice>> SketchChoice::create(std::uint32_t number,
-                                                           const ChoiceBytes& bytes) {
+Result<std::unique_ptr<ChoiceQueue>> ChoiceQueue::create(std::uint32_t number,
+                                                         const ChoiceBytes& bytes) {
   TL_TRY(make_current(number));
   TL_TRY_ASSIGN(Stream stream, Stream::create());
-  std::unique_ptr<SketchChoice> made(new SketchChoice(number, bytes, std::move(stream)));
+  std::unique_ptr<ChoiceQueue> made(new ChoiceQueue(number, bytes, std::move(stream)));
   TL_TRY_ASSIGN(made->device_,
                 take_device_bytes(bytes.device, "taking device memory to choose in"));
   TL_TRY_ASSIGN(made->pinned_, take_pinned_bytes(bytes.host + bytes.outbox));
@@ -160,17 +161,17 @@ Result<std::unique_ptr<SketchChoice>> SketchChoice::create(std::uint32_t number,
 }
 
 // What is queued reads and writes memory that goes now.
-SketchChoice::~SketchChoice() {
+ChoiceQueue::~ChoiceQueue() {
   if (queued_) static_cast<void>(stream_.wait());
 }
 
-void SketchChoice::pack(std::span<const SketchQuestion> lists) {
+void ChoiceQueue::pack(std::span<const ChoiceQuestion> lists) {
   const HeadShape head = shape_.head;
   const Crossing here(shape_, pinned_.get()), there(shape_, device_.get());
-  SketchRun* run = here.asked.runs;
+  ChoiceRun* run = here.asked.runs;
   rows_.clear();
   for (std::size_t i = 0; i < lists.size(); ++i) {
-    const SketchQuestion& asked = lists[i];
+    const ChoiceQuestion& asked = lists[i];
     TL_CHECK(asked.read > 0 && asked.steady.size() == head.heads);
     const std::size_t at = i * head.heads;
     std::copy_n(asked.query, std::size_t{head.heads} * head.key_dim,
@@ -179,16 +180,17 @@ void SketchChoice::pack(std::span<const SketchQuestion> lists) {
       here.asked.steady_max[at + h] = asked.steady[h].max;
       here.asked.steady_sum[at + h] = asked.steady[h].sum;
     }
-    SketchList list;
+    ChoiceList list;
     list.runs = {there.asked.runs + (run - here.asked.runs), asked.runs.size()};
-    for (const SketchedRows& rows : asked.runs) {
+    for (const IndexedRows& rows : asked.runs) {
       TL_CHECK((rows.row == nullptr) == shape_.packed);
-      *run++ = {rows, list.rows, list.clusters};
+      *run++ = {rows, list.rows, list.units};
       list.rows += whole_blocks(rows.rows);
-      list.clusters += whole_blocks(rows.clusters);
+      list.units += whole_blocks(rows.units);
     }
     list.budget = asked.read;
     list.coded_budget = asked.coded;
+    list.estimated = asked.estimated;
     TL_CHECK((asked.slots.memory != nullptr) == shape_.cached);
     if (shape_.cached) list.cache = cut_slots(asked.slots, shape_.row_bytes);
     // Nowhere else can they be attended.
@@ -204,9 +206,10 @@ void SketchChoice::pack(std::span<const SketchQuestion> lists) {
   here.asked.first[lists.size()] = shape_.lists * shape_.folds();
 }
 
-Status SketchChoice::queue_choice() {
+Status ChoiceQueue::queue_choice() {
   const Crossing there(shape_, device_.get());
   board_ = Work(shape_, device_.get() + there.bytes).board;
+  board_.read = there.answered.read;
   board_.summaries = there.answered.summaries;
   board_.fetched = there.missed.count;
   if (shape_.packed) board_.missed = there.missed.rows;
@@ -218,7 +221,7 @@ Status SketchChoice::queue_choice() {
   return copy_back(there.asked_end, there.missed_end, "copying a list of rows from a device");
 }
 
-Status SketchChoice::queue_attention() {
+Status ChoiceQueue::queue_attention() {
   const Crossing there(shape_, device_.get());
   const Work work(shape_, device_.get() + there.bytes);
   const std::size_t lists = shape_.lists;
@@ -229,19 +232,19 @@ Status SketchChoice::queue_attention() {
                    "copying states from a device");
 }
 
-Status SketchChoice::copy_back(std::size_t first, std::size_t last, const char* call) {
+Status ChoiceQueue::copy_back(std::size_t first, std::size_t last, const char* call) {
   return check(cudaMemcpyAsync(pinned_.get() + first, device_.get() + first, last - first,
                                cudaMemcpyDeviceToHost, stream_.handle()),
                call);
 }
 
-Status SketchChoice::wait() {
+Status ChoiceQueue::wait() {
   TL_TRY(stream_.wait());
   packed_bytes_ = 0;
   return {};
 }
 
-void SketchChoice::name_states() {
+void ChoiceQueue::name_states() {
   const Crossing here(shape_, pinned_.get());
   const States& of = here.answered.states;
   states_.resize(std::size_t{shape_.lists} * shape_.head.heads);
@@ -249,7 +252,7 @@ void SketchChoice::name_states() {
     states_[i] = {of.max[i], of.sum[i], of.acc + i * shape_.head.value_dim};
 }
 
-void SketchChoice::name_missed() {
+void ChoiceQueue::name_missed() {
   const Crossing here(shape_, pinned_.get());
   missed_.clear();
   due_ = 0;
@@ -260,14 +263,14 @@ void SketchChoice::name_missed() {
   }
 }
 
-Result<std::size_t> SketchChoice::begin(const SketchFormat& format,
-                                        std::span<const SketchQuestion> lists) {
+Result<std::size_t> ChoiceQueue::begin(const ChoiceFormat& format,
+                                       std::span<const ChoiceQuestion> lists) {
   TL_CHECK(!lists.empty());
   if (queued_) TL_TRY(wait());
-  SketchShape shape{format};
-  for (const SketchQuestion& list : lists) {
-    const SketchShape more = with(shape, list);
-    if (!holds(bytes_, bytes(more)) || !fits_slots(with(SketchShape{format}, list), list.slots) ||
+  ChoiceShape shape{format};
+  for (const ChoiceQuestion& list : lists) {
+    const ChoiceShape more = with(shape, list);
+    if (!holds(bytes_, bytes(more)) || !fits_slots(with(ChoiceShape{format}, list), list.slots) ||
         has_slots_of(lists.first(shape.lists), list))
       break;
     shape = more;
@@ -286,20 +289,20 @@ Result<std::size_t> SketchChoice::begin(const SketchFormat& format,
   return shape.lists;
 }
 
-Result<std::span<const std::span<const std::uint32_t>>> SketchChoice::missed() {
+Result<std::span<const std::span<const std::uint32_t>>> ChoiceQueue::missed() {
   TL_CHECK(queued_ && shape_.packed);
   TL_TRY(wait());
   name_missed();
   return std::span<const std::span<const std::uint32_t>>(missed_);
 }
 
-Result<std::span<std::byte>> SketchChoice::room(std::size_t bytes) {
+Result<std::span<std::byte>> ChoiceQueue::room(std::size_t bytes) {
   TL_CHECK(bytes <= bytes_.outbox);
   if (bytes > bytes_.outbox - packed_bytes_) TL_TRY(wait());
   return std::span(pinned_.get() + bytes_.host, bytes_.outbox).subspan(packed_bytes_);
 }
 
-Status SketchChoice::send(std::span<const PackedRows> packed) {
+Status ChoiceQueue::send(std::span<const PackedRows> packed) {
   const Crossing there(shape_, device_.get());
   const std::byte* const outbox = pinned_.get() + bytes_.host;
   for (const PackedRows& rows : packed) {
@@ -315,7 +318,7 @@ Status SketchChoice::send(std::span<const PackedRows> packed) {
   return fetch_packed(stream_, shape_, {there.asked.lists, shape_.lists}, board_, packed);
 }
 
-Result<DeviceChoice::Answer> SketchChoice::finish() {
+Result<DeviceChoice::Answer> ChoiceQueue::finish() {
   if (shape_.packed) {
     TL_CHECK(missed_.size() == shape_.lists && due_ == 0);
     TL_TRY(make_current(number_));
@@ -327,12 +330,13 @@ Result<DeviceChoice::Answer> SketchChoice::finish() {
   const Crossing here(shape_, pinned_.get());
   const std::size_t lists = shape_.lists;
   return Answer{states_,
-                {here.answered.summaries, lists},
+                {here.answered.read, lists},
                 {here.missed.count, shape_.cached ? lists : 0},
+                {here.answered.summaries, lists},
                 here.bytes};
 }
 
-Result<std::vector<RowSet>> SketchChoice::chosen(std::size_t i, bool by_codes) {
+Result<std::vector<RowSet>> ChoiceQueue::chosen(std::size_t i, bool by_codes) {
   TL_CHECK(!queued_ && i < rows_.size());
   if (by_codes && shape_.most_coded == 0) return std::vector<RowSet>{};
   std::vector<RowSet> sets(blocks_of(rows_[i]));

@@ -9,25 +9,25 @@
 #include <span>
 #include <vector>
 
+#include "kernels/cuda/choice.h"
 #include "kernels/cuda/device_bytes.h"
 #include "kernels/cuda/pinned_bytes.h"
-#include "kernels/cuda/sketch.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/device_choice.h"
 
 namespace thermocline::cuda {
 
-class SketchChoice final : public DeviceChoice {
+class ChoiceQueue final : public DeviceChoice {
  public:
   // Of device `number`'s memory, and pinned.
-  static Result<std::unique_ptr<SketchChoice>> create(std::uint32_t number,
-                                                      const ChoiceBytes& bytes);
+  static Result<std::unique_ptr<ChoiceQueue>> create(std::uint32_t number,
+                                                     const ChoiceBytes& bytes);
   // That lists of this shape are chosen in.
-  static ChoiceBytes bytes(const SketchShape& shape);
-  ~SketchChoice() override;
+  static ChoiceBytes bytes(const ChoiceShape& shape);
+  ~ChoiceQueue() override;
 
-  Result<std::size_t> begin(const SketchFormat& format,
-                            std::span<const SketchQuestion> lists) override;
+  Result<std::size_t> begin(const ChoiceFormat& format,
+                            std::span<const ChoiceQuestion> lists) override;
   Result<std::span<const std::span<const std::uint32_t>>> missed() override;
   Result<std::span<std::byte>> room(std::size_t bytes) override;
   Status send(std::span<const PackedRows> packed) override;
@@ -35,10 +35,10 @@ class SketchChoice final : public DeviceChoice {
   Result<std::vector<RowSet>> chosen(std::size_t i, bool by_codes) override;
 
  private:
-  SketchChoice(std::uint32_t number, const ChoiceBytes& bytes, Stream stream)
+  ChoiceQueue(std::uint32_t number, const ChoiceBytes& bytes, Stream stream)
       : number_(number), bytes_(bytes), stream_(std::move(stream)) {}
   // Writes what is asked to pinned memory, with the addresses that it will have.
-  void pack(std::span<const SketchQuestion> lists);
+  void pack(std::span<const ChoiceQuestion> lists);
   Status queue_choice();
   Status queue_attention();
   Status copy_back(std::size_t first, std::size_t last, const char* call);
@@ -54,8 +54,8 @@ class SketchChoice final : public DeviceChoice {
   PinnedBytes pinned_;
   bool queued_ = false;
   std::uint32_t step_ = 0;  // one more with each begin()
-  SketchShape shape_;       // of what was begun last
-  SketchBoard board_;
+  ChoiceShape shape_;       // of what was begun last
+  ChoiceBoard board_;
   std::vector<std::uint32_t> rows_;  // of its lists
   std::vector<AttnState> states_;
   std::vector<std::span<const std::uint32_t>> missed_;
