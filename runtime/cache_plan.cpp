@@ -116,6 +116,20 @@ void plan_row_cache(const CacheOptions& options, const Method& method, std::uint
   plan->row_cache_bytes = fixed + plan->row_cache_rows * of_row;
 }
 
+std::vector<std::string> idle_layers_of(const CacheOptions& options, const Method& method) {
+  std::vector<std::string> idle;
+  const std::size_t layers = options.layers.size();
+  for (const NamedLayer& named : method.select->named_layers()) {
+    const std::size_t l = index(named.layer);
+    if (l < layers && options.layers[l].window == 0) continue;
+    idle.push_back("select." + std::string(named.setting) + " = " + std::to_string(l) +
+                   " has no effect: " +
+                   (l < layers ? "that layer has a sliding window"
+                               : "the model has layers 0 to " + std::to_string(layers - 1)));
+  }
+  return idle;
+}
+
 }  // namespace
 
 std::uint64_t CachePlan::host_bytes() const {
@@ -166,14 +180,22 @@ MemoryPlan CachePlan::lines() const {
 std::uint64_t CachePlan::allowance_bytes() const { return kOwnBytes + fitting_bytes; }
 
 std::vector<std::string> CachePlan::notes() const {
+  std::vector<std::string> notes = idle_layers;
   if (!no_choice.empty())
-    return {"the host chooses among rows that the device attends, and keeps what it chooses by: " +
-            no_choice};
-  if (bytes_of(Tier::device) == 0 || device_bytes() > 0) return {};
-  if (std::ranges::none_of(layers, [](const Layer& layer) { return layer.rows > 0; }))
-    return {"--kv-device has no effect: the whole text stays in the tail, which is in host memory"};
-  return {"--kv-device auto has no effect: the device has " + size_text(bytes_of(Tier::device)) +
-          " to give, too little for the rows of a layer"};
+    notes.push_back(
+        "the host chooses among rows that the device attends, and keeps what it "
+        "chooses by: " +
+        no_choice);
+  else if (bytes_of(Tier::device) == 0 || device_bytes() > 0)
+    return notes;
+  else if (std::ranges::none_of(layers, [](const Layer& layer) { return layer.rows > 0; }))
+    notes.push_back(
+        "--kv-device has no effect: the whole text stays in the tail, which is in host memory");
+  else
+    notes.push_back("--kv-device auto has no effect: the device has " +
+                    size_text(bytes_of(Tier::device)) +
+                    " to give, too little for the rows of a layer");
+  return notes;
 }
 
 Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, int threads,
@@ -187,6 +209,7 @@ Result<CachePlan> make_plan(const CacheOptions& options, const Method& method, i
   TL_TRY(check_course(options));
   TL_TRY_ASSIGN(const StoreOptions stores, stores_for(options.tiers, options.session, whole));
   TL_TRY_ASSIGN(CachePlan plan, plan_layers(options, method, threads, stores));
+  plan.idle_layers = idle_layers_of(options, method);
 
   TL_TRY(check_machine(options, plan, available_bytes));
   TL_TRY(check_whole(options, plan, whole));

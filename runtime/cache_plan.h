@@ -89,6 +89,8 @@ struct CachePlan {
   std::uint64_t device_work_bytes = 0;
   ChoiceBytes choice;
   std::string no_choice;  // why the host chooses among rows of a device, where it might have
+  // Of layers that the method's settings name and that choose nothing: a line each.
+  std::vector<std::string> idle_layers;
   // Where a device attends rows at home elsewhere that the host chooses: what a launch takes at
   // most of folds and their rows, and what it works in beside those, there and on the host, pinned;
   // of each of kFetchLaunches.
@@ -144,7 +146,7 @@ struct CachePlan {
   std::uint64_t workspace_bytes() const;
   std::uint64_t allowance_bytes() const;  // of the process beside all of this, in no ledger
   MemoryPlan lines() const;
-  std::vector<std::string> notes() const;  // what was asked for and has no effect
+  std::vector<std::string> notes() const;  // what was asked for and has no effect, or part of it
 };
 
 // For `threads` threads, on a machine that can still give `available_bytes` of memory: what is

@@ -102,12 +102,9 @@ Status KvCache::Impl::copy(Impl& other, TimelineId from, TimelineId into, const 
         source.layers[l].tail_first > other.plan.layers[l].sinks)
       return fail(ErrorCode::unsupported, "method ", other.method.name,
                   " has dropped rows of the timeline: it cannot be sealed by another");
-  if (method.select->facts().watches == Watched::queries)
-    return fail(ErrorCode::unsupported, "method ", method.name, " has to watch queries of a ",
-                "prefill: it cannot take rows that another has read");
-  if (method.drops())
-    return fail(ErrorCode::unsupported, "method ", method.name, " drops rows by what a prefill's ",
-                "queries attend: it cannot take rows that another has read");
+  if (const std::string watched = method.watches(); !watched.empty())
+    return fail(ErrorCode::unsupported, "method ", method.name, " watches a prefill (", watched,
+                "): it cannot take rows that another has read");
   const StopSign stop(asked);
   const Stopwatch watch(&counted.seal_ms);
   Status copied;

@@ -117,17 +117,22 @@ Result<std::unique_ptr<Selector>> make_sketch(const MethodSection& given, const 
 }
 
 // What ranks, with its selections read again by later steps and layers, if that is asked for.
-Result<std::unique_ptr<Selector>> read_again(const MethodSection& given, double estimate,
-                                             std::unique_ptr<Selector> ranked) {
+Result<std::unique_ptr<Selector>> read_again(const MethodSection& given,
+                                             const RankedOptions& ranked,
+                                             std::unique_ptr<Selector> made) {
   ReuseOptions reuse;
   TL_TRY(given.read(ReusingSelector::parameters(), &reuse));
   ShareOptions share;
   TL_TRY(given.read(SharingSelector::parameters(), &share));
-  if (estimate > 0 && (reuse.reuse != kReuseNever || share.layers != kLayersEach))
-    return fail(ErrorCode::unsupported, given.key("estimate"), " = ", estimate,
+  if (ranked.estimate > 0 && (reuse.reuse != kReuseNever || share.layers != kLayersEach))
+    return fail(ErrorCode::unsupported, given.key("estimate"), " = ", ranked.estimate,
                 " has scores of one query: it goes with ", given.key("reuse"), " = never and ",
                 given.key("layers"), " = each");
-  TL_TRY_ASSIGN(auto reusing, ReusingSelector::wrap(std::move(ranked), reuse));
+  if (share.layers != kLayersEach && share.choose_in < ranked.dense_layers)
+    return fail(ErrorCode::unsupported, given.key("choose_in"), " = ", share.choose_in,
+                " is one of the first ", given.key("dense_layers"), " = ", ranked.dense_layers,
+                ", which read everything, and so would all that share what it chose");
+  TL_TRY_ASSIGN(auto reusing, ReusingSelector::wrap(std::move(made), reuse));
   return SharingSelector::wrap(std::move(reusing), share);
 }
 
@@ -174,7 +179,7 @@ Choice<Selector> ranked_by(std::string_view name) {
       index = std::move(kept);
     TL_TRY_ASSIGN(auto made, selected(given, RankedSelector::create(std::move(index), ranked, cpu),
                                       RankedSelector::parameters(), Kept::parameters()));
-    return read_again(given, ranked.estimate, std::move(made));
+    return read_again(given, ranked, std::move(made));
   };
   return {name, parameters, make};
 }
@@ -429,22 +434,18 @@ Status check_composition(const Method& method) {
   return {};
 }
 
-// What a method must see of attention beside its rows.
-std::string what_watches(const Method& method) {
-  const Fitter* const of_keys = method.compress.of(Side::keys).fitter();
+}  // namespace
+
+std::string Method::watches() const {
   std::string all;
   const auto add = [&](bool watched, const char* what) {
     if (watched) all += (all.empty() ? "" : ", ") + std::string(what);
   };
-  add(method.select->facts().watches == Watched::queries ||
-          (of_keys && of_keys->asks_for_queries()),
-      "queries");
-  add(method.retain->voters() == Voters::last, "last window");
-  add(method.retain->voters() == Voters::all, "rows");
-  return all.empty() ? "nothing" : all;
+  add(select->facts().watches == Watched::queries || fits_by_queries(), "queries");
+  add(retain->voters() == Voters::last, "last window");
+  add(retain->voters() == Voters::all, "rows");
+  return all;
 }
-
-}  // namespace
 
 std::string find_method_directory() {
   std::error_code ignored;
@@ -503,6 +504,13 @@ Status check_method(const std::string& name, const std::string& directory,
   return {};
 }
 
+Result<std::string> watched_by(const std::string& name, const std::string& directory,
+                               std::span<const std::string> overrides) {
+  TL_TRY_ASSIGN(const CpuTable* const cpu, choose_cpu_table("auto"));
+  TL_TRY_ASSIGN(const Method method, load_method(name, directory, overrides, *cpu));
+  return method.watches();
+}
+
 std::vector<CodecLine> list_codecs() {
   std::vector<CodecLine> lines;
   for (const auto& choice : codecs()) {
@@ -531,8 +539,9 @@ Result<std::vector<MethodLine>> list_methods(const std::string& asked) {
     TL_TRY(loaded);
     const Method& method = *loaded;
     const SelectorFacts facts = method.select->facts();
+    const std::string watches = method.watches();
     lines.push_back({name, method.summary, directory + "/" + name + ".conf",
-                     std::string(name_of(facts.order)), what_watches(method),
+                     std::string(name_of(facts.order)), watches.empty() ? "nothing" : watches,
                      facts.keys_in_memory});
   }
   return lines;

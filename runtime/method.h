@@ -53,6 +53,14 @@ struct Method {
         return side;
     return std::nullopt;
   }
+  // Whether its codec of keys goes by what a prefill's queries ask of them.
+  bool fits_by_queries() const {
+    const Fitter* const of_keys = compress.of(Side::keys).fitter();
+    return of_keys && of_keys->asks_for_queries();
+  }
+  // What it must see of attention while a text is read: rows that another has read are not enough.
+  // As a line of text; empty: nothing.
+  std::string watches() const;
   bool fetches() const { return run == kRunFetch; }
   bool balances() const { return balance == kBalanceQueries; }
   // Rows leave the tail on this grid of positions, which begins after the sinks.

@@ -138,14 +138,12 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
     not_yet += alike.count * ((layer->home.tier == Tier::host ? home_bytes_of(formed) : 0) +
                               (there ? 0 : index_bytes_of(method, spec, *layer, formed.rows)));
   }
-  const Fitter* const of_keys = method.compress.of(Side::keys).fitter();
-  const bool fit_asks = of_keys && of_keys->asks_for_queries();
-  if (method.select->facts().watches == Watched::queries || fit_asks) {
+  if (method.select->facts().watches == Watched::queries || method.fits_by_queries()) {
     // Seen before rows are coded, and gone by then; and a selector's before a fitter's.
     const std::uint64_t sampled = std::max(
         method.select->facts().watches == Watched::queries ? QuerySample::most(cuts.longest_span())
                                                            : 0,
-        fit_asks ? std::min(QuerySample::kMostLast, cuts.longest_span()) : 0);
+        method.fits_by_queries() ? std::min(QuerySample::kMostLast, cuts.longest_span()) : 0);
     plan->coding_bytes =
         std::max(plan->coding_bytes, sampled * spec.q_heads * spec.key_dim * sizeof(float) +
                                          gathered_bytes(method, spec, *layer, cuts.most_at_once()));

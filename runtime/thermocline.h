@@ -206,6 +206,10 @@ Result<std::vector<MethodLine>> list_methods(const std::string& directory);
 // `overrides` say, choices that do not go together.
 Status check_method(const std::string& name, const std::string& directory,
                     std::span<const std::string> overrides);
+// What one must see of a prefill, as MethodLine::watches; empty: nothing. Others can take rows that
+// another cache has read (KvCache::copy).
+Result<std::string> watched_by(const std::string& name, const std::string& directory,
+                               std::span<const std::string> overrides);
 
 // What a method may name as keys.compress and values.compress, with a line each, and what more may
 // be said of it: keys.rank, say, of one that has "rank".

@@ -102,6 +102,12 @@ struct LayerQuery {
   std::span<const ListQuery> lists;
 };
 
+// A layer that a selector's settings name.
+struct NamedLayer {
+  std::string_view setting;
+  LayerId layer{};
+};
+
 // What choosing cost.
 struct Chosen {
   std::uint64_t index_bytes = 0;  // of codes and summaries that were scanned
@@ -116,6 +122,8 @@ class Selector {
   // Of what its choices depend on beside the parameters that a method's file gives it: a file of
   // its own. Empty: nothing.
   virtual std::string fingerprint() const { return {}; }
+  // Those that its settings give a part of their own, if they seal rows: a model may lack them.
+  virtual std::vector<NamedLayer> named_layers() const { return {}; }
   // How a device chooses in its place; null: none can.
   virtual const DeviceRule* device_rule() const { return nullptr; }
 

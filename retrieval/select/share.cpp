@@ -18,7 +18,18 @@ Result<std::unique_ptr<Selector>> SharingSelector::wrap(std::unique_ptr<Selector
   if (const RowOrder order = inner->facts().order; order != RowOrder::position)
     return fail(ErrorCode::unsupported, "select.layers = share needs rows in position order, and ",
                 "select.by = ", inner->name(), " stores them in its ", name_of(order));
+  if (options.choose_again_in != 0 && options.choose_again_in <= options.choose_in)
+    return fail(
+        ErrorCode::invalid_argument, inner->name(), ": choose_again_in = ", options.choose_again_in,
+        " is not after choose_in = ", options.choose_in, ": name a later layer, or 0 for none");
   return std::unique_ptr<Selector>(new SharingSelector(std::move(inner), options));
+}
+
+std::vector<NamedLayer> SharingSelector::named_layers() const {
+  std::vector<NamedLayer> named = {{"choose_in", LayerId{options_.choose_in}}};
+  if (options_.choose_again_in > 0)
+    named.push_back({"choose_again_in", LayerId{options_.choose_again_in}});
+  return named;
 }
 
 bool SharingSelector::chooses_in(LayerId layer) const {

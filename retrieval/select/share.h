@@ -32,10 +32,13 @@ class SharingSelector final : public WrappedSelector {
  public:
   // What a method's file may say of the options.
   static std::span<const Parameter<ShareOptions>> parameters();
-  // `inner` itself, where each layer chooses. invalid_argument: an option outside of its range.
+  // `inner` itself, where each layer chooses. invalid_argument: an option outside of its range, or
+  // a second layer that is not after the first.
   // unsupported: rows that lie in an order of the selector's own.
   static Result<std::unique_ptr<Selector>> wrap(std::unique_ptr<Selector> inner,
                                                 const ShareOptions& options);
+
+  std::vector<NamedLayer> named_layers() const override;
 
   SelectorFacts facts() const override {
     SelectorFacts facts = WrappedSelector::facts();

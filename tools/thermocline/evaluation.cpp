@@ -31,6 +31,16 @@ Result<EvalPlan> parse_eval_plan(const EvalFlags& flags) {
   if (!flags.texts.empty() && !flags.session.empty())
     return fail(ErrorCode::invalid_argument,
                 "--session and --text: a session is measured on the text that it holds");
+  for (const ListedMethod& method : plan.methods) {
+    if (flags.session.empty()) break;
+    TL_TRY_ASSIGN(
+        const std::string watched,
+        watched_by(method.name, method_directory(flags.method.directory), method.settings));
+    if (!watched.empty())
+      return fail(ErrorCode::unsupported, "--session ", flags.session, " with method ", method.name,
+                  ", which watches a prefill (", watched,
+                  "): a session's rows have been read; measure it with --text");
+  }
   return plan;
 }
 

@@ -211,6 +211,12 @@ Result<Exit> seal_anew(const BuildFlags& flags, Engine& engine, CacheOptions opt
   if (std::filesystem::equivalent(flags.from, flags.session.path, ignored))
     return fail(ErrorCode::invalid_argument, "--from ", flags.from,
                 " is the --session: name another file to seal its rows in");
+  TL_TRY_ASSIGN(const std::string watched,
+                watched_by(options.method, options.method_directory, options.method_overrides));
+  if (!watched.empty())
+    return fail(ErrorCode::unsupported, "--from ", flags.from, " with method ", options.method,
+                ", which watches a prefill (", watched,
+                "): that session's rows have been read; build this one with --text");
   TL_TRY_ASSIGN(const SavedSession saved, read_session(flags.from));
   CacheOptions from = options;
   from.session.path = flags.from;

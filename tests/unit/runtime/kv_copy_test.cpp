@@ -81,6 +81,14 @@ TEST(KvCopy, RefusesWhatItCannotDoAndLeavesTheTargetEmpty) {
   const Timeline dropped = std::move(*streaming->start());
   ASSERT_TRUE(advance(streaming.get(), dropped, 4000, Pass::prefill));
   EXPECT_EQ(other->copy(dropped, into).error().code, ErrorCode::unsupported);
+  for (const char* watching : {"think", "allot3", "retrieval_attention", "snapkv", "h2o"}) {
+    const auto cache = open(options_for(watching, plain_layers()));
+    const Timeline empty = std::move(*cache->start());
+    const Status refused = cache->copy(written, empty);
+    ASSERT_FALSE(refused) << watching;
+    EXPECT_EQ(refused.error().code, ErrorCode::unsupported);
+    EXPECT_EQ(empty.length(), 0u);
+  }
   int asked = 0;
   const Status stopped = other->copy(written, into, [&asked] { return ++asked > 1; });
   ASSERT_FALSE(stopped);

@@ -237,6 +237,23 @@ TEST(KvSelections, LayersThatShareSearchOnce) {
             bytes({"select.layers=each"}));
 }
 
+// A layer that is named and cannot choose is said; the others do without.
+TEST(KvSelections, ALayerThatCannotChooseIsNoted) {
+  CacheOptions options = options_for("tidaldecode", {});
+  options.layers = {plain_layer(2, 2, 32, 32), plain_layer(2, 2, 32, 32),
+                    plain_layer(2, 2, 32, 32)};
+  const auto one = KvCache::create(options, 1, "auto");
+  ASSERT_TRUE(one) << one.error().message;
+  ASSERT_EQ((*one)->notes().size(), 1u);
+  EXPECT_EQ((*one)->notes()[0],
+            "select.choose_again_in = 13 has no effect: the model has layers 0 to 2");
+  options.layers[2].window = 64;
+  const auto other = KvCache::create(options, 1, "auto");
+  ASSERT_EQ((*other)->notes().size(), 2u);
+  EXPECT_EQ((*other)->notes()[0],
+            "select.choose_in = 2 has no effect: that layer has a sliding window");
+}
+
 TEST(KvSelections, ASessionIsRefusedByName) {
   CacheOptions options = options_for("tokenselect", {});
   options.session.path = ::testing::TempDir() + "selections.tls";

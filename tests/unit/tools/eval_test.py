@@ -75,6 +75,18 @@ class Eval(unittest.TestCase):
         self.refused([*words[:-1], "100000000"], "100000005 are needed", code=1)
         self.refused([*words, "--method", "exact,exact"], "exact twice")
 
+    def test_a_method_that_watches_a_prefill_reads_the_text_itself(self):
+        words = ["eval", "-m", TINY, "--text", SOURCE / "LICENSE", "--steps", "4", "-d", "700",
+                 "-c", "1500", "-o", "json"]
+        for method in ("think", "allot2", "snapkv"):
+            rows = []
+            for more in ([], ["--own-prefill"]):
+                done = run(*words, "--method", method, *more)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                rows.append(json.loads(done.stdout)[0])
+            self.assertEqual(rows[0]["kl_steps"], rows[1]["kl_steps"], method)
+            self.assertGreater(rows[0]["kl_max"], 0, method)
+
     def test_says_the_mean_of_what_all_texts_have(self):
         with tempfile.TemporaryDirectory() as folder:
             short = os.path.join(folder, "short.txt")
@@ -323,8 +335,9 @@ class Eval(unittest.TestCase):
             self.refused([*words, "--session", raw, "--text", "x"], "the text that it holds")
             for more in (["-d", "100"], ["--own-prefill"], ["--tasks", "needle"]):
                 self.refused([*words[:3], "--session", raw, *more], "is for --text")
-            self.refused([*words, "--session", raw, "--method", "snapkv"], "that another has read",
-                         code=1)
+            for method in ("snapkv", "think"):  # before sketch is measured
+                self.refused([*words, "--session", raw, "--method", f"sketch,{method}"],
+                             f"method {method}", "with --text", code=1)
             self.refused([*words, "--session", folder + "/none"], "--session", "none", code=1)
             for more in (["--steps", "5000"], ["--free", "5000"]):
                 done = run("eval", "-m", TINY, "--session", raw, *more)
