@@ -11,7 +11,8 @@ namespace thermocline {
 // How the query heads of a group are combined to one rank.
 //   sum   of each head's attention to the row, as the scores have it: a head that has nearly all of
 //         its attention in sinks and tail has little to say
-//   max   of the same
+//   max   of the same: about the union of what each head would take that gives them a share of its
+//         own attention
 //   vote  the sum of shares of what lies beside sinks and tail, so each head has as much to say as
 //         every other: TokenSelect's soft vote (arXiv 2411.02886)
 inline constexpr std::uint32_t kGroupSum = 0, kGroupMax = 1, kGroupVote = 2;

@@ -25,11 +25,11 @@ struct SketchOptions {
                      // are not coded
   std::uint32_t most_coded = 0;  // at most so many rows of `coded`, as most_rows; 0: no bound
   std::uint32_t value_bits = 2;  // 2 or 4, a channel of a value's code
-  double candidates = 16;  // rows that are looked at, as a multiple of the budget; all of them,
-                           // where those would be a third of all
-  std::uint32_t least_candidates = 4096;  // and at least so many
-  double reach = 1;  // their clusters are those best if a row's score may be so many deviations
-                     // above its mean's
+  double candidates = 8;  // rows that are looked at, as a multiple of the budget; all of them,
+                          // where those would be a third of all
+  std::uint32_t least_candidates = 8192;  // and at least so many
+  double reach = 0.33;  // their clusters are those best if a row's score may be so many deviations
+                        // above its mean's
   std::uint32_t means = 8192;  // of clusters, that are scored; where a text has more than twice as
                                // many, those of the best groups of clusters. But at least twice as
                                // many as the candidates have

@@ -43,7 +43,8 @@ bool has(const Json& row, const RowColumns& columns) {
   };
   return each(columns.texts, [](const Json& value) { return value.is_string(); }) &&
          each(columns.numbers, is_number) && each(columns.lists, [](const Json& value) {
-           return value.is_array() && std::all_of(value.begin(), value.end(), is_number);
+           return value.is_array() && !value.empty() &&
+                  std::all_of(value.begin(), value.end(), is_number);
          });
 }
 

@@ -15,7 +15,7 @@ namespace thermocline {
 
 // What the rows of one kind of measurement have at least: what is computed of a row that was found.
 struct RowColumns {
-  std::vector<std::string> texts, numbers, lists;  // lists: of numbers
+  std::vector<std::string> texts, numbers, lists;  // lists: of numbers, one at least
 };
 
 // Moves, does not copy. One process at a time has a file open.

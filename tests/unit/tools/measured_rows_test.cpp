@@ -47,6 +47,19 @@ TEST_F(Rows, AreThereForTheNextRun) {
   EXPECT_EQ(rows->find("c", kColumns).value(), nullptr);
 }
 
+// What is computed of a list that is empty would be a perfect score.
+TEST_F(Rows, WithoutTheNumbersOfAListAreCorrupt) {
+  const RowColumns columns{{}, {}, {"kl_steps"}};
+  for (const Json& steps : {Json::array(), Json::array({"a"}), Json(1), Json()}) {
+    append(Json{{"measurement", "a"}, {"kl_steps", steps}}.dump() + "\n");
+    const auto rows = MeasuredRows::open(path_);
+    ASSERT_TRUE(rows) << rows.error().message;
+    const auto found = rows->find("a", columns);
+    ASSERT_FALSE(found) << steps;
+    EXPECT_EQ(found.error().code, ErrorCode::corrupt);
+  }
+}
+
 // Wherever a kill cuts what a run was writing, the rows before it stay, and more can follow.
 TEST_F(Rows, OutliveARowThatWasCutShort) {
   ASSERT_TRUE(MeasuredRows::open(path_)->add("a", Json{{"kl", 0.5}}));
