@@ -153,7 +153,7 @@ Result<std::unique_ptr<Device>> open_device(std::uint32_t number);
 Status device_attends(HeadShape shape, const Fold& fold);
 
 // What a device chooses in, among rows of this format, for so many such lists at a time.
-// unsupported names what it does not take: to be asked before a sketch goes there.
+// unsupported names what it does not take: to be asked before an index goes there.
 Result<ChoiceBytes> choice_bytes(const ChoiceFormat& format, const ChoiceBounds& bounds,
                                  std::uint32_t lists);
 

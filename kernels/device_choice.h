@@ -17,8 +17,8 @@
 
 namespace thermocline {
 
-// What a unit is scored by: its mean key, int8; the least and the most of each channel, f16; their
-// mean and variance, f16; its mean key, f16.
+// What a unit is scored by, and how that lies: its mean key, int8; the least of each channel, then
+// the most, f16; the mean of each, then the variance, f16; its mean key, f16.
 enum class UnitScore : std::uint8_t { means, bounds, moments, landmarks };
 // How a group's query heads are combined to one rank: retrieval/select/ranked.h.
 enum class GroupRank : std::uint8_t { sum, max, vote };
@@ -37,7 +37,7 @@ struct ChoiceFormat {
   int bits = 2;  // a channel of a row's code: 1, 2 or 4; 0: rows have none, whole units are read
   UnitFormat unit = {};  // then
   RowFormat key_format = RowFormat::f16, value_format = RowFormat::f16;
-  std::uint32_t key_bytes = 0, row_bytes = 0;  // of a kept record; its key alone
+  std::uint32_t key_bytes = 0, row_bytes = 0;  // of a kept record's key; of all of it
   RowFormat summary_format = RowFormat::int8;  // values; keys are not read
   std::uint32_t summary_bytes = 0;             // 0: units have none
   RowFormat residual_format = RowFormat::rotated2;
@@ -137,7 +137,7 @@ class DeviceChoice {
     std::span<const AttnState> states;
     std::span<const std::uint32_t> read;       // of list i: how many rows
     std::span<const std::uint32_t> fetched;    // and of those, how many; empty: without slots
-    std::span<const std::uint32_t> summaries;  // how many of those
+    std::span<const std::uint32_t> summaries;  // and how many summaries
     std::uint64_t crossed_bytes = 0;           // to the device and from it, beside those
   };
   // Waits for what begin() queued.

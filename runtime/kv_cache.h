@@ -152,8 +152,9 @@ class KvCache {
   // Fills `into`, an empty timeline of this cache, with all of `from`, of another cache of the same
   // layers: as if this one had read it, but for what the other's codec has rounded. cancelled:
   // `stop` said yes, which is asked between segments. unsupported: the other has dropped rows, or
-  // this one's method has to see the text being read (watched_by()). On any error `into` stays empty. Memory for
-  // it is in the other's plan if that has no course, or one that says so (Course::is_copied).
+  // this one's method has to see the text being read (watched_by()). On any error `into` stays
+  // empty. Memory for it is in the other's plan if that has no course, or one that says so
+  // (Course::is_copied).
   Status copy(const Timeline& from, const Timeline& into, const StopAsked& stop = {});
 
   // What a session of these options is compared by: the caller's facts and the cache's own.

@@ -163,7 +163,8 @@ void KvCache::Impl::count_answer(const ChoiceFormat& format, const ChoiceQuestio
       format.bits > 0 ? sketch_row_bytes(format.bits, format.head.key_dim) + sizeof(f16) : 0;
   for (const IndexedRows& run : question.runs)
     counted.index_bytes_read +=
-        round_up(run.rows, kSketchGroup) * row + std::uint64_t{run.units} * run.unit_key_bytes;
+        round_up(run.rows, kSketchGroup) * row +
+        std::uint64_t{run.units} * (run.unit_key_bytes + (run.always != nullptr ? 1 : 0));
 }
 
 // Those that came from a disk were counted where they were read.

@@ -1,7 +1,6 @@
 // Sealing: rows that leave the tail become segments, once.
 #include <algorithm>
 
-#include "retrieval/index/sketch_index.h"
 #include "runtime/kv_impl.h"
 
 namespace thermocline {
@@ -204,6 +203,7 @@ Status KvCache::Impl::attach(LayerId l, Formation formation, Reservation memory,
     if (there) {
       TL_TRY_ASSIGN(held->there, table->put(formation.index->whole(), tier, Purpose::index));
       held->index = formation.index->copied_to(held->there.space().address);
+      TL_CHECK(held->index != nullptr);
     } else {
       held->memory = std::move(memory);
       TL_TRY(held->memory.resize(formation.index->bytes()));

@@ -51,6 +51,7 @@ __host__ __device__ inline ChoiceBoard board_of(const ChoiceShape& shape, Choice
     board.ties += list * blocks_of(shape.most_rows);
   } else {
     board.rank += list * shape.most_units;
+    board.unit_rows += list * shape.most_units;
     board.taken += list * blocks_of(shape.most_units);
   }
   if (shape.most_coded > 0) {
@@ -61,7 +62,7 @@ __host__ __device__ inline ChoiceBoard board_of(const ChoiceShape& shape, Choice
   }
   if (shape.summary_bytes > 0) {
     board.estimated += list * blocks_of(shape.most_units);
-    board.unread += list * shape.most_units;
+    if (shape.bits > 0) board.unread += list * shape.most_units;
     board.log_weight += list * shape.most_units * heads;
   }
   board.sets += list * blocks_of(shape.most_rows);

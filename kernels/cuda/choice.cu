@@ -138,7 +138,7 @@ __device__ std::uint32_t write_summary_folds(const ChoiceShape& shape, const Cho
   // Their scores: the unit's, and the log of how many rows it stands for; where rows are coded, the
   // log of all weight that it has.
   return for_ranks(board.estimated, blocks, [&](std::uint32_t u, std::uint32_t rank) {
-    const float unread = board.unread[u];
+    const float unread = shape.bits > 0 ? board.unread[u] : board.unit_rows[u];
     for (std::uint32_t h = 0; h < heads; ++h) {
       const std::size_t at = std::size_t(h) * shape.most_units + u;
       const float score = board.unit_score[at];
@@ -240,6 +240,7 @@ std::size_t cut_board(const ChoiceShape& shape, std::byte* memory, ChoiceBoard* 
   pieces.take(heads, &board->beside);
   pieces.take(heads, &board->unit_share);
   pieces.take(with_units * lists * shape.most_units, &board->rank);
+  pieces.take(with_units * lists * shape.most_units, &board->unit_rows);
   pieces.take(with_units * lists * blocks_of(shape.most_units), &board->taken);
   pieces.take(with_codes * heads * shape.most_rows, &board->weight);
   pieces.take(with_codes * heads * chunks_of(shape.most_rows), &board->part_sum);
@@ -253,7 +254,7 @@ std::size_t cut_board(const ChoiceShape& shape, std::byte* memory, ChoiceBoard* 
   pieces.take(lists, &board->summaries);
   pieces.take(shape.cached ? lists * shape.most_budget : 0, &board->missed);
   pieces.take(shape.cached ? lists : 0, &board->fetched);
-  pieces.take(summed * lists * shape.most_units, &board->unread);
+  pieces.take(with_codes * lists * shape.most_units, &board->unread);
   pieces.take(summed * heads * shape.most_units, &board->log_weight);
   pieces.take(coded * heads * shape.most_units, &board->unit_coded);
   pieces.take(heads * shape.most_coded, &board->coded_weight);

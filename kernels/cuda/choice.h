@@ -85,35 +85,38 @@ struct ChoiceShape : ChoiceFormat {
   }
 };
 
-// Scratch and results in device memory, cut from one piece of bytes(shape); [list] throughout.
+// Scratch and results in device memory, cut from one piece of bytes(shape); [list] throughout. What
+// is of rows' codes is there where rows have some, what is of units where they have none.
 struct ChoiceBoard {
   float* query_scale = nullptr;         // [heads]
   std::int32_t* query_sum = nullptr;    // [heads]
   std::uint32_t* query_code = nullptr;  // [heads][key_dim / 4]: four signed bytes each
-  float* unit_score = nullptr;          // [heads][most_units]; none: -inf
+  float* unit_score = nullptr;          // [heads][most_units]; none: -inf; read first: inf
   float* shift = nullptr;               // [heads]: what weights are taken relative to
   float* beside = nullptr;              // [heads]: the steady rows' weight
-  float* unit_share = nullptr;          // [heads]: 1 / all weight, as units estimate it
-  float* rank = nullptr;                // [most_units], where units are read; no unit: -1
-  RowSet* taken = nullptr;              // [most_units / 64]: those that are
-  float* weight = nullptr;              // [heads][most_rows]; no row: -1
-  float* part_sum = nullptr;            // [most_rows / 256][heads]
-  float* mass = nullptr;                // [most_rows]; no row: -1
-  float* loss = nullptr;                // [most_rows] of a ladder, of their codes; no row: -1
-  RowSet* sets = nullptr;               // [most_rows / 64]: chosen
-  RowSet* coded = nullptr;              // [most_rows / 64]: attended by codes alone
-  RowSet* ties = nullptr;               // [most_rows / 64]: scratch
-  RowSet* estimated = nullptr;          // [most_units / 64]: of which a summary is read
-  std::uint32_t* read = nullptr;        // [1]: how many rows are
-  std::uint32_t* summaries = nullptr;   // [1]: and how many summaries
-  std::uint32_t* missed = nullptr;      // [most_budget]: of a cached list, the rows that it fetches
-  std::uint32_t* fetched = nullptr;     // [1]: how many those are
-  std::uint16_t* unread = nullptr;      // [most_units]: rows, neither read nor coded
-  float* log_weight = nullptr;          // [most_units][heads], of the estimated by rank
-  float* unit_coded = nullptr;          // [heads][most_units]: weight of its coded rows
-  float* coded_weight = nullptr;        // [most_coded][heads]: their scores, by rank
-  BlockView* views = nullptr;           // [shape.views()]
-  HeadFold* folds = nullptr;            // [shape.folds()], of all lists one after the other
+  // [heads]: 1 / all weight, as units estimate it; of a vote without the steady rows'
+  float* unit_share = nullptr;
+  float* rank = nullptr;               // [most_units], of units, as the next two; no unit: -1
+  std::uint16_t* unit_rows = nullptr;  // [most_units]
+  RowSet* taken = nullptr;             // [most_units / 64]: read
+  float* weight = nullptr;             // [heads][most_rows]; no row: -1
+  float* part_sum = nullptr;           // [most_rows / 256][heads]
+  float* mass = nullptr;               // [most_rows]; no row: -1
+  float* loss = nullptr;               // [most_rows] of a ladder, of their codes; no row: -1
+  RowSet* sets = nullptr;              // [most_rows / 64]: chosen
+  RowSet* coded = nullptr;             // [most_rows / 64]: attended by codes alone
+  RowSet* ties = nullptr;              // [most_rows / 64]: scratch
+  RowSet* estimated = nullptr;         // [most_units / 64]: of which a summary is read
+  std::uint32_t* read = nullptr;       // [1]: how many rows are
+  std::uint32_t* summaries = nullptr;  // [1]: and how many summaries
+  std::uint32_t* missed = nullptr;     // [most_budget]: of a cached list, the rows that it fetches
+  std::uint32_t* fetched = nullptr;    // [1]: how many those are
+  std::uint16_t* unread = nullptr;     // [most_units], with codes: rows, neither read nor coded
+  float* log_weight = nullptr;         // [most_units][heads], of the estimated by rank
+  float* unit_coded = nullptr;         // [heads][most_units]: weight of its coded rows
+  float* coded_weight = nullptr;       // [most_coded][heads]: their scores, by rank
+  BlockView* views = nullptr;          // [shape.views()]
+  HeadFold* folds = nullptr;           // [shape.folds()], of all lists one after the other
 
   static std::size_t bytes(const ChoiceShape& shape);
   static ChoiceBoard cut(const ChoiceShape& shape, std::byte* memory);

@@ -1,5 +1,7 @@
 #include "kernels/cuda/ranked.h"
 
+#include <limits>
+
 #include "kernels/cuda/board.h"
 #include "kernels/cuda/bound.h"
 #include "kernels/cuda/launch.h"
@@ -18,10 +20,8 @@ struct Unit {
   __device__ std::uint32_t rows() const { return end - first; }
 };
 
-// Unit `u` of a list; one without rows, where a run's whole block has none.
-__device__ Unit unit_of(const ChoiceShape& shape, const ChoiceList& list, std::uint32_t u) {
-  const ChoiceRun& run = list.runs.data()[run_of(list, &ChoiceRun::first_unit, u)];
-  const std::uint32_t at = u - run.first_unit;
+// Number `at` of a run; one without rows, where its last block has no more units.
+__device__ Unit unit_of(const ChoiceShape& shape, const ChoiceRun& run, std::uint32_t at) {
   if (at >= run.units) return {&run, at, 0, 0};
   if (run.starts != nullptr) return {&run, at, run.starts[at], run.starts[at + 1]};
   return {&run, at, min(at * shape.unit.rows, run.rows), min((at + 1) * shape.unit.rows, run.rows)};
@@ -42,7 +42,9 @@ __global__ void __launch_bounds__(kChunkThreads)
   key[threadIdx.x] = nullptr;
   always[threadIdx.x] = false;
   if (u < list.units) {
-    const Unit unit = unit_of(shape, list, u);
+    const ChoiceRun& run = list.runs.data()[run_of(list, &ChoiceRun::first_unit, u)];
+    const Unit unit = unit_of(shape, run, u - run.first_unit);
+    board.unit_rows[u] = static_cast<std::uint16_t>(unit.rows());
     if (unit.rows() > 0) {
       key[threadIdx.x] = unit.run->unit_keys + std::size_t(unit.at) * unit.run->unit_key_bytes;
       always[threadIdx.x] =
@@ -65,6 +67,10 @@ __global__ void __launch_bounds__(kChunkThreads)
     at(h, r) = key[r] == nullptr ? kNone : always[r] ? kAlways : sum;
   };
   // What has two sides is scored by a part of the query each; a score is one thread's throughout.
+  // One that is known, or that is not a number, stays so.
+  const auto add = [&](int h, int r, float more) {
+    if (at(h, r) > kNone && at(h, r) < kAlways) at(h, r) += more;
+  };
   const auto take_part = [&](const auto& of) {
     for (std::uint32_t i = threadIdx.x; i < floats; i += kChunkThreads) part[i] = of(list.query[i]);
   };
@@ -77,16 +83,16 @@ __global__ void __launch_bounds__(kChunkThreads)
       score(PartF16(), list.query, 0, set);
       break;
     case UnitScore::bounds:
-      take_part([](float q) { return fminf(q, 0.0f); });
+      take_part([](float q) { return q > 0.0f ? 0.0f : q; });
       score(PartF16(), part, 0, set);
-      take_part([](float q) { return fmaxf(q, 0.0f); });
-      score(PartF16(), part, side, [&](int h, int r, float sum) { at(h, r) += sum; });
+      take_part([](float q) { return q < 0.0f ? 0.0f : q; });
+      score(PartF16(), part, side, add);
       break;
     case UnitScore::moments:
       score(PartF16(), list.query, 0, set);
       take_part([](float q) { return q * q; });
       score(PartF16(), part, side,
-            [&](int h, int r, float sum) { at(h, r) += shape.unit.alpha * sqrtf(sum); });
+            [&](int h, int r, float sum) { add(h, r, shape.unit.alpha * sqrtf(sum)); });
       break;
   }
 }
@@ -106,7 +112,7 @@ __global__ void __launch_bounds__(kChunkThreads)
   float sum = 0.0f;
   for (std::uint32_t u = threadIdx.x; u < list.units; u += kChunkThreads)
     if (score[u] > kNone && score[u] < kAlways)
-      sum += expf(score[u] - shift) * static_cast<float>(unit_of(shape, list, u).rows());
+      sum += expf(score[u] - shift) * static_cast<float>(board.unit_rows[u]);
   sum = reduce<kChunkThreads>(sum, Add());
   if (threadIdx.x != 0) return;
   float beside = 0.0f;
@@ -138,56 +144,64 @@ __global__ void __launch_bounds__(kChunkThreads)
   board.rank[u] = rank;
 }
 
-// By all threads of a block: of the units that take part those of the best rank that fit into
-// `budget` rows, in `taken`; one that does not fit is passed over for the next, down to the best
-// `most`. Equal ranks go to the lower unit. Returns how many rows they have.
-template <typename TakesPart>
-__device__ std::uint32_t take_best(const ChoiceShape& shape, const ChoiceList& list,
-                                   const float* rank, std::uint32_t budget, std::uint32_t most,
-                                   const TakesPart& takes_part, RowSet* taken) {
-  const auto rows_of = [&](std::uint32_t u) { return unit_of(shape, list, u).rows(); };
-  const auto each = [&](const auto& add, const auto& amount) {
-    for (std::uint32_t u = threadIdx.x; u < list.units; u += kListThreads)
-      if (takes_part(u)) add(rank[u], amount(u));
-  };
-  const Bound fits =
-      find_bound(budget + 1, [&](const auto& add) { each(add, rows_of); });  // above it all of them
-  const Bound last =
-      find_bound(most, [&](const auto& add) { each(add, [](std::uint32_t) { return 1u; }); });
+__device__ bool has(const RowSet* sets, std::uint32_t unit) {
+  return (sets[unit / kBlockRows] >> unit % kBlockRows & 1) != 0;
+}
 
-  auto* const halves = reinterpret_cast<std::uint32_t*>(taken);  // of blocks
+// Of a block's threads each has a unit, the first one's at the beginning of a set: those that are
+// `in`. By two warps a set, of which the lower one writes it.
+__device__ void set_by_warps(bool in, std::uint32_t unit, std::uint32_t units, RowSet* sets) {
+  __shared__ std::uint32_t of_warp[kListThreads / kWarp];
+  const std::uint32_t word = __ballot_sync(kWholeWarp, in), warp = threadIdx.x / kWarp;
+  if (threadIdx.x % kWarp == 0) of_warp[warp] = word;
+  __syncthreads();
+  if (threadIdx.x % kBlockRows == 0 && unit < units)
+    sets[unit / kBlockRows] = of_warp[warp] | RowSet{of_warp[warp + 1]} << kWarp;
+  __syncthreads();  // of_warp may be written again
+}
+
+// By all threads of a block: of the units that take part those of the best rank that fit into
+// `budget` rows, in `taken`; one that does not fit is passed over for the next, down to `last`.
+// Equal ranks go to the lower unit.
+template <typename TakesPart>
+__device__ void take_best(const ChoiceList& list, const ChoiceBoard& board, std::uint32_t budget,
+                          const Bound& last, const TakesPart& takes_part, RowSet* taken) {
+  const float* const rank = board.rank;
+  const std::uint16_t* const rows = board.unit_rows;
+  const Bound fits = find_bound(budget + 1, [&](const auto& add) {  // above it all of them
+    for (std::uint32_t u = threadIdx.x; u < list.units; u += kListThreads)
+      if (takes_part(u)) add(rank[u], rows[u]);
+  });
   std::uint32_t read = 0, tied_before = 0;
   for (std::uint32_t first = 0; first < list.units; first += kListThreads) {
     const std::uint32_t u = first + threadIdx.x;
     const bool real = u < list.units && takes_part(u);
-    const std::uint32_t bits = real ? __float_as_uint(rank[u]) : 0, rows = real ? rows_of(u) : 0;
+    const std::uint32_t bits = real ? __float_as_uint(rank[u]) : 0, mine = real ? rows[u] : 0;
     const bool tied = real && !fits.all && bits == fits.bits;
     std::uint32_t total = 0;
     const std::uint32_t end =
-        tied_before + sum_before<kListThreads>(tied ? rows : 0, &total) + rows;
+        tied_before + sum_before<kListThreads>(tied ? mine : 0, &total) + mine;
     tied_before += total;
     const bool takes = real && (fits.all || bits > fits.bits || (tied && end < fits.needed));
-    const std::uint32_t word = __ballot_sync(kWholeWarp, takes);
-    if (threadIdx.x % kWarp == 0 && u < list.units) halves[u / kWarp] = word;
-    read += reduce<kListThreads>(takes ? rows : 0, Add());
+    read += reduce<kListThreads>(takes ? mine : 0, Add());
+    set_by_warps(takes, u, list.units, taken);
   }
   __syncthreads();
   while (read < budget && !fits.all) {
     std::uint64_t best = 0;
     for (std::uint32_t u = threadIdx.x; u < list.units; u += kListThreads) {
-      if (!takes_part(u) || (taken[u / kBlockRows] >> u % kBlockRows & 1) != 0) continue;
+      if (!takes_part(u) || has(taken, u)) continue;
       const std::uint32_t bits = __float_as_uint(rank[u]);
-      if ((!last.all && bits < last.bits) || rows_of(u) > budget - read) continue;
+      if ((!last.all && bits < last.bits) || rows[u] > budget - read) continue;
       best = Larger()(best, std::uint64_t{bits} << 32 | ~u);
     }
     best = reduce<kListThreads>(best, Larger());
     if (best == 0) break;
     const std::uint32_t u = ~static_cast<std::uint32_t>(best);
     if (threadIdx.x == 0) taken[u / kBlockRows] |= RowSet{1} << u % kBlockRows;
-    read += rows_of(u);
+    read += rows[u];
     __syncthreads();
   }
-  return read;
 }
 
 // Block (list): which units are read, and of which of the next ones a summary is.
@@ -196,13 +210,18 @@ __global__ void __launch_bounds__(kListThreads)
   const ChoiceList& list = lists[blockIdx.x];
   const ChoiceBoard board = board_of(shape, boards, blockIdx.x);
   const float* const rank = board.rank;
-  const std::uint32_t most = list.budget + list.estimated;
-  take_best(
-      shape, list, rank, list.budget, most, [&](std::uint32_t u) { return rank[u] >= 0.0f; },
-      board.taken);
-  const auto is_read = [&](std::uint32_t u) {
-    return (board.taken[u / kBlockRows] >> u % kBlockRows & 1) != 0;
+  std::uint32_t rows = 0;
+  for (std::uint32_t u = threadIdx.x; u < list.units; u += kListThreads) rows += board.unit_rows[u];
+  // Where there is room for all rows, those of units without a rank are read like any other.
+  const bool everything = reduce<kListThreads>(rows, Add()) <= list.budget;
+  const Bound last = find_bound(list.budget + list.estimated, [&](const auto& add) {
+    for (std::uint32_t u = threadIdx.x; u < list.units; u += kListThreads)
+      if (rank[u] >= 0.0f) add(rank[u], 1);
+  });
+  const auto readable = [&](std::uint32_t u) {
+    return everything ? board.unit_rows[u] > 0 : rank[u] >= 0.0f;
   };
+  take_best(list, board, list.budget, last, readable, board.taken);
 
   // Their rows, block by block of each run.
   for (std::uint32_t b = threadIdx.x; b < blocks_of(list.rows); b += kListThreads) {
@@ -212,14 +231,14 @@ __global__ void __launch_bounds__(kListThreads)
     std::uint32_t at = 0, high = run.units;  // the last unit that begins at or before the block
     while (high - at > 1) {
       const std::uint32_t middle = (at + high) / 2;
-      (unit_of(shape, list, run.first_unit + middle).first <= begin ? at : high) = middle;
+      (unit_of(shape, run, middle).first <= begin ? at : high) = middle;
     }
     RowSet set = 0;
     for (; at < run.units; ++at) {
-      const Unit unit = unit_of(shape, list, run.first_unit + at);
+      const Unit unit = unit_of(shape, run, at);
       if (unit.first >= end) break;
       const std::uint32_t from = max(unit.first, begin), to = min(unit.end, end);
-      if (from < to && is_read(run.first_unit + at))
+      if (from < to && has(board.taken, run.first_unit + at))
         set |= first_rows(static_cast<int>(to - from)) << (from - begin);
     }
     board.sets[b] = set;
@@ -228,16 +247,14 @@ __global__ void __launch_bounds__(kListThreads)
 
   // Those that every head has a weight for.
   const auto estimable = [&](std::uint32_t u) {
-    bool scored = rank[u] >= 0.0f && !is_read(u);
+    bool scored = rank[u] >= 0.0f && !has(board.taken, u);
     for (std::uint32_t h = 0; h < shape.head.heads && scored; ++h) {
       const float score = board.unit_score[std::size_t(h) * shape.most_units + u];
       scored = score > kNone && score < kAlways;
     }
     return scored;
   };
-  take_best(shape, list, rank, list.estimated, most, estimable, board.estimated);
-  for (std::uint32_t u = threadIdx.x; u < list.units; u += kListThreads)
-    board.unread[u] = static_cast<std::uint16_t>(unit_of(shape, list, u).rows());
+  take_best(list, board, list.estimated, last, estimable, board.estimated);
 }
 
 ChoiceKernel scorer(std::uint32_t heads) {

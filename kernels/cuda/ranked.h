@@ -1,6 +1,7 @@
 // Choosing by units of rows, as retrieval/select/ranked.h describes it: a score of each unit, its
 // rank among all of them, and the best ranked units as long as they fit into what may be read, or
-// into what may be estimated.
+// into what may be estimated: down to the best so many that retrieval/select/ranked.h looks at, and
+// those that rank as the last of them.
 #pragma once
 
 #include <span>

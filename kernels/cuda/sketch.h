@@ -9,8 +9,8 @@
 
 namespace thermocline::cuda {
 
-// A stage of choose(): the board's sets, and of a ladder its coded ones; which summaries are read,
-// and for how many rows each. Only queues work.
+// A stage of choose(), of a shape whose rows have codes: the board's sets, and of a ladder its
+// coded ones; which summaries are read, and for how many rows each. Only queues work.
 Status take_by_codes(Stream& stream, const ChoiceShape& shape, std::span<const ChoiceList> lists,
                      const ChoiceBoard& board);
 

@@ -77,7 +77,8 @@ class KeyIndex {
   // rows how many there are at most; none: it cannot.
   virtual std::optional<UnitFormat> unit_format() const { return std::nullopt; }
   virtual std::uint32_t most_units(std::uint32_t /*rows*/) const { return 0; }
-  // Then, of what form() made: as DeviceRule's function of this name; and what summaries are.
+  // Then, of what form() made, which is one piece of memory (SegmentIndex::whole): as DeviceRule's
+  // function of this name; and what summaries are.
   virtual IndexedRows indexed(HeadShape, const SegmentIndex&, std::uint32_t /*head*/) const {
     return {};
   }

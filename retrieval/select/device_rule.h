@@ -26,7 +26,8 @@ class DeviceRule {
   // Of a segment of so many rows, at most.
   virtual std::uint32_t units(std::uint32_t rows) const = 0;
   // Rows, units and what they are chosen by, of KV head `head`, where `index` lies, which the
-  // selector formed. Kept rows, summaries and residuals are not its business.
+  // selector formed: one piece of memory (SegmentIndex::whole), since it is copied to the device.
+  // Kept rows, summaries and residuals are not its business.
   virtual IndexedRows indexed(HeadShape shape, const SegmentIndex& index,
                               std::uint32_t head) const = 0;
 };

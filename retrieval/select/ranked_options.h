@@ -16,7 +16,8 @@ namespace thermocline {
 //   vote  the sum of shares of what lies beside sinks and tail, so each head has as much to say as
 //         every other: TokenSelect's soft vote (arXiv 2411.02886)
 inline constexpr std::uint32_t kGroupSum = 0, kGroupMax = 1, kGroupVote = 2;
-static_assert(kGroupMax == static_cast<std::uint32_t>(GroupRank::max) &&
+static_assert(kGroupSum == static_cast<std::uint32_t>(GroupRank::sum) &&
+              kGroupMax == static_cast<std::uint32_t>(GroupRank::max) &&
               kGroupVote == static_cast<std::uint32_t>(GroupRank::vote));
 
 // Ranges: RankedSelector::parameters().

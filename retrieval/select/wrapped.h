@@ -13,6 +13,7 @@ class WrappedSelector : public Selector {
   std::string_view name() const override { return inner_->name(); }
   SelectorFacts facts() const override { return inner_->facts(); }
   std::string fingerprint() const override { return inner_->fingerprint(); }
+  std::vector<NamedLayer> named_layers() const override { return inner_->named_layers(); }
   Result<Formation> form(const Sealing& sealing, const Workers& workers) const override {
     return inner_->form(sealing, workers);
   }

@@ -31,8 +31,8 @@ Result<EvalPlan> parse_eval_plan(const EvalFlags& flags) {
   if (!flags.texts.empty() && !flags.session.empty())
     return fail(ErrorCode::invalid_argument,
                 "--session and --text: a session is measured on the text that it holds");
+  if (flags.session.empty()) return plan;
   for (const ListedMethod& method : plan.methods) {
-    if (flags.session.empty()) break;
     TL_TRY_ASSIGN(
         const std::string watched,
         watched_by(method.name, method_directory(flags.method.directory), method.settings));

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <numeric>
@@ -284,17 +285,21 @@ class RankedTest : public StreamTest {
 
   // By the device's own ranks: in their order what fits, down to the best so many.
   void expect_taken(const List& list, const Seen& seen, const ChoiceShape& shape) const {
+    // What the host looks at, and whatever ranks as the last of that.
+    std::vector<float> ranks;
+    for (std::uint32_t u = 0; u < list.units; ++u)
+      if (seen.rank[u] >= 0) ranks.push_back(seen.rank[u]);
+    std::ranges::sort(ranks, std::greater());
+    const std::size_t most = list.budget + list.estimated;
+    const float least = most < ranks.size() ? ranks[most - 1] : 0;
     const auto best = [&](std::uint32_t budget, const auto& takes_part) {
       std::vector<std::uint32_t> order;
       for (std::uint32_t u = 0; u < list.units; ++u)
-        if (seen.rank[u] >= 0 && takes_part(u)) order.push_back(u);
+        if (seen.rank[u] >= least && takes_part(u)) order.push_back(u);
       std::ranges::stable_sort(order, [&](auto a, auto b) { return seen.rank[a] > seen.rank[b]; });
-      const std::size_t most = std::min<std::size_t>(order.size(), list.budget + list.estimated);
       std::vector<RowSet> taken(list.units / kBlockRows);
       std::uint32_t rows = 0;
-      for (std::size_t i = 0; i < order.size(); ++i) {
-        if (i >= most && seen.rank[order[i]] < seen.rank[order[most - 1]]) break;
-        const std::uint32_t u = order[i];
+      for (const std::uint32_t u : order) {
         if (rows + rows_of(list, u) > budget) continue;
         rows += rows_of(list, u);
         taken[u / kBlockRows] |= RowSet{1} << u % kBlockRows;
@@ -416,17 +421,34 @@ TEST_F(RankedTest, BitsDependOnTheListAlone) {
   EXPECT_EQ(a.summaries, b.summaries);
 }
 
-// A head that scores nothing but what is not a number leaves the choice to the others.
+// A head that scores nothing but what is not a number leaves the choice to the others; and what no
+// head can rank is read where there is room for everything, as it is by the host.
 TEST_F(RankedTest, AHeadWithoutScoresHasNoSay) {
-  const ChoiceShape shape = shape_of({2, 64, 64}, {UnitScore::means, GroupRank::sum, 0}, true);
-  std::vector<List> lists;
-  lists.push_back(list(shape, {500}, 100, 200));
-  std::fill_n(lists[0].query.begin() + 64, 64, std::numeric_limits<float>::quiet_NaN());
-  const Seen seen = choose_all(&lists, shape)[0];
-  EXPECT_GT(seen.read, 60u);
-  EXPECT_EQ(seen.summaries, 0u);  // that head would have no weight for them
-  for (std::uint32_t u = 0; u < lists[0].runs[0].count(); ++u)
-    EXPECT_EQ(seen.rank[u] >= 0, rows_of(lists[0], u) > 0);
+  for (const UnitScore by :
+       {UnitScore::means, UnitScore::bounds, UnitScore::moments, UnitScore::landmarks}) {
+    SCOPED_TRACE("score " + std::to_string(static_cast<int>(by)));
+    const bool means = by == UnitScore::means;
+    const ChoiceShape shape =
+        shape_of({2, 64, 64}, {by, GroupRank::sum, means ? 0u : 16u, 1.0f}, means);
+    std::vector<List> lists;
+    lists.push_back(list(shape, {500}, 100, 200));
+    std::fill_n(lists[0].query.begin() + 64, 64, std::numeric_limits<float>::quiet_NaN());
+    const Seen seen = choose_all(&lists, shape)[0];
+    const Units& run = lists[0].runs[0];
+    EXPECT_GT(seen.read, 60u);
+    EXPECT_EQ(seen.summaries, 0u);  // that head would have no weight for them
+    for (std::uint32_t u = 0; u < run.count(); ++u) {
+      const bool first = !run.always.empty() && run.always[u] != std::byte{0};
+      EXPECT_EQ(seen.rank[u] >= 0, rows_of(lists[0], u) > 0);
+      if (rows_of(lists[0], u) > 0 && !first) {
+        EXPECT_TRUE(std::isnan(seen.score[most_units_ + u])) << "unit " << u;
+      }
+    }
+    std::ranges::fill(lists[0].query, std::numeric_limits<float>::quiet_NaN());
+    EXPECT_LE(choose_all(&lists, shape)[0].read, 16u);  // what is read first
+    lists[0].budget = 500;
+    EXPECT_EQ(choose_all(&lists, shape)[0].read, 500u);
+  }
 }
 
 TEST(CanChoose, UnitsOfAnyHeadThatIsAttended) {

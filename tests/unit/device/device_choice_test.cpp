@@ -271,38 +271,42 @@ TEST_F(DeviceChoiceTest, NeitherRowsNorListsOfThemCross) {
 }
 
 // Sealed rows that steps leave, joined, forked and cut: what is chosen of has the life of the rows.
-TEST_F(DeviceChoiceTest, SketchesLiveAsLongAsTheirRows) {
-  CacheOptions options = options_of("sketch", 600, {"steady.join=4", "select.min_rows=40"});
-  options.max_timelines = 2;
-  Pair pair(options);
-  Fed& fed = pair.fed;
-  fed.advance(460, Pass::prefill);
-  for (int step = 0; step < 6; ++step) pair.step(16);
-  EXPECT_GT(fed.caches[1]->report().rows_joined, 0u);
-  EXPECT_EQ(fed.caches[1]->report().rows_joined, fed.caches[0]->report().rows_joined);
-  std::vector<Timeline> forks;
-  for (Timeline& text : fed.texts) {
-    forks.push_back(std::move(*text.fork()));
-    Fed::check(text.truncate(333));
+TEST_F(DeviceChoiceTest, IndexesLiveAsLongAsTheirRows) {
+  for (const char* method : {"sketch", "quest", "retroinfer"}) {
+    SCOPED_TRACE(method);
+    CacheOptions options =
+        options_of(method, 600, {"steady.recent=16", "steady.join=4", "select.min_rows=40"});
+    options.max_timelines = 2;
+    Pair pair(options);
+    Fed& fed = pair.fed;
+    fed.advance(460, Pass::prefill);
+    for (int step = 0; step < 6; ++step) pair.step(16);
+    EXPECT_GT(fed.caches[1]->report().rows_joined, 0u);
+    EXPECT_EQ(fed.caches[1]->report().rows_joined, fed.caches[0]->report().rows_joined);
+    std::vector<Timeline> forks;
+    for (Timeline& text : fed.texts) {
+      forks.push_back(std::move(*text.fork()));
+      Fed::check(text.truncate(333));
+    }
+    pair.step(2);
+    std::swap(fed.texts, forks);
+    pair.step(2);
+    const auto held = [&](std::size_t c) {
+      std::uint64_t bytes = 0;
+      for (const MemoryLine& line : fed.caches[c]->usage().lines)
+        if (line.purpose == "index" || line.tier == "device") bytes += line.bytes;
+      return bytes;
+    };
+    const std::uint64_t both = held(1);
+    forks.clear();
+    EXPECT_LT(held(1), both);
+    for (Timeline& text : fed.texts) Fed::check(text.truncate(0));
+    EXPECT_EQ(held(0), 0u);
+    std::uint64_t staging = 0;
+    for (const MemoryLine& line : fed.caches[1]->usage().lines)
+      if (line.tier == "device" && line.purpose == "staging") staging = line.bytes;
+    EXPECT_EQ(held(1), staging);
   }
-  pair.step(2);
-  std::swap(fed.texts, forks);
-  pair.step(2);
-  const auto held = [&](std::size_t c) {
-    std::uint64_t bytes = 0;
-    for (const MemoryLine& line : fed.caches[c]->usage().lines)
-      if (line.purpose == "index" || line.tier == "device") bytes += line.bytes;
-    return bytes;
-  };
-  const std::uint64_t both = held(1);
-  forks.clear();
-  EXPECT_LT(held(1), both);
-  for (Timeline& text : fed.texts) Fed::check(text.truncate(0));
-  EXPECT_EQ(held(0), 0u);
-  std::uint64_t staging = 0;
-  for (const MemoryLine& line : fed.caches[1]->usage().lines)
-    if (line.tier == "device" && line.purpose == "staging") staging = line.bytes;
-  EXPECT_EQ(held(1), staging);
 }
 
 // As much is taken as was planned, in each tier; and what the device chooses by is not the host's.
