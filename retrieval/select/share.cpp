@@ -19,9 +19,9 @@ Result<std::unique_ptr<Selector>> SharingSelector::wrap(std::unique_ptr<Selector
     return fail(ErrorCode::unsupported, "select.layers = share needs rows in position order, and ",
                 "select.by = ", inner->name(), " stores them in its ", name_of(order));
   if (options.choose_again_in != 0 && options.choose_again_in <= options.choose_in)
-    return fail(
-        ErrorCode::invalid_argument, inner->name(), ": choose_again_in = ", options.choose_again_in,
-        " is not after choose_in = ", options.choose_in, ": name a later layer, or 0 for none");
+    return fail(ErrorCode::invalid_argument, "select.choose_again_in = ", options.choose_again_in,
+                " is not after select.choose_in = ", options.choose_in,
+                ": name a later layer, or 0 for none");
   return std::unique_ptr<Selector>(new SharingSelector(std::move(inner), options));
 }
 

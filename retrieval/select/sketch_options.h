@@ -12,14 +12,14 @@ namespace thermocline {
 
 // Ranges: SketchSelector::parameters().
 struct SketchOptions {
-  double share = 0.02;          // of a timeline's length that is read in each KV head, sinks and
-                                // tail included
-  std::uint32_t min_rows = 64;  // and at least so many sealed rows
-  std::uint32_t most_rows = 0;  // of the share, at most so many rows, however long the text: what a
-                                // step asks for does not grow with it; 0: no bound
-  std::uint32_t cluster = 16;   // rows a cluster, on average
-  std::uint32_t bits = 2;       // 1, 2 or 4, a channel of a key's code; 16: the key itself, which
-                                // goes with `coded` = 0
+  double share = 0.02;             // of a timeline's length that is read in each KV head, sinks and
+                                   // tail included
+  std::uint32_t min_rows = 64;     // and at least so many sealed rows
+  std::uint32_t most_rows = 1024;  // of the share, at most so many rows, however long the text:
+                                   // what a step asks for does not grow with it; 0: no bound
+  std::uint32_t cluster = 16;  // rows a cluster, on average
+  std::uint32_t bits = 2;      // 1, 2 or 4, a channel of a key's code; 16: the key itself, which
+                               // goes with `coded` = 0
   double coded = 0;  // of the timeline's length: so many rows, sinks, tail and what is read of
                      // them included, are attended at least from their codes. 0: none, and values
                      // are not coded

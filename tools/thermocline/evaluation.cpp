@@ -37,8 +37,8 @@ Result<EvalPlan> parse_eval_plan(const EvalFlags& flags) {
         const std::string watched,
         watched_by(method.name, method_directory(flags.method.directory), method.settings));
     if (!watched.empty())
-      return fail(ErrorCode::unsupported, "--session ", flags.session, " with method ", method.name,
-                  ", which watches a prefill (", watched,
+      return fail(ErrorCode::unsupported, "--session ", flags.session, " with method ",
+                  method.label(), ", which watches a prefill (", watched,
                   "): a session's rows have been read; measure it with --text");
   }
   return plan;

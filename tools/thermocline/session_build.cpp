@@ -250,7 +250,7 @@ Result<Exit> run_session_build(const std::vector<std::string>& arguments) {
       "each, read as if it were alone and joined at the positions that they have in the whole. "
       "For measuring what a cache does at lengths that would take hours to read. A session that "
       "is there goes on where it ends. With --from, the rows of another session, raw or not, are "
-      "sealed by this one's method instead.");
+      "sealed by this one's method instead, unless that has to watch a prefill.");
   auto add = line.group("Text").add_options();
   add("text", po::value(&flags.texts)->value_name("FILE")->multitoken(),
       "read in this order, as much as is needed");

@@ -211,7 +211,7 @@ TEST(Methods, WhatIsMisspeltIsNamedWithWhatIsKnown) {
            {"tidaldecode",
             {"select.choose_in=13"},
             bad,
-            {"choose_again_in = 13", "not after choose_in = 13"}},
+            {"choose_again_in = 13", "not after select.choose_in = 13"}},
            {"snapkv",
             {"retain.rows=30", "retain.share=0.1"},
             ErrorCode::unsupported,
