@@ -174,13 +174,15 @@ double lost(const std::vector<float>& was, const std::vector<float>& is) {
 
 // A method that holds the cache in fewer bytes as its file says, and at most its mean KL and what
 // of the squares of keys and of values is not given back: those would be more if rows were coded or
-// read a tenth too large, which KL over few steps does not tell of all of them.
+// read a tenth too large, which KL over few steps does not tell of all of them. Bits that
+// are allotted by what a prefill's queries ask lose more of the squares of keys than bits that go
+// by those squares, which stay within 0.0071 and 0.0020 with 3 and 4 of them.
 struct Coded {
   const char* method;
   double divergence, keys, values;
 };
 constexpr Coded kCoded[] = {{"kivi2", 0.28, 0.037, 0.168},      {"kivi4", 0.02, 0.00147, 0.0067},
-                            {"allot3", 0.034, 0.0071, 0.037},   {"allot4", 0.014, 0.0020, 0.0102},
+                            {"allot3", 0.031, 0.0105, 0.037},   {"allot4", 0.003, 0.0031, 0.0102},
                             {"kvquant", 0.02, 0.00165, 0.0056}, {"rotatekv4", 0.01, 0.0031, 0.0067},
                             {"xkv", 0.12, 0.0071, 0},           {"shadowkv", 0.35, 0.021, 0}};
 
@@ -216,7 +218,13 @@ TEST(Fidelity, CodecsStayAsNearFullAttentionAsTheyWere) {
     options.method = coded.method;
     auto run = MeasuredRun::open(**engine, options, coded.method, ProgressStyle::none);
     ASSERT_TRUE(run) << run.error().message;
-    ASSERT_TRUE(run->take(*full));
+    const auto watched = watched_by(coded.method, options.method_directory, {});
+    ASSERT_TRUE(watched) << watched.error().message;
+    if (watched->empty()) {
+      ASSERT_TRUE(run->take(*full));
+    } else {  // by a prefill's queries, which only who reads the text sees
+      ASSERT_TRUE(run->read(text.first(text.size() - last.size())));
+    }
     const ReadBack rows(*run);
     const double keys = lost(raw.keys, rows.keys), values = lost(raw.values, rows.values);
     double divergence = 0;
