@@ -2,11 +2,11 @@
 
 #include "kernels/cuda/board.h"
 #include "kernels/cuda/fetch.h"
-#include "kernels/cuda/launch.h"
 #include "kernels/cuda/pieces.h"
 #include "kernels/cuda/ranked.h"
 #include "kernels/cuda/row_part.h"
 #include "kernels/cuda/sketch.h"
+#include "kernels/cuda/stage.h"
 #include "kernels/cuda/warp.h"
 
 namespace thermocline::cuda {
@@ -307,8 +307,8 @@ Status choose(Stream& stream, const ChoiceShape& shape, std::span<const ChoiceLi
   TL_TRY(shape.bits > 0 ? take_by_codes(stream, shape, lists, board)
                         : take_by_units(stream, shape, lists, board));
   if (shape.cached) TL_TRY(fetch(stream, shape, lists, board));
-  return launch(stream, "write folds", dim3(shape.lists), dim3(kListThreads), write_folds, shape,
-                lists.data(), board);
+  return Stages{stream, shape, lists, board}.queue("write folds", dim3(shape.lists), kListThreads,
+                                                   write_folds);
 }
 
 }  // namespace thermocline::cuda

@@ -4,8 +4,8 @@
 
 #include "kernels/cuda/board.h"
 #include "kernels/cuda/bound.h"
-#include "kernels/cuda/launch.h"
 #include "kernels/cuda/score_rows.h"
+#include "kernels/cuda/stage.h"
 
 namespace thermocline::cuda {
 namespace {
@@ -268,15 +268,12 @@ ChoiceKernel scorer(std::uint32_t heads) {
 Status take_by_units(Stream& stream, const ChoiceShape& shape, std::span<const ChoiceList> lists,
                      const ChoiceBoard& board) {
   const unsigned heads = shape.head.heads, count = shape.lists;
-  const auto queue = [&](const char* name, dim3 grid, int threads, ChoiceKernel kernel) {
-    return launch(stream, name, grid, dim3(static_cast<unsigned>(threads)), kernel, shape,
-                  lists.data(), board);
-  };
+  const Stages stages{stream, shape, lists, board};
   const dim3 chunks(chunks_of(shape.most_units), count);
-  TL_TRY(queue("score units", chunks, kChunkThreads, scorer(heads)));
-  TL_TRY(queue("weigh units", dim3(heads, count), kChunkThreads, weigh_units));
-  TL_TRY(queue("rank units", chunks, kChunkThreads, rank_units));
-  return queue("take units", dim3(count), kListThreads, take_units);
+  TL_TRY(stages.queue("score units", chunks, kChunkThreads, scorer(heads)));
+  TL_TRY(stages.queue("weigh units", dim3(heads, count), kChunkThreads, weigh_units));
+  TL_TRY(stages.queue("rank units", chunks, kChunkThreads, rank_units));
+  return stages.queue("take units", dim3(count), kListThreads, take_units);
 }
 
 }  // namespace thermocline::cuda

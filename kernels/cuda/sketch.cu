@@ -2,8 +2,8 @@
 
 #include "kernels/cuda/board.h"
 #include "kernels/cuda/bound.h"
-#include "kernels/cuda/launch.h"
 #include "kernels/cuda/score_rows.h"
+#include "kernels/cuda/stage.h"
 
 namespace thermocline::cuda {
 namespace {
@@ -315,20 +315,18 @@ ChoiceKernel weigher(int bits) {
 Status take_by_codes(Stream& stream, const ChoiceShape& shape, std::span<const ChoiceList> lists,
                      const ChoiceBoard& board) {
   const unsigned heads = shape.head.heads, count = shape.lists;
-  const auto queue = [&](const char* name, dim3 grid, int threads, ChoiceKernel kernel) {
-    return launch(stream, name, grid, dim3(static_cast<unsigned>(threads)), kernel, shape,
-                  lists.data(), board);
-  };
+  const Stages stages{stream, shape, lists, board};
   const dim3 row_chunks(chunks_of(shape.most_rows), count);
-  TL_TRY(queue("prepare queries", dim3(heads, count), kChunkThreads, prepare_queries));
-  TL_TRY(queue("score clusters", dim3(chunks_of(shape.most_units), count), kChunkThreads,
-               scorer(heads)));
-  TL_TRY(queue("weigh clusters", dim3(heads, count), kChunkThreads, weigh_clusters));
-  TL_TRY(queue("weigh rows", row_chunks, kChunkThreads, weigher(shape.bits)));
-  TL_TRY(queue("add heads", row_chunks, kChunkThreads, add_heads));
-  if (shape.most_coded > 0) TL_TRY(queue("take codes", dim3(count), kListThreads, take_rows<true>));
-  TL_TRY(queue("take rows", dim3(count), kListThreads, take_rows<false>));
-  return queue("find unread", dim3(count), kListThreads, find_unread);
+  TL_TRY(stages.queue("prepare queries", dim3(heads, count), kChunkThreads, prepare_queries));
+  TL_TRY(stages.queue("score clusters", dim3(chunks_of(shape.most_units), count), kChunkThreads,
+                      scorer(heads)));
+  TL_TRY(stages.queue("weigh clusters", dim3(heads, count), kChunkThreads, weigh_clusters));
+  TL_TRY(stages.queue("weigh rows", row_chunks, kChunkThreads, weigher(shape.bits)));
+  TL_TRY(stages.queue("add heads", row_chunks, kChunkThreads, add_heads));
+  if (shape.most_coded > 0)
+    TL_TRY(stages.queue("take codes", dim3(count), kListThreads, take_rows<true>));
+  TL_TRY(stages.queue("take rows", dim3(count), kListThreads, take_rows<false>));
+  return stages.queue("find unread", dim3(count), kListThreads, find_unread);
 }
 
 }  // namespace thermocline::cuda

@@ -174,9 +174,9 @@ double lost(const std::vector<float>& was, const std::vector<float>& is) {
 
 // A method that holds the cache in fewer bytes as its file says, and at most its mean KL and what
 // of the squares of keys and of values is not given back: those would be more if rows were coded or
-// read a tenth too large, which KL over few steps does not tell of all of them. Bits that
-// are allotted by what a prefill's queries ask lose more of the squares of keys than bits that go
-// by those squares, which stay within 0.0071 and 0.0020 with 3 and 4 of them.
+// read a tenth too large, which KL over few steps does not tell of all of them. Bits that are
+// allotted by what a prefill's queries ask lose more of the squares of keys than bits that go by
+// those squares, which stay within 0.0071 and 0.0020 with 3 and 4 of them.
 struct Coded {
   const char* method;
   double divergence, keys, values;
