@@ -16,6 +16,7 @@
 #include "kernels/base/view.h"
 #include "kernels/device_choice.h"
 #include "kernels/layer_weights.h"
+#include "kernels/matvec.h"
 
 namespace thermocline {
 
@@ -68,14 +69,17 @@ constexpr std::uint64_t attention_bytes(HeadShape shape, std::uint64_t queries, 
          round_up(folds * shape.heads * (2 + shape.value_dim) * sizeof(float), kWorkApartBytes);
 }
 
-// The dense work of some layers by a device, over rows of hidden state that lie there as long as no
-// others do. A result's bits depend on its own row, and on whether there are more than kFewRows,
-// whose products are of operands rounded to bf16. Host matrices are without gaps between rows.
+// The dense work of some layers by a device, and of the head after them, over rows of hidden state
+// that lie there as long as no others do. A result's bits depend on its own row, and on whether
+// there are more than kFewRows, whose products are of operands rounded to bf16. Host matrices are
+// without gaps between rows.
 class DeviceLayers {
  public:
   virtual ~DeviceLayers() = default;
   // Copies weights, which are then layer number 0, 1 ... Done when it returns.
   virtual Status add(const LayerWeights& weights) = 0;
+  // Copies the head's, once.
+  virtual Status add(const HeadWeights& weights) = 0;
 
   // Puts rows of hidden state [rows][width] there, in place of those before. Only queues, as
   // finish() does: what is given stays as it is until project(), read() or wait() has returned.
@@ -89,6 +93,9 @@ class DeviceLayers {
   virtual Status finish(std::size_t layer, MatView<const float> mixed) = 0;
   // The rows that are there, here when it returns.
   virtual Status read(MatView<float> hidden) = 0;
+  // Logits [rows][vocabulary] of the rows there, which stay as they are; here when it returns. A
+  // row's bits are always those of few.
+  virtual Status head(MatView<float> logits) = 0;
   virtual Status wait() = 0;
 };
 
@@ -104,6 +111,14 @@ inline std::uint64_t layer_bytes(const LayerWeights& weights) {
 
 constexpr std::uint64_t rows_bytes(std::size_t rows, std::size_t cols) {
   return round_up(rows * cols * sizeof(float), kWorkApartBytes);
+}
+inline std::uint64_t head_bytes(const HeadWeights& weights) {
+  return round_up(weights.output.bytes(), kWorkApartBytes) +
+         round_up(weights.norm.size_bytes(), kWorkApartBytes);
+}
+// What the head's logits take, of as many rows as are multiplied at a time.
+inline std::uint64_t logits_bytes(const HeadWeights& weights) {
+  return rows_bytes(kFewRows, weights.output.rows);
 }
 // And so many rows on their way through layers.
 constexpr std::uint64_t layers_work_bytes(const LayersShape& shape, std::size_t rows) {

@@ -42,6 +42,12 @@ inline constexpr std::array kLayerVectors{
     &LayerWeights::feed_forward_post_norm,
 };
 
+// And what logits are made with, after the last of them.
+struct HeadWeights {
+  std::span<const float> norm;  // [width]
+  WeightView output;            // [vocabulary][width]
+};
+
 // What the layers of a model have in common, and how many columns the rows of the widest have.
 struct LayersShape {
   std::size_t width = 0, feed_forward = 0;

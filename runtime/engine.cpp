@@ -92,6 +92,7 @@ struct Engine::Impl {
     if (on_device) {
       view.device = &on_device->layers();
       view.first_on_device = on_device->first();
+      view.head_on_device = on_device->has_head();
     }
     return view;
   }
@@ -213,6 +214,7 @@ Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options) {
                   LayersOnDevice::create(std::move(device), impl->model.spec, impl->model.weights,
                                          options.device_layers, kDeviceRows, &impl->caches));
     impl->info.device_layers = impl->info.layers - index(impl->on_device->first());
+    impl->info.device_head = impl->on_device->has_head();
     impl->info.device = impl->on_device->device();
   }
   impl->at.reserve(kMaxStepRows);

@@ -27,9 +27,11 @@ Result<LayersOnDevice> LayersOnDevice::create(std::unique_ptr<Device> device,
                                               std::uint32_t count, std::size_t rows,
                                               Budget* ledger) {
   const auto all = static_cast<std::uint32_t>(weights.layers.size());
-  count = std::min(count, all);
   LayersOnDevice made;
+  made.has_head_ = count > all;
+  count = std::min(count, all);
   made.first_ = LayerId{all - count};
+  const HeadWeights head{weights.output_norm, weights.output};
   const auto copied = std::span(weights.layers).last(count);
   std::uint64_t bytes = 0;
   for (const LayerWeights& layer : copied) {
@@ -37,12 +39,18 @@ Result<LayersOnDevice> LayersOnDevice::create(std::unique_ptr<Device> device,
     for (const auto matrix : kLayerMatrices) made.file_bytes_ += (layer.*matrix).bytes();
   }
   const LayersShape shape = model.shape();
-  const std::uint64_t work_bytes = layers_work_bytes(shape, rows);
+  std::uint64_t work_bytes = layers_work_bytes(shape, rows);
+  if (made.has_head_) {
+    bytes += head_bytes(head);
+    work_bytes += logits_bytes(head);
+    // The host looks tokens up in what is tied.
+    if (head.output.data != weights.embedding.data) made.file_bytes_ += head.output.bytes();
+  }
   const std::string name = device->name();
   const auto too_few = [&](const auto&... what) {
-    return fail(ErrorCode::exhausted, name, ": ", count, " of ", all, " layers need ",
-                size_text(bytes), " of its memory and ", size_text(work_bytes), " to compute in, ",
-                what...);
+    return fail(ErrorCode::exhausted, name, ": ", count, " of ", all, " layers",
+                made.has_head_ ? " and the head need " : " need ", size_text(bytes),
+                " of its memory and ", size_text(work_bytes), " to compute in, ", what...);
   };
   TL_TRY_ASSIGN(const std::uint64_t free, device->free_bytes());
   if (bytes + work_bytes > free)
@@ -64,6 +72,7 @@ Result<LayersOnDevice> LayersOnDevice::create(std::unique_ptr<Device> device,
   if (!layers) TL_TRY(said(tl::unexpected(layers.error())));
   made.layers_ = *std::move(layers);
   for (const LayerWeights& layer : copied) TL_TRY(said(made.layers_->add(layer)));
+  if (made.has_head_) TL_TRY(said(made.layers_->add(head)));
   return made;
 }
 

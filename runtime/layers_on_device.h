@@ -1,4 +1,5 @@
-// The layers of a model that a device computes: the last ones, whole. Their weights are there.
+// The layers of a model that a device computes: the last ones, whole; and after all of them maybe
+// the logits. Their weights are there.
 #pragma once
 
 #include <cstdint>
@@ -21,15 +22,16 @@ Result<std::unique_ptr<Device>> open_layers_device(const EngineOptions& options)
 
 class LayersOnDevice {
  public:
-  // Copies the weights of the last `count` layers, of all where there are fewer, to be computed for
-  // at most `rows` rows at a time. What that takes is of `ledger`, which outlives it. exhausted:
-  // what is needed, what there is, what to change.
+  // Copies the weights of the last `count` layers, of all and the head where there are fewer, to be
+  // computed for at most `rows` rows at a time. What that takes is of `ledger`, which outlives it.
+  // exhausted: what is needed, what there is, what to change.
   static Result<LayersOnDevice> create(std::unique_ptr<Device> device, const ModelSpec& model,
                                        const Weights& weights, std::uint32_t count,
                                        std::size_t rows, Budget* ledger);
 
   DeviceLayers& layers() const { return *layers_; }
   LayerId first() const { return first_; }
+  bool has_head() const { return has_head_; }
   const std::string& device() const { return device_->name(); }
   // What they take there, and what of the file nobody reads any more.
   std::uint64_t weight_bytes() const { return weight_bytes_.bytes(); }
@@ -43,6 +45,7 @@ class LayersOnDevice {
   Reservation weight_bytes_, activation_bytes_;
   std::unique_ptr<DeviceLayers> layers_;
   LayerId first_{0};
+  bool has_head_ = false;
   std::uint64_t file_bytes_ = 0;
 };
 

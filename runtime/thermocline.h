@@ -73,7 +73,8 @@ struct EngineOptions {
   float rope_freq_base = 0;   // 0: the model's
   TierLimits limits = {};
   // Layers whose dense work a device does, whole ones, from the last one down; of more than the
-  // model has, all. Their weights are copied there when the engine is opened, and are of `limits`.
+  // model has, all, and the logits. Their weights are copied there when the engine is opened, and
+  // are of `limits`.
   // Logits are then that device's as to rounding: other bits than the host's.
   std::uint32_t device_layers = 0;
   std::string device = "cuda";  // which: cuda, the first one, or cuda:N
@@ -87,6 +88,7 @@ struct ModelInfo {
   std::uint64_t kv_bytes_per_token = 0;                   // f16, full-attention layers
   bool has_chat_template = false;
   std::uint32_t device_layers = 0;  // of `layers`, the last ones, computed by
+  bool device_head = false;         // and the logits
   std::string device;               // "cuda:0 (NVIDIA H200)"; "": by none
 };
 

@@ -34,29 +34,47 @@ Result<std::unique_ptr<DenseLayers>> DenseLayers::create(std::uint32_t number,
 // What is queued reads and writes memory that goes now.
 DenseLayers::~DenseLayers() { static_cast<void>(stream_.wait()); }
 
+Status DenseLayers::copy_weights(WeightView* view, std::byte** next) {
+  std::byte* const to = std::exchange(*next, *next + round_up(view->bytes(), kWorkApartBytes));
+  const void* const from = std::exchange(view->data, to);
+  return check(cudaMemcpyAsync(to, from, view->bytes(), cudaMemcpyHostToDevice, stream_.handle()),
+               "copying weights to a device");
+}
+
+Status DenseLayers::copy_weights(std::span<const float>* view, std::byte** next) {
+  std::byte* const to = std::exchange(*next, *next + round_up(view->size_bytes(), kWorkApartBytes));
+  const void* const from = view->data();
+  *view = {reinterpret_cast<const float*>(to), view->size()};
+  return check(
+      cudaMemcpyAsync(to, from, view->size_bytes(), cudaMemcpyHostToDevice, stream_.handle()),
+      "copying weights to a device");
+}
+
 Status DenseLayers::add(const LayerWeights& weights) {
   TL_TRY(make_current(number_));
   Layer layer = {nullptr, weights};
   const std::uint64_t bytes = layer_bytes(weights);
   TL_TRY_ASSIGN(layer.memory, take_device_bytes(bytes, "taking device memory for weights"));
   std::byte* next = layer.memory.get();
-  const auto copy = [&](const void* data, std::size_t size) {
-    std::byte* const to = std::exchange(next, next + round_up(size, kWorkApartBytes));
-    return check(cudaMemcpyAsync(to, data, size, cudaMemcpyHostToDevice, stream_.handle()),
-                 "copying weights to a device");
-  };
-  for (const auto matrix : kLayerMatrices) {
-    WeightView& there = layer.weights.*matrix;
-    there.data = next;
-    TL_TRY(copy((weights.*matrix).data, there.bytes()));
-  }
-  for (const auto vector : kLayerVectors) {
-    std::span<const float>& there = layer.weights.*vector;
-    there = {reinterpret_cast<const float*>(next), there.size()};
-    TL_TRY(copy((weights.*vector).data(), there.size_bytes()));
-  }
+  for (const auto matrix : kLayerMatrices) TL_TRY(copy_weights(&(layer.weights.*matrix), &next));
+  for (const auto vector : kLayerVectors) TL_TRY(copy_weights(&(layer.weights.*vector), &next));
   TL_CHECK(next == layer.memory.get() + bytes);
   layers_.push_back(std::move(layer));
+  return stream_.wait();
+}
+
+Status DenseLayers::add(const HeadWeights& weights) {
+  TL_TRY(make_current(number_));
+  Head head = {nullptr, weights};
+  const std::uint64_t bytes = head_bytes(weights);
+  TL_TRY_ASSIGN(head.memory, take_device_bytes(bytes + logits_bytes(weights),
+                                               "taking device memory for weights"));
+  std::byte* next = head.memory.get();
+  TL_TRY(copy_weights(&head.weights.output, &next));
+  TL_TRY(copy_weights(&head.weights.norm, &next));
+  TL_CHECK(next == head.memory.get() + bytes);
+  head.logits = reinterpret_cast<float*>(next);
+  head_ = std::move(head);
   return stream_.wait();
 }
 
@@ -68,7 +86,7 @@ Status DenseLayers::copy_there(float* there, MatView<const float> here) {
 }
 
 Status DenseLayers::copy_back(MatView<float> here, const float* there) {
-  TL_CHECK(here.stride() == here.cols() && here.rows() == rows_);
+  TL_CHECK(here.stride() == here.cols());
   return check(cudaMemcpyAsync(here.data(), there, here.rows() * here.cols() * sizeof(float),
                                cudaMemcpyDeviceToHost, stream_.handle()),
                "copying rows from a device");
@@ -85,6 +103,22 @@ Status DenseLayers::read(MatView<float> hidden) {
   TL_CHECK(hidden.cols() == shape_.width);
   TL_TRY(make_current(number_));
   TL_TRY(copy_back(hidden, hidden_));
+  return stream_.wait();
+}
+
+Status DenseLayers::head(MatView<float> logits) {
+  const WeightView& output = head_.weights.output;
+  TL_CHECK(logits.rows() == rows_ && logits.cols() == output.rows);
+  TL_TRY(make_current(number_));
+  for (std::size_t first = 0; first < rows_; first += kFewRows) {
+    const std::size_t count = std::min(kFewRows, rows_ - first);
+    const MatView<float> some = rows_of(hidden_, shape_.width).rows_from(first, count);
+    const MatView<float> normed(normed_, count, shape_.width);
+    const MatView<float> there(head_.logits, count, output.rows);
+    TL_TRY(rms_norm(stream_, some, head_.weights.norm.data(), shape_.norm_epsilon, normed));
+    TL_TRY(multiply(stream_, output, normed, there));
+    TL_TRY(copy_back(logits.rows_from(first, count), there.data()));
+  }
   return stream_.wait();
 }
 

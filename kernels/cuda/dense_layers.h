@@ -19,10 +19,12 @@ class DenseLayers final : public DeviceLayers {
   ~DenseLayers() override;
 
   Status add(const LayerWeights& weights) override;
+  Status add(const HeadWeights& weights) override;
   Status write(MatView<const float> hidden) override;
   Status project(std::size_t layer, MatView<float> q, MatView<float> k, MatView<float> v) override;
   Status finish(std::size_t layer, MatView<const float> mixed) override;
   Status read(MatView<float> hidden) override;
+  Status head(MatView<float> logits) override;
   Status wait() override { return stream_.wait(); }
 
  private:
@@ -30,9 +32,17 @@ class DenseLayers final : public DeviceLayers {
     DeviceBytes memory;
     LayerWeights weights;  // in it
   };
+  struct Head {
+    DeviceBytes memory;
+    HeadWeights weights;  // in it, as these
+    float* logits = nullptr;
+  };
 
   DenseLayers(std::uint32_t number, const LayersShape& shape, std::size_t rows, Stream stream)
       : number_(number), shape_(shape), most_rows_(rows), stream_(std::move(stream)) {}
+  // Copies a matrix, or a vector, to `*next`, which goes on behind it; the view is the copy's then.
+  Status copy_weights(WeightView* view, std::byte** next);
+  Status copy_weights(std::span<const float>* view, std::byte** next);
   Status copy_there(float* there, MatView<const float> here);
   Status copy_back(MatView<float> here, const float* there);
   // One of q, k and v: projected from normed_, and on its way to `here`.
@@ -52,6 +62,7 @@ class DenseLayers final : public DeviceLayers {
   float *q_ = nullptr, *k_ = nullptr, *v_ = nullptr, *mixed_ = nullptr;
   std::size_t rows_ = 0;  // of hidden_
   std::vector<Layer> layers_;
+  Head head_;  // none where no layer is the last
 };
 
 }  // namespace thermocline::cuda

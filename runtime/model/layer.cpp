@@ -172,7 +172,11 @@ Status LayerWork::finish(LayerId l, MatView<const float> mixed, MatView<float> h
   return {};
 }
 
-Status LayerWork::head(MatView<const float> hidden, MatView<float> logits) {
+Status LayerWork::head(MatView<float> hidden, MatView<float> logits) {
+  if (model_.head_on_device) {
+    TL_TRY(send(hidden));
+    return model_.device->head(logits);
+  }
   TL_TRY(bring_back());
   const MatView<float> normed = scratch_.normed_.rows_from(0, hidden.rows());
   norm(hidden, model_.weights->output_norm, normed);

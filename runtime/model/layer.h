@@ -20,9 +20,11 @@ struct Model {
   const ModelSpec* spec = nullptr;
   const Weights* weights = nullptr;
   Machine machine;
-  // Has the layers from the first of these on, as its layer 0; null: the host has all.
+  // Has the layers from the first of these on, as its layer 0, and maybe the head; null: the host
+  // has all.
   DeviceLayers* device = nullptr;
   LayerId first_on_device{0};
+  bool head_on_device = false;
 
   const LayerSpec& layer(LayerId l) const { return spec->layers[index(l)]; }
 };
@@ -68,7 +70,7 @@ class LayerWork {
   // feed-forward part.
   Status finish(LayerId l, MatView<const float> mixed, MatView<float> hidden);
   // logits [rows][vocabulary]
-  Status head(MatView<const float> hidden, MatView<float> logits);
+  Status head(MatView<float> hidden, MatView<float> logits);
 
  private:
   bool on_device(LayerId l) const { return model_.device && l >= model_.first_on_device; }

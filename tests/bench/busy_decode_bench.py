@@ -31,7 +31,7 @@ def main():
         return 2
     source, build = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()
     model = sys.argv[3] if len(sys.argv) > 3 else source / "tests/golden/tiny/llama_mixed.gguf"
-    # Of so small a network a rate is that of some milliseconds, which one time slice may take whole.
+    # Of so small a network a rate is that of some milliseconds: one time slice may take all of it.
     rounds = int(sys.argv[4]) if len(sys.argv) > 4 else 9
     alone, beside = [], []
     for _ in range(rounds):

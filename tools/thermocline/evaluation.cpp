@@ -137,6 +137,7 @@ Result<MeasurementName> Evaluation::name_of(const ListedMethod& method) const {
   const TierOptions& tiers = plan_.tiers;
   name.add(model.isa).add(std::to_string(model.threads));
   name.add(std::to_string(engine_.model().device_layers)).add(engine_.model().device);
+  if (engine_.model().device_head) name.add("head");
   name.add(tiers.device).add(std::to_string(tiers.device_bytes));
   name.add(std::to_string(tiers.host_bytes)).add(std::to_string(tiers.disk_bytes));
   name.add(tiers.directory).add(tiers.io_backend);

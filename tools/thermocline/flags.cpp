@@ -74,8 +74,8 @@ void add_model_options(po::options_description* group, ModelFlags* flags, bool w
       "accepted, without effect: the prefill chooses its own, which no answer depends on");
   add("ubatch-size", value(&flags->ubatch, "N"), "accepted, without effect, as -b");
   add("gpu-layers", value(&flags->gpu_layers, "N"),
-      "layers whose weights go to a GPU, which computes them: the last N, or all; 0 or auto: none "
-      "(0)");
+      "layers whose weights go to a GPU, which computes them: the last N; more than there are, or "
+      "all: the logits too; 0 or auto: none (0)");
   add("main-gpu", value(&flags->main_gpu, "N"), "which GPU that is (0)");
   add("flash-attn", value(&flags->flash_attention, "on|off|auto"),
       "on or auto: attention is always computed in tiles");

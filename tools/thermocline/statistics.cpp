@@ -184,7 +184,7 @@ void print_statistics(const RunRecord& record, Detail detail) {
   line("method", record.method + ", context " + format_count(record.context));
   if (const ModelInfo& model = *record.model; model.device_layers > 0)
     line("layers", format_count(model.device_layers) + " of " + format_count(model.layers) +
-                       " on " + model.device);
+                       (model.device_head ? " and the logits on " : " on ") + model.device);
   if (g.steps > 0) print_reads(g.decode_cost);
   print_cached(sum(g.prefill_cost, g.decode_cost), g.decode_cost);
   print_memory_plan(record.memory, detail);
@@ -249,6 +249,7 @@ Json model_json(const ModelInfo& model) {
               {"weight_bytes", model.weight_bytes},
               {"layers", model.layers},
               {"device_layers", model.device_layers},
+              {"device_head", model.device_head},
               {"device", model.device},
               {"vocabulary", model.vocabulary},
               {"context", model.context},

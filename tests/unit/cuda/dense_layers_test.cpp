@@ -200,6 +200,42 @@ TEST_F(DenseLayersTest, OfManyRows) {
   run(WeightType::q6_k, Layer::Extras::norms, Activation::gelu, 150, kRounded);
 }
 
+// Whoever else is there, and however many: a row's logits are those that it has alone.
+TEST_F(DenseLayersTest, MakesLogits) {
+  const auto device = open_device(0);
+  ASSERT_TRUE(device) << device.error().message;
+  constexpr std::size_t kVocabulary = 150;
+  LayersShape shape;
+  shape.width = kWidth;
+  shape.norm_epsilon = kEpsilon;
+  const auto output =
+      random_weights(WeightType::q4_k, kVocabulary, kWidth, Scale::ordinary, random_);
+  const std::vector<float> weight = normal(kWidth);
+  const HeadWeights head{weight, output.view};
+  for (const std::size_t rows : {std::size_t{1}, kFewRows, 2 * kFewRows + 1}) {
+    const auto layers = (*device)->open_layers(shape, rows);
+    ASSERT_TRUE(layers) << layers.error().message;
+    ASSERT_TRUE((*layers)->add(head));
+    std::vector<float> hidden = normal(rows * kWidth), after(hidden.size());
+    std::vector<float> logits(rows * kVocabulary), alone(kVocabulary);
+    ASSERT_TRUE((*layers)->write(MatView<const float>(hidden.data(), rows, kWidth)));
+    ASSERT_TRUE((*layers)->head({logits.data(), rows, kVocabulary}));
+    ASSERT_TRUE((*layers)->read({after.data(), rows, kWidth}));
+    EXPECT_EQ(after, hidden);
+    for (std::size_t r = 0; r < rows; ++r) {
+      const std::vector<float> row(hidden.begin() + static_cast<std::ptrdiff_t>(r * kWidth),
+                                   hidden.begin() + static_cast<std::ptrdiff_t>((r + 1) * kWidth));
+      const std::vector<float> got(
+          logits.begin() + static_cast<std::ptrdiff_t>(r * kVocabulary),
+          logits.begin() + static_cast<std::ptrdiff_t>((r + 1) * kVocabulary));
+      expect_near(got, product(output.view, norm(row, weight)), kFloats, "logits");
+      ASSERT_TRUE((*layers)->write(MatView<const float>(row.data(), 1, kWidth)));
+      ASSERT_TRUE((*layers)->head({alone.data(), 1, kVocabulary}));
+      EXPECT_EQ(got, alone);
+    }
+  }
+}
+
 // Rows that are put there take the place of those before, fewer or more; what they were is
 // nowhere in what comes back.
 TEST_F(DenseLayersTest, KeepsTheRowsThatWerePutThereLast) {

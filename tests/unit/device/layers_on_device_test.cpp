@@ -165,6 +165,7 @@ TEST_F(LayersOnDeviceTest, NoPlaceOfRowsChangesABit) {
        {std::tuple("llama_mixed.gguf", kAll, "exact"), std::tuple("llama_mixed.gguf", 1u, "sketch"),
         std::tuple("gemma3_f16.gguf", 2u, "exact")}) {
     const auto engine = open(model, there);
+    EXPECT_EQ(engine->model().device_head, there == kAll);
     SCOPED_TRACE(std::string(model) + ", " + method);
     const Answer in_memory = generate(*engine, cache_options(method));
     CacheOptions options = cache_options(method);
@@ -310,7 +311,8 @@ TEST_F(LayersOnDeviceTest, TooLittleMemoryIsSaid) {
   const auto limited = Engine::open(options);
   ASSERT_FALSE(limited);
   EXPECT_EQ(limited.error().code, ErrorCode::exhausted);
-  for (const char* said : {"limits.device_bytes leaves 4 KiB", "lower --gpu-layers", "layers need"})
+  for (const char* said :
+       {"limits.device_bytes leaves 4 KiB", "lower --gpu-layers", "layers and the head need"})
     EXPECT_NE(limited.error().message.find(said), std::string::npos) << limited.error().message;
 
   options.limits = {};
