@@ -64,6 +64,8 @@ struct AttnState {
 struct HeadShape {
   std::uint32_t heads = 0;  // query heads that share the KV head
   std::uint32_t key_dim = 0, value_dim = 0;
+
+  bool operator==(const HeadShape&) const = default;
 };
 
 // A fold and the query heads that read it.

@@ -15,6 +15,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/view.h"
 #include "kernels/device_choice.h"
+#include "kernels/device_step.h"
 #include "kernels/layer_weights.h"
 #include "kernels/matvec.h"
 
@@ -91,12 +92,19 @@ class DeviceLayers {
   // mixed [rows][q_heads * value_dim]: what attention gave; added to the rows there, as is the
   // feed-forward part.
   virtual Status finish(std::size_t layer, MatView<const float> mixed) = 0;
+  // The same two of what stays there, for whoever queues between them by queue(). Both only queue.
+  virtual Result<RowsThere> project(std::size_t layer) = 0;
+  virtual Status finish(std::size_t layer) = 0;
   // The rows that are there, here when it returns.
   virtual Status read(MatView<float> hidden) = 0;
+  // So many times what was queued between two waits had been queued before, and ran as a graph.
+  virtual std::uint64_t replays() const = 0;
   // Logits [rows][vocabulary] of the rows there, which stay as they are; here when it returns. A
   // row's bits are always those of few.
   virtual Status head(MatView<float> logits) = 0;
   virtual Status wait() = 0;
+  // That all of this is queued by.
+  virtual DeviceQueue& queue() = 0;
 };
 
 // Device memory that a layer's weights take.
@@ -133,6 +141,7 @@ class Device {
  public:
   virtual ~Device() = default;
   virtual const std::string& name() const = 0;  // "cuda:0 (NVIDIA H200)"
+  virtual std::uint32_t number() const = 0;     // by which it was opened
   virtual Result<std::uint64_t> free_bytes() const = 0;
   // Memory that the host cannot reach, aligned to 256 bytes; its content is undefined.
   virtual Result<std::byte*> take(std::uint64_t bytes) = 0;
@@ -154,6 +163,8 @@ class Device {
                                                                   std::uint64_t outbox_bytes) = 0;
   // `bytes`: choice_bytes() of one list at least. The device outlives it.
   virtual Result<std::unique_ptr<DeviceChoice>> open_choice(const ChoiceBytes& bytes) = 0;
+  // `bounds`: of which step_bytes() are taken. The device outlives it.
+  virtual Result<std::unique_ptr<DeviceStep>> open_step(const StepBounds& bounds) = 0;
   // For at most `rows` rows at a time, of no layer yet. The device outlives it.
   virtual Result<std::unique_ptr<DeviceLayers>> open_layers(const LayersShape& shape,
                                                             std::size_t rows) = 0;
@@ -171,5 +182,8 @@ Status device_attends(HeadShape shape, const Fold& fold);
 // unsupported names what it does not take: to be asked before an index goes there.
 Result<ChoiceBytes> choice_bytes(const ChoiceFormat& format, const ChoiceBounds& bounds,
                                  std::uint32_t lists);
+
+// What a step within these bounds takes. unsupported: as device_attends(), and choice_bytes().
+Result<StepBytes> step_bytes(const StepBounds& bounds);
 
 }  // namespace thermocline

@@ -29,6 +29,8 @@ struct UnitFormat {
   GroupRank group = GroupRank::sum;
   std::uint32_t rows = 0;  // a unit, the last one of a run maybe fewer; 0: each run says
   float alpha = 0;         // of moments: deviations that a score is above the mean's
+
+  bool operator==(const UnitFormat&) const = default;
 };
 
 // How the rows of a layer are kept, with what they are chosen by. Bytes are from a row to the next.
@@ -42,6 +44,8 @@ struct ChoiceFormat {
   std::uint32_t summary_bytes = 0;             // 0: units have none
   RowFormat residual_format = RowFormat::rotated2;
   std::uint32_t residual_bytes = 0;
+
+  bool operator==(const ChoiceFormat&) const = default;
 };
 
 // One KV head of a sealed segment: its rows, their index and their units' summaries; the units of a

@@ -6,6 +6,7 @@
 #include "runtime/layer_plan.h"
 #include "runtime/plan_limits.h"
 #include "runtime/session_plan.h"
+#include "runtime/step_plan.h"
 #include "tiers/row_cache.h"
 #include "tiers/size_text.h"
 
@@ -40,6 +41,7 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
   plan.step_rows = std::min<std::uint64_t>(options.max_timelines, kMaxStepRows);
   if (reach_of(stores, Tier::device) == Reach::device)
     plan_device_work(options, method, cuts, &plan);
+  plan_steps_there(options, method, cuts, &plan);
   take_useful_slots(options, method, cuts, &plan);
   plan.groups = groups_of(options, method);
   std::vector<CachePlan::Layer> placed(options.layers.size());
@@ -59,6 +61,7 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
   plan.records_bytes += plan.step_rows * plan.joint.records_bytes;
   if (plan.home_bytes(Tier::device) == 0) TL_TRY(check_device_rows(options, method, plan));
   drop_device_work(&plan);
+  drop_steps_there(options, method, cuts, &plan);
   fill_with_slots(options, &plan);
   // For a device to read rows where they are, if they are not on a disk.
   plan.stores.pinned = std::ranges::any_of(plan.layers, [](const CachePlan::Layer& layer) {
@@ -155,6 +158,7 @@ MemoryPlan CachePlan::lines() const {
     add(tier, Purpose::rows, rows_bytes[static_cast<std::size_t>(tier)]);
     if (tier == Tier::device) {
       add(tier, Purpose::index, device_index_bytes);
+      add(tier, Purpose::tail, tails_there_bytes);
       add(tier, Purpose::row_cache, slots_bytes);
       add(tier, Purpose::staging, device_staging_bytes());
     }

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "kernels/base/error.h"
-#include "kernels/device_choice.h"
+#include "kernels/device_step.h"
 #include "runtime/kv_cache.h"
 #include "runtime/method.h"
 #include "runtime/text_cuts.h"
@@ -38,6 +38,8 @@ struct CachePlan {
     bool chosen_there() const {
       return choosing_bytes > 0 && (home.reach == Reach::device || fetched);
     }
+    // In a decode step rows of the layer do not leave the device that computes it.
+    bool stays_there = false;
     // Of a timeline: slots there for those that it fetches, of all KV heads.
     std::uint64_t slots_bytes = 0;
     // Of a selector that remembers: where a selection may be, in a timeline's longest text, and
@@ -58,7 +60,13 @@ struct CachePlan {
   struct Slots {
     std::uint32_t of_head = 0, rows = 0;
   } slots;
-  std::uint64_t slots_bytes = 0;       // of all layers and timelines
+  std::uint64_t slots_bytes = 0;  // of all layers and timelines
+  // Where rows of a decode step stay on a device, in which it has sinks and tails of all timelines
+  // as well: those, what a step has at most, and what it works in.
+  bool steps_there = false;
+  std::uint64_t tails_there_bytes = 0;
+  StepBounds step_bounds;
+  StepBytes step_there;
   std::uint64_t selections_bytes = 0;  // of all layers and timelines
   // What the segment that others are formed into takes beside them, of a timeline: in one layer, or
   // in all that take their turn together.
@@ -129,14 +137,14 @@ struct CachePlan {
            (tier == Tier::disk ? records_bytes + published_bytes : 0);
   }
   std::uint64_t device_bytes() const {
-    return home_bytes(Tier::device) + slots_bytes + device_staging_bytes();
+    return home_bytes(Tier::device) + slots_bytes + tails_there_bytes + device_staging_bytes();
   }
   // What a device works in: of its memory, and of the host's.
   std::uint64_t device_staging_bytes() const {
-    return device_work_bytes + fetch.bytes() + choice.device;
+    return device_work_bytes + fetch.bytes() + choice.device + step_there.device;
   }
   std::uint64_t pinned_bytes() const {
-    return device_work_bytes + fetch.bytes() + choice.host + choice.outbox;
+    return device_work_bytes + fetch.bytes() + choice.host + choice.outbox + step_there.host;
   }
   std::uint64_t host_bytes() const;
   // All of it, by tier.

@@ -135,6 +135,20 @@ Result<ChoiceBytes> choice_of(const CacheOptions& options, const Method& method,
   return most_of(bytes, fetching);
 }
 
+void add_choice_bounds(const CacheOptions& options, const Method& method, const LayerSpec& spec,
+                       const TextCuts& cuts, const CachePlan& plan, StepBounds* bounds) {
+  if (!may_choose(options, method, spec, cuts, plan)) return;
+  const DeviceRule& rule = *method.select->device_rule();
+  const ChoiceFormat format =
+      rule.format(shape_of(spec), method.compress.layout(spec.key_dim, spec.value_dim));
+  if (std::ranges::find(bounds->formats, format) == bounds->formats.end())
+    bounds->formats.push_back(format);
+  bounds->chosen = bounds_of(options, rule, cuts);
+  bounds->chosen.cached = plan.slots.of_head > 0;
+  bounds->lists =
+      std::max(bounds->lists, static_cast<std::uint32_t>(plan.step_rows * spec.kv_heads));
+}
+
 std::uint64_t choosing_bytes_of(const CacheOptions& options, const Method& method,
                                 const LayerSpec& spec, const CachePlan::Layer& layer,
                                 const TextCuts& cuts, std::uint64_t step_rows) {

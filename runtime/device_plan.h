@@ -7,7 +7,7 @@
 #include <string>
 
 #include "kernels/base/error.h"
-#include "kernels/device_choice.h"
+#include "kernels/device_step.h"
 #include "runtime/cache_plan.h"
 #include "runtime/kv_cache.h"
 #include "runtime/layer_spec.h"
@@ -27,6 +27,10 @@ void drop_device_work(CachePlan* plan);
 // the host chooses.
 Result<ChoiceBytes> choice_of(const CacheOptions& options, const Method& method,
                               const LayerSpec& spec, const TextCuts& cuts, const CachePlan& plan);
+
+// With what choosing in this layer takes of a step whose rows stay on the device, if it may.
+void add_choice_bounds(const CacheOptions& options, const Method& method, const LayerSpec& spec,
+                       const TextCuts& cuts, const CachePlan& plan, StepBounds* bounds);
 
 // What a device that chooses has beside a layer's rows: of all timelines, and of what a step's join
 // makes of them.

@@ -127,6 +127,8 @@ void Engine::Impl::shape_for(CacheOptions* options) const {
   if (options->max_positions == 0) options->max_positions = info.context;
   options->session.text_bytes += model.weights.vocabulary() * sizeof(float);  // logits
   options->beside_bytes += activation_bytes(*options);
+  if (on_device)
+    options->layers_there = LayersThere{on_device->device_number(), index(on_device->first())};
 }
 
 std::uint64_t Engine::Impl::activation_bytes(const CacheOptions& options) const {
@@ -296,6 +298,10 @@ Status Engine::prefill(Timeline& timeline, std::span<const int> tokens, std::spa
     return fail(ErrorCode::invalid_argument, "room for ", logits.size(),
                 " logits, the vocabulary has ", impl_->model.weights.vocabulary());
   return thermocline::prefill(impl_->view(), timeline, tokens, logits, options, &impl_->prefill);
+}
+
+std::uint64_t Engine::graph_replays() const {
+  return impl_->on_device ? impl_->on_device->layers().replays() : 0;
 }
 
 Status Engine::step(std::span<const Feed> rows, MatView<float> logits) {

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "kernels/base/error.h"
@@ -39,6 +40,10 @@ class KeyBalance {
   // A key in f16, [key_dim], that was kept by `by` to how this keeps it.
   void convert_from(const KeyBalance& by, std::uint32_t key_dim, const CpuTable& cpu,
                     std::byte* key) const;
+
+  // What keep() and ask() multiply by, [key_dim]; empty: ones.
+  std::span<const float> key_factors() const { return up_; }
+  std::span<const float> query_factors() const { return down_; }
 
   friend bool operator==(const KeyBalance&, const KeyBalance&) = default;
 

@@ -34,19 +34,25 @@ Status KvCache::Impl::attend(LayerId l, MatView<const float> queries, MatView<fl
   return {};
 }
 
+KvCache::Impl::SteadyRows KvCache::Impl::steady_of(LayerId l, std::size_t r) {
+  const std::uint32_t window = spec(l).window, end = rows[r].position + 1;
+  SteadyRows steady;
+  steady.sinks = std::min(plan.layers[index(l)].sinks, end);
+  steady.first = layer_state(rows[r].timeline, l).tail_first;
+  if (window > 0 && end > window) steady.first = std::max(steady.first, end - window);
+  steady.tail = end > steady.first ? end - steady.first : 0;
+  return steady;
+}
+
 // Sinks, then the tail up to the row's own position, in folds of kFoldRows.
 void KvCache::Impl::list_steady(LayerId l) {
   const LayerSpec& s = spec(l);
-  const std::uint32_t sinks = plan.layers[index(l)].sinks;
   steady_folds.clear();
   first_partial.clear();
   for (std::size_t r = 0; r < rows.size(); ++r) {
     const LayerState& layer = layer_state(rows[r].timeline, l);
     const std::uint32_t end = rows[r].position + 1;
-    const std::uint32_t sink_rows = std::min(sinks, end);
-    std::uint32_t first = layer.tail_first;
-    if (s.window > 0 && end > s.window) first = std::max(first, end - s.window);
-    const std::uint32_t tail_rows = end > first ? end - first : 0;
+    const auto [sink_rows, first, tail_rows] = steady_of(l, r);
     for (std::uint32_t h = 0; h < s.kv_heads; ++h) {
       const auto list = static_cast<std::uint32_t>(r * s.kv_heads + h);
       first_partial.push_back(static_cast<std::uint32_t>(steady_folds.size()));

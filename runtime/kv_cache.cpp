@@ -132,6 +132,18 @@ Status KvCache::attend(LayerId layer, MatView<const float> queries, MatView<floa
   stage = Impl::Stage::attended;
   return {};
 }
+bool KvCache::stays_there(LayerId layer) const {
+  return index(layer) < impl_->plan.layers.size() && impl_->stays_there(layer);
+}
+Status KvCache::attend_there(LayerId layer, const RowsThere& rows) {
+  TL_TRY(impl_->check_there(layer));
+  const Stopwatch watch(&impl_->counted.attend_ms);
+  Impl::Stage& stage = impl_->stages[index(layer)];
+  stage = Impl::Stage::failed;
+  TL_TRY(impl_->attend_there(layer, rows));
+  stage = Impl::Stage::attended;
+  return {};
+}
 Status KvCache::commit() { return impl_->commit(); }
 void KvCache::rollback() { impl_->rollback(); }
 std::span<const LayerSpec> KvCache::layers() const { return impl_->options.layers; }
@@ -336,6 +348,10 @@ Status KvCache::Impl::append(LayerId l, MatView<const float> keys, MatView<const
 // First everything that can fail, for all timelines and layers; then what cannot.
 Status KvCache::Impl::commit() {
   TL_TRY(check_commit());
+  if (Status back = take_back_there(); !back) {
+    rollback();
+    return back;
+  }
   const auto layers = static_cast<std::uint32_t>(options.layers.size());
   if (pass == Pass::decode) {  // prefill has settled each layer when it was attended
     for (std::uint32_t t = 0; t < advanced.size(); ++t) {
@@ -388,6 +404,7 @@ void KvCache::Impl::take_over(std::uint32_t timeline, std::uint32_t layer_index,
                               std::uint32_t length) noexcept {
   Pending& p = pending_of(timeline, layer_index);
   LayerState& layer = timelines[timeline]->layers[layer_index];
+  layer.there.cut(length);
   take_over_selections(&layer, !p.new_runs.empty() || p.joined);
   if (layer.votes.made) {
     std::swap(layer.votes.now, layer.votes.next);
@@ -421,6 +438,9 @@ void KvCache::Impl::take_over_selections(LayerState* layer, bool sealed) noexcep
 }
 
 void KvCache::Impl::rollback() {
+  // What is queued of it runs, so that what a device has is what the host thinks that it has. An
+  // error is the device's, which says it whenever it is asked.
+  if (std::exchange(there_begun, 0) > 0) static_cast<void>(device_step->finish());
   for (Pending& p : pending) p = Pending{};
   gathered.clear();
   for (const auto& timeline : timelines) {
@@ -428,6 +448,7 @@ void KvCache::Impl::rollback() {
     for (LayerState& layer : timeline->layers) {
       for (SelectionMemory& of_head : layer.selections) of_head.next.forget();
       layer.votes.made = false;
+      layer.there.cut(timeline->length);
     }
   }
   rows.clear();

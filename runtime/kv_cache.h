@@ -3,6 +3,8 @@
 //
 //   begin(rows, pass); for each layer { append(layer, k, v); attend(layer, q, out); } commit();
 //
+// (Of rows that are on a GPU, attend_there() is both.)
+//
 // Keys and queries come without rotary embedding: the cache rotates them (LayerSpec::rope), keys
 // when they are appended. Nothing of a step is visible until commit(); after an error in the middle
 // call rollback(), and every timeline is as it was.
@@ -36,6 +38,7 @@ class Engine;
 class KvCache;
 class Workers;
 struct CpuTable;
+struct RowsThere;
 
 inline constexpr std::uint64_t kAutoBytes = ~std::uint64_t{0};
 
@@ -57,8 +60,16 @@ struct TierOptions {
 // Whether there is such a device, in this build and machine. Every plan asks.
 Status check_device(const TierOptions& tiers);
 
+// Of the layers of a cache those from `first` on are computed by a GPU, the one of this number.
+struct LayersThere {
+  std::uint32_t device = 0, first = 0;
+};
+
 struct CacheOptions {
   std::vector<LayerSpec> layers = {};
+  // Where these rows are on the GPU that tiers.device names they may stay there in a decode step
+  // (KvCache::stays_there()). Engine::open_cache() says it of its own.
+  std::optional<LayersThere> layers_there = {};
   std::string method = "exact";       // a name of configs/methods/, or a path to a file like those
   std::string method_directory = {};  // where names are looked up; empty: the installed one
   std::vector<std::string> method_overrides = {};  // "select.share=0.05": over the file's values
@@ -145,6 +156,13 @@ class KvCache {
   // cancelled: `stop` said yes, which a prefill asks every few milliseconds and a decode never.
   Status attend(LayerId layer, MatView<const float> queries, MatView<float> out,
                 const StopAsked& stop = {});
+  // Of a decode step's layer for which stays_there() says so, in place of both: of rows that are on
+  // the device, where they are turned, kept and attended. Only queues: what attention gives is
+  // there for whatever is queued next, and the host has the rows after commit(). An error of what
+  // was queued is that of whoever waits for it. All such layers of a step go by one queue, which
+  // outlives the cache. A layer that is observed does not stay.
+  bool stays_there(LayerId layer) const;
+  Status attend_there(LayerId layer, const RowsThere& rows);
   // After every layer's attend(). On any other error than invalid_argument the step is rolled back.
   Status commit();
   void rollback();  // without a step: nothing

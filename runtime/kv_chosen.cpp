@@ -35,23 +35,25 @@ void list_rows(std::span<const Run> runs, std::span<const std::uint32_t> rows, R
 
 // Slots are as good as empty once it is not known what is in them.
 Status KvCache::Impl::attend_chosen_there(LayerId l) {
-  ask_device(l);
+  ask_device(l, &questions);
   Status answered = answer_questions(l);
   if (!answered)
     for (const Token& row : rows) layer_state(row.timeline, l).slotted.forget();
   return answered;
 }
 
+ChoiceFormat KvCache::Impl::choice_format(LayerId l) const {
+  return method.select->device_rule()->format(shape(l), plan.layers[index(l)].sealed);
+}
+
 // A step of more rows than there are timelines, which none was planned for, is asked in parts.
 Status KvCache::Impl::answer_questions(LayerId l) {
-  const ChoiceFormat format =
-      method.select->device_rule()->format(shape(l), plan.layers[index(l)].sealed);
-  for (std::size_t first = 0; first < questions.size();) {
+  for (std::size_t first = 0; first < questions.of.size();) {
     TL_TRY_ASSIGN(const std::size_t begun,
-                  device_choice->begin(format, std::span(questions).subspan(first)));
+                  device_choice->begin(choice_format(l), std::span(questions.of).subspan(first)));
     if (plan.layers[index(l)].in_pages()) TL_TRY(send_missed(l, first));
     TL_TRY_ASSIGN(const DeviceChoice::Answer answer, device_choice->finish());
-    TL_TRY(take_answer(format, first, answer));
+    TL_TRY(take_answer(l, first, answer));
     first += begun;
   }
   return {};
@@ -65,7 +67,7 @@ Status KvCache::Impl::send_missed(LayerId l, std::size_t first) {
   if (missed_lists.size() < missed.size()) missed_lists.resize(missed.size());
   requests.clear();
   for (std::size_t i = 0; i < missed.size(); ++i) {
-    const ListQuery& list = list_queries[question_lists[first + i]];
+    const ListQuery& list = list_queries[questions.lists[first + i]];
     list_rows(list.runs, missed[i], &missed_lists[i]);
     requests.push_back({list.head, list.runs, &missed_lists[i]});
   }
@@ -98,7 +100,7 @@ Status KvCache::Impl::send_wave(LayerId l, std::span<const ReadyFold> wave) {
   return {};
 }
 
-void KvCache::Impl::ask_device(LayerId l) {
+void KvCache::Impl::ask_device(LayerId l, Questions* asked) {
   const bool in_pages = plan.layers[index(l)].in_pages();
   const DeviceRule& rule = *method.select->device_rule();
   const auto where = [&](const Run& run, std::uint32_t head) {
@@ -110,41 +112,46 @@ void KvCache::Impl::ask_device(LayerId l) {
   };
   std::size_t runs = 0;
   for (const ListQuery& list : list_queries) runs += list.runs.size();
-  indexed_rows.clear();
-  indexed_rows.reserve(runs);  // questions refer to them
-  questions.clear();
-  question_lists.clear();
+  asked->runs.clear();
+  asked->runs.reserve(runs);  // questions refer to them
+  asked->of.clear();
+  asked->lists.clear();
   for (std::size_t i = 0; i < list_queries.size(); ++i) {
     const ListQuery& list = list_queries[i];
     if (list.runs.empty()) continue;
     std::uint32_t sealed = 0;
     for (const Run& run : list.runs) {
       sealed += run.rows->rows;
-      indexed_rows.push_back(where(run, list.head));
+      asked->runs.push_back(where(run, list.head));
     }
     const DeviceRule::Budget wanted = rule.budget(list.length, list.steady_rows, sealed);
     SlottedRows& slotted = layer_state(rows[i / spec(l).kv_heads].timeline, l).slotted;
-    questions.push_back({std::span(indexed_rows).last(list.runs.size()), list.query, list.steady,
+    asked->of.push_back({std::span(asked->runs).last(list.runs.size()), list.query, list.steady,
                          std::min(wanted.read, sealed), std::min(wanted.coded, sealed),
                          wanted.estimated, slotted.of(list.head, list.runs)});
-    question_lists.push_back(static_cast<std::uint32_t>(i));
+    asked->lists.push_back(static_cast<std::uint32_t>(i));
     // The timeline's next row in this step finds what this one leaves.
     if (list.head + 1 == spec(l).kv_heads) slotted.remember(list.runs);
   }
 }
 
-Status KvCache::Impl::take_answer(const ChoiceFormat& format, std::size_t first,
+Status KvCache::Impl::take_answer(LayerId l, std::size_t first,
                                   const DeviceChoice::Answer& answer) {
+  const ChoiceFormat format = choice_format(l);
   const HeadShape heads = format.head;
   counted.device_bytes_exchanged += answer.crossed_bytes;
   for (std::size_t i = 0; i < answer.summaries.size(); ++i) {
-    const std::uint32_t list = question_lists[first + i];
-    for (std::uint32_t g = 0; g < heads.heads; ++g)
-      cpu->attend.merge(answer.states[i * heads.heads + g], heads.value_dim,
-                        &steady_states[list * heads.heads + g]);
-    count_answer(format, questions[first + i], answer.read[i], answer.summaries[i]);
-    count_rows(format, questions[first + i], answer.read[i],
-               answer.fetched.empty() ? 0 : answer.fetched[i]);
+    const std::uint32_t list = questions.lists[first + i];
+    const ChoiceQuestion& question = questions.of[first + i];
+    const auto states = answer.states.subspan(i * heads.heads, heads.heads);
+    if (stays_there(l)) {
+      TL_TRY(device_step->give(list, states));
+    } else {
+      for (std::uint32_t g = 0; g < heads.heads; ++g)
+        cpu->attend.merge(states[g], heads.value_dim, &steady_states[list * heads.heads + g]);
+    }
+    count_answer(format, question, answer.read[i], answer.summaries[i]);
+    count_rows(format, question, answer.read[i], answer.fetched.empty() ? 0 : answer.fetched[i]);
     if (observer) TL_TRY(note_chosen(list, i));
   }
   return {};

@@ -1,8 +1,9 @@
-// What a KvCache is made of. Its work is in sixteen files: kv_cache.cpp (the face, and the life of
-// a step), kv_timeline.cpp (the life of a timeline), kv_session.cpp (its life beyond the
+// What a KvCache is made of. Its work is in seventeen files: kv_cache.cpp (the face, and the life
+// of a step), kv_timeline.cpp (the life of a timeline), kv_session.cpp (its life beyond the
 // process's), kv_copy.cpp (from one cache to another), kv_observe.cpp (what a study is shown),
 // kv_order.cpp (what of a step may come when), kv_attend.cpp (decode), kv_device.cpp (what of it a
-// device attends), kv_chosen.cpp (and chooses), kv_prefill.cpp (many rows at once), kv_seal.cpp
+// device attends), kv_chosen.cpp (and chooses), kv_there.cpp (where
+// a step's rows stay on it), kv_prefill.cpp (many rows at once), kv_seal.cpp
 // (tail to segments), kv_join.cpp (short segments to one), kv_fit.cpp (what their rows share),
 // kv_gather.cpp (and those of several layers), kv_retain.cpp (what attended rows of the tail, and
 // which of them stay then) and kv_warm.cpp (what is in front of a disk then).
@@ -119,6 +120,18 @@ struct KvCache::Impl {
     double ms = 0;
   };
 
+  // What a device is asked of a layer, and of which list each question is.
+  struct Questions {
+    std::vector<IndexedRows> runs;  // of all of them, which refer to these
+    std::vector<ChoiceQuestion> of;
+    std::vector<std::uint32_t> lists;
+  };
+  // A layer of the step in progress whose rows stay on a device.
+  struct ThereLayer {
+    LayerId layer{};
+    Questions asked;  // of rows within its reach
+  };
+
   CacheOptions options;
   std::unique_ptr<Workers> own_workers;
   const Workers* workers = nullptr;
@@ -133,6 +146,7 @@ struct KvCache::Impl {
   // Where rows are at home on a device: of layers in which the host chooses, and it does.
   std::unique_ptr<DeviceAttention> device_attention;
   std::unique_ptr<DeviceChoice> device_choice;
+  std::unique_ptr<DeviceStep> device_step;  // and where a step's rows stay there
   std::vector<FetchLaunch> fetch_launches;  // where it attends others
   std::size_t next_launch = 0;
   Reservation device_memory, pinned_memory;  // that all of these work in
@@ -177,9 +191,10 @@ struct KvCache::Impl {
   std::vector<std::uint8_t> damaged;
   std::vector<HeadFold> device_folds;         // of the layer in hand
   std::vector<std::uint32_t> device_partial;  // which of `partials` is the first of each
-  std::vector<IndexedRows> indexed_rows;      // where a device chooses in the layer in hand
-  std::vector<ChoiceQuestion> questions;      // of those; and whose they are
-  std::vector<std::uint32_t> question_lists;
+  Questions questions;                        // where a device chooses in the layer in hand
+  std::vector<ThereLayer> there_layers;       // as they came, the first `there_begun` of them
+  std::size_t there_begun = 0;
+  std::vector<StepRow> there_rows;     // of the layer in hand
   std::vector<ReadList> missed_lists;  // of the questions in hand
   std::vector<PackedRows> packed;      // of the wave in hand; and where
   std::vector<std::byte*> packed_at;
@@ -220,6 +235,7 @@ struct KvCache::Impl {
   static void take_over_selections(LayerState* layer, bool sealed) noexcept;
 
   // kv_order.cpp: invalid_argument, saying what was given and what is due.
+  Status check_there(LayerId l) const;
   Status check_append(LayerId l, MatView<const float> keys, MatView<const float> values) const;
   Status check_attend(LayerId l, MatView<const float> queries, MatView<float> out) const;
   Status check_commit() const;
@@ -229,6 +245,12 @@ struct KvCache::Impl {
 
   // kv_attend.cpp
   Status attend(LayerId l, MatView<const float> queries, MatView<float> out);
+  // Which rows of sinks and tail row `r` of the step attends always: the first of the sinks, and of
+  // the tail so many from position `first` on.
+  struct SteadyRows {
+    std::uint32_t sinks = 0, first = 0, tail = 0;
+  };
+  SteadyRows steady_of(LayerId l, std::size_t r);
   void list_steady(LayerId l);
   Status attend_steady(LayerId l, const float* rotated);
   Status attend_runs(LayerId l, const float* rotated);
@@ -274,10 +296,11 @@ struct KvCache::Impl {
   // Has those rows read that the device misses for the questions from `first` on, and sends them.
   Status send_missed(LayerId l, std::size_t first);
   Status send_wave(LayerId l, std::span<const ReadyFold> wave);
-  void ask_device(LayerId l);
-  // Merges what came back for the questions from `first` on, and counts what was read for it.
-  Status take_answer(const ChoiceFormat& format, std::size_t first,
-                     const DeviceChoice::Answer& answer);
+  void ask_device(LayerId l, Questions* asked);
+  ChoiceFormat choice_format(LayerId l) const;
+  // Merges what came back for the questions from `first` on, or gives it to the device that goes on
+  // with it, and counts what was read for it.
+  Status take_answer(LayerId l, std::size_t first, const DeviceChoice::Answer& answer);
   void count_answer(const ChoiceFormat& format, const ChoiceQuestion& question, std::uint32_t read,
                     std::uint32_t summaries);
   // Of rows that were read where the device has them, or brought there first.
@@ -285,6 +308,20 @@ struct KvCache::Impl {
                   std::uint32_t fetched);
   // To an observer: what a list read, as if it had been chosen here.
   Status note_chosen(std::size_t list, std::size_t answered);
+
+  // kv_there.cpp
+  Status open_tails_there(TimelineState* state);
+  bool stays_there(LayerId l) const { return plan.layers[index(l)].stays_there && !observer; }
+  Status attend_there(LayerId l, const RowsThere& at);
+  Status list_there(LayerId l);  // leaves there_rows
+  // Leaves list_queries, without what is on the device; false if no list has a sealed run.
+  bool list_queries_there(LayerId l);
+  Status choose_there(LayerId l, ThereLayer* layer);
+  Status choose_elsewhere(LayerId l);
+  // Takes the step's records into sinks and tails, and counts what was read.
+  Status take_back_there();
+  void take_records(LayerId l, const std::byte* records);
+  void count_there(const ThereLayer& layer, const DeviceStep::Answer& answer);
 
   // kv_prefill.cpp
   Status prefill_attend(LayerId l, MatView<const float> queries, MatView<float> out,

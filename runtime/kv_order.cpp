@@ -68,6 +68,16 @@ Status KvCache::Impl::check_attend(LayerId l, MatView<const float> queries,
   return {};
 }
 
+Status KvCache::Impl::check_there(LayerId l) const {
+  TL_TRY(check_layer("attend_there()", l));
+  if (pass != Pass::decode || !stays_there(l))
+    return fail(ErrorCode::invalid_argument, "attend_there() of layer ", index(l),
+                ", whose rows do not stay on a device in this step: append() and attend() take it");
+  if (stages[index(l)] == Stage::due) return {};
+  return fail(ErrorCode::invalid_argument, "attend_there() of layer ", index(l),
+              " a second time in one step, or after its append()");
+}
+
 Status KvCache::Impl::check_commit() const {
   if (rows.empty())
     return fail(ErrorCode::invalid_argument, "commit() without a step: begin() opens one");

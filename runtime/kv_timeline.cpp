@@ -31,6 +31,7 @@ Result<TimelineId> KvCache::Impl::new_timeline() {
   }
   TL_TRY(open_selections(state.get()));
   TL_TRY(open_slots(state.get()));
+  TL_TRY(open_tails_there(state.get()));
   const auto free = std::find(timelines.begin(), timelines.end(), nullptr);
   const auto id = static_cast<std::uint32_t>(free - timelines.begin());
   if (free == timelines.end()) timelines.emplace_back();

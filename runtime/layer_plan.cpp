@@ -104,22 +104,27 @@ std::vector<std::vector<LayerId>> groups_of(const CacheOptions& options, const M
   return groups;
 }
 
-Status plan_layer(const CacheOptions& options, const Method& method, const LayerSpec& spec,
-                  const TextCuts& cuts, int threads, CachePlan::Layer layer, CachePlan* plan) {
-  layer.raw = raw_layout(spec.key_dim, spec.value_dim);
-  layer.sealed = method.compress.layout(spec.key_dim, spec.value_dim);
-  layer.seals = seals(method, spec);
+void plan_tail(const CacheOptions& options, const Method& method, const LayerSpec& spec,
+               CachePlan::Layer* layer) {
+  layer->raw = raw_layout(spec.key_dim, spec.value_dim);
   if (spec.window == 0) {
-    layer.sinks = method.sink;
-    layer.tail_rows =
+    layer->sinks = method.sink;
+    layer->tail_rows =
         std::min(method.recent + method.seal_rows() - 1,
                  options.max_positions - std::min(options.max_positions, method.sink));
   } else {
     // No more than there are positions, lest a window of nearly 2^32 wraps around.
-    layer.tail_rows = std::min(std::min(spec.window, options.max_positions) + kWindowSlack,
-                               options.max_positions);
+    layer->tail_rows = std::min(std::min(spec.window, options.max_positions) + kWindowSlack,
+                                options.max_positions);
   }
-  layer.tail_capacity = layer.tail_rows + kMaxStepRows;
+  layer->tail_capacity = layer->tail_rows + kMaxStepRows;
+}
+
+Status plan_layer(const CacheOptions& options, const Method& method, const LayerSpec& spec,
+                  const TextCuts& cuts, int threads, CachePlan::Layer layer, CachePlan* plan) {
+  plan_tail(options, method, spec, &layer);
+  layer.sealed = method.compress.layout(spec.key_dim, spec.value_dim);
+  layer.seals = seals(method, spec);
   if (layer.seals && method.drops_in_steps()) {
     layer.votes_bytes = 2 * sizeof(float) * std::uint64_t{spec.kv_heads} * layer.tail_capacity;
     plan->decode_score_floats =

@@ -21,6 +21,10 @@ Status check_layer(const LayerSpec& spec, std::size_t l);
 // rows are alike; every other layer alone.
 std::vector<std::vector<LayerId>> groups_of(const CacheOptions& options, const Method& method);
 
+// How many rows of a layer are raw, and how they lie.
+void plan_tail(const CacheOptions& options, const Method& method, const LayerSpec& spec,
+               CachePlan::Layer* layer);
+
 // Adds the next layer to the plan: `layer` has its place among those that it is fitted with.
 Status plan_layer(const CacheOptions& options, const Method& method, const LayerSpec& spec,
                   const TextCuts& cuts, int threads, CachePlan::Layer layer, CachePlan* plan);

@@ -33,6 +33,7 @@ class LayersOnDevice {
   LayerId first() const { return first_; }
   bool has_head() const { return has_head_; }
   const std::string& device() const { return device_->name(); }
+  std::uint32_t device_number() const { return device_->number(); }
   // What they take there, and what of the file nobody reads any more.
   std::uint64_t weight_bytes() const { return weight_bytes_.bytes(); }
   std::uint64_t activation_bytes() const { return activation_bytes_.bytes(); }

@@ -14,7 +14,7 @@
 namespace thermocline {
 
 // Counters of a cache. All of them only grow. Rows are exact ones; in decode, sinks and tail are
-// among those read from host memory.
+// among those read from host memory, or on a device where rows stay there.
 struct CacheReport : TierCounters {
   std::uint64_t steps = 0;             // decode steps committed
   std::uint64_t rows_read = 0;         // exact rows read by decode, over layers and KV heads
@@ -22,7 +22,8 @@ struct CacheReport : TierCounters {
   std::uint64_t summaries_read = 0;    // estimate rows read
   std::uint64_t codes_read = 0;        // rows attended from their codes
   std::uint64_t index_bytes_read = 0;  // codes and summaries scanned
-  // With a GPU that attends, beside rows: what it is asked, and the states that it gives back.
+  // With a GPU that attends, beside rows: what it is asked, and the states that it gives back; or
+  // where rows stay there, what a step appended.
   std::uint64_t device_bytes_exchanged = 0;
   double attend_ms = 0;  // of attend(), selecting included
   double select_ms = 0;  // selecting by the host, of all threads together

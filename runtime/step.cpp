@@ -18,6 +18,12 @@ Status step(const Model& model, KvCache& cache, std::span<const Token> at,
   work.embed(tokens, hidden);
   for (std::uint32_t l = 0; l < model.spec->layers.size(); ++l) {
     const LayerId layer{l};
+    if (work.on_device(layer) && cache.stays_there(layer)) {
+      TL_TRY_ASSIGN(const RowsThere there, work.project_there(layer, hidden));
+      TL_TRY(cache.attend_there(layer, there));
+      TL_TRY(work.finish_there(layer, hidden));
+      continue;
+    }
     const Projection projection = rows.projection(model.layer(layer), tokens.size());
     const MatView<float> mixed = rows.mixed(model.layer(layer), tokens.size());
     TL_TRY(work.project(layer, hidden, projection));

@@ -65,6 +65,8 @@ struct ChoiceShape : ChoiceFormat {
   bool cached = false;           // whether every list has a cache
   bool packed = false;           // whose rows are out of reach, and come packed
 
+  bool operator==(const ChoiceShape&) const = default;
+
   // Of rows, then of codes, then of summaries, that a list may have: its folds are numbered so,
   // some of them empty.
   constexpr std::uint32_t row_folds() const { return most_runs + most_budget / kFoldRows; }

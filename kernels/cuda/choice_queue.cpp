@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/choice_work.h"
 #include "kernels/cuda/fetch.h"
 #include "kernels/cuda/make_current.h"
 #include "kernels/cuda/pieces.h"
@@ -29,12 +30,6 @@ struct Asked {
     from->take(shape.lists + std::size_t{1}, &first);
   }
 };
-
-void cut_states(HeadShape shape, std::size_t states, Pieces* from, States* of) {
-  from->take(states * shape.heads, &of->max);
-  from->take(states * shape.heads, &of->sum);
-  from->take(states * shape.heads * shape.value_dim, &of->acc);
-}
 
 // What comes back, where rows come packed before they do.
 struct Missed {
@@ -77,68 +72,8 @@ struct Crossing {
   }
 };
 
-// And what is on the device alone.
-struct Work {
-  States partial;  // of folds
-  ChoiceBoard board;
-  std::size_t bytes = 0;
-
-  Work(const ChoiceShape& shape, std::byte* memory) {
-    Pieces pieces(memory);
-    cut_states(shape.head, std::size_t{shape.lists} * shape.folds(), &pieces, &partial);
-    if (memory != nullptr) board = ChoiceBoard::cut(shape, memory + pieces.bytes());
-    bytes = pieces.bytes() + ChoiceBoard::bytes(shape);
-  }
-};
-
-// Whose tables are cut from a list's own memory, which is on the device too.
-RowSlots cut_slots(const ListSlots& slots, std::uint32_t row_bytes) {
-  RowSlots cache{.slots = slots.slots, .rows = slots.rows, .kept = slots.kept};
-  Pieces pieces(slots.memory);
-  pieces.take(std::size_t{slots.slots} * row_bytes, &cache.records);
-  pieces.take(slots.rows, &cache.slot_of);
-  pieces.take(slots.slots, &cache.row_of);
-  pieces.take(slots.slots, &cache.used);
-  pieces.take(1, &cache.hand);
-  TL_CHECK(pieces.bytes() == slot_bytes(slots.slots, slots.rows, row_bytes));
-  return cache;
-}
-
-std::uint32_t whole_blocks(std::uint32_t rows) { return blocks_of(rows) * kBlockRows; }
-
-// With room for one more list.
-ChoiceShape with(ChoiceShape shape, const ChoiceQuestion& list) {
-  TL_CHECK(!list.runs.empty());
-  std::uint32_t rows = 0, units = 0;
-  for (const IndexedRows& run : list.runs) {
-    rows += whole_blocks(run.rows);
-    units += whole_blocks(run.units);
-  }
-  ++shape.lists;
-  shape.most_runs = std::max(shape.most_runs, static_cast<std::uint32_t>(list.runs.size()));
-  shape.most_rows = std::max(shape.most_rows, rows);
-  shape.most_units = std::max(shape.most_units, units);
-  shape.most_budget = std::max(shape.most_budget, list.read);
-  shape.most_coded = std::max(shape.most_coded, list.coded);
-  shape.cached = list.slots.memory != nullptr;
-  shape.packed = list.runs.front().row == nullptr;
-  return shape;
-}
-
 bool holds(const ChoiceBytes& has, const ChoiceBytes& needed) {
   return needed.device <= has.device && needed.host <= has.host;
-}
-
-// Of one list.
-bool fits_slots(const ChoiceShape& shape, const ListSlots& slots) {
-  return !shape.cached || shape.most_rows <= slots.rows;
-}
-
-bool has_slots_of(std::span<const ChoiceQuestion> lists, const ChoiceQuestion& other) {
-  return other.slots.memory != nullptr &&
-         std::ranges::any_of(lists, [&](const ChoiceQuestion& list) {
-           return list.slots.memory == other.slots.memory;
-         });
 }
 
 }  // namespace
@@ -146,7 +81,7 @@ bool has_slots_of(std::span<const ChoiceQuestion> lists, const ChoiceQuestion& o
 ChoiceBytes ChoiceQueue::bytes(const ChoiceShape& shape) {
   const std::size_t crossing = Crossing(shape, nullptr).bytes;
   const std::uint64_t rows = std::uint64_t{shape.lists} * shape.most_budget * shape.row_bytes;
-  return {crossing + Work(shape, nullptr).bytes, crossing, shape.packed ? rows : 0};
+  return {crossing + ChoiceWork(shape, nullptr).bytes, crossing, shape.packed ? rows : 0};
 }
 
 Result<std::unique_ptr<ChoiceQueue>> ChoiceQueue::create(std::uint32_t number,
@@ -180,22 +115,9 @@ void ChoiceQueue::pack(std::span<const ChoiceQuestion> lists) {
       here.asked.steady_max[at + h] = asked.steady[h].max;
       here.asked.steady_sum[at + h] = asked.steady[h].sum;
     }
-    ChoiceList list;
-    list.runs = {there.asked.runs + (run - here.asked.runs), asked.runs.size()};
-    for (const IndexedRows& rows : asked.runs) {
-      TL_CHECK((rows.row == nullptr) == shape_.packed);
-      *run++ = {rows, list.rows, list.units};
-      list.rows += whole_blocks(rows.rows);
-      list.units += whole_blocks(rows.units);
-    }
-    list.budget = asked.read;
-    list.coded_budget = asked.coded;
-    list.estimated = asked.estimated;
-    TL_CHECK((asked.slots.memory != nullptr) == shape_.cached);
-    if (shape_.cached) list.cache = cut_slots(asked.slots, shape_.row_bytes);
-    // Nowhere else can they be attended.
-    TL_CHECK(!shape_.packed || asked.slots.slots >= asked.read);
-    list.step = step_;
+    ChoiceList list =
+        list_of(shape_, asked, step_, run, there.asked.runs + (run - here.asked.runs));
+    run += asked.runs.size();
     list.query = there.asked.query + at * head.key_dim;
     list.steady_max = there.asked.steady_max + at;
     list.steady_sum = there.asked.steady_sum + at;
@@ -208,7 +130,7 @@ void ChoiceQueue::pack(std::span<const ChoiceQuestion> lists) {
 
 Status ChoiceQueue::queue_choice() {
   const Crossing there(shape_, device_.get());
-  board_ = Work(shape_, device_.get() + there.bytes).board;
+  board_ = ChoiceWork(shape_, device_.get() + there.bytes).board;
   board_.read = there.answered.read;
   board_.summaries = there.answered.summaries;
   board_.fetched = there.missed.count;
@@ -223,7 +145,7 @@ Status ChoiceQueue::queue_choice() {
 
 Status ChoiceQueue::queue_attention() {
   const Crossing there(shape_, device_.get());
-  const Work work(shape_, device_.get() + there.bytes);
+  const ChoiceWork work(shape_, device_.get() + there.bytes);
   const std::size_t lists = shape_.lists;
   TL_TRY(attend(stream_, shape_.head, {board_.folds, lists * shape_.folds()}, work.partial));
   TL_TRY(merge(stream_, shape_.head, work.partial, {there.asked.first, lists + 1},
@@ -267,18 +189,9 @@ Result<std::size_t> ChoiceQueue::begin(const ChoiceFormat& format,
                                        std::span<const ChoiceQuestion> lists) {
   TL_CHECK(!lists.empty());
   if (queued_) TL_TRY(wait());
-  ChoiceShape shape{format};
-  for (const ChoiceQuestion& list : lists) {
-    const ChoiceShape more = with(shape, list);
-    if (!holds(bytes_, bytes(more)) || !fits_slots(with(ChoiceShape{format}, list), list.slots) ||
-        has_slots_of(lists.first(shape.lists), list))
-      break;
-    shape = more;
-  }
-  if (shape.lists == 0)
-    return fail(ErrorCode::exhausted, "choosing on a device among ", lists[0].runs.size(),
-                " segments takes more of its memory than was planned: open the cache for a longer "
-                "text, or with the course that this one takes");
+  TL_TRY_ASSIGN(const ChoiceShape shape, shape_of(format, lists, [&](const ChoiceShape& more) {
+                  return holds(bytes_, bytes(more));
+                }));
   shape_ = shape;
   missed_.clear();
   ++step_;

@@ -10,7 +10,7 @@ Result<std::unique_ptr<DenseLayers>> DenseLayers::create(std::uint32_t number,
                                                          const LayersShape& shape,
                                                          std::size_t rows) {
   TL_TRY(make_current(number));
-  TL_TRY_ASSIGN(Stream stream, Stream::create());
+  TL_TRY_ASSIGN(Stream stream, Stream::create_recurring());
   std::unique_ptr<DenseLayers> made(new DenseLayers(number, shape, rows, std::move(stream)));
   const std::uint64_t bytes = layers_work_bytes(shape, rows);
   TL_TRY_ASSIGN(made->memory_, take_device_bytes(bytes, "taking device memory for rows"));
@@ -36,18 +36,16 @@ DenseLayers::~DenseLayers() { static_cast<void>(stream_.wait()); }
 
 Status DenseLayers::copy_weights(WeightView* view, std::byte** next) {
   std::byte* const to = std::exchange(*next, *next + round_up(view->bytes(), kWorkApartBytes));
-  const void* const from = std::exchange(view->data, to);
-  return check(cudaMemcpyAsync(to, from, view->bytes(), cudaMemcpyHostToDevice, stream_.handle()),
-               "copying weights to a device");
+  return stream_.copy_once(to, std::exchange(view->data, to), view->bytes(), cudaMemcpyHostToDevice,
+                           "copying weights to a device");
 }
 
 Status DenseLayers::copy_weights(std::span<const float>* view, std::byte** next) {
   std::byte* const to = std::exchange(*next, *next + round_up(view->size_bytes(), kWorkApartBytes));
-  const void* const from = view->data();
+  const float* const from = view->data();
   *view = {reinterpret_cast<const float*>(to), view->size()};
-  return check(
-      cudaMemcpyAsync(to, from, view->size_bytes(), cudaMemcpyHostToDevice, stream_.handle()),
-      "copying weights to a device");
+  return stream_.copy_once(to, from, view->size_bytes(), cudaMemcpyHostToDevice,
+                           "copying weights to a device");
 }
 
 Status DenseLayers::add(const LayerWeights& weights) {
@@ -80,16 +78,14 @@ Status DenseLayers::add(const HeadWeights& weights) {
 
 Status DenseLayers::copy_there(float* there, MatView<const float> here) {
   TL_CHECK(here.stride() == here.cols());
-  return check(cudaMemcpyAsync(there, here.data(), here.rows() * here.cols() * sizeof(float),
-                               cudaMemcpyHostToDevice, stream_.handle()),
-               "copying rows to a device");
+  return stream_.copy_once(there, here.data(), here.rows() * here.cols() * sizeof(float),
+                           cudaMemcpyHostToDevice, "copying rows to a device");
 }
 
 Status DenseLayers::copy_back(MatView<float> here, const float* there) {
   TL_CHECK(here.stride() == here.cols());
-  return check(cudaMemcpyAsync(here.data(), there, here.rows() * here.cols() * sizeof(float),
-                               cudaMemcpyDeviceToHost, stream_.handle()),
-               "copying rows from a device");
+  return stream_.copy_once(here.data(), there, here.rows() * here.cols() * sizeof(float),
+                           cudaMemcpyDeviceToHost, "copying rows from a device");
 }
 
 Status DenseLayers::write(MatView<const float> hidden) {
@@ -100,7 +96,7 @@ Status DenseLayers::write(MatView<const float> hidden) {
 }
 
 Status DenseLayers::read(MatView<float> hidden) {
-  TL_CHECK(hidden.cols() == shape_.width);
+  TL_CHECK(hidden.cols() == shape_.width && hidden.rows() == rows_);
   TL_TRY(make_current(number_));
   TL_TRY(copy_back(hidden, hidden_));
   return stream_.wait();
@@ -123,29 +119,35 @@ Status DenseLayers::head(MatView<float> logits) {
 }
 
 Status DenseLayers::project_to(const WeightView& weight, std::span<const float> bias,
-                               std::span<const float> head_norm, float* there,
-                               MatView<float> here) {
+                               std::span<const float> head_norm, float* there) {
   const MatView<float> out = rows_of(there, weight.rows);
   TL_TRY(multiply(stream_, weight, rows_of(normed_, shape_.width), out));
   if (!bias.empty())
     TL_TRY(cuda::add(stream_, MatView<const float>(bias.data(), rows_, bias.size(), 0), out));
-  if (!head_norm.empty()) {
-    const std::size_t dim = head_norm.size();
-    const MatView<float> heads(there, rows_ * weight.rows / dim, dim);
-    TL_TRY(rms_norm(stream_, heads, head_norm.data(), shape_.norm_epsilon, heads));
-  }
-  return copy_back(here, there);
+  if (head_norm.empty()) return {};
+  const std::size_t dim = head_norm.size();
+  const MatView<float> heads(there, rows_ * weight.rows / dim, dim);
+  return rms_norm(stream_, heads, head_norm.data(), shape_.norm_epsilon, heads);
 }
 
-Status DenseLayers::project(std::size_t layer, MatView<float> q, MatView<float> k,
-                            MatView<float> v) {
+Result<RowsThere> DenseLayers::project(std::size_t layer) {
   TL_TRY(make_current(number_));
   const LayerWeights& w = layers_.at(layer).weights;
   TL_TRY(rms_norm(stream_, rows_of(hidden_, shape_.width), w.attention_norm.data(),
                   shape_.norm_epsilon, rows_of(normed_, shape_.width)));
-  TL_TRY(project_to(w.q, w.q_bias, w.q_norm, q_, q));
-  TL_TRY(project_to(w.k, w.k_bias, w.k_norm, k_, k));
-  TL_TRY(project_to(w.v, w.v_bias, {}, v_, v));
+  TL_TRY(project_to(w.q, w.q_bias, w.q_norm, q_));
+  TL_TRY(project_to(w.k, w.k_bias, w.k_norm, k_));
+  TL_TRY(project_to(w.v, w.v_bias, {}, v_));
+  return RowsThere{&stream_, q_, k_, v_, mixed_};
+}
+
+Status DenseLayers::project(std::size_t layer, MatView<float> q, MatView<float> k,
+                            MatView<float> v) {
+  TL_TRY_ASSIGN(const RowsThere there, project(layer));
+  TL_CHECK(q.rows() == rows_ && k.rows() == rows_ && v.rows() == rows_);
+  TL_TRY(copy_back(q, there.q));
+  TL_TRY(copy_back(k, there.k));
+  TL_TRY(copy_back(v, there.v));
   return stream_.wait();
 }
 
@@ -157,12 +159,17 @@ Status DenseLayers::add_to_hidden(MatView<float> x, std::span<const float> norm)
 Status DenseLayers::finish(std::size_t layer, MatView<const float> mixed) {
   TL_CHECK(mixed.rows() == rows_);
   TL_TRY(make_current(number_));
+  TL_TRY(copy_there(mixed_, mixed));
+  return finish(layer);
+}
+
+Status DenseLayers::finish(std::size_t layer) {
+  TL_TRY(make_current(number_));
   const LayerWeights& w = layers_.at(layer).weights;
   const MatView<float> normed = rows_of(normed_, shape_.width);
   const MatView<float> added = rows_of(added_, shape_.width);
   const MatView<float> gate = rows_of(gate_, shape_.feed_forward);
   const MatView<float> up = rows_of(up_, shape_.feed_forward);
-  TL_TRY(copy_there(mixed_, mixed));
   TL_TRY(multiply(stream_, w.output, rows_of(mixed_, w.output.cols), added));
   TL_TRY(add_to_hidden(added, w.attention_post_norm));
 

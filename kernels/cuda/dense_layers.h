@@ -1,5 +1,5 @@
 // The dense work of layers on the device: their weights in its memory, as they are coded, and work
-// that queues on one stream.
+// that queues on one stream, as a graph where it comes back.
 #pragma once
 
 #include <memory>
@@ -23,9 +23,13 @@ class DenseLayers final : public DeviceLayers {
   Status write(MatView<const float> hidden) override;
   Status project(std::size_t layer, MatView<float> q, MatView<float> k, MatView<float> v) override;
   Status finish(std::size_t layer, MatView<const float> mixed) override;
+  Result<RowsThere> project(std::size_t layer) override;
+  Status finish(std::size_t layer) override;
   Status read(MatView<float> hidden) override;
   Status head(MatView<float> logits) override;
   Status wait() override { return stream_.wait(); }
+  DeviceQueue& queue() override { return stream_; }
+  std::uint64_t replays() const override { return stream_.recurring()->replays(); }
 
  private:
   struct Layer {
@@ -45,9 +49,9 @@ class DenseLayers final : public DeviceLayers {
   Status copy_weights(std::span<const float>* view, std::byte** next);
   Status copy_there(float* there, MatView<const float> here);
   Status copy_back(MatView<float> here, const float* there);
-  // One of q, k and v: projected from normed_, and on its way to `here`.
+  // One of q, k and v, from normed_.
   Status project_to(const WeightView& weight, std::span<const float> bias,
-                    std::span<const float> head_norm, float* there, MatView<float> here);
+                    std::span<const float> head_norm, float* there);
   // hidden += x, after a norm where the layer has one.
   Status add_to_hidden(MatView<float> x, std::span<const float> norm);
   MatView<float> rows_of(float* there, std::size_t cols) const { return {there, rows_, cols}; }

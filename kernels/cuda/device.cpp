@@ -10,6 +10,7 @@
 #include "kernels/cuda/fold_attention.h"
 #include "kernels/cuda/make_current.h"
 #include "kernels/cuda/pinned_bytes.h"
+#include "kernels/cuda/step_attention.h"
 #include "kernels/cuda/stream.h"
 
 namespace thermocline {
@@ -21,6 +22,7 @@ class CudaDevice final : public Device {
       : number_(number), name_(std::move(name)), copies_(std::move(stream)) {}
 
   const std::string& name() const override { return name_; }
+  std::uint32_t number() const override { return number_; }
 
   Result<std::uint64_t> free_bytes() const override {
     TL_TRY(cuda::make_current(number_));
@@ -78,6 +80,10 @@ class CudaDevice final : public Device {
     return cuda::ChoiceQueue::create(number_, bytes);
   }
 
+  Result<std::unique_ptr<DeviceStep>> open_step(const StepBounds& bounds) override {
+    return cuda::StepAttention::create(number_, bounds);
+  }
+
   Result<std::unique_ptr<DeviceLayers>> open_layers(const LayersShape& shape,
                                                     std::size_t rows) override {
     return cuda::DenseLayers::create(number_, shape, rows);
@@ -126,6 +132,11 @@ Result<ChoiceBytes> choice_bytes(const ChoiceFormat& format, const ChoiceBounds&
   shape.packed = bounds.packed;
   TL_TRY(cuda::can_choose(shape));
   return cuda::ChoiceQueue::bytes(shape);
+}
+
+Result<StepBytes> step_bytes(const StepBounds& bounds) {
+  TL_TRY(cuda::can_attend(bounds.head, Fold()));
+  return cuda::StepAttention::bytes(bounds);
 }
 
 }  // namespace thermocline

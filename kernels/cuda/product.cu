@@ -27,9 +27,8 @@ struct Weights {
 template <typename T>
 struct Floats {
   T* data;
-  std::size_t stride;
-  unsigned rows;
-  __device__ T* row(unsigned r) const { return data + r * stride; }
+  unsigned stride, rows;  // no padding, by which a launch would differ from itself
+  __device__ T* row(unsigned r) const { return data + std::size_t(r) * stride; }
 };
 
 // Weights [kPart * part, kPart * (part + 1)) of a row, as their format defines them.
@@ -174,8 +173,9 @@ Status multiply(Stream& stream, WeightView w, MatView<const float> x, MatView<fl
   if (w.rows == 0 || x.rows() == 0) return {};
   const Weights weights = {w.data, w.row_bytes(), static_cast<unsigned>(w.rows),
                            static_cast<unsigned>(w.cols)};
-  const Floats<const float> from = {x.data(), x.stride(), static_cast<unsigned>(x.rows())};
-  const Floats<float> to = {out.data(), out.stride(), from.rows};
+  const Floats<const float> from = {x.data(), static_cast<unsigned>(x.stride()),
+                                    static_cast<unsigned>(x.rows())};
+  const Floats<float> to = {out.data(), static_cast<unsigned>(out.stride()), from.rows};
   Status queued;
   visit_format(w.type,
                [&](auto format) { queued = queue<decltype(format)>(stream, weights, from, to); });

@@ -16,4 +16,9 @@ Result<ChoiceBytes> choice_bytes(const ChoiceFormat&, const ChoiceBounds&, std::
   return fail(ErrorCode::unsupported, "this build has no CUDA");
 }
 
+
+Result<StepBytes> step_bytes(const StepBounds&) {
+  return fail(ErrorCode::unsupported, "this build has no CUDA");
+}
+
 }  // namespace thermocline

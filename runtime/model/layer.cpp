@@ -172,6 +172,17 @@ Status LayerWork::finish(LayerId l, MatView<const float> mixed, MatView<float> h
   return {};
 }
 
+Result<RowsThere> LayerWork::project_there(LayerId l, MatView<float> hidden) {
+  TL_TRY(send(hidden));
+  return model_.device->project(layer_there(l));
+}
+
+Status LayerWork::finish_there(LayerId l, MatView<float> hidden) {
+  TL_TRY(send(hidden));
+  worked_there_ = true;
+  return model_.device->finish(layer_there(l));
+}
+
 Status LayerWork::head(MatView<float> hidden, MatView<float> logits) {
   if (model_.head_on_device) {
     TL_TRY(send(hidden));

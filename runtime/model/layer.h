@@ -69,11 +69,14 @@ class LayerWork {
   // mixed [rows][q_heads * value_dim]: what attention gave; added to hidden, as is the
   // feed-forward part.
   Status finish(LayerId l, MatView<const float> mixed, MatView<float> hidden);
+  // Of a layer that a device has: the same two of what stays there, which only queue.
+  bool on_device(LayerId l) const { return model_.device && l >= model_.first_on_device; }
+  Result<RowsThere> project_there(LayerId l, MatView<float> hidden);
+  Status finish_there(LayerId l, MatView<float> hidden);
   // logits [rows][vocabulary]
   Status head(MatView<float> hidden, MatView<float> logits);
 
  private:
-  bool on_device(LayerId l) const { return model_.device && l >= model_.first_on_device; }
   std::size_t layer_there(LayerId l) const { return index(l) - index(model_.first_on_device); }
   Status send(MatView<float> hidden);  // where the device has other rows
   Status bring_back();                 // what it has worked on

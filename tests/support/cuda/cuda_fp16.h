@@ -11,6 +11,9 @@ struct __half {
   explicit __half(__half_raw raw) : bits(raw.x) {}
   unsigned short bits;
 };
+inline __half __float2half(float x) {
+  return __half(__half_raw{thermocline::to_f16(x).bits});
+}
 inline float __half2float(__half half) {
   return thermocline::to_float(thermocline::f16{half.bits});
 }

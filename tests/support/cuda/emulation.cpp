@@ -10,8 +10,23 @@
 
 #include <cuda_runtime.h>
 
+using Work = std::function<cudaError_t()>;
+struct CUgraph_st {
+  std::vector<Work> work;
+};
+struct CUgraphExec_st {
+  std::vector<Work> work;
+};
 struct CUstream_st {
-  std::deque<std::function<cudaError_t()>> queued;
+  std::deque<Work> queued;
+  CUgraph_st* captured = nullptr;  // while one is
+
+  void add(Work work) {
+    if (captured)
+      captured->work.push_back(std::move(work));
+    else
+      queued.push_back(std::move(work));
+  }
 };
 struct CUevent_st {
   std::chrono::steady_clock::time_point at;
@@ -38,6 +53,8 @@ constexpr Name kNames[] = {
      "invalid configuration argument"},
     {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
     {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
+    {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported",
+     "operation not permitted when stream is capturing"},
 };
 
 constexpr std::size_t kAlignment = 256;  // as cudaMalloc's
@@ -49,11 +66,15 @@ class DeviceMemory {
   static constexpr std::size_t kBytes = std::size_t{1} << 30;
   static constexpr std::size_t kGuardedBytes = std::size_t{32} << 20;
 
-  // While one lives, on the only thread that drives the device.
+  // While some live, on the only thread that drives the device.
   class Reached {
    public:
-    Reached() { the().allow(PROT_READ | PROT_WRITE); }
-    ~Reached() { the().allow(PROT_NONE); }
+    Reached() {
+      if (the().reached_++ == 0) the().allow(PROT_READ | PROT_WRITE);
+    }
+    ~Reached() {
+      if (--the().reached_ == 0) the().allow(PROT_NONE);
+    }
     Reached(const Reached&) = delete;
     Reached& operator=(const Reached&) = delete;
   };
@@ -104,7 +125,7 @@ class DeviceMemory {
   char* base_;
   std::map<std::size_t, std::size_t> taken_;  // begin -> bytes
   std::size_t end_ = 0, held_ = 0;            // the highest that was ever taken
-  int allowed_ = PROT_NONE;
+  int reached_ = 0, allowed_ = PROT_NONE;
   std::size_t allowed_end_ = 0;
 };
 
@@ -171,11 +192,11 @@ cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpy
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
-  stream->queued.push_back([=] { return cudaMemcpy(to, from, bytes, kind); });
+  stream->add([=] { return cudaMemcpy(to, from, bytes, kind); });
   return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void* memory, int value, std::size_t bytes, cudaStream_t stream) {
-  stream->queued.push_back([=] {
+  stream->add([=] {
     const DeviceMemory::Reached reached;
     std::memset(memory, value, bytes);
     return cudaSuccess;
@@ -187,7 +208,10 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  cudaError_t first = cudaSuccess;  // after which nothing runs
+  if (stream->captured) return said(cudaErrorStreamCaptureUnsupported);
+  if (stream->queued.empty()) return cudaSuccess;
+  const DeviceMemory::Reached reached;  // for all of it: each change takes time
+  cudaError_t first = cudaSuccess;      // after which nothing runs
   for (; !stream->queued.empty(); stream->queued.pop_front())
     if (first == cudaSuccess) first = stream->queued.front()();
   return said(first);
@@ -197,13 +221,38 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   delete stream;
   return last;
 }
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  stream->captured = new CUgraph_st;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  *graph = std::exchange(stream->captured, nullptr);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t graph,
+                                          unsigned long long) {
+  *exec = new CUgraphExec_st{graph->work};
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  for (const Work& work : exec->work) stream->add(work);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  delete exec;
+  return cudaSuccess;
+}
 cudaError_t cudaEventCreate(cudaEvent_t* event) {
   *event = new CUevent_st;
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   event->stream = stream;
-  stream->queued.push_back([event] {
+  stream->add([event] {
     event->at = std::chrono::steady_clock::now();
     return cudaSuccess;
   });
@@ -336,7 +385,7 @@ namespace {
 
 cudaError_t run(dim3 grid, dim3 block, const std::function<void()>& body) {
   const DeviceMemory::Reached reached;
-  context::pooled_fixedsize_stack stacks(256 << 10);
+  static context::pooled_fixedsize_stack stacks(256 << 10);  // of all launches: they are touched
   gridDim = grid;
   blockDim = block;
   for (unsigned z = 0; z < grid.z; ++z)
@@ -354,7 +403,7 @@ cudaError_t run(dim3 grid, dim3 block, const std::function<void()>& body) {
 cudaError_t queue(cudaStream_t stream, dim3 grid, dim3 block, std::function<void()> body) {
   if (grid.x == 0 || grid.y > 65535 || grid.z > 65535 || block.x * block.y * block.z > 1024)
     return said(cudaErrorInvalidConfiguration);
-  stream->queued.push_back([=, body = std::move(body)] { return run(grid, block, body); });
+  stream->add([=, body = std::move(body)] { return run(grid, block, body); });
   return cudaSuccess;
 }
 
