@@ -188,7 +188,7 @@ class Engine {
   // One token for each of up to kMaxStepRows rows (several of one timeline follow each other);
   // logits [rows][vocabulary].
   Status step(std::span<const Feed> rows, MatView<float> logits);
-  // With layers on a device: so many times it ran again, as one graph, what it was queued before. In
+  // With layers on a device: so many times it ran again, as one graph, what was queued before. In
   // decode that is a step, or what of it lies between two waits.
   std::uint64_t graph_replays() const;
 
