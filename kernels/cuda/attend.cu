@@ -10,6 +10,7 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
+constexpr unsigned kMergeThreads = 1024;
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 static_assert(kWarp * kPart == kMaxHeadDim, "a row is at most one load of a warp");
 
@@ -225,29 +226,92 @@ __global__ void __launch_bounds__(kThreads)
     partial.sum[state + threadIdx.x] = 0.0f;
 }
 
-// Block (list, head), a thread a channel: every thread follows max and sum for itself.
-__global__ void __launch_bounds__(kMaxHeadDim)
-    merge_list(HeadShape shape, States partial, const std::uint32_t* first, States merged) {
-  const std::size_t state = std::size_t{blockIdx.x} * shape.heads + blockIdx.y;
-  const bool has_channel = threadIdx.x < shape.value_dim;
+// A state as a thread has it: of one channel, with all that a head has in common.
+struct Running {
   float max = kNone, sum = 0.0f, acc = 0.0f;
-  for (std::uint32_t i = first[blockIdx.x]; i < first[blockIdx.x + 1]; ++i) {
-    const std::size_t from = std::size_t{i} * shape.heads + blockIdx.y;
-    const float from_max = partial.max[from];
-    if (from_max == kNone) continue;
+  __device__ void take(float from_max, float from_sum, float from_acc) {
+    if (from_max == kNone) return;
     const float larger = fmaxf(from_max, max);
     const float keep = max == kNone ? 0.0f : expf(max - larger);
-    const float take = expf(from_max - larger);
+    const float by = expf(from_max - larger);
     max = larger;
-    sum = sum * keep + partial.sum[from] * take;
-    if (has_channel)
-      acc = fmaf(partial.acc[from * shape.value_dim + threadIdx.x], take, acc * keep);
+    sum = sum * keep + from_sum * by;
+    acc = fmaf(from_acc, by, acc * keep);
   }
-  if (threadIdx.x == 0) {
-    merged.max[state] = max;
-    merged.sum[state] = sum;
+};
+
+// Block (list, head): as many groups as there is room for, of `width` threads each, a thread a
+// channel. Each merges a part of the states that are not empty, as many as the others, so that what
+// is merged with what is the list's business, wherever there are empty ones between them.
+__global__ void __launch_bounds__(kMergeThreads)
+    merge_list(HeadShape shape, unsigned width, States partial, const std::uint32_t* first,
+               States merged) {
+  __shared__ float group_max[kMergeThreads / kWarp], group_sum[kMergeThreads / kWarp];
+  __shared__ float group_acc[kMergeThreads];
+  const std::uint32_t begin = first[blockIdx.x], end = first[blockIdx.x + 1];
+  const unsigned group = threadIdx.x / width, channel = threadIdx.x % width;
+  const unsigned groups = kMergeThreads / width, lane = threadIdx.x % kWarp;
+  const bool has_channel = channel < shape.value_dim && group < groups;
+  const auto state_of = [&](std::uint32_t i) { return std::size_t(i) * shape.heads + blockIdx.y; };
+
+  unsigned mine = 0;
+  for (std::uint32_t i = begin + threadIdx.x; i < end; i += kMergeThreads)
+    mine += partial.max[state_of(i)] != kNone ? 1 : 0;
+  const unsigned count = reduce<kMergeThreads>(mine, Add());
+  const unsigned share = (count + groups - 1) / groups;
+  const unsigned low = min(count, group * share), high = min(count, low + share);
+
+  Running state;
+  unsigned rank = 0;  // of the states before `at`
+  for (std::uint32_t at = begin; at < end && rank < high; at += kWarp) {
+    const bool is_one = at + lane < end;
+    const float max = is_one ? partial.max[state_of(at + lane)] : kNone;
+    const float sum = is_one ? partial.sum[state_of(at + lane)] : 0.0f;
+    unsigned left = __ballot_sync(kWholeWarp, max != kNone);
+    const unsigned here = __popc(left);
+    unsigned skipped = 0;
+    for (; rank + skipped < low && left != 0; ++skipped) left &= left - 1;
+    unsigned due = left == 0 ? 0 : high - rank - skipped;
+    rank += here;
+    while (left != 0 && due > 0) {
+      float acc[kAhead];
+      int from[kAhead];
+      int taken = 0;
+#pragma unroll
+      for (int a = 0; a < kAhead; ++a) {
+        from[a] = 0;
+        acc[a] = 0.0f;
+        if (left == 0 || due == 0) continue;
+        from[a] = __ffs(left) - 1;
+        left &= left - 1;
+        --due;
+        ++taken;
+        if (has_channel) acc[a] = partial.acc[state_of(at + from[a]) * shape.value_dim + channel];
+      }
+#pragma unroll
+      for (int a = 0; a < kAhead; ++a) {
+        const float from_max = __shfl_sync(kWholeWarp, max, from[a]);
+        const float from_sum = __shfl_sync(kWholeWarp, sum, from[a]);
+        if (a < taken) state.take(from_max, from_sum, acc[a]);
+      }
+    }
   }
-  if (has_channel) merged.acc[state * shape.value_dim + threadIdx.x] = acc;
+  if (channel == 0 && group < groups) {
+    group_max[group] = state.max;
+    group_sum[group] = state.sum;
+  }
+  if (has_channel) group_acc[group * width + channel] = state.acc;
+  __syncthreads();
+  if (group > 0) return;
+  for (unsigned other = 1; other < groups; ++other)
+    state.take(group_max[other], group_sum[other],
+               has_channel ? group_acc[other * width + channel] : 0.0f);
+  const std::size_t to = std::size_t(blockIdx.x) * shape.heads + blockIdx.y;
+  if (channel == 0) {
+    merged.max[to] = state.max;
+    merged.sum[to] = state.sum;
+  }
+  if (has_channel) merged.acc[to * shape.value_dim + channel] = state.acc;
 }
 
 struct Choice {
@@ -310,8 +374,9 @@ Status merge(Stream& stream, HeadShape shape, States partial, std::span<const st
   TL_TRY(can_launch(first.size(), "lists"));
   if (first.size() < 2) return {};
   const dim3 grid(static_cast<unsigned>(first.size() - 1), shape.heads);
-  const dim3 block((shape.value_dim + kWarp - 1) / kWarp * kWarp);
-  return launch(stream, "merge", grid, block, merge_list, shape, partial, first.data(), merged);
+  const unsigned width = (shape.value_dim + kWarp - 1) / kWarp * kWarp;
+  return launch(stream, "merge", grid, dim3(kMergeThreads), merge_list, shape, width, partial,
+                first.data(), merged);
 }
 
 }  // namespace thermocline::cuda

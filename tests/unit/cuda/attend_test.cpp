@@ -243,6 +243,7 @@ struct DeviceStates {
 };
 
 struct HostStates {
+  HostStates() = default;
   explicit HostStates(const DeviceStates& states)
       : max(states.max.copy()), sum(states.sum.copy()), acc(states.acc.copy()) {}
   bool operator==(const HostStates&) const = default;
@@ -435,6 +436,78 @@ TEST_F(AttendTest, MergeIsLeftToRight) {
   // Right to left it would be 1 + 2^-23.
   EXPECT_EQ(HostStates(merged).sum, std::vector<float>{1.0f});
   EXPECT_EQ(HostStates(merged).acc, std::vector<float>(16, 1.0f));
+}
+
+// Hundreds of states, as of a long list that is read whole: against double, and to the bit the same
+// wherever empty ones lie between them.
+TEST_F(AttendTest, ManyStatesMergeAlikeWhateverIsEmptyBetweenThem) {
+  for (const std::uint32_t dim : {16u, 96u, 128u, 256u}) {
+    const HeadShape shape{3, 16, dim};
+    constexpr std::size_t kStates = 611;
+    std::normal_distribution<float> normal;
+    std::uniform_real_distribution<float> weight(1.0f, 200.0f);
+    std::vector<float> max, sum, acc;
+    for (std::size_t i = 0; i < kStates * shape.heads; ++i) {
+      max.push_back(4 * normal(random_));
+      sum.push_back(weight(random_));
+      for (std::uint32_t d = 0; d < dim; ++d) acc.push_back(sum.back() * normal(random_));
+    }
+    HostStates seen[2];
+    for (const bool spread : {false, true}) {
+      std::vector<float> all_max, all_sum, all_acc;
+      const auto add = [&](std::size_t from, std::size_t states) {
+        const std::size_t at = from * shape.heads, n = states * shape.heads;
+        const auto take = [](const std::vector<float>& of, std::size_t first, std::size_t count,
+                             std::vector<float>* to) {
+          const auto begin = of.begin() + static_cast<std::ptrdiff_t>(first);
+          to->insert(to->end(), begin, begin + static_cast<std::ptrdiff_t>(count));
+        };
+        take(max, at, n, &all_max);
+        take(sum, at, n, &all_sum);
+        take(acc, at * dim, n * dim, &all_acc);
+      };
+      const auto add_empty = [&](std::size_t states) {
+        all_max.insert(all_max.end(), states * shape.heads,
+                       -std::numeric_limits<float>::infinity());
+        all_sum.insert(all_sum.end(), states * shape.heads, 0.0f);
+        all_acc.insert(all_acc.end(), states * shape.heads * dim, 0.0f);
+      };
+      for (std::size_t i = 0; i < kStates; ++i) {
+        if (spread && i % 7 == 3) add_empty(i % 90);
+        add(i, 1);
+      }
+      const auto states = static_cast<std::uint32_t>(all_max.size() / shape.heads);
+      const OnDevice<float> d_max(all_max), d_sum(all_sum), d_acc(all_acc);
+      const OnDevice<std::uint32_t> first({0, states});
+      const DeviceStates merged(1, shape);
+      ASSERT_TRUE(merge(*stream_, shape, {d_max.data(), d_sum.data(), d_acc.data()}, first.span(),
+                        merged.view()));
+      ASSERT_TRUE(stream_->wait());
+      seen[spread] = HostStates(merged);
+    }
+    EXPECT_EQ(seen[0].max, seen[1].max);
+    EXPECT_EQ(seen[0].sum, seen[1].sum);
+    EXPECT_EQ(seen[0].acc, seen[1].acc);
+    for (std::uint32_t h = 0; h < shape.heads; ++h) {
+      double top = -1e30, total = 0;
+      for (std::size_t i = h; i < max.size(); i += shape.heads) top = std::max(top, double{max[i]});
+      for (std::size_t i = h; i < max.size(); i += shape.heads)
+        total += sum[i] * std::exp(max[i] - top);
+      EXPECT_EQ(seen[0].max[h], top);
+      // Each weight has two roundings of its power and is multiplied again with each larger
+      // maximum, of which there are some ten; sums are in parts of 80 and fewer.
+      EXPECT_NEAR(seen[0].sum[h], total, 120 * 0x1p-24 * total);
+      for (std::uint32_t d = 0; d < dim; ++d) {
+        double want = 0, size = 0;
+        for (std::size_t i = h; i < max.size(); i += shape.heads) {
+          const double one = acc[i * dim + d] * std::exp(max[i] - top);
+          want += one;
+          size += std::abs(one);
+        }
+        ASSERT_NEAR(seen[0].acc[h * dim + d], want, 120 * 0x1p-24 * size) << "channel " << d;
+      }
+    }
+  }
 }
 
 TEST_F(AttendTest, NothingToDoIsOk) {
