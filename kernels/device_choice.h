@@ -3,7 +3,8 @@
 // memory, from which the device fetches those that it has no copy of; or out of its reach: then it
 // says which those are, and is sent them. What is chosen, and what stands for the rest: by codes of
 // rows (kernels/sketch.h) as retrieval/select/sketch.h says, by units of rows as
-// retrieval/select/ranked.h does; either way all of them are looked at, however long a text is.
+// retrieval/select/ranked.h does; either way all of them are looked at, however long a text is. Or
+// all rows are read.
 #pragma once
 
 #include <cstddef>
@@ -37,7 +38,8 @@ struct UnitFormat {
 struct ChoiceFormat {
   HeadShape head;
   int bits = 2;  // a channel of a row's code: 1, 2 or 4; 0: rows have none, whole units are read
-  UnitFormat unit = {};  // then
+  UnitFormat unit = {};     // then
+  bool everything = false;  // nothing is chosen: all rows are read
   RowFormat key_format = RowFormat::f16, value_format = RowFormat::f16;
   std::uint32_t key_bytes = 0, row_bytes = 0;  // of a kept record's key; of all of it
   RowFormat summary_format = RowFormat::int8;  // values; keys are not read

@@ -32,12 +32,11 @@ struct CachePlan {
     std::uint32_t joint_rows = 0;
     StoreFacts home;       // of those
     bool fetched = false;  // to be attended by a device in a decode step, which is not their home
-    // What a device that attends them has beside them, by which it chooses among them in a decode
-    // step; 0: the host chooses whoever attends.
+    // Whether a device that attends them chooses among them in a decode step, or the host does
+    // whoever attends; and what it has beside them, by which it chooses.
+    bool may_choose = false;
     std::uint64_t choosing_bytes = 0;
-    bool chosen_there() const {
-      return choosing_bytes > 0 && (home.reach == Reach::device || fetched);
-    }
+    bool chosen_there() const { return may_choose && (home.reach == Reach::device || fetched); }
     // In a decode step rows of the layer do not leave the device that computes it.
     bool stays_there = false;
     // Of a timeline: slots there for those that it fetches, of all KV heads.

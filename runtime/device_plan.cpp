@@ -121,18 +121,22 @@ Result<ChoiceBytes> choice_of(const CacheOptions& options, const Method& method,
                               const LayerSpec& spec, const TextCuts& cuts, const CachePlan& plan) {
   const DeviceRule* const rule = method.select->device_rule();
   if (!rule || cuts.segments().empty()) return ChoiceBytes{};
+  // Of all rows copies in slots would be all rows: they are sent as they are attended.
+  const bool everything = method.select->facts().everything;
+  if (everything && method.fetches()) return ChoiceBytes{};
   if (reach_of(plan.stores, Tier::device) != Reach::device) return ChoiceBytes{};
   const RowLayout layout = method.compress.layout(spec.key_dim, spec.value_dim);
   const ChoiceFormat format = rule->format(shape_of(spec), layout);
   const auto lists = static_cast<std::uint32_t>(plan.step_rows * spec.kv_heads);
   ChoiceBounds bounds = bounds_of(options, *rule, cuts);
-  TL_TRY_ASSIGN(ChoiceBytes bytes, choice_bytes(format, bounds, lists));
-  if (plan.slots.of_head == 0) return bytes;
+  const Result<ChoiceBytes> bytes = choice_bytes(format, bounds, lists);
+  if (!bytes && everything) return ChoiceBytes{};  // as the host lists them, so are they attended
+  if (!bytes || plan.slots.of_head == 0) return bytes;
   bounds.cached = true;
   bounds.packed = reach_without_room(method, plan.stores) == Reach::pages;
   TL_TRY_ASSIGN(ChoiceBytes fetching, choice_bytes(format, bounds, lists));
   fetching.outbox = std::min(fetching.outbox, kMostFetchedBytes);
-  return most_of(bytes, fetching);
+  return most_of(*bytes, fetching);
 }
 
 void add_choice_bounds(const CacheOptions& options, const Method& method, const LayerSpec& spec,

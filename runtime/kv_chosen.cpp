@@ -104,7 +104,7 @@ void KvCache::Impl::ask_device(LayerId l, Questions* asked) {
   const bool in_pages = plan.layers[index(l)].in_pages();
   const DeviceRule& rule = *method.select->device_rule();
   const auto where = [&](const Run& run, std::uint32_t head) {
-    IndexedRows made = rule.indexed(shape(l), *run.index, head);
+    IndexedRows made = rule.indexed(shape(l), run, head);
     if (!in_pages) made.row = table->rows_at(*run.rows, head) + run.rows->layout.key_bytes;
     if (run.summaries) made.summary = table->rows_at(*run.summaries, head);
     if (run.codes) made.residual = table->rows_at(*run.codes, head);

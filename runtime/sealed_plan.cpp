@@ -64,7 +64,8 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
     plan->selections_bytes += options.max_timelines * layer->selections_bytes;
   }
   const Result<ChoiceBytes> choice = choice_of(options, method, spec, cuts, *plan);
-  if (choice && choice->device > 0)
+  layer->may_choose = choice && choice->device > 0;
+  if (layer->may_choose)
     layer->choosing_bytes = choosing_bytes_of(options, method, spec, *layer, cuts, plan->step_rows);
   const std::uint64_t kept =
       fetching_bytes(options, method, cuts, *plan, plan->slots, plan->layers.size() + 1);

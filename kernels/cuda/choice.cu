@@ -150,6 +150,18 @@ __device__ std::uint32_t write_summary_folds(const ChoiceShape& shape, const Cho
   });
 }
 
+// Block (chunk of blocks, list): all rows that there are.
+__global__ void __launch_bounds__(kChunkThreads)
+    take_everything(ChoiceShape shape, const ChoiceList* lists, ChoiceBoard boards) {
+  const ChoiceList& list = lists[blockIdx.y];
+  const std::uint32_t b = blockIdx.x * kChunk + threadIdx.x;
+  if (b >= blocks_of(list.rows)) return;
+  const ChoiceRun& run = list.runs.data()[run_of(list, &ChoiceRun::first_row, b * kBlockRows)];
+  const std::uint32_t before = b * kBlockRows - run.first_row;
+  board_of(shape, boards, blockIdx.y).sets[b] =
+      first_rows(static_cast<int>(min(run.rows - before, std::uint32_t{kBlockRows})));
+}
+
 // Block (list): the folds of what is chosen.
 __global__ void __launch_bounds__(kListThreads)
     write_folds(ChoiceShape shape, const ChoiceList* lists, ChoiceBoard boards) {
@@ -304,11 +316,15 @@ Status choose(Stream& stream, const ChoiceShape& shape, std::span<const ChoiceLi
   TL_TRY(can_choose(shape));
   TL_CHECK(lists.size() == shape.lists && shape.lists <= 65535);
   if (lists.empty()) return {};
-  TL_TRY(shape.bits > 0 ? take_by_codes(stream, shape, lists, board)
-                        : take_by_units(stream, shape, lists, board));
+  const Stages stages{stream, shape, lists, board};
+  if (shape.everything)
+    TL_TRY(stages.queue("take everything", dim3(chunks_of(blocks_of(shape.most_rows)), shape.lists),
+                        kChunkThreads, take_everything));
+  else
+    TL_TRY(shape.bits > 0 ? take_by_codes(stream, shape, lists, board)
+                          : take_by_units(stream, shape, lists, board));
   if (shape.cached) TL_TRY(fetch(stream, shape, lists, board));
-  return Stages{stream, shape, lists, board}.queue("write folds", dim3(shape.lists), kListThreads,
-                                                   write_folds);
+  return stages.queue("write folds", dim3(shape.lists), kListThreads, write_folds);
 }
 
 }  // namespace thermocline::cuda

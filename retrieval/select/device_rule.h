@@ -25,11 +25,10 @@ class DeviceRule {
                         std::uint32_t sealed) const = 0;
   // Of a segment of so many rows, at most.
   virtual std::uint32_t units(std::uint32_t rows) const = 0;
-  // Rows, units and what they are chosen by, of KV head `head`, where `index` lies, which the
-  // selector formed: one piece of memory (SegmentIndex::whole), since it is copied to the device.
-  // Kept rows, summaries and residuals are not its business.
-  virtual IndexedRows indexed(HeadShape shape, const SegmentIndex& index,
-                              std::uint32_t head) const = 0;
+  // Rows, units and what they are chosen by, of KV head `head` of a run, where its index lies,
+  // which the selector formed, if it does: one piece of memory (SegmentIndex::whole), since it is
+  // copied to the device. Kept rows, summaries and residuals are not its business.
+  virtual IndexedRows indexed(HeadShape shape, const Run& run, std::uint32_t head) const = 0;
 };
 
 }  // namespace thermocline

@@ -22,9 +22,8 @@ class RankedRule final : public DeviceRule {
   Budget budget(std::uint32_t length, std::uint32_t steady_rows,
                 std::uint32_t sealed) const override;
   std::uint32_t units(std::uint32_t rows) const override { return index_.most_units(rows); }
-  IndexedRows indexed(HeadShape shape, const SegmentIndex& index,
-                      std::uint32_t head) const override {
-    return index_.indexed(shape, index, head);
+  IndexedRows indexed(HeadShape shape, const Run& run, std::uint32_t head) const override {
+    return index_.indexed(shape, *run.index, head);
   }
 
  private:

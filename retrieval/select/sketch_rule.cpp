@@ -25,8 +25,8 @@ DeviceRule::Budget SketchRule::budget(std::uint32_t length, std::uint32_t steady
   return {wanted.read, wanted.coded};
 }
 
-IndexedRows SketchRule::indexed(HeadShape, const SegmentIndex& index, std::uint32_t head) const {
-  const auto& sketch = static_cast<const SketchIndex&>(index);
+IndexedRows SketchRule::indexed(HeadShape, const Run& run, std::uint32_t head) const {
+  const auto& sketch = static_cast<const SketchIndex&>(*run.index);
   return {.rows = sketch.rows(),
           .units = sketch.clusters(),
           .codes = sketch.codes(head),

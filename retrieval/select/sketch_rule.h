@@ -14,8 +14,7 @@ class SketchRule final : public DeviceRule {
   Budget budget(std::uint32_t length, std::uint32_t steady_rows,
                 std::uint32_t sealed) const override;
   std::uint32_t units(std::uint32_t rows) const override { return options_.clusters(rows); }
-  IndexedRows indexed(HeadShape shape, const SegmentIndex& index,
-                      std::uint32_t head) const override;
+  IndexedRows indexed(HeadShape shape, const Run& run, std::uint32_t head) const override;
 
  private:
   SketchOptions options_;

@@ -113,6 +113,7 @@ TEST_F(RowsThereTest, GiveWhatTheHostGives) {
   for (const auto& [model, method, overrides] :
        {std::tuple("llama_f32.gguf", "sketch", all), std::tuple("llama_mixed.gguf", "sketch", all),
         std::tuple("llama_mixed.gguf", "quest", all),
+        std::tuple("llama_mixed.gguf", "exact", std::vector<std::string>()),
         std::tuple("llama_mixed.gguf", "streaming", std::vector<std::string>()),
         std::tuple("llama3_f16.gguf", "quest", all), std::tuple("qwen2_bf16.gguf", "sketch", all),
         std::tuple("qwen3_q8_0.gguf", "sketch", all), std::tuple("gemma3_f16.gguf", "sketch", all),
@@ -333,7 +334,7 @@ TEST_F(RowsThereTest, WhatIsObservedDoesNotStay) {
 
 // Steps that are alike run as one graph; a sealing changes what is queued, once.
 TEST_F(RowsThereTest, StepsComeBackAsGraphs) {
-  for (const char* method : {"sketch", "ladder2", "quest"}) {
+  for (const char* method : {"sketch", "ladder2", "quest", "exact"}) {
     SCOPED_TRACE(method);
     const auto engine = open("llama_mixed.gguf");
     const auto cache = checked(engine->open_cache(there(host_options(method))));
