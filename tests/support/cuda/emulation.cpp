@@ -303,12 +303,17 @@ bool release(std::size_t first, std::size_t last, Fiber::State state) {
 }
 
 // A warp runs as far as it can by itself before another has begun, which shows what a barrier is
-// missing for.
+// missing for; its lanes one after the other, from either end in turn, which shows it within a
+// warp.
 void run_warp(std::size_t first) {
+  static bool backwards = false;
   const std::size_t last = std::min(first + kWarp, fibers.size());
   do {
-    for (std::size_t i = first; i < last; ++i)
-      if (fibers[i].state == Fiber::State::runs) resume(&fibers[i]);
+    backwards = !backwards;
+    for (std::size_t i = first; i < last; ++i) {
+      Fiber* const next = &fibers[backwards ? last - 1 - (i - first) : i];
+      if (next->state == Fiber::State::runs) resume(next);
+    }
   } while (!trapped && release(first, last, Fiber::State::at_warp));
 }
 

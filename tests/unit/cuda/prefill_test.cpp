@@ -342,12 +342,18 @@ TEST_F(PrefillTest, SeesAWindow) {
     expect_near(text, attend(text, {}));
     expect_near(text, attend(text, {.sent = true, .rows = 64}));
   }
+  // Of a block nothing but its last row.
+  const Text last = text_of(shape_of(1, {2, 32, 32}, 1, 38), 0, {}, 100, {});
+  expect_near(last, attend(last, {}));
 }
 
 // A query that is the first of all rows sees one, and where there are none there is nothing.
 TEST_F(PrefillTest, SeesLittleOrNothing) {
   const Text first = text_of(shape_of(1, {2, 32, 32}, 70), 0, {}, 0, {});
   expect_near(first, attend(first, {}));
+  // Of a block nothing but its first row.
+  const Text of_block = text_of(shape_of(1, {2, 32, 32}, 1), 0, {}, 64, {});
+  expect_near(of_block, attend(of_block, {}));
   Text none = first;
   none.rows.clear();
   expect_near(none, attend(none, {}));
