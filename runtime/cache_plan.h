@@ -9,6 +9,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/device_choice.h"
+#include "kernels/device_prefill.h"
 #include "runtime/kv_cache.h"
 #include "runtime/method.h"
 #include "runtime/text_cuts.h"
@@ -32,6 +33,7 @@ struct CachePlan {
     std::uint32_t joint_rows = 0;
     StoreFacts home;       // of those
     bool fetched = false;  // to be attended by a device in a decode step, which is not their home
+    bool prefilled_there = false;  // by a device: of a prefill all that the layer's queries see
     // What a device that attends them has beside them, by which it chooses among them in a decode
     // step; 0: the host chooses whoever attends.
     std::uint64_t choosing_bytes = 0;
@@ -89,6 +91,10 @@ struct CachePlan {
   std::uint64_t device_work_bytes = 0;
   ChoiceBytes choice;
   std::string no_choice;  // why the host chooses among rows of a device, where it might have
+  // What a device works in while it attends a prefill, of whichever layer; why the host does in
+  // some of them, where a device does in others.
+  PrefillBytes prefill;
+  std::string no_prefill;
   // Of layers that the method's settings name and that choose nothing: a line each.
   std::vector<std::string> idle_layers;
   // Where a device attends rows at home elsewhere that the host chooses: what a launch takes at
@@ -133,10 +139,10 @@ struct CachePlan {
   }
   // What a device works in: of its memory, and of the host's.
   std::uint64_t device_staging_bytes() const {
-    return device_work_bytes + fetch.bytes() + choice.device;
+    return device_work_bytes + fetch.bytes() + choice.device + prefill.device;
   }
   std::uint64_t pinned_bytes() const {
-    return device_work_bytes + fetch.bytes() + choice.host + choice.outbox;
+    return device_work_bytes + fetch.bytes() + choice.host + choice.outbox + prefill.host;
   }
   std::uint64_t host_bytes() const;
   // All of it, by tier.

@@ -17,6 +17,9 @@ Status KvCache::Impl::open_device_attention() {
   if (plan.choice.device > 0) {
     TL_TRY_ASSIGN(device_choice, table->device()->open_choice(plan.choice));
   }
+  if (plan.prefill.device > 0) {
+    TL_TRY_ASSIGN(device_prefill, table->device()->open_prefill(plan.prefill));
+  }
   if (plan.device_work_bytes > 0) {
     TL_TRY_ASSIGN(device_attention, table->device()->open_attention(plan.device_work_bytes, 0));
   }

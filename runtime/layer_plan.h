@@ -23,6 +23,9 @@ std::vector<std::vector<LayerId>> groups_of(const CacheOptions& options, const M
 
 // Adds the next layer to the plan: `layer` has its place among those that it is fitted with.
 Status plan_layer(const CacheOptions& options, const Method& method, const LayerSpec& spec,
-                  const TextCuts& cuts, int threads, CachePlan::Layer layer, CachePlan* plan);
+                  const TextCuts& cuts, CachePlan::Layer layer, CachePlan* plan);
+
+// And what the host attends a prefill of it in, where it does.
+void plan_tiles(const LayerSpec& spec, const TextCuts& cuts, int threads, CachePlan* plan);
 
 }  // namespace thermocline
