@@ -94,6 +94,7 @@ struct CachePlan {
   // What a device works in while it attends a prefill, of whichever layer; why the host does in
   // some of them, where a device does in others.
   PrefillBytes prefill;
+  std::uint32_t prefill_rows = 0;  // queries in a head that it is of
   std::string no_prefill;
   // Of layers that the method's settings name and that choose nothing: a line each.
   std::vector<std::string> idle_layers;

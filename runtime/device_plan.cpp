@@ -120,7 +120,7 @@ bool plan_prefill_there(const CacheOptions& options, const Method& method, const
   PrefillShape shape;
   shape.head = shape_of(spec);
   shape.kv_heads = spec.kv_heads;
-  shape.rows = cuts.longest_span();
+  shape.rows = plan->prefill_rows = cuts.longest_span();
   const RowLayout raw = raw_layout(spec.key_dim, spec.value_dim);
   const RowLayout sealed = method.compress.layout(spec.key_dim, spec.value_dim);
   // No more than there is to be sent, or comes back.

@@ -313,8 +313,9 @@ struct KvCache::Impl {
   // kv_prefill_there.cpp: what prefill_here() does, on a device.
   Status prefill_there(LayerId l, MatView<const float> queries, const RawRows& raw,
                        MatView<float> out, const StopSign& stop);
-  Status send_queries(LayerId l, MatView<const float> queries, const PrefillShape& shape,
-                      const StopSign& stop);
+  Status send_queries(LayerId l, std::uint32_t step_row, MatView<const float> queries,
+                      const PrefillShape& shape, const StopSign& stop);
+  Status send_rows(LayerId l, const RawRows& raw, const PrefillShape& shape, const StopSign& stop);
   Status send_raw(const RawRows& raw, std::uint32_t origin, const StopSign& stop);
   Status send_runs(LayerId l, const StopSign& stop);
   Status attend_at_home(LayerId l);

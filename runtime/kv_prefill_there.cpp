@@ -20,32 +20,26 @@ StretchFormat format_of(const RowLayout& layout, bool masked) {
 
 }  // namespace
 
+// Of a longer call than there is memory for so many queries at a time: each of them reads anew.
 Status KvCache::Impl::prefill_there(LayerId l, MatView<const float> queries, const RawRows& raw,
                                     MatView<float> out, const StopSign& stop) {
   PrefillShape shape;
   shape.head = this->shape(l);
   shape.kv_heads = spec(l).kv_heads;
-  shape.rows = static_cast<std::uint32_t>(rows.size());
-  shape.first_position = rows[0].position;
   shape.window = spec(l).window;
-  TL_TRY(device_prefill->begin(shape));
-  TL_TRY(send_queries(l, queries, shape, stop));
-  const std::uint32_t sinks = plan.layers[index(l)].sinks;
-  if (sees_from == 0) {
-    const std::uint32_t seen = std::min(sinks, shape.first_position + shape.rows);
-    const LayerState& layer = layer_state(rows[0].timeline, l);
-    TL_TRY(send_raw(layer.sinks.view(0, seen), 0, stop));
-    TL_TRY(send_runs(l, stop));
+  for (std::uint32_t first = 0; first < rows.size(); first += shape.rows) {
+    shape.first_position = rows[first].position;
+    shape.rows = std::min(plan.prefill_rows, static_cast<std::uint32_t>(rows.size()) - first);
+    TL_TRY(device_prefill->begin(shape));
+    TL_TRY(send_queries(l, first, queries, shape, stop));
+    TL_TRY(send_rows(l, raw, shape, stop));
+    TL_TRY(take_results(shape, out.rows_from(first, shape.rows), stop));
   }
-  std::uint32_t first = std::max(raw.first_position, sees_from);
-  if (shape.window > 0 && shape.first_position >= shape.window)
-    first = std::max(first, shape.first_position + 1 - shape.window);
-  const std::uint32_t before = std::min(raw.rows, first - raw.first_position);
-  TL_TRY(send_raw(raw.part(before, raw.rows - before), sinks, stop));
-  return take_results(shape, out, stop);
+  return {};
 }
 
-Status KvCache::Impl::send_queries(LayerId l, MatView<const float> queries,
+// Those of the step's rows from `step_row` on.
+Status KvCache::Impl::send_queries(LayerId l, std::uint32_t step_row, MatView<const float> queries,
                                    const PrefillShape& shape, const StopSign& stop) {
   const std::uint32_t dim = shape.head.key_dim;
   for (std::uint32_t first = 0; first < shape.rows;) {
@@ -57,10 +51,11 @@ Status KvCache::Impl::send_queries(LayerId l, MatView<const float> queries,
       alignas(64) float query[kMaxHeadSize];
       for (std::size_t r = from; r < to; ++r)
         for (std::uint32_t h = 0; h < shape.q_heads(); ++h) {
+          const std::size_t row = step_row + first + r;
           std::byte* const record =
               outbox.data() + r * shape.query_row_bytes() + std::size_t{h} * shape.query_bytes();
-          std::copy_n(queries.row(first + r) + std::size_t{h} * dim, dim, query);
-          turn_query(l, first + r, query);
+          std::copy_n(queries.row(row) + std::size_t{h} * dim, dim, query);
+          turn_query(l, row, query);
           const float power = query_power({query, dim});
           cpu->dense.scale(1.0f / power, dim, query);
           cpu->dense.to_half(query, dim, record);
@@ -72,6 +67,23 @@ Status KvCache::Impl::send_queries(LayerId l, MatView<const float> queries,
     first += count;
   }
   return {};
+}
+
+// Whatever the queries see.
+Status KvCache::Impl::send_rows(LayerId l, const RawRows& raw, const PrefillShape& shape,
+                                const StopSign& stop) {
+  const std::uint32_t sinks = plan.layers[index(l)].sinks;
+  const std::uint32_t end = shape.first_position + shape.rows;
+  if (sees_from == 0) {
+    const LayerState& layer = layer_state(rows[0].timeline, l);
+    TL_TRY(send_raw(layer.sinks.view(0, std::min(sinks, end)), 0, stop));
+    TL_TRY(send_runs(l, stop));
+  }
+  std::uint32_t first = std::max(raw.first_position, sees_from);
+  if (shape.window > 0 && shape.first_position >= shape.window)
+    first = std::max(first, shape.first_position + 1 - shape.window);
+  if (first >= end) return {};
+  return send_raw(raw.part(first - raw.first_position, end - first), sinks, stop);
 }
 
 // Raw rows, whose slots are counted from `origin` on.

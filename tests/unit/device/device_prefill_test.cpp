@@ -254,6 +254,18 @@ TEST_F(DevicePrefillTest, IsPlanned) {
   expect_the_least_is_said(options);
 }
 
+// A call that is longer than any that was planned has the same bits.
+TEST_F(DevicePrefillTest, TakesMoreThanWasPlanned) {
+  const CacheOptions options = there("exact", 1200);
+  CacheOptions short_calls = options;
+  short_calls.course = Course{.reads = {200, 350}};
+  Fed fed({options, short_calls});
+  for (const std::uint32_t rows : {650u, 130u, 201u}) {
+    const auto out = fed.advance(rows, Pass::prefill);
+    EXPECT_TRUE(same_bits(out[0], out[1]));
+  }
+}
+
 // A text that stays in the tail is the host's, whatever device there is: nothing is planned for it.
 TEST_F(DevicePrefillTest, WithoutAPartForTheDeviceItIsTheHosts) {
   const CacheOptions host = options_for("exact", 300);
