@@ -1,7 +1,8 @@
 // A GPU, as rooms that know nothing of CUDA see it: its memory, copies to and from it, attention
-// over rows that lie there, choosing among them (kernels/device_choice.h), and the dense work of
-// layers whose weights do. kernels/cuda/device.cpp has one; a build without CUDA links
-// kernels/no_cuda/device.cpp in its place, which refuses.
+// over rows that lie there, choosing among them (kernels/device_choice.h), a prefill's attention
+// (kernels/device_prefill.h), and the dense work of layers whose weights do.
+// kernels/cuda/device.cpp has one; a build without CUDA links kernels/no_cuda/device.cpp in its
+// place, which refuses.
 #pragma once
 
 #include <cstddef>
@@ -15,6 +16,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/view.h"
 #include "kernels/device_choice.h"
+#include "kernels/device_prefill.h"
 #include "kernels/device_step.h"
 #include "kernels/layer_weights.h"
 #include "kernels/matvec.h"
@@ -135,7 +137,7 @@ constexpr std::uint64_t layers_work_bytes(const LayersShape& shape, std::size_t 
          rows_bytes(rows, shape.mixed);
 }
 
-// One thread at a time; its attention, choices and layers are of the same thread. Errors:
+// One thread at a time; its attention, choices, prefills and layers are of the same thread. Errors:
 // exhausted, where it has no more memory; io, where it failed, as it then does from then on.
 class Device {
  public:
@@ -163,6 +165,8 @@ class Device {
                                                                   std::uint64_t outbox_bytes) = 0;
   // `bytes`: choice_bytes() of one list at least. The device outlives it.
   virtual Result<std::unique_ptr<DeviceChoice>> open_choice(const ChoiceBytes& bytes) = 0;
+  // `bytes`: prefill_bytes() of the largest layer's shape. The device outlives it.
+  virtual Result<std::unique_ptr<DevicePrefill>> open_prefill(const PrefillBytes& bytes) = 0;
   // `bounds`: of which step_bytes() are taken. The device outlives it.
   virtual Result<std::unique_ptr<DeviceStep>> open_step(const StepBounds& bounds) = 0;
   // For at most `rows` rows at a time, of no layer yet. The device outlives it.

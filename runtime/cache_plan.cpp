@@ -39,19 +39,23 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
   if (any_staged(stores)) plan.staging_bytes = kStagingBytes;
   const TextCuts cuts = TextCuts::of(options, method);
   plan.step_rows = std::min<std::uint64_t>(options.max_timelines, kMaxStepRows);
-  if (reach_of(stores, Tier::device) == Reach::device)
+  std::vector<CachePlan::Layer> placed(options.layers.size());
+  if (reach_of(stores, Tier::device) == Reach::device) {
     plan_device_work(options, method, cuts, &plan);
-  plan_steps_there(options, method, cuts, &plan);
+    for (std::size_t l = 0; l < options.layers.size(); ++l)
+      placed[l].prefilled_there =
+          plan_prefill_there(options, method, options.layers[l], cuts, &plan);
+    plan_steps_there(options, method, cuts, &plan);
+  }
   take_useful_slots(options, method, cuts, &plan);
   plan.groups = groups_of(options, method);
-  std::vector<CachePlan::Layer> placed(options.layers.size());
   for (const std::vector<LayerId>& group : plan.groups)
     for (std::uint32_t place = 0; place < group.size(); ++place) {
       placed[index(group[place])].place = place;
       placed[index(group[place])].together = static_cast<std::uint32_t>(group.size());
     }
   for (std::size_t l = 0; l < options.layers.size(); ++l)
-    TL_TRY(plan_layer(options, method, options.layers[l], cuts, threads, placed[l], &plan));
+    TL_TRY(plan_layer(options, method, options.layers[l], cuts, placed[l], &plan));
   // A step adds a row to each of its timelines.
   for (std::size_t tier = 0; tier < kTiers; ++tier)
     plan.rows_bytes[tier] += plan.step_rows * plan.joint.rows_bytes[tier];
@@ -62,6 +66,8 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
   if (plan.home_bytes(Tier::device) == 0) TL_TRY(check_device_rows(options, method, plan));
   drop_device_work(&plan);
   drop_steps_there(options, method, cuts, &plan);
+  for (std::size_t l = 0; l < options.layers.size(); ++l)
+    if (!plan.layers[l].prefilled_there) plan_tiles(options.layers[l], cuts, threads, &plan);
   fill_with_slots(options, &plan);
   // For a device to read rows where they are, if they are not on a disk.
   plan.stores.pinned = std::ranges::any_of(plan.layers, [](const CachePlan::Layer& layer) {
@@ -190,7 +196,10 @@ std::vector<std::string> CachePlan::notes() const {
         "the host chooses among rows that the device attends, and keeps what it "
         "chooses by: " +
         no_choice);
-  else if (bytes_of(Tier::device) == 0 || device_bytes() > 0)
+  if (!no_prefill.empty())
+    notes.push_back("the host attends a prefill of some layers: " + no_prefill);
+  if (!no_choice.empty()) return notes;
+  if (bytes_of(Tier::device) == 0 || device_bytes() > 0)
     return notes;
   else if (std::ranges::none_of(layers, [](const Layer& layer) { return layer.rows > 0; }))
     notes.push_back(

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/base/error.h"
+#include "kernels/device_prefill.h"
 #include "kernels/device_step.h"
 #include "runtime/kv_cache.h"
 #include "runtime/method.h"
@@ -32,6 +33,7 @@ struct CachePlan {
     std::uint32_t joint_rows = 0;
     StoreFacts home;       // of those
     bool fetched = false;  // to be attended by a device in a decode step, which is not their home
+    bool prefilled_there = false;  // by a device: of a prefill all that the layer's queries see
     // Whether a device that attends them chooses among them in a decode step, or the host does
     // whoever attends; and what it has beside them, by which it chooses.
     bool may_choose = false;
@@ -96,6 +98,11 @@ struct CachePlan {
   std::uint64_t device_work_bytes = 0;
   ChoiceBytes choice;
   std::string no_choice;  // why the host chooses among rows of a device, where it might have
+  // What a device works in while it attends a prefill, of whichever layer; why the host does in
+  // some of them, where a device does in others.
+  PrefillBytes prefill;
+  std::uint32_t prefill_rows = 0;  // queries in a head that it is of
+  std::string no_prefill;
   // Of layers that the method's settings name and that choose nothing: a line each.
   std::vector<std::string> idle_layers;
   // Where a device attends rows at home elsewhere that the host chooses: what a launch takes at
@@ -140,10 +147,11 @@ struct CachePlan {
   }
   // What a device works in: of its memory, and of the host's.
   std::uint64_t device_staging_bytes() const {
-    return device_work_bytes + fetch.bytes() + choice.device + step_there.device;
+    return device_work_bytes + fetch.bytes() + choice.device + prefill.device + step_there.device;
   }
   std::uint64_t pinned_bytes() const {
-    return device_work_bytes + fetch.bytes() + choice.host + choice.outbox + step_there.host;
+    return device_work_bytes + fetch.bytes() + choice.host + choice.outbox + prefill.host +
+           step_there.host;
   }
   std::uint64_t host_bytes() const;
   // All of it, by tier.

@@ -8,6 +8,7 @@
 #include "kernels/device.h"
 #include "retrieval/select/device_rule.h"
 #include "runtime/segment_bytes.h"
+#include "tiers/codec/raw.h"
 #include "tiers/size_text.h"
 
 namespace thermocline {
@@ -21,6 +22,9 @@ constexpr std::uint64_t kMostFetchedBytes = std::uint64_t{4} << 20;
 // and a whole layer takes as much as fifty choices of a fiftieth of its rows and spares one layer's
 // misses.
 constexpr std::uint32_t kUsefulChoices = 4;
+// Of a prefill's rows that cross at a time: copying takes far longer than beginning to, and than
+// having states come and go once more, even of the longest span.
+constexpr std::uint64_t kPrefillPieceBytes = std::uint64_t{8} << 20;
 
 // What a device works in while it attends a layer's rows of one step, all of which may be read: a
 // block that lies in two folds is named in both.
@@ -93,7 +97,43 @@ std::uint64_t room_of(const CachePlan& plan) {
   return given - std::min(given, plan.device_bytes());
 }
 
+// Whether a device attends a layer's rows, raw and as they are sealed. unsupported: why not.
+Status attends(const Method& method, const LayerSpec& spec) {
+  Fold fold;
+  TL_TRY(device_attends(shape_of(spec), fold));
+  if (!seals(method, spec)) return {};
+  const RowLayout layout = method.compress.layout(spec.key_dim, spec.value_dim);
+  fold.key_format = layout.key_format;
+  fold.value_format = layout.value_format;
+  return device_attends(shape_of(spec), fold);
+}
+
 }  // namespace
+
+bool plan_prefill_there(const CacheOptions& options, const Method& method, const LayerSpec& spec,
+                        const TextCuts& cuts, CachePlan* plan) {
+  if (cuts.longest_span() == 0) return false;
+  if (const Status can = attends(method, spec); !can) {
+    plan->no_prefill = can.error().message;
+    return false;
+  }
+  PrefillShape shape;
+  shape.head = shape_of(spec);
+  shape.kv_heads = spec.kv_heads;
+  shape.rows = plan->prefill_rows = cuts.longest_span();
+  const RowLayout raw = raw_layout(spec.key_dim, spec.value_dim);
+  const RowLayout sealed = method.compress.layout(spec.key_dim, spec.value_dim);
+  // No more than there is to be sent, or comes back.
+  const std::uint64_t most =
+      std::max({std::uint64_t{options.max_positions} * spec.kv_heads * raw.bytes(),
+                shape.rows * shape.query_row_bytes(), shape.rows * shape.result_row_bytes()});
+  const PrefillBytes bytes = prefill_bytes(shape, std::max(raw.bytes(), sealed.bytes()),
+                                           std::min(kPrefillPieceBytes, most));
+  plan->prefill = {std::max(plan->prefill.device, bytes.device),
+                   std::max(plan->prefill.host, bytes.host),
+                   std::max(plan->prefill.piece, bytes.piece)};
+  return true;
+}
 
 void plan_device_work(const CacheOptions& options, const Method& method, const TextCuts& cuts,
                       CachePlan* plan) {
@@ -115,6 +155,13 @@ void drop_device_work(CachePlan* plan) {
   const auto chosen = [](const CachePlan::Layer& layer) { return layer.chosen_there(); };
   if (std::ranges::none_of(plan->layers, attended)) plan->device_work_bytes = 0;
   if (std::ranges::none_of(plan->layers, chosen)) plan->choice = {};
+  const auto has_part = [](const CachePlan::Layer& layer) {
+    return layer.fetched || (layer.rows > 0 && layer.home.reach == Reach::device);
+  };
+  if (std::ranges::any_of(plan->layers, has_part)) return;
+  plan->prefill = {};
+  plan->no_prefill.clear();
+  for (CachePlan::Layer& layer : plan->layers) layer.prefilled_there = false;
 }
 
 Result<ChoiceBytes> choice_of(const CacheOptions& options, const Method& method,

@@ -20,7 +20,13 @@ namespace thermocline {
 void plan_device_work(const CacheOptions& options, const Method& method, const TextCuts& cuts,
                       CachePlan* plan);
 
-// And not of those that are not, once all layers are planned.
+// Adds what a device attends a layer's prefill in. False: it does not take such heads, or rows as
+// this method codes them, and the host does.
+bool plan_prefill_there(const CacheOptions& options, const Method& method, const LayerSpec& spec,
+                        const TextCuts& cuts, CachePlan* plan);
+
+// And not of those that are not, once all layers are planned; nor of a prefill, if the device has
+// no part in any layer.
 void drop_device_work(CachePlan* plan);
 
 // What a device works in while it chooses among a layer's rows, and attends what it chose; none:

@@ -20,6 +20,9 @@ Status KvCache::Impl::open_device_attention() {
   if (plan.step_there.device > 0) {
     TL_TRY_ASSIGN(device_step, table->device()->open_step(plan.step_bounds));
   }
+  if (plan.prefill.device > 0) {
+    TL_TRY_ASSIGN(device_prefill, table->device()->open_prefill(plan.prefill));
+  }
   if (plan.device_work_bytes > 0) {
     TL_TRY_ASSIGN(device_attention, table->device()->open_attention(plan.device_work_bytes, 0));
   }

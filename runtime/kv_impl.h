@@ -2,11 +2,11 @@
 // of a step), kv_timeline.cpp (the life of a timeline), kv_session.cpp (its life beyond the
 // process's), kv_copy.cpp (from one cache to another), kv_observe.cpp (what a study is shown),
 // kv_order.cpp (what of a step may come when), kv_attend.cpp (decode), kv_device.cpp (what of it a
-// device attends), kv_chosen.cpp (and chooses), kv_there.cpp (where
-// a step's rows stay on it), kv_prefill.cpp (many rows at once), kv_seal.cpp
-// (tail to segments), kv_join.cpp (short segments to one), kv_fit.cpp (what their rows share),
-// kv_gather.cpp (and those of several layers), kv_retain.cpp (what attended rows of the tail, and
-// which of them stay then) and kv_warm.cpp (what is in front of a disk then).
+// device attends), kv_chosen.cpp (and chooses), kv_there.cpp (where a step's rows stay on it),
+// kv_prefill.cpp (many rows at once), kv_prefill_there.cpp (on a device), kv_seal.cpp (tail to
+// segments), kv_join.cpp (short segments to one), kv_fit.cpp (what their rows share), kv_gather.cpp
+// (and those of several layers), kv_retain.cpp (what attended rows of the tail, and which of them
+// stay then) and kv_warm.cpp (what is in front of a disk then).
 #pragma once
 
 #include <algorithm>
@@ -147,6 +147,7 @@ struct KvCache::Impl {
   std::unique_ptr<DeviceAttention> device_attention;
   std::unique_ptr<DeviceChoice> device_choice;
   std::unique_ptr<DeviceStep> device_step;  // and where a step's rows stay there
+  std::unique_ptr<DevicePrefill> device_prefill;
   std::vector<FetchLaunch> fetch_launches;  // where it attends others
   std::size_t next_launch = 0;
   Reservation device_memory, pinned_memory;  // that all of these work in
@@ -199,6 +200,8 @@ struct KvCache::Impl {
   std::vector<PackedRows> packed;      // of the wave in hand; and where
   std::vector<std::byte*> packed_at;
   std::vector<std::uint32_t> tile_positions;
+  std::vector<RowStretch> stretches;   // of a prefill's next launch
+  std::vector<std::uint32_t> sending;  // folds of the wave in hand, as they are sent then
 
   Status open();
   const LayerSpec& spec(LayerId l) const { return options.layers[index(l)]; }
@@ -326,6 +329,10 @@ struct KvCache::Impl {
   // kv_prefill.cpp
   Status prefill_attend(LayerId l, MatView<const float> queries, MatView<float> out,
                         const StopAsked& stop);
+  // `raw`: tail and new rows.
+  Status prefill_here(LayerId l, MatView<const float> queries, const RawRows& raw,
+                      MatView<float> out, const StopSign& stop);
+  bool list_runs(LayerId l);
   Result<QueryTiles> cut_tiles(LayerId l);
   float* scratch_here(HeadShape heads) const {  // of this thread, for attend_tile()
     return tile_scratch.data() + Workers::slot() * tile_scratch_floats(heads);
@@ -338,6 +345,20 @@ struct KvCache::Impl {
   Status tiles_read_span(LayerId l, const RawRows& raw, const QueryTiles& tiles,
                          const StopSign& stop);
   void finish_tiles(const QueryTiles& tiles, MatView<float> out);
+
+  // kv_prefill_there.cpp: what prefill_here() does, on a device.
+  Status prefill_there(LayerId l, MatView<const float> queries, const RawRows& raw,
+                       MatView<float> out, const StopSign& stop);
+  Status send_queries(LayerId l, std::uint32_t step_row, MatView<const float> queries,
+                      const PrefillShape& shape, const StopSign& stop);
+  Status send_rows(LayerId l, const RawRows& raw, const PrefillShape& shape, const StopSign& stop);
+  Status send_raw(const RawRows& raw, std::uint32_t origin, const StopSign& stop);
+  Status send_runs(LayerId l, const StopSign& stop);
+  Status attend_at_home(LayerId l);
+  Result<std::size_t> send_folds(LayerId l, std::span<const ReadyFold> wave,
+                                 std::span<const std::uint32_t> order);
+  Status attend_stretches(const StretchFormat& format, std::uint64_t sent);
+  Status take_results(const PrefillShape& shape, MatView<float> out, const StopSign& stop);
 
   // kv_retain.cpp
   struct Votes {

@@ -1,5 +1,6 @@
 // Prefill: many rows of one timeline, each attending everything before it. Tiles of queries run
-// through the folds in list order: sinks, sealed runs, then the span (tail and new rows) itself.
+// through the folds in list order: sinks, sealed runs, then the span (tail and new rows) itself. By
+// a device: kv_prefill_there.cpp.
 //
 // A lane of a tile does not feel the others, and raw folds are cut on a grid of positions: so where
 // a call begins and ends does not show in a row's bits, as long as what it reads is cut alike.
@@ -75,9 +76,9 @@ void KvCache::Impl::tiles_read_sinks(LayerId l, const QueryTiles& tiles, const S
   });
 }
 
-Status KvCache::Impl::tiles_read_runs(LayerId l, const QueryTiles& tiles, const StopSign& stop) {
+// Asks for every row of the timeline's runs: a list a KV head. False: there is none.
+bool KvCache::Impl::list_runs(LayerId l) {
   const LayerState& layer = layer_state(rows[0].timeline, l);
-  if (layer.runs.empty()) return {};
   const std::uint32_t kv_heads = spec(l).kv_heads;
   if (read_lists.size() < kv_heads) read_lists.resize(kv_heads);
   requests.clear();
@@ -85,6 +86,11 @@ Status KvCache::Impl::tiles_read_runs(LayerId l, const QueryTiles& tiles, const 
     read_lists[h].take_all(layer.runs.size());
     requests.push_back({h, layer.runs, &read_lists[h]});
   }
+  return !layer.runs.empty();
+}
+
+Status KvCache::Impl::tiles_read_runs(LayerId l, const QueryTiles& tiles, const StopSign& stop) {
+  if (!list_runs(l)) return {};
   TL_TRY(reader->start(index(l), FoldOrder::in_list));
   TL_TRY(reader->add(requests));
   while (true) {
@@ -142,20 +148,27 @@ void KvCache::Impl::finish_tiles(const QueryTiles& tiles, MatView<float> out) {
   });
 }
 
-Status KvCache::Impl::prefill_attend(LayerId l, MatView<const float> queries, MatView<float> out,
-                                     const StopAsked& asked) {
-  const StopSign stop(asked);
+Status KvCache::Impl::prefill_here(LayerId l, MatView<const float> queries, const RawRows& raw,
+                                   MatView<float> out, const StopSign& stop) {
   TL_TRY_ASSIGN(const QueryTiles tiles, cut_tiles(l));
   load_tiles(l, queries, tiles);
   if (sees_from == 0) {
     tiles_read_sinks(l, tiles, stop);
     TL_TRY(tiles_read_runs(l, tiles, stop));
   }
+  TL_TRY(tiles_read_span(l, raw, tiles, stop));
+  finish_tiles(tiles, out);
+  return {};
+}
+
+Status KvCache::Impl::prefill_attend(LayerId l, MatView<const float> queries, MatView<float> out,
+                                     const StopAsked& asked) {
+  const StopSign stop(asked);
   const std::uint32_t raw_first = layer_state(rows[0].timeline, l).tail_first;
   const std::uint32_t end = rows.back().position + 1;
   const RawRows raw = span.view(raw_first, end > raw_first ? end - raw_first : 0);
-  TL_TRY(tiles_read_span(l, raw, tiles, stop));
-  finish_tiles(tiles, out);
+  TL_TRY(plan.layers[index(l)].prefilled_there ? prefill_there(l, queries, raw, out, stop)
+                                               : prefill_here(l, queries, raw, out, stop));
   Pending& settled = pending_of(index(rows[0].timeline), index(l));
   {
     TL_TRY_ASSIGN(const Votes votes, count_votes(l, raw, queries));

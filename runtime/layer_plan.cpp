@@ -28,21 +28,10 @@ void plan_votes(const Method& method, const LayerSpec& spec, const TextCuts& cut
                    RawStore::bytes_for(layer.raw, spec.kv_heads, cuts.longest_segment()));
 }
 
-// Memory that attention computes in, in the layer that takes most of it. Of what a device chooses
-// it gets a state a list, which needs no place here.
+// Memory that attention computes in in a decode step, in the layer that takes most of it. Of what a
+// device chooses it gets a state a list, which needs no place here.
 void plan_workspace(const Method& method, const LayerSpec& spec, const TextCuts& cuts,
-                    const CachePlan::Layer& layer, int threads, CachePlan* plan) {
-  const QueryTiles tiles = QueryTiles::cut(spec, 0, cuts.longest_span());
-  plan->tile_query_bytes = std::max<std::uint64_t>(
-      plan->tile_query_bytes, tiles.count * tiles.query_floats() * sizeof(float));
-  plan->tile_state_bytes = std::max<std::uint64_t>(
-      plan->tile_state_bytes, tiles.count * tiles.state_floats() * sizeof(float));
-  if (tiles.count > 0)
-    plan->tile_scratch_bytes = std::max<std::uint64_t>(
-        plan->tile_scratch_bytes, tiles.scratch_floats(threads) * sizeof(float));
-  plan->tile_position_bytes = std::max<std::uint64_t>(
-      plan->tile_position_bytes, tiles.positions() * sizeof(tiles.position[0]));
-
+                    const CachePlan::Layer& layer, CachePlan* plan) {
   const auto folds_of = [](std::uint64_t rows) { return (rows + kFoldRows - 1) / kFoldRows; };
   std::uint64_t folds = folds_of(layer.sinks) + folds_of(layer.tail_capacity);
   if (layer.seals && !layer.chosen_there()) {
@@ -50,8 +39,8 @@ void plan_workspace(const Method& method, const LayerSpec& spec, const TextCuts&
     // for.
     std::uint64_t of_rows = 0;
     for (const auto& [rows, count] : cuts.segments()) of_rows += count * folds_of(rows);
-    const std::uint64_t forms = 1 + (method.select->summary_bytes(tiles.heads, kBlockRows) > 0) +
-                                (method.select->code_bytes(tiles.heads, kBlockRows) > 0);
+    const std::uint64_t forms = 1 + (method.select->summary_bytes(shape_of(spec), kBlockRows) > 0) +
+                                (method.select->code_bytes(shape_of(spec), kBlockRows) > 0);
     folds = std::max(folds, forms * of_rows);
   }
   // In each KV head the state of the whole list, and one for each fold.
@@ -63,6 +52,19 @@ void plan_workspace(const Method& method, const LayerSpec& spec, const TextCuts&
 }
 
 }  // namespace
+
+void plan_tiles(const LayerSpec& spec, const TextCuts& cuts, int threads, CachePlan* plan) {
+  const QueryTiles tiles = QueryTiles::cut(spec, 0, cuts.longest_span());
+  plan->tile_query_bytes = std::max<std::uint64_t>(
+      plan->tile_query_bytes, tiles.count * tiles.query_floats() * sizeof(float));
+  plan->tile_state_bytes = std::max<std::uint64_t>(
+      plan->tile_state_bytes, tiles.count * tiles.state_floats() * sizeof(float));
+  if (tiles.count > 0)
+    plan->tile_scratch_bytes = std::max<std::uint64_t>(
+        plan->tile_scratch_bytes, tiles.scratch_floats(threads) * sizeof(float));
+  plan->tile_position_bytes = std::max<std::uint64_t>(
+      plan->tile_position_bytes, tiles.positions() * sizeof(tiles.position[0]));
+}
 
 Status check_layer(const LayerSpec& spec, std::size_t l) {
   const auto refuse = [&](const auto&... what) {
@@ -121,7 +123,7 @@ void plan_tail(const CacheOptions& options, const Method& method, const LayerSpe
 }
 
 Status plan_layer(const CacheOptions& options, const Method& method, const LayerSpec& spec,
-                  const TextCuts& cuts, int threads, CachePlan::Layer layer, CachePlan* plan) {
+                  const TextCuts& cuts, CachePlan::Layer layer, CachePlan* plan) {
   plan_tail(options, method, spec, &layer);
   layer.sealed = method.compress.layout(spec.key_dim, spec.value_dim);
   layer.seals = seals(method, spec);
@@ -144,7 +146,7 @@ Status plan_layer(const CacheOptions& options, const Method& method, const Layer
   plan_votes(method, spec, cuts, layer, plan);
   if (layer.seals && !cuts.segments().empty())
     TL_TRY(plan_sealed(options, method, spec, cuts, &layer, plan));
-  plan_workspace(method, spec, cuts, layer, threads, plan);
+  plan_workspace(method, spec, cuts, layer, plan);
   plan->layers.push_back(layer);
   return {};
 }

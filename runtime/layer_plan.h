@@ -27,6 +27,9 @@ void plan_tail(const CacheOptions& options, const Method& method, const LayerSpe
 
 // Adds the next layer to the plan: `layer` has its place among those that it is fitted with.
 Status plan_layer(const CacheOptions& options, const Method& method, const LayerSpec& spec,
-                  const TextCuts& cuts, int threads, CachePlan::Layer layer, CachePlan* plan);
+                  const TextCuts& cuts, CachePlan::Layer layer, CachePlan* plan);
+
+// And what the host attends a prefill of it in, where it does.
+void plan_tiles(const LayerSpec& spec, const TextCuts& cuts, int threads, CachePlan* plan);
 
 }  // namespace thermocline

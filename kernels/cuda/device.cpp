@@ -10,6 +10,7 @@
 #include "kernels/cuda/fold_attention.h"
 #include "kernels/cuda/make_current.h"
 #include "kernels/cuda/pinned_bytes.h"
+#include "kernels/cuda/prefill_queue.h"
 #include "kernels/cuda/step_attention.h"
 #include "kernels/cuda/stream.h"
 
@@ -84,6 +85,10 @@ class CudaDevice final : public Device {
     return cuda::StepAttention::create(number_, bounds);
   }
 
+  Result<std::unique_ptr<DevicePrefill>> open_prefill(const PrefillBytes& bytes) override {
+    return cuda::PrefillQueue::create(number_, bytes);
+  }
+
   Result<std::unique_ptr<DeviceLayers>> open_layers(const LayersShape& shape,
                                                     std::size_t rows) override {
     return cuda::DenseLayers::create(number_, shape, rows);
@@ -115,6 +120,11 @@ Result<std::unique_ptr<Device>> open_device(std::uint32_t number) {
   TL_TRY_ASSIGN(cuda::Stream copies, cuda::Stream::create());
   std::string name = "cuda:" + std::to_string(number) + " (" + facts.name + ")";
   return std::make_unique<CudaDevice>(number, std::move(name), std::move(copies));
+}
+
+PrefillBytes prefill_bytes(const PrefillShape& shape, std::uint32_t row_bytes,
+                           std::uint64_t piece) {
+  return cuda::PrefillQueue::bytes(shape, row_bytes, piece);
 }
 
 Status device_attends(HeadShape shape, const Fold& fold) { return cuda::can_attend(shape, fold); }

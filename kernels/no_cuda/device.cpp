@@ -12,6 +12,8 @@ Status device_attends(HeadShape, const Fold&) {
   return fail(ErrorCode::unsupported, "this build has no CUDA");
 }
 
+PrefillBytes prefill_bytes(const PrefillShape&, std::uint32_t, std::uint64_t) { return {}; }
+
 Result<ChoiceBytes> choice_bytes(const ChoiceFormat&, const ChoiceBounds&, std::uint32_t) {
   return fail(ErrorCode::unsupported, "this build has no CUDA");
 }

@@ -1,5 +1,7 @@
-// What a GPU's kernels reach: decode attention (attention_bench.h) and products of coded weights
-// (product_bench.h), beside what the device's memory and its link give in the same run.
+// What a GPU's kernels reach: decode attention (attention_bench.h), that of a prefill
+// (prefill_bench.h) and products of coded weights (product_bench.h), beside what the device's
+// memory and its link give in the same run. The last of VECTORS is also how many queries a prefill
+// has.
 //
 //     gpu_bench [ROWS[,ROWS...] [BATCH[,BATCH...] [ROUNDS [VECTORS[,VECTORS...] [WIDTH]]]]]
 #include <charconv>
@@ -8,6 +10,7 @@
 #include <vector>
 
 #include "tests/bench/cuda/attention_bench.h"
+#include "tests/bench/cuda/prefill_bench.h"
 #include "tests/bench/cuda/product_bench.h"
 
 namespace thermocline::cuda {
@@ -57,6 +60,8 @@ Status run(int argc, char** argv) {
       "copy within the device: %.0f GB/s read and written; from pinned memory: %.1f GB/s\n\n",
       limits.device / 1e9, limits.link / 1e9);
   TL_TRY(bench_attention(stream, limits, rows, batches, times));
+  std::printf("\n");
+  TL_TRY(bench_prefill(stream, limits, rows, vectors.back(), times));
   std::printf("\n");
   return bench_products(stream, limits, widths[0], vectors, times);
 }

@@ -17,3 +17,5 @@ inline __half __float2half(float x) {
 inline float __half2float(__half half) {
   return thermocline::to_float(thermocline::f16{half.bits});
 }
+inline __half __float2half_rn(float x) { return __half(__half_raw{thermocline::to_f16(x).bits}); }
+inline unsigned short __half_as_ushort(__half half) { return half.bits; }

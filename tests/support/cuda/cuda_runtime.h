@@ -1,7 +1,7 @@
 // Device code on the host. A block's threads are fibers of one thread: each runs until it comes to
 // a barrier or exchanges values with its warp, and when all are there they go on; warps are ahead
-// of each other as far as barriers let them. Blocks run one after the other, so __shared__ memory
-// is static.
+// of each other as far as barriers let them. Blocks run one after the other, on one thread, so
+// __shared__ memory is that thread's.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -20,7 +20,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
-#define __shared__ static
+#define __shared__ thread_local
 #define __launch_bounds__(...)
 
 struct uint3 {
@@ -40,6 +40,12 @@ struct dim3 {
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  std::size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+};
+
 // Of the fiber that runs.
 inline uint3 threadIdx, blockIdx;
 inline dim3 blockDim, gridDim;
@@ -57,11 +63,13 @@ void wait_for_block();
 // What this thread gives its warp at its next exchange, and what lane `lane` of it gave.
 void give(const void* value, std::size_t bytes);
 void take(int lane, void* value, std::size_t bytes);
+// This thread has come to a product of its warp, which all of its lanes come to.
+void count_product();
 // The launch fails.
 [[noreturn]] void trap();
 // Queues body to run as every thread of a grid. Waiting for it then fails (cudaErrorLaunchFailure)
 // where a thread trapped, or waits for one that never comes.
-cudaError_t queue(cudaStream_t stream, dim3 grid, dim3 block, std::function<void()> body);
+cudaError_t queue(const cudaLaunchConfig_t& config, std::function<void()> body);
 
 template <typename T>
 T exchanged(T value, int lane) {
@@ -111,6 +119,11 @@ inline int __ffsll(long long bits) {
 inline int __clzll(long long bits) {
   return std::countl_zero(static_cast<unsigned long long>(bits));
 }
+// What a launch asks for has no limit of its own here, and is never the last launch's.
+template <typename Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
+  return cudaSuccess;
+}
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
 template <typename T>
@@ -128,18 +141,11 @@ T atomicAdd(T* at, std::type_identity_t<T> more) {
   return std::exchange(*at, *at + more);
 }
 
-struct cudaLaunchConfig_t {
-  dim3 gridDim, blockDim;
-  std::size_t dynamicSmemBytes = 0;
-  cudaStream_t stream = nullptr;
-};
-
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
   return emulated::queue(
-      config->stream, config->gridDim, config->blockDim,
-      [kernel, given = std::tuple<Parameters...>(std::forward<Arguments>(arguments)...)] {
+      *config, [kernel, given = std::tuple<Parameters...>(std::forward<Arguments>(arguments)...)] {
         std::apply(kernel, given);
       });
 }

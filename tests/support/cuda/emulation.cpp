@@ -19,7 +19,8 @@ struct CUgraphExec_st {
 };
 struct CUstream_st {
   std::deque<Work> queued;
-  CUgraph_st* captured = nullptr;  // while one is
+  cudaError_t failed = cudaSuccess;  // after which nothing runs
+  CUgraph_st* captured = nullptr;    // while one is
 
   void add(Work work) {
     if (captured)
@@ -30,8 +31,12 @@ struct CUstream_st {
 };
 struct CUevent_st {
   std::chrono::steady_clock::time_point at;
-  cudaStream_t stream = nullptr;  // where it was recorded last
+  cudaStream_t stream = nullptr;            // where it was recorded last
+  std::uint64_t recorded = 0, reached = 0;  // how often; and how often that stream got there
 };
+
+// As much as the smallest of the devices has that this is built for.
+alignas(32) thread_local constinit uint4 launch_shared[(99 << 10) / sizeof(uint4)] = {};
 
 namespace {
 
@@ -207,14 +212,32 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   *stream = new CUstream_st;
   return cudaSuccess;
 }
+// Does what is queued, until `done` says so or nothing is left.
+template <typename Done>
+static void run_queued(cudaStream_t stream, const Done& done) {
+  while (!done() && !stream->queued.empty()) {
+    const auto next = std::move(stream->queued.front());
+    stream->queued.pop_front();
+    if (stream->failed == cudaSuccess) stream->failed = next();
+  }
+}
+static void run_up_to(cudaEvent_t event, std::uint64_t recorded) {
+  if (event->stream != nullptr)
+    run_queued(event->stream, [=] { return event->reached >= recorded; });
+}
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (stream->captured) return said(cudaErrorStreamCaptureUnsupported);
-  if (stream->queued.empty()) return cudaSuccess;
+  if (stream->queued.empty()) return said(std::exchange(stream->failed, cudaSuccess));
   const DeviceMemory::Reached reached;  // for all of it: each change takes time
-  cudaError_t first = cudaSuccess;      // after which nothing runs
-  for (; !stream->queued.empty(); stream->queued.pop_front())
-    if (first == cudaSuccess) first = stream->queued.front()();
-  return said(first);
+  run_queued(stream, [] { return false; });
+  return said(std::exchange(stream->failed, cudaSuccess));
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  stream->add([event, recorded = event->recorded] {
+    run_up_to(event, recorded);
+    return cudaSuccess;
+  });
+  return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   const cudaError_t last = cudaStreamSynchronize(stream);  // what is queued still runs
@@ -250,15 +273,22 @@ cudaError_t cudaEventCreate(cudaEvent_t* event) {
   *event = new CUevent_st;
   return cudaSuccess;
 }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  return cudaEventCreate(event);
+}
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   event->stream = stream;
-  stream->add([event] {
+  stream->add([event, recorded = ++event->recorded] {
     event->at = std::chrono::steady_clock::now();
+    event->reached = recorded;
     return cudaSuccess;
   });
   return cudaSuccess;
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t event) { return cudaStreamSynchronize(event->stream); }
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  run_up_to(event, event->recorded);
+  return event->stream != nullptr ? said(event->stream->failed) : cudaSuccess;
+}
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t first, cudaEvent_t last) {
   *ms = std::chrono::duration<float, std::milli>(last->at - first->at).count();
   return cudaSuccess;
@@ -283,6 +313,7 @@ struct Fiber {
   // give again before others have taken.
   std::uint64_t given[2] = {};
   unsigned exchanges = 0;
+  std::uint64_t products = 0;  // of its warp that it has come to
 };
 
 struct Trapped {};
@@ -305,12 +336,14 @@ void resume(Fiber* fiber) {
   fiber->body = std::move(fiber->body).resume();
 }
 
-// Lets the threads [first, last) go on that wait there, if all of them do. False: they do not.
+// Lets the threads [first, last) go on that wait there, if all of them do. False: they do not, or
+// some lanes of a warp came to a product that others did not come to.
 bool release(std::size_t first, std::size_t last, Fiber::State state) {
   bool some = false;
   for (std::size_t i = first; i < last; ++i) {
     const Fiber::State now = fibers[i].state;
     if (now != state && now != Fiber::State::ended) return false;
+    if (now == state && fibers[i].products != fibers[i / kWarp * kWarp].products) return false;
     some = some || now == state;
   }
   for (std::size_t i = first; i < last; ++i)
@@ -319,12 +352,17 @@ bool release(std::size_t first, std::size_t last, Fiber::State state) {
 }
 
 // A warp runs as far as it can by itself before another has begun, which shows what a barrier is
-// missing for.
+// missing for; its lanes one after the other, from either end in turn, which shows it within a
+// warp.
 void run_warp(std::size_t first) {
+  static bool backwards = false;
   const std::size_t last = std::min(first + kWarp, fibers.size());
   do {
-    for (std::size_t i = first; i < last; ++i)
-      if (fibers[i].state == Fiber::State::runs) resume(&fibers[i]);
+    backwards = !backwards;
+    for (std::size_t i = first; i < last; ++i) {
+      Fiber* const next = &fibers[backwards ? last - 1 - (i - first) : i];
+      if (next->state == Fiber::State::runs) resume(next);
+    }
   } while (!trapped && release(first, last, Fiber::State::at_warp));
 }
 
@@ -376,6 +414,8 @@ void take(int lane, void* value, std::size_t bytes) {
   std::memcpy(value, &from.given[(running->exchanges - 1) % 2], bytes);
 }
 
+void count_product() { ++running->products; }
+
 void trap() {
   trapped = true;
   throw Trapped();
@@ -383,15 +423,16 @@ void trap() {
 
 namespace {
 
-cudaError_t run(dim3 grid, dim3 block, const std::function<void()>& body) {
+cudaError_t run(const cudaLaunchConfig_t& config, const std::function<void()>& body) {
   const DeviceMemory::Reached reached;
-  static context::pooled_fixedsize_stack stacks(256 << 10);  // of all launches: they are touched
-  gridDim = grid;
-  blockDim = block;
+  // Kept from launch to launch: taking them anew, page by page, is most of a small one.
+  static context::pooled_fixedsize_stack stacks(256 << 10);
+  const dim3 grid = gridDim = config.gridDim, block = blockDim = config.blockDim;
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; ++x) {
         blockIdx = {x, y, z};
+        std::memset(launch_shared, 0xff, config.dynamicSmemBytes);
         run_block(block, body, stacks);
         if (trapped) return cudaErrorLaunchFailure;
       }
@@ -400,10 +441,12 @@ cudaError_t run(dim3 grid, dim3 block, const std::function<void()>& body) {
 
 }  // namespace
 
-cudaError_t queue(cudaStream_t stream, dim3 grid, dim3 block, std::function<void()> body) {
-  if (grid.x == 0 || grid.y > 65535 || grid.z > 65535 || block.x * block.y * block.z > 1024)
+cudaError_t queue(const cudaLaunchConfig_t& config, std::function<void()> body) {
+  const dim3 grid = config.gridDim, block = config.blockDim;
+  if (grid.x == 0 || grid.y > 65535 || grid.z > 65535 || block.x * block.y * block.z > 1024 ||
+      config.dynamicSmemBytes > sizeof launch_shared)
     return said(cudaErrorInvalidConfiguration);
-  stream->add([=, body = std::move(body)] { return run(grid, block, body); });
+  config.stream->add([config, body = std::move(body)] { return run(config, body); });
   return cudaSuccess;
 }
 

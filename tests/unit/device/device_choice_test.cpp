@@ -120,7 +120,7 @@ TEST_F(DeviceChoiceTest, ReadsAndAnswersWhatTheHostDoes) {
     Pair pair(options);
     for (const std::uint32_t rows : {500u, 300u, 290u}) {  // a segment each, not in whole clusters
       const auto read = pair.fed.advance(rows, Pass::prefill);
-      EXPECT_TRUE(same_bits(read[0], read[1]));
+      EXPECT_LE(farthest(read[0], read[1]), pair.fed.prefill_bound());
     }
     const CacheReport sealed[] = {pair.fed.caches[0]->report(), pair.fed.caches[1]->report()};
     for (int step = 0; step < 5; ++step) pair.step(1 + static_cast<std::uint32_t>(step % 2));
@@ -380,7 +380,7 @@ TEST_F(DeviceChoiceTest, APrefillThatIsStoppedLeavesNothing) {
     return bytes;
   };
   const auto before = held();
-  for (int stops : {1, 20, 40}) {
+  for (int stops : {0, 1, 5, 9}) {
     const Token first{text.id(), text.length()};
     std::vector<Token> rows;
     for (std::uint32_t r = 0; r < 500; ++r) rows.push_back({first.timeline, first.position + r});

@@ -74,7 +74,8 @@ TEST_P(DeviceFetch, AnswersTheSameWhereverRowsAre) {
     EXPECT_GT(other_bits, 0u);  // it was the device that attended
     std::vector<CacheReport> moved;
     for (std::size_t c = 0; c < fed.caches.size(); ++c) {
-      EXPECT_TRUE(same_bits(prompt[0], prompt[c])) << "cache " << c;
+      EXPECT_LE(farthest(prompt[0], prompt[c]), fed.prefill_bound()) << "cache " << c;
+      EXPECT_TRUE(c == 0 || same_bits(prompt[1], prompt[c])) << "cache " << c;
       moved.push_back(difference(fed.caches[c]->report(), sealed[c]));
       EXPECT_EQ(moved[c].rows_read, moved[0].rows_read);
       EXPECT_EQ(moved[c].device_bytes_copied, 0u);
@@ -192,8 +193,8 @@ TEST_P(DeviceFetch, SendsInSeveralLaunchesWhatNoneHolds) {
     EXPECT_TRUE(same_bits(out[0], out[1]));
     EXPECT_TRUE(same_bits(out[0], out[2]));
     const CacheReport moved = difference(fed.caches[1]->report(), before);
-    const std::uint64_t of_launch = staging(fed.caches[1]->usage(), "device") / 2;
-    EXPECT_GT(moved.device_bytes_fetched, rows * of_launch);
+    constexpr std::uint64_t kLaunchBytes = std::uint64_t{4} << 20;
+    EXPECT_GT(moved.device_bytes_fetched, rows * kLaunchBytes);
   }
 }
 

@@ -115,6 +115,13 @@ inline double bound_of(double score, double value, double dim, double rows) {
   return 2 * value * (2 * weight + 2 * (rows + 16) * u);
 }
 
+// And of a prefill whose operands one of the two rounds to the 11 bits of f16: queries and coded
+// rows, so that scores are off and with them weights and their sum; weights, and values once more.
+inline double rounded_bound_of(double score, double value) {
+  const double u = std::ldexp(1.0, -11);
+  return value * (2 * std::expm1(2 * 2 * u * score) + 2 * 2 * u);
+}
+
 // Several caches, each with a text, that are fed the same random rows.
 class Fed {
  public:
@@ -165,6 +172,9 @@ class Fed {
 
   double bound() const {
     return bound_of(longest_query_ * longest_key_, largest_value_, 64, texts.front().length());
+  }
+  double prefill_bound() const {
+    return bound() + rounded_bound_of(longest_query_ * longest_key_, largest_value_);
   }
   double largest_value() const { return largest_value_; }
   static void check(const Status& status) {
