@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -35,21 +36,23 @@ void fill_fragment(fragment<Use, 16, 16, 16, T>& a, float with) {
   std::fill(std::begin(a.value), std::end(a.value), with);
 }
 
-template <typename Use, typename Layout>
-void load_matrix_sync(fragment<Use, 16, 16, 16, __nv_bfloat16, Layout>& a, const __nv_bfloat16* at,
-                      unsigned stride) {
+inline float value_of(__nv_bfloat16 x) { return thermocline::to_float(x); }
+inline float value_of(__half x) { return __half2float(x); }
+
+template <typename Use, typename T, typename Layout>
+void load_matrix_sync(fragment<Use, 16, 16, 16, T, Layout>& a, const T* at, unsigned stride) {
   check_matrix(at, stride);
   if (emulated::lane() != 0) return;
   for (unsigned i = 0; i < 16; ++i)
     for (unsigned j = 0; j < 16; ++j)
-      a.value[16 * i + j] = thermocline::to_float(
-          std::is_same_v<Layout, row_major> ? at[i * stride + j] : at[j * stride + i]);
+      a.value[16 * i + j] =
+          value_of(std::is_same_v<Layout, row_major> ? at[i * stride + j] : at[j * stride + i]);
 }
 
-template <typename LayoutA, typename LayoutB>
+template <typename T, typename LayoutA, typename LayoutB>
 void mma_sync(fragment<accumulator, 16, 16, 16, float>& d,
-              const fragment<matrix_a, 16, 16, 16, __nv_bfloat16, LayoutA>& a,
-              const fragment<matrix_b, 16, 16, 16, __nv_bfloat16, LayoutB>& b,
+              const fragment<matrix_a, 16, 16, 16, T, LayoutA>& a,
+              const fragment<matrix_b, 16, 16, 16, T, LayoutB>& b,
               const fragment<accumulator, 16, 16, 16, float>& c) {
   __syncwarp();
   if (emulated::lane() != 0) return;
