@@ -34,6 +34,20 @@ struct UnitFormat {
   bool operator==(const UnitFormat&) const = default;
 };
 
+// What keys at low rank (kernels/format/row_lowrank.h) are rebuilt from, of one KV head of a sealed
+// segment. All pointers are to memory that the device reaches.
+struct LowRankKeys {
+  std::uint32_t rank = 0;
+  std::uint32_t first_position = 0;
+  const f16* basis = nullptr;             // [rank][key_dim]
+  const f16* coefficients = nullptr;      // [rows][rank], in the order of positions
+  const std::uint16_t* offset = nullptr;  // [rows]: position less the first; null: 0, 1, 2 ...
+  // Rows whose keys are as they were, rotated: their numbers, ascending, and those keys.
+  std::uint32_t kept = 0;
+  const std::uint16_t* kept_number = nullptr;  // [kept]
+  const f16* kept_key = nullptr;               // [kept][key_dim]
+};
+
 // How the rows of a layer are kept, with what they are chosen by. Bytes are from a row to the next.
 struct ChoiceFormat {
   HeadShape head;
@@ -42,6 +56,8 @@ struct ChoiceFormat {
   bool everything = false;  // nothing is chosen: all rows are read
   RowFormat key_format = RowFormat::f16, value_format = RowFormat::f16;
   std::uint32_t key_bytes = 0, row_bytes = 0;  // of a kept record's key; of all of it
+  // In host memory, of keys at low rank by their positions; null: they carry none.
+  const Rotation* rotation = nullptr;
   RowFormat summary_format = RowFormat::int8;  // values; keys are not read
   std::uint32_t summary_bytes = 0;             // 0: units have none
   RowFormat residual_format = RowFormat::rotated2;
@@ -65,6 +81,7 @@ struct IndexedRows {
   const std::byte* row = nullptr;
   const std::byte* summary = nullptr;
   const std::byte* residual = nullptr;  // of a ladder: codes of what values lack, row by row
+  LowRankKeys low_rank = {};            // where keys are at low rank
 };
 
 // Memory of the device for copies of a list's rows, which lie elsewhere: slot_bytes(), the same
@@ -144,7 +161,10 @@ class DeviceChoice {
     std::span<const std::uint32_t> read;       // of list i: how many rows
     std::span<const std::uint32_t> fetched;    // and of those, how many; empty: without slots
     std::span<const std::uint32_t> summaries;  // and how many summaries
-    std::uint64_t crossed_bytes = 0;           // to the device and from it, beside those
+    // Of keys at low rank: how many rows of its run r, at [i * runs + r].
+    std::span<const std::uint32_t> of_runs;
+    std::size_t runs = 0;
+    std::uint64_t crossed_bytes = 0;  // to the device and from it, beside those
   };
   // Waits for what begin() queued.
   virtual Result<Answer> finish() = 0;

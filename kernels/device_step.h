@@ -102,6 +102,8 @@ class DeviceStep {
     const std::byte* records = nullptr;  // [rows][kv_heads], one after the other
     // Of the questions, in their order, as DeviceChoice::Answer has them; empty where none were.
     std::span<const std::uint32_t> read, fetched, summaries;
+    std::span<const std::uint32_t> of_runs;  // [questions][runs]
+    std::size_t runs = 0;
     std::uint64_t crossed_bytes = 0;
   };
   // Waits for all of it.

@@ -30,29 +30,35 @@ struct Rotation {
 
 namespace {  // compiled once for each instruction set
 
-// Cosine and sine [pairs] at `position`, times the magnitude.
+// Cosine and sine of so many steps, times the magnitude. A device's to call as well.
+struct Angle {
+  float cosine = 1.0f, sine = 0.0f;
+};
+constexpr Angle angle_at(std::uint64_t step, std::uint32_t position, float magnitude) {
+  constexpr float kRadians = 1.46291807926715968e-9f;  // of 2^-32 turns
+  const auto phase = static_cast<std::uint32_t>((step * position + (std::uint64_t{1} << 31)) >> 32);
+  // The nearest quarter, and what is beside it: an eighth of a turn at most.
+  const std::uint32_t quarter = (phase + (1u << 29)) >> 30;
+  const float x = kRadians * static_cast<float>(static_cast<std::int32_t>(phase - (quarter << 30)));
+  const float z = x * x;
+  const float s = x + x * z * (-1.6666654611e-1f + z * (8.3321608736e-3f + z * -1.9515295891e-4f));
+  const float c =
+      1.0f - 0.5f * z +
+      z * z * (4.166664568298827e-2f + z * (-1.388731625493765e-3f + z * 2.443315711809948e-5f));
+  const bool odd = (quarter & 1) != 0;
+  const float along = odd ? s : c, across = odd ? c : s;
+  const float flip_along = ((quarter ^ quarter >> 1) & 1) != 0 ? -1.0f : 1.0f;
+  const float flip_across = (quarter & 2) != 0 ? -1.0f : 1.0f;
+  return {along * flip_along * magnitude, across * flip_across * magnitude};
+}
+
+// Of all pairs, [pairs].
 inline void angles_at(const Rotation& rotation, std::uint32_t position, float* cosine,
                       float* sine) {
-  constexpr float kRadians = 1.46291807926715968e-9f;  // of 2^-32 turns
   for (std::uint32_t i = 0; i < rotation.pairs; ++i) {
-    const auto phase =
-        static_cast<std::uint32_t>((rotation.step[i] * position + (std::uint64_t{1} << 31)) >> 32);
-    // The nearest quarter, and what is beside it: an eighth of a turn at most.
-    const std::uint32_t quarter = (phase + (1u << 29)) >> 30;
-    const float x =
-        kRadians * static_cast<float>(static_cast<std::int32_t>(phase - (quarter << 30)));
-    const float z = x * x;
-    const float s =
-        x + x * z * (-1.6666654611e-1f + z * (8.3321608736e-3f + z * -1.9515295891e-4f));
-    const float c =
-        1.0f - 0.5f * z +
-        z * z * (4.166664568298827e-2f + z * (-1.388731625493765e-3f + z * 2.443315711809948e-5f));
-    const bool odd = (quarter & 1) != 0;
-    const float along = odd ? s : c, across = odd ? c : s;
-    const float flip_along = ((quarter ^ quarter >> 1) & 1) != 0 ? -1.0f : 1.0f;
-    const float flip_across = (quarter & 2) != 0 ? -1.0f : 1.0f;
-    cosine[i] = along * flip_along * rotation.magnitude;
-    sine[i] = across * flip_across * rotation.magnitude;
+    const Angle angle = angle_at(rotation.step[i], position, rotation.magnitude);
+    cosine[i] = angle.cosine;
+    sine[i] = angle.sine;
   }
 }
 

@@ -172,6 +172,8 @@ Result<ChoiceBytes> choice_of(const CacheOptions& options, const Method& method,
   const bool everything = method.select->facts().everything;
   if (everything && method.fetches()) return ChoiceBytes{};
   if (reach_of(plan.stores, Tier::device) != Reach::device) return ChoiceBytes{};
+  if (method.side_of_layers())
+    return fail(ErrorCode::unsupported, "no device rebuilds what several layers share");
   const RowLayout layout = method.compress.layout(spec.key_dim, spec.value_dim);
   const ChoiceFormat format = rule->format(shape_of(spec), layout);
   const auto lists = static_cast<std::uint32_t>(plan.step_rows * spec.kv_heads);
@@ -203,9 +205,11 @@ void add_choice_bounds(const CacheOptions& options, const Method& method, const 
 std::uint64_t choosing_bytes_of(const CacheOptions& options, const Method& method,
                                 const LayerSpec& spec, const CachePlan::Layer& layer,
                                 const TextCuts& cuts, std::uint64_t step_rows) {
-  std::uint64_t bytes = step_rows * index_bytes_of(method, spec, layer, cuts.longest_joint());
+  std::uint64_t bytes = 0;
+  if (const std::uint32_t joint = cuts.longest_joint())
+    bytes += step_rows * index_bytes_there(method, spec, layer, joint);
   for (const auto& [rows, count] : cuts.segments())
-    bytes += options.max_timelines * count * index_bytes_of(method, spec, layer, rows);
+    bytes += options.max_timelines * count * index_bytes_there(method, spec, layer, rows);
   return bytes;
 }
 
@@ -303,20 +307,22 @@ CachePlan::Fetch fetch_of(const CacheOptions& options, const Method& method,
 }
 
 Status check_attended(const Method& method, const LayerSpec& spec, const CachePlan::Layer& layer,
-                      const std::string& device) {
+                      const std::string& device, const std::string& no_choice) {
   const HeadShape shape = shape_of(spec);
   Fold fold;
   if (const Status raw = device_attends(shape, fold); !raw)
     return fail(raw.error().code, "--device ", device, ": ", raw.error().message,
                 ": leave --device out");
+  if (layer.chosen_there()) return {};  // of which choice_bytes() has said so
   fold.key_format = layer.sealed.key_format;
   fold.value_format = layer.sealed.value_format;
   const Status coded = device_attends(shape, fold);
   if (coded) return {};
+  const bool needs_choice = fold.key_format == RowFormat::lowrank && !no_choice.empty();
   return fail(coded.error().code, "--device ", device,
               " with keys.compress = ", method.compress.of(Side::keys).name(),
               ", values.compress = ", method.compress.of(Side::values).name(), ": ",
-              coded.error().message, ": change those, ",
+              coded.error().message, needs_choice ? ", and " + no_choice : "", ": change those, ",
               layer.fetched ? "say --method-set place.run=near, " : "", "or leave --device out");
 }
 

@@ -74,9 +74,10 @@ std::uint64_t bytes_there(const LayerSpec& spec, const CachePlan::Layer& layer);
 // that a step may read, or so much at a time. `plan`: of the same layers, without any.
 CachePlan::Fetch fetch_of(const CacheOptions& options, const Method& method, const CachePlan& plan);
 
-// unsupported: a device does not attend such heads, or rows as this method codes them.
+// unsupported: a device does not attend such heads, or rows as this method codes them. `no_choice`:
+// why it does not choose among them, where it might have.
 Status check_attended(const Method& method, const LayerSpec& spec, const CachePlan::Layer& layer,
-                      const std::string& device);
+                      const std::string& device, const std::string& no_choice);
 
 // Layers that do not fit are at home elsewhere, which is what a placer is for. But a device that
 // was given memory and gets no row of any is not what was asked for.

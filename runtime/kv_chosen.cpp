@@ -43,7 +43,10 @@ Status KvCache::Impl::attend_chosen_there(LayerId l) {
 }
 
 ChoiceFormat KvCache::Impl::choice_format(LayerId l) const {
-  return method.select->device_rule()->format(shape(l), plan.layers[index(l)].sealed);
+  ChoiceFormat format =
+      method.select->device_rule()->format(shape(l), plan.layers[index(l)].sealed);
+  format.rotation = rotation_of(l, Side::keys);
+  return format;
 }
 
 // A step of more rows than there are timelines, which none was planned for, is asked in parts.
@@ -71,7 +74,7 @@ Status KvCache::Impl::send_missed(LayerId l, std::size_t first) {
     list_rows(list.runs, missed[i], &missed_lists[i]);
     requests.push_back({list.head, list.runs, &missed_lists[i]});
   }
-  TL_TRY(reader->start(index(l), FoldOrder::any));
+  TL_TRY(reader->start(index(l), FoldOrder::any, DeviceRows::sent));
   TL_TRY(reader->add(requests));
   while (true) {
     TL_TRY_ASSIGN(const auto wave, reader->next());
@@ -108,6 +111,7 @@ void KvCache::Impl::ask_device(LayerId l, Questions* asked) {
     if (!in_pages) made.row = table->rows_at(*run.rows, head) + run.rows->layout.key_bytes;
     if (run.summaries) made.summary = table->rows_at(*run.summaries, head);
     if (run.codes) made.residual = table->rows_at(*run.codes, head);
+    made.low_rank = low_rank_there(*run.rows, head);
     return made;
   };
   std::size_t runs = 0;
@@ -152,6 +156,8 @@ Status KvCache::Impl::take_answer(LayerId l, std::size_t first,
     }
     count_answer(format, question, answer.read[i], answer.summaries[i]);
     count_rows(format, question, answer.read[i], answer.fetched.empty() ? 0 : answer.fetched[i]);
+    if (!answer.of_runs.empty())
+      count_rebuilt(list_queries[list].runs, answer.of_runs.subspan(i * answer.runs, answer.runs));
     if (observer) TL_TRY(note_chosen(list, i));
   }
   return {};
@@ -185,6 +191,15 @@ void KvCache::Impl::count_rows(const ChoiceFormat& format, const ChoiceQuestion&
   if (question.runs.front().row == nullptr) return;
   counted.host_bytes_read += std::uint64_t{fetched} * format.row_bytes;
   counted.row_cache_misses += fetched;
+}
+
+void KvCache::Impl::count_rebuilt(std::span<const Run> runs,
+                                  std::span<const std::uint32_t> of_runs) {
+  for (std::size_t r = 0; r < runs.size(); ++r) {
+    if (of_runs[r] == 0) continue;
+    const FitFacts& facts = runs[r].rows->fit(Side::keys).facts;
+    counted.device_bytes_read += facts.head_bytes + std::uint64_t{of_runs[r]} * facts.row_bytes;
+  }
 }
 
 Status KvCache::Impl::note_chosen(std::size_t list, std::size_t answered) {

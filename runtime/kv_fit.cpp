@@ -5,6 +5,7 @@
 #include <limits>
 #include <utility>
 
+#include "kernels/format/row_lowrank.h"
 #include "runtime/kv_impl.h"
 
 namespace thermocline {
@@ -34,12 +35,18 @@ const Rotation* KvCache::Impl::rotation_of(LayerId l, Side side) const {
   return side == Side::keys && rotation.pairs > 0 ? &rotation : nullptr;
 }
 
-// The part, if there is one, with its place in the ledger.
-Status KvCache::Impl::hold(Buffer bytes, std::shared_ptr<const FitBytes>* part) {
+// The part, if there is one, with its place in the ledger. The host has it as well where a device
+// chooses: a prefill is the host's, and so is the next segment's fit.
+Status KvCache::Impl::hold(LayerId l, Buffer bytes, std::span<const std::uint16_t> offsets,
+                           std::shared_ptr<const FitBytes>* part) {
   if (bytes.size() == 0) return {};
   auto held = std::make_shared<FitBytes>();
   TL_TRY_ASSIGN(held->memory, budget->reserve(Tier::host, Purpose::index, bytes.size()));
   held->bytes = std::move(bytes);
+  if (plan.layers[index(l)].chosen_there()) {
+    TL_TRY_ASSIGN(held->there, table->put(held->bytes.bytes(), Tier::device, Purpose::index,
+                                          std::as_bytes(offsets)));
+  }
   *part = std::move(held);
   return {};
 }
@@ -62,12 +69,13 @@ Status KvCache::Impl::fit_rows(LayerId l, const RawRows& raw, const Formation& f
       TL_TRY_ASSIGN(squares, query_squares(l, queries));
       fitting.query_squares = squares;
     }
-    TL_TRY_ASSIGN(segment->fits[static_cast<std::size_t>(side)], fit_side(*fitter, fitting));
+    TL_TRY_ASSIGN(segment->fits[static_cast<std::size_t>(side)], fit_side(l, *fitter, fitting));
   }
   return {};
 }
 
-Result<SegmentFit> KvCache::Impl::fit_side(const Fitter& fitter, const Fitting& fitting) {
+Result<SegmentFit> KvCache::Impl::fit_side(LayerId l, const Fitter& fitter,
+                                           const Fitting& fitting) {
   const FitShape of{fitting.rows.heads, fitting.dim()};
   const std::uint32_t count = fitting.rows.rows;
   TL_TRY_ASSIGN(Reservation planned,
@@ -78,12 +86,36 @@ Result<SegmentFit> KvCache::Impl::fit_side(const Fitter& fitter, const Fitting& 
   planned = Reservation();
   SegmentFit fit;
   if (made.as_before) fit.common = fitting.before->common;
-  TL_TRY(hold(std::move(made.common), &fit.common));
-  TL_TRY(hold(std::move(made.own), &fit.own));
+  TL_TRY(hold(l, std::move(made.common), {}, &fit.common));
+  TL_TRY(hold(l, std::move(made.own), fitting.offset, &fit.own));
   fit.heads = of.heads;
   fit.rotation = fitting.rotation;
   fit.facts = fitter.facts(of, count, bytes_of(fit.common), bytes_of(fit.own));
   return fit;
+}
+
+LowRankKeys KvCache::Impl::low_rank_there(const Segment& segment, std::uint32_t head) const {
+  const SegmentFit& fit = segment.fit(Side::keys);
+  if (!fit) return {};
+  const SideFit here = segment.fit_of(Side::keys, head);
+  const auto there = [](const FitBytes& part, const auto* at) {
+    const auto offset = reinterpret_cast<const std::byte*>(at) - part.bytes.data();
+    return reinterpret_cast<decltype(at)>(part.there.space().address + offset);
+  };
+  const std::uint32_t dim = side_dim(segment.layer, Side::keys);
+  const RowLowRank::Kept kept = RowLowRank::kept(here, dim);
+  LowRankKeys keys{.rank = RowLowRank::rank(here),
+                   .first_position = segment.first_position,
+                   .basis = there(*fit.common, RowLowRank::basis(here, dim)),
+                   .coefficients = there(*fit.own, RowLowRank::coefficients(here, 0)),
+                   .kept = static_cast<std::uint32_t>(kept.numbers.size()),
+                   .kept_number = there(*fit.own, kept.numbers.data()),
+                   .kept_key = there(*fit.own, kept.rows)};
+  if (!segment.offset.empty())
+    keys.offset = reinterpret_cast<const std::uint16_t*>(fit.own->there.space().address +
+                                                         fit.own->bytes.size()) +
+                  std::size_t{head} * segment.rows;
+  return keys;
 }
 
 Result<std::vector<float>> KvCache::Impl::query_squares(LayerId l,
@@ -152,13 +184,14 @@ void KvCache::Impl::save_fits(const Segment& segment, const Segment* before,
 Status KvCache::Impl::load_fits(LayerId l, const Segment* before, RecordReader* in,
                                 const std::shared_ptr<Segment>& segment,
                                 std::vector<Gathered>* waiting) {
-  const auto part = [&](const char* field, std::shared_ptr<const FitBytes>* to) -> Status {
+  const auto part = [&](const char* field, std::span<const std::uint16_t> offsets,
+                        std::shared_ptr<const FitBytes>* to) -> Status {
     std::uint64_t count = 0;
     TL_TRY(in->value(field, &count));
     TL_TRY_ASSIGN(const std::span<const std::byte> from, in->raw(field, count));
     TL_TRY_ASSIGN(Buffer bytes, Buffer::create(from.size()));
     std::copy(from.begin(), from.end(), bytes.data());
-    return hold(std::move(bytes), to);
+    return hold(l, std::move(bytes), offsets, to);
   };
   for (const Side side : kSides) {
     const Fitter* const fitter = method.compress.of(side).fitter();
@@ -178,14 +211,14 @@ Status KvCache::Impl::load_fits(LayerId l, const Segment* before, RecordReader* 
     if (later) continue;
     SegmentFit fit;
     if (common == static_cast<std::uint32_t>(Common::here)) {
-      TL_TRY(part("fit", &fit.common));
+      TL_TRY(part("fit", {}, &fit.common));
     } else if (common == static_cast<std::uint32_t>(Common::as_before) && before) {
       fit.common = before->fit(side).common;
     } else if (common != static_cast<std::uint32_t>(Common::none)) {
       return in->corrupt("fit", "is of kind ", common, ", in a segment ",
                          before ? "after another" : "without one before it");
     }
-    TL_TRY(part("fit", &fit.own));
+    TL_TRY(part("fit", segment->offset, &fit.own));
     fit.heads = static_cast<std::uint32_t>(of->segments.size()) * segment->heads;
     const FitShape shape{fit.heads, side_dim(l, side)};
     if (const char* flaw =

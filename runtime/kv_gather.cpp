@@ -86,7 +86,8 @@ Status KvCache::Impl::fit_layers(const RawRows& raw, const Formation& formation,
                         rotation_of(segment->layer, *side),
                         before ? &before->fit(*side) : nullptr,
                         offsets};
-  TL_TRY_ASSIGN(const SegmentFit fit, fit_side(*method.compress.of(*side).fitter(), fitting));
+  TL_TRY_ASSIGN(const SegmentFit fit,
+                fit_side(segment->layer, *method.compress.of(*side).fitter(), fitting));
   share_fit(fit, *side, joined->segments);
   gathered.erase(gathered.begin() + (joined - gathered.data()));
   return {};

@@ -306,6 +306,8 @@ struct KvCache::Impl {
   Status take_answer(LayerId l, std::size_t first, const DeviceChoice::Answer& answer);
   void count_answer(const ChoiceFormat& format, const ChoiceQuestion& question, std::uint32_t read,
                     std::uint32_t summaries);
+  // Of keys that were rebuilt, `of_runs` rows in each of a list's runs.
+  void count_rebuilt(std::span<const Run> runs, std::span<const std::uint32_t> of_runs);
   // Of rows that were read where the device has them, or brought there first.
   void count_rows(const ChoiceFormat& format, const ChoiceQuestion& question, std::uint32_t read,
                   std::uint32_t fetched);
@@ -488,12 +490,16 @@ struct KvCache::Impl {
   // kv_fit.cpp
   std::uint32_t side_dim(LayerId l, Side side) const;
   const Rotation* rotation_of(LayerId l, Side side) const;  // null: there is none
-  Status hold(Buffer bytes, std::shared_ptr<const FitBytes>* part);
+  // `offsets`: of an own part, those of its segment.
+  Status hold(LayerId l, Buffer bytes, std::span<const std::uint16_t> offsets,
+              std::shared_ptr<const FitBytes>* part);
   // Leaves in `segment`, which is otherwise complete, what its rows share. `before`: the segment
   // before it in the timeline; null: there is none. `queries` as in seal().
   Status fit_rows(LayerId l, const RawRows& raw, const Formation& formation, const Segment* before,
                   MatView<const float> queries, Segment* segment);
-  Result<SegmentFit> fit_side(const Fitter& fitter, const Fitting& fitting);
+  Result<SegmentFit> fit_side(LayerId l, const Fitter& fitter, const Fitting& fitting);
+  // What a device that chooses rebuilds the keys of a segment's head from; none where it need not.
+  LowRankKeys low_rank_there(const Segment& segment, std::uint32_t head) const;
   // Of a prefill's last queries, rotated: [KV head][channel].
   Result<std::vector<float>> query_squares(LayerId l, MatView<const float> queries) const;
   std::vector<RankReport> ranks(TimelineId id);

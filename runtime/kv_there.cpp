@@ -150,6 +150,10 @@ void KvCache::Impl::count_there(const ThereLayer& of, const DeviceStep::Answer& 
     count_answer(format, of.asked.of[i], answer.read[i], answer.summaries[i]);
     count_rows(format, of.asked.of[i], answer.read[i],
                answer.fetched.empty() ? 0 : answer.fetched[i]);
+    if (answer.of_runs.empty()) continue;
+    const Token& row = rows[of.asked.lists[i] / s.kv_heads];
+    count_rebuilt(layer_state(row.timeline, l).runs,
+                  answer.of_runs.subspan(i * answer.runs, answer.runs));
   }
 }
 

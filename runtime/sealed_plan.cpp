@@ -73,8 +73,9 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
   layer->fetched = method.fetches() && layer->home.reach != Reach::device &&
                    reach_of(plan->stores, Tier::device) == Reach::device;
   if (layer->home.reach == Reach::device || layer->fetched) {
-    TL_TRY(check_attended(method, spec, *layer, options.tiers.device));
-    if (!choice) plan->no_choice = choice.error().message;
+    const std::string no_choice = choice ? "" : choice.error().message;
+    TL_TRY(check_attended(method, spec, *layer, options.tiers.device, no_choice));
+    if (!choice) plan->no_choice = no_choice;
   }
   if (layer->fetched && layer->chosen_there())
     layer->slots_bytes = slots_bytes_of(spec, *layer, plan->slots);
@@ -91,12 +92,15 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
            (std::uint64_t{segment.rows} * segment.layout.bytes() +
             (there ? method.select->index_bytes(shape, segment.rows) : 0));
   };
+  const auto index_bytes_here = [&](std::uint64_t rows) {
+    return (there ? fit_bytes_of : index_bytes_of)(method, spec, *layer, rows);
+  };
   std::uint64_t rows_bytes = 0;
   for (const auto& [rows, count] : cuts.segments()) {
     const std::uint64_t alike = options.max_timelines * count;
     rows_bytes += alike * home_bytes_of(segment_of(spec, *layer, rows));
-    (there ? plan->device_index_bytes : plan->index_bytes) +=
-        alike * index_bytes_of(method, spec, *layer, rows);
+    if (there) plan->device_index_bytes += alike * index_bytes_there(method, spec, *layer, rows);
+    plan->index_bytes += alike * index_bytes_here(rows);
   }
   plan->rows_bytes[static_cast<std::size_t>(layer->home.tier)] += rows_bytes;
   if (pages) plan->tables_bytes += rows_bytes / kPageBytes * sizeof(std::uint64_t);
@@ -107,8 +111,8 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
     const Segment joint = segment_of(spec, *layer, rows);
     CachePlan::Joint of_layer;
     of_layer.rows_bytes[static_cast<std::size_t>(layer->home.tier)] = home_bytes_of(joint);
-    (there ? of_layer.device_index_bytes : of_layer.index_bytes) =
-        index_bytes_of(method, spec, *layer, rows);
+    if (there) of_layer.device_index_bytes = index_bytes_there(method, spec, *layer, rows);
+    of_layer.index_bytes = index_bytes_here(rows);
     if (pages) of_layer.tables_bytes += home_bytes_of(joint) / kPageBytes * sizeof(std::uint64_t);
     if (has_order)
       of_layer.tables_bytes += std::uint64_t{spec.kv_heads} * rows * sizeof(Segment::offset[0]);
@@ -137,7 +141,7 @@ Status plan_sealed(const CacheOptions& options, const Method& method, const Laye
     const std::uint64_t held = gathered > 0 ? gathered + most_coded : coded;
     plan->coding_bytes = std::max(plan->coding_bytes, held - std::min(held, not_yet));
     not_yet += alike.count * ((layer->home.tier == Tier::host ? home_bytes_of(formed) : 0) +
-                              (there ? 0 : index_bytes_of(method, spec, *layer, formed.rows)));
+                              index_bytes_here(formed.rows));
   }
   if (method.select->facts().watches == Watched::queries || method.fits_by_queries()) {
     // Seen before rows are coded, and gone by then; and a selector's before a fitter's.

@@ -24,9 +24,15 @@ Segment segment_of(const LayerSpec& spec, const CachePlan::Layer& layer, std::ui
 std::uint64_t index_bytes_of(const Method& method, const LayerSpec& spec,
                              const CachePlan::Layer& layer, std::uint64_t rows) {
   const HeadShape shape = shape_of(spec);
-  std::uint64_t bytes = spec.kv_heads * (method.select->index_bytes(shape, rows) +
-                                         method.select->summary_bytes(shape, rows) +
-                                         method.select->code_bytes(shape, rows));
+  return fit_bytes_of(method, spec, layer, rows) +
+         spec.kv_heads *
+             (method.select->index_bytes(shape, rows) + method.select->summary_bytes(shape, rows) +
+              method.select->code_bytes(shape, rows));
+}
+
+std::uint64_t fit_bytes_of(const Method& method, const LayerSpec& spec,
+                           const CachePlan::Layer& layer, std::uint64_t rows) {
+  std::uint64_t bytes = 0;
   for (const Side side : kSides) {
     const Fitter* const fitter = method.compress.of(side).fitter();
     if (!fitter) continue;
@@ -37,6 +43,14 @@ std::uint64_t index_bytes_of(const Method& method, const LayerSpec& spec,
                       rows, method.select->always_rows(rows));
   }
   return bytes;
+}
+
+std::uint64_t index_bytes_there(const Method& method, const LayerSpec& spec,
+                                const CachePlan::Layer& layer, std::uint64_t rows) {
+  const bool ordered = method.select->facts().order == RowOrder::own;
+  const bool rebuilt = method.compress.of(Side::keys).fitter() != nullptr;
+  return index_bytes_of(method, spec, layer, rows) +
+         (ordered && rebuilt ? spec.kv_heads * rows * sizeof(Segment::offset[0]) : 0);
 }
 
 std::uint64_t fitting_bytes_of(const Method& method, const LayerSpec& spec,

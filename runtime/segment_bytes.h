@@ -34,6 +34,14 @@ Segment segment_of(const LayerSpec& spec, const CachePlan::Layer& layer, std::ui
 std::uint64_t index_bytes_of(const Method& method, const LayerSpec& spec,
                              const CachePlan::Layer& layer, std::uint64_t rows);
 
+// Of those, what rows share, which the host has also where a device chooses among the rows.
+std::uint64_t fit_bytes_of(const Method& method, const LayerSpec& spec,
+                           const CachePlan::Layer& layer, std::uint64_t rows);
+
+// And what such a device has of them: all, and in which order rows lie whose keys it rebuilds.
+std::uint64_t index_bytes_there(const Method& method, const LayerSpec& spec,
+                                const CachePlan::Layer& layer, std::uint64_t rows);
+
 // That a fitter computes with, of the side that takes more.
 std::uint64_t fitting_bytes_of(const Method& method, const LayerSpec& spec,
                                const CachePlan::Layer& layer, std::uint64_t rows);

@@ -1,5 +1,6 @@
 // What the rows of a segment share on one side, owned: made once, when the segment is sealed, and
-// immutable from then on. In host memory, whatever the home of the rows.
+// immutable from then on. In host memory, whatever the home of the rows; where a device chooses
+// among those, and rebuilds keys from it, it has a copy.
 #pragma once
 
 #include <cstddef>
@@ -9,6 +10,7 @@
 #include "kernels/base/buffer.h"
 #include "kernels/rotation.h"
 #include "tiers/budget.h"
+#include "tiers/store/store.h"
 
 namespace thermocline {
 
@@ -19,6 +21,7 @@ inline constexpr Side kSides[] = {Side::keys, Side::values};
 struct FitBytes {
   Buffer bytes;
   Reservation memory;
+  Slot there;  // the copy; of an own part with the segment's offsets (Segment::offset) behind it
 };
 
 inline constexpr std::uint32_t kFitGroup = 32;  // rows stored one after the other that share it

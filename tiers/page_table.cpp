@@ -198,13 +198,20 @@ Result<Slot> PageTable::take(std::uint64_t bytes, Tier tier, Purpose purpose) {
   return Slot::take(store, budget_, purpose, bytes);
 }
 
-Result<Slot> PageTable::put(std::span<const std::byte> bytes, Tier tier, Purpose purpose) {
-  TL_TRY_ASSIGN(Slot slot, take(bytes.size(), tier, purpose));
-  if (Device* const device = stores_[static_cast<std::size_t>(tier)]->device()) {
-    TL_TRY(device->write(slot.space().address, bytes));
-    counters_.device_bytes_written += bytes.size();
-  } else {
-    std::memcpy(slot.space().address, bytes.data(), bytes.size());
+Result<Slot> PageTable::put(std::span<const std::byte> bytes, Tier tier, Purpose purpose,
+                            std::span<const std::byte> behind) {
+  TL_TRY_ASSIGN(Slot slot, take(bytes.size() + behind.size(), tier, purpose));
+  std::byte* to = slot.space().address;
+  Device* const device = stores_[static_cast<std::size_t>(tier)]->device();
+  for (const std::span<const std::byte> part : {bytes, behind}) {
+    if (part.empty()) continue;
+    if (device) {
+      TL_TRY(device->write(to, part));
+      counters_.device_bytes_written += part.size();
+    } else {
+      std::memcpy(to, part.data(), part.size());
+    }
+    to += part.size();
   }
   return slot;
 }

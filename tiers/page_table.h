@@ -73,8 +73,10 @@ class PageTable {
                                          Tier home, Purpose purpose);
   // Room in a tier whose memory has addresses, until the slot goes, before the table: the caller's.
   Result<Slot> take(std::uint64_t bytes, Tier tier, Purpose purpose);
-  // And what belongs to a segment and is no rows of one put there: it is when this returns.
-  Result<Slot> put(std::span<const std::byte> bytes, Tier tier, Purpose purpose);
+  // And what belongs to a segment and is no rows of one put there, with more behind it: it is when
+  // this returns.
+  Result<Slot> put(std::span<const std::byte> bytes, Tier tier, Purpose purpose,
+                   std::span<const std::byte> behind = {});
   // Waits until all that was adopted is where it is at home; before that a session does not hold
   // it. The first error of a write since the last call, unless its segment is gone.
   Status written();

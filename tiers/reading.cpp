@@ -103,7 +103,7 @@ void Reading::plan_list(std::uint32_t list, const ReadRequest& request) {
     TL_CHECK(!read.everything || read.weights_a_row == 0);
     TL_CHECK(read.scored || !read.residual);
     if (weights.a_row > 0) weights.next = request.list->log_weight.data() + read.first_weight;
-    if (read.everything || read.first != read.last)
+    if (device_rows_ != DeviceRows::sent && (read.everything || read.first != read.last))
       for (const SegmentFit& fit : segment.fits) counted_.host_bytes_read += fit.facts.head_bytes;
     if (read.everything) {
       for (std::uint32_t block = 0; block < segment.blocks(); ++block) {
@@ -208,6 +208,7 @@ void Reading::count_by_address(const Planned& fold, int n) {
 // Of a block, beside the rows' records, wherever those are.
 void Reading::count_fits(const Segment& segment, RowSet rows) {
   static_assert(kBlockRows == 2 * kFitGroup);
+  if (device_rows_ == DeviceRows::sent) return;
   const int groups = ((rows & first_rows(kFitGroup)) != 0) + (rows >> kFitGroup != 0);
   for (const SegmentFit& fit : segment.fits)
     if (fit)

@@ -43,6 +43,7 @@ void pack_rows(const ReadyFold& fold, std::byte* to);
 enum class DeviceRows : std::uint8_t {
   come,  // the host's: what is asked for is copied into staging memory
   stay,  // the device's: no wave has them, Reader::on_device() does
+  sent,  // no row does: what comes is sent there, where what rows share is read
 };
 
 enum class FoldOrder : std::uint8_t {

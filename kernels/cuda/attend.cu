@@ -22,7 +22,8 @@ struct Rows {
   const float* weight[kFoldRows];
 };
 
-// Rows attended as they are; or with scores that are given, and then as codes too.
+// Rows attended as they are, keys as they were rebuilt; or with scores that are given, and then as
+// codes too.
 __host__ __device__ bool takes(const Fold& fold) {
   const auto plain = [](RowFormat format) {
     return format == RowFormat::f16 || format == RowFormat::int8 || format == RowFormat::q8_0;
@@ -31,7 +32,8 @@ __host__ __device__ bool takes(const Fold& fold) {
     return format == RowFormat::rotated2 || format == RowFormat::rotated4;
   };
   return (fold.scored && coded(fold.value_format)) ||
-         (plain(fold.value_format) && (fold.scored || plain(fold.key_format)));
+         (plain(fold.value_format) &&
+          (fold.scored || plain(fold.key_format) || fold.key_format == RowFormat::lowrank));
 }
 
 // Fills `rows`; returns how many. Each warp counts all blocks, 32 at a time, and lists its share of
@@ -193,6 +195,8 @@ __global__ void __launch_bounds__(kThreads)
     take_scores<kHeads>(rows, count, first_head, heads, weight);
   else if (task.fold.key_format == RowFormat::int8)
     score<kHeads, PartInt8>(query, heads, shape.key_dim, rows, count, weight);
+  else if (task.fold.key_format == RowFormat::lowrank)
+    score<kHeads, PartF32>(query, heads, shape.key_dim, rows, count, weight);
   else if (task.fold.key_format == RowFormat::q8_0)
     score<kHeads, PartQ8_0>(query, heads, shape.key_dim, rows, count, weight);
   else
@@ -350,6 +354,9 @@ Status check_shape(HeadShape shape) {
 
 Status can_attend(HeadShape shape, const Fold& fold) {
   TL_TRY(check_shape(shape));
+  if (!fold.scored && fold.key_format == RowFormat::lowrank)
+    return fail(ErrorCode::unsupported,
+                "CUDA attention takes keys at low rank only of rows that the device chose");
   if (!takes(fold))
     return fail(ErrorCode::unsupported,
                 "CUDA attention takes rows in f16, int8 or q8_0, and as rotated codes only values "

@@ -37,7 +37,7 @@ Status can_attend(HeadShape shape, const Fold& fold);
 // blocks included, are to memory that the device reaches: its own, or pinned. Rows and their
 // strides are aligned to 2 bytes (in f16, at 16 they take a quarter of the loads). A fold of more
 // than kFoldRows rows, or that can_attend() refuses, stops the kernel, and with it the device's
-// context.
+// context. Keys at low rank are floats by then, as rebuild() left them.
 Status attend(Stream& stream, HeadShape shape, std::span<const HeadFold> folds, States partial);
 
 // List i is partials [first[i], first[i + 1]), merged in their order into state i of `merged`, which

@@ -70,6 +70,11 @@ __host__ __device__ inline ChoiceBoard board_of(const ChoiceShape& shape, Choice
   board.summaries += list;
   board.missed += list * shape.most_budget;
   board.fetched += list;
+  if (shape.rebuilds()) {
+    board.rebuilt += list * shape.most_budget;
+    board.keys += list * shape.most_budget * shape.head.key_dim;
+    board.of_runs += list * shape.most_runs;
+  }
   board.views += list * shape.views();
   board.folds += list * shape.folds();
   return board;

@@ -4,6 +4,7 @@
 #include "kernels/cuda/fetch.h"
 #include "kernels/cuda/pieces.h"
 #include "kernels/cuda/ranked.h"
+#include "kernels/cuda/rebuild.h"
 #include "kernels/cuda/row_part.h"
 #include "kernels/cuda/sketch.h"
 #include "kernels/cuda/stage.h"
@@ -181,15 +182,24 @@ __global__ void __launch_bounds__(kListThreads)
   const auto view_at = [&](const std::byte* key) {
     return BlockView{key, key + shape.key_bytes, 0, nullptr};
   };
+  const std::uint32_t key_bytes = shape.head.key_dim * sizeof(float);  // of one that is rebuilt
+  if (shape.rebuilds()) rows.fold.key_stride = key_bytes;
   std::uint32_t views = 0;
-  if (shape.cached)
+  if (shape.views_by_row())
     views = cut_folds<true>(
         of_rows, runs, first_row_block,
-        [&](std::uint32_t r, std::uint32_t row, std::uint32_t) {
-          const std::int32_t slot = list.cache.slot_of[run[r].first_row + row];
-          return view_at(slot < 0
-                             ? run[r].row - shape.key_bytes + std::size_t(row) * shape.row_bytes
-                             : list.cache.records + std::size_t(slot) * shape.row_bytes);
+        [&](std::uint32_t r, std::uint32_t row, std::uint32_t rank) {
+          const std::uint32_t at = run[r].first_row + row;
+          const std::int32_t slot = shape.cached ? list.cache.slot_of[at] : -1;
+          BlockView view =
+              view_at(slot < 0 ? run[r].row - shape.key_bytes + std::size_t(row) * shape.row_bytes
+                               : list.cache.records + std::size_t(slot) * shape.row_bytes);
+          if (shape.rebuilds()) {
+            board.rebuilt[rank] = at;
+            view.key =
+                reinterpret_cast<const std::byte*>(board.keys) + std::size_t(rank) * key_bytes;
+          }
+          return view;
         },
         rows);
   else
@@ -237,12 +247,20 @@ __global__ void __launch_bounds__(kListThreads)
     *board.read = read;
     *board.summaries = summaries;
   }
+  for (std::uint32_t r = threadIdx.x; shape.rebuilds() && r < runs; r += kListThreads) {
+    const std::uint32_t begin = run[r].first_row / kBlockRows;
+    std::uint32_t of_run = 0;
+    for (std::uint32_t b = begin; b < begin + blocks_of(run[r].rows); ++b)
+      of_run += static_cast<std::uint32_t>(__popcll(board.sets[b]));
+    board.of_runs[r] = of_run;
+  }
 }
 
 std::size_t cut_board(const ChoiceShape& shape, std::byte* memory, ChoiceBoard* board) {
   const std::size_t lists = shape.lists, heads = lists * shape.head.heads;
   const std::size_t with_codes = shape.bits > 0 ? 1 : 0, with_units = 1 - with_codes;
   const std::size_t coded = shape.most_coded > 0 ? 1 : 0, summed = shape.summary_bytes > 0 ? 1 : 0;
+  const std::size_t rebuilds = shape.rebuilds() ? 1 : 0;
   Pieces pieces(memory);
   pieces.take(with_codes * heads, &board->query_scale);
   pieces.take(with_codes * heads, &board->query_sum);
@@ -266,6 +284,9 @@ std::size_t cut_board(const ChoiceShape& shape, std::byte* memory, ChoiceBoard* 
   pieces.take(lists, &board->summaries);
   pieces.take(shape.cached ? lists * shape.most_budget : 0, &board->missed);
   pieces.take(shape.cached ? lists : 0, &board->fetched);
+  pieces.take(rebuilds * lists * shape.most_budget, &board->rebuilt);
+  pieces.take(rebuilds * lists * shape.most_budget * shape.head.key_dim, &board->keys);
+  pieces.take(rebuilds * lists * shape.most_runs, &board->of_runs);
   pieces.take(with_codes * lists * shape.most_units, &board->unread);
   pieces.take(summed * heads * shape.most_units, &board->log_weight);
   pieces.take(coded * heads * shape.most_units, &board->unit_coded);
@@ -301,7 +322,7 @@ Status can_choose(const ChoiceShape& shape) {
                 "choosing on the device takes codes of 1, 2 or 4 bits, not ", shape.bits, " of ",
                 head.key_dim, " channels");
   Fold rows, summaries;
-  rows.key_format = shape.key_format;
+  if (!shape.rebuilds()) rows.key_format = shape.key_format;
   rows.value_format = shape.value_format;
   TL_TRY(can_attend(head, rows));
   summaries.value_format = shape.summary_format;
@@ -324,7 +345,8 @@ Status choose(Stream& stream, const ChoiceShape& shape, std::span<const ChoiceLi
     TL_TRY(shape.bits > 0 ? take_by_codes(stream, shape, lists, board)
                           : take_by_units(stream, shape, lists, board));
   if (shape.cached) TL_TRY(fetch(stream, shape, lists, board));
-  return stages.queue("write folds", dim3(shape.lists), kListThreads, write_folds);
+  TL_TRY(stages.queue("write folds", dim3(shape.lists), kListThreads, write_folds));
+  return shape.rebuilds() ? rebuild(stream, shape, lists, board) : Status();
 }
 
 }  // namespace thermocline::cuda

@@ -67,6 +67,9 @@ struct ChoiceShape : ChoiceFormat {
 
   bool operator==(const ChoiceShape&) const = default;
 
+  // Whether keys are at low rank, and rebuilt where they are read.
+  constexpr bool rebuilds() const { return key_format == RowFormat::lowrank; }
+
   // Of rows, then of codes, then of summaries, that a list may have: its folds are numbered so,
   // some of them empty.
   constexpr std::uint32_t row_folds() const { return most_runs + most_budget / kFoldRows; }
@@ -77,9 +80,11 @@ struct ChoiceShape : ChoiceFormat {
     return summary_bytes == 0 ? 0 : most_runs + most_units / kFoldRows;
   }
   constexpr std::uint32_t folds() const { return row_folds() + coded_folds() + summary_folds(); }
-  // A block has a view, or two where a fold ends within it; a row of a cache has its own.
+  // A block has a view, or two where a fold ends within it; a row of a cache, or whose key is
+  // rebuilt, has its own.
+  constexpr bool views_by_row() const { return cached || rebuilds(); }
   constexpr std::uint32_t views() const {
-    const std::uint32_t of_rows = cached ? most_budget : blocks_of(most_rows) + row_folds();
+    const std::uint32_t of_rows = views_by_row() ? most_budget : blocks_of(most_rows) + row_folds();
     const std::uint32_t of_codes = most_coded == 0 ? 0 : blocks_of(most_rows) + coded_folds();
     const std::uint32_t of_summaries =
         summary_bytes == 0 ? 0 : blocks_of(most_units) + summary_folds();
@@ -113,12 +118,16 @@ struct ChoiceBoard {
   std::uint32_t* summaries = nullptr;  // [1]: and how many summaries
   std::uint32_t* missed = nullptr;     // [most_budget]: of a cached list, the rows that it fetches
   std::uint32_t* fetched = nullptr;    // [1]: how many those are
-  std::uint16_t* unread = nullptr;     // [most_units], with codes: rows, neither read nor coded
-  float* log_weight = nullptr;         // [most_units][heads], of the estimated by rank
-  float* unit_coded = nullptr;         // [heads][most_units]: weight of its coded rows
-  float* coded_weight = nullptr;       // [most_coded][heads]: their scores, by rank
-  BlockView* views = nullptr;          // [shape.views()]
-  HeadFold* folds = nullptr;           // [shape.folds()], of all lists one after the other
+  // Of keys at low rank, by the rank of the rows that are read, views being in that order too.
+  std::uint32_t* rebuilt = nullptr;  // [most_budget]: which rows those are
+  float* keys = nullptr;             // [most_budget][key_dim]
+  std::uint32_t* of_runs = nullptr;  // [most_runs]: how many of each run
+  std::uint16_t* unread = nullptr;   // [most_units], with codes: rows, neither read nor coded
+  float* log_weight = nullptr;       // [most_units][heads], of the estimated by rank
+  float* unit_coded = nullptr;       // [heads][most_units]: weight of its coded rows
+  float* coded_weight = nullptr;     // [most_coded][heads]: their scores, by rank
+  BlockView* views = nullptr;        // [shape.views()]
+  HeadFold* folds = nullptr;         // [shape.folds()], of all lists one after the other
 
   static std::size_t bytes(const ChoiceShape& shape);
   static ChoiceBoard cut(const ChoiceShape& shape, std::byte* memory);

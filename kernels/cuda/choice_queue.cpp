@@ -46,11 +46,13 @@ struct Missed {
 struct Answered {
   States states;                                        // of lists
   std::uint32_t *read = nullptr, *summaries = nullptr;  // [list]
+  std::uint32_t* of_runs = nullptr;                     // [list][most_runs]
 
   void cut(const ChoiceShape& shape, Pieces* from) {
     cut_states(shape.head, shape.lists, from, &states);
     from->take(shape.lists, &read);
     from->take(shape.lists, &summaries);
+    from->take(shape.rebuilds() ? std::size_t{shape.lists} * shape.most_runs : 0, &of_runs);
   }
 };
 
@@ -133,6 +135,7 @@ Status ChoiceQueue::queue_choice() {
   board_ = ChoiceWork(shape_, device_.get() + there.bytes).board;
   board_.read = there.answered.read;
   board_.summaries = there.answered.summaries;
+  board_.of_runs = there.answered.of_runs;
   board_.fetched = there.missed.count;
   if (shape_.packed) board_.missed = there.missed.rows;
   TL_TRY(check(cudaMemcpyAsync(device_.get(), pinned_.get(), there.asked_end,
@@ -246,6 +249,8 @@ Result<DeviceChoice::Answer> ChoiceQueue::finish() {
                 {here.answered.read, lists},
                 {here.missed.count, shape_.cached ? lists : 0},
                 {here.answered.summaries, lists},
+                {here.answered.of_runs, shape_.rebuilds() ? lists * shape_.most_runs : 0},
+                shape_.most_runs,
                 here.bytes};
 }
 

@@ -55,6 +55,26 @@ struct PartF16 {
   }
 };
 
+// A key that was rebuilt (rebuild.h), at 16 bytes.
+struct PartF32 {
+  struct Raw {
+    float4 halves[2];
+  };
+  __device__ static Raw load(const std::byte* row, std::uint32_t, int part) {
+    const auto* at = reinterpret_cast<const float4*>(row) + part * kPart / 4;
+    return {{at[0], at[1]}};
+  }
+  __device__ static void unpack(const Raw& raw, float* out) {
+#pragma unroll
+    for (int i = 0; i < kPart / 4; ++i) {
+      out[4 * i] = raw.halves[i].x;
+      out[4 * i + 1] = raw.halves[i].y;
+      out[4 * i + 2] = raw.halves[i].z;
+      out[4 * i + 3] = raw.halves[i].w;
+    }
+  }
+};
+
 struct PartInt8 {
   struct Raw {
     unsigned codes[2];

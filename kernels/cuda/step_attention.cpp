@@ -40,6 +40,11 @@ std::size_t most_work(const StepBounds& bounds) {
   return most;
 }
 
+bool any_rebuilds(const StepBounds& bounds) {
+  return std::ranges::any_of(
+      bounds.formats, [](const ChoiceFormat& format) { return ChoiceShape{format}.rebuilds(); });
+}
+
 std::size_t lists_of(const StepBounds& bounds) {
   return std::size_t{bounds.rows} * bounds.kv_heads;
 }
@@ -58,7 +63,7 @@ struct Piece {
   std::size_t asked_end = 0;
   // What comes back.
   std::byte* records = nullptr;
-  std::uint32_t *read = nullptr, *summaries = nullptr, *fetched = nullptr;
+  std::uint32_t *read = nullptr, *summaries = nullptr, *fetched = nullptr, *of_runs = nullptr;
   std::size_t bytes = 0;
 
   Piece(const StepBounds& bounds, std::byte* memory) {
@@ -81,6 +86,7 @@ struct Piece {
     pieces.take(choosing, &read);
     pieces.take(choosing, &summaries);
     pieces.take(choosing, &fetched);
+    pieces.take(any_rebuilds(bounds) ? choosing * bounds.chosen.runs : 0, &of_runs);
     bytes = pieces.bytes();
   }
 };
@@ -251,13 +257,22 @@ Status StepAttention::choose(const ChoiceFormat& format, std::span<const ChoiceQ
   const View view(bounds_, view_there());
   const std::size_t most_bytes = most_work(bounds_);
   ChoiceRun *run_here = here.runs, *run_there = there.runs;
+  // Alike in all parts: what comes back of a list's runs is so many numbers.
+  const auto runs_of = [](const ChoiceQuestion& one) { return one.runs.size(); };
+  if (!questions.empty())
+    layer_.runs =
+        static_cast<std::uint32_t>(runs_of(*std::ranges::max_element(questions, {}, runs_of)));
   while (layer_.questions < questions.size()) {
     const auto left = questions.subspan(layer_.questions);
+    const auto as_chosen = [&](ChoiceShape shape) {
+      shape.most_runs = layer_.runs;
+      return in_folds(shape);
+    };
     TL_TRY_ASSIGN(ChoiceShape shape, shape_of(format, left, [&](const ChoiceShape& more) {
-                    return more.most_runs <= bounds_.chosen.runs &&
-                           ChoiceWork(in_folds(more), nullptr).bytes <= most_bytes;
+                    return layer_.runs <= bounds_.chosen.runs &&
+                           ChoiceWork(as_chosen(more), nullptr).bytes <= most_bytes;
                   }));
-    shape = in_folds(shape);
+    shape = as_chosen(shape);
     Part part;
     part.first = layer_.questions;
     part.first_fold = layer_.questions + layer_.parts.size();
@@ -308,6 +323,7 @@ Status StepAttention::queue_part(const Part& part) {
   chosen.board.read = there.read + part.first;
   chosen.board.summaries = there.summaries + part.first;
   chosen.board.fetched = there.fetched + part.first;
+  if (shape.rebuilds()) chosen.board.of_runs = there.of_runs + part.first * layer_.runs;
   States merged = work.merged;
   merged.max += part.first * shape.head.heads;
   merged.sum += part.first * shape.head.heads;
@@ -370,11 +386,15 @@ Status StepAttention::end() {
                        there.bytes - there.asked_end, cudaMemcpyDeviceToHost,
                        "copying a layer's records from a device"));
   const std::size_t questions = layer_.questions;
-  const bool fetched = questions > 0 && shapes_[layer_.parts.front().shape].cached;
+  const ChoiceShape shape = questions > 0 ? shapes_[layer_.parts.front().shape] : ChoiceShape();
+  const bool fetched = shape.cached;
+  const std::size_t of_runs = shape.rebuilds() ? questions * layer_.runs : 0;
   answers_.push_back({here.records,
                       {here.read, questions},
                       {here.fetched, fetched ? questions : 0},
                       {here.summaries, questions},
+                      {here.of_runs, of_runs},
+                      layer_.runs,
                       crossed});
   ++order_;
   return {};

@@ -43,6 +43,7 @@ class StepAttention final : public DeviceStep {
   struct Layer {
     TurnedLayer turned;
     std::uint32_t lists = 0, folds = 0;  // lists; of each, folds of what is attended always
+    std::uint32_t runs = 0;              // of a question, at most
     std::size_t questions = 0;
     std::vector<Part> parts;
     float* mixed = nullptr;

@@ -17,6 +17,7 @@
 #pragma once
 
 #include <algorithm>
+#include <span>
 
 #include "kernels/base/half.h"
 #include "kernels/format/fit.h"
@@ -56,17 +57,26 @@ struct RowLowRank {
   static const f16* coefficients(const SideFit& fit, std::uint32_t offset) {
     return reinterpret_cast<const f16*>(fit.own + kHeader) + std::size_t{offset} * rank(fit);
   }
-  // Null, unless the row is kept as it was.
-  static const f16* kept_row(const SideFit& fit, std::uint32_t number, std::uint32_t dim) {
-    const std::uint32_t kept = word(fit.own);
-    if (kept == 0) return nullptr;
+  // The head's rows that are as they were, by their numbers.
+  struct Kept {
+    std::span<const std::uint16_t> numbers;
+    const f16* rows = nullptr;  // [numbers][dim]
+  };
+  static Kept kept(const SideFit& fit, std::uint32_t dim) {
+    const std::size_t kept = word(fit.own);
     const auto* first = reinterpret_cast<const std::uint32_t*>(coefficients(fit, fit.rows));
     const auto* rows = reinterpret_cast<const f16*>(first + fit.heads + 1);
-    const auto* numbers = reinterpret_cast<const std::uint16_t*>(rows + std::size_t{kept} * dim);
-    const std::uint16_t* const begin = numbers + first[fit.head];
-    const std::uint16_t* const end = numbers + first[fit.head + 1];
-    const std::uint16_t* const at = std::lower_bound(begin, end, number);
-    return at != end && *at == number ? rows + (at - numbers) * dim : nullptr;
+    const auto* numbers = reinterpret_cast<const std::uint16_t*>(rows + kept * dim);
+    const std::size_t begin = first[fit.head], end = first[fit.head + 1];
+    return {{numbers + begin, end - begin}, rows + begin * dim};
+  }
+  // Null, unless the row is kept as it was.
+  static const f16* kept_row(const SideFit& fit, std::uint32_t number, std::uint32_t dim) {
+    if (word(fit.own) == 0) return nullptr;
+    const Kept of = kept(fit, dim);
+    const auto at = std::ranges::lower_bound(of.numbers, number);
+    return at != of.numbers.end() && *at == number ? of.rows + (at - of.numbers.begin()) * dim
+                                                   : nullptr;
   }
 
   static void read(const SideFit& fit, std::uint32_t number, const std::byte*, std::uint32_t dim,

@@ -21,12 +21,16 @@ constexpr double kWeightBytes = 2 * 8.03e9;  // bf16
 constexpr std::uint32_t kClusterRows = 24;  // as configs/methods/ladder2.conf
 constexpr double kCacheSteps = 5;           // steps' rows that the cache holds
 
-// As configs/methods/sketch.conf and ladder2.conf: shares of the rows that are read, and that are
-// attended at least by their codes, and how many those are at most.
+constexpr std::uint32_t kChunkRows = 8,
+                        kOutliers = 48;  // as ShadowKV has them: of chunks, a list's
+
+// As configs/methods/sketch.conf, ladder2.conf and shadowkv.conf: shares of the rows that are read,
+// and that are attended at least by their codes, and how many those are at most. Where keys have a
+// rank they are rebuilt, chunks are read by their landmarks, and values alone are kept as rows.
 struct Choice {
   const char* name;
   double read, coded;
-  std::uint32_t most_read, most_coded;
+  std::uint32_t most_read, most_coded, rank;
 
   std::uint32_t read_of(std::uint32_t rows) const { return of(read, rows, most_read); }
   std::uint32_t coded_of(std::uint32_t rows) const { return of(coded, rows, most_coded); }
@@ -36,17 +40,20 @@ struct Choice {
     return std::min(static_cast<std::uint32_t>(share * rows), most);
   }
 };
-constexpr Choice kChoices[] = {{"sketch", 0.02, 0.0, 1024, 0}, {"ladder2", 0.005, 0.1, 256, 5120}};
+constexpr Choice kChoices[] = {{"sketch", 0.02, 0.0, 1024, 0, 0},
+                               {"ladder2", 0.005, 0.1, 256, 5120, 0},
+                               {"shadowkv", 0.02, 0.0, 4096, 0, 160}};
 constexpr RowFormat kResidual = RowFormat::rotated2;
 
 struct Setup {
   std::uint32_t rows = 0;  // a sequence
   std::uint32_t batch = 1;
   RowFormat format = RowFormat::f16;
+  int sides = 2;  // that a row has: without keys, one
 
   std::uint32_t lists() const { return batch * kKvHeads; }
   std::uint32_t side_bytes() const { return row_bytes(format, kHead.key_dim); }
-  std::uint32_t record_bytes() const { return 2 * side_bytes(); }
+  std::uint32_t record_bytes() const { return sides * side_bytes(); }
 };
 
 // Bytes that look like rows: f16 between -2 and 2; or codes and a scale behind them.
@@ -126,6 +133,15 @@ struct Kept {
   std::uint32_t run_clusters = 0;
 };
 
+// What keys at low rank are rebuilt from, of all KV heads of a sequence, and their landmarks.
+struct LowRank {
+  Memory<f16> basis, coefficients, landmarks, kept_keys;
+  Memory<std::byte> always;
+  Memory<std::uint16_t> kept_numbers;
+  std::uint32_t run_chunks = kRunRows / kChunkRows, run_outliers = 0;  // chunks
+  Rotation rotation;
+};
+
 // On the device, `count` times the same.
 template <typename T>
 Result<Memory<T>> repeated(const std::vector<T>& values, std::size_t count) {
@@ -144,7 +160,7 @@ Result<Kept> make_kept(const Setup& setup, Where where) {
   constexpr std::uint32_t kPiece = 1024;
   std::vector<std::byte> piece;
   for (std::uint32_t r = 0; r < kPiece; ++r)
-    for (int side = 0; side < 2; ++side) {
+    for (int side = 0; side < setup.sides; ++side) {
       const auto row = random_rows(setup.format, 1, &random);
       piece.insert(piece.end(), row.begin(), row.end());
     }
@@ -180,6 +196,47 @@ Result<Kept> make_kept(const Setup& setup, Where where) {
   return kept;
 }
 
+Result<LowRank> make_low_rank(const Setup& setup, std::uint32_t rank) {
+  std::mt19937 random(5);
+  const auto halves = [&](std::size_t count, float scale) {
+    std::vector<f16> made(count);
+    std::normal_distribution<float> normal(0.0f, scale);
+    for (f16& x : made) x = to_f16(normal(random));
+    return made;
+  };
+  LowRank made;
+  const std::uint32_t runs = setup.rows / kRunRows;
+  made.run_outliers = kOutliers / runs;
+  // A basis of all heads' channels; coefficients by which keys come to be about as long as others.
+  const float width = std::sqrt(static_cast<float>(kKvHeads * kHead.key_dim));
+  TL_TRY_ASSIGN(made.basis,
+                Memory<f16>::of(Where::device, halves(std::size_t{kKvHeads} * rank * kHead.key_dim,
+                                                      1.0f / width)));
+  TL_TRY_ASSIGN(made.coefficients, repeated(halves(std::size_t{setup.rows} * rank,
+                                                   width / std::sqrt(static_cast<float>(rank))),
+                                            setup.batch));
+  TL_TRY_ASSIGN(
+      made.landmarks,
+      repeated(halves(std::size_t{runs} * made.run_chunks * kHead.key_dim, 1.0f), setup.lists()));
+  std::vector<std::byte> always(made.run_chunks);
+  std::vector<std::uint16_t> numbers;
+  for (std::uint32_t i = 0; i < made.run_outliers; ++i) {
+    const std::uint32_t chunk = i * made.run_chunks / made.run_outliers;
+    always[chunk] = std::byte{1};
+    for (std::uint32_t r = 0; r < kChunkRows; ++r)
+      numbers.push_back(static_cast<std::uint16_t>(chunk * kChunkRows + r));
+  }
+  TL_TRY_ASSIGN(made.always, Memory<std::byte>::of(Where::device, always));
+  TL_TRY_ASSIGN(made.kept_numbers, Memory<std::uint16_t>::of(Where::device, numbers));
+  TL_TRY_ASSIGN(made.kept_keys,
+                Memory<f16>::of(Where::device, halves(numbers.size() * kHead.key_dim, 1.0f)));
+  std::vector<float> frequency;
+  for (std::uint32_t i = 0; i < kHead.key_dim / 2; ++i)
+    frequency.push_back(std::pow(500000.0f, -2.0f * static_cast<float>(i) / kHead.key_dim));
+  made.rotation = Rotation::of(frequency, RopePairs::neighbours, 1.0f);
+  return made;
+}
+
 struct Measured {
   double us = 0;  // a layer
   double device_bytes = 0, link_bytes = 0;
@@ -211,21 +268,25 @@ Result<Measured> measure_dense(Stream& stream, const Setup& setup, int rounds) {
   return Measured{us, static_cast<double>(kept.rows.bytes()), 0};
 }
 
-// Rows chosen by their sketch; in pinned memory behind a cache that holds `hits` of the chosen
-// ones, or all on the device (hits < 0).
+// Rows chosen by their sketch, or by landmarks; in pinned memory behind a cache that holds `hits`
+// of the chosen ones, or all on the device (hits < 0).
 class Sparse {
  public:
   static Result<Sparse> create(const Setup& setup, const Choice& choice, bool pinned) {
     Sparse made;
     made.setup_ = setup;
+    made.rank_ = choice.rank;
     TL_TRY_ASSIGN(made.kept_, make_kept(setup, pinned ? Where::pinned : Where::device));
+    if (choice.rank > 0) {
+      TL_TRY_ASSIGN(made.low_rank_, make_low_rank(setup, choice.rank));
+    }
     const std::uint32_t runs = setup.rows / kRunRows;
     ChoiceShape& shape = made.shape_;
     shape.head = kHead;
     shape.lists = setup.lists();
     shape.most_runs = runs;
     shape.most_rows = setup.rows;
-    shape.most_units = runs * blocks_of(made.kept_.run_clusters) * kBlockRows;
+    shape.most_units = runs * blocks_of(made.run_units()) * kBlockRows;
     shape.most_budget = choice.read_of(setup.rows);
     shape.most_coded = choice.coded_of(setup.rows);
     shape.cached = pinned;
@@ -235,6 +296,12 @@ class Sparse {
     shape.summary_bytes = row_bytes(RowFormat::int8, kHead.value_dim);
     shape.residual_format = kResidual;
     shape.residual_bytes = row_bytes(kResidual, kHead.value_dim);
+    if (choice.rank > 0) {
+      shape.bits = 0;
+      shape.unit = {UnitScore::landmarks, GroupRank::max, kChunkRows};
+      shape.key_format = RowFormat::lowrank;
+      shape.key_bytes = shape.summary_bytes = 0;
+    }
     TL_TRY(made.make_lists(runs));
     TL_TRY_ASSIGN(made.board_memory_,
                   Memory<std::byte>::create(Where::device, ChoiceBoard::bytes(shape)));
@@ -244,6 +311,7 @@ class Sparse {
   }
 
   Status queue(Stream& stream) {
+    shape_.rotation = rank_ > 0 ? &low_rank_.rotation : nullptr;
     TL_TRY(choose(stream, shape_, lists_.span(), board_));
     const std::size_t folds = std::size_t{setup_.lists()} * shape_.folds();
     return attention_.queue(stream, {board_.folds, folds});
@@ -284,10 +352,16 @@ class Sparse {
                  "counting fetched rows"));
     return std::accumulate(fetched.begin(), fetched.end(), std::uint64_t{0});
   }
-  double rows_chosen() const { return static_cast<double>(setup_.lists()) * shape_.most_budget; }
-  // That a step has to read of device memory: codes, means and summaries, chosen rows.
+  double rows_chosen() const { return static_cast<double>(setup_.lists()) * rows_of_list(); }
+  // That a step has to read of device memory: codes, means and summaries, chosen rows; or
+  // landmarks, coefficients and bases, chosen values.
   double device_bytes() const {
     const double rows = setup_.rows, lists = setup_.lists();
+    if (rank_ > 0)
+      return lists *
+             (rows / kChunkRows * kHead.key_dim * sizeof(f16) +
+              rows_of_list() * static_cast<double>(rank_ * sizeof(f16) + setup_.record_bytes()) +
+              rows / kRunRows * rank_ * kHead.key_dim * sizeof(f16));
     return lists * (rows * (sketch_row_bytes(2, kHead.key_dim) + sizeof(f16)) +
                     rows / kClusterRows * 2 * row_bytes(RowFormat::int8, kHead.key_dim) +
                     shape_.most_coded * static_cast<double>(shape_.residual_bytes) +
@@ -295,6 +369,30 @@ class Sparse {
   }
 
  private:
+  std::uint32_t run_units() const { return rank_ > 0 ? low_rank_.run_chunks : kept_.run_clusters; }
+  // Whole chunks, or as many as it may.
+  std::uint32_t rows_of_list() const {
+    return rank_ > 0 ? shape_.most_budget / kChunkRows * kChunkRows : shape_.most_budget;
+  }
+  // What a run of a list is chosen by and rebuilt from.
+  void locate(std::size_t list, std::uint32_t r, ChoiceRun* run) const {
+    const std::size_t runs = setup_.rows / kRunRows, head = list % kKvHeads;
+    const std::size_t dim = kHead.key_dim;
+    run->unit_keys = reinterpret_cast<const std::byte*>(low_rank_.landmarks.data() +
+                                                        (list * runs + r) * run->units * dim);
+    run->unit_key_bytes = kHead.key_dim * sizeof(f16);
+    run->always = low_rank_.always.data();
+    run->starts = nullptr;
+    const std::size_t first = list / kKvHeads * setup_.rows + run->first_row;  // of a sequence's
+    run->low_rank = {.rank = rank_,
+                     .first_position = run->first_row,
+                     .basis = low_rank_.basis.data() + head * rank_ * dim,
+                     .coefficients = low_rank_.coefficients.data() + first * rank_,
+                     .kept = low_rank_.run_outliers * kChunkRows,
+                     .kept_number = low_rank_.kept_numbers.data(),
+                     .kept_key = low_rank_.kept_keys.data()};
+  }
+
   Status make_lists(std::uint32_t runs) {
     slots_ = static_cast<std::uint32_t>(kCacheSteps * shape_.most_budget);
     const std::size_t lists = setup_.lists();
@@ -311,15 +409,15 @@ class Sparse {
       TL_TRY_ASSIGN(hand_, Memory<std::uint32_t>::of(Where::device, Words(lists, 0)));
     }
     std::vector<ChoiceRun> all;
-    const std::uint32_t clusters = blocks_of(kept_.run_clusters) * kBlockRows;
+    const std::uint32_t units = blocks_of(run_units()) * kBlockRows;
     const std::uint32_t mean_bytes = row_bytes(RowFormat::int8, kHead.key_dim);
     for (std::size_t l = 0; l < lists; ++l)
       for (std::uint32_t r = 0; r < runs; ++r) {
         ChoiceRun run;
         run.rows = kRunRows;
-        run.units = kept_.run_clusters;
+        run.units = run_units();
         run.first_row = r * kRunRows;
-        run.first_unit = r * clusters;
+        run.first_unit = r * units;
         const std::size_t at = l * runs + r;
         const std::size_t means_at = at * kept_.run_clusters * mean_bytes;
         run.codes = kept_.codes.data() + at * sketch_bytes(2, kRunRows, kHead.key_dim);
@@ -329,7 +427,8 @@ class Sparse {
         run.starts = kept_.starts.data();
         run.summary = kept_.summaries.data() + means_at;
         run.residual = kept_.residuals.data() + at * kRunRows * shape_.residual_bytes;
-        run.row = kept_.rows.data() + setup_.side_bytes() +
+        if (rank_ > 0) locate(l, r, &run);
+        run.row = kept_.rows.data() + shape_.key_bytes +
                   (l * setup_.rows + run.first_row) * setup_.record_bytes();
         all.push_back(run);
       }
@@ -338,7 +437,7 @@ class Sparse {
       ChoiceList list;
       list.runs = {runs_.data() + l * runs, runs};
       list.rows = setup_.rows;
-      list.units = runs * clusters;
+      list.units = runs * units;
       list.budget = shape_.most_budget;
       list.coded_budget = shape_.most_coded;
       list.query = kept_.query.data() + l * kHead.heads * kHead.key_dim;
@@ -359,8 +458,9 @@ class Sparse {
 
   Setup setup_;
   ChoiceShape shape_;
-  std::uint32_t slots_ = 0;
+  std::uint32_t slots_ = 0, rank_ = 0;
   Kept kept_;
+  LowRank low_rank_;
   Memory<std::byte> records_, board_memory_;
   Memory<std::int32_t> slot_of_;
   Memory<std::uint32_t> row_of_, used_, hand_;
@@ -411,18 +511,20 @@ Status measure(Stream& stream, const Setup& setup, int rounds, const Report& rep
   }
   for (const Choice& choice : kChoices) {
     const std::string name = choice.name;
+    Setup sparse = setup;
+    if (choice.rank > 0) sparse.sides = 1;
     Answer wanted;
     {
-      TL_TRY_ASSIGN(Sparse resident, Sparse::create(setup, choice, false));
+      TL_TRY_ASSIGN(Sparse resident, Sparse::create(sparse, choice, false));
       TL_TRY_ASSIGN(const Measured measured, measure_sparse(stream, &resident, 1, rounds));
       report.add(setup, name + ", resident", "", measured);
       TL_TRY_ASSIGN(wanted, resident.answer());
     }
-    TL_TRY_ASSIGN(Sparse fetched, Sparse::create(setup, choice, true));
+    TL_TRY_ASSIGN(Sparse fetched, Sparse::create(sparse, choice, true));
     for (const int percent : {0, 50, 80, 95}) {
       TL_TRY_ASSIGN(Measured measured, measure_sparse(stream, &fetched, percent / 100.0, rounds));
       TL_TRY_ASSIGN(const std::uint64_t rows, fetched.rows_fetched());
-      measured.link_bytes = static_cast<double>(rows) * setup.record_bytes();
+      measured.link_bytes = static_cast<double>(rows) * sparse.record_bytes();
       const double due = (100 - percent) / 100.0 * fetched.rows_chosen();
       if (std::abs(static_cast<double>(rows) - due) > setup.lists())
         return fail(ErrorCode::corrupt, rows, " rows were fetched in place of ", due);

@@ -1,5 +1,6 @@
 // Decode attention, a layer of Llama-3.1-8B's shape at a time: all rows resident, and rows chosen
-// by their sketch, which lie on the device or in pinned memory behind a cache.
+// by their sketch, or by landmarks with keys at low rank, which lie on the device or in pinned
+// memory behind a cache.
 //
 // Keys and values are random, so nothing that is read says which rows a next step asks for: the hit
 // rate is an axis. Before each measurement that share of the chosen rows is in the cache, to the

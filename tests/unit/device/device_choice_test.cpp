@@ -173,7 +173,8 @@ TEST_F(DeviceChoiceTest, EveryMethodIsNearTheHostsOrRefused) {
     const bool chosen = std::ranges::any_of(plan->lines, [](const MemoryLine& line) {
       return line.tier == "device" && line.purpose == "index";
     });
-    const std::set<std::string> by_units = {"moments", "quest", "retroinfer", "shadowkv_landmarks"};
+    const std::set<std::string> by_units = {"moments",  "quest",         "retroinfer",
+                                            "shadowkv", "shadowkv_int8", "shadowkv_landmarks"};
     EXPECT_EQ(chosen, method.starts_with("sketch") || method.starts_with("ladder") ||
                           by_units.contains(method));
   }
@@ -182,7 +183,7 @@ TEST_F(DeviceChoiceTest, EveryMethodIsNearTheHostsOrRefused) {
 // A list has the same bits whatever is chosen with it, in however many parts a step is asked, on
 // however many threads, in whichever memory was planned for.
 TEST_F(DeviceChoiceTest, BitsDependOnNoBudget) {
-  for (const char* method : {"sketch", "ladder2", "quest", "retroinfer"}) {
+  for (const char* method : {"sketch", "ladder2", "quest", "retroinfer", "shadowkv"}) {
     SCOPED_TRACE(method);
     const CacheOptions narrow = there(options_of(method, 1200));
     CacheOptions wide = there(options_of(method, 2400));
@@ -272,16 +273,18 @@ TEST_F(DeviceChoiceTest, NeitherRowsNorListsOfThemCross) {
 
 // Sealed rows that steps leave, joined, forked and cut: what is chosen of has the life of the rows.
 TEST_F(DeviceChoiceTest, IndexesLiveAsLongAsTheirRows) {
-  for (const char* method : {"sketch", "quest", "retroinfer"}) {
+  for (const std::string method : {"sketch", "quest", "retroinfer", "shadowkv"}) {
     SCOPED_TRACE(method);
     CacheOptions options =
         options_of(method, 600, {"steady.recent=16", "steady.join=4", "select.min_rows=40"});
+    const bool loses = method == "shadowkv";  // something of a key: such rows are not joined
+    if (loses) options.method_overrides.push_back("steady.seal=64");
     options.max_timelines = 2;
     Pair pair(options);
     Fed& fed = pair.fed;
     fed.advance(460, Pass::prefill);
     for (int step = 0; step < 6; ++step) pair.step(16);
-    EXPECT_GT(fed.caches[1]->report().rows_joined, 0u);
+    EXPECT_EQ(fed.caches[1]->report().rows_joined > 0, !loses);
     EXPECT_EQ(fed.caches[1]->report().rows_joined, fed.caches[0]->report().rows_joined);
     std::vector<Timeline> forks;
     for (Timeline& text : fed.texts) {
@@ -306,6 +309,56 @@ TEST_F(DeviceChoiceTest, IndexesLiveAsLongAsTheirRows) {
     for (const MemoryLine& line : fed.caches[1]->usage().lines)
       if (line.tier == "device" && line.purpose == "staging") staging = line.bytes;
     EXPECT_EQ(held(1), staging);
+  }
+}
+
+// Keys before their rotary embedding are turned as their layer's are: by halves, by neighbours,
+// some channels, none; also where they are kept times how large queries are.
+TEST_F(DeviceChoiceTest, RebuildsKeysOfEveryEmbedding) {
+  CacheOptions options =
+      options_of("shadowkv", 1200, {"keys.rank=0.5", "keys.balance=queries", "select.share=0.2"});
+  options.layers.assign(4, plain_layer(2, 2, 64, 32));
+  for (LayerSpec& layer : options.layers) layer.query_powers.assign(64, 0);
+  options.layers[0].query_powers = plain_layer(2, 2, 64, 32).query_powers;
+  options.layers[1].rope.pairs = RopePairs::neighbours;
+  options.layers[1].rope.magnitude = 1.25f;
+  options.layers[2].rope.inverse_frequency.resize(20);
+  options.layers[3].rope.inverse_frequency.clear();
+  Pair pair(options);
+  pair.fed.advance(1090, Pass::prefill);
+  for (int step = 0; step < 3; ++step) pair.step(2);
+}
+
+// What keys are rebuilt from is in both memories, once in each, and planned.
+TEST_F(DeviceChoiceTest, FitsAreInBothMemories) {
+  for (const char* method : {"shadowkv", "sketch"}) {
+    SCOPED_TRACE(method);
+    CacheOptions options =
+        there(options_of(method, 1000, {"keys.compress=lowrank", "steady.seal=64"}));
+    options.course = Course{{}, {996}};  // sealed at once: no step seals another segment
+    const auto plan = KvCache::plan(options);
+    ASSERT_TRUE(plan) << plan.error().message;
+    options.tiers.device_bytes = plan->total("device");
+    Fed fed({options});
+    fed.advance(996, Pass::prefill);
+    for (int step = 0; step < 2; ++step) fed.advance(1, Pass::decode);
+    const MemoryPlan usage = fed.caches[0]->usage();
+    for (const char* tier : {"device", "host"}) {
+      EXPECT_GT(peak_of(usage, tier, "index"), 0u) << tier;
+      EXPECT_LE(peak_of(usage, tier, "index"), peak_of(*plan, tier, "index")) << tier;
+      EXPECT_GE(20 * peak_of(usage, tier, "index"), 19 * peak_of(*plan, tier, "index")) << tier;
+    }
+    EXPECT_GT(peak_of(usage, "device", "index"), peak_of(usage, "host", "index"));
+    std::uint64_t least = 0;  // coefficients of both layers, f16
+    for (const RankReport& of : fed.caches[0]->ranks(fed.texts[0]))
+      least += 900 * of.rank * sizeof(f16);
+    EXPECT_GT(peak_of(usage, "host", "index"), least);
+    EXPECT_LT(peak_of(usage, "host", "index"), 2 * least);
+    const CacheReport report = fed.caches[0]->report();
+    EXPECT_GE(report.device_bytes_written,
+              peak_of(usage, "device", "index") + peak_of(usage, "device", "rows"));
+    EXPECT_LT(report.device_bytes_written,
+              peak_of(usage, "device", "index") + peak_of(usage, "device", "rows") + 1024);
   }
 }
 

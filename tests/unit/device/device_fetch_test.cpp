@@ -142,9 +142,13 @@ TEST_P(DeviceFetch, KeepsTheSameRowsWhereverTheyAre) {
 // A session has its rows in its file, and a device attends them, and chooses among them, also when
 // they are those of an earlier process.
 TEST_P(DeviceFetch, AttendsTheRowsOfASession) {
-  for (const char* method : {"exact", "ladder2"}) {
+  const std::vector<std::string> low_rank = {"keys.compress=lowrank"};
+  for (const auto& [method, overrides] : std::vector<std::pair<const char*, decltype(low_rank)>>{
+           {"exact", {}}, {"ladder2", {}}, {"shadowkv", {}}, {"sketch", low_rank}}) {
     SCOPED_TRACE(method);
-    const CacheOptions there = fetching(on_device(options_for(method, 1200), GetParam()));
+    CacheOptions there = options_for(method, 1200);
+    there.method_overrides = overrides;
+    there = fetching(on_device(there, GetParam()));
     CacheOptions session = there;
     session.method_overrides.push_back("place.rows=lowest");
     session.session.path = folder_.path() + "/" + method + ".tls";
@@ -248,6 +252,30 @@ TEST_P(DeviceFetch, RefusesRowsThatADeviceDoesNotAttend) {
   EXPECT_EQ(refused.error().code, ErrorCode::unsupported);
   EXPECT_NE(refused.error().message.find("values.compress = q4_0"), std::string::npos)
       << refused.error().message;
+}
+
+// Keys at low rank are attended of rows that it chose: it says why it does not choose.
+TEST_P(DeviceFetch, RefusesKeysThatADeviceDoesNotRebuild) {
+  const auto refusal = [&](const char* method, std::uint32_t group, const char* override) {
+    CacheOptions options = fetching(on_device(options_for(method, 1600), GetParam()));
+    options.layers = {plain_layer(1, group, 32, 32), plain_layer(1, group, 32, 32)};
+    options.method_overrides.emplace_back(override);
+    const auto refused = KvCache::plan(options);
+    EXPECT_FALSE(refused);
+    if (refused) return std::string();
+    EXPECT_EQ(refused.error().code, ErrorCode::unsupported);
+    EXPECT_NE(refused.error().message.find("keys.compress = lowrank"), std::string::npos);
+    EXPECT_NE(refused.error().message.find("low rank only of rows that the device chose"),
+              std::string::npos);
+    return refused.error().message;
+  };
+  refusal("exact", 2, "keys.compress=lowrank");
+  const auto expect_said = [&](const std::string& said, const std::string& why) {
+    EXPECT_NE(said.find(why), std::string::npos) << said;
+  };
+  expect_said(refusal("xkv", 2, "place.rows=spill"), "what several layers share");
+  expect_said(refusal("shadowkv", 9, "place.rows=spill"), "not 9");
+  expect_said(refusal("shadowkv_int4", 2, "place.rows=spill"), "f16, int8 or q8_0");
 }
 
 // What the disk gives back that was not written there ends the step, which leaves no trace, also

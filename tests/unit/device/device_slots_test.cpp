@@ -257,6 +257,40 @@ TEST_P(DeviceSlotsTest, FetchesWhatNoSlotHolds) {
   EXPECT_GT(hits, 0u);
 }
 
+// Of keys at low rank nothing is fetched: values cross, and what keys are rebuilt from is read
+// there as often as it is where all rows are at home.
+TEST_P(DeviceSlotsTest, FetchesValuesWhereKeysAreRebuilt) {
+  const CacheOptions there = options_of("shadowkv", 1200);
+  Fed fed({there, elsewhere(there)});
+  fed.advance(1150, Pass::prefill);
+  Noted noted;
+  fed.caches[1]->observe(&noted);
+  const Method method = method_of(there);
+  const std::uint32_t sealed_to = method.tail_begin(fed.texts[0].length());
+  std::vector<CacheReport> before;
+  for (const auto& cache : fed.caches) before.push_back(cache->report());
+  fed.advance(1, Pass::decode);
+  std::vector<std::uint32_t> ranks;
+  for (const RankReport& of : fed.caches[1]->ranks(fed.texts[1])) ranks.push_back(of.rank);
+  ASSERT_EQ(ranks.size(), there.layers.size());
+  std::uint64_t values = 0, rebuilt = 0;
+  for (const Noted::List& list : noted.lists) {
+    const LayerSpec& spec = there.layers[list.layer];
+    const auto read = static_cast<std::uint64_t>(std::distance(
+        list.positions.lower_bound(method.sink), list.positions.lower_bound(sealed_to)));
+    EXPECT_EQ(read, 64u);  // select.min_rows: eight chunks
+    values += read * 2 * spec.value_dim;
+    // One segment has all of them; no chunk of so few is an outlier.
+    rebuilt += (read + spec.key_dim) * ranks[list.layer] * sizeof(f16);
+  }
+  const CacheReport home = difference(fed.caches[0]->report(), before[0]);
+  const CacheReport moved = difference(fed.caches[1]->report(), before[1]);
+  EXPECT_EQ(home.device_bytes_read, values + rebuilt);
+  EXPECT_EQ(home.device_bytes_fetched, 0u);
+  EXPECT_EQ(moved.device_bytes_fetched, values);
+  EXPECT_EQ(moved.device_bytes_read, rebuilt);
+}
+
 // Rows that steps leave and join, texts that are forked, cut and read on, steps that are given up:
 // a copy is never another row's.
 TEST_P(DeviceSlotsTest, SlotsFollowTheirRows) {

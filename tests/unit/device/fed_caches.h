@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -47,6 +48,9 @@ methods_that_a_device_chooses_by() {
           {"quest", {"select.share=0.3", "select.block=48", "select.group=vote"}},
           {"moments", {"keys.compress=int8", "values.compress=int8"}},
           {"shadowkv_landmarks", {"select.outliers=0.05"}},
+          {"shadowkv", {"select.outliers=0.05"}},
+          {"shadowkv", {"keys.rank=0.5", "values.compress=int8"}},
+          {"sketch", {"keys.compress=lowrank"}},  // whose rows lie in an order of their own
           {"retroinfer", {}},
           {"retroinfer", {"select.min_rows=5000"}},
           {"retroinfer", {"select.estimate=0", "select.group=max"}}};
@@ -131,6 +135,10 @@ class Fed {
   void add(const CacheOptions& options, int threads) {
     auto made = KvCache::create(options, threads, test::float_isa());
     if (!made) throw std::runtime_error(made.error().message);
+    if (std::ranges::count(options.method_overrides, "keys.balance=queries") > 0)
+      for (const LayerSpec& layer : options.layers)
+        for (const int power : layer.query_powers)
+          most_kept_ = std::max(most_kept_, std::ldexp(1.0, power));
     caches.push_back(std::move(*made));
     texts.push_back(std::move(*caches.back()->start()));
   }
@@ -170,8 +178,13 @@ class Fed {
     return outputs;
   }
 
+  // Keys that are rebuilt are sums, too, of as many products as their rank: within the length of a
+  // position's keys as they are kept, two heads' together, times that of all basis vectors.
   double bound() const {
-    return bound_of(longest_query_ * longest_key_, largest_value_, 64, texts.front().length());
+    double sums = 64;
+    for (const RankReport& of : caches.front()->ranks(texts.front()))
+      sums = std::max(sums, 64 + most_kept_ * of.rank * std::sqrt(2.0 * of.rank));
+    return bound_of(longest_query_ * longest_key_, largest_value_, sums, texts.front().length());
   }
   double prefill_bound() const {
     return bound() + rounded_bound_of(longest_query_ * longest_key_, largest_value_);
@@ -199,6 +212,7 @@ class Fed {
 
   std::mt19937 random_{7};
   double longest_query_ = 0, longest_key_ = 0, largest_value_ = 0;
+  double most_kept_ = 1;  // times which a channel of a key is kept
 };
 
 inline double farthest(const std::vector<float>& one, const std::vector<float>& other) {

@@ -127,10 +127,14 @@ TEST_F(RowsThereTest, GiveWhatTheHostGives) {
     EXPECT_TRUE(all_stay(*device));
     Timeline here = checked(host->start()), on = checked(device->start());
     const auto tokens = random_tokens(*engine, 180);
-    read(*engine, on, std::span(tokens).first(115));
-    check(host->copy(on, here));  // so that what they attend is the same
+    // What is read before is copied, so that what they attend is the same, where it can be.
+    const std::size_t read_first = std::string(method) == "streaming" ? 0 : 115;
+    if (read_first > 0) {
+      read(*engine, on, std::span(tokens).first(read_first));
+      check(host->copy(on, here));
+    }
     const CacheReport before[] = {host->report(), device->report()};
-    const auto rest = std::span(tokens).subspan(115);  // one sealed already
+    const auto rest = std::span(tokens).subspan(read_first);  // one sealed already
     const auto want = decode(*engine, here, rest);
     expect_near(decode(*engine, on, rest), want);
     const CacheReport of_host = difference(host->report(), before[0]);
@@ -159,7 +163,7 @@ TEST_F(RowsThereTest, BeginATextAtItsFirstToken) {
 // and on the disk the host goes between.
 TEST_F(RowsThereTest, NoHomeOfRowsChangesABit) {
   test::TemporaryFolder folder("rows-there");
-  for (const char* method : {"sketch", "ladder2", "retroinfer"}) {
+  for (const char* method : {"sketch", "ladder2", "shadowkv"}) {
     SCOPED_TRACE(method);
     const auto engine = open("llama_mixed.gguf");
     const CacheOptions options =
@@ -173,20 +177,23 @@ TEST_F(RowsThereTest, NoHomeOfRowsChangesABit) {
     const auto on_disk = checked(engine->open_cache(elsewhere));
     const auto tokens = random_tokens(*engine, 300);
     std::vector<std::vector<Logits>> seen;
+    std::vector<CacheReport> moved;
     for (KvCache* cache : {on_device.get(), in_memory.get(), on_disk.get()}) {
       EXPECT_TRUE(all_stay(*cache));
       Timeline text = checked(cache->start());
       read(*engine, text, std::span(tokens).first(250));
+      const CacheReport before = cache->report();
       seen.push_back(decode(*engine, text, std::span(tokens).subspan(250)));
+      moved.push_back(difference(cache->report(), before));
     }
     EXPECT_EQ(seen[1], seen[0]);
     EXPECT_EQ(seen[2], seen[0]);
-    EXPECT_EQ(on_device->report().device_bytes_fetched, 0u);
-    EXPECT_GT(in_memory->report().device_bytes_fetched, 0u);
-    EXPECT_GT(in_memory->report().row_cache_hits, 0u);
-    EXPECT_GT(on_disk->report().disk_bytes_read, 0u);
-    EXPECT_EQ(in_memory->report().rows_read, on_device->report().rows_read);
-    EXPECT_EQ(on_disk->report().rows_read, on_device->report().rows_read);
+    EXPECT_EQ(moved[0].device_bytes_fetched, 0u);
+    EXPECT_GT(moved[1].device_bytes_fetched, 0u);
+    EXPECT_GT(moved[1].row_cache_hits, 0u);
+    EXPECT_GT(moved[2].disk_bytes_read, 0u);
+    EXPECT_EQ(moved[1].rows_read, moved[0].rows_read);
+    EXPECT_EQ(moved[2].rows_read, moved[0].rows_read);
   }
 }
 
