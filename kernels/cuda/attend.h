@@ -40,9 +40,9 @@ Status can_attend(HeadShape shape, const Fold& fold);
 // context. Keys at low rank are floats by then, as rebuild() left them.
 Status attend(Stream& stream, HeadShape shape, std::span<const HeadFold> folds, States partial);
 
-// List i is partials [first[i], first[i + 1]), merged in their order into state i of `merged`, which
-// is overwritten: the identity where a list is empty. Its bits depend on those that are not empty,
-// wherever others are between them. `first` has one entry more than there are lists.
+// List i is partials [first[i], first[i + 1]), merged in their order into state i of `merged`,
+// which is overwritten: the identity where a list is empty. Its bits depend on those that are not
+// empty, wherever others are between them. `first` has one entry more than there are lists.
 Status merge(Stream& stream, HeadShape shape, States partial, std::span<const std::uint32_t> first,
              States merged);
 

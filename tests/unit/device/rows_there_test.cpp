@@ -380,18 +380,28 @@ TEST_F(RowsThereTest, TakeWhatIsPlanned) {
     EXPECT_LE(usage.peak_bytes.at(tier), plan.peak_bytes.at(tier)) << tier;
 }
 
-// A device that has no room for them attends what it would without.
+// A device that has no room for them, but for rows, attends what it would without.
 TEST_F(RowsThereTest, DoNotStayWhereThereIsNoRoom) {
   const auto engine = open("llama_mixed.gguf");
-  CacheOptions options = there(host_options("sketch"), 24 << 10);
-  options.method_overrides.push_back("place.run=near");
-  const auto plan = engine->plan(options);
-  if (plan) {
+  const auto tokens = random_tokens(*engine, 200);
+  std::vector<bool> stay;
+  for (std::uint64_t bytes = 32 << 10; bytes <= std::uint64_t{64} << 20; bytes *= 2) {
+    const CacheOptions options = there(host_options("exact"), bytes);
+    if (const auto plan = engine->plan(options); !plan) {
+      EXPECT_EQ(plan.error().code, ErrorCode::exhausted) << plan.error().message;
+      EXPECT_TRUE(stay.empty()) << bytes;
+      continue;
+    }
     const auto cache = checked(engine->open_cache(options));
-    EXPECT_FALSE(cache->stays_there(LayerId{0}));
-  } else {
-    EXPECT_EQ(plan.error().code, ErrorCode::exhausted) << plan.error().message;
+    stay.push_back(cache->stays_there(LayerId{0}));
+    Timeline text = checked(cache->start());
+    read(*engine, text, tokens);
+    decode(*engine, text, std::span(tokens).first(2));
+    EXPECT_GT(cache->report().device_bytes_read, 0u) << bytes;
   }
+  ASSERT_FALSE(stay.empty());
+  EXPECT_FALSE(stay.front());
+  EXPECT_TRUE(stay.back());
 }
 
 }  // namespace

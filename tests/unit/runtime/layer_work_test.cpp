@@ -18,6 +18,7 @@ constexpr std::size_t kWidth = 32, kWords = 4, kRows = 3;
 class SeenDevice final : public DeviceLayers {
  public:
   Status add(const LayerWeights&) override { return {}; }
+  Status add(const HeadWeights&) override { return {}; }
   Status write(MatView<const float> hidden) override {
     calls += " write" + std::to_string(hidden.rows());
     rows_.assign(hidden.data(), hidden.data() + hidden.rows() * hidden.cols());
@@ -32,6 +33,20 @@ class SeenDevice final : public DeviceLayers {
     for (float& x : rows_) x += 1.0f;
     return {};
   }
+  Result<RowsThere> project(std::size_t layer) override {
+    calls += " project_there" + std::to_string(layer);
+    return RowsThere{};
+  }
+  Status finish(std::size_t layer) override {
+    calls += " there";
+    return finish(layer, {});
+  }
+  Status head(MatView<float> logits) override {
+    calls += " head" + std::to_string(logits.rows());
+    return {};
+  }
+  std::uint64_t replays() const override { return 0; }
+  DeviceQueue& queue() override { return queue_; }
   Status read(MatView<float> hidden) override {
     calls += " read" + std::to_string(hidden.rows());
     EXPECT_EQ(hidden.rows() * hidden.cols(), rows_.size());
@@ -46,6 +61,7 @@ class SeenDevice final : public DeviceLayers {
   std::string calls;
 
  private:
+  DeviceQueue queue_;
   std::vector<float> rows_;
 };
 
@@ -101,6 +117,23 @@ TEST_F(LayerWorkTest, RowsOfAStepCrossOnceEachWay) {
     EXPECT_EQ(calls(), "");
   }
   EXPECT_EQ(calls(), " wait");
+}
+
+// With the head there as well they do not come back at all, unless other rows' logits are wanted.
+TEST_F(LayerWorkTest, RowsStayForTheHead) {
+  model_.head_on_device = true;
+  LayerWork work(model_, &scratch_);
+  work.embed(std::vector{1, 2, 3}, some(0, 3));
+  EXPECT_TRUE(work.project_there(LayerId{0}, some(0, 3)));
+  EXPECT_TRUE(work.finish_there(LayerId{0}, some(0, 3)));
+  pass(&work, LayerId{1}, some(0, 3));
+  EXPECT_EQ(calls(), " write3 project_there0 there finish0 project1 finish1");
+  std::vector<float> logits(kRows * kWords);
+  ASSERT_TRUE(work.head(some(0, 3), {logits.data(), kRows, kWords}));
+  EXPECT_EQ(calls(), " head3");
+  ASSERT_TRUE(work.head(some(2, 1), {logits.data(), 1, kWords}));
+  EXPECT_EQ(calls(), " read3 write1 head1");
+  EXPECT_EQ(values(), (std::vector<float>{3, 4, 5}));
 }
 
 TEST_F(LayerWorkTest, RowsComeBackBeforeOthersTakeTheirPlace) {
