@@ -1,9 +1,10 @@
 // What a GPU's kernels reach: decode attention (attention_bench.h), that of a prefill
-// (prefill_bench.h) and products of coded weights (product_bench.h), beside what the device's
-// memory and its link give in the same run. The last of VECTORS is also how many queries a prefill
-// has.
+// (prefill_bench.h), products of coded weights (product_bench.h) and whole decode steps
+// (step_bench.h), beside what the device's memory and its link give in the same run. The last of
+// VECTORS is also how many queries a prefill has; WIDTH and LAYERS are of the model.
 //
-//     gpu_bench [ROWS[,ROWS...] [BATCH[,BATCH...] [ROUNDS [VECTORS[,VECTORS...] [WIDTH]]]]]
+//     gpu_bench [ROWS[,ROWS...] [BATCH[,BATCH...] [ROUNDS [VECTORS[,VECTORS...] [WIDTH
+//               [LAYERS]]]]]]
 #include <charconv>
 #include <cstdio>
 #include <string_view>
@@ -12,6 +13,7 @@
 #include "tests/bench/cuda/attention_bench.h"
 #include "tests/bench/cuda/prefill_bench.h"
 #include "tests/bench/cuda/product_bench.h"
+#include "tests/bench/cuda/step_bench.h"
 
 namespace thermocline::cuda {
 namespace {
@@ -36,6 +38,7 @@ Status run(int argc, char** argv) {
   TL_TRY_ASSIGN(const auto rounds, numbers(argc > 3 ? argv[3] : "15"));
   TL_TRY_ASSIGN(const auto vectors, numbers(argc > 4 ? argv[4] : "1,4,16,512"));
   TL_TRY_ASSIGN(const auto widths, numbers(argc > 5 ? argv[5] : "4096"));
+  TL_TRY_ASSIGN(const auto layers, numbers(argc > 6 ? argv[6] : "32"));
   for (const std::uint32_t count : rows)
     if (count % kRunRows != 0)
       return fail(ErrorCode::invalid_argument, count, " rows: give multiples of ", kRunRows);
@@ -63,7 +66,9 @@ Status run(int argc, char** argv) {
   std::printf("\n");
   TL_TRY(bench_prefill(stream, limits, rows, vectors.back(), times));
   std::printf("\n");
-  return bench_products(stream, limits, widths[0], vectors, times);
+  TL_TRY(bench_products(stream, limits, widths[0], vectors, times));
+  std::printf("\n");
+  return bench_step(limits, rows, widths[0], layers[0], times);
 }
 
 }  // namespace
