@@ -82,7 +82,14 @@ Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method,
 Result<CachePlan> plan_layers(const CacheOptions& options, const Method& method, int threads,
                               const StoreOptions& stores) {
   for (std::size_t l = 0; l < options.layers.size(); ++l) TL_TRY(check_layer(options.layers[l], l));
-  TL_TRY_ASSIGN(CachePlan plan, plan_layers(options, method, threads, stores, {}, {}));
+  Result<CachePlan> planned = plan_layers(options, method, threads, stores, {}, {});
+  if (!planned && options.layers_there && !method.fetches()) {
+    // Beside what rows that stay take, no sealed ones may fit that would without.
+    CacheOptions apart = options;
+    apart.layers_there.reset();
+    planned = plan_layers(apart, method, threads, stores, {}, {});
+  }
+  TL_TRY_ASSIGN(CachePlan plan, std::move(planned));
   if (!plan.fetches()) return plan;
   // Not all layers fit on the device, and fewer may, beside what the others take there.
   return plan_layers(options, method, threads, stores, fetch_of(options, method, plan),

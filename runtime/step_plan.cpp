@@ -61,8 +61,9 @@ void plan_steps_there(const CacheOptions& options, const Method& method, const T
   plan_steps_of(
       options, method, cuts, [&](std::size_t l) { return may_stay(options, method, l, *plan); },
       plan);
+  // What is fetched has the same answer for every budget: whether rows stay depends on none.
   plan->steps_there = plan->step_bounds.layers > 0 && plan->step_there.device > 0 &&
-                      plan->device_bytes() <= plan->bytes_of(Tier::device);
+                      (method.fetches() || plan->device_bytes() <= plan->bytes_of(Tier::device));
   if (plan->steps_there) return;
   plan->tails_there_bytes = 0;
   plan->step_there = {};

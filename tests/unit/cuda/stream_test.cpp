@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstddef>
+#include <optional>
 
 #include "kernels/cuda/dense.h"
 #include "kernels/cuda/pinned_bytes.h"
@@ -23,20 +24,22 @@ class RecurringTest : public StreamTest {
     Result<PinnedBytes> memory = take_pinned_bytes(sizeof *pinned_);
     ASSERT_TRUE(memory) << memory.error().message;
     memory_ = std::move(*memory);
+    x_.emplace(std::vector<float>(64));
+    sum_.emplace(std::vector<float>(64));
     pinned_ = reinterpret_cast<std::array<float, 64>*>(memory_.get());
   }
   // sum += what is in pinned memory, `times` times.
   void queue(int times) {
-    ASSERT_TRUE(stream_->copy(x_.data(), pinned_->data(), sizeof *pinned_, cudaMemcpyHostToDevice,
+    ASSERT_TRUE(stream_->copy(x_->data(), pinned_->data(), sizeof *pinned_, cudaMemcpyHostToDevice,
                               "copying there"));
-    const MatView<float> x(x_.data(), 1, 64), sum(sum_.data(), 1, 64);
+    const MatView<float> x(x_->data(), 1, 64), sum(sum_->data(), 1, 64);
     for (int i = 0; i < times; ++i) ASSERT_TRUE(add(*stream_, x, sum));
   }
-  float sum() { return sum_.copy()[63]; }
+  float sum() { return sum_->copy()[63]; }
 
   PinnedBytes memory_;
   std::array<float, 64>* pinned_ = nullptr;
-  OnDevice<float> x_{std::vector<float>(64)}, sum_{std::vector<float>(64)};
+  std::optional<OnDevice<float>> x_, sum_;  // once there is a device
 };
 
 TEST_F(RecurringTest, WhatComesBackRunsAsAGraphOverWhatIsInMemoryThen) {
@@ -70,7 +73,7 @@ TEST_F(RecurringTest, ACopyThatIsMadeOnceComesAfterWhatWasGathered) {
     pinned_->fill(1.0f);
     queue(1);
     std::array<float, 64> here{};
-    ASSERT_TRUE(stream_->copy_once(here.data(), sum_.data(), sizeof here, cudaMemcpyDeviceToHost,
+    ASSERT_TRUE(stream_->copy_once(here.data(), sum_->data(), sizeof here, cudaMemcpyDeviceToHost,
                                    "copying back"));
     queue(1);
     ASSERT_TRUE(stream_->wait());
