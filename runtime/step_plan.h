@@ -9,9 +9,9 @@
 
 namespace thermocline {
 
-// Of all layers that may, before any is planned: so much of a device is spent before sealed rows are
-// at home there. Of none, if it is given less than that; but where it fetches, whose answers depend
-// on no budget.
+// Of all layers that may, before any is planned: so much of a device is spent before sealed rows
+// are at home there. Of none, if it is given less than that; but where it fetches, whose answers
+// depend on no budget.
 void plan_steps_there(const CacheOptions& options, const Method& method, const TextCuts& cuts,
                       CachePlan* plan);
 
