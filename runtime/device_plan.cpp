@@ -129,9 +129,11 @@ bool plan_prefill_there(const CacheOptions& options, const Method& method, const
                 shape.rows * shape.query_row_bytes(), shape.rows * shape.result_row_bytes()});
   const PrefillBytes bytes = prefill_bytes(shape, std::max(raw.bytes(), sealed.bytes()),
                                            std::min(kPrefillPieceBytes, most));
-  plan->prefill = {std::max(plan->prefill.device, bytes.device),
-                   std::max(plan->prefill.host, bytes.host),
-                   std::max(plan->prefill.piece, bytes.piece)};
+  // Queries and states lie behind the pieces, which may be another layer's to plan.
+  const std::uint64_t behind =
+      std::max(plan->prefill.device - plan->prefill.host, bytes.device - bytes.host);
+  const std::uint64_t host = std::max(plan->prefill.host, bytes.host);
+  plan->prefill = {host + behind, host, std::max(plan->prefill.piece, bytes.piece)};
   return true;
 }
 

@@ -438,9 +438,14 @@ void KvCache::Impl::take_over_selections(LayerState* layer, bool sealed) noexcep
 }
 
 void KvCache::Impl::rollback() {
-  // What is queued of it runs, so that what a device has is what the host thinks that it has. An
-  // error is the device's, which says it whenever it is asked.
-  if (std::exchange(there_begun, 0) > 0) static_cast<void>(device_step->finish());
+  // What is queued of it runs, lest it does later. Whether it did is not known where that fails: of
+  // slots that were asked in it nothing is.
+  if (there_begun > 0) static_cast<void>(device_step->finish());
+  for (std::size_t i = 0; i < there_begun; ++i)
+    for (const Token& row : rows)
+      if (timelines[index(row.timeline)])
+        layer_state(row.timeline, there_layers[i].layer).slotted.forget();
+  there_begun = 0;
   for (Pending& p : pending) p = Pending{};
   gathered.clear();
   for (const auto& timeline : timelines) {

@@ -143,12 +143,13 @@ Status KvCache::Impl::take_answer(LayerId l, std::size_t first,
                                   const DeviceChoice::Answer& answer) {
   const ChoiceFormat format = choice_format(l);
   const HeadShape heads = format.head;
+  const bool goes_on_there = there_begun > 0 && there_layers[there_begun - 1].layer == l;
   counted.device_bytes_exchanged += answer.crossed_bytes;
   for (std::size_t i = 0; i < answer.summaries.size(); ++i) {
     const std::uint32_t list = questions.lists[first + i];
     const ChoiceQuestion& question = questions.of[first + i];
     const auto states = answer.states.subspan(i * heads.heads, heads.heads);
-    if (stays_there(l)) {
+    if (goes_on_there) {
       TL_TRY(device_step->give(list, states));
     } else {
       for (std::uint32_t g = 0; g < heads.heads; ++g)

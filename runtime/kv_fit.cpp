@@ -36,7 +36,7 @@ const Rotation* KvCache::Impl::rotation_of(LayerId l, Side side) const {
 }
 
 // The part, if there is one, with its place in the ledger. The host has it as well where a device
-// chooses: a prefill is the host's, and so is the next segment's fit.
+// chooses: a prefill over such keys is the host's, and so is the next segment's fit.
 Status KvCache::Impl::hold(LayerId l, Buffer bytes, std::span<const std::uint16_t> offsets,
                            std::shared_ptr<const FitBytes>* part) {
   if (bytes.size() == 0) return {};

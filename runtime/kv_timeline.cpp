@@ -100,6 +100,7 @@ void KvCache::Impl::end(TimelineId id) {
 Status KvCache::Impl::copy_slots(const TimelineState& from, TimelineState* to) {
   const auto filled = [](const LayerState& layer) { return layer.slotted.remembers(); };
   if (std::ranges::none_of(from.layers, filled)) return {};
+  if (there_begun > 0) TL_TRY(device_step->finish());  // what a step in progress puts there
   const Space& slots = from.slots.space();
   TL_TRY(table->device()->copy(to->slots.space().address, slots.address, slots.bytes));
   for (std::size_t l = 0; l < to->layers.size(); ++l)

@@ -32,7 +32,13 @@ Result<std::unique_ptr<DenseLayers>> DenseLayers::create(std::uint32_t number,
 }
 
 // What is queued reads and writes memory that goes now.
-DenseLayers::~DenseLayers() { static_cast<void>(stream_.wait()); }
+DenseLayers::~DenseLayers() { static_cast<void>(wait()); }
+
+// What is gathered is launched here.
+Status DenseLayers::wait() {
+  TL_TRY(make_current(number_));
+  return stream_.wait();
+}
 
 Status DenseLayers::copy_weights(WeightView* view, std::byte** next) {
   std::byte* const to = std::exchange(*next, *next + round_up(view->bytes(), kWorkApartBytes));

@@ -27,7 +27,7 @@ class DenseLayers final : public DeviceLayers {
   Status finish(std::size_t layer) override;
   Status read(MatView<float> hidden) override;
   Status head(MatView<float> logits) override;
-  Status wait() override { return stream_.wait(); }
+  Status wait() override;
   DeviceQueue& queue() override { return stream_; }
   std::uint64_t replays() const override { return stream_.recurring()->replays(); }
 

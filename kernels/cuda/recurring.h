@@ -1,8 +1,8 @@
 // Work of a stream that comes back step after step. What is queued between two waits is gathered,
 // and where that is, to the byte, what ran before, it runs as a graph: one launch in place of
 // hundreds. What changes from step to step lies in memory that is copied, so that what is queued is
-// the same. There is nothing to be told and nothing to be wrong about: other work is other bytes,
-// and is queued as it is.
+// the same. Nobody has to say what comes back: other work is other bytes, and is queued as it is;
+// and so is what no graph can be made of.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -45,12 +45,17 @@ class Recurring {
   struct DestroyGraph {
     void operator()(cudaGraphExec_t graph) const;
   };
+  struct DestroyCaptured {
+    void operator()(cudaGraph_t graph) const;
+  };
   // What ran, the last one first.
   struct Known {
     std::vector<std::byte> what;
     std::unique_ptr<CUgraphExec_st, DestroyGraph> graph;  // once it has come back
   };
-  static constexpr std::size_t kMostKnown = 256;  // a model's layers, each a piece
+  // Of all that is known, beyond which what ran longest ago is forgotten, and its graph: a dozen of
+  // whole steps, or a few hundred pieces of one.
+  static constexpr std::size_t kMostKnownBytes = std::size_t{4} << 20;
 
   template <typename T>
   void note(const T& what) {
@@ -64,6 +69,7 @@ class Recurring {
   std::vector<std::byte> what_;
   std::vector<Work> work_;
   std::list<Known> known_;
+  std::size_t known_bytes_ = 0;
   std::uint64_t replays_ = 0;
 };
 

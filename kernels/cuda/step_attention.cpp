@@ -115,7 +115,7 @@ struct View {
 // And what is on the device alone.
 struct Work {
   States partial, merged;  // of what is attended always: of folds; of what is chosen: of questions
-  std::byte* chosen = nullptr;  // ChoiceWork
+  std::byte* chosen = nullptr;  // ChoiceWork: most_work() behind these
   std::size_t bytes = 0;
 
   Work(const StepBounds& bounds, std::byte* memory) {
@@ -124,7 +124,7 @@ struct Work {
     cut_states(bounds.head, lists * steady_folds(bounds.steady), &pieces, &partial);
     cut_states(bounds.head, choosing, &pieces, &merged);
     if (memory != nullptr) chosen = memory + pieces.bytes();
-    bytes = pieces.bytes() + most_work(bounds);
+    bytes = pieces.bytes();
   }
 };
 
@@ -157,7 +157,8 @@ StepAttention::StepAttention(std::uint32_t number, const StepBounds& bounds)
     : number_(number), bounds_(bounds) {
   piece_bytes_ = Piece(bounds, nullptr).bytes;
   view_bytes_ = View(bounds, nullptr).bytes;
-  work_bytes_ = Work(bounds, nullptr).bytes;
+  most_work_bytes_ = most_work(bounds);
+  work_bytes_ = Work(bounds, nullptr).bytes + most_work_bytes_;
 }
 
 StepBytes StepAttention::bytes(const StepBounds& bounds) {
@@ -179,22 +180,26 @@ Result<std::unique_ptr<StepAttention>> StepAttention::create(std::uint32_t numbe
 
 // What is queued reads and writes memory that goes now.
 StepAttention::~StepAttention() {
-  if (stream_ != nullptr) static_cast<void>(stream_->wait());
+  if (stream_ != nullptr) static_cast<void>(wait());
+}
+
+// What is gathered is launched here.
+Status StepAttention::wait() {
+  TL_TRY(make_current(number_));
+  return stream_->wait();
 }
 
 Status StepAttention::start(DeviceQueue& queue) {
-  if (stream_ != nullptr) TL_TRY(stream_->wait());
+  if (stream_ != nullptr) TL_TRY(wait());
   stream_ = static_cast<Stream*>(&queue);
   order_ = next_shape_ = 0;
   answers_.clear();
-  ++step_;
   return {};
 }
 
 Status StepAttention::begin(const RowsThere& at, const StepLayer& layer) {
   TL_CHECK(order_ < bounds_.layers && layer.rows.size() <= bounds_.rows);
   const Piece here(bounds_, piece_here()), there(bounds_, piece_there());
-  const Work work(bounds_, work_there());
   const View view(bounds_, view_there());
   const HeadShape head = layer.head;
   const auto rows = static_cast<std::uint32_t>(layer.rows.size());
@@ -252,10 +257,8 @@ Status StepAttention::choose(const ChoiceFormat& format, std::span<const ChoiceQ
                              std::span<const std::uint32_t> of) {
   TL_CHECK(layer_.questions == 0 && questions.size() <= layer_.lists);
   const Piece here(bounds_, piece_here()), there(bounds_, piece_there());
-  const Work work(bounds_, work_there());
   const HeadShape head = format.head;
   const View view(bounds_, view_there());
-  const std::size_t most_bytes = most_work(bounds_);
   ChoiceRun *run_here = here.runs, *run_there = there.runs;
   // Alike in all parts: what comes back of a list's runs is so many numbers.
   const auto runs_of = [](const ChoiceQuestion& one) { return one.runs.size(); };
@@ -270,9 +273,10 @@ Status StepAttention::choose(const ChoiceFormat& format, std::span<const ChoiceQ
     };
     TL_TRY_ASSIGN(ChoiceShape shape, shape_of(format, left, [&](const ChoiceShape& more) {
                     return layer_.runs <= bounds_.chosen.runs &&
-                           ChoiceWork(as_chosen(more), nullptr).bytes <= most_bytes;
+                           ChoiceWork(as_chosen(more), nullptr).bytes <= most_work_bytes_;
                   }));
     shape = as_chosen(shape);
+    ++step_;
     Part part;
     part.first = layer_.questions;
     part.first_fold = layer_.questions + layer_.parts.size();
@@ -341,7 +345,7 @@ Result<DeviceStep::Steady> StepAttention::steady() {
   const View view(bounds_, view_here());
   TL_TRY(stream_->copy(view_here(), view_there(), view.seen_end, cudaMemcpyDeviceToHost,
                        "copying a layer's queries from a device"));
-  TL_TRY(stream_->wait());
+  TL_TRY(wait());
   layer_.asked_elsewhere = true;
   std::fill_n(view.chosen, layer_.lists, kNoState);
   const HeadShape head = layer_.turned.head;
@@ -401,7 +405,7 @@ Status StepAttention::end() {
 }
 
 Result<std::span<const DeviceStep::Answer>> StepAttention::finish() {
-  TL_TRY(stream_->wait());
+  TL_TRY(wait());
   return std::span<const Answer>(answers_);
 }
 

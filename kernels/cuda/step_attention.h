@@ -51,6 +51,7 @@ class StepAttention final : public DeviceStep {
   };
 
   StepAttention(std::uint32_t number, const StepBounds& bounds);
+  Status wait();
   Status queue_begin();
   Status queue_part(const Part& part);
   // Where the layer in hand has its place, and all have the host's view, and work.
@@ -63,10 +64,11 @@ class StepAttention final : public DeviceStep {
   std::uint32_t number_;
   StepBounds bounds_;
   std::size_t piece_bytes_ = 0, view_bytes_ = 0, work_bytes_ = 0;
-  DeviceBytes device_;        // pieces, the host's view of a layer, work
-  PinnedBytes pinned_;        // pieces, the host's view of a layer
-  Stream* stream_ = nullptr;  // of the step
-  std::size_t order_ = 0;     // of the layer in hand
+  std::size_t most_work_bytes_ = 0;  // of those, to choose in
+  DeviceBytes device_;               // pieces, the host's view of a layer, work
+  PinnedBytes pinned_;               // pieces, the host's view of a layer
+  Stream* stream_ = nullptr;         // of the step
+  std::size_t order_ = 0;            // of the layer in hand
   Layer layer_;
   std::uint32_t step_ = 1u << 31;  // slots know those of others (choice_queue.h) by their numbers
   // By layer and part: as they were the last time, to the byte, if they are the same; what is

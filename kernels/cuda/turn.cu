@@ -2,6 +2,7 @@
 
 #include <cuda_fp16.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "kernels/cuda/launch.h"
