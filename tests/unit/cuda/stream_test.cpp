@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstddef>
+#include <memory>
 #include <optional>
 
 #include "kernels/cuda/dense.h"
@@ -97,6 +98,42 @@ TEST_F(RecurringTest, AnErrorIsSaidWhenItIsWaitedFor) {
     ASSERT_TRUE(stream_->wait());
     EXPECT_EQ(sum(), static_cast<float>(step + 1));
   }
+}
+
+// Where a graph cannot be made, here since what is queued fails while it is captured, the work
+// runs.
+TEST_F(RecurringTest, WhatNoGraphCanBeMadeOfRunsAsItIs) {
+  int calls = 0;
+  for (int step = 1; step <= 4; ++step) {
+    stream_->recurring()->add("refusing every other time", [&calls](cudaStream_t) {
+      return ++calls % 2 == 0 ? cudaErrorInvalidValue : cudaSuccess;
+    });
+    pinned_->fill(1.0f);
+    queue(1);
+    ASSERT_TRUE(stream_->wait());
+    EXPECT_EQ(sum(), static_cast<float>(step));
+  }
+  EXPECT_EQ(calls, 7);  // at first once; then in vain, and once more
+  EXPECT_EQ(stream_->recurring()->replays(), 0u);
+}
+
+// What ran long ago is forgotten, lest graphs come to take all memory.
+TEST_F(RecurringTest, NotEverythingIsRemembered) {
+  struct Large {
+    std::array<std::byte, std::size_t{1} << 20> bytes{};
+  };
+  const auto what = std::make_unique<Large>();
+  const auto run = [&](std::byte which) {
+    what->bytes[0] = which;
+    stream_->recurring()->add(
+        "nothing", [](cudaStream_t) { return cudaSuccess; }, *what);
+    ASSERT_TRUE(stream_->wait());
+  };
+  for (const int which : {1, 2, 1, 2}) run(static_cast<std::byte>(which));
+  EXPECT_EQ(stream_->recurring()->replays(), 2u);
+  for (int which = 3; which < 9; ++which) run(static_cast<std::byte>(which));
+  run(std::byte{1});
+  EXPECT_EQ(stream_->recurring()->replays(), 2u);
 }
 
 }  // namespace

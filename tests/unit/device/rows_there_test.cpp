@@ -281,7 +281,7 @@ TEST_F(RowsThereTest, TailsFollowTheirTexts) {
   }
 }
 
-// A step that is given up leaves rows there that are nobody's.
+// A step that is given up leaves rows there that are nobody's, also to who forks amid it.
 TEST_F(RowsThereTest, AStepThatIsGivenUpLeavesNothing) {
   const auto engine = open("llama_mixed.gguf");
   const auto tokens = random_tokens(*engine, 330), rest = random_tokens(*engine, 6, 3);
@@ -309,10 +309,12 @@ TEST_F(RowsThereTest, AStepThatIsGivenUpLeavesNothing) {
                                          reinterpret_cast<float*>(floats + 2048)}));
   EXPECT_FALSE(cache->attend_there(LayerId{0}, {}));  // twice
   EXPECT_FALSE(cache->commit());                      // the others are due
+  Timeline fork = checked(text.fork());
   cache->rollback();
   device->give(floats);
-  const auto got = decode(*engine, text, std::span(rest).subspan(2));
-  EXPECT_EQ(got, std::vector<Logits>(want.begin() + 2, want.end()));
+  const std::vector<Logits> last(want.begin() + 2, want.end());
+  EXPECT_EQ(decode(*engine, text, std::span(rest).subspan(2)), last);
+  EXPECT_EQ(decode(*engine, fork, std::span(rest).subspan(2)), last);
 }
 
 // What is observed is attended by the host, which then has the last word on what was read.
