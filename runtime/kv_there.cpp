@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "retrieval/select/device_rule.h"
 #include "runtime/kv_impl.h"
 
 namespace thermocline {

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "kernels/device.h"
-#include "retrieval/select/device_rule.h"
 #include "runtime/device_plan.h"
 #include "runtime/layer_plan.h"
 #include "runtime/segment_bytes.h"

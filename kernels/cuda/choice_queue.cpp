@@ -138,9 +138,8 @@ Status ChoiceQueue::queue_choice() {
   board_.of_runs = there.answered.of_runs;
   board_.fetched = there.missed.count;
   if (shape_.packed) board_.missed = there.missed.rows;
-  TL_TRY(check(cudaMemcpyAsync(device_.get(), pinned_.get(), there.asked_end,
-                               cudaMemcpyHostToDevice, stream_.handle()),
-               "copying queries to a device"));
+  TL_TRY(stream_.copy(device_.get(), pinned_.get(), there.asked_end, cudaMemcpyHostToDevice,
+                      "copying queries to a device"));
   TL_TRY(choose(stream_, shape_, {there.asked.lists, shape_.lists}, board_));
   if (!shape_.packed) return queue_attention();
   return copy_back(there.asked_end, there.missed_end, "copying a list of rows from a device");
@@ -158,9 +157,8 @@ Status ChoiceQueue::queue_attention() {
 }
 
 Status ChoiceQueue::copy_back(std::size_t first, std::size_t last, const char* call) {
-  return check(cudaMemcpyAsync(pinned_.get() + first, device_.get() + first, last - first,
-                               cudaMemcpyDeviceToHost, stream_.handle()),
-               call);
+  return stream_.copy(pinned_.get() + first, device_.get() + first, last - first,
+                      cudaMemcpyDeviceToHost, call);
 }
 
 Status ChoiceQueue::wait() {

@@ -37,6 +37,20 @@ ChoiceWork::ChoiceWork(const ChoiceShape& shape, std::byte* memory) {
   bytes = pieces.bytes() + ChoiceBoard::bytes(shape);
 }
 
+ChoiceShape shape_within(const ChoiceFormat& format, const ChoiceBounds& bounds,
+                         std::uint32_t lists) {
+  ChoiceShape shape{format};
+  shape.lists = lists;
+  shape.most_runs = bounds.runs;
+  shape.most_rows = bounds.rows;
+  shape.most_units = bounds.units;
+  shape.most_budget = bounds.read;
+  shape.most_coded = bounds.coded;
+  shape.cached = bounds.cached;
+  shape.packed = bounds.packed;
+  return shape;
+}
+
 ChoiceShape with(ChoiceShape shape, const ChoiceQuestion& list) {
   TL_CHECK(!list.runs.empty());
   std::uint32_t rows = 0, units = 0;

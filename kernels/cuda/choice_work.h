@@ -23,6 +23,9 @@ struct ChoiceWork {
   ChoiceWork(const ChoiceShape& shape, std::byte* memory);
 };
 
+// Of so many lists, each with all that one may have.
+ChoiceShape shape_within(const ChoiceFormat& format, const ChoiceBounds& bounds,
+                         std::uint32_t lists);
 // With room for one more list.
 ChoiceShape with(ChoiceShape shape, const ChoiceQuestion& list);
 

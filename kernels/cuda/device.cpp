@@ -131,15 +131,7 @@ Status device_attends(HeadShape shape, const Fold& fold) { return cuda::can_atte
 
 Result<ChoiceBytes> choice_bytes(const ChoiceFormat& format, const ChoiceBounds& bounds,
                                  std::uint32_t lists) {
-  cuda::ChoiceShape shape{format};
-  shape.lists = lists;
-  shape.most_runs = bounds.runs;
-  shape.most_rows = bounds.rows;
-  shape.most_units = bounds.units;
-  shape.most_budget = bounds.read;
-  shape.most_coded = bounds.coded;
-  shape.cached = bounds.cached;
-  shape.packed = bounds.packed;
+  const cuda::ChoiceShape shape = cuda::shape_within(format, bounds, lists);
   TL_TRY(cuda::can_choose(shape));
   return cuda::ChoiceQueue::bytes(shape);
 }

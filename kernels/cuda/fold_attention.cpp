@@ -84,9 +84,8 @@ FoldAttention::Parts FoldAttention::pack(HeadShape shape, std::span<const HeadFo
 }
 
 Status FoldAttention::copy_over(std::size_t first, std::size_t last, const char* call) {
-  return check(cudaMemcpyAsync(device_.get() + first, pinned_.get() + first, last - first,
-                               cudaMemcpyHostToDevice, stream_.handle()),
-               call);
+  return stream_.copy(device_.get() + first, pinned_.get() + first, last - first,
+                      cudaMemcpyHostToDevice, call);
 }
 
 Result<std::size_t> FoldAttention::begin(HeadShape shape, std::span<const HeadFold> folds,
@@ -112,10 +111,8 @@ Result<std::size_t> FoldAttention::begin(HeadShape shape, std::span<const HeadFo
   TL_TRY(copy_over(parts.queries_at, parts.states_at, "copying queries to a device"));
   TL_TRY(attend(stream_, shape, {reinterpret_cast<const HeadFold*>(there + parts.folds_at), count},
                 states_at(there + parts.states_at, shape, count)));
-  TL_TRY(
-      check(cudaMemcpyAsync(here + parts.states_at, there + parts.states_at,
-                            parts.end - parts.states_at, cudaMemcpyDeviceToHost, stream_.handle()),
-            "copying states from a device"));
+  TL_TRY(stream_.copy(here + parts.states_at, there + parts.states_at, parts.end - parts.states_at,
+                      cudaMemcpyDeviceToHost, "copying states from a device"));
   const cuda::States states = states_at(here + parts.states_at, shape, count);
   states_ = {states.max, states.sum, states.acc, parts.end - parts.queries_at};
   return count;

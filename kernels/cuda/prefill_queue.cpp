@@ -98,8 +98,8 @@ Result<std::span<std::byte>> PrefillQueue::outbox() {
 }
 
 Status PrefillQueue::copy_over(std::byte* there, const std::byte* here, std::size_t bytes) {
-  return check(cudaMemcpyAsync(there, here, bytes, cudaMemcpyHostToDevice, copies_.handle()),
-               "copying a prefill's rows to a device");
+  return copies_.copy(there, here, bytes, cudaMemcpyHostToDevice,
+                      "copying a prefill's rows to a device");
 }
 
 Status PrefillQueue::send_queries(std::uint32_t first, std::uint32_t rows) {

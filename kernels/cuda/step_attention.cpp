@@ -27,13 +27,7 @@ std::size_t most_work(const StepBounds& bounds) {
   std::size_t most = 0;
   for (const ChoiceFormat& format : bounds.formats)
     for (const bool cached : {false, bounds.chosen.cached}) {
-      ChoiceShape shape{format};
-      shape.lists = bounds.lists;
-      shape.most_runs = bounds.chosen.runs;
-      shape.most_rows = bounds.chosen.rows;
-      shape.most_units = bounds.chosen.units;
-      shape.most_budget = bounds.chosen.read;
-      shape.most_coded = bounds.chosen.coded;
+      ChoiceShape shape = shape_within(format, bounds.chosen, bounds.lists);
       shape.cached = cached;
       most = std::max(most, ChoiceWork(in_folds(shape), nullptr).bytes);
     }

@@ -16,6 +16,7 @@
 
 #include "kernels/hadamard.h"
 #include "tests/unit/cuda/on_device.h"
+#include "tests/unit/cuda/random_row.h"
 #include "tests/unit/cuda/stream_test.h"
 
 namespace thermocline::cuda {
@@ -154,25 +155,7 @@ class AttendTest : public StreamTest {
   // key.
   void add_row(RowFormat format, std::uint32_t dim, bool outliers, std::vector<std::byte>* out) {
     const float scale = outliers && random_() % 16 == 0 ? 8.0f : 1.0f;
-    const std::size_t at = out->size();
-    out->resize(at + row_bytes(format, dim));
-    const std::span<std::byte> row = std::span(*out).subspan(at);
-    const auto put = [&](std::size_t byte, float value) {
-      const f16 half = to_f16(value);
-      std::memcpy(row.data() + byte, &half, sizeof half);
-    };
-    if (format == RowFormat::f16) {
-      for (std::uint32_t i = 0; i < dim; ++i) put(2 * i, normal() * scale);
-      return;
-    }
-    for (std::byte& byte : row) byte = static_cast<std::byte>(random_());
-    if (format == RowFormat::int8)
-      put(dim, scale / 64.0f);
-    else if (format == RowFormat::q8_0)
-      for (std::size_t group = 0; group < row.size(); group += sizeof(f16) + kRowGroup)
-        put(group, (normal() + 2.0f) * scale / 128.0f);
-    else
-      put(row.size() - sizeof(f16), scale);
+    add_random_row(format, dim, scale, &random_, out);
   }
 
   // One log weight, or score, in 8 is -inf.

@@ -43,4 +43,18 @@ class OnDevice {
   std::size_t size_;
 };
 
+// Copies of whatever is put, which stay as long as this.
+class PutOnDevice {
+ public:
+  template <typename T>
+  T* put(const std::vector<T>& values) {
+    const auto copy = std::make_shared<OnDevice<T>>(values);
+    kept_.push_back(copy);
+    return copy->data();
+  }
+
+ private:
+  std::vector<std::shared_ptr<void>> kept_;
+};
+
 }  // namespace thermocline::cuda

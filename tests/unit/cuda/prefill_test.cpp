@@ -12,6 +12,7 @@
 
 #include "kernels/cuda/prefill_queue.h"
 #include "tests/unit/cuda/on_device.h"
+#include "tests/unit/cuda/random_row.h"
 #include "tests/unit/cuda/stream_test.h"
 
 namespace thermocline::cuda {
@@ -49,26 +50,6 @@ class PrefillTest : public StreamTest {
  protected:
   float normal() { return std::normal_distribution<float>()(random_); }
 
-  void add_row(RowFormat format, std::uint32_t dim, float scale, std::vector<std::byte>* out) {
-    const std::size_t at = out->size();
-    out->resize(at + row_bytes(format, dim));
-    const std::span<std::byte> row = std::span(*out).subspan(at);
-    const auto put = [&](std::size_t byte, float value) {
-      const f16 half = to_f16(value);
-      std::memcpy(row.data() + byte, &half, sizeof half);
-    };
-    if (format == RowFormat::f16) {
-      for (std::uint32_t i = 0; i < dim; ++i) put(2 * i, normal() * scale);
-      return;
-    }
-    for (std::byte& byte : row) byte = static_cast<std::byte>(random_());
-    if (format == RowFormat::int8)
-      put(dim, scale / 64.0f);
-    else
-      for (std::size_t group = 0; group < row.size(); group += sizeof(f16) + kRowGroup)
-        put(group, (normal() + 2.0f) * scale / 128.0f);
-  }
-
   // One key in 16 is an outlier that takes most of the attention.
   Rows rows_of(const PrefillShape& shape, std::uint32_t count, Formats formats) {
     Rows made;
@@ -77,8 +58,9 @@ class PrefillTest : public StreamTest {
     made.key_bytes = row_bytes(formats.key, shape.head.key_dim);
     made.row_bytes = made.key_bytes + row_bytes(formats.value, shape.head.value_dim);
     for (std::uint32_t r = 0; r < shape.kv_heads * count; ++r) {
-      add_row(formats.key, shape.head.key_dim, random_() % 16 == 0 ? 8.0f : 1.0f, &made.records);
-      add_row(formats.value, shape.head.value_dim, 1.0f, &made.records);
+      add_random_row(formats.key, shape.head.key_dim, random_() % 16 == 0 ? 8.0f : 1.0f, &random_,
+                     &made.records);
+      add_random_row(formats.value, shape.head.value_dim, 1.0f, &random_, &made.records);
     }
     return made;
   }

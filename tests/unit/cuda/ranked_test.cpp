@@ -136,15 +136,7 @@ class RankedTest : public StreamTest {
 
   std::vector<Seen> choose_all(std::vector<List>* lists, ChoiceShape shape) {
     shape.lists = static_cast<std::uint32_t>(lists->size());
-    std::vector<std::unique_ptr<OnDevice<std::byte>>> bytes;
-    std::vector<std::unique_ptr<OnDevice<std::uint16_t>>> starts;
-    std::vector<std::unique_ptr<OnDevice<float>>> floats;
-    std::vector<std::unique_ptr<OnDevice<ChoiceRun>>> runs;
-    const auto put = [](const auto& values, auto* kept) {
-      using Kept = typename std::remove_cvref_t<decltype(*kept)>::value_type::element_type;
-      kept->push_back(std::make_unique<Kept>(values));
-      return kept->back()->data();
-    };
+    PutOnDevice there;
     std::vector<ChoiceList> given;
     for (List& list : *lists) {
       list.placed.clear();
@@ -155,29 +147,28 @@ class RankedTest : public StreamTest {
         on.units = run.count();
         on.first_row = list.rows;
         on.first_unit = list.units;
-        on.unit_keys = put(run.keys, &bytes);
+        on.unit_keys = there.put(run.keys);
         on.unit_key_bytes = key_bytes(shape);
-        if (shape.unit.rows == 0) on.starts = put(run.bounds, &starts);
-        if (!run.always.empty()) on.always = put(run.always, &bytes);
-        on.row = put(std::vector<std::byte>(std::size_t{run.rows} * shape.row_bytes), &bytes) +
+        if (shape.unit.rows == 0) on.starts = there.put(run.bounds);
+        if (!run.always.empty()) on.always = there.put(run.always);
+        on.row = there.put(std::vector<std::byte>(std::size_t{run.rows} * shape.row_bytes)) +
                  shape.key_bytes;
         on.summary =
-            put(std::vector<std::byte>(std::size_t{run.count()} * shape.summary_bytes), &bytes);
+            there.put(std::vector<std::byte>(std::size_t{run.count()} * shape.summary_bytes));
         list.placed.push_back(on);
         list.rows += whole_blocks(run.rows);
         list.units += whole_blocks(run.count());
       }
       ChoiceList one;
-      runs.push_back(std::make_unique<OnDevice<ChoiceRun>>(list.placed));
-      one.runs = runs.back()->span();
+      one.runs = {there.put(list.placed), list.placed.size()};
       one.rows = list.rows;
       one.units = list.units;
       one.budget = list.budget;
       one.estimated = list.estimated;
-      one.query = put(list.query, &floats);
+      one.query = there.put(list.query);
       if (!list.steady_sum.empty()) {
-        one.steady_max = put(list.steady_max, &floats);
-        one.steady_sum = put(list.steady_sum, &floats);
+        one.steady_max = there.put(list.steady_max);
+        one.steady_sum = there.put(list.steady_sum);
       }
       given.push_back(one);
       shape.most_runs = std::max(shape.most_runs, static_cast<std::uint32_t>(list.runs.size()));

@@ -104,16 +104,7 @@ class RebuildTest : public StreamTest {
     shape.row_bytes = row_bytes(shape.value_format, head.value_dim);
     shape.rotation = rotation;
     shape.lists = static_cast<std::uint32_t>(lists.size());
-    std::vector<std::unique_ptr<OnDevice<f16>>> f16s;
-    std::vector<std::unique_ptr<OnDevice<std::byte>>> bytes;
-    std::vector<std::unique_ptr<OnDevice<std::uint16_t>>> numbers;
-    std::vector<std::unique_ptr<OnDevice<float>>> floats;
-    std::vector<std::unique_ptr<OnDevice<ChoiceRun>>> runs;
-    const auto put = [](const auto& values, auto* kept) {
-      using Kept = typename std::remove_cvref_t<decltype(*kept)>::value_type::element_type;
-      kept->push_back(std::make_unique<Kept>(values));
-      return kept->back()->data();
-    };
+    PutOnDevice there;
     std::vector<ChoiceList> given;
     for (const List& list : lists) {
       ChoiceList one;
@@ -124,26 +115,25 @@ class RebuildTest : public StreamTest {
         on.units = static_cast<std::uint32_t>(run.always.size());
         on.first_row = one.rows;
         on.first_unit = one.units;
-        on.unit_keys = reinterpret_cast<const std::byte*>(put(run.landmarks, &f16s));
+        on.unit_keys = reinterpret_cast<const std::byte*>(there.put(run.landmarks));
         on.unit_key_bytes = head.key_dim * sizeof(f16);
-        on.always = put(run.always, &bytes);
-        on.row = reinterpret_cast<const std::byte*>(put(run.values, &f16s));
+        on.always = there.put(run.always);
+        on.row = reinterpret_cast<const std::byte*>(there.put(run.values));
         on.low_rank = {run.rank,
                        run.first_position,
-                       put(run.basis, &f16s),
-                       put(run.along, &f16s),
-                       run.offset.empty() ? nullptr : put(run.offset, &numbers),
+                       there.put(run.basis),
+                       there.put(run.along),
+                       run.offset.empty() ? nullptr : there.put(run.offset),
                        static_cast<std::uint32_t>(run.kept_number.size()),
-                       put(run.kept_number, &numbers),
-                       put(run.kept_key, &f16s)};
+                       there.put(run.kept_number),
+                       there.put(run.kept_key)};
         placed.push_back(on);
         one.rows += whole_blocks(on.rows);
         one.units += whole_blocks(on.units);
       }
-      runs.push_back(std::make_unique<OnDevice<ChoiceRun>>(placed));
-      one.runs = runs.back()->span();
+      one.runs = {there.put(placed), placed.size()};
       one.budget = list.budget;
-      one.query = put(list.query, &floats);
+      one.query = there.put(list.query);
       given.push_back(one);
       shape.most_runs = std::max(shape.most_runs, static_cast<std::uint32_t>(placed.size()));
       shape.most_rows = std::max(shape.most_rows, one.rows);
@@ -160,9 +150,9 @@ class RebuildTest : public StreamTest {
     const std::size_t heads = head.heads, dim = head.value_dim;
     const auto states = [&](std::size_t count) {
       States of;
-      of.max = put(std::vector<float>(count * heads), &floats);
-      of.sum = put(std::vector<float>(count * heads), &floats);
-      of.acc = put(std::vector<float>(count * heads * dim), &floats);
+      of.max = there.put(std::vector<float>(count * heads));
+      of.sum = there.put(std::vector<float>(count * heads));
+      of.acc = there.put(std::vector<float>(count * heads * dim));
       return of;
     };
     const States partial = states(folds), merged = states(lists.size());

@@ -170,15 +170,7 @@ TEST_P(DeviceFetch, AttendsTheRowsOfASession) {
     };
     fed.advance(1090, Pass::prefill);
     expect_same_steps();
-    Fed::check(fed.caches[1]->save(fed.texts[1], {}));
-    fed.texts.pop_back();
-    fed.caches.pop_back();
-    auto reopened = KvCache::create(session, 2, test::float_isa());
-    ASSERT_TRUE(reopened) << reopened.error().message;
-    fed.caches.push_back(std::move(*reopened));
-    auto resumed = fed.caches[1]->resume();
-    ASSERT_TRUE(resumed) << resumed.error().message;
-    fed.texts.push_back(std::move(*resumed));
+    fed.reopen_last(session);
     expect_same_steps();
   }
 }

@@ -157,15 +157,7 @@ TEST_F(DevicePrefillTest, FollowsForksCutsAndSessions) {
   const auto cut = fed.advance(150, Pass::prefill);
   EXPECT_TRUE(same_bits(cut[0], cut[1]));
 
-  Fed::check(fed.caches[1]->save(fed.texts[1], {}));
-  fed.texts.pop_back();
-  fed.caches.pop_back();
-  auto reopened = KvCache::create(session, 2, test::float_isa());
-  ASSERT_TRUE(reopened) << reopened.error().message;
-  fed.caches.push_back(std::move(*reopened));
-  auto resumed = fed.caches[1]->resume();
-  ASSERT_TRUE(resumed) << resumed.error().message;
-  fed.texts.push_back(std::move(*resumed));
+  fed.reopen_last(session);
   const auto further = fed.advance(150, Pass::prefill);
   EXPECT_TRUE(same_bits(further[0], further[1]));
   const auto step = fed.advance(1, Pass::decode);

@@ -178,6 +178,19 @@ class Fed {
     return outputs;
   }
 
+  // The last cache's text saved, and resumed by another one in its place.
+  void reopen_last(const CacheOptions& session) {
+    check(caches.back()->save(texts.back(), {}));
+    texts.pop_back();
+    caches.pop_back();
+    auto made = KvCache::create(session, 2, test::float_isa());
+    if (!made) throw std::runtime_error(made.error().message);
+    caches.push_back(std::move(*made));
+    auto text = caches.back()->resume();
+    if (!text) throw std::runtime_error(text.error().message);
+    texts.push_back(std::move(*text));
+  }
+
   // Keys that are rebuilt are sums, too, of as many products as their rank: within the length of a
   // position's keys as they are kept, two heads' together, times that of all basis vectors.
   double bound() const {
