@@ -104,6 +104,18 @@ void expect_near(const std::vector<Logits>& got, const std::vector<Logits>& want
   }
 }
 
+// With how few of a device's bytes these are planned, but for some; without more it is exhausted.
+std::uint64_t least_bytes(const Engine& engine, CacheOptions options) {
+  std::uint64_t refused = 0, least = options.tiers.device_bytes;
+  while (least - refused > 256) {
+    options.tiers.device_bytes = (least + refused) / 2;
+    const auto plan = engine.plan(options);
+    EXPECT_TRUE(plan || plan.error().code == ErrorCode::exhausted) << plan.error().message;
+    (plan ? least : refused) = options.tiers.device_bytes;
+  }
+  return least;
+}
+
 class RowsThereTest : public OnAGpu {};
 
 // Every architecture: rotary embeddings of either kind and of a part of a head, biases, norms, keys
@@ -194,6 +206,13 @@ TEST_F(RowsThereTest, NoHomeOfRowsChangesABit) {
     EXPECT_GT(moved[2].disk_bytes_read, 0u);
     EXPECT_EQ(moved[1].rows_read, moved[0].rows_read);
     EXPECT_EQ(moved[2].rows_read, moved[0].rows_read);
+    // Nor does the least that a device may be given: rows stay with that too.
+    CacheOptions least = there(options, least_bytes(*engine, there(options)));
+    const auto small = checked(engine->open_cache(least));
+    EXPECT_TRUE(all_stay(*small));
+    Timeline text = checked(small->start());
+    read(*engine, text, std::span(tokens).first(250));
+    EXPECT_EQ(decode(*engine, text, std::span(tokens).subspan(250)), seen[0]);
   }
 }
 
@@ -271,6 +290,10 @@ TEST_F(RowsThereTest, TailsFollowTheirTexts) {
     // The same positions with other tokens, after a cut into the tail and one into what is sealed.
     check(text.truncate(200 + 12 + 30));
     EXPECT_EQ(decode(*engine, text, rest), fresh({other, more, rest}));
+    // And where those are read, so that no step writes them there.
+    check(text.truncate(200 + 12 + 30));
+    read(*engine, text, more);
+    EXPECT_EQ(decode(*engine, text, rest), fresh({other, more, more, rest}));
     if (std::string(model).starts_with("gemma")) continue;  // whose windows are gone by then
     check(text.truncate(204));
     check(fork.truncate(0));
@@ -294,7 +317,6 @@ TEST_F(RowsThereTest, AStepThatIsGivenUpLeavesNothing) {
   const auto cache = checked(engine->open_cache(options));
   Timeline text = checked(cache->start());
   read(*engine, text, tokens);
-  decode(*engine, text, std::span(rest).first(2));
   // Rows of queries, keys and values there, of which the step goes no further than the first layer.
   const auto device = checked(open_device(0));
   const auto layers = checked(device->open_layers({}, 1));
@@ -312,9 +334,41 @@ TEST_F(RowsThereTest, AStepThatIsGivenUpLeavesNothing) {
   Timeline fork = checked(text.fork());
   cache->rollback();
   device->give(floats);
-  const std::vector<Logits> last(want.begin() + 2, want.end());
-  EXPECT_EQ(decode(*engine, text, std::span(rest).subspan(2)), last);
-  EXPECT_EQ(decode(*engine, fork, std::span(rest).subspan(2)), last);
+  EXPECT_EQ(decode(*engine, text, rest), want);
+  EXPECT_EQ(decode(*engine, fork, rest), want);
+}
+
+// Nor does one that fails when it is whole, here since another text's rows cannot be sealed.
+TEST_F(RowsThereTest, AStepThatCannotSealLeavesNothing) {
+  const auto engine = open("llama_mixed.gguf");
+  const auto tokens = random_tokens(*engine, 235), more = random_tokens(*engine, 10, 2),
+             rest = random_tokens(*engine, 6, 3);
+  const auto options = there(host_options("sketch"));
+  const auto go_on = [&](Timeline& text) {
+    read(*engine, text, more);  // at the positions of the step that failed, and behind
+    return decode(*engine, text, rest);
+  };
+  const auto untouched = checked(engine->open_cache(options));
+  Timeline want_text = checked(untouched->start());
+  read(*engine, want_text, std::span(tokens).first(150));
+  const auto want = go_on(want_text);
+
+  const auto cache = checked(engine->open_cache(options));
+  Timeline text = checked(cache->start()), longer = checked(cache->start());
+  read(*engine, text, std::span(tokens).first(150));
+  read(*engine, longer, tokens);  // of which the next row is the 236th: three segments are due
+  std::vector<std::byte*> taken;
+  for (std::uint64_t bytes = std::uint64_t{1} << 40; bytes >= 4096; bytes /= 2)
+    while (const auto piece = device_->take(bytes)) taken.push_back(*piece);
+  const std::size_t vocabulary = engine->model().vocabulary;
+  Logits logits(2 * vocabulary);
+  const Feed feeds[] = {{&text, rest[0]}, {&longer, rest[0]}};
+  const Status refused = engine->step(feeds, {logits.data(), 2, vocabulary});
+  for (std::byte* const piece : taken) device_->give(piece);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::exhausted) << refused.error().message;
+  EXPECT_EQ(text.length(), 150u);
+  EXPECT_EQ(go_on(text), want);
 }
 
 // What is observed is attended by the host, which then has the last word on what was read.
@@ -385,17 +439,9 @@ TEST_F(RowsThereTest, TakeWhatIsPlanned) {
 // A device that has no room for them, but for rows, attends what it would without.
 TEST_F(RowsThereTest, DoNotStayWhereThereIsNoRoom) {
   const auto engine = open("llama_mixed.gguf");
-  const auto plan_of = [&](std::uint64_t bytes) {
-    return engine->plan(there(host_options("exact"), bytes));
-  };
-  std::uint64_t refused = 0, least = std::uint64_t{64} << 20;
-  EXPECT_TRUE(all_stay(*checked(engine->open_cache(there(host_options("exact"), least)))));
-  while (least - refused > 256) {
-    const std::uint64_t middle = (least + refused) / 2;
-    const auto plan = plan_of(middle);
-    EXPECT_TRUE(plan || plan.error().code == ErrorCode::exhausted) << middle;
-    (plan ? least : refused) = middle;
-  }
+  const CacheOptions roomy = there(host_options("exact"));
+  EXPECT_TRUE(all_stay(*checked(engine->open_cache(roomy))));
+  const std::uint64_t least = least_bytes(*engine, roomy);
   const auto cache = checked(engine->open_cache(there(host_options("exact"), least)));
   for (std::uint32_t l = 0; l < cache->layers().size(); ++l)
     EXPECT_FALSE(cache->stays_there(LayerId{l}));
